@@ -1,1 +1,3 @@
-"""The benchmarks: `python -m bench` (API load), `python -m bench.first_picture` (a desktop); docs/benchmarks.md."""
+"""The benchmarks: `python -m bench` (API load), `python -m bench.first_picture` (a desktop);
+docs/benchmarks.md.
+"""

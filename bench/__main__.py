@@ -1,5 +1,6 @@
-"""`python -m bench`: the operator beside the raw API's floor and a tuned Go reference, each on a control plane of its
-own, taking turns. Prints a table of medians and ratios. Nothing outside a temporary folder and the cache is touched.
+"""`python -m bench`: the operator beside the raw API's floor and a tuned Go reference, each on a
+control plane of its own, taking turns. Prints a table of medians and ratios. Nothing outside a
+temporary folder and the cache is touched.
 """
 
 from __future__ import annotations
@@ -17,7 +18,14 @@ import uvloop
 
 from bench import report
 from bench.cluster import BINARIES, Cluster
-from bench.command import COULD_NOT_LOOK, FINDINGS, INTERRUPTED, add_image_option, in_words, positive
+from bench.command import (
+    COULD_NOT_LOOK,
+    FINDINGS,
+    INTERRUPTED,
+    add_image_option,
+    in_words,
+    positive,
+)
 from bench.contenders import Contender, line_up
 from bench.measure import Plan, Run
 from bench.operator_python import operator_program
@@ -53,16 +61,24 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
         epilog=EXAMPLE,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("-n", "--sessions", type=positive, help="sessions of the burst (300; with --full 1000)")
+    parser.add_argument(
+        "-n", "--sessions", type=positive, help="sessions of the burst (300; with --full 1000)"
+    )
     parser.add_argument("--repeat", type=positive, help="runs of each contender (3)")
-    parser.add_argument("--full", action="store_true", help="larger, and the Go reference also untuned")
+    parser.add_argument(
+        "--full", action="store_true", help="larger, and the Go reference also untuned"
+    )
     add_image_option(parser)
     add_json_option(parser)
     return parser.parse_args(arguments)
 
 
-async def run_once(contender: Contender, binaries: Mapping[str, Path], plan: Plan, figures: dict[str, Any]) -> None:
-    """One contender on a fresh control plane. Raises RunFailedError; `figures` then holds what was measured before."""
+async def run_once(
+    contender: Contender, binaries: Mapping[str, Path], plan: Plan, figures: dict[str, Any]
+) -> None:
+    """One contender on a fresh control plane. Raises RunFailedError; `figures` then holds what was
+    measured before.
+    """
     cluster = Cluster(binaries, build_crds(), max(plan.sessions, plan.trickle))
     try:
         async with (
@@ -76,9 +92,15 @@ async def run_once(contender: Contender, binaries: Mapping[str, Path], plan: Pla
 
 
 def run_all(
-    contenders: Sequence[Contender], binaries: Mapping[str, Path], plan: Plan, repeat: int, progress: Progress
+    contenders: Sequence[Contender],
+    binaries: Mapping[str, Path],
+    plan: Plan,
+    repeat: int,
+    progress: Progress,
 ) -> list[dict[str, Any]]:
-    """Every contender `repeat` times, taking turns. Ctrl-C ends it early with what there is until then."""
+    """Every contender `repeat` times, taking turns. Ctrl-C ends it early with what there is until
+    then.
+    """
     runs: list[dict[str, Any]] = []
     try:
         for number in range(1, repeat + 1):
@@ -99,7 +121,9 @@ def run_all(
 
 
 def main(arguments: Sequence[str]) -> int:
-    """0: measured; 1: a run had an error; 2: wrong command line; 3: a program is missing; 130: interrupted."""
+    """0: measured; 1: a run had an error; 2: wrong command line; 3: a program is missing; 130:
+    interrupted.
+    """
     options = parse(arguments)
     plan = Plan(sessions=options.sessions or (1000 if options.full else 300))
     repeat = options.repeat or 3
@@ -123,12 +147,15 @@ def main(arguments: Sequence[str]) -> int:
     return FINDINGS if any("error" in run for run in runs) else 0
 
 
-def print_runs(runs: list[dict[str, Any]], plan: Plan, repeat: int, *, python: str, file: Path | None) -> None:
+def print_runs(
+    runs: list[dict[str, Any]], plan: Plan, repeat: int, *, python: str, file: Path | None
+) -> None:
     """Print the table, and keep every figure."""
     write_rows(file, {"python": python, "sessions": plan.sessions, "runs": runs})
     print(
-        f"{plan.sessions} sessions in the burst by {plan.clients} clients; median [smallest..largest] of {repeat}"
-        f" interleaved runs; {os.cpu_count()} CPUs, Linux {platform.release()}, Python {python}\n"
+        f"{plan.sessions} sessions in the burst by {plan.clients} clients; median"
+        f" [smallest..largest] of {repeat} interleaved runs; {os.cpu_count()} CPUs, Linux"
+        f" {platform.release()}, Python {python}\n"
     )
     print(report.table(runs))
     print(*report.goals(runs), *report.remarks(runs), sep="\n")

@@ -1,8 +1,10 @@
-"""`python -m bench.agent`: from a software agent's action to the screenshot after it, through the gateway.
+"""`python -m bench.agent`: from a software agent's action to the screenshot after it, through the
+gateway.
 
-One gateway process with the real app, tokens and audit (SQLite); this process plays the agents and their desktops,
-which answer at once with a PNG of 1280x720: so the figures are what the gateway adds. With `--demo`, a real desktop on
-the demo's cluster (`make demo`), through Traefik and TLS; what it made is removed.
+One gateway process with the real app, tokens and audit (SQLite); this process plays the agents and
+their desktops, which answer at once with a PNG of 1280x720: so the figures are what the gateway
+adds. With `--demo`, a real desktop on the demo's cluster (`make demo`), through Traefik and TLS;
+what it made is removed.
 """
 
 from __future__ import annotations
@@ -47,7 +49,8 @@ from vdi.kube.transport import Client
 SIZE = (1280, 720)
 AIM_P95_MS, AIM_ACTIONS = 100.0, 200
 AGENTS = 20
-# The gateway takes 600 actions of one desktop in a minute; a turn has two, and some are for warming up.
+# The gateway takes 600 actions of one desktop in a minute; a turn has two, and some are for warming
+# up.
 MOST_TURNS = 250
 HOST, NAME = "portal.vdi.localhost", "desk-{}"
 DESKTOP = "bench-agent"
@@ -79,12 +82,15 @@ def a_png(width: int, height: int) -> bytes:
     head = width.to_bytes(4) + height.to_bytes(4) + b"\x08\x02\0\0\0"
     chunks = ((b"IHDR", head), (b"IDAT", rows), (b"IEND", b""))
     return b"\x89PNG\r\n\x1a\n" + b"".join(
-        len(data).to_bytes(4) + kind + data + zlib.crc32(kind + data).to_bytes(4) for kind, data in chunks
+        len(data).to_bytes(4) + kind + data + zlib.crc32(kind + data).to_bytes(4)
+        for kind, data in chunks
     )
 
 
 async def serve_gateway(pipe: Connection, folder: Path, desktops: str) -> None:
-    """The gateway's side: say where it listens and with which tokens, then serve until told to stop."""
+    """The gateway's side: say where it listens and with which tokens, then serve until told to
+    stop.
+    """
     import msgspec
 
     from bench.edge import FakeCluster
@@ -128,8 +134,12 @@ async def serve_gateway(pipe: Connection, folder: Path, desktops: str) -> None:
             "resourceVersion": f"{number + 1}",
         }
         spec, status = {"user": user, "template": "office"}, {"phase": "Running", "podName": name}
-        cluster.sessions.observe(msgspec.convert({"metadata": meta, "spec": spec, "status": status}, VDISession))
-        person = await logins.person_by_cookie((await logins.begin(Identity(user=user), Device()))[0])
+        cluster.sessions.observe(
+            msgspec.convert({"metadata": meta, "spec": spec, "status": status}, VDISession)
+        )
+        person = await logins.person_by_cookie(
+            (await logins.begin(Identity(user=user), Device()))[0]
+        )
         assert person
         tokens.append((await logins.new_token(person, "bench", timedelta(days=1)))[0])
     gateway.health.begun = True
@@ -150,23 +160,31 @@ def run_gateway(pipe: Connection, folder: Path, desktops: str) -> None:
 
 
 class Agent:
-    """A software agent in one desktop. `url`: where its actions go; `pause`: seconds after each turn."""
+    """A software agent in one desktop. `url`: where its actions go; `pause`: seconds after each
+    turn.
+    """
 
-    def __init__(self, http: aiohttp.ClientSession, url: str, token: str, host: str, pause: float = 0.0) -> None:
+    def __init__(
+        self, http: aiohttp.ClientSession, url: str, token: str, host: str, pause: float = 0.0
+    ) -> None:
         self._http, self._url, self._pause = http, url, pause
         self._headers = {"Host": host, "Authorization": f"Bearer {token}"}
 
     async def act(self, action: Figures) -> float:
         """Seconds of one action, with its picture. Raises RuntimeError."""
         start = time.perf_counter()
-        async with self._http.post(self._url, json=action, headers=self._headers, ssl=False) as answer:
+        async with self._http.post(
+            self._url, json=action, headers=self._headers, ssl=False
+        ) as answer:
             body = await answer.read()
         took = time.perf_counter() - start
         if answer.status != 200 or (action is SCREENSHOT and len(body) < 10_000):
             raise RuntimeError(f"{action['action']} was answered {answer.status}: {body[:200]!r}")
         return took
 
-    async def turns(self, count: int, pair: Pair = (CLICK, SCREENSHOT)) -> list[tuple[float, float]]:
+    async def turns(
+        self, count: int, pair: Pair = (CLICK, SCREENSHOT)
+    ) -> list[tuple[float, float]]:
         """So many turns: seconds of each of the two actions."""
         taken = []
         for _ in range(count):
@@ -176,7 +194,11 @@ class Agent:
 
 
 async def measure(
-    what: str, agents: Sequence[Agent], count: int, gateway: int | None = None, pair: Pair = (CLICK, SCREENSHOT)
+    what: str,
+    agents: Sequence[Agent],
+    count: int,
+    gateway: int | None = None,
+    pair: Pair = (CLICK, SCREENSHOT),
 ) -> Figures:
     """So many turns of each agent, all at once. `gateway`: its process, where that is ours."""
     await asyncio.gather(*(agent.turns(2, pair) for agent in agents))
@@ -187,7 +209,9 @@ async def measure(
     return summarize(what, [turn for each in taken for turn in each], seconds, cpu)
 
 
-def summarize(what: str, turns: Sequence[tuple[float, float]], seconds: float, cpu: float | None) -> Figures:
+def summarize(
+    what: str, turns: Sequence[tuple[float, float]], seconds: float, cpu: float | None
+) -> Figures:
     """The figures of one row. `cpu`: seconds of the gateway's CPU."""
 
     def milliseconds(values: Sequence[float], percent: float) -> float | None:
@@ -234,7 +258,10 @@ async def measure_gateway(count: int) -> list[Figures]:
             port, tokens = await loop.run_in_executor(None, ours.recv)
             async with aiohttp.ClientSession() as http:
                 url = f"http://127.0.0.1:{port}/api/v1/sessions/{NAME}/computer"
-                agents = [Agent(http, url.format(number), token, HOST) for number, token in enumerate(tokens)]
+                agents = [
+                    Agent(http, url.format(number), token, HOST)
+                    for number, token in enumerate(tokens)
+                ]
                 direct = Agent(http, f"{desktops}/computer-use", "", "desktop")
                 figures = [await measure("the fake desktop alone", [direct], count)]
                 assert process.pid
@@ -252,8 +279,12 @@ async def measure_gateway(count: int) -> list[Figures]:
             await runner.cleanup()
 
 
-async def measure_demo(kubeconfig: Path, login: Login, template: str, count: int, progress: Progress) -> list[Figures]:
-    """One agent in a real desktop of 1280x720. Raises KubeError, NoPictureError, RuntimeError, TimeoutError."""
+async def measure_demo(
+    kubeconfig: Path, login: Login, template: str, count: int, progress: Progress
+) -> list[Figures]:
+    """One agent in a real desktop of 1280x720. Raises KubeError, NoPictureError, RuntimeError,
+    TimeoutError.
+    """
     async with Client(load_config(kubeconfig), field_manager="vdi-bench") as client:
         changes = {"agents": {"enabled": True}, "persistence": {"enabled": False}}
         sessions = OfTemplateCopy(client, login, DESKTOP, changes)
@@ -269,7 +300,9 @@ async def measure_demo(kubeconfig: Path, login: Login, template: str, count: int
                 async with aiohttp.ClientSession() as http:
                     # Traefik takes 20 requests of a token in a second.
                     agent = Agent(http, url, token, portal.netloc, pause=0.1)
-                    path = await measure("cursor_position twice", [agent], PATH_TURNS, pair=(POINTER, POINTER))
+                    path = await measure(
+                        "cursor_position twice", [agent], PATH_TURNS, pair=(POINTER, POINTER)
+                    )
                     return [await measure(REAL, [agent], count), path]
         finally:
             await sessions.remove(DESKTOP)
@@ -297,7 +330,10 @@ def table(figures: Sequence[Figures]) -> str:
         "actions/s",
         "gateway CPU, ms/action",
     )
-    rows = [columns, *(tuple("-" if value is None else str(value) for value in one.values()) for one in figures)]
+    rows = [
+        columns,
+        *(tuple("-" if value is None else str(value) for value in one.values()) for one in figures),
+    ]
     head = f"a click and the screenshot after it, {SIZE[0]}x{SIZE[1]}; {MACHINE_CPUS} CPUs"
     return "\n".join([head, "", render(rows), "", *verdicts(figures)])
 
@@ -325,11 +361,21 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument(
-        "-n", "--turns", type=positive, default=200, help=f"turns of each agent (200), {MOST_TURNS} at most"
+        "-n",
+        "--turns",
+        type=positive,
+        default=200,
+        help=f"turns of each agent (200), {MOST_TURNS} at most",
     )
-    parser.add_argument("--demo", action="store_true", help="instead: a real desktop on the demo's cluster")
+    parser.add_argument(
+        "--demo", action="store_true", help="instead: a real desktop on the demo's cluster"
+    )
     parser.add_argument("--cluster", default="demo", help="name of the embedded cluster (demo)")
-    parser.add_argument("--template", default="small", help="template of the desktop (small, which the chart brings)")
+    parser.add_argument(
+        "--template",
+        default="small",
+        help="template of the desktop (small, which the chart brings)",
+    )
     add_json_option(parser)
     options = parser.parse_args(arguments)
     if options.turns > MOST_TURNS:
@@ -338,13 +384,18 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
 
 
 def main(arguments: Sequence[str]) -> int:
-    """0: measured; 1: the run failed; 2: wrong command line; 3: there is no cluster or browser; 130: interrupted."""
+    """0: measured; 1: the run failed; 2: wrong command line; 3: there is no cluster or browser;
+    130: interrupted.
+    """
     options = parse(arguments)
 
     def run() -> int:
         if options.demo:
             kubeconfig, portal = where(options.cluster)
-            with Progress(default_cache(os.environ) / "logs") as progress, a_user(kubeconfig, portal) as login:
+            with (
+                Progress(default_cache(os.environ) / "logs") as progress,
+                a_user(kubeconfig, portal) as login,
+            ):
                 wanted = measure_demo(kubeconfig, login, options.template, options.turns, progress)
                 figures = asyncio.run(wanted)
         else:

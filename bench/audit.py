@@ -15,7 +15,9 @@ READS = frozenset({"get", "list"})
 
 @dataclass(frozen=True)
 class Request:
-    """One request of the operator: when the server received it (Unix seconds), what it was, how it ended."""
+    """One request of the operator: when the server received it (Unix seconds), what it was, how it
+    ended.
+    """
 
     at: float
     verb: str
@@ -38,7 +40,9 @@ def read_requests(lines: Iterable[str], user: str) -> list[Request]:
             continue
         seen.add(event["auditID"])
         target = event.get("objectRef") or {}
-        resource = "/".join(part for part in (target.get("resource"), target.get("subresource")) if part)
+        resource = "/".join(
+            part for part in (target.get("resource"), target.get("subresource")) if part
+        )
         requests.append(
             Request(
                 at=datetime.fromisoformat(event["requestReceivedTimestamp"]).timestamp(),
@@ -50,11 +54,13 @@ def read_requests(lines: Iterable[str], user: str) -> list[Request]:
     return requests
 
 
-def count_requests(requests: Iterable[Request], since: float, until: float, sessions: int) -> dict[str, Any]:
+def count_requests(
+    requests: Iterable[Request], since: float, until: float, sessions: int
+) -> dict[str, Any]:
     """Writes, reads and watches received in `[since, until)`, per session where that says more.
 
-    Writes of Event objects are counted apart: they tell people what happened and hold up no session. The Lease, which
-    is renewed whatever happens, is left out.
+    Writes of Event objects are counted apart: they tell people what happened and hold up no
+    session. The Lease, which is renewed whatever happens, is left out.
     """
     by_kind: Counter[str] = Counter()
     errors: Counter[str] = Counter()

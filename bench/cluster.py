@@ -1,8 +1,9 @@
-"""A control plane of its own for each run: a fresh etcd, the real API server, scheduler and garbage collector, and
-kwok in the place of the nodes' kubelets. Everything listens on 127.0.0.1, on free ports, without root.
+"""A control plane of its own for each run: a fresh etcd, the real API server, scheduler and garbage
+collector, and kwok in the place of the nodes' kubelets. Everything listens on 127.0.0.1, on free
+ports, without root.
 
-The development cluster (`vdi cluster up`) is not used: a measurement needs an empty etcd, an audit log of one user,
-clients that are not throttled and a scheduler that does not wait for volumes.
+The development cluster (`vdi cluster up`) is not used: a measurement needs an empty etcd, an audit
+log of one user, clients that are not throttled and a scheduler that does not wait for volumes.
 """
 
 from __future__ import annotations
@@ -47,14 +48,18 @@ def free_ports(count: int) -> list[int]:
 class Cluster:
     """One control plane; an async context manager. Its folder stays when it ended with an error."""
 
-    def __init__(self, binaries: Mapping[str, Path], crds: Iterable[objects.Object], sessions: int) -> None:
+    def __init__(
+        self, binaries: Mapping[str, Path], crds: Iterable[objects.Object], sessions: int
+    ) -> None:
         self._binaries, self._crds = binaries, crds
         self._nodes = math.ceil((sessions + 1) / objects.GPUS_PER_NODE)
         self.folder = Path(tempfile.mkdtemp(prefix="vdi-bench-"))
         self.processes = Processes(self.folder)
         self._etcd_port, self._peer_port, self._port, self._kwok_port = free_ports(4)
         self.url = f"https://127.0.0.1:{self._port}"
-        self.ca = self.folder / "certs" / "apiserver.crt"  # the API server makes it: its certificate and the CA's
+        self.ca = (
+            self.folder / "certs" / "apiserver.crt"
+        )  # the API server makes it: its certificate and the CA's
         self.audit_log = self.folder / "audit.log"
         self.admin_token, self.operator_token = secrets.token_hex(16), secrets.token_hex(16)
         self.http: aiohttp.ClientSession
@@ -73,11 +78,16 @@ class Cluster:
         return self
 
     async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
     ) -> None:
         if hasattr(self, "http"):
             await self.http.close()
-        self.processes.stop([name for name in self.processes.running if name not in ("etcd", "apiserver")])
+        self.processes.stop(
+            [name for name in self.processes.running if name not in ("etcd", "apiserver")]
+        )
         self.processes.stop(["apiserver"])
         self.processes.stop(["etcd"])
         if not isinstance(error, Exception):  # whoever interrupts it has no use for the logs
@@ -85,20 +95,30 @@ class Cluster:
 
     def client(self, token: str) -> aiohttp.ClientSession:
         """A client of the API server without a limit on connections."""
-        connector = aiohttp.TCPConnector(limit=0, ssl=ssl.create_default_context(cafile=str(self.ca)))
+        connector = aiohttp.TCPConnector(
+            limit=0, ssl=ssl.create_default_context(cafile=str(self.ca))
+        )
         headers = {"Authorization": f"Bearer {token}"}
         timeout = aiohttp.ClientTimeout(total=120)
-        return aiohttp.ClientSession(self.url, connector=connector, headers=headers, timeout=timeout)
+        return aiohttp.ClientSession(
+            self.url, connector=connector, headers=headers, timeout=timeout
+        )
 
     def kubeconfig(self, user: str, token: str) -> Path:
         """A kubeconfig in the run's folder."""
-        return self._write(f"{user}.kubeconfig", configs.kubeconfig(self.url, self.ca.read_bytes(), user, token))
+        return self._write(
+            f"{user}.kubeconfig", configs.kubeconfig(self.url, self.ca.read_bytes(), user, token)
+        )
 
     async def post(self, path: str, body: objects.Object) -> None:
-        """Create an object as the administrator. Raises RuntimeError when the API server refuses."""
+        """Create an object as the administrator. Raises RuntimeError when the API server
+        refuses.
+        """
         async with self.http.post(path, json=body) as response:
             if response.status >= 300:
-                raise RuntimeError(f"POST {path}: {response.status} {(await response.text())[:400]}")
+                raise RuntimeError(
+                    f"POST {path}: {response.status} {(await response.text())[:400]}"
+                )
 
     def _write(self, name: str, content: str | objects.Object) -> Path:
         path = self.folder / name
@@ -125,12 +145,15 @@ class Cluster:
 
     def _start_api_server(self) -> None:
         key = rsa.generate_private_key(65537, 2048)
-        pem = key.private_bytes(Encoding.PEM, PrivateFormat.TraditionalOpenSSL, NoEncryption()).decode()
+        pem = key.private_bytes(
+            Encoding.PEM, PrivateFormat.TraditionalOpenSSL, NoEncryption()
+        ).decode()
         account_key = self._write("service-accounts.key", pem)
         tokens = self._write(
             "tokens.csv",
             f'{self.admin_token},admin,admin,"system:masters"\n'
-            # a service account's groups, so that priority and fairness treats it as it would a real operator
+            # a service account's groups, so that priority and fairness treats it as it would a real
+            # operator
             f'{self.operator_token},{OPERATOR_USER},operator,"system:serviceaccounts,{OPERATOR_GROUP}"\n',
         )
         self.processes.start(
@@ -151,7 +174,9 @@ class Cluster:
                 "--service-cluster-ip-range=10.43.0.0/16",
                 # the controllers that take these admission plugins' marks off again do not run here
                 "--disable-admission-plugins=TaintNodesByCondition,StorageObjectInUseProtection",
-                f"--audit-policy-file={self._write('audit.json', configs.audit_policy(OPERATOR_USER))}",
+                (
+                    f"--audit-policy-file={self._write('audit.json', configs.audit_policy(OPERATOR_USER))}"
+                ),
                 f"--audit-log-path={self.audit_log}",
                 "--audit-log-mode=batch",
                 "--audit-log-batch-buffer-size=200000",
@@ -165,7 +190,9 @@ class Cluster:
         scheduler = self._write("scheduler.json", configs.scheduler(str(admin)))
         kwok = self._write("kwok.yaml", "\n---\n".join(map(json.dumps, configs.kwok())))
         alone = ["--secure-port=0", "--authentication-skip-lookup"]
-        self.processes.start("scheduler", [self._binaries["kube-scheduler"], f"--config={scheduler}", *alone])
+        self.processes.start(
+            "scheduler", [self._binaries["kube-scheduler"], f"--config={scheduler}", *alone]
+        )
         self.processes.start(
             "controllers",
             [
@@ -222,20 +249,32 @@ class Cluster:
 
     async def _ready(self) -> None:
         def nodes_ready(nodes: Any) -> bool:
-            conditions = [condition for node in nodes["items"] for condition in node["status"].get("conditions", ())]
+            conditions = [
+                condition
+                for node in nodes["items"]
+                for condition in node["status"].get("conditions", ())
+            ]
             ready = [
-                condition for condition in conditions if condition["type"] == "Ready" and condition["status"] == "True"
+                condition
+                for condition in conditions
+                if condition["type"] == "Ready" and condition["status"] == "True"
             ]
             return len(ready) == self._nodes
 
         await self._until_found(objects.SESSIONS, "the API of sessions")
         await self._until_found(objects.ROUTES, "the API of routes")
-        await self._until_found(f"{objects.CORE}/serviceaccounts/default", "the default service account")
-        await self._until_found("/api/v1/nodes", f"{self._nodes} fake nodes to be ready", nodes_ready)
+        await self._until_found(
+            f"{objects.CORE}/serviceaccounts/default", "the default service account"
+        )
+        await self._until_found(
+            "/api/v1/nodes", f"{self._nodes} fake nodes to be ready", nodes_ready
+        )
         await self._until_found(objects.TEMPLATES, "the API of templates")
         await self.post(objects.TEMPLATES, objects.template())
 
-    async def _until_found(self, path: str, what: str, accepts: Callable[[Any], bool] = bool) -> None:
+    async def _until_found(
+        self, path: str, what: str, accepts: Callable[[Any], bool] = bool
+    ) -> None:
         async def found() -> bool:
             async with self.http.get(path) as response:
                 return response.status == 200 and accepts(await response.json())
@@ -247,7 +286,9 @@ class Cluster:
         while not await reached():
             for name, process in self.processes.running.items():
                 if process.poll() is not None:
-                    raise RuntimeError(f"{name} ended while waiting for {what}: {self.processes.log_tail(name)}")
+                    raise RuntimeError(
+                        f"{name} ended while waiting for {what}: {self.processes.log_tail(name)}"
+                    )
             if time.monotonic() > end:
                 raise TimeoutError(f"not within {START_SECONDS:g} s: {what}; logs in {self.folder}")
             await asyncio.sleep(0.1)

@@ -1,4 +1,6 @@
-"""What the commands of this folder share: exit statuses, arguments, and a run on a control plane of its own."""
+"""What the commands of this folder share: exit statuses, arguments, and a run on a control plane of
+its own.
+"""
 
 from __future__ import annotations
 
@@ -32,7 +34,10 @@ def positive(text: str) -> int:
 
 def add_image_option(parser: argparse.ArgumentParser) -> None:
     """Let people choose which operator is measured."""
-    text = "the operator out of its image, with the image's Python (built where it is missing, which needs root)"
+    text = (
+        "the operator out of its image, with the image's Python (built where it is missing, which"
+        " needs root)"
+    )
     parser.add_argument("--image", action="store_true", help=text)
 
 
@@ -43,11 +48,13 @@ def in_words(error: BaseException) -> str:
     return f"{type(error).__name__}: {error}"
 
 
-def run_measurement(title: str, measure: Callable[[Mapping[str, Path]], Coroutine[Any, Any, T]]) -> T:
+def run_measurement(
+    title: str, measure: Callable[[Mapping[str, Path]], Coroutine[Any, Any, T]]
+) -> T:
     """What `measure` returns, given the programs of a control plane.
 
-    Ends the program with 3 when a program is missing, with 1 when `measure` raises RuntimeError, both in words, and
-    with 130 at Ctrl-C.
+    Ends the program with 3 when a program is missing, with 1 when `measure` raises RuntimeError,
+    both in words, and with 130 at Ctrl-C.
     """
     with Progress(default_cache(os.environ) / "logs") as progress:
         try:

@@ -22,7 +22,9 @@ def kubeconfig(url: str, ca: bytes, user: str, token: str) -> Object:
         "current-context": "bench",
         "clusters": [{"name": "bench", "cluster": cluster}],
         "users": [{"name": user, "user": {"token": token}}],
-        "contexts": [{"name": "bench", "context": {"cluster": "bench", "user": user, "namespace": NAMESPACE}}],
+        "contexts": [
+            {"name": "bench", "context": {"cluster": "bench", "user": user, "namespace": NAMESPACE}}
+        ],
     }
 
 
@@ -37,17 +39,22 @@ def audit_policy(user: str) -> Object:
 
 
 def scheduler(admin_kubeconfig: str) -> Object:
-    """The scheduler without its volume plugins: homes stay Pending here, and pods mount them all the same."""
+    """The scheduler without its volume plugins: homes stay Pending here, and pods mount them all
+    the same.
+    """
     return {
         "apiVersion": "kubescheduler.config.k8s.io/v1",
         "kind": "KubeSchedulerConfiguration",
         "leaderElection": {"leaderElect": False},
         "clientConnection": {"kubeconfig": admin_kubeconfig, "qps": UNLIMITED, "burst": UNLIMITED},
-        "profiles": [{"plugins": {"multiPoint": {"disabled": [{"name": name} for name in VOLUME_PLUGINS]}}}],
+        "profiles": [
+            {"plugins": {"multiPoint": {"disabled": [{"name": name} for name in VOLUME_PLUGINS]}}}
+        ],
     }
 
 
-# A kubelet reports so often that nothing has changed (nodeStatusReportFrequency); kwok by itself every 20.
+# A kubelet reports so often that nothing has changed (nodeStatusReportFrequency); kwok by itself
+# every 20.
 HEARTBEAT_SECONDS = 300
 
 _CONDITIONS = """\
@@ -65,7 +72,8 @@ conditions:
 
 # A running pod: the same each time, since kwok plays a pod again whose status it has not seen yet.
 #
-# Its address is this machine's: the operator asks each desktop's agent, which must not be a stranger's.
+# Its address is this machine's: the operator asks each desktop's agent, which must not be a
+# stranger's.
 _RUNNING = """\
 {{ $since := .metadata.creationTimestamp }}
 {{ $sum := atoi (adler32sum .metadata.uid) }}
@@ -93,7 +101,9 @@ startTime: {{ $since | Quote }}
 
 
 def kwok() -> list[Object]:
-    """kwok plays 16 pods at a time; it must not be what the sessions wait for. Its nodes report like kubelets."""
+    """kwok plays 16 pods at a time; it must not be what the sessions wait for. Its nodes report
+    like kubelets.
+    """
     options = {
         "apiVersion": "config.kwok.x-k8s.io/v1alpha1",
         "kind": "KwokConfiguration",
@@ -101,15 +111,31 @@ def kwok() -> list[Object]:
     }
     beat = HEARTBEAT_SECONDS * 1000
     delay = {"durationMilliseconds": beat, "jitterDurationMilliseconds": beat + 60_000}
-    ready = {"key": '.status.conditions.[] | select( .type == "Ready" ) | .status', "values": ["True"]}
+    ready = {
+        "key": '.status.conditions.[] | select( .type == "Ready" ) | .status',
+        "values": ["True"],
+    }
     not_ready, is_ready = {**ready, "operator": "NotIn"}, {**ready, "operator": "In"}
     deleted = {"key": ".metadata.deletionTimestamp", "operator": "Exists"}
-    new = [{**deleted, "operator": "DoesNotExist"}, {"key": ".status.podIP", "operator": "DoesNotExist"}]
+    new = [
+        {**deleted, "operator": "DoesNotExist"},
+        {"key": ".status.podIP", "operator": "DoesNotExist"},
+    ]
     return [
         options,
-        _stage("Node", "node-initialize", [not_ready], {"statusTemplate": f"{_CONDITIONS}phase: Running\n"}),
         _stage(
-            "Node", "node-heartbeat", [is_ready], {"statusTemplate": _CONDITIONS}, delay=delay, immediateNextStage=True
+            "Node",
+            "node-initialize",
+            [not_ready],
+            {"statusTemplate": f"{_CONDITIONS}phase: Running\n"},
+        ),
+        _stage(
+            "Node",
+            "node-heartbeat",
+            [is_ready],
+            {"statusTemplate": _CONDITIONS},
+            delay=delay,
+            immediateNextStage=True,
         ),
         _stage("Pod", "pod-run", new, {"statusTemplate": _RUNNING}),
         _stage("Pod", "pod-delete", [deleted], {"finalizers": {"empty": True}, "delete": True}),

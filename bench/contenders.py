@@ -1,4 +1,6 @@
-"""Who is compared: this project's operator, the tuned Go reference (also with our objects), and the floor."""
+"""Who is compared: this project's operator, the tuned Go reference (also with our objects), and the
+floor.
+"""
 
 from __future__ import annotations
 

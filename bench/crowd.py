@@ -1,8 +1,10 @@
-"""`python -m bench.streaming --crowd`: how soon people see what they type while their node's other desktops are busy.
+"""`python -m bench.streaming --crowd`: how soon people see what they type while their node's other
+desktops are busy.
 
-The desktops differ in nothing but what is done in them. In each but the last a person types: `vdi session probe`, which
-comes by Traefik, TLS and the gateway and decodes what it gets, and takes less CPU than a browser, which on a real node
-is elsewhere. The last one is open in a browser; first nothing moves in it, then a picture moves over its whole screen.
+The desktops differ in nothing but what is done in them. In each but the last a person types: `vdi
+session probe`, which comes by Traefik, TLS and the gateway and decodes what it gets, and takes less
+CPU than a browser, which on a real node is elsewhere. The last one is open in a browser; first
+nothing moves in it, then a picture moves over its whole screen.
 """
 
 from __future__ import annotations
@@ -98,7 +100,11 @@ async def start(kubeconfig: Path, template: str, login: Login, count: int) -> li
             await sessions.ready(name)
             label = f"{SESSION_LABEL}={name}"
             [pod] = await client.list(PODS, namespace=NAMESPACE, label_selector=label, into=Object)
-            desktops.append(Desktop(name, await sessions.url(name), pod["metadata"]["name"], pod["metadata"]["uid"]))
+            desktops.append(
+                Desktop(
+                    name, await sessions.url(name), pod["metadata"]["name"], pod["metadata"]["uid"]
+                )
+            )
     return desktops
 
 
@@ -119,7 +125,9 @@ def _stored(kubeconfig: Path, login: Login, token: str) -> Iterator[None]:
         os.environ["XDG_CONFIG_HOME"] = folder
         try:
             authority = (kubeconfig.parent / "pki/web-ca.crt").read_text()
-            write_logins(Logins(login.portal, {login.portal: Stored(login.user, token, ca=authority)}))
+            write_logins(
+                Logins(login.portal, {login.portal: Stored(login.user, token, ca=authority)})
+            )
             yield
         finally:
             os.environ.pop("XDG_CONFIG_HOME")
@@ -139,15 +147,28 @@ def _window(desktop: Desktop, login: Login) -> Window:
     return Window(desktop.url, login, width=SIZE[0], height=SIZE[1])
 
 
-def _type(desktops: Sequence[Desktop], keys: int, server: str, meanwhile: Callable[[], float]) -> tuple[Figures, float]:
+def _type(
+    desktops: Sequence[Desktop], keys: int, server: str, meanwhile: Callable[[], float]
+) -> tuple[Figures, float]:
     """All type at once. Raises RuntimeError."""
     program = Path(sys.executable).with_name("vdi")
     with ExitStack() as stack:
         probes = []
         for desktop in desktops:
-            words = [str(program), "session", "probe", desktop.name, "--server", server, "-o", "json"]
+            words = [
+                str(program),
+                "session",
+                "probe",
+                desktop.name,
+                "--server",
+                server,
+                "-o",
+                "json",
+            ]
             words += ["--keys", str(min(keys, MOST_KEYS))]
-            started = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+            started = subprocess.Popen(
+                words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+            )
             stack.callback(started.wait)
             stack.callback(started.kill)
             probes.append(started)
@@ -168,7 +189,8 @@ def measure(
     cluster: str, kubeconfig: Path, login: Login, progress: Progress, *, template: str, sizes: Sequence[int], keys: int,
     playing: Playing,
 ) -> list[Figures]:  # fmt: skip
-    """For each number of people who type: with nothing that moves beside them, and with a moving picture.
+    """For each number of people who type: with nothing that moves beside them, and with a moving
+    picture.
 
     Raises KubeError, NoPictureError, RuntimeError, TimeoutError; nothing is left behind.
     """
@@ -180,7 +202,9 @@ def measure(
             _open_each(typists, login)
         with _window(watched, login) as window, ExitStack() as stack:
             window.log_in()
-            stack.enter_context(_stored(kubeconfig, login, window.page.evaluate(MAKE_TOKEN, "bench")))
+            stack.enter_context(
+                _stored(kubeconfig, login, window.page.evaluate(MAKE_TOKEN, "bench"))
+            )
             window.open()
             for count in sizes:
                 for beside in (AT_REST, MOVING):
@@ -196,7 +220,12 @@ def measure(
 
 
 def _round(
-    cluster: str, typists: Sequence[Desktop], watched: Desktop, keys: int, server: str, window: Window
+    cluster: str,
+    typists: Sequence[Desktop],
+    watched: Desktop,
+    keys: int,
+    server: str,
+    window: Window,
 ) -> Figures:
     mounts = probe.cgroup_mounts()
 
@@ -205,7 +234,9 @@ def _round(
 
     before, before_watched, begun = used(typists), used([watched]), time.monotonic()
     own, node = cpu_seconds(os.getpid()), machine_cpu_seconds()
-    found, shown = _type(typists, keys, server, lambda: window.frames(FRAMES_SECONDS) / FRAMES_SECONDS)
+    found, shown = _type(
+        typists, keys, server, lambda: window.frames(FRAMES_SECONDS) / FRAMES_SECONDS
+    )
     took = time.monotonic() - begun
     return found | {
         "frames_per_second": shown,
@@ -236,7 +267,10 @@ def table(taken: Sequence[Figures], cpus: int) -> str:
                 f"{one['node_cores']:.2f}",
             ]
         )
-    head = f"one node of {cpus} CPUs that runs cluster, desktops, browser and probes; software encoder; 1280x720"
+    head = (
+        f"one node of {cpus} CPUs that runs cluster, desktops, browser and probes; software"
+        " encoder; 1280x720"
+    )
     return "\n".join([head, "", render(rows), "", *verdicts(taken)])
 
 

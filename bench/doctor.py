@@ -1,7 +1,8 @@
-"""`python -m bench.doctor`: what a run of `vdi doctor` takes beside 1,000 sessions that are well, on fake nodes.
+"""`python -m bench.doctor`: what a run of `vdi doctor` takes beside 1,000 sessions that are well,
+on fake nodes.
 
-It makes them itself, on a control plane of its own as `python -m bench` starts it. Beside the doctor's reading stands
-the floor: the same lists, asked for at once and thrown away.
+It makes them itself, on a control plane of its own as `python -m bench` starts it. Beside the
+doctor's reading stands the floor: the same lists, asked for at once and thrown away.
 """
 
 from __future__ import annotations
@@ -48,7 +49,9 @@ examples:
 
 
 async def measure(binaries: Mapping[str, Path], options: argparse.Namespace) -> dict[str, float]:
-    """The sessions, then the runs: medians. Raises RuntimeError where it failed; says why and where the logs are."""
+    """The sessions, then the runs: medians. Raises RuntimeError where it failed; says why and where
+    the logs are.
+    """
     cluster = Cluster(binaries, build_crds(), options.sessions)
     try:
         async with cluster, Timeline(cluster.url, cluster.ca, cluster.admin_token) as timeline:
@@ -61,7 +64,9 @@ async def measure(binaries: Mapping[str, Path], options: argparse.Namespace) -> 
             program = from_here()
             operator = Operator.start(cluster, program.argv, {**program.environment, **own})
             plan = Plan(sessions=options.sessions, deadline_seconds=600.0)
-            await Run(cluster, timeline, operator, plan).burst([f"s{i:05d}" for i in range(options.sessions)])
+            await Run(cluster, timeline, operator, plan).burst(
+                [f"s{i:05d}" for i in range(options.sessions)]
+            )
             kubeconfig = cluster.kubeconfig("admin", cluster.admin_token)
             rounds = [await _round(cluster, kubeconfig) for _ in range(options.repeat)]
     except Exception as error:
@@ -114,7 +119,9 @@ async def _floor(cluster: Cluster) -> float:
                 if answer.status not in (200, 404):
                     raise RuntimeError(f"GET {path}: {answer.status}")
 
-        paths = [kind.path() for kind in (*EVERYWHERE, *OF_CLUSTER)] + [kind.path(NAMESPACE) for kind in IN_SCOPE]
+        paths = [kind.path() for kind in (*EVERYWHERE, *OF_CLUSTER)] + [
+            kind.path(NAMESPACE) for kind in IN_SCOPE
+        ]
         await asyncio.gather(*(get(path) for path in paths))
     return time.perf_counter() - begun
 
@@ -128,7 +135,9 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("-n", "--sessions", type=positive, default=1000, help="how many (1000)")
-    parser.add_argument("--repeat", type=positive, default=5, help="how many runs; the median is shown (5)")
+    parser.add_argument(
+        "--repeat", type=positive, default=5, help="how many runs; the median is shown (5)"
+    )
     add_json_option(parser)
     return parser.parse_args(arguments)
 
@@ -141,8 +150,10 @@ def table(figures: Mapping[str, Any], sessions: int) -> str:
         [
             f"vdi doctor beside {sessions} sessions that are well",
             "",
-            f"read: {read:.2f} s in {figures['requests']:.0f} requests; the lists alone, thrown away: {floor:.2f} s,"
-            f" so {read / floor:.1f} x",
+            (
+                f"read: {read:.2f} s in {figures['requests']:.0f} requests; the lists alone, thrown"
+                f" away: {floor:.2f} s, so {read / floor:.1f} x"
+            ),
             f"judged: {figures['judge_s']:.2f} s, findings: {figures['findings']:.0f}",
             f"the whole command: {figures['command_s']:.2f} s",
             "",
@@ -157,7 +168,8 @@ def main(arguments: Sequence[str]) -> int:
     options = parse(arguments)
     end_cleanly_on_signals()
     figures = run_measurement(
-        f"{options.sessions} sessions, {options.repeat} runs of the doctor", partial(measure, options=options)
+        f"{options.sessions} sessions, {options.repeat} runs of the doctor",
+        partial(measure, options=options),
     )
     print(table(figures, options.sessions))
     write_rows(options.json, figures)

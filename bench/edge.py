@@ -1,8 +1,9 @@
-"""`python -m bench.edge`: `/edge/verify` on one core: a real server process, a real HTTP client, both on loopback.
+"""`python -m bench.edge`: `/edge/verify` on one core: a real server process, a real HTTP client,
+both on loopback.
 
-What Traefik asks before each request and each WebSocket handshake. The server is the gateway's internal listener as it
-runs in a pod (uvicorn, uvloop, all its layers), with 1,000 sessions and a token for each; it is held to one core, the
-client to the others.
+What Traefik asks before each request and each WebSocket handshake. The server is the gateway's
+internal listener as it runs in a pod (uvicorn, uvloop, all its layers), with 1,000 sessions and a
+token for each; it is held to one core, the client to the others.
 """
 
 from __future__ import annotations
@@ -120,7 +121,9 @@ async def serve(pipe: Connection, folder: Path) -> None:
             creation_timestamp=format_time(clock()),
         )
         status = SessionStatus(phase="Running", url=settings.url(HOST.format(name=name)))
-        context.cluster.sessions.observe(VDISession(meta, SessionSpec(user=user, template="office"), status))
+        context.cluster.sessions.observe(
+            VDISession(meta, SessionSpec(user=user, template="office"), status)
+        )
         grant = Grant(
             id=f"grant-{number}",
             session_uid=meta.uid,
@@ -178,12 +181,17 @@ class Client:
         """One figure: so many connections ask as fast as they are answered."""
         taken: list[float] = []
         connector = aiohttp.TCPConnector(limit=connections)
-        async with aiohttp.ClientSession(connector=connector, cookie_jar=aiohttp.DummyCookieJar()) as session:
+        async with aiohttp.ClientSession(
+            connector=connector, cookie_jar=aiohttp.DummyCookieJar()
+        ) as session:
             await self._ask(session, 0, what, taken, time.perf_counter() + 0.5)
             taken.clear()
             before, start = self._cpu(), time.perf_counter()
             await asyncio.gather(
-                *(self._ask(session, number, what, taken, start + seconds) for number in range(connections))
+                *(
+                    self._ask(session, number, what, taken, start + seconds)
+                    for number in range(connections)
+                )
             )
             took = time.perf_counter() - start
             cpu = self._cpu() - before
@@ -197,7 +205,12 @@ class Client:
         }
 
     async def _ask(
-        self, session: aiohttp.ClientSession, number: int, what: str, taken: list[float], until: float
+        self,
+        session: aiohttp.ClientSession,
+        number: int,
+        what: str,
+        taken: list[float],
+        until: float,
     ) -> None:
         url = f"http://127.0.0.1:{self.port}/edge/verify"
         expected = 200 if what == "good token" else 401
@@ -219,7 +232,10 @@ class Client:
             return "theme=dark"
         if what == "forged token":
             token = token[:-10] + "AAAAAAAAAA"
-        return f"theme=dark; __Host-vdi-desktop={token}; __Host-vdi-grant={'x' * 43 if what == 'good token' else ''}"
+        return (
+            f"theme=dark; __Host-vdi-desktop={token};"
+            f" __Host-vdi-grant={'x' * 43 if what == 'good token' else ''}"
+        )
 
     def _cpu(self) -> float:
         self.pipe.send("cpu?")
@@ -242,7 +258,13 @@ def _question(of: int, cookie: str) -> dict[str, str]:
 
 async def measure(client: Client, seconds: float) -> list[dict[str, Any]]:
     """All figures."""
-    plan = (("good token", 1), ("good token", 8), ("good token", 32), ("no token", 32), ("forged token", 32))
+    plan = (
+        ("good token", 1),
+        ("good token", 8),
+        ("good token", 32),
+        ("no token", 32),
+        ("forged token", 32),
+    )
     return [await client.measure(what, connections, seconds) for what, connections in plan]
 
 
@@ -283,12 +305,18 @@ def report(figures: list[dict[str, Any]]) -> int:
     """Print the figures; whether the goals are reached."""
     alone, crowd = figures[0], max(figures[1:3], key=lambda figure: figure["per_second"])
     reached = alone["p50_ms"] < GOAL_P50_MS and crowd["per_core_second"] >= GOAL_PER_SECOND
-    print(f"{'':14}{'connections':>12}{'per second':>12}{'per core s':>12}{'p50 ms':>9}{'p99 ms':>9}")
+    print(
+        f"{'':14}{'connections':>12}{'per second':>12}{'per core s':>12}{'p50 ms':>9}{'p99 ms':>9}"
+    )
     for figure in figures:
         rates = f"{figure['per_second']:>12}{figure['per_core_second']:>12}"
-        print(f"{figure['what']:14}{figure['connections']:>12}{rates}{figure['p50_ms']:>9.2f}{figure['p99_ms']:>9.2f}")
+        print(
+            f"{figure['what']:14}{figure['connections']:>12}{rates}{figure['p50_ms']:>9.2f}{figure['p99_ms']:>9.2f}"
+        )
     print(
-        f"goals: p50 below {GOAL_P50_MS} ms on one connection, {GOAL_PER_SECOND:.0f} per second of one core: ", end=""
+        f"goals: p50 below {GOAL_P50_MS} ms on one connection, {GOAL_PER_SECOND:.0f} per second of"
+        " one core: ",
+        end="",
     )
     print("reached" if reached else "missed")
     return 0 if reached else 1

@@ -1,6 +1,7 @@
-"""`python -m bench.first_picture`: from a session applied to the first picture in a real browser, on the demo's
-cluster, beside the same objects applied raw; with `--wayland`, beside the same desktop on Wayland; with
-`--user-namespaces`, with and without one. It needs `make demo` first, and removes what it made.
+"""`python -m bench.first_picture`: from a session applied to the first picture in a real browser,
+on the demo's cluster, beside the same objects applied raw; with `--wayland`, beside the same
+desktop on Wayland; with `--user-namespaces`, with and without one. It needs `make demo` first, and
+removes what it made.
 """
 
 from __future__ import annotations
@@ -64,9 +65,17 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     )
     parser.add_argument("-n", "--starts", type=int, default=5, help="starts each way (5)")
     parser.add_argument("--cluster", default="demo", help="name of the embedded cluster (demo)")
-    parser.add_argument("--template", default="small", help="template of the desktops (small, which the chart brings)")
-    parser.add_argument("--wayland", action="store_true", help="as many starts of the same desktop on Wayland, too")
-    parser.add_argument("--user-namespaces", action="store_true", help="as many starts with and without one, too")
+    parser.add_argument(
+        "--template",
+        default="small",
+        help="template of the desktops (small, which the chart brings)",
+    )
+    parser.add_argument(
+        "--wayland", action="store_true", help="as many starts of the same desktop on Wayland, too"
+    )
+    parser.add_argument(
+        "--user-namespaces", action="store_true", help="as many starts with and without one, too"
+    )
     add_json_option(parser)
     options = parser.parse_args(arguments)
     if options.starts < 1:
@@ -74,13 +83,16 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     return options
 
 
-def see_picture(login: Login | None, page: str, inside: Future[None], ready: Future[str]) -> Figures:
-    """Start a browser, log in and open the portal's `page`; open the desktop when its URL comes, and wait for its
-    picture.
+def see_picture(
+    login: Login | None, page: str, inside: Future[None], ready: Future[str]
+) -> Figures:
+    """Start a browser, log in and open the portal's `page`; open the desktop when its URL comes,
+    and wait for its picture.
 
-    Returns `picture`: when it was there (monotonic seconds); `refused`: how often a page was refused before, as it is
-    asked for again at once, as a person would; and seconds of CPU in between: `browser_cpu_s` of the browser, what
-    controls it and this benchmark, `node_cpu_s` of all else on the machine.
+    Returns `picture`: when it was there (monotonic seconds); `refused`: how often a page was
+    refused before, as it is asked for again at once, as a person would; and seconds of CPU in
+    between: `browser_cpu_s` of the browser, what controls it and this benchmark, `node_cpu_s` of
+    all else on the machine.
     """
     try:
         with DesktopBrowser("", login) as browser:
@@ -119,12 +131,14 @@ async def start(
 ) -> Figures:
     """One desktop from nothing to its first picture; seconds since it was applied.
 
-    The browser has been started and is logged in, as a person's who is at the portal and looks at `page`, until what
-    that has begun is `settled`.
+    The browser has been started and is logged in, as a person's who is at the portal and looks at
+    `page`, until what that has begun is `settled`.
     """
     inside: Future[None] = Future()
     ready: Future[str] = Future()
-    seen = asyncio.get_running_loop().run_in_executor(browsers, see_picture, way.login, page, inside, ready)
+    seen = asyncio.get_running_loop().run_in_executor(
+        browsers, see_picture, way.login, page, inside, ready
+    )
     try:
         await asyncio.wait_for(asyncio.wrap_future(inside), PICTURE_SECONDS)
         if settled:
@@ -139,16 +153,28 @@ async def start(
     finally:
         if not ready.done():
             ready.cancel()
-            await asyncio.gather(seen, return_exceptions=True)  # the browser is closed before the error goes on
-    return {"way": way.name, "ready_s": ready_s, "picture_s": figures.pop("picture") - begin, **figures}
+            await asyncio.gather(
+                seen, return_exceptions=True
+            )  # the browser is closed before the error goes on
+    return {
+        "way": way.name,
+        "ready_s": ready_s,
+        "picture_s": figures.pop("picture") - begin,
+        **figures,
+    }
 
 
-async def measure(client: Client, options: argparse.Namespace, login: Login, progress: Progress) -> list[Figures]:
-    """Two first starts, of which the first makes the home, and the second finds the one that its form has made; as many
-    of each way, taking turns in who goes first; as many from a pool.
-    With `--wayland`, as many on Wayland and on X11, taking turns; with `--user-namespaces`, as many in one and in none.
+async def measure(
+    client: Client, options: argparse.Namespace, login: Login, progress: Progress
+) -> list[Figures]:
+    """Two first starts, of which the first makes the home, and the second finds the one that its
+    form has made; as many of each way, taking turns in who goes first; as many from a pool. With
+    `--wayland`, as many on Wayland and on X11, taking turns; with `--user-namespaces`, as many in
+    one and in none.
     """
-    isolated = [WithIsolation(client, login, mode) for mode in ISOLATIONS if options.user_namespaces]
+    isolated = [
+        WithIsolation(client, login, mode) for mode in ISOLATIONS if options.user_namespaces
+    ]
     template, starts = options.template, options.starts
     operator, other = ThroughOperator(client, template, login), OnWayland(client, login)
     made: list[tuple[Way, str]] = []
@@ -174,11 +200,16 @@ async def measure(client: Client, options: argparse.Namespace, login: Login, pro
             raw = await Raw.like(client, operator, "picture-0")
             await clear()
             await remove(client, CLAIMS, home)
-            form = await once(operator, "picture-form", page=f"/catalogue/{template}", settled=volume_made)
+            form = await once(
+                operator, "picture-form", page=f"/catalogue/{template}", settled=volume_made
+            )
             await clear()
             figures = [first, form | {"way": FIRST_WITH_FORM}]
             for number in range(1, starts + 1):
-                turns: list[tuple[Way, str]] = [(operator, f"picture-{number}"), (raw, f"picture-raw-{number}")]
+                turns: list[tuple[Way, str]] = [
+                    (operator, f"picture-{number}"),
+                    (raw, f"picture-raw-{number}"),
+                ]
                 for way, desktop in turns if number % 2 else reversed(turns):
                     figures.append(await once(way, desktop))
                     await clear()
@@ -212,7 +243,9 @@ async def measure(client: Client, options: argparse.Namespace, login: Login, pro
 
 
 def table(figures: Sequence[Figures]) -> str:
-    """p50 and the slowest, of our way and of the raw API's, and their ratio; the same from a pool."""
+    """p50 and the slowest, of our way and of the raw API's, and their ratio; the same from a
+    pool.
+    """
 
     def seconds(way: str, key: str) -> list[float]:
         return [figure[key] for figure in figures if figure["way"] == way]
@@ -227,21 +260,32 @@ def table(figures: Sequence[Figures]) -> str:
         ("CPU of all else from ready to picture, p50", "node_cpu_s", 50.0),
     ):
         ours, raw, pool = (
-            percentile(seconds(way, key), percent) or 0.0 for way in (ThroughOperator.name, Raw.name, FromPool.name)
+            percentile(seconds(way, key), percent) or 0.0
+            for way in (ThroughOperator.name, Raw.name, FromPool.name)
         )
-        rows.append([f"{title}, s", f"{ours:.2f}", f"{raw:.2f}", ratio([ours], [raw]), f"{pool:.2f}"])
+        rows.append(
+            [f"{title}, s", f"{ours:.2f}", f"{raw:.2f}", ratio([ours], [raw]), f"{pool:.2f}"]
+        )
     for way, home in ((FIRST, "the home is made"), (FIRST_WITH_FORM, "the open form had it made")):
         first = f"first picture of a user's first start ({home}), s"
         rows += ([first, f"{taken:.2f}", "", "", ""] for taken in seconds(way, "picture_s"))
     tables = [render(rows)]
-    for ways, names in (((OnWayland.name, X11), ("Wayland", "X11")), (ISOLATED, ("user namespace", "none"))):
+    for ways, names in (
+        ((OnWayland.name, X11), ("Wayland", "X11")),
+        (ISOLATED, ("user namespace", "none")),
+    ):
         if not seconds(ways[1], "picture_s"):
             continue
         beside = [["applied ->", *names, " / ".join(names)]]
-        for title, key in (("ready to be opened", "ready_s"), ("first picture in the browser", "picture_s")):
+        for title, key in (
+            ("ready to be opened", "ready_s"),
+            ("first picture in the browser", "picture_s"),
+        ):
             for which, percent in (("p50", 50.0), ("slowest", 100.0)):
                 one, other = (percentile(seconds(way, key), percent) or 0.0 for way in ways)
-                beside.append([f"{title}, {which}, s", f"{one:.2f}", f"{other:.2f}", ratio([one], [other])])
+                beside.append(
+                    [f"{title}, {which}, s", f"{one:.2f}", f"{other:.2f}", ratio([one], [other])]
+                )
         tables.append(render(beside))
     return "\n\n".join(tables)
 
@@ -254,13 +298,20 @@ def verdicts(figures: Sequence[Figures]) -> list[str]:
         (FromPool.name, "from a pool, p50", 50.0, POOL_GOAL_S),
         (FromPool.name, "from a pool, slowest", 100.0, POOL_SLOWEST_S),
     ):
-        seconds = percentile([figure["picture_s"] for figure in figures if figure["way"] == way], percent) or 0.0
-        lines.append(goal(seconds < aim, f"first picture, {which}: {seconds:.2f} s, under {aim:g} s wanted"))
+        seconds = (
+            percentile([figure["picture_s"] for figure in figures if figure["way"] == way], percent)
+            or 0.0
+        )
+        lines.append(
+            goal(seconds < aim, f"first picture, {which}: {seconds:.2f} s, under {aim:g} s wanted")
+        )
     return lines
 
 
 def where(name: str) -> tuple[Path, str]:
-    """Kubeconfig and portal of an embedded cluster that runs, if there is a browser too. Raises CouldNotLookError."""
+    """Kubeconfig and portal of an embedded cluster that runs, if there is a browser too. Raises
+    CouldNotLookError.
+    """
     status = cluster.status(name)
     if status.state not in ("running", "degraded") or status.control_plane_only:
         raise CouldNotLookError(f"cluster {name!r} is {status.state}: start one with `make demo`")
@@ -281,11 +332,19 @@ def a_user(kubeconfig: Path, portal: str) -> Iterator[Login]:
 
 
 def exit_status(run: Callable[[], int]) -> int:
-    """The status of a run on an embedded cluster: its own; 3: no cluster or browser; 1: it failed; 130: interrupted."""
+    """The status of a run on an embedded cluster: its own; 3: no cluster or browser; 1: it failed;
+    130: interrupted.
+    """
     end_cleanly_on_signals()
     try:
         return run()
-    except (CouldNotLookError, ClusterError, BinaryUnavailable, ConnectionFailed, StepFailed) as error:
+    except (
+        CouldNotLookError,
+        ClusterError,
+        BinaryUnavailable,
+        ConnectionFailed,
+        StepFailed,
+    ) as error:
         sys.stderr.write(f"{error}\n")
         return COULD_NOT_LOOK
     except (KubeError, NoPictureError, PeopleError, RuntimeError, TimeoutError) as error:
@@ -296,7 +355,9 @@ def exit_status(run: Callable[[], int]) -> int:
 
 
 def main(arguments: Sequence[str]) -> int:
-    """0: measured; 1: a start failed; 2: wrong command line; 3: there is no cluster; 130: interrupted."""
+    """0: measured; 1: a start failed; 2: wrong command line; 3: there is no cluster; 130:
+    interrupted.
+    """
     options = parse(arguments)
 
     async def ask(kubeconfig: Path, login: Login, progress: Progress) -> list[Figures]:
@@ -305,13 +366,24 @@ def main(arguments: Sequence[str]) -> int:
 
     def run() -> int:
         kubeconfig, portal = where(options.cluster)
-        with Progress(default_cache(os.environ) / "logs") as progress, a_user(kubeconfig, portal) as login:
+        with (
+            Progress(default_cache(os.environ) / "logs") as progress,
+            a_user(kubeconfig, portal) as login,
+        ):
             figures = asyncio.run(ask(kubeconfig, login, progress))
         write_rows(options.json, figures)
         refused = sum(figure["refused"] for figure in figures)
         cpus = os.cpu_count()
-        print(f"{options.starts} starts each way, image present, home volume present, one node of {cpus} CPUs\n")
-        print(table(figures), f"pages refused before the first that worked: {refused}", *verdicts(figures), sep="\n")
+        print(
+            f"{options.starts} starts each way, image present, home volume present, one node of"
+            f" {cpus} CPUs\n"
+        )
+        print(
+            table(figures),
+            f"pages refused before the first that worked: {refused}",
+            *verdicts(figures),
+            sep="\n",
+        )
         return 0
 
     return exit_status(run)

@@ -1,4 +1,6 @@
-"""The floor: a client that knows what to write: the operator's objects, without watch, cache or decision."""
+"""The floor: a client that knows what to write: the operator's objects, without watch, cache or
+decision.
+"""
 
 from __future__ import annotations
 
@@ -27,7 +29,9 @@ SETTINGS = ClusterSettings()
 
 
 def children_of(session: objects.Object) -> dict[str, objects.Object]:
-    """Path of the collection -> object, built as the operator builds it; the pod first, it is what people wait for."""
+    """Path of the collection -> object, built as the operator builds it; the pod first, it is what
+    people wait for.
+    """
     decoded = msgspec.convert(session, VDISession)
     identity = Identity.of(decoded)
     desktop = resolve(decoded, msgspec.convert(objects.template(), VDITemplate), SETTINGS)
@@ -38,14 +42,17 @@ def children_of(session: objects.Object) -> dict[str, objects.Object]:
         objects.SECRETS: build_secret(identity=identity, tokens=DesktopTokens("bench", "bench")),
         objects.CLAIMS: build_home(identity=identity, home=desktop.home),
         objects.SERVICES: build_service(identity=identity),
-        objects.ROUTES: build_route(identity=identity, host=SETTINGS.host(identity.name), settings=SETTINGS),
+        objects.ROUTES: build_route(
+            identity=identity, host=SETTINGS.host(identity.name), settings=SETTINGS
+        ),
     }
 
 
 def status_of(name: str, *, now: str) -> objects.Object:
     """A status with as much in it as the operator's: the only one of a start that is quick."""
     conditions = [
-        {"type": kind, "status": "True", "reason": kind, "lastTransitionTime": now} for kind in CONDITION_TYPES
+        {"type": kind, "status": "True", "reason": kind, "lastTransitionTime": now}
+        for kind in CONDITION_TYPES
     ]
     return {
         "phase": "Running",
@@ -105,7 +112,9 @@ class Floor:
         self.posted[name] = time.monotonic()
         path = f"{objects.SESSIONS}/{name}"
         await self._write("PATCH", path, {"metadata": {"finalizers": [FINALIZER]}})
-        await asyncio.gather(*(self._write("POST", where, child) for where, child in children_of(session).items()))
+        await asyncio.gather(
+            *(self._write("POST", where, child) for where, child in children_of(session).items())
+        )
         now = datetime.now(UTC)
         status = status_of(name, now=now.strftime("%Y-%m-%dT%H:%M:%SZ"))
         await self._write("PATCH", f"{path}/status", {"status": status})
@@ -128,13 +137,19 @@ class Floor:
 
     async def _write(self, method: str, path: str, body: objects.Object) -> None:
         headers = {"Content-Type": MERGE_PATCH if method == "PATCH" else "application/json"}
-        async with self.http.request(method, path, data=json.dumps(body), headers=headers) as response:
+        async with self.http.request(
+            method, path, data=json.dumps(body), headers=headers
+        ) as response:
             if response.status >= 300:
-                raise RuntimeError(f"{method} {path}: {response.status} {(await response.text())[:400]}")
+                raise RuntimeError(
+                    f"{method} {path}: {response.status} {(await response.text())[:400]}"
+                )
             await response.read()
 
     def cpu(self) -> float:
-        """CPU of the bench's process: it posts the sessions too, so this is a little more than the writes cost."""
+        """CPU of the bench's process: it posts the sessions too, so this is a little more than the
+        writes cost.
+        """
         return time.process_time()
 
     def memory(self, key: str) -> float | None:

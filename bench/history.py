@@ -1,7 +1,9 @@
-"""`python -m bench.history`: how many changes of sessions the gateway's recorder writes in a second, and how soon.
+"""`python -m bench.history`: how many changes of sessions the gateway's recorder writes in a
+second, and how soon.
 
-The recorder alone, in one process on one core, on states as the watch brings them; without the API server. Each session
-lives one life of ten states, of which eight say something that is kept: queued, two runs, a suspension, an end.
+The recorder alone, in one process on one core, on states as the watch brings them; without the API
+server. Each session lives one life of ten states, of which eight say something that is kept:
+queued, two runs, a suspension, an end.
 """
 
 from __future__ import annotations
@@ -34,7 +36,8 @@ from vdi.gateway.store.migrations import upgrade
 from vdi.kube.transport import Client
 
 Figures = dict[str, Any]
-# Seconds between two looks whether all is written: looking all the time would be most of the CPU that is measured.
+# Seconds between two looks whether all is written: looking all the time would be most of the CPU
+# that is measured.
 _LOOK = 0.0002
 # Changes that are written one by one, to see how long each takes.
 ALONE = 200
@@ -58,12 +61,24 @@ def life(number: int, began: datetime) -> list[VDISession]:
         return {"type": kind, "status": status, "reason": reason, "lastTransitionTime": at(minute)}
 
     def run(start: float, ready: bool, message: str = "") -> dict[str, Any]:
-        seen: dict[str, Any] = {"startTime": at(start), "expiresAt": at(start + 480), "podName": f"desk-{number}"}
-        seen |= {"conditions": [condition("Admitted", "True", "Admitted", start)], "message": message}
-        return seen | ({"phase": "Running", "readyTime": at(start + 1), "nodeName": "node-1"} if ready else {})
+        seen: dict[str, Any] = {
+            "startTime": at(start),
+            "expiresAt": at(start + 480),
+            "podName": f"desk-{number}",
+        }
+        seen |= {
+            "conditions": [condition("Admitted", "True", "Admitted", start)],
+            "message": message,
+        }
+        return seen | (
+            {"phase": "Running", "readyTime": at(start + 1), "nodeName": "node-1"} if ready else {}
+        )
 
     queued = {"phase": "Pending", "conditions": [condition("Admitted", "False", "GPUsBusy", 1)]}
-    resting = [condition("Admitted", "False", "Suspended", 60), condition("Ready", "False", "Suspended", 60)]
+    resting = [
+        condition("Admitted", "False", "Suspended", 60),
+        condition("Ready", "False", "Suspended", 60),
+    ]
     statuses = [
         {},
         queued,
@@ -87,17 +102,23 @@ def life(number: int, began: datetime) -> list[VDISession]:
             "creationTimestamp": at(0),
             **({"deletionTimestamp": at(120)} if index == len(statuses) - 1 else {}),
         }
-        states.append(msgspec.convert({"metadata": meta, "spec": spec, "status": status}, VDISession))
+        states.append(
+            msgspec.convert({"metadata": meta, "spec": spec, "status": status}, VDISession)
+        )
     return states
 
 
 async def measure(database: Database, count: int) -> Figures:
-    """One run: all lives at once, state by state; then a start over what is written; then changes one by one."""
+    """One run: all lives at once, state by state; then a start over what is written; then changes
+    one by one.
+    """
     began = datetime.now(UTC)
     lives = [life(number, began) for number in range(count)]
     no_client = cast(Client, None)  # only who has lost sight of a session asks the API server
     world = ClusterCache(no_client, Settings())
-    recorder = Recorder(database=database, cluster=world, client=no_client, clock=lambda: datetime.now(UTC))
+    recorder = Recorder(
+        database=database, cluster=world, client=no_client, clock=lambda: datetime.now(UTC)
+    )
     recording = asyncio.create_task(recorder.run())
     start, busy = time.perf_counter(), time.process_time()
     for step in range(len(lives[0])):
@@ -108,7 +129,9 @@ async def measure(database: Database, count: int) -> Figures:
     figures: Figures = {"states": recorder.written, "per_second": recorder.written / seconds}
     figures |= {"cpu_us_per_state": 1e6 * cpu / recorder.written}
 
-    again = Recorder(database=database, cluster=world, client=no_client, clock=lambda: datetime.now(UTC))
+    again = Recorder(
+        database=database, cluster=world, client=no_client, clock=lambda: datetime.now(UTC)
+    )
     start = time.perf_counter()
     relisting = asyncio.create_task(again.run())
     await asyncio.sleep(0)
@@ -166,11 +189,20 @@ def table(figures: Figures) -> str:
         "one change alone, p50 ms": [one["alone"]["p50_ms"] for one in runs],
         "one change alone, p99 ms": [one["alone"]["p99_ms"] for one in runs],
     }
-    lines = [f"| {figures['database']}, {figures['sessions']} sessions | median [smallest..largest] |", "|---|---|"]
+    lines = [
+        f"| {figures['database']}, {figures['sessions']} sessions | median [smallest..largest] |",
+        "|---|---|",
+    ]
     lines += [f"| {name} | {spread(values)} |" for name, values in rows.items()]
     others = "Others, the database's server among them,"
     states = statistics.median(one["states"] for one in runs)
-    lines += ["", f"{states:g} changes in each run. {others} used {figures['foreign_cpu_percent']} % of the machine."]
+    lines += [
+        "",
+        (
+            f"{states:g} changes in each run. {others} used {figures['foreign_cpu_percent']} % of"
+            " the machine."
+        ),
+    ]
     return "\n".join(lines)
 
 
@@ -182,9 +214,13 @@ def main(arguments: Sequence[str]) -> int:
         epilog=EXAMPLE,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("-n", "--sessions", type=positive, default=1000, help="sessions at once (1000)")
+    parser.add_argument(
+        "-n", "--sessions", type=positive, default=1000, help="sessions at once (1000)"
+    )
     parser.add_argument("--repeat", type=positive, default=3, help="runs (3)")
-    parser.add_argument("--database", metavar="URL", help="its history is deleted (SQLite in a temporary folder)")
+    parser.add_argument(
+        "--database", metavar="URL", help="its history is deleted (SQLite in a temporary folder)"
+    )
     add_json_option(parser)
     options = parser.parse_args(arguments)
     try:

@@ -1,7 +1,9 @@
-"""`python -m bench.holding`: what the operator costs while it holds many desktops and nothing happens, on fake nodes.
+"""`python -m bench.holding`: what the operator costs while it holds many desktops and nothing
+happens, on fake nodes.
 
-It makes them itself, on a control plane of its own as `python -m bench` starts it. Then it is measured twice: as it is
-after all that work, and as a process that was just started and found everything there.
+It makes them itself, on a control plane of its own as `python -m bench` starts it. Then it is
+measured twice: as it is after all that work, and as a process that was just started and found
+everything there.
 """
 
 from __future__ import annotations
@@ -48,7 +50,12 @@ class Holding:
     """The two measurements, on one cluster."""
 
     def __init__(
-        self, cluster: Cluster, timeline: Timeline, program: Program, sessions: int, idle_seconds: float
+        self,
+        cluster: Cluster,
+        timeline: Timeline,
+        program: Program,
+        sessions: int,
+        idle_seconds: float,
     ) -> None:
         self._cluster, self._timeline, self._program = cluster, timeline, program
         self._sessions, self._idle_seconds = sessions, idle_seconds
@@ -59,8 +66,12 @@ class Holding:
         """Make the sessions, then measure. Raises RuntimeError or TimeoutError."""
         plan = Plan(sessions=self._sessions, deadline_seconds=DEADLINE_SECONDS)
         run = Run(self._cluster, self._timeline, self._operator, plan)
-        figures: dict[str, Any] = {"made": await run.burst([f"s{number:05d}" for number in range(self._sessions)])}
-        await asyncio.sleep(WAITING * CROWD_PAUSE)  # its Events come at their leisure: that is not idleness yet
+        figures: dict[str, Any] = {
+            "made": await run.burst([f"s{number:05d}" for number in range(self._sessions)])
+        }
+        await asyncio.sleep(
+            WAITING * CROWD_PAUSE
+        )  # its Events come at their leisure: that is not idleness yet
         await self._settled()
         figures["after_the_burst"] = await self._idle()
         self._cluster.processes.stop(["operator"])
@@ -84,7 +95,9 @@ class Holding:
             "VDI_OPERATOR_NAMESPACE": NAMESPACE,
             "VDI_METRICS_ADDR": f"127.0.0.1:{self._port}",
         }
-        return Operator.start(self._cluster, self._program.argv, {**self._program.environment, **own})
+        return Operator.start(
+            self._cluster, self._program.argv, {**self._program.environment, **own}
+        )
 
     async def _ready(self) -> None:
         """Wait until it says that its caches are full."""
@@ -113,7 +126,11 @@ class Holding:
     async def _idle(self) -> dict[str, float | None]:
         percent = await self._cpu_percent(self._idle_seconds)
         memory = self._operator.memory
-        return {"idle_cpu_percent": percent, "rss_mib": memory("VmRSS"), "peak_rss_mib": memory("VmHWM")}
+        return {
+            "idle_cpu_percent": percent,
+            "rss_mib": memory("VmRSS"),
+            "peak_rss_mib": memory("VmHWM"),
+        }
 
     async def _cpu_percent(self, seconds: float) -> float:
         cpu, start = self._operator.cpu(), time.monotonic()
@@ -130,12 +147,18 @@ class Holding:
         return {"writes": counted["writes_per_session"], "by_kind": counted["by_kind"]}
 
 
-async def measure(binaries: Mapping[str, Path], program: Program, options: argparse.Namespace) -> dict[str, Any]:
-    """The whole run on a fresh control plane. Raises RuntimeError where it failed; says why and where the logs are."""
+async def measure(
+    binaries: Mapping[str, Path], program: Program, options: argparse.Namespace
+) -> dict[str, Any]:
+    """The whole run on a fresh control plane. Raises RuntimeError where it failed; says why and
+    where the logs are.
+    """
     cluster = Cluster(binaries, build_crds(), options.sessions)
     try:
         async with cluster, Timeline(cluster.url, cluster.ca, cluster.admin_token) as timeline:
-            return await Holding(cluster, timeline, program, options.sessions, options.idle).measure()
+            return await Holding(
+                cluster, timeline, program, options.sessions, options.idle
+            ).measure()
     except Exception as error:
         raise RuntimeError(f"{in_words(error)}; logs in {cluster.folder}") from error
 
@@ -148,8 +171,12 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
         epilog=EXAMPLE,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("-n", "--sessions", type=positive, default=SESSIONS, help=f"how many ({SESSIONS})")
-    parser.add_argument("--idle", type=positive, default=60, metavar="SECONDS", help="how long it is watched (60)")
+    parser.add_argument(
+        "-n", "--sessions", type=positive, default=SESSIONS, help=f"how many ({SESSIONS})"
+    )
+    parser.add_argument(
+        "--idle", type=positive, default=60, metavar="SECONDS", help="how long it is watched (60)"
+    )
     add_image_option(parser)
     add_json_option(parser)
     return parser.parse_args(arguments)
@@ -158,19 +185,29 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
 def table(figures: Mapping[str, Any], sessions: int) -> str:
     """What people read."""
     lines = [f"{sessions} sessions held; Python {figures['python']}", ""]
-    for title, key in (("after it has made them", "after_the_burst"), ("after a restart", "after_a_restart")):
+    for title, key in (
+        ("after it has made them", "after_the_burst"),
+        ("after a restart", "after_a_restart"),
+    ):
         part = figures[key]
         lines.append(f"{title}: {part['rss_mib']:g} MiB, {part['idle_cpu_percent']:g} % of a core")
     cold, made = figures["after_a_restart"], figures["made"]
     lines += [
-        f"made in {made['sessions_running_s']:g} s with {made['operator_cpu_s']:g} s of CPU,"
-        f" at most {figures['after_the_burst']['peak_rss_mib']:g} MiB",
-        f"ready {cold['ready_s']:g} s after a restart, settled after {cold['cpu_until_settled_s']:g} s of CPU,"
-        f" {cold['writes']:g} writes, at most {cold['peak_rss_mib']:g} MiB",
+        (
+            f"made in {made['sessions_running_s']:g} s with {made['operator_cpu_s']:g} s of CPU,"
+            f" at most {figures['after_the_burst']['peak_rss_mib']:g} MiB"
+        ),
+        (
+            f"ready {cold['ready_s']:g} s after a restart, settled after"
+            f" {cold['cpu_until_settled_s']:g} s of CPU, {cold['writes']:g} writes, at most"
+            f" {cold['peak_rss_mib']:g} MiB"
+        ),
         "",
     ]
     for key in ("after_the_burst", "after_a_restart"):
-        met = figures[key]["rss_mib"] <= MOST_MIB and figures[key]["idle_cpu_percent"] <= MOST_PERCENT
+        met = (
+            figures[key]["rss_mib"] <= MOST_MIB and figures[key]["idle_cpu_percent"] <= MOST_PERCENT
+        )
         lines.append(goal(met, f"{key}: at most {MOST_MIB:g} MiB and {MOST_PERCENT:g} % of a core"))
     return "\n".join(lines)
 
@@ -181,7 +218,10 @@ def main(arguments: Sequence[str]) -> int:
     end_cleanly_on_signals()
     with operator_program(from_image=options.image) as program:
         work = partial(measure, program=program, options=options)
-        figures = {"python": program.python, **run_measurement(f"holding {options.sessions} sessions", work)}
+        figures = {
+            "python": program.python,
+            **run_measurement(f"holding {options.sessions} sessions", work),
+        }
     print(table(figures, options.sessions))
     write_rows(options.json, figures)
     return 0

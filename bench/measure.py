@@ -1,4 +1,6 @@
-"""One run of one subject on a fresh control plane: probe, trickle, burst, idle, delete. Figures go into plain dicts."""
+"""One run of one subject on a fresh control plane: probe, trickle, burst, idle, delete. Figures go
+into plain dicts.
+"""
 
 from __future__ import annotations
 
@@ -41,21 +43,28 @@ class Plan:
 
 @dataclass
 class Run:
-    """A subject on its cluster, with what was seen and noted so far. Phases run in the order of `measure`."""
+    """A subject on its cluster, with what was seen and noted so far. Phases run in the order of
+    `measure`.
+    """
 
     cluster: Cluster
     timeline: Timeline
     subject: Subject
     plan: Plan
     figures: Figures = field(default_factory=dict)
-    # Phase -> from when to when in Unix seconds, and for how many sessions; the audit log is counted by it.
+    # Phase -> from when to when in Unix seconds, and for how many sessions; the audit log is
+    # counted by it.
     windows: dict[str, tuple[float, float, int]] = field(default_factory=dict)
 
     async def measure(self) -> Figures:
-        """All phases. Raises RuntimeError or TimeoutError; `figures` then holds what was measured before it."""
+        """All phases. Raises RuntimeError or TimeoutError; `figures` then holds what was measured
+        before it.
+        """
         self.figures["startup_s"] = await self._probe()
         await quiet(self.cluster)
-        self.figures["trickle"] = await self._trickle([f"t{i:05d}" for i in range(self.plan.trickle)])
+        self.figures["trickle"] = await self._trickle(
+            [f"t{i:05d}" for i in range(self.plan.trickle)]
+        )
         names = [f"s{i:05d}" for i in range(self.plan.sessions)]
         await quiet(self.cluster)
         self.figures["burst"] = await self.burst(names)
@@ -64,11 +73,15 @@ class Run:
         self.figures["peak_rss_mib"] = self.subject.memory("VmHWM")
         with self.cluster.audit_log.open() as log:
             requests = read_requests(log, OPERATOR_USER)
-        self.figures["api"] = {phase: count_requests(requests, *window) for phase, window in self.windows.items()}
+        self.figures["api"] = {
+            phase: count_requests(requests, *window) for phase, window in self.windows.items()
+        }
         return self.figures
 
     async def _probe(self) -> float:
-        """One session, so that caches are warm and connections open. Seconds from the operator's start."""
+        """One session, so that caches are warm and connections open. Seconds from the operator's
+        start.
+        """
         start = time.monotonic()
         await self.subject.create("probe")
         await self._running(["probe"], READY_SECONDS)
@@ -77,8 +90,15 @@ class Run:
         return round(took, 2)
 
     async def _trickle(self, names: Sequence[str]) -> Figures:
-        """One session at a time, at a steady pace: what a person waits when nothing else happens."""
-        before, cpu, since, start = self.cluster.processes.cpu(), self.subject.cpu(), time.time(), time.monotonic()
+        """One session at a time, at a steady pace: what a person waits when nothing else
+        happens.
+        """
+        before, cpu, since, start = (
+            self.cluster.processes.cpu(),
+            self.subject.cpu(),
+            time.time(),
+            time.monotonic(),
+        )
         async with asyncio.TaskGroup() as tasks:
             for number, name in enumerate(names):
                 await asyncio.sleep(max(0.0, start + number * TRICKLE_INTERVAL - time.monotonic()))
@@ -96,7 +116,12 @@ class Run:
 
     async def burst(self, names: Sequence[str]) -> Figures:
         """Everybody at once; CPU counts until the trailing work is done."""
-        before, cpu, since, start = self.cluster.processes.cpu(), self.subject.cpu(), time.time(), time.monotonic()
+        before, cpu, since, start = (
+            self.cluster.processes.cpu(),
+            self.subject.cpu(),
+            time.time(),
+            time.monotonic(),
+        )
         await pooled(names, self.plan.clients, self.subject.create)
         posted = time.monotonic()
         seen = self.timeline
@@ -107,10 +132,14 @@ class Run:
             "posted_s": round(posted - start, 3),
             "pods_created_s": round(max(seen.pod_added[name] for name in names) - start, 3),
             "pods_running_s": round(max(seen.pod_running[name] for name in names) - start, 3),
-            "sessions_running_s": round(max(seen.session_running[name] for name in names) - start, 3),
+            "sessions_running_s": round(
+                max(seen.session_running[name] for name in names) - start, 3
+            ),
             "operator_cpu_s": round(self.subject.cpu() - cpu, 2),
             "apiserver_cpu_s": round(after["apiserver"] - before["apiserver"], 2),
-            "cluster_cpu_s": round(sum(after[name] - before[name] for name in after.keys() - NOT_THE_CLUSTER), 2),
+            "cluster_cpu_s": round(
+                sum(after[name] - before[name] for name in after.keys() - NOT_THE_CLUSTER), 2
+            ),
             "foreign_percent": foreign_percent(before, after, time.monotonic() - start),
         }
         await asyncio.sleep(AUDIT_FLUSH_SECONDS)
@@ -123,14 +152,19 @@ class Run:
         await asyncio.sleep(self.plan.idle_seconds)
         used, seconds = self.subject.cpu() - cpu, time.monotonic() - start
         self.windows["idle"] = (since, time.time(), self.plan.sessions)
-        return {"cpu_percent_of_core": round(100 * used / seconds, 2), "rss_mib": self.subject.memory("VmRSS")}
+        return {
+            "cpu_percent_of_core": round(100 * used / seconds, 2),
+            "rss_mib": self.subject.memory("VmRSS"),
+        }
 
     async def _delete(self, names: Sequence[str]) -> Figures:
         """Everybody leaves at once."""
         cpu, since, start = self.subject.cpu(), time.time(), time.monotonic()
         await self._gone(names)
         figures = {
-            "sessions_gone_s": round(max(self.timeline.session_gone[name] for name in names) - start, 3),
+            "sessions_gone_s": round(
+                max(self.timeline.session_gone[name] for name in names) - start, 3
+            ),
             "pods_gone_s": round(max(self.timeline.pod_gone[name] for name in names) - start, 3),
             "operator_cpu_s": round(self.subject.cpu() - cpu, 2),
         }
@@ -144,10 +178,14 @@ class Run:
 
     async def _gone(self, names: Sequence[str]) -> None:
         await pooled(names, self.plan.clients, self.subject.delete)
-        await self._wait(self.timeline.session_gone, names, self.plan.deadline_seconds, "sessions gone")
+        await self._wait(
+            self.timeline.session_gone, names, self.plan.deadline_seconds, "sessions gone"
+        )
         await self._wait(self.timeline.pod_gone, names, self.plan.deadline_seconds, "pods gone")
 
-    async def _wait(self, sightings: dict[str, float], names: Sequence[str], seconds: float, what: str) -> None:
+    async def _wait(
+        self, sightings: dict[str, float], names: Sequence[str], seconds: float, what: str
+    ) -> None:
         expected = set(names)
 
         def reached() -> bool:
@@ -165,7 +203,9 @@ class Run:
         return figures
 
 
-async def pooled(names: Sequence[str], clients: int, work: Callable[[str], Awaitable[None]]) -> None:
+async def pooled(
+    names: Sequence[str], clients: int, work: Callable[[str], Awaitable[None]]
+) -> None:
     """Do the work for each name, at most `clients` at a time, in order."""
     left = deque(names)
 
@@ -187,10 +227,15 @@ def foreign_percent(before: dict[str, float], after: dict[str, float], seconds: 
 
 
 async def quiet(cluster: Cluster) -> None:
-    """Wait until others use less than QUIET_PERCENT of the machine, but no longer than QUIET_SECONDS."""
+    """Wait until others use less than QUIET_PERCENT of the machine, but no longer than
+    QUIET_SECONDS.
+    """
     end = time.monotonic() + QUIET_SECONDS
     while time.monotonic() < end:
         before, start = cluster.processes.cpu(), time.monotonic()
         await asyncio.sleep(2)
-        if foreign_percent(before, cluster.processes.cpu(), time.monotonic() - start) < QUIET_PERCENT:
+        if (
+            foreign_percent(before, cluster.processes.cpu(), time.monotonic() - start)
+            < QUIET_PERCENT
+        ):
             return

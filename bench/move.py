@@ -1,5 +1,6 @@
-"""`python -m bench.move`: how soon a desktop without a home runs elsewhere when its node is drained, on the demo's
-cluster of several nodes. It needs `vdi demo up --nodes 3` first, and removes what it made.
+"""`python -m bench.move`: how soon a desktop without a home runs elsewhere when its node is
+drained, on the demo's cluster of several nodes. It needs `vdi demo up --nodes 3` first, and removes
+what it made.
 """
 
 from __future__ import annotations
@@ -79,9 +80,16 @@ async def move(client: Client, kubectl: Kubectl, notice_s: float) -> Figures:
             kubectl("drain", node, "--ignore-daemonsets", "--delete-emptydir-data", "--timeout=5m")
         )
         try:
-            warned = await until(client, SESSIONS, NAME, lambda found: draining_since(found) is not None)
+            warned = await until(
+                client, SESSIONS, NAME, lambda found: draining_since(found) is not None
+            )
             over = (draining_since(warned) or begin) + notice_s
-            await until(client, SESSIONS, NAME, lambda found: is_running(found) and status(found, "nodeName") != node)
+            await until(
+                client,
+                SESSIONS,
+                NAME,
+                lambda found: is_running(found) and status(found, "nodeName") != node,
+            )
             moved = time.time()
             await draining
         finally:
@@ -108,8 +116,12 @@ def draining_since(session: Object) -> float | None:
 
 
 async def measure(client: Client, kubectl: Kubectl, model: str, moves: int) -> dict[str, Any]:
-    """So many moves, one after the other, of the desktop of a template like `model`, without a home."""
-    notice = (await kubectl("-n", RELEASE_NAMESPACE, "get", "deploy", "vdi-operator", "-o", _NOTICE)).strip()
+    """So many moves, one after the other, of the desktop of a template like `model`, without a
+    home.
+    """
+    notice = (
+        await kubectl("-n", RELEASE_NAMESPACE, "get", "deploy", "vdi-operator", "-o", _NOTICE)
+    ).strip()
     notice_s = parse_duration(notice).total_seconds()
     like = await client.get(TEMPLATES, model, into=Object)
     template = {
@@ -129,50 +141,72 @@ async def measure(client: Client, kubectl: Kubectl, model: str, moves: int) -> d
 def table(found: dict[str, Any]) -> str:
     """p50 and the slowest of both times."""
     rows = [["until the desktop runs on another node", "p50, s", "slowest, s"]]
-    for title, key in (("drain begins ->", "drain_to_running_s"), ("notice is over ->", "notice_over_to_running_s")):
+    for title, key in (
+        ("drain begins ->", "drain_to_running_s"),
+        ("notice is over ->", "notice_over_to_running_s"),
+    ):
         seconds = [figures[key] for figures in found["moves"]]
-        rows.append([title, *(f"{percentile(seconds, percent) or 0.0:.1f}" for percent in (50.0, 100.0))])
+        rows.append(
+            [title, *(f"{percentile(seconds, percent) or 0.0:.1f}" for percent in (50.0, 100.0))]
+        )
     return render(rows)
 
 
 def where(name: str) -> tuple[Path, Path]:
-    """Kubeconfig and kubectl of an embedded cluster of several nodes that runs. Raises CouldNotLookError."""
+    """Kubeconfig and kubectl of an embedded cluster of several nodes that runs. Raises
+    CouldNotLookError.
+    """
     found = cluster.status(name)
     if found.state not in ("running", "degraded") or len(found.nodes) < 2:
         raise CouldNotLookError(
-            f"cluster {name!r} is {found.state} with {len(found.nodes)} nodes, of which 2 are needed: make one with "
-            "`sudo vdi demo up --nodes 3`"
+            f"cluster {name!r} is {found.state} with {len(found.nodes)} nodes, of which 2 are"
+            " needed: make one with `sudo vdi demo up --nodes 3`"
         )
     kubeconfig = Path(found.kubeconfig)
     return kubeconfig, kubeconfig.parent / "tools" / "kubectl"
 
 
 def main(arguments: Sequence[str]) -> int:
-    """0: measured; 1: an error, or over the aim; 2: wrong command line; 3: there is no cluster; 130: interrupted."""
+    """0: measured; 1: an error, or over the aim; 2: wrong command line; 3: there is no cluster;
+    130: interrupted.
+    """
     parser = argparse.ArgumentParser(
         prog="python -m bench.move",
         description=__doc__,
         epilog="example: sudo vdi demo up --nodes 3 && sudo python -m bench.move",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("-n", "--moves", type=positive, default=3, help="moves, one after the other (3)")
+    parser.add_argument(
+        "-n", "--moves", type=positive, default=3, help="moves, one after the other (3)"
+    )
     parser.add_argument("--cluster", default="demo", help="name of the embedded cluster (demo)")
-    parser.add_argument("--template", default="small", help="template of the desktops (small, which the chart brings)")
+    parser.add_argument(
+        "--template",
+        default="small",
+        help="template of the desktops (small, which the chart brings)",
+    )
     add_json_option(parser)
     options = parser.parse_args(arguments)
 
     async def ask(kubeconfig: Path, kubectl: Path) -> dict[str, Any]:
         async with Client(load_config(kubeconfig), field_manager="vdi-bench") as client:
-            return await measure(client, Kubectl(kubectl, kubeconfig), options.template, options.moves)
+            return await measure(
+                client, Kubectl(kubectl, kubeconfig), options.template, options.moves
+            )
 
     def run() -> int:
         figures = asyncio.run(ask(*where(options.cluster)))
         slowest = max(each["notice_over_to_running_s"] for each in figures["moves"])
         write_rows(options.json, figures)
-        print(f"{options.moves} moves, drainNotice {figures['notice_s']:g} s, {os.cpu_count()} CPUs\n")
+        print(
+            f"{options.moves} moves, drainNotice {figures['notice_s']:g} s, {os.cpu_count()} CPUs\n"
+        )
         print(
             table(figures),
-            goal(slowest < GOAL_S, f"runs elsewhere {slowest:.1f} s after the notice, under {GOAL_S:g} s wanted"),
+            goal(
+                slowest < GOAL_S,
+                f"runs elsewhere {slowest:.1f} s after the notice, under {GOAL_S:g} s wanted",
+            ),
             sep="\n",
         )
         return 0 if slowest < GOAL_S else FINDINGS

@@ -1,7 +1,9 @@
-"""`python -m bench.node_request`: how long after a session begins to wait a node is requested for it.
+"""`python -m bench.node_request`: how long after a session begins to wait a node is requested for
+it.
 
-A control plane of its own, as `python -m bench` makes it, with a real scheduler and no autoscaler. No node has the
-label that the sessions' template asks for. Each session is applied at another moment of the operator's pace.
+A control plane of its own, as `python -m bench` makes it, with a real scheduler and no autoscaler.
+No node has the label that the sessions' template asks for. Each session is applied at another
+moment of the operator's pace.
 """
 
 from __future__ import annotations
@@ -47,7 +49,10 @@ examples:
 def template() -> objects.Object:
     """A template for which no node is there, whose desktops have no home."""
     made = objects.template()
-    spec = {"persistence": {"enabled": False}, "placement": {"nodeSelector": {"bench/node": "to-come"}}}
+    spec = {
+        "persistence": {"enabled": False},
+        "placement": {"nodeSelector": {"bench/node": "to-come"}},
+    }
     return {**made, "metadata": {"name": "waiting"}, "spec": {**made["spec"], **spec}}
 
 
@@ -96,7 +101,9 @@ async def measure(cluster: Cluster, count: int) -> dict[str, Any]:
         before, start = cluster.processes.cpu(), time.monotonic()
         for number in range(count):
             await asyncio.sleep(number * _STEP % _PACE_SECONDS)
-            waits.append(await _request(cluster, operator, sightings, f"waits-{number:04d}", number + 2))
+            waits.append(
+                await _request(cluster, operator, sightings, f"waits-{number:04d}", number + 2)
+            )
         foreign = foreign_percent(before, cluster.processes.cpu(), time.monotonic() - start)
     finally:
         watching.cancel()
@@ -104,7 +111,9 @@ async def measure(cluster: Cluster, count: int) -> dict[str, Any]:
     return {"sessions": count, "waiting_to_request": latency(waits), "foreign_cpu_percent": foreign}
 
 
-async def _request(cluster: Cluster, operator: Operator, sightings: Sightings, name: str, number: int) -> float:
+async def _request(
+    cluster: Cluster, operator: Operator, sightings: Sightings, name: str, number: int
+) -> float:
     """Seconds from the answer to the session's create until its request is seen."""
     made = objects.session(name)
     await cluster.post(objects.SESSIONS, {**made, "spec": {**made["spec"], "template": "waiting"}})
@@ -147,7 +156,9 @@ def table(figures: Mapping[str, Any]) -> str:
 
 
 def main(arguments: Sequence[str]) -> int:
-    """0: measured; 1: an error, or over the aim; 2: wrong command line; 3: a program is missing; 130: interrupted."""
+    """0: measured; 1: an error, or over the aim; 2: wrong command line; 3: a program is missing;
+    130: interrupted.
+    """
     parser = argparse.ArgumentParser(
         prog="python -m bench.node_request",
         description=__doc__,
@@ -158,7 +169,9 @@ def main(arguments: Sequence[str]) -> int:
     add_json_option(parser)
     options = parser.parse_args(arguments)
     end_cleanly_on_signals()
-    figures = run_measurement(f"requests for {options.sessions} nodes", partial(run, count=options.sessions))
+    figures = run_measurement(
+        f"requests for {options.sessions} nodes", partial(run, count=options.sessions)
+    )
     print(table(figures))
     write_rows(options.json, figures)
     if figures["waiting_to_request"]["max_ms"] > AIM_SECONDS * 1000:

@@ -53,7 +53,11 @@ def fake_node(number: int) -> Object:
         "metadata": {
             "name": name,
             "annotations": {"kwok.x-k8s.io/node": "fake"},
-            "labels": {"kubernetes.io/hostname": name, "kubernetes.io/os": "linux", "kubernetes.io/arch": "amd64"},
+            "labels": {
+                "kubernetes.io/hostname": name,
+                "kubernetes.io/os": "linux",
+                "kubernetes.io/arch": "amd64",
+            },
         },
         "status": {
             "capacity": room,
@@ -69,7 +73,9 @@ def fake_node(number: int) -> Object:
 
 
 def storage_class() -> Object:
-    """The class that homes name. Nothing provisions volumes here; the scheduler does not wait for them."""
+    """The class that homes name. Nothing provisions volumes here; the scheduler does not wait for
+    them.
+    """
     return {
         "metadata": {"name": "local-path"},
         "provisioner": "rancher.io/local-path",
@@ -82,12 +88,18 @@ def operators_may_do_all(group: str) -> Object:
     return {
         "metadata": {"name": "bench-operators"},
         "subjects": [{"kind": "Group", "name": group, "apiGroup": "rbac.authorization.k8s.io"}],
-        "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": "cluster-admin"},
+        "roleRef": {
+            "apiGroup": "rbac.authorization.k8s.io",
+            "kind": "ClusterRole",
+            "name": "cluster-admin",
+        },
     }
 
 
 def ingress_route_crd() -> Object:
-    """A stand-in for Traefik's own CRD, without its schema: nothing reads the routes here, they are only written."""
+    """A stand-in for Traefik's own CRD, without its schema: nothing reads the routes here, they are
+    only written.
+    """
     return {
         "apiVersion": "apiextensions.k8s.io/v1",
         "kind": "CustomResourceDefinition",
@@ -95,7 +107,11 @@ def ingress_route_crd() -> Object:
         "spec": {
             "group": "traefik.io",
             "scope": "Namespaced",
-            "names": {"kind": "IngressRoute", "plural": "ingressroutes", "singular": "ingressroute"},
+            "names": {
+                "kind": "IngressRoute",
+                "plural": "ingressroutes",
+                "singular": "ingressroute",
+            },
             "versions": [
                 {
                     "name": "v1alpha1",
@@ -104,7 +120,12 @@ def ingress_route_crd() -> Object:
                     "schema": {
                         "openAPIV3Schema": {
                             "type": "object",
-                            "properties": {"spec": {"type": "object", "x-kubernetes-preserve-unknown-fields": True}},
+                            "properties": {
+                                "spec": {
+                                    "type": "object",
+                                    "x-kubernetes-preserve-unknown-fields": True,
+                                }
+                            },
                         }
                     },
                 }

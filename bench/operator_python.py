@@ -1,4 +1,6 @@
-"""The Python that runs the operator, and where it is taken from: this folder, or the image that is shipped."""
+"""The Python that runs the operator, and where it is taken from: this folder, or the image that is
+shipped.
+"""
 
 from __future__ import annotations
 
@@ -37,8 +39,8 @@ class Program(NamedTuple):
 def from_here() -> Program:
     """The operator of this folder.
 
-    Debian's Python runs it where it has the version of the bench's own: one that a version manager has compiled
-    without `--enable-optimizations` is slower, and no image has it.
+    Debian's Python runs it where it has the version of the bench's own: one that a version manager
+    has compiled without `--enable-optimizations` is slower, and no image has it.
     """
     program, version = _interpreter()
     own = (Path(entry or ".").resolve() for entry in sys.path)
@@ -49,7 +51,8 @@ def from_here() -> Program:
 
 @contextmanager
 def operator_program(*, from_image: bool) -> Iterator[Program]:
-    """The operator of this folder, or out of its image, which is built where it is missing (that needs root).
+    """The operator of this folder, or out of its image, which is built where it is missing (that
+    needs root).
 
     Ends the program with 3, in words, when the image cannot be had.
     """
@@ -67,7 +70,9 @@ def operator_program(*, from_image: bool) -> Iterator[Program]:
 
 
 def unpacked(archive: Path, root: Path) -> Program:
-    """The operator of an image, unpacked into `root` and started by the image's own loader: no container, no root."""
+    """The operator of an image, unpacked into `root` and started by the image's own loader: no
+    container, no root.
+    """
     extract(archive, root, NEEDED)
     [loader] = root.glob("usr/lib/*/ld-linux-*.so.*")
     [python] = root.glob("usr/bin/python3.*[0-9]")
@@ -80,7 +85,8 @@ def unpacked(archive: Path, root: Path) -> Program:
     }
     start = [str(loader), "--library-path", str(loader.parent), str(python)]
     version = _version(start, environment)
-    # what `vdi operator run` becomes: that command would start the interpreter again, without the image's loader
+    # what `vdi operator run` becomes: that command would start the interpreter again, without the
+    # image's loader
     return Program([*start, "-m", "vdi.operator"], environment, f"{version} (of the image)")
 
 
@@ -91,7 +97,9 @@ def _allocator() -> dict[str, str]:
 
 @cache
 def _interpreter() -> tuple[Path, str]:
-    """The interpreter and its version. The bench's own where Debian's is another version, or not there."""
+    """The interpreter and its version. The bench's own where Debian's is another version, or not
+    there.
+    """
     own = sys.version_info
     try:
         version = _version([str(DEBIAN)], {})
@@ -104,5 +112,7 @@ def _interpreter() -> tuple[Path, str]:
 
 def _version(start: list[str], environment: dict[str, str]) -> str:
     question = "import platform; print(platform.python_version())"
-    asked = subprocess.run([*start, "-c", question], env={**os.environ, **environment}, capture_output=True, check=True)
+    asked = subprocess.run(
+        [*start, "-c", question], env={**os.environ, **environment}, capture_output=True, check=True
+    )
     return asked.stdout.decode().strip()

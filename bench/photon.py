@@ -1,8 +1,9 @@
 """Input to photon: from a key in the browser to the first video frame that shows what it did.
 
-The clock is the page's own. It starts with the key's event, which a listener sees before Selkies' page does, and stops
-in the video's frame callback, when the browser has a frame whose pixels differ where the letter stands. So browser,
-network, X, the terminal, capture, encoder and decoder are in it; keyboard and monitor, which are missing here, are not.
+The clock is the page's own. It starts with the key's event, which a listener sees before Selkies'
+page does, and stops in the video's frame callback, when the browser has a frame whose pixels differ
+where the letter stands. So browser, network, X, the terminal, capture, encoder and decoder are in
+it; keyboard and monitor, which are missing here, are not.
 """
 
 from __future__ import annotations
@@ -19,7 +20,8 @@ from vdi.demo.browser import DesktopBrowser, NoPictureError
 # Keys at the start of a block that do not count: the page has just been opened.
 WARM_UP = 5
 LIMIT_MS = 2000
-# Between two keys: not a whole number of frames, so that no key meets the encoder always at the same moment.
+# Between two keys: not a whole number of frames, so that no key meets the encoder always at the
+# same moment.
 REST_MS = (150, 250)
 # Of 255 steps: an encoder's. The same in the page.
 NOISE = 24
@@ -91,12 +93,19 @@ class Patch:
 
     def is_near(self, other: Patch | None) -> bool:
         """Whether the other is the same letter's, but for what an encoder smears."""
-        return other is not None and max(abs(self.left - other.left), abs(self.top - other.top)) <= SMEAR
+        return (
+            other is not None
+            and max(abs(self.left - other.left), abs(self.top - other.top)) <= SMEAR
+        )
 
 
 def find_patch(before: Image.Image, after: Image.Image) -> Patch | None:
     """Where the two pictures differ, if it is no more than one letter of a terminal."""
-    difference = ImageChops.difference(before, after).convert("L").point(lambda value: 255 if value > NOISE else 0)
+    difference = (
+        ImageChops.difference(before, after)
+        .convert("L")
+        .point(lambda value: 255 if value > NOISE else 0)
+    )
     box, changed = difference.getbbox(), difference.histogram()[255]
     least, widest, highest = LETTER
     if box is None or changed < least or box[2] - box[0] > widest or box[3] - box[1] > highest:
@@ -113,7 +122,8 @@ class Window(DesktopBrowser):
         return self
 
     def find_letter(self, *, timeout_s: float = 30.0) -> Patch:
-        """Type a letter and take it back, until it is seen where it stands. Opens the terminal when nothing comes.
+        """Type a letter and take it back, until it is seen where it stands. Opens the terminal when
+        nothing comes.
 
         Raises NoPictureError.
         """
@@ -126,23 +136,29 @@ class Window(DesktopBrowser):
             self.page.keyboard.press("Backspace")
             self.page.wait_for_timeout(400)
             patch = find_patch(before, after)
-            # What comes and goes with the key is the letter: the panel's clock has digits of that size too.
+            # What comes and goes with the key is the letter: the panel's clock has digits of that
+            # size too.
             if patch and patch.is_near(find_patch(after, self.picture())):
                 return patch
             if before.tobytes() == after.tobytes():
                 self.open_terminal()
                 self.page.wait_for_timeout(2000)
-        raise NoPictureError(f"no letter was seen within {timeout_s:g} s of typing into the desktop's terminal")
+        raise NoPictureError(
+            f"no letter was seen within {timeout_s:g} s of typing into the desktop's terminal"
+        )
 
     def photons(self, count: int) -> list[float | None]:
-        """So many keys, a letter and Backspace in turns: milliseconds each, None where nothing came in LIMIT_MS.
+        """So many keys, a letter and Backspace in turns: milliseconds each, None where nothing came
+        in LIMIT_MS.
 
         Raises NoPictureError when there is no terminal, or the page gets no keys.
         """
         patch = self.find_letter()
         taken: list[float | None] = []
         for number in range(WARM_UP + count):
-            self.page.evaluate(_ARM, [patch.left, patch.top, patch.width, patch.height, patch.least, NOISE])
+            self.page.evaluate(
+                _ARM, [patch.left, patch.top, patch.width, patch.height, patch.least, NOISE]
+            )
             self.page.keyboard.press("Backspace" if number % 2 else "x")
             milliseconds: Any = self.page.evaluate(_PHOTON, LIMIT_MS)
             if milliseconds == -1:

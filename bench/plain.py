@@ -1,5 +1,5 @@
-"""A desktop without our way in: the same image with the same limits, reached at a port of the node. No gateway, no
-Traefik, no TLS, no token: what Selkies by itself would be.
+"""A desktop without our way in: the same image with the same limits, reached at a port of the node.
+No gateway, no Traefik, no TLS, no token: what Selkies by itself would be.
 """
 
 from __future__ import annotations
@@ -21,14 +21,22 @@ PASSWORD = "SELKIES_BASIC_AUTH_PASSWORD"
 
 
 def plain_pod(pod: Object, name: str) -> Object:
-    """The pod of a session under another name, with no gateway in front of it, and a home that goes with it.
+    """The pod of a session under another name, with no gateway in front of it, and a home that goes
+    with it.
 
-    The image does not start without a password; that it asks for none is another setting, which the pod has already.
+    The image does not start without a password; that it asks for none is another setting, which the
+    pod has already.
     """
     added = ("nodeName", "serviceAccount", "serviceAccountName")
-    spec: Object = json.loads(json.dumps({key: value for key, value in pod["spec"].items() if key not in added}))
+    spec: Object = json.loads(
+        json.dumps({key: value for key, value in pod["spec"].items() if key not in added})
+    )
     [desktop] = spec["containers"]
-    kept = [variable for variable in desktop["env"] if variable["name"] not in (MASTER_TOKEN_DIGEST, PASSWORD)]
+    kept = [
+        variable
+        for variable in desktop["env"]
+        if variable["name"] not in (MASTER_TOKEN_DIGEST, PASSWORD)
+    ]
     desktop["env"] = [*kept, {"name": PASSWORD, "value": secrets.token_urlsafe(12)}]
     for volume in spec["volumes"]:
         if volume.pop("persistentVolumeClaim", None):
@@ -44,7 +52,11 @@ def node_port(name: str, pod: Object) -> Object:
         "apiVersion": "v1",
         "kind": "Service",
         "metadata": {"name": name, "namespace": NAMESPACE, "labels": {LABEL: name}},
-        "spec": {"type": "NodePort", "selector": {LABEL: name}, "ports": [{"port": stream["containerPort"]}]},
+        "spec": {
+            "type": "NodePort",
+            "selector": {LABEL: name},
+            "ports": [{"port": stream["containerPort"]}],
+        },
     }
 
 
@@ -62,10 +74,14 @@ class Plain:
 
 
 async def start(client: Client, model: Object, name: str) -> Plain:
-    """Start one like the session's pod `model`, and wait until it is ready. Raises TimeoutError, KubeError."""
+    """Start one like the session's pod `model`, and wait until it is ready. Raises TimeoutError,
+    KubeError.
+    """
     pod = plain_pod(model, name)
     await client.create(PODS, pod, namespace=NAMESPACE, into=Object)
-    service: Any = await client.create(SERVICES, node_port(name, pod), namespace=NAMESPACE, into=Object)
+    service: Any = await client.create(
+        SERVICES, node_port(name, pod), namespace=NAMESPACE, into=Object
+    )
     await until(client, PODS, name, is_ready)
     return Plain(name, service["spec"]["ports"][0]["nodePort"])
 

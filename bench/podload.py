@@ -12,7 +12,9 @@ MIB = 1 << 20
 
 
 class Load(NamedTuple):
-    """What a pod has used and uses. The working set is what the kubelet evicts by: not the files it could forget."""
+    """What a pod has used and uses. The working set is what the kubelet evicts by: not the files it
+    could forget.
+    """
 
     cpu_seconds: float
     working_set_mib: float
@@ -28,7 +30,9 @@ def find(mounts: Iterable[CgroupMount], cluster: str, uid: str, file: str) -> Pa
 
 
 def read(mounts: Iterable[CgroupMount], cluster: str, uid: str) -> Load:
-    """Now. Version 1 of cgroups where the controllers are its own, else 2. Raises RuntimeError without one."""
+    """Now. Version 1 of cgroups where the controllers are its own, else 2. Raises RuntimeError
+    without one.
+    """
     ordered = sorted(mounts, key=lambda mount: mount.v2)
 
     def words(file: str) -> list[str]:

@@ -1,7 +1,9 @@
-"""`python -m bench.pool_claim`: how long a session waits for a desktop that a pool keeps ready, on fake nodes.
+"""`python -m bench.pool_claim`: how long a session waits for a desktop that a pool keeps ready, on
+fake nodes.
 
-A control plane of its own, as `python -m bench` makes it; kwok plays the kubelets. Four rounds on one operator:
-sessions one by one while the pool refills, and many at once; and the same where there is no pool.
+A control plane of its own, as `python -m bench` makes it; kwok plays the kubelets. Four rounds on
+one operator: sessions one by one while the pool refills, and many at once; and the same where there
+is no pool.
 """
 
 from __future__ import annotations
@@ -44,7 +46,11 @@ examples:
 def template(name: str) -> objects.Object:
     """A template whose desktops have no home."""
     made = objects.template()
-    return {**made, "metadata": {"name": name}, "spec": {**made["spec"], "persistence": {"enabled": False}}}
+    return {
+        **made,
+        "metadata": {"name": name},
+        "spec": {**made["spec"], "persistence": {"enabled": False}},
+    }
 
 
 def session(name: str, of: str) -> objects.Object:
@@ -66,9 +72,14 @@ class Bench:
             await self._cluster.post(objects.TEMPLATES, template(name))
         pool = {"apiVersion": objects.API_VERSION, "kind": "VDIPool", "metadata": {"name": POOL}}
         start = time.monotonic()
-        await self._cluster.post(POOLS, {**pool, "spec": {"template": POOL, "replicas": self._size}})
+        await self._cluster.post(
+            POOLS, {**pool, "spec": {"template": POOL, "replicas": self._size}}
+        )
         await self._filled()
-        figures: dict[str, Any] = {"pool": self._size, "filled_s": round(time.monotonic() - start, 2)}
+        figures: dict[str, Any] = {
+            "pool": self._size,
+            "filled_s": round(time.monotonic() - start, 2),
+        }
         figures["one_by_one"] = await self._round("t", 2 * self._size, POOL, at_once=False)
         await self._filled()
         figures["at_once"] = await self._round("b", self._size, POOL, at_once=True)
@@ -88,7 +99,9 @@ class Bench:
             for name in names:
                 await self._create(name, of)
                 await asyncio.sleep(TRICKLE_INTERVAL)
-        await self._timeline.all_in(self._timeline.session_running, names, DEADLINE, "sessions Running")
+        await self._timeline.all_in(
+            self._timeline.session_running, names, DEADLINE, "sessions Running"
+        )
         seen, posted = self._timeline.session_running, self._operator.posted
         after, seconds = self._cluster.processes.cpu(), time.monotonic() - start
         waits = latency([seen[name] - posted[name] for name in names])
@@ -113,8 +126,14 @@ class Bench:
     async def _from_pool(self, names: set[str]) -> int:
         """How many of these sessions have a desktop that the pool had started."""
         pods = (await self._get(objects.PODS))["items"]
-        taken = (pod["metadata"] for pod in pods if "vdi.kasm.io/pool" in pod["metadata"].get("annotations", {}))
-        return sum(1 for meta in taken if {owner["name"] for owner in meta["ownerReferences"]} & names)
+        taken = (
+            pod["metadata"]
+            for pod in pods
+            if "vdi.kasm.io/pool" in pod["metadata"].get("annotations", {})
+        )
+        return sum(
+            1 for meta in taken if {owner["name"] for owner in meta["ownerReferences"]} & names
+        )
 
     async def _filled(self) -> None:
         """Wait until the pool has what it wants."""
@@ -132,7 +151,9 @@ class Bench:
 
 
 async def run(binaries: Mapping[str, Path], size: int) -> dict[str, Any]:
-    """Everything, from the control plane's start to its end. Raises RuntimeError or TimeoutError, saying where."""
+    """Everything, from the control plane's start to its end. Raises RuntimeError or TimeoutError,
+    saying where.
+    """
     cluster = Cluster(binaries, build_crds(), 6 * size)
     own = {
         "VDI_NAMESPACE": objects.NAMESPACE,
@@ -151,39 +172,72 @@ async def run(binaries: Mapping[str, Path], size: int) -> dict[str, Any]:
 def table(figures: Mapping[str, Any]) -> str:
     """The figures for people."""
     lines = [
-        f"a pool of {figures['pool']} desktops, full after {figures['filled_s']} s; session created -> Running:",
+        (
+            f"a pool of {figures['pool']} desktops, full after {figures['filled_s']} s; session"
+            " created -> Running:"
+        ),
         "",
-        "| round | sessions | from the pool | p50, ms | p99, ms | max, ms | API writes | reads | CPU of others |",
+        (
+            "| round | sessions | from the pool | p50, ms | p99, ms | max, ms | API writes | reads"
+            " | CPU of others |"
+        ),
         "|---|---|---|---|---|---|---|---|---|",
     ]
     for name in ("one_by_one", "one_by_one_without_pool", "at_once", "at_once_without_pool"):
         one = figures[name]
         waits, api = one["created_to_running"], one["api"]
-        cells = [one["sessions"], one["from_pool"], waits["p50_ms"], waits["p99_ms"], waits["max_ms"]]
-        cells += [api["writes_per_session"], api["reads_per_session"], f"{one['foreign_cpu_percent']} %"]
+        cells = [
+            one["sessions"],
+            one["from_pool"],
+            waits["p50_ms"],
+            waits["p99_ms"],
+            waits["max_ms"],
+        ]
+        cells += [
+            api["writes_per_session"],
+            api["reads_per_session"],
+            f"{one['foreign_cpu_percent']} %",
+        ]
         lines.append(f"| {name.replace('_', ' ')} | {' | '.join(str(cell) for cell in cells)} |")
     return "\n".join(lines)
 
 
 def main(arguments: Sequence[str]) -> int:
-    """0: measured; 1: the run had an error; 2: wrong command line; 3: a program is missing; 130: interrupted."""
+    """0: measured; 1: the run had an error; 2: wrong command line; 3: a program is missing; 130:
+    interrupted.
+    """
     parser = argparse.ArgumentParser(
         prog="python -m bench.pool_claim",
         description=__doc__,
         epilog=EXAMPLE,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("-n", "--desktops", type=positive, default=100, help="desktops that the pool keeps ready (100)")
+    parser.add_argument(
+        "-n",
+        "--desktops",
+        type=positive,
+        default=100,
+        help="desktops that the pool keeps ready (100)",
+    )
     add_json_option(parser)
     options = parser.parse_args(arguments)
     end_cleanly_on_signals()
-    figures = run_measurement(f"claims from a pool of {options.desktops}", partial(run, size=options.desktops))
+    figures = run_measurement(
+        f"claims from a pool of {options.desktops}", partial(run, size=options.desktops)
+    )
     print(table(figures))
     write_rows(options.json, figures)
-    short = [name for name in ("one_by_one", "at_once") if figures[name]["from_pool"] < figures[name]["sessions"]]
+    short = [
+        name
+        for name in ("one_by_one", "at_once")
+        if figures[name]["from_pool"] < figures[name]["sessions"]
+    ]
     for name in short:
         one = figures[name]
-        print(f"{name.replace('_', ' ')}: {one['sessions'] - one['from_pool']} sessions found the pool empty")
+        print(
+            f"{name.replace('_', ' ')}: {one['sessions'] - one['from_pool']} sessions found the"
+            " pool empty"
+        )
     return FINDINGS if "one_by_one" in short else 0
 
 

@@ -1,4 +1,6 @@
-"""A third way to a desktop: a session that takes one over which a VDIPool has started before anybody asked."""
+"""A third way to a desktop: a session that takes one over which a VDIPool has started before
+anybody asked.
+"""
 
 from __future__ import annotations
 
@@ -23,18 +25,24 @@ class FromPool(ThroughOperator):
         super().__init__(client, NAME, login)
 
     async def filled(self) -> None:
-        """Wait until a started desktop can be taken, and no other is on its way. Raises TimeoutError."""
+        """Wait until a started desktop can be taken, and no other is on its way. Raises
+        TimeoutError.
+        """
         await until(self._client, POOLS, NAME, _is_filled, namespace=None)
 
 
 @asynccontextmanager
 async def a_pool(client: Client, template: str, login: Login) -> AsyncIterator[FromPool]:
-    """A pool of one, of that template's desktops without a home, which no pool can have. Raises KubeError."""
+    """A pool of one, of that template's desktops without a home, which no pool can have. Raises
+    KubeError.
+    """
     like = await client.get(TEMPLATES, template, into=Object)
     spec = {**like["spec"], "persistence": {"enabled": False}}
     try:
         await client.create(TEMPLATES, _named(TEMPLATES.kind, spec), into=Object)
-        await client.create(POOLS, _named(POOLS.kind, {"template": NAME, "replicas": 1}), into=Object)
+        await client.create(
+            POOLS, _named(POOLS.kind, {"template": NAME, "replicas": 1}), into=Object
+        )
         yield FromPool(client, login)
     finally:
         await remove(client, POOLS, NAME, namespace=None)
@@ -47,4 +55,9 @@ def _is_filled(pool: Object) -> bool:
 
 
 def _named(kind: str, spec: Object) -> Object:
-    return {"apiVersion": TEMPLATES.api_version, "kind": kind, "metadata": {"name": NAME}, "spec": spec}
+    return {
+        "apiVersion": TEMPLATES.api_version,
+        "kind": kind,
+        "metadata": {"name": NAME},
+        "spec": spec,
+    }

@@ -1,7 +1,9 @@
-"""`python -m bench.portal`: how quick the portal's pages are with 1,000 sessions; how soon 500 browsers see a change.
+"""`python -m bench.portal`: how quick the portal's pages are with 1,000 sessions; how soon 500
+browsers see a change.
 
-One gateway process (`bench.portal_server`) with the real app, login and SQLite; this process plays the browsers, over
-loopback and without TLS, which is Traefik's work. Figures are of one gateway on one core.
+One gateway process (`bench.portal_server`) with the real app, login and SQLite; this process plays
+the browsers, over loopback and without TLS, which is Traefik's work. Figures are of one gateway on
+one core.
 """
 
 from __future__ import annotations
@@ -52,7 +54,9 @@ examples:
 class Gateway:
     """The process that is measured."""
 
-    def __init__(self, process: asyncio.subprocess.Process, port: int, cookies: dict[str, str]) -> None:
+    def __init__(
+        self, process: asyncio.subprocess.Process, port: int, cookies: dict[str, str]
+    ) -> None:
         self.process = process
         self.port = port
         self.cookies = cookies
@@ -90,14 +94,18 @@ class Browser:
         self._gateway = gateway
 
     async def __aenter__(self) -> Browser:
-        self._reader, self._writer = await asyncio.open_connection("127.0.0.1", self._gateway.port, limit=2**20)
+        self._reader, self._writer = await asyncio.open_connection(
+            "127.0.0.1", self._gateway.port, limit=2**20
+        )
         return self
 
     async def __aexit__(self, *_: object) -> None:
         self._writer.close()
 
     async def get(self, path: str, who: str) -> tuple[float, int]:
-        """Seconds until the whole page is here, and its length. Raises RuntimeError for anything but a page."""
+        """Seconds until the whole page is here, and its length. Raises RuntimeError for anything
+        but a page.
+        """
         start = time.monotonic()
         self._writer.write(self._gateway.request(path, who))
         head = (await self._reader.readuntil(b"\r\n\r\n")).decode().lower()
@@ -109,7 +117,9 @@ class Browser:
 
     async def listen(self, who: str) -> None:
         """Open the stream of `My desktops`, and read until its first list is here."""
-        self._writer.write(self._gateway.request("/events?view=desktops&seen=nothing", who, "text/event-stream"))
+        self._writer.write(
+            self._gateway.request("/events?view=desktops&seen=nothing", who, "text/event-stream")
+        )
         head = await self._reader.readuntil(b"\r\n\r\n")
         if b" 200 " not in head.split(b"\r\n")[0]:
             raise RuntimeError(f"/events answered {head.splitlines()[0]!r}")
@@ -134,7 +144,10 @@ async def measure_pages(gateway: Gateway, times: int) -> Figures:
             alone = [(await browser.get(path, who))[0] for _ in range(times)]
         start = time.monotonic()
         async with asyncio.TaskGroup() as group:
-            asking = [group.create_task(_ask(gateway, path, who, times // CLIENTS)) for _ in range(CLIENTS)]
+            asking = [
+                group.create_task(_ask(gateway, path, who, times // CLIENTS))
+                for _ in range(CLIENTS)
+            ]
         seconds = time.monotonic() - start
         crowd = [each for task in asking for each in task.result()]
         figures[name] = {
@@ -151,12 +164,18 @@ async def _ask(gateway: Gateway, path: str, who: str, times: int) -> list[float]
 
 
 async def measure_streams(gateway: Gateway, number: int) -> Figures:
-    """Memory of so many streams, what they cost when nothing happens, and how soon the last one sees a change."""
+    """Memory of so many streams, what they cost when nothing happens, and how soon the last one
+    sees a change.
+    """
     before = gateway.memory
     browsers = [Browser(gateway) for _ in range(number)]
     try:
         start = time.monotonic()
-        await pooled([str(index) for index in range(number)], 50, lambda each: _join(browsers[int(each)], int(each)))
+        await pooled(
+            [str(index) for index in range(number)],
+            50,
+            lambda each: _join(browsers[int(each)], int(each)),
+        )
         joined = time.monotonic() - start
         after = gateway.memory
         start, cpu = time.monotonic(), cpu_seconds(gateway.process.pid)
@@ -186,7 +205,9 @@ async def _join(browser: Browser, number: int) -> None:
 
 
 async def _rounds(gateway: Gateway, browsers: Sequence[Browser], which: str) -> Figures:
-    """A change that all of them show, several times: from the change to each browser, and to the last one."""
+    """A change that all of them show, several times: from the change to each browser, and to the
+    last one.
+    """
     delays: list[float] = []
     last: list[float] = []
     for number in range(ROUNDS):
@@ -212,7 +233,9 @@ async def run(times: int, browsers: int) -> Figures:
             figures["streams"] = await measure_streams(gateway, browsers)
             foreign = machine_cpu_seconds() - busy - (_own(process) - own)
             seconds = time.monotonic() - start
-            figures["foreign_cpu_percent"] = round(max(0.0, 100 * foreign / seconds / MACHINE_CPUS), 1)
+            figures["foreign_cpu_percent"] = round(
+                max(0.0, 100 * foreign / seconds / MACHINE_CPUS), 1
+            )
             return figures
         finally:
             assert process.stdin
@@ -231,7 +254,8 @@ def _own(process: asyncio.subprocess.Process) -> float:
 def table(figures: Figures) -> str:
     """For people."""
     lines = [
-        f"| page, {figures['sessions']} sessions | KiB | p50 ms | p99 ms | p99 ms, {CLIENTS} at once | per second |"
+        f"| page, {figures['sessions']} sessions | KiB | p50 ms | p99 ms | p99 ms, {CLIENTS} at"
+        " once | per second |"
     ]
     lines.append("|---|---|---|---|---|---|")
     for name, one in figures["pages"].items():
@@ -248,12 +272,21 @@ def table(figures: Figures) -> str:
     one, every = live["one_desktop_changes"]["each"], live["all_desktops_change_at_once"]
     lines += [
         "",
-        f"{live['browsers']} browsers: {live['kib_per_browser']} KiB each "
-        f"({live['memory_before_mib']} -> {live['memory_after_mib']} MiB, {live['memory_at_end_mib']} at the end), "
-        f"{live['idle_cpu_percent_of_a_core']} % of a core when nothing happens; joined in {live['all_joined_s']} s.",
-        f"One desktop changes: its browser shows it after p50 {one['p50_ms']} ms, at most {one['max_ms']} ms.",
-        f"{live['browsers']} desktops of {live['browsers']} people change at once: p50 {every['each']['p50_ms']} ms, "
-        f"p99 {every['each']['p99_ms']} ms, the last browser after {', '.join(map(str, every['last_ms']))} ms.",
+        (
+            f"{live['browsers']} browsers: {live['kib_per_browser']} KiB each"
+            f" ({live['memory_before_mib']} -> {live['memory_after_mib']} MiB,"
+            f" {live['memory_at_end_mib']} at the end), {live['idle_cpu_percent_of_a_core']} % of a"
+            f" core when nothing happens; joined in {live['all_joined_s']} s."
+        ),
+        (
+            f"One desktop changes: its browser shows it after p50 {one['p50_ms']} ms, at most"
+            f" {one['max_ms']} ms."
+        ),
+        (
+            f"{live['browsers']} desktops of {live['browsers']} people change at once: p50"
+            f" {every['each']['p50_ms']} ms, p99 {every['each']['p99_ms']} ms, the last browser"
+            f" after {', '.join(map(str, every['last_ms']))} ms."
+        ),
         f"Others used {figures['foreign_cpu_percent']} % of the machine.",
     ]
     return "\n".join(lines)
@@ -267,8 +300,12 @@ def main(arguments: Sequence[str]) -> int:
         epilog=EXAMPLE,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("-n", "--times", type=positive, default=500, help="how often each page is asked for (500)")
-    parser.add_argument("-b", "--browsers", type=positive, default=500, help="browsers that listen (500)")
+    parser.add_argument(
+        "-n", "--times", type=positive, default=500, help="how often each page is asked for (500)"
+    )
+    parser.add_argument(
+        "-b", "--browsers", type=positive, default=500, help="browsers that listen (500)"
+    )
     add_json_option(parser)
     options = parser.parse_args(arguments)
     try:

@@ -1,8 +1,10 @@
-"""`python -m bench.portal_server FOLDER`: a portal with a thousand sessions and no cluster, for `bench.portal`.
+"""`python -m bench.portal_server FOLDER`: a portal with a thousand sessions and no cluster, for
+`bench.portal`.
 
-The real app, login, database (SQLite in FOLDER) and uvicorn settings; the world is filled by hand where a cluster's
-watch would fill it. Says on stdout, a JSON object per line, where it listens and with which cookies; then takes orders
-from stdin, one per line, and answers each with when it was done (CLOCK_MONOTONIC, which all processes share).
+The real app, login, database (SQLite in FOLDER) and uvicorn settings; the world is filled by hand
+where a cluster's watch would fill it. Says on stdout, a JSON object per line, where it listens and
+with which cookies; then takes orders from stdin, one per line, and answers each with when it was
+done (CLOCK_MONOTONIC, which all processes share).
 """
 
 from __future__ import annotations
@@ -80,7 +82,9 @@ class FilledGateway:
 
     def set_session(self, number: int, phase: str) -> None:
         """One of the thousand, as the watch would bring it."""
-        self._put(self.world.sessions, _session(f"desk-{number:04}", user(number % USERS), number, phase))
+        self._put(
+            self.world.sessions, _session(f"desk-{number:04}", user(number % USERS), number, phase)
+        )
 
     def _put(self, store: Any, one: Any) -> None:
         self._version += 1
@@ -119,7 +123,11 @@ def user(number: int) -> str:
 
 
 def _template(number: int) -> VDITemplate:
-    spec = {"image": "registry.example.com/desktop:1", "displayName": f"Template {number}", "description": "A desktop."}
+    spec = {
+        "image": "registry.example.com/desktop:1",
+        "displayName": f"Template {number}",
+        "description": "A desktop.",
+    }
     return msgspec.convert({"metadata": {"name": f"template-{number}"}, "spec": spec}, VDITemplate)
 
 
@@ -170,7 +178,9 @@ async def main(folder: Path) -> None:
         await asyncio.sleep(0.01)
     say({"port": server.servers[0].sockets[0].getsockname()[1], "cookies": cookies})
     orders = asyncio.StreamReader()
-    await asyncio.get_running_loop().connect_read_pipe(lambda: asyncio.StreamReaderProtocol(orders), sys.stdin)
+    await asyncio.get_running_loop().connect_read_pipe(
+        lambda: asyncio.StreamReaderProtocol(orders), sys.stdin
+    )
     while order := await orders.readline():
         began = time.monotonic()
         stage.obey(order.decode())

@@ -1,4 +1,6 @@
-"""Programs that a run starts, and what the kernel says of them: CPU time and memory of whole process trees."""
+"""Programs that a run starts, and what the kernel says of them: CPU time and memory of whole
+process trees.
+"""
 
 from __future__ import annotations
 
@@ -37,7 +39,9 @@ def process_tree(root: int) -> list[int]:
 
 def cpu_seconds(root: int) -> float:
     """User and system time of a process tree, ended and reaped children included."""
-    ticks = sum(sum(map(int, fields[11:15])) for pid in process_tree(root) if (fields := stat_fields(pid)))
+    ticks = sum(
+        sum(map(int, fields[11:15])) for pid in process_tree(root) if (fields := stat_fields(pid))
+    )
     return ticks / TICKS_PER_SECOND
 
 
@@ -50,27 +54,39 @@ def machine_cpu_seconds() -> float:
 
 
 def memory_mib(root: int, key: str = "VmRSS") -> float:
-    """Memory of a process tree in MiB: `VmRSS` is now, `VmHWM` the kernel's own record of the peak."""
+    """Memory of a process tree in MiB: `VmRSS` is now, `VmHWM` the kernel's own record of the
+    peak.
+    """
     kib = 0
     for pid in process_tree(root):
         try:
             status = Path(f"/proc/{pid}/status").read_text()
         except OSError:
             continue
-        kib += sum(int(line.split()[1]) for line in status.splitlines() if line.startswith(f"{key}:"))
+        kib += sum(
+            int(line.split()[1]) for line in status.splitlines() if line.startswith(f"{key}:")
+        )
     return round(kib / 1024, 1)
 
 
 class Processes:
-    """The programs of one run by name; each has a session of its own and a log `NAME.log` in `folder`."""
+    """The programs of one run by name; each has a session of its own and a log `NAME.log` in
+    `folder`.
+    """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.running: dict[str, subprocess.Popen[bytes]] = {}
 
-    def start(self, name: str, argv: Sequence[str | Path], env: Mapping[str, str] = {}) -> subprocess.Popen[bytes]:
-        """Start a program in the caller's directory, without proxies: everything here is on loopback."""
-        inherited = {key: value for key, value in os.environ.items() if not key.lower().endswith("_proxy")}
+    def start(
+        self, name: str, argv: Sequence[str | Path], env: Mapping[str, str] = {}
+    ) -> subprocess.Popen[bytes]:
+        """Start a program in the caller's directory, without proxies: everything here is on
+        loopback.
+        """
+        inherited = {
+            key: value for key, value in os.environ.items() if not key.lower().endswith("_proxy")
+        }
         with (self.folder / f"{name}.log").open("ab") as log:
             process = subprocess.Popen(
                 list(map(str, argv)),
@@ -88,7 +104,9 @@ class Processes:
         return (self.folder / f"{name}.log").read_text(errors="replace")[-characters:].strip()
 
     def cpu(self) -> dict[str, float]:
-        """CPU seconds until now of each program, of the bench itself (`bench`) and of everything else (`foreign`)."""
+        """CPU seconds until now of each program, of the bench itself (`bench`) and of everything
+        else (`foreign`).
+        """
         seconds = {name: cpu_seconds(process.pid) for name, process in self.running.items()}
         seconds["bench"] = cpu_seconds(os.getpid()) - sum(seconds.values())
         seconds["foreign"] = machine_cpu_seconds() - sum(seconds.values())
@@ -97,7 +115,9 @@ class Processes:
     def stop(self, names: Iterable[str]) -> None:
         """End these programs: asked at once, waited for together, killed after ten seconds."""
         ending = [self.running.pop(name) for name in names if name in self.running]
-        trees = [pid for process in ending if process.poll() is None for pid in process_tree(process.pid)]
+        trees = [
+            pid for process in ending if process.poll() is None for pid in process_tree(process.pid)
+        ]
         send(trees, signal.SIGTERM)
         for process in ending:
             try:
@@ -108,7 +128,9 @@ class Processes:
 
 
 def end_cleanly_on_signals() -> None:
-    """SIGTERM ends the program as Ctrl-C does, and Ctrl-C works where a shell had it ignored (in the background)."""
+    """SIGTERM ends the program as Ctrl-C does, and Ctrl-C works where a shell had it ignored (in
+    the background).
+    """
     signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
 

@@ -1,9 +1,11 @@
-"""The queue with thousands who wait: how long its decisions take. `python -m bench.queue`; needs no cluster.
+"""The queue with thousands who wait: how long its decisions take. `python -m bench.queue`; needs no
+cluster.
 
-The operator's own queue on its own caches, which are filled by hand with what an API server would send: 100 nodes with
-8 GPUs each, a desktop on every GPU, and 5,000 sessions of 1,000 people in line, every tenth with a home on one node;
-and 200 placeholders, which ask an autoscaler for nodes for the first of them.
-A decision waits for nothing, so what is measured is the CPU time of the one thread: other programs do not count in it.
+The operator's own queue on its own caches, which are filled by hand with what an API server would
+send: 100 nodes with 8 GPUs each, a desktop on every GPU, and 5,000 sessions of 1,000 people in
+line, every tenth with a home on one node; and 200 placeholders, which ask an autoscaler for nodes
+for the first of them. A decision waits for nothing, so what is measured is the CPU time of the one
+thread: other programs do not count in it.
 """
 
 from __future__ import annotations
@@ -63,10 +65,14 @@ class FullCluster:
     """A full cluster, and the operator's queue in front of it."""
 
     def __init__(self, waiting: int, placeholders: int) -> None:
-        self.caches = Caches(cast(Client, SimpleNamespace(field_manager="bench")), ("bench",), SystemClock())
+        self.caches = Caches(
+            cast(Client, SimpleNamespace(field_manager="bench")), ("bench",), SystemClock()
+        )
         self.woken: list[tuple[str, str]] = []
         policy = ClusterSettings()
-        cluster = ClusterContext(cast(Client, NoServer()), self.caches, policy, SystemClock(), ("bench",))
+        cluster = ClusterContext(
+            cast(Client, NoServer()), self.caches, policy, SystemClock(), ("bench",)
+        )
         node_requests: dict[Demand, NodeRequest] = {}
         self.admission = QueueManager(
             cluster,
@@ -76,10 +82,14 @@ class FullCluster:
             enqueue=self.woken.append,
             yield_capacity=lambda _: None,
         )
-        settings = AutoscalingSettings(placeholders, namespace="places", image="x", priority_class="low")
+        settings = AutoscalingSettings(
+            placeholders, namespace="places", image="x", priority_class="low"
+        )
         self.placeholders = Placeholders(cluster, settings, self.admission, node_requests)
         self._version = 0
-        template = self._made(VDITemplate, "desktop", spec={"image": "x", "resources": {"maxGPU": 8}})
+        template = self._made(
+            VDITemplate, "desktop", spec={"image": "x", "resources": {"maxGPU": 8}}
+        )
         self.caches.templates.observe(template)
         self.pods = self._fill()
         self.sessions = [self.session(f"w{number}", number) for number in range(waiting)]
@@ -91,22 +101,32 @@ class FullCluster:
         """One session; every fifth asks for more than one GPU, every seventh is more important."""
         resources = {"gpu": 1 + (number % 5 == 0) * (number % 3)}
         spec = {"user": f"p{number % PEOPLE}@x.yz", "template": "desktop", "resources": resources}
-        made: VDISession = self._made(VDISession, name, spec=spec | {"priority": int(number % 7 == 0)}, status=status)
+        made: VDISession = self._made(
+            VDISession, name, spec=spec | {"priority": int(number % 7 == 0)}, status=status
+        )
         return made
 
     def request(self, number: int) -> bool:
         """Whether that session may go."""
-        return self.admission.request(self.sessions[number], self.desktops[number], self.homes[number]) is None
+        return (
+            self.admission.request(self.sessions[number], self.desktops[number], self.homes[number])
+            is None
+        )
 
     def end(self, pod: Pod) -> None:
         """A desktop is gone."""
-        self.caches.pods.observe_deleted(msgspec.structs.replace(pod, metadata=self._newer(pod.metadata)))
+        self.caches.pods.observe_deleted(
+            msgspec.structs.replace(pod, metadata=self._newer(pod.metadata))
+        )
 
     def refuse(self) -> None:
         """An autoscaler says of each placeholder that it adds no node: as many Events."""
         for pod in self.caches.placeholders.values():
             regarding = {"kind": "Pod", "name": pod.metadata.name, "uid": pod.metadata.uid}
-            note = f"pod didn't trigger scale-up: {self._version} node(s) had untolerated taint(s), 1 in backoff"
+            note = (
+                f"pod didn't trigger scale-up: {self._version} node(s) had untolerated taint(s), 1"
+                " in backoff"
+            )
             reason = "NotTriggerScaleUp"
             name = f"e-{pod.metadata.name}"
             event = self._made(AutoscalerEvent, name, regarding=regarding, reason=reason, note=note)
@@ -121,11 +141,15 @@ class FullCluster:
             self.caches.nodes.observe(self._made(Node, f"n{node}", labels=labels, status=status))
             volume = {"nodeSelectorTerms": [{"matchExpressions": [_on(f"n{node}")]}]}
             self.caches.volumes.observe(
-                self._made(PersistentVolume, f"v{node}", spec={"nodeAffinity": {"required": volume}})
+                self._made(
+                    PersistentVolume, f"v{node}", spec={"nodeAffinity": {"required": volume}}
+                )
             )
             for gpu in range(GPUS):
                 number = node * GPUS + gpu
-                ends = (datetime.now(UTC) + timedelta(minutes=number)).strftime("%Y-%m-%dT%H:%M:%SZ")
+                ends = (datetime.now(UTC) + timedelta(minutes=number)).strftime(
+                    "%Y-%m-%dT%H:%M:%SZ"
+                )
                 session = self.session(f"r{number}", number, phase="Running", expiresAt=ends)
                 self.caches.sessions.observe(session)
                 pods.append(self._pod(session, f"n{node}"))
@@ -133,11 +157,18 @@ class FullCluster:
         return pods
 
     def _pod(self, session: VDISession, node: str) -> Pod:
-        owner = {"apiVersion": "v", "kind": "VDISession", "name": session.metadata.name, "uid": session.metadata.uid}
+        owner = {
+            "apiVersion": "v",
+            "kind": "VDISession",
+            "name": session.metadata.name,
+            "uid": session.metadata.uid,
+        }
         takes = {"requests": {"cpu": "250m", "memory": "1Gi", "nvidia.com/gpu": "1"}}
         spec = {"nodeName": node, "containers": [{"resources": takes}]}
         user = {"vdi.kasm.io/user": session.spec.user}
-        made: Pod = self._made(Pod, session.metadata.name, spec=spec, annotations=user, ownerReferences=[owner])
+        made: Pod = self._made(
+            Pod, session.metadata.name, spec=spec, annotations=user, ownerReferences=[owner]
+        )
         return made
 
     def _home(self, number: int) -> PersistentVolumeClaim:
@@ -148,7 +179,12 @@ class FullCluster:
 
     def _made(self, kind: type[Any], name: str, **fields: Any) -> Any:
         self._version += 1
-        here = {"name": name, "namespace": "bench", "uid": f"uid-{name}", "resourceVersion": str(self._version)}
+        here = {
+            "name": name,
+            "namespace": "bench",
+            "uid": f"uid-{name}",
+            "resourceVersion": str(self._version),
+        }
         for field in ("labels", "annotations", "ownerReferences"):
             if field in fields:
                 here[field] = fields.pop(field)
@@ -180,11 +216,19 @@ def measure(waiting: int, placeholders: int) -> dict[str, dict[str, float]]:
     world = FullCluster(waiting, placeholders)
     enough = min(400, len(world.pods))
     settle_memory()  # as the operator does once its caches are full
-    results = {f"somebody asks in vain, {waiting} times": timed([partial(world.request, n) for n in range(waiting)])}
+    results = {
+        f"somebody asks in vain, {waiting} times": timed(
+            [partial(world.request, n) for n in range(waiting)]
+        )
+    }
     assert len(world.admission.waits()) == waiting, "everybody waits"
     asyncio.run(_make_placeholders(world, placeholders))
-    results["the same session asks again"] = timed([partial(world.request, n) for n in range(min(1000, waiting))])
-    results["a desktop ends, the next session is let in"] = timed([partial(world.end, p) for p in world.pods[:enough]])
+    results["the same session asks again"] = timed(
+        [partial(world.request, n) for n in range(min(1000, waiting))]
+    )
+    results["a desktop ends, the next session is let in"] = timed(
+        [partial(world.end, p) for p in world.pods[:enough]]
+    )
     let_in = waiting - len(world.admission.waits())
     assert 0 < let_in <= enough and len(world.woken) == let_in, (let_in, len(world.woken))
     slices = asyncio.run(_enqueue_outdated(world))
@@ -237,10 +281,15 @@ def _sum_up(lengths: list[float]) -> dict[str, float]:
 
 def main() -> None:
     """Measure and print."""
-    parser = argparse.ArgumentParser(prog="python -m bench.queue", description="How long the queue's decisions take.")
+    parser = argparse.ArgumentParser(
+        prog="python -m bench.queue", description="How long the queue's decisions take."
+    )
     parser.add_argument("--waiting", type=int, default=5000, help="sessions in line (default 5000)")
     parser.add_argument(
-        "--placeholders", type=int, default=200, help="pods that ask an autoscaler for nodes (default 200; 0: none)"
+        "--placeholders",
+        type=int,
+        default=200,
+        help="pods that ask an autoscaler for nodes (default 200; 0: none)",
     )
     add_json_option(parser)
     options = parser.parse_args()
@@ -248,11 +297,13 @@ def main() -> None:
     given = {"waiting": options.waiting, "placeholders": options.placeholders}
     write_rows(options.json, {**given, "aim_ms": AIM_MS, "results": results})
     print(
-        f"{options.waiting} waiting, {NODES} nodes, {NODES * GPUS} desktops, {options.placeholders} placeholders;"
-        f" Python {platform.python_version()}; ms"
+        f"{options.waiting} waiting, {NODES} nodes, {NODES * GPUS} desktops, {options.placeholders}"
+        f" placeholders; Python {platform.python_version()}; ms"
     )
     for name, figures in results.items():
-        print(f"  {name:<60}" + "".join(f"{key} {value:>8.3f}   " for key, value in figures.items()))
+        print(
+            f"  {name:<60}" + "".join(f"{key} {value:>8.3f}   " for key, value in figures.items())
+        )
     is_met = all(figures["max"] <= AIM_MS for figures in results.values())
     print(goal(is_met, f"each decision in at most {AIM_MS:g} ms"))
 

@@ -1,4 +1,6 @@
-"""The Go reference operator, built once into the cache with the toolchain that builds the cluster's own programs."""
+"""The Go reference operator, built once into the cache with the toolchain that builds the cluster's
+own programs.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +17,9 @@ PROGRAM = "reference-go"
 
 
 def build_reference(progress: Progress) -> Path:
-    """The program, for the sources as they are now. Raises SourceFailed or StepFailed when it cannot be built."""
+    """The program, for the sources as they are now. Raises SourceFailed or StepFailed when it
+    cannot be built.
+    """
     recipe = GoBuild(
         key=f"bench-{PROGRAM}-{module_digest(MODULES / PROGRAM)}",
         title="The Go reference operator",
@@ -24,5 +28,7 @@ def build_reference(progress: Progress) -> Path:
         provides={PROGRAM: PROGRAM},
     )
     build_cache = BuildCache(progress, default_cache(os.environ))
-    entry = build_cache.obtain(recipe.key, recipe.title, lambda step, into: build(recipe, build_cache, step, into))
+    entry = build_cache.obtain(
+        recipe.key, recipe.title, lambda step, into: build(recipe, build_cache, step, into)
+    )
     return entry / PROGRAM

@@ -65,11 +65,15 @@ def figure(run: dict[str, Any], path: str) -> float | None:
 
 def values(runs: Sequence[dict[str, Any]], name: str, path: str) -> list[float]:
     """One figure of all the runs of one contender."""
-    return [value for run in runs if run["name"] == name and (value := figure(run, path)) is not None]
+    return [
+        value for run in runs if run["name"] == name and (value := figure(run, path)) is not None
+    ]
 
 
 def table(runs: Sequence[dict[str, Any]]) -> str:
-    """A Markdown table: one column per contender, and the first one's ratio to each of the others."""
+    """A Markdown table: one column per contender, and the first one's ratio to each of the
+    others.
+    """
     names = list(dict.fromkeys(run["name"] for run in runs))
     first, *others = names
     rows = [["", *names, *(f"{first} / {other}" for other in others)]]
@@ -88,31 +92,46 @@ def render(rows: Sequence[Sequence[str]]) -> str:
     """Rows of cells, the first of them the header, as aligned Markdown."""
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     lines = [
-        "| " + " | ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) + " |" for row in rows
+        "| " + " | ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) + " |"
+        for row in rows
     ]
     lines.insert(1, "|" + "|".join("-" * (width + 2) for width in widths) + "|")
     return "\n".join(lines)
 
 
 def goals(runs: Sequence[dict[str, Any]]) -> list[str]:
-    """What the project promises of its own operator, and whether these runs show it. Nothing without its runs."""
+    """What the project promises of its own operator, and whether these runs show it. Nothing
+    without its runs.
+    """
     writes = values(runs, OURS, "api.trickle.writes_per_session")
     reads = values(runs, OURS, "api.trickle.reads_per_session")
     slowest = values(runs, OURS, "trickle.pod_created.p99_ms")
     floor = values(runs, "floor", "trickle.pod_created.p99_ms")
     said = []
     if writes and reads:
-        said.append(goal(max(writes) <= MOST_WRITES, f"{max(writes):g} API writes per start, at most {MOST_WRITES}"))
+        said.append(
+            goal(
+                max(writes) <= MOST_WRITES,
+                f"{max(writes):g} API writes per start, at most {MOST_WRITES}",
+            )
+        )
         said.append(goal(max(reads) == 0, f"{max(reads):g} API reads per start, none allowed"))
     if slowest and floor:
         ours, theirs = statistics.median(slowest), statistics.median(floor)
-        text = f"create -> pod created p99 {ours:g} ms, floor {theirs:g} ms: under {OWN_P99_MS:g} ms of our own wanted"
+        text = (
+            f"create -> pod created p99 {ours:g} ms, floor {theirs:g} ms: under {OWN_P99_MS:g} ms"
+            " of our own wanted"
+        )
         said.append(goal(ours - theirs < OWN_P99_MS, text))
     for title, path, most in AIMS:
         mine, yardstick = values(runs, OURS, path), values(runs, YARDSTICK, path)
         if mine and yardstick:
             share = statistics.median(mine) / statistics.median(yardstick)
-            said.append(goal(share <= most, f"{title}: {share:.2f} of {YARDSTICK}'s, at most {most:g} wanted"))
+            said.append(
+                goal(
+                    share <= most, f"{title}: {share:.2f} of {YARDSTICK}'s, at most {most:g} wanted"
+                )
+            )
     return said
 
 
@@ -122,7 +141,9 @@ def goal(met: bool, text: str) -> str:
 
 
 def remarks(runs: Sequence[dict[str, Any]]) -> list[str]:
-    """What the reader must know beside the table: runs that failed, and runs that were disturbed."""
+    """What the reader must know beside the table: runs that failed, and runs that were
+    disturbed.
+    """
     said = []
     for run in runs:
         which = f"{run['name']}, repeat {run['repeat']}"
@@ -131,5 +152,7 @@ def remarks(runs: Sequence[dict[str, Any]]) -> list[str]:
         for phase in ("trickle", "burst"):
             others = figure(run, f"{phase}.foreign_percent")
             if others is not None and others > NOISY_PERCENT:
-                said.append(f"disturbed: {which}, {phase}: other programs used {others:g} % of the machine")
+                said.append(
+                    f"disturbed: {which}, {phase}: other programs used {others:g} % of the machine"
+                )
     return said

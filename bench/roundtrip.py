@@ -1,4 +1,6 @@
-"""The way alone: what a WebSocket ping takes to the desktop's Selkies and back, with no picture, encoder or browser."""
+"""The way alone: what a WebSocket ping takes to the desktop's Selkies and back, with no picture,
+encoder or browser.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +16,8 @@ from vdi.session.credentials import subprotocols
 
 PAUSE_SECONDS = 0.01
 LIMIT_SECONDS = 5.0
-# Selkies refuses a connection, with this code, within half a second of another from the same address.
+# Selkies refuses a connection, with this code, within half a second of another from the same
+# address.
 TRIES, TOO_SOON = 5, 4029
 WARM_UP = 20
 
@@ -30,7 +33,9 @@ class Socket:
 
 
 async def measure(sockets: Sequence[Socket], count: int) -> dict[str, list[float]]:
-    """Milliseconds of `count` pings on each, in turns. Raises RuntimeError when one is closed, TimeoutError."""
+    """Milliseconds of `count` pings on each, in turns. Raises RuntimeError when one is closed,
+    TimeoutError.
+    """
     async with aiohttp.ClientSession(cookie_jar=aiohttp.DummyCookieJar()) as http:
         opened = {socket.way: await _connect(http, socket) for socket in sockets}
         taken: dict[str, list[float]] = {way: [] for way in opened}
@@ -49,12 +54,14 @@ async def _connect(http: aiohttp.ClientSession, socket: Socket) -> aiohttp.Clien
     headers = {"Host": there.netloc, "Origin": f"{scheme}://{there.netloc}"}
     if socket.cookies:
         headers["Cookie"] = "; ".join(f"{name}={value}" for name, value in socket.cookies.items())
-    # By address: nothing but a browser resolves these names everywhere. Which token is offered does not matter, ours is
-    # put in by the gateway, and plain Selkies asks for none.
+    # By address: nothing but a browser resolves these names everywhere. Which token is offered does
+    # not matter, ours is put in by the gateway, and plain Selkies asks for none.
     url = f"{there.scheme}://{socket.address}:{there.port}{there.path}{'?' + there.query if there.query else ''}"
     offered = subprotocols("none").split(", ")
     for _ in range(TRIES):
-        connection = await http.ws_connect(url, headers=headers, protocols=offered, autoping=False, ssl=False)
+        connection = await http.ws_connect(
+            url, headers=headers, protocols=offered, autoping=False, ssl=False
+        )
         try:
             await _ping(socket.way, connection)
         except RuntimeError:
@@ -76,5 +83,11 @@ async def _ping(way: str, connection: aiohttp.ClientWebSocketResponse) -> float:
                 return (time.perf_counter() - begun) * 1000
             if message.type is aiohttp.WSMsgType.PING:
                 await connection.pong(message.data)
-            elif message.type in (aiohttp.WSMsgType.CLOSE, aiohttp.WSMsgType.CLOSING, aiohttp.WSMsgType.CLOSED):
-                raise RuntimeError(f"{way}: the desktop closed the connection, code {connection.close_code}")
+            elif message.type in (
+                aiohttp.WSMsgType.CLOSE,
+                aiohttp.WSMsgType.CLOSING,
+                aiohttp.WSMsgType.CLOSED,
+            ):
+                raise RuntimeError(
+                    f"{way}: the desktop closed the connection, code {connection.close_code}"
+                )

@@ -1,7 +1,8 @@
-"""`python -m bench.streaming`: input to photon in a real browser through gateway, Traefik and TLS, beside the same
-desktop without them; then what one session costs in CPU and memory. With `--wayland`, beside the same desktop on
-Wayland too; with `--recording`, beside the same desktop while it is recorded, with the size of its films. On the demo's
-cluster (`make demo`), as root; what it made is removed.
+"""`python -m bench.streaming`: input to photon in a real browser through gateway, Traefik and TLS,
+beside the same desktop without them; then what one session costs in CPU and memory. With
+`--wayland`, beside the same desktop on Wayland too; with `--recording`, beside the same desktop
+while it is recorded, with the size of its films. On the demo's cluster (`make demo`), as root; what
+it made is removed.
 """
 
 from __future__ import annotations
@@ -111,21 +112,41 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument(
-        "--keys", type=positive, default=120, help="keys per size and way (120); with --crowd at most 100"
+        "--keys",
+        type=positive,
+        default=120,
+        help="keys per size and way (120); with --crowd at most 100",
     )
-    parser.add_argument("--rounds", type=positive, default=4, help="turns in which they are typed (4)")
+    parser.add_argument(
+        "--rounds", type=positive, default=4, help="turns in which they are typed (4)"
+    )
     parser.add_argument("--pings", type=positive, default=500, help="round trips of each way (500)")
-    parser.add_argument("--seconds", type=positive, default=20, help="length of each measurement of CPU (20)")
+    parser.add_argument(
+        "--seconds", type=positive, default=20, help="length of each measurement of CPU (20)"
+    )
     parser.add_argument("--cluster", default="demo", help="name of the embedded cluster (demo)")
-    parser.add_argument("--template", default="small", help="template of the desktop (small, which the chart brings)")
-    parser.add_argument("--wayland", action="store_true", help="as many keys on the same desktop on Wayland, too")
-    parser.add_argument("--recording", action="store_true", help="as many on the same desktop recorded, and its costs")
+    parser.add_argument(
+        "--template",
+        default="small",
+        help="template of the desktop (small, which the chart brings)",
+    )
+    parser.add_argument(
+        "--wayland", action="store_true", help="as many keys on the same desktop on Wayland, too"
+    )
+    parser.add_argument(
+        "--recording",
+        action="store_true",
+        help="as many on the same desktop recorded, and its costs",
+    )
     parser.add_argument(
         "--crowd",
         type=positive,
         nargs="*",
         metavar="N",
-        help="instead: N people who type beside a desktop with a moving picture, all on this node (3)",
+        help=(
+            "instead: N people who type beside a desktop with a moving picture, all on this"
+            " node (3)"
+        ),
     )
     add_json_option(parser)
     options = parser.parse_args(arguments)
@@ -135,19 +156,28 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
 
 
 def look(name: str, kubeconfig: Path, progress: Progress) -> Place:
-    """The place to measure on. Raises CouldNotLookError without a Traefik, BinaryUnavailable without kubectl."""
+    """The place to measure on. Raises CouldNotLookError without a Traefik, BinaryUnavailable
+    without kubectl.
+    """
     settings = layout_of(name).load()
     traefik = [
-        component.pid for component in cluster.status(name).components if component.name == "traefik" and component.pid
+        component.pid
+        for component in cluster.status(name).components
+        if component.name == "traefik" and component.pid
     ]
     if settings is None or settings.networks is None or not traefik:
-        raise CouldNotLookError(f"cluster {name!r} has no node with a Traefik: start one with `make demo`")
+        raise CouldNotLookError(
+            f"cluster {name!r} has no node with a Traefik: start one with `make demo`"
+        )
     kubectl = ensure(["kubectl"], progress=progress)["kubectl"]
     return Place(name, kubeconfig, kubectl, settings.networks.node_address, traefik[0])
 
 
-async def start(place: Place, template: str, login: Login, *, wayland: bool, recording: bool) -> Desktops:
-    """A session, the same desktop without our way in, and with `wayland` and `recording` the same in that way.
+async def start(
+    place: Place, template: str, login: Login, *, wayland: bool, recording: bool
+) -> Desktops:
+    """A session, the same desktop without our way in, and with `wayland` and `recording` the same
+    in that way.
 
     Raises KubeError, RuntimeError, TimeoutError.
     """
@@ -174,7 +204,10 @@ async def start(place: Place, template: str, login: Login, *, wayland: bool, rec
             await filmed.prepare(template)
             await filmed.apply(FILMED)
             await until(
-                client, SESSIONS, FILMED, lambda one: '"On"' in json.dumps(one.get("status", {}).get("recording"))
+                client,
+                SESSIONS,
+                FILMED,
+                lambda one: '"On"' in json.dumps(one.get("status", {}).get("recording")),
             )
             [own] = await client.list(
                 PODS, namespace=NAMESPACE, label_selector=f"{SESSION_LABEL}={FILMED}", into=Object
@@ -226,24 +259,32 @@ def photons(doors: Sequence[Door], keys: int, rounds: int, progress: Progress) -
                 ):
                     enter(window)
                     got = window.photons(share)
-                taken += [{"way": door.way, "size": named, "round": number + 1, "ms": one} for one in got]
+                taken += [
+                    {"way": door.way, "size": named, "round": number + 1, "ms": one} for one in got
+                ]
     return taken
 
 
 def socket_of(door: Door) -> roundtrip.Socket:
-    """The WebSocket that the desktop's page opens, to be opened again without the page. Raises NoPictureError."""
+    """The WebSocket that the desktop's page opens, to be opened again without the page. Raises
+    NoPictureError.
+    """
     opened: list[str] = []
     with door.window(SIZES[0]) as window:
         window.page.on("websocket", lambda socket: opened.append(socket.url))
         enter(window)
         cookies = window.page.context.cookies(door.url.partition("#")[0])
     [url, *_] = [url for url in opened if "/websockets" in url]
-    return roundtrip.Socket(door.way, url, door.address, {cookie["name"]: cookie["value"] for cookie in cookies})
+    return roundtrip.Socket(
+        door.way, url, door.address, {cookie["name"]: cookie["value"] for cookie in cookies}
+    )
 
 
 @contextmanager
 def playing(place: Place, pod: str) -> Iterator[None]:
-    """A moving picture on the desktop's whole screen while the context lasts. Raises RuntimeError."""
+    """A moving picture on the desktop's whole screen while the context lasts. Raises
+    RuntimeError.
+    """
     text = Path(testcard.__file__).read_text()
     into: list[str | Path] = [
         "--kubeconfig",
@@ -258,21 +299,33 @@ def playing(place: Place, pod: str) -> Iterator[None]:
         "--",
     ]
     argv = [place.kubectl, *into, "env", *DISPLAY, "python3", "-c", text]
-    with subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as program:
+    with subprocess.Popen(
+        argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    ) as program:
         assert program.stdin and program.stdout and program.stderr
         try:
             if program.stdout.readline().strip() != b"playing":
-                raise RuntimeError(f"the moving picture did not start: {program.stderr.read().decode()[-500:]}")
+                raise RuntimeError(
+                    f"the moving picture did not start: {program.stderr.read().decode()[-500:]}"
+                )
             yield
         finally:
             program.stdin.close()  # which ends it, and then kubectl
 
 
-def measure_load(place: Place, uid: str, what: str, seconds: float, window: Window | None) -> Figures:
-    """CPU of the pod and of Traefik over that time, the memory at its end, and the frames that the browser showed."""
+def measure_load(
+    place: Place, uid: str, what: str, seconds: float, window: Window | None
+) -> Figures:
+    """CPU of the pod and of Traefik over that time, the memory at its end, and the frames that the
+    browser showed.
+    """
     mounts = probe.cgroup_mounts()
     time.sleep(SETTLE_SECONDS)
-    before, traefik, begun = podload.read(mounts, place.name, uid), cpu_seconds(place.traefik), time.monotonic()
+    before, traefik, begun = (
+        podload.read(mounts, place.name, uid),
+        cpu_seconds(place.traefik),
+        time.monotonic(),
+    )
     frames = window.frames(seconds) if window else None
     if window is None:
         time.sleep(seconds)
@@ -289,13 +342,21 @@ def measure_load(place: Place, uid: str, what: str, seconds: float, window: Wind
 
 @contextmanager
 def films_kept(place: Place) -> Iterator[None]:
-    """A gateway that keeps films: in its database's volume meanwhile, unless its values have a place for them.
+    """A gateway that keeps films: in its database's volume meanwhile, unless its values have a
+    place for them.
 
     Raises RuntimeError.
     """
 
     def kubectl(*words: str) -> str:
-        argv: list[str | Path] = [place.kubectl, "--kubeconfig", place.kubeconfig, "-n", RELEASE_NAMESPACE, *words]
+        argv: list[str | Path] = [
+            place.kubectl,
+            "--kubeconfig",
+            place.kubeconfig,
+            "-n",
+            RELEASE_NAMESPACE,
+            *words,
+        ]
         done = subprocess.run(argv, capture_output=True, text=True, check=False)
         if done.returncode:
             raise RuntimeError(f"kubectl {' '.join(words)}: {done.stderr[-500:]}")
@@ -321,22 +382,34 @@ def film_bytes(window: Window, portal: str) -> int:
     """Size of all films of the recorded desktop, as its user can read it."""
     page = window.page.context.new_page()
     page.goto(portal)
-    films = page.evaluate("() => fetch('/api/v1/recordings').then((answer) => answer.json())")["items"]
+    films = page.evaluate("() => fetch('/api/v1/recordings').then((answer) => answer.json())")[
+        "items"
+    ]
     page.close()
     return sum(film["sizeBytes"] for film in films if film["name"] == FILMED)
 
 
-def loads(place: Place, desktops: Desktops, seconds: float, progress: Progress, kind: str = "") -> list[Figures]:
-    """A session without a viewer, watched at rest, and with a moving picture. `kind`: of a recorded one."""
+def loads(
+    place: Place, desktops: Desktops, seconds: float, progress: Progress, kind: str = ""
+) -> list[Figures]:
+    """A session without a viewer, watched at rest, and with a moving picture. `kind`: of a recorded
+    one.
+    """
     measured = []
 
     def measure(what: str, window: Window | None) -> None:
         login = desktops.doors[0].login if kind else None
         with progress.step(what):
-            begun, size = time.monotonic(), film_bytes(window, login.portal) if window and login else 0
+            begun, size = (
+                time.monotonic(),
+                film_bytes(window, login.portal) if window and login else 0,
+            )
             measured.append(measure_load(place, desktops.uid, what, seconds, window))
             if window and login:
-                grown, hours = film_bytes(window, login.portal) - size, (time.monotonic() - begun) / 3600
+                grown, hours = (
+                    film_bytes(window, login.portal) - size,
+                    (time.monotonic() - begun) / 3600,
+                )
                 measured[-1]["film_mb_per_hour"] = grown / 1e6 / hours
 
     measure(f"{kind}nobody connected", None)
@@ -358,15 +431,23 @@ def busy_percent() -> float:
 
 
 def measure(place: Place, login: Login, options: argparse.Namespace, progress: Progress) -> Figures:
-    """Everything. Raises KubeError, NoPictureError, RuntimeError, TimeoutError; nothing is left behind."""
-    machine: dict[str, Any] = {"cpus": os.cpu_count(), "kernel": platform.release(), "busy_percent": busy_percent()}
+    """Everything. Raises KubeError, NoPictureError, RuntimeError, TimeoutError; nothing is left
+    behind.
+    """
+    machine: dict[str, Any] = {
+        "cpus": os.cpu_count(),
+        "kernel": platform.release(),
+        "busy_percent": busy_percent(),
+    }
     try:
         with progress.step("Start the desktops"):
             ways = {"wayland": options.wayland, "recording": options.recording}
             desktops = asyncio.run(start(place, options.template, login, **ways))
         seen = photons(desktops.doors, options.keys, options.rounds, progress)
         with progress.step(f"{options.pings} round trips of each way"):
-            trips = asyncio.run(roundtrip.measure([socket_of(door) for door in desktops.doors[:2]], options.pings))
+            trips = asyncio.run(
+                roundtrip.measure([socket_of(door) for door in desktops.doors[:2]], options.pings)
+            )
         asyncio.run(stop_others(place, login))
         costs = loads(place, desktops, options.seconds, progress)
         if desktops.recorded:
@@ -376,7 +457,9 @@ def measure(place: Place, login: Login, options: argparse.Namespace, progress: P
     return {"machine": machine, "photons": seen, "round_trips": trips, "loads": costs}
 
 
-def measure_crowd(place: Place, login: Login, options: argparse.Namespace, progress: Progress) -> int:
+def measure_crowd(
+    place: Place, login: Login, options: argparse.Namespace, progress: Progress
+) -> int:
     """Everything of `--crowd`, and its report."""
     taken = crowd.measure(
         place.name, place.kubeconfig, login, progress, template=options.template, sizes=options.crowd,
@@ -388,7 +471,9 @@ def measure_crowd(place: Place, login: Login, options: argparse.Namespace, progr
 
 
 def main(arguments: Sequence[str]) -> int:
-    """0: measured; 1: a run failed; 2: wrong command line; 3: there is no cluster or browser; 130: interrupted."""
+    """0: measured; 1: a run failed; 2: wrong command line; 3: there is no cluster or browser; 130:
+    interrupted.
+    """
     options = parse(arguments)
 
     def run() -> int:

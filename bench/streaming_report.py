@@ -46,14 +46,18 @@ def delays(figures: Figures) -> str:
     """The table of input to photon, and of the way alone."""
     rows = [["", "n", OURS, PLAIN, f"{OURS} - {PLAIN}", f"{OURS} / {PLAIN}"]]
     for size in sizes(figures):
-        rows += compare(f"input to photon, {size}", seen(figures, OURS, size), seen(figures, PLAIN, size))
+        rows += compare(
+            f"input to photon, {size}", seen(figures, OURS, size), seen(figures, PLAIN, size)
+        )
     trips = figures["round_trips"]
     rows += compare("round trip of a WebSocket ping", trips[OURS], trips[PLAIN])
     return render(rows)
 
 
 def beside(figures: Figures, way: str, this: str, other: str) -> str:
-    """The table of input to photon of another desktop beside ours; empty when that was not measured."""
+    """The table of input to photon of another desktop beside ours; empty when that was not
+    measured.
+    """
     rows = [["", "n", this, other, f"{this} - {other}", f"{this} / {other}"]]
     for size in sizes(figures):
         if theirs := seen(figures, way, size):
@@ -78,7 +82,16 @@ def per_core(load: Figures) -> float:
 
 def loads(figures: Figures) -> str:
     """The table of CPU and memory, with the division that makes sessions per core."""
-    rows = [["one session", "pod, cores", "Traefik, cores", "frames/s shown", "memory, MiB", "sessions per core"]]
+    rows = [
+        [
+            "one session",
+            "pod, cores",
+            "Traefik, cores",
+            "frames/s shown",
+            "memory, MiB",
+            "sessions per core",
+        ]
+    ]
     for load in figures["loads"]:
         pod, traefik = load["pod_cpu_s"] / load["seconds"], load["traefik_cpu_s"] / load["seconds"]
         shown = "-" if load["frames"] is None else f"{load['frames'] / load['seconds']:.1f}"
@@ -98,12 +111,18 @@ def verdicts(figures: Figures) -> list[str]:
     for size in sizes(figures):
         ours, plain = (percentile(seen(figures, way, size), 50.0) for way in (OURS, PLAIN))
         if ours is not None and plain is not None:
-            text = f"our way in adds {ours - plain:.1f} ms at {size}, p50: under {AIM_ADDED_MS:g} ms wanted"
+            text = (
+                f"our way in adds {ours - plain:.1f} ms at {size}, p50: under {AIM_ADDED_MS:g} ms"
+                " wanted"
+            )
             said.append(goal(ours - plain < AIM_ADDED_MS, text))
     filmed = [load for load in figures["loads"] if "film_mb_per_hour" in load]
     said += [f"film, {load['what']}: {load['film_mb_per_hour']:.0f} MB an hour" for load in filmed]
     if missing := lost(figures):
-        said.append(f"{missing} of {len(figures['photons'])} keys had no letter in time; they are in no percentile")
+        said.append(
+            f"{missing} of {len(figures['photons'])} keys had no letter in time; they are in no"
+            " percentile"
+        )
     return said
 
 
@@ -111,8 +130,12 @@ def table(figures: Figures) -> str:
     """All that people read."""
     machine = figures["machine"]
     head = (
-        f"one node of {machine['cpus']} CPUs that runs cluster, desktop and browser; software encoder;"
-        f" {machine['busy_percent']:g} % busy before the first desktop"
+        f"one node of {machine['cpus']} CPUs that runs cluster, desktop and browser; software"
+        f" encoder; {machine['busy_percent']:g} % busy before the first desktop"
     )
-    others = beside(figures, WAYLAND, "Wayland", "X11") + beside(figures, RECORDED, "recorded", "not recorded")
-    return "\n".join([head, "", delays(figures), "", others + loads(figures), "", *verdicts(figures)])
+    others = beside(figures, WAYLAND, "Wayland", "X11") + beside(
+        figures, RECORDED, "recorded", "not recorded"
+    )
+    return "\n".join(
+        [head, "", delays(figures), "", others + loads(figures), "", *verdicts(figures)]
+    )

@@ -51,7 +51,10 @@ class Operator:
     def start(cls, cluster: Cluster, argv: Sequence[str], env: Mapping[str, str]) -> Operator:
         """Start it with a kubeconfig of its own; it may do everything."""
         kubeconfig = cluster.kubeconfig("operator", cluster.operator_token)
-        return cls(cluster, cluster.processes.start("operator", argv, {**env, "KUBECONFIG": str(kubeconfig)}))
+        return cls(
+            cluster,
+            cluster.processes.start("operator", argv, {**env, "KUBECONFIG": str(kubeconfig)}),
+        )
 
     async def create(self, name: str) -> None:
         """Post a session."""

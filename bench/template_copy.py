@@ -15,16 +15,27 @@ from vdi.session.naming import home_claim_name
 class OfTemplateCopy(ThroughOperator):
     """VDISessions of that copy. `changes`: by section of the template's spec."""
 
-    def __init__(self, client: Client, login: Login, copy: str, changes: dict[str, dict[str, Any]]) -> None:
+    def __init__(
+        self, client: Client, login: Login, copy: str, changes: dict[str, dict[str, Any]]
+    ) -> None:
         super().__init__(client, copy, login)
         self._copy, self._changes = copy, changes
 
     async def prepare(self, template: str) -> None:
         """Copy the template. Raises KubeError."""
         like = await self._client.get(TEMPLATES, template, into=Object)
-        changed = {section: {**like["spec"].get(section, {}), **new} for section, new in self._changes.items()}
-        made = {"apiVersion": TEMPLATES.api_version, "kind": TEMPLATES.kind, "metadata": {"name": self._copy}}
-        await self._client.create(TEMPLATES, {**made, "spec": {**like["spec"], **changed}}, into=Object)
+        changed = {
+            section: {**like["spec"].get(section, {}), **new}
+            for section, new in self._changes.items()
+        }
+        made = {
+            "apiVersion": TEMPLATES.api_version,
+            "kind": TEMPLATES.kind,
+            "metadata": {"name": self._copy},
+        }
+        await self._client.create(
+            TEMPLATES, {**made, "spec": {**like["spec"], **changed}}, into=Object
+        )
 
     async def clear(self) -> None:
         """Remove the copy and the home of its sessions, which have ended. Raises TimeoutError."""
@@ -57,4 +68,9 @@ class WithIsolation(OfTemplateCopy):
 
     def __init__(self, client: Client, login: Login, mode: str) -> None:
         self.name = self.NAME.format(mode)
-        super().__init__(client, login, f"bench-isolation-{mode.lower()}", {"isolation": {"userNamespaces": mode}})
+        super().__init__(
+            client,
+            login,
+            f"bench-isolation-{mode.lower()}",
+            {"isolation": {"userNamespaces": mode}},
+        )

@@ -1,8 +1,9 @@
-"""A moving picture over the whole screen of an X display, drawn with Python's standard library and libX11 alone.
+"""A moving picture over the whole screen of an X display, drawn with Python's standard library and
+libX11 alone.
 
-It runs inside the desktop (`python3 -c TEXT`), says `playing` once it does, and ends when its standard input does. The
-X server tiles the screen itself, so that a frame costs the program and the wire next to nothing: what the desktop then
-uses is the X server's drawing, capture and encoding.
+It runs inside the desktop (`python3 -c TEXT`), says `playing` once it does, and ends when its
+standard input does. The X server tiles the screen itself, so that a frame costs the program and the
+wire next to nothing: what the desktop then uses is the X server's drawing, capture and encoding.
 """
 
 from __future__ import annotations
@@ -40,25 +41,33 @@ class Attributes(ctypes.Structure):
 
 
 def tile(phase: int) -> bytes:
-    """One of PHASES pictures of TILE x TILE pixels (blue, green, red, unused) that fits beside itself on every side.
+    """One of PHASES pictures of TILE x TILE pixels (blue, green, red, unused) that fits beside
+    itself on every side.
 
-    Soft waves that change shape from phase to phase, as in a film, and over them an edge every 32 pixels.
+    Soft waves that change shape from phase to phase, as in a film, and over them an edge every 32
+    pixels.
     """
     turn = 2 * math.pi / TILE
     shift = 2 * math.pi * phase / PHASES
     wave = [math.sin(turn * place + shift) for place in range(TILE)]
     other = [math.sin(2 * turn * place - shift) for place in range(TILE)]
-    colours = [bytes((i, (i * 2) % 256 if i < 128 else 511 - 2 * i, 255 - i, 0)) for i in range(256)]
+    colours = [
+        bytes((i, (i * 2) % 256 if i < 128 else 511 - 2 * i, 255 - i, 0)) for i in range(256)
+    ]
     dark = [bytes(part * 3 // 4 for part in colour) for colour in colours]
     rows = []
     for y in range(TILE):
         line = [int((wave[x] + other[y] + wave[(x + y) % TILE] + 3) / 6 * 255) for x in range(TILE)]
-        rows.append(b"".join((dark if (x ^ y) & 32 else colours)[value] for x, value in enumerate(line)))
+        rows.append(
+            b"".join((dark if (x ^ y) & 32 else colours)[value] for x, value in enumerate(line))
+        )
     return b"".join(rows)
 
 
 def play() -> None:
-    """Draw PER_SECOND frames a second until standard input ends. Raises RuntimeError without a display."""
+    """Draw PER_SECOND frames a second until standard input ends. Raises RuntimeError without a
+    display.
+    """
     x11 = ctypes.CDLL("libX11.so.6")
     pointer, whole, number = ctypes.c_void_p, ctypes.c_int, ctypes.c_ulong
     for name in ("XOpenDisplay", "XDefaultVisual", "XCreateGC", "XCreateImage"):
@@ -73,7 +82,9 @@ def play() -> None:
     depth, visual = x11.XDefaultDepth(display, screen), pointer(x11.XDefaultVisual(display, screen))
     root = number(x11.XDefaultRootWindow(display))
     nothing = number(0)
-    window = number(x11.XCreateSimpleWindow(display, root, 0, 0, width, height, 0, nothing, nothing))
+    window = number(
+        x11.XCreateSimpleWindow(display, root, 0, 0, width, height, 0, nothing, nothing)
+    )
     unmanaged = ctypes.byref(Attributes(override_redirect=1))
     x11.XChangeWindowAttributes(display, window, number(_CW_OVERRIDE_REDIRECT), unmanaged)
     x11.XMapRaised(display, window)
@@ -82,14 +93,18 @@ def play() -> None:
     for phase in range(PHASES):
         kept.append(data := ctypes.create_string_buffer(tile(phase)))
         picture = number(x11.XCreatePixmap(display, window, TILE, TILE, depth))
-        image = pointer(x11.XCreateImage(display, visual, depth, _Z_PIXMAP, 0, data, TILE, TILE, 32, 0))
+        image = pointer(
+            x11.XCreateImage(display, visual, depth, _Z_PIXMAP, 0, data, TILE, TILE, 32, 0)
+        )
         x11.XPutImage(display, picture, context, image, 0, 0, 0, 0, TILE, TILE)
         pictures.append(picture)
     x11.XSetFillStyle(display, context, whole(_FILL_TILED))
     sys.stdout.write("playing\n")
     sys.stdout.flush()
     frame, begun = 0, time.monotonic()
-    while not select.select([sys.stdin], [], [], max(0.0, begun + frame / PER_SECOND - time.monotonic()))[0]:
+    while not select.select(
+        [sys.stdin], [], [], max(0.0, begun + frame / PER_SECOND - time.monotonic())
+    )[0]:
         x11.XSetTile(display, context, pictures[frame // 2 % PHASES])
         x11.XSetTSOrigin(display, context, frame * STEP % TILE, frame % TILE)
         x11.XFillRectangle(display, window, context, 0, 0, width, height)

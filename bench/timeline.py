@@ -1,4 +1,5 @@
-"""When what became visible to a client: two watches in a process of their own, so that arrival times stay honest.
+"""When what became visible to a client: two watches in a process of their own, so that arrival
+times stay honest.
 
 Both sides use the machine's monotonic clock.
 """
@@ -20,22 +21,31 @@ import aiohttp
 
 from bench.objects import PODS, SESSION_KIND, SESSIONS
 
-# What is watched (`pod` or `session`), type of the event, the session's name, the object's phase, seconds.
+# What is watched (`pod` or `session`), type of the event, the session's name, the object's phase,
+# seconds.
 Sighting = tuple[str, str, str, str | None, float]
 
 
 def sighting(what: str, line: bytes, at: float) -> tuple[Sighting, str]:
-    """One line of a watch, and the resource version it carries. A pod counts for the session that owns it."""
+    """One line of a watch, and the resource version it carries. A pod counts for the session that
+    owns it.
+    """
     event = json.loads(line)
     metadata = event["object"].get("metadata", {})
-    owners = (owner["name"] for owner in metadata.get("ownerReferences", ()) if owner["kind"] == SESSION_KIND)
+    owners = (
+        owner["name"]
+        for owner in metadata.get("ownerReferences", ())
+        if owner["kind"] == SESSION_KIND
+    )
     name = next(owners, metadata.get("name", ""))
     phase = (event["object"].get("status") or {}).get("phase") if event["type"] != "ERROR" else None
     return (what, event["type"], name, phase, at), metadata.get("resourceVersion", "0")
 
 
 async def watch(http: aiohttp.ClientSession, path: str, what: str, conn: Connection) -> None:
-    """Send every change of a collection through the pipe; a watch that ends is opened again where it ended."""
+    """Send every change of a collection through the pipe; a watch that ends is opened again where
+    it ended.
+    """
     version = "0"
     while True:
         async with http.get(path, params={"watch": "1", "resourceVersion": version}) as response:
@@ -51,7 +61,9 @@ async def watch(http: aiohttp.ClientSession, path: str, what: str, conn: Connect
 
 
 def watch_both(url: str, ca: Path, token: str, conn: Connection) -> None:
-    """The main function of the watching process. Ctrl-C goes to the bench, which then ends this process."""
+    """The main function of the watching process. Ctrl-C goes to the bench, which then ends this
+    process.
+    """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
     async def main() -> None:
@@ -61,14 +73,18 @@ def watch_both(url: str, ca: Path, token: str, conn: Connection) -> None:
         async with aiohttp.ClientSession(
             url, connector=connector, headers=headers, timeout=timeout, read_bufsize=2**20
         ) as http:
-            await asyncio.gather(watch(http, PODS, "pod", conn), watch(http, SESSIONS, "session", conn))
+            await asyncio.gather(
+                watch(http, PODS, "pod", conn), watch(http, SESSIONS, "session", conn)
+            )
 
     with contextlib.suppress(BrokenPipeError):
         asyncio.run(main())
 
 
 class Timeline:
-    """First sightings by session name, in seconds of the monotonic clock. An async context manager."""
+    """First sightings by session name, in seconds of the monotonic clock. An async context
+    manager.
+    """
 
     def __init__(self, url: str, ca: Path, token: str) -> None:
         self.pod_added: dict[str, float] = {}
@@ -80,7 +96,9 @@ class Timeline:
         self._changed = asyncio.Event()
         self._conn, self._far_end = multiprocessing.Pipe(duplex=False)
         arguments = (url, ca, token, self._far_end)
-        self._process = multiprocessing.get_context("spawn").Process(target=watch_both, args=arguments, daemon=True)
+        self._process = multiprocessing.get_context("spawn").Process(
+            target=watch_both, args=arguments, daemon=True
+        )
 
     async def __aenter__(self) -> Timeline:
         self._process.start()
@@ -115,7 +133,9 @@ class Timeline:
                 (self.pod_running if what == "pod" else self.session_running).setdefault(name, at)
 
     async def until(self, reached: Callable[[], bool], seconds: float, what: str) -> None:
-        """Wait for a condition on what was seen. Raises TimeoutError, or RuntimeError when the watching ended."""
+        """Wait for a condition on what was seen. Raises TimeoutError, or RuntimeError when the
+        watching ended.
+        """
         end = time.monotonic() + seconds
         while not reached():
             self._changed.clear()
@@ -127,7 +147,11 @@ class Timeline:
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._changed.wait(), min(1.0, left))
 
-    async def all_in(self, sightings: dict[str, float], names: Iterable[str], seconds: float, what: str) -> None:
+    async def all_in(
+        self, sightings: dict[str, float], names: Iterable[str], seconds: float, what: str
+    ) -> None:
         """Wait until every one of `names` was seen."""
         expected = set(names)
-        await self.until(lambda: expected <= sightings.keys(), seconds, f"{what} of all {len(expected)}")
+        await self.until(
+            lambda: expected <= sightings.keys(), seconds, f"{what} of all {len(expected)}"
+        )

@@ -1,4 +1,6 @@
-"""Two ways to a desktop on a real cluster: a session that the operator works on, and its very objects applied raw."""
+"""Two ways to a desktop on a real cluster: a session that the operator works on, and its very
+objects applied raw.
+"""
 
 from __future__ import annotations
 
@@ -73,14 +75,19 @@ class ThroughOperator:
     async def ready(self, desktop: str) -> None:
         """Wait for phase Running. Raises RuntimeError when the session fails."""
         session = await until(
-            self._client, SESSIONS, desktop, lambda found: status(found, "phase") in ("Running", "Failed")
+            self._client,
+            SESSIONS,
+            desktop,
+            lambda found: status(found, "phase") in ("Running", "Failed"),
         )
         if status(session, "phase") == "Failed":
             raise RuntimeError(f"session {desktop} failed: {status(session, 'message')}")
 
     async def url(self, desktop: str) -> str:
         """What `vdi session open` would use."""
-        session = await until(self._client, SESSIONS, desktop, lambda found: bool(status(found, "url")))
+        session = await until(
+            self._client, SESSIONS, desktop, lambda found: bool(status(found, "url"))
+        )
         return status(session, "url")
 
     async def remove(self, desktop: str) -> None:
@@ -97,7 +104,9 @@ class Raw:
     name = "raw API"
     login = None
 
-    def __init__(self, client: Client, model: str, children: Mapping[Resource, Object], url: str) -> None:
+    def __init__(
+        self, client: Client, model: str, children: Mapping[Resource, Object], url: str
+    ) -> None:
         self._client, self._model, self._children, self._url = client, model, children, url
         self._token = secrets.token_urlsafe(32)
 
@@ -107,7 +116,10 @@ class Raw:
         children = {}
         for resource in CHILDREN:
             [found] = await client.list(
-                resource, namespace=NAMESPACE, label_selector=f"{SESSION_LABEL}={model}", into=Object
+                resource,
+                namespace=NAMESPACE,
+                label_selector=f"{SESSION_LABEL}={model}",
+                into=Object,
             )
             children[resource] = found
         for route in children[ROUTES]["spec"]["routes"]:
@@ -116,10 +128,15 @@ class Raw:
 
     async def apply(self, desktop: str) -> None:
         """Create the copies, side by side."""
-        copies = {resource: copy(child, self._model, desktop) for resource, child in self._children.items()}
+        copies = {
+            resource: copy(child, self._model, desktop)
+            for resource, child in self._children.items()
+        }
         async with asyncio.TaskGroup() as tasks:
             for resource, child in copies.items():
-                tasks.create_task(self._client.create(resource, child, namespace=NAMESPACE, into=Object))
+                tasks.create_task(
+                    self._client.create(resource, child, namespace=NAMESPACE, into=Object)
+                )
 
     async def ready(self, desktop: str) -> None:
         """Wait until the pod is ready and has our token."""
@@ -145,7 +162,9 @@ class Raw:
 
 
 async def give_token(url: str, master: str, token: str) -> None:
-    """Tell the Selkies behind that URL of a controller's token, as soon as it can be reached. Raises TimeoutError."""
+    """Tell the Selkies behind that URL of a controller's token, as soon as it can be reached.
+    Raises TimeoutError.
+    """
     there = urlsplit(url)
     headers = {"Host": there.netloc, "Authorization": f"Bearer {master}"}
     table = {token: {"role": "controller", "slot": None}}
@@ -162,7 +181,9 @@ async def give_token(url: str, master: str, token: str) -> None:
 
 
 def copy(child: Object, model: str, name: str) -> Object:
-    """The object as it was sent, for another desktop: no owner, nothing that the API server or scheduler added."""
+    """The object as it was sent, for another desktop: no owner, nothing that the API server or
+    scheduler added.
+    """
     kept = {key: value for key, value in child.items() if key not in ("status", "metadata")}
     metadata = child["metadata"]
     kept["metadata"] = {
@@ -185,7 +206,9 @@ def status(found: Object, key: str) -> str:
 def is_ready(pod: Object) -> bool:
     """Whether the pod's condition Ready is true."""
     conditions = pod.get("status", {}).get("conditions", ())
-    return any(condition["type"] == "Ready" and condition["status"] == "True" for condition in conditions)
+    return any(
+        condition["type"] == "Ready" and condition["status"] == "True" for condition in conditions
+    )
 
 
 async def until(
@@ -196,7 +219,9 @@ async def until(
     *,
     namespace: str | None = NAMESPACE,
 ) -> Object:
-    """The object once `reached` says so. Raises TimeoutError, which names its last phase and why."""
+    """The object once `reached` says so. Raises TimeoutError, which names its last phase and
+    why.
+    """
     found: Object = {}
     try:
         async with asyncio.timeout(DEADLINE_SECONDS):
@@ -213,11 +238,17 @@ async def until(
                     return found
     except TimeoutError:
         pass
-    stands = f"{status(found, 'phase') or 'without a phase'}: {status(found, 'message') or 'no message'}"
-    raise TimeoutError(f"{resource.kind} {name} did not get there within {DEADLINE_SECONDS} s; it is {stands}")
+    stands = (
+        f"{status(found, 'phase') or 'without a phase'}: {status(found, 'message') or 'no message'}"
+    )
+    raise TimeoutError(
+        f"{resource.kind} {name} did not get there within {DEADLINE_SECONDS} s; it is {stands}"
+    )
 
 
-async def remove(client: Client, resource: Resource, name: str, *, namespace: str | None = NAMESPACE) -> None:
+async def remove(
+    client: Client, resource: Resource, name: str, *, namespace: str | None = NAMESPACE
+) -> None:
     """Delete an object, if it is there, and wait until it is gone. Raises TimeoutError."""
     try:
         async with asyncio.timeout(DEADLINE_SECONDS):

@@ -7,7 +7,8 @@ release = version = package_version()
 extensions = ["myst_parser", "tools.docs_site"]
 exclude_patterns = ["examples"]
 
-# Broken links, anchors and pictures, and pages outside the navigation, are warnings; `make docs` makes them errors.
+# Broken links, anchors and pictures, and pages outside the navigation, are warnings; `make docs`
+# makes them errors.
 nitpicky = True
 myst_heading_anchors = 6  # `page.md#heading`, as code hosts spell it
 

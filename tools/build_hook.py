@@ -1,7 +1,8 @@
-"""Hatch's build hook: the wheel carries the chart and the manifests, with the package's version written into them, and
-the pages for users that the portal shows.
+"""Hatch's build hook: the wheel carries the chart and the manifests, with the package's version
+written into them, and the pages for users that the portal shows.
 
-In the sources they have the version 0.0.0-dev, so that generated files do not change with each commit.
+In the sources they have the version 0.0.0-dev, so that generated files do not change with each
+commit.
 """
 
 import atexit

@@ -1,12 +1,13 @@
 """The documentation as a site: a Sphinx extension for docs/conf.py, and a check of the built pages.
 
-Pages stay plain Markdown that a code host shows as well. So the navigation is not written a second time: a page of
-`NAVIGATION` gets a table of contents from its list items that begin with a link, and beside a picture of the light
-scheme stands that of the dark one; the theme shows one of them. A Mermaid diagram, which a code host draws, is shown as
-its text: the script that draws it has 2.5 MB.
+Pages stay plain Markdown that a code host shows as well. So the navigation is not written a second
+time: a page of `NAVIGATION` gets a table of contents from its list items that begin with a link,
+and beside a picture of the light scheme stands that of the dark one; the theme shows one of them. A
+Mermaid diagram, which a code host draws, is shown as its text: the script that draws it has 2.5 MB.
 
-`python -m tools.docs_site FOLDER` names every script, style, font and picture that a built page loads from another
-origin, and every line of prose that is too long. Exit status: 0 nothing, 1 at least one, 2 usage.
+`python -m tools.docs_site FOLDER` names every script, style, font and picture that a built page
+loads from another origin, and every line of prose that is too long. Exit status: 0 nothing, 1 at
+least one, 2 usage.
 """
 
 import argparse
@@ -29,13 +30,16 @@ ROOT_PAGES = {
     "CONTRIBUTING.md": "project/contributing.md",
     "SECURITY.md": "project/security-policy.md",
 }
-# Characters of a line in a paragraph or a list item; headings, tables, code and addresses may be longer.
+# Characters of a line in a paragraph or a list item; headings, tables, code and addresses may be
+# longer.
 LINE_LENGTH = 120
 
 # Pixels of a picture for each pixel of the page.
 PICTURE_SCALE = 2
 
-_LIGHT_PICTURE = re.compile(r"^!\[(?P<alt>[^\]]+)\]\((?P<stem>[\w./-]+)-light\.png\)$", re.MULTILINE)
+_LIGHT_PICTURE = re.compile(
+    r"^!\[(?P<alt>[^\]]+)\]\((?P<stem>[\w./-]+)-light\.png\)$", re.MULTILINE
+)
 _ENTRY = re.compile(r"^- \[([^\]]+)\]\(([\w./-]+)\.md\)", re.MULTILINE)
 _LOADING_ATTRIBUTES = ("src", "srcset", "poster", "data")
 _LOADING_RELATIONS = {
@@ -75,12 +79,16 @@ def with_navigation(page: str, text: str) -> str:
 
 
 def navigation_entries(text: str) -> list[tuple[str, str]]:
-    """What a navigation page lists: the text of the link, and the document, relative to the page."""
+    """What a navigation page lists: the text of the link, and the document, relative to the
+    page.
+    """
     return _ENTRY.findall(text)
 
 
 def replace_root_links(page: str, text: str) -> str:
-    """The text, with links to pages of the repository's root turned into links to their copies in the site."""
+    """The text, with links to pages of the repository's root turned into links to their copies in
+    the site.
+    """
     depth = page.count("/")
     for name, copy in ROOT_PAGES.items():
         text = text.replace(f"]({'../' * (depth + 1)}{name}", f"]({'../' * depth}{copy}")
@@ -113,7 +121,9 @@ def markdown_pages() -> list[Path]:
 
 
 def long_lines(text: str) -> Iterator[int]:
-    """The numbers of lines of prose that are longer than `LINE_LENGTH`, outside what `make generate` writes."""
+    """The numbers of lines of prose that are longer than `LINE_LENGTH`, outside what `make
+    generate` writes.
+    """
     if text.startswith(_GENERATED_PAGE):
         return
     text = _GENERATED_PART.sub(lambda part: "\n" * part[0].count("\n"), text)
@@ -166,7 +176,9 @@ def external_loads(folder: Path) -> Iterator[str]:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Check the built pages, and the lines of their sources."""
-    parser = argparse.ArgumentParser(prog="python -m tools.docs_site", description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(
+        prog="python -m tools.docs_site", description=__doc__.splitlines()[0]
+    )
     parser.add_argument("folder", type=Path, help="where the built pages are, such as build/docs")
     folder = parser.parse_args(arguments).folder
     if not any(folder.rglob("*.html")):
@@ -174,7 +186,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     problems = list(external_loads(folder))
     for path in markdown_pages():
         place = path.relative_to(ROOT)
-        problems += [f"{place}:{line} is longer than {LINE_LENGTH} characters" for line in long_lines(path.read_text())]
+        problems += [
+            f"{place}:{line} is longer than {LINE_LENGTH} characters"
+            for line in long_lines(path.read_text())
+        ]
     print("\n".join(problems), end="\n" if problems else "")
     return 1 if problems else 0
 

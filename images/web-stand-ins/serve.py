@@ -24,7 +24,10 @@ class KasmVNC(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         """Answer by the login first, as these servers do."""
-        if self.headers["Authorization"] != f"Basic {base64.b64encode(self.login.encode()).decode()}":
+        if (
+            self.headers["Authorization"]
+            != f"Basic {base64.b64encode(self.login.encode()).decode()}"
+        ):
             self._answer(401)
         else:
             self._answer(200 if self.path in self.paths else 404)
@@ -49,10 +52,23 @@ def main() -> None:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     address, port = os.environ.get("ADDRESS", ""), int(os.environ.get("PORT", "0"))
     if os.environ.get("STAND_IN") == "selkies-1":
-        ThreadingHTTPServer((address, port or int(os.environ.get("NGINX_PORT", "8080"))), Selkies1).serve_forever()
+        ThreadingHTTPServer(
+            (address, port or int(os.environ.get("NGINX_PORT", "8080"))), Selkies1
+        ).serve_forever()
     folder = tempfile.mkdtemp()
     key, certificate = f"{folder}/key.pem", f"{folder}/certificate.pem"
-    command = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-subj", "/CN=kasm", "-keyout", key]
+    command = [
+        "openssl",
+        "req",
+        "-x509",
+        "-newkey",
+        "rsa:2048",
+        "-nodes",
+        "-subj",
+        "/CN=kasm",
+        "-keyout",
+        key,
+    ]
     subprocess.run([*command, "-out", certificate], check=True)
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(certificate, key)

@@ -1,12 +1,15 @@
-"""The HTTP client for everything but the API server (`vdi.kube` has its own): httpx, without redirects and cookies.
+"""The HTTP client for everything but the API server (`vdi.kube` has its own): httpx, without
+redirects and cookies.
 
-It trusts the certificate authorities of the machine, uses the proxy that the environment names, and can connect to a
-given address while it keeps host name and SNI: for names below `localhost` and for preflights. A client with a fixed
-address is for one host: httpx pools connections by address, and two names at one address would share one. httpx speaks
-no WebSocket: the probe uses `websockets`, and the doctor looks at the handshake alone.
+It trusts the certificate authorities of the machine, uses the proxy that the environment names, and
+can connect to a given address while it keeps host name and SNI: for names below `localhost` and for
+preflights. A client with a fixed address is for one host: httpx pools connections by address, and
+two names at one address would share one. httpx speaks no WebSocket: the probe uses `websockets`,
+and the doctor looks at the handshake alone.
 
-No other module imports httpx. Its responses decompress what they read before anyone can see how much it is: 269 bytes
-became 2 GiB. Here bodies are read as they come over the wire, up to a limit, and compressed ones are refused.
+No other module imports httpx. Its responses decompress what they read before anyone can see how
+much it is: 269 bytes became 2 GiB. Here bodies are read as they come over the wire, up to a limit,
+and compressed ones are refused.
 """
 
 import asyncio
@@ -32,40 +35,56 @@ E = TypeVar("E", bound=BaseException)
 # Largest body where the caller names no limit.
 MAX_BYTES = 2**20
 
-# A body has at most 64 pieces, and one for each 128 bytes of its largest size. 64 KiB in chunks of one byte would keep
-# the event loop for 0.8 s.
+# A body has at most 64 pieces, and one for each 128 bytes of its largest size. 64 KiB in chunks of
+# one byte would keep the event loop for 0.8 s.
 _PIECES, _PIECE_BYTES = 64, 128
-# Limit of the bytes before the response's header is there, with that header: httpx reads informational responses
-# without end, and all that one read brought without a turn of the event loop. h11 refuses a single header of more than
-# 100 KiB.
+# Limit of the bytes before the response's header is there, with that header: httpx reads
+# informational responses without end, and all that one read brought without a turn of the event
+# loop. h11 refuses a single header of more than 100 KiB.
 _MAX_HEAD_BYTES, _HEAD_PIECE_BYTES = 2**17, 2**12
 
 
 class BadResponseError(ValueError):
-    """Raised for a response that is too large, compressed, or not the JSON that was expected; says which."""
+    """Raised for a response that is too large, compressed, or not the JSON that was expected; says
+    which.
+    """
 
 
-# Everything that a request raises for what the network, the server or the URL does. No plain ValueError: that is a bug.
+# Everything that a request raises for what the network, the server or the URL does. No plain
+# ValueError: that is a bug.
 HTTP_ERRORS = (httpx.HTTPError, httpx.InvalidURL, OSError, UnicodeError, BadResponseError)
 # Errors of a request for which no connection was made.
 CONNECT_ERRORS = (httpx.ConnectError, httpx.ConnectTimeout)
 # Errors of a request without a response in time.
 TIMEOUTS = (httpx.TimeoutException, TimeoutError)
 LOOPBACK = "127.0.0.1"
-# Where clouds give credentials to whoever asks from a machine of theirs, beside link-local 169.254.169.254.
-_METADATA = frozenset(map(ip_address, ("fd00:ec2::254", "100.100.100.200", "192.0.0.192", "168.63.129.16")))
+# Where clouds give credentials to whoever asks from a machine of theirs, beside link-local
+# 169.254.169.254.
+_METADATA = frozenset(
+    map(ip_address, ("fd00:ec2::254", "100.100.100.200", "192.0.0.192", "168.63.129.16"))
+)
 
 
 def is_local(host: str) -> bool:
-    """Whether requests to this host stay on this machine: names below `localhost` are resolved so (RFC 6761, 6.3)."""
+    """Whether requests to this host stay on this machine: names below `localhost` are resolved so
+    (RFC 6761, 6.3).
+    """
     return host in (LOOPBACK, "::1", "localhost") or host.endswith(".localhost")
 
 
 def is_of_machine(address: str) -> bool:
-    """Whether an IP address leads to the machine itself, or to what only it may reach: link-local, metadata."""
+    """Whether an IP address leads to the machine itself, or to what only it may reach: link-local,
+    metadata.
+    """
     ip = ip_address(address.partition("%")[0])
     ip = getattr(ip, "ipv4_mapped", None) or ip
-    return ip.is_loopback or ip.is_link_local or ip.is_unspecified or ip.is_multicast or ip in _METADATA
+    return (
+        ip.is_loopback
+        or ip.is_link_local
+        or ip.is_unspecified
+        or ip.is_multicast
+        or ip in _METADATA
+    )
 
 
 def proxy_for(url: str) -> str | None:
@@ -79,7 +98,8 @@ def proxy_for(url: str) -> str | None:
 
 def address_of(url: str) -> str:
     """The fixed address of the URL's host; empty: the system resolves it."""
-    # Browsers send `*.localhost` to the loopback address; many system resolvers do not know these names.
+    # Browsers send `*.localhost` to the loopback address; many system resolvers do not know these
+    # names.
     return LOOPBACK if (urlsplit(url).hostname or "").endswith(".localhost") else ""
 
 
@@ -124,7 +144,9 @@ class Response:
 
 
 class ResponseStream:
-    """A response whose body has not been read. Every method that reads it raises BadResponseError, `HTTP_ERRORS`."""
+    """A response whose body has not been read. Every method that reads it raises BadResponseError,
+    `HTTP_ERRORS`.
+    """
 
     def __init__(self, response: httpx.Response) -> None:
         self.status = response.status_code
@@ -143,14 +165,18 @@ class ResponseStream:
             if len(body) > max_bytes:
                 raise BadResponseError(f"the response is too large: more than {max_bytes} bytes")
             if left < 0:
-                raise BadResponseError(f"the response has too many chunks of less than {_PIECE_BYTES} bytes")
+                raise BadResponseError(
+                    f"the response has too many chunks of less than {_PIECE_BYTES} bytes"
+                )
         return bytes(body)
 
     async def pieces(self) -> AsyncIterator[bytes]:
         """The body as it comes, of any size."""
         async for piece in self._response.aiter_raw():
             self._refuse_encoding()
-            await asyncio.sleep(0)  # chunks of one byte that have arrived together would keep the event loop
+            await asyncio.sleep(
+                0
+            )  # chunks of one byte that have arrived together would keep the event loop
             yield piece
 
     async def start(self, max_bytes: int) -> bytes:
@@ -164,7 +190,9 @@ class ResponseStream:
         return bytes(body[:max_bytes])
 
     async def lines(self, max_bytes: int = MAX_BYTES) -> AsyncIterator[bytes]:
-        """The lines as they come, without LF, of which none may be longer. A last one without LF is left out."""
+        """The lines as they come, without LF, of which none may be longer. A last one without LF is
+        left out.
+        """
         line = bytearray()
         async for piece in self._response.aiter_raw():
             self._refuse_encoding()
@@ -174,18 +202,24 @@ class ResponseStream:
                     line.clear()
                 line += part
                 if len(line) > max_bytes:
-                    raise BadResponseError(f"a line of the response is too long: more than {max_bytes} bytes")
+                    raise BadResponseError(
+                        f"a line of the response is too long: more than {max_bytes} bytes"
+                    )
 
     def _refuse_encoding(self) -> None:
         encoding = self.headers.get("Content-Encoding", "").strip().lower()
         if encoding not in ("", "identity"):
-            raise BadResponseError(f"the response has Content-Encoding {encoding[:40]!r}; allowed: identity")
+            raise BadResponseError(
+                f"the response has Content-Encoding {encoding[:40]!r}; allowed: identity"
+            )
 
 
 class HttpClient:
-    """Sends requests; what comes back is a `Response` or a `ResponseStream`. An async context manager.
+    """Sends requests; what comes back is a `Response` or a `ResponseStream`. An async context
+    manager.
 
-    `to_machine` False: a connection to an address of `is_of_machine` is closed before anything is sent.
+    `to_machine` False: a connection to an address of `is_of_machine` is closed before anything is
+    sent.
     """
 
     def __init__(self, client: httpx.AsyncClient, *, to_machine: bool = True) -> None:
@@ -202,7 +236,10 @@ class HttpClient:
         return self
 
     async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
     ) -> None:
         await self._client.__aexit__(kind, error, trace)
 
@@ -218,7 +255,8 @@ class HttpClient:
         seconds: float | None = None,
         **options: Unpack[RequestOptions],
     ) -> Response:
-        """One request. `seconds` limits all of it, however slowly the response comes; the client's own without it.
+        """One request. `seconds` limits all of it, however slowly the response comes; the client's
+        own without it.
 
         Raises `HTTP_ERRORS`.
         """
@@ -228,7 +266,12 @@ class HttpClient:
 
     @asynccontextmanager
     async def stream(
-        self, method: str, url: str, *, silent_seconds: float | None = None, **options: Unpack[RequestOptions]
+        self,
+        method: str,
+        url: str,
+        *,
+        silent_seconds: float | None = None,
+        **options: Unpack[RequestOptions],
     ) -> AsyncIterator[ResponseStream]:
         """One request, and the response as soon as its header is there. Raises `HTTP_ERRORS`.
 
@@ -241,7 +284,9 @@ class HttpClient:
             )
         rest: dict[str, Any] = {**options}
         async with self._client.stream(method, url, timeout=timeout, **rest) as response:
-            if isinstance(connection := response.extensions.get("network_stream"), _LimitedConnection):
+            if isinstance(
+                connection := response.extensions.get("network_stream"), _LimitedConnection
+            ):
                 connection.head_bytes_left = math.inf
             yield ResponseStream(response)
 
@@ -259,13 +304,17 @@ def open_client(
 ) -> HttpClient:
     """A client for the host of `url` alone. An async context manager.
 
-    `seconds` limits connecting, each read and each write. `connect` is ADDRESS or ADDRESS:PORT, used instead of what
-    the host name resolves to, and without a proxy; `use_proxy` False: as resolved, without a proxy. `to_machine` False:
-    not to addresses of `is_of_machine`. A proxy decides for itself where it connects to.
+    `seconds` limits connecting, each read and each write. `connect` is ADDRESS or ADDRESS:PORT,
+    used instead of what the host name resolves to, and without a proxy; `use_proxy` False: as
+    resolved, without a proxy. `to_machine` False: not to addresses of `is_of_machine`. A proxy
+    decides for itself where it connects to.
     """
-    # The machine's authorities take 45 ms to load. Plain HTTP gets a context without any: it refuses all certificates.
+    # The machine's authorities take 45 ms to load. Plain HTTP gets a context without any: it
+    # refuses all certificates.
     is_https = urlsplit(url).scheme == "https"
-    context = tls or (ssl.create_default_context() if is_https else ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT))
+    context = tls or (
+        ssl.create_default_context() if is_https else ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    )
     timeout = httpx.Timeout(seconds, connect=connect_seconds or seconds)
     address = connect or address_of(url)
     transport = _FixedAddress(address, context) if address else None
@@ -284,7 +333,8 @@ def open_client(
 
 
 def open_client_for_any_host(*, seconds: float) -> HttpClient:
-    """A client with the proxies that the environment names, and httpx's own certificate authorities or SSL_CERT_FILE.
+    """A client with the proxies that the environment names, and httpx's own certificate authorities
+    or SSL_CERT_FILE.
 
     Times as in `open_client`.
     """
@@ -297,7 +347,9 @@ def _no_cookies() -> CookieJar:
 
 def unverified() -> ssl.SSLContext:
     """A context that accepts every certificate."""
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)  # without the authorities of the system, which take 20 ms to read
+    context = ssl.SSLContext(
+        ssl.PROTOCOL_TLS_CLIENT
+    )  # without the authorities of the system, which take 20 ms to read
     context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
     return context
 
@@ -328,7 +380,11 @@ def reason_of(error: BaseException) -> str:
 
 def _find(error: BaseException, kind: type[E]) -> E | None:
     """The innermost error of this kind among the causes."""
-    causes = error.exceptions if isinstance(error, BaseExceptionGroup) else (error.__cause__ or error.__context__,)
+    causes = (
+        error.exceptions
+        if isinstance(error, BaseExceptionGroup)
+        else (error.__cause__ or error.__context__,)
+    )
     for cause in causes:
         if cause is not None and (found := _find(cause, kind)) is not None:
             return found
@@ -340,7 +396,9 @@ class _FixedAddress(httpx.AsyncHTTPTransport):
 
     def __init__(self, connect: str, context: ssl.SSLContext) -> None:
         super().__init__(verify=context, trust_env=False)
-        self._address, _, port = connect.rpartition(":") if connect.count(":") == 1 else (connect, "", "")
+        self._address, _, port = (
+            connect.rpartition(":") if connect.count(":") == 1 else (connect, "", "")
+        )
         self._port = int(port) if port else None
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
@@ -367,8 +425,8 @@ class _LimitedBackend:
 
 async def _refuse_machine(connection: Any) -> None:
     """Close a connection that leads to the machine. Raises OSError."""
-    # The address of the connection, not one that the name had before: DNS may give another one each time. A server that
-    # resets a connection at once leaves it without an address.
+    # The address of the connection, not one that the name had before: DNS may give another one each
+    # time. A server that resets a connection at once leaves it without an address.
     peer = connection.get_extra_info("server_addr")
     if peer is None:
         reason = "the server has reset the connection"
@@ -381,7 +439,9 @@ async def _refuse_machine(connection: Any) -> None:
 
 
 class _LimitedConnection:
-    """A connection of httpcore. Each write begins a request; `stream` lifts the limit when the header is there."""
+    """A connection of httpcore. Each write begins a request; `stream` lifts the limit when the
+    header is there.
+    """
 
     def __init__(self, connection: Any) -> None:
         self._connection = connection

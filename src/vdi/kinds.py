@@ -1,4 +1,6 @@
-"""The API kinds of this project and of Traefik, as `vdi.kube` resources; Kubernetes' own are in `vdi.kube.resource`."""
+"""The API kinds of this project and of Traefik, as `vdi.kube` resources; Kubernetes' own are in
+`vdi.kube.resource`.
+"""
 
 from vdi.api.meta import API_VERSION, GROUP, VERSION
 from vdi.api.pool import VDIPool

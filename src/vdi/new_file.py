@@ -9,12 +9,15 @@ from pathlib import Path
 
 
 class NewFileError(Exception):
-    """Raised when the file cannot be made, or its name was taken meanwhile; says so, with the name."""
+    """Raised when the file cannot be made, or its name was taken meanwhile; says so, with the
+    name.
+    """
 
 
 @contextmanager
 def new_file(path: Path) -> Iterator[FileIO]:
-    """A file in the same folder that only its owner may read; it takes `path` at the end, and is gone after an error.
+    """A file in the same folder that only its owner may read; it takes `path` at the end, and is
+    gone after an error.
 
     Raises NewFileError.
     """
@@ -44,8 +47,9 @@ def _in_words(path: Path) -> Iterator[None]:
 
 
 def _take_name(made: Path, path: Path) -> None:
-    # A hard link fails where the name exists, in one step. A rename would replace a file that someone else has created
-    # while this one was written, and a check before it would leave a moment in between.
+    # A hard link fails where the name exists, in one step. A rename would replace a file that
+    # someone else has created while this one was written, and a check before it would leave a
+    # moment in between.
     try:
         os.link(made, path)
     except FileExistsError:

@@ -1,14 +1,16 @@
-"""Text from outside that is safe to show: control, direction, format and blank characters become visible escapes.
+"""Text from outside that is safe to show: control, direction, format and blank characters become
+visible escapes.
 
-Used wherever text that somebody else wrote reaches a person: the terminal, pages, logs and status fields.
+Used wherever text that somebody else wrote reaches a person: the terminal, pages, logs and status
+fields.
 """
 
 import functools
 import re
 import unicodedata
 
-# Characters that show nothing and that Unicode still calls letters, marks or symbols: fillers, and variation selectors
-# without those for emoji. For a character class of a regular expression.
+# Characters that show nothing and that Unicode still calls letters, marks or symbols: fillers, and
+# variation selectors without those for emoji. For a character class of a regular expression.
 BLANK = r"\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180f\u2800\u3164\ufe00-\ufe0d\uffa0\U000e0100-\U000e01ef"
 
 _IS_BLANK = re.compile(f"[{BLANK}]").match
@@ -23,8 +25,8 @@ def is_printable(text: str, keep: str = "") -> bool:
 def escape(text: str, keep: str = "") -> str:
     r"""The text with each character that is not printable as `\uNNNN`, except those in `keep`.
 
-    The escapes are those of JSON, above U+FFFF as two: JSON stays JSON, with the same values. Escaping twice changes
-    nothing more.
+    The escapes are those of JSON, above U+FFFF as two: JSON stays JSON, with the same values.
+    Escaping twice changes nothing more.
     """
     if text.isascii() and text.isprintable():  # nearly all of them
         return text
@@ -68,7 +70,9 @@ def _table(keep: str) -> _Escapes:
 
 def _shows(character: str) -> bool:
     # Spaces such as the ideographic one are not printable to Python, and harmless.
-    return (character.isprintable() and not _IS_BLANK(character)) or unicodedata.category(character) == "Zs"
+    return (character.isprintable() and not _IS_BLANK(character)) or unicodedata.category(
+        character
+    ) == "Zs"
 
 
 def _escaped(character: str) -> str:

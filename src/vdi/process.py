@@ -1,4 +1,6 @@
-"""Parts that the operator's and the gateway's process share: log lines, the token of /metrics, the end by a signal."""
+"""Parts that the operator's and the gateway's process share: log lines, the token of /metrics, the
+end by a signal.
+"""
 
 import asyncio
 import hmac
@@ -22,7 +24,9 @@ _subject: ContextVar[tuple[str, str] | None] = ContextVar("subject", default=Non
 
 
 def set_log_subject(kind: str, name: str) -> None:
-    """From now on, lines that this task and tasks started by it log carry `kind=name`, such as `pool=gpu-desks`."""
+    """From now on, lines that this task and tasks started by it log carry `kind=name`, such as
+    `pool=gpu-desks`.
+    """
     _subject.set((kind, name))
 
 
@@ -38,7 +42,9 @@ class KeyValueFormatter(logging.Formatter):
         lines = [f"{' '.join(f'{name}={value}' for name, value in fields.items())} msg={message}"]
         if record.exc_info:
             lines += self.formatException(record.exc_info).split("\n")
-        return "\n  ".join(map(escape, lines))  # indented, so that no line of a traceback looks like a record
+        return "\n  ".join(
+            map(escape, lines)
+        )  # indented, so that no line of a traceback looks like a record
 
 
 class JsonFormatter(logging.Formatter):
@@ -52,7 +58,11 @@ class JsonFormatter(logging.Formatter):
 
 
 def _fields_of(record: logging.LogRecord) -> dict[str, str]:
-    at = datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    at = (
+        datetime.fromtimestamp(record.created, UTC)
+        .isoformat(timespec="milliseconds")
+        .replace("+00:00", "Z")
+    )
     subject = _subject.get()
     return {
         "time": at,
@@ -73,8 +83,8 @@ def set_up_logging(level: str, form: str = "text") -> None:
 class TroubleLog:
     """Log lines by which `vdi doctor` learns what a process lacks, as long as it does.
 
-    A process that starts lacks some things for a moment, so the second look in a row logs a trouble; then every
-    twelfth, since the doctor reads only the last lines.
+    A process that starts lacks some things for a moment, so the second look in a row logs a
+    trouble; then every twelfth, since the doctor reads only the last lines.
     """
 
     LOOK_SECONDS = 5.0
@@ -85,7 +95,9 @@ class TroubleLog:
         self._looks: dict[str, int] = {}
 
     def note(self, troubles: Iterable[str]) -> None:
-        """Log what lasts, and what is over. Called every `LOOK_SECONDS` with all troubles, each as `name: reason`."""
+        """Log what lasts, and what is over. Called every `LOOK_SECONDS` with all troubles, each as
+        `name: reason`.
+        """
         found = {trouble.partition(":")[0]: trouble for trouble in troubles}
         for name in [name for name in self._looks if name not in found]:
             if self._looks.pop(name) >= self._LASTING:
@@ -110,10 +122,11 @@ def stop_on_signals(stop: asyncio.Event) -> Iterator[None]:
 
 
 class MetricsToken:
-    """The token that a request for /metrics must have, in a file that is read for each request: it can be rotated.
+    """The token that a request for /metrics must have, in a file that is read for each request: it
+    can be rotated.
 
-    A NetworkPolicy alone would not do: not every network plugin enforces one. Probes need no token; the kubelet has
-    none.
+    A NetworkPolicy alone would not do: not every network plugin enforces one. Probes need no token;
+    the kubelet has none.
     """
 
     def __init__(self, file: Path) -> None:
@@ -121,7 +134,9 @@ class MetricsToken:
         self._complaint = ""
 
     def refusal(self, authorization: str) -> tuple[HTTPStatus, str] | None:
-        """Status and sentence of the refusal of a request with this Authorization header; None where it may pass."""
+        """Status and sentence of the refusal of a request with this Authorization header; None
+        where it may pass.
+        """
         try:
             token = self._file.read_bytes().strip()
             complaint = "" if token else "it is empty"
@@ -130,11 +145,19 @@ class MetricsToken:
         if complaint != self._complaint:  # once, not for each scrape
             self._complaint = complaint
             if complaint:
-                log.warning("no one can read /metrics: VDI_METRICS_TOKEN_FILE=%s: %s", self._file, complaint)
+                log.warning(
+                    "no one can read /metrics: VDI_METRICS_TOKEN_FILE=%s: %s", self._file, complaint
+                )
         if complaint:
-            return HTTPStatus.SERVICE_UNAVAILABLE, "no token for /metrics is configured: see VDI_METRICS_TOKEN_FILE"
+            return (
+                HTTPStatus.SERVICE_UNAVAILABLE,
+                "no token for /metrics is configured: see VDI_METRICS_TOKEN_FILE",
+            )
         scheme, _, given = authorization.partition(" ")
         sent = given.strip().encode("utf-8", "surrogatepass")
         if scheme.lower() == "bearer" and hmac.compare_digest(sent, token):
             return None
-        return HTTPStatus.UNAUTHORIZED, "/metrics needs `Authorization: Bearer TOKEN`: see docs/monitoring.md"
+        return (
+            HTTPStatus.UNAUTHORIZED,
+            "/metrics needs `Authorization: Bearer TOKEN`: see docs/monitoring.md",
+        )

@@ -1,8 +1,8 @@
-"""Settings from environment variables `VDI_*`, which the chart writes from its values: readers for every process, and
-the operator's settings.
+"""Settings from environment variables `VDI_*`, which the chart writes from its values: readers for
+every process, and the operator's settings.
 
-The doctor, `vdi install` and `vdi home` read the operator's settings from its Deployment. The gateway's are in
-`vdi.gateway.settings`.
+The doctor, `vdi install` and `vdi home` read the operator's settings from its Deployment. The
+gateway's are in `vdi.gateway.settings`.
 """
 
 import difflib
@@ -18,7 +18,8 @@ from vdi.cluster.units import parse_duration, parse_quantity
 from vdi.session.autoscaling import AutoscalingSettings
 from vdi.session.cluster_settings import ClusterSettings
 
-# Variable -> name of the setting, and the reader of its text, which raises ValueError with the allowed values.
+# Variable -> name of the setting, and the reader of its text, which raises ValueError with the
+# allowed values.
 Variables = Mapping[str, tuple[str, Callable[[str], Any]]]
 
 LABEL = r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?"
@@ -26,20 +27,26 @@ SUBDOMAIN = rf"{LABEL}(\.{LABEL})*"
 # Where the chart mounts the token of /metrics.
 METRICS_TOKEN_FILE = Path("/var/run/secrets/vdi-metrics/token")
 # Variables of other commands, which a program started by hand may see.
-_OTHERS = frozenset({"VDI_CACHE", "VDI_STATE", "VDI_DEBUG", "VDI_USER", "VDI_KUBECONFIG", "VDI_CONTEXT"})
+_OTHERS = frozenset(
+    {"VDI_CACHE", "VDI_STATE", "VDI_DEBUG", "VDI_USER", "VDI_KUBECONFIG", "VDI_CONTEXT"}
+)
 
 
 class SettingsError(Exception):
-    """Raised when the environment cannot be used; the message names each variable, its value and what is allowed."""
+    """Raised when the environment cannot be used; the message names each variable, its value and
+    what is allowed.
+    """
 
 
 def read_variables(
     environ: Mapping[str, str], variables: Variables, secret: Set[str] = frozenset()
 ) -> tuple[dict[str, Any], list[str]]:
-    """Settings by name, of the variables that are set and not empty, and a sentence for each that cannot be read.
+    """Settings by name, of the variables that are set and not empty, and a sentence for each that
+    cannot be read.
 
-    A name that almost equals one of `variables` is a misspelling and a problem. Other `VDI_` variables belong to other
-    commands, or come from Kubernetes for Services. Values of `secret` variables are not shown.
+    A name that almost equals one of `variables` is a misspelling and a problem. Other `VDI_`
+    variables belong to other commands, or come from Kubernetes for Services. Values of `secret`
+    variables are not shown.
     """
     problems = _misspelt(environ, variables)
     values: dict[str, Any] = {}
@@ -58,7 +65,11 @@ def read_variables(
 def _misspelt(environ: Mapping[str, str], variables: Variables) -> list[str]:
     problems = []
     for name in environ.keys() - variables.keys() - _OTHERS:
-        near = difflib.get_close_matches(name, variables, n=1, cutoff=0.85) if name.startswith("VDI_") else []
+        near = (
+            difflib.get_close_matches(name, variables, n=1, cutoff=0.85)
+            if name.startswith("VDI_")
+            else []
+        )
         if near:
             problems.append(f"{name}: this setting does not exist; did you mean {near[0]}?")
     return sorted(problems)
@@ -148,22 +159,28 @@ class Settings:
     metrics_port: int = 8081
     # VDI_LOG_FORMAT: text (`key=value`) or json (one object per line).
     log_format: str = "text"
-    # VDI_COUNT_OTHER_WORKLOADS: whether pods of other namespaces and of other programs count against the capacity.
+    # VDI_COUNT_OTHER_WORKLOADS: whether pods of other namespaces and of other programs count
+    # against the capacity.
     count_other_workloads: bool = True
-    # VDI_QUEUE_WEIGHTS, such as `alice@example.com=2,bob@example.com=0.5`: shares of users in the queue; others: 1.
+    # VDI_QUEUE_WEIGHTS, such as `alice@example.com=2,bob@example.com=0.5`: shares of users in the
+    # queue; others: 1.
     queue_weights: Mapping[str, float] = field(default_factory=dict)
-    # VDI_GATEWAY_URL: the gateway's internal listener, which gets the ends of sessions; empty: no reports.
+    # VDI_GATEWAY_URL: the gateway's internal listener, which gets the ends of sessions; empty: no
+    # reports.
     gateway_url: str = ""
-    # VDI_GATEWAY_TOKEN_FILE: a token of this service account for the audience `vdi-gateway`, kept fresh.
+    # VDI_GATEWAY_TOKEN_FILE: a token of this service account for the audience `vdi-gateway`, kept
+    # fresh.
     gateway_token_file: Path = Path("/var/run/secrets/vdi-gateway/token")
-    # VDI_METRICS_TOKEN_FILE: the token that a request for /metrics needs; without the file all are refused.
+    # VDI_METRICS_TOKEN_FILE: the token that a request for /metrics needs; without the file all are
+    # refused.
     metrics_token_file: Path = METRICS_TOKEN_FILE
-    # VDI_DOMAIN, VDI_URL_PORT, VDI_ENTRY_POINT, VDI_TLS_SECRET, VDI_CERT_RESOLVER, VDI_REQUESTS_CPU,
-    # VDI_REQUESTS_MEMORY, VDI_GPU_RESOURCE, VDI_DRAIN_NOTICE, VDI_MAX_TIMEOUT, VDI_AGENT_PORT, VDI_EDGE_MIDDLEWARE:
-    # choices that hold for every session.
+    # VDI_DOMAIN, VDI_URL_PORT, VDI_ENTRY_POINT, VDI_TLS_SECRET, VDI_CERT_RESOLVER,
+    # VDI_REQUESTS_CPU, VDI_REQUESTS_MEMORY, VDI_GPU_RESOURCE, VDI_DRAIN_NOTICE, VDI_MAX_TIMEOUT,
+    # VDI_AGENT_PORT, VDI_EDGE_MIDDLEWARE: choices that hold for every session.
     cluster: ClusterSettings = field(default_factory=ClusterSettings)
-    # VDI_PLACEHOLDER_NAMESPACE, VDI_PLACEHOLDER_IMAGE, VDI_PLACEHOLDER_PRIORITY_CLASS, VDI_MAX_PLACEHOLDERS,
-    # VDI_HEADROOM (`cad=2,small=1`): how nodes are requested for waiting sessions.
+    # VDI_PLACEHOLDER_NAMESPACE, VDI_PLACEHOLDER_IMAGE, VDI_PLACEHOLDER_PRIORITY_CLASS,
+    # VDI_MAX_PLACEHOLDERS, VDI_HEADROOM (`cad=2,small=1`): how nodes are requested for waiting
+    # sessions.
     autoscaling: AutoscalingSettings = field(default_factory=AutoscalingSettings)
 
     @property
@@ -208,7 +225,10 @@ def _headroom(text: str) -> dict[str, int]:
     for part in filter(None, (part.strip() for part in text.split(","))):
         template, _, count = part.partition("=")
         if not re.fullmatch(SUBDOMAIN, template) or not re.fullmatch(r"[1-9]\d{0,2}", count):
-            raise ValueError(f"{part!r} is not allowed; allowed: templates with numbers from 1 to 999, as in cad=2")
+            raise ValueError(
+                f"{part!r} is not allowed; allowed: templates with numbers from 1 to 999, as in"
+                " cad=2"
+            )
         headroom[template] = int(count)
     return headroom
 
@@ -222,7 +242,13 @@ def _quantity(text: str) -> str:
 def internal_url(text: str) -> str:
     """The URL of a server in the cluster. Raises ValueError."""
     parts = urlsplit(text)
-    if parts.scheme != "http" or not parts.hostname or parts.path.strip("/") or parts.query or parts.username:
+    if (
+        parts.scheme != "http"
+        or not parts.hostname
+        or parts.path.strip("/")
+        or parts.query
+        or parts.username
+    ):
         raise ValueError("allowed: http://HOST:PORT")
     return text.rstrip("/")
 
@@ -232,7 +258,9 @@ def _weights(text: str) -> dict[str, float]:
     for part in filter(None, (part.strip() for part in text.split(","))):
         user, _, weight = part.rpartition("=")
         if not user or not re.fullmatch(r"\d{1,6}(\.\d{1,6})?", weight) or not float(weight):
-            raise ValueError(f"{part!r} is not a weight; allowed: users with numbers above zero, such as alice=2")
+            raise ValueError(
+                f"{part!r} is not a weight; allowed: users with numbers above zero, such as alice=2"
+            )
         if user in weights:
             raise ValueError(f"{user!r} has two weights; allowed: one")
         weights[user] = float(weight)
@@ -244,22 +272,37 @@ VARIABLES: Variables = {
     "VDI_OPERATOR_NAMESPACE": ("operator_namespace", matching(LABEL, "the name of a namespace")),
     "VDI_DOMAIN": ("domain", matching(SUBDOMAIN, "a domain such as vdi.example.com")),
     "VDI_URL_PORT": ("url_port", number(1, 65535)),
-    "VDI_ENTRY_POINT": ("entry_point", matching(r"[\w-]+", "the name of an entry point of Traefik")),
+    "VDI_ENTRY_POINT": (
+        "entry_point",
+        matching(r"[\w-]+", "the name of an entry point of Traefik"),
+    ),
     "VDI_TLS_SECRET": ("tls_secret", matching(SUBDOMAIN, "the name of a Secret")),
-    "VDI_CERT_RESOLVER": ("cert_resolver", matching(r"[\w-]+", "the name of a certificate resolver of Traefik")),
+    "VDI_CERT_RESOLVER": (
+        "cert_resolver",
+        matching(r"[\w-]+", "the name of a certificate resolver of Traefik"),
+    ),
     "VDI_REQUESTS_CPU": ("requests_cpu", _quantity),
     "VDI_REQUESTS_MEMORY": ("requests_memory", _quantity),
-    "VDI_GPU_RESOURCE": ("gpu_resource", matching(rf"{SUBDOMAIN}/[\w.-]+", "a resource such as nvidia.com/gpu")),
+    "VDI_GPU_RESOURCE": (
+        "gpu_resource",
+        matching(rf"{SUBDOMAIN}/[\w.-]+", "a resource such as nvidia.com/gpu"),
+    ),
     "VDI_WORKERS": ("workers", number(1, 1000)),
     "VDI_DRAIN_NOTICE": ("drain_notice", parse_duration),
     "VDI_MAX_TIMEOUT": ("max_timeout", duration),
     "VDI_AGENT_PORT": ("agent_port", number(1, 65535)),
-    "VDI_EDGE_MIDDLEWARE": ("edge_middleware", matching(SUBDOMAIN, "the name of a Middleware of Traefik")),
+    "VDI_EDGE_MIDDLEWARE": (
+        "edge_middleware",
+        matching(SUBDOMAIN, "the name of a Middleware of Traefik"),
+    ),
     "VDI_COUNT_OTHER_WORKLOADS": ("count_other_workloads", truth),
     "VDI_QUEUE_WEIGHTS": ("queue_weights", _weights),
     "VDI_MAX_PLACEHOLDERS": ("autoscaling_max_placeholders", number(0, 1000)),
     "VDI_HEADROOM": ("autoscaling_headroom", _headroom),
-    "VDI_PLACEHOLDER_NAMESPACE": ("autoscaling_namespace", matching(LABEL, "the name of a namespace")),
+    "VDI_PLACEHOLDER_NAMESPACE": (
+        "autoscaling_namespace",
+        matching(LABEL, "the name of a namespace"),
+    ),
     "VDI_PLACEHOLDER_IMAGE": ("autoscaling_image", matching(r"\S+", "the name of an image")),
     "VDI_PLACEHOLDER_PRIORITY_CLASS": (
         "autoscaling_priority_class",

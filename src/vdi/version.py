@@ -1,4 +1,6 @@
-"""The version of this installation. The build takes it from the git tag and writes it into the package's metadata."""
+"""The version of this installation. The build takes it from the git tag and writes it into the
+package's metadata.
+"""
 
 from functools import cache
 

@@ -1,4 +1,6 @@
-"""Plays the agents in all desktops: no one has touched anything for a long time, and every notice is shown."""
+"""Plays the agents in all desktops: no one has touched anything for a long time, and every notice
+is shown.
+"""
 
 import os
 from collections.abc import AsyncIterator

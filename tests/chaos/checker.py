@@ -1,7 +1,8 @@
 """Watches the cluster past all proxies and notes whatever must never be, at the moment when it is.
 
-At every change of a pod: room is never given away twice, a session never has two desktops, a home never two writers.
-When all is quiet (`settled`): no orphan, no duplicate, no lost session, every session as its spec says.
+At every change of a pod: room is never given away twice, a session never has two desktops, a home
+never two writers. When all is quiet (`settled`): no orphan, no duplicate, no lost session, every
+session as its spec says.
 """
 
 import asyncio
@@ -24,19 +25,24 @@ from vdi.kube.transport import Client
 from vdi.kube.watch import Reflector
 
 OURS = "app.kubernetes.io/managed-by=vdi-operator"
-# Seconds for which an admitted pod may be unschedulable: the operator takes it back after 15 and a round trip.
+# Seconds for which an admitted pod may be unschedulable: the operator takes it back after 15 and a
+# round trip.
 ZOMBIE_AFTER = 25.0
 
 
 class PodStore(Store[SeenPod]):
-    """Pods as they were at one moment, also while a list comes in: what has gone leaves before what is new."""
+    """Pods as they were at one moment, also while a list comes in: what has gone leaves before what
+    is new.
+    """
 
     def relist(self, version: int, scope: str = "") -> "_PodList":
         return _PodList(self, version, scope)
 
 
 class _PodList(Relist[SeenPod]):
-    """An operator counts a pod until it is known to be gone; a checker that did would see two pods on one home."""
+    """An operator counts a pod until it is known to be gone; a checker that did would see two pods
+    on one home.
+    """
 
     def __init__(self, store: PodStore, version: int, scope: str) -> None:
         super().__init__(store, version, scope)
@@ -69,7 +75,9 @@ class Checker:
         self.pods = PodStore()
         self.nodes: Store[SeenNode] = Store()
         self.pools: Store[VDIPool] = Store()
-        self.children: dict[str, Store[Child]] = {kind.kind: Store() for kind in (SERVICES, SECRETS, ROUTES, CLAIMS)}
+        self.children: dict[str, Store[Child]] = {
+            kind.kind: Store() for kind in (SERVICES, SECRETS, ROUTES, CLAIMS)
+        }
         self._unplaced: dict[str, float] = {}
         self.pods.add_index("session", lambda pod: pod.session_uids)
         self.pods.add_index("home", lambda pod: [pod.home] if pod.home else [])
@@ -122,7 +130,11 @@ class Checker:
             return
         used = sum(pod.requests(self._gpu) for pod in self.pods.values() if not pod.ended)
         # Desktops go to the world's own nodes alone; others of the control plane have GPUs too.
-        mine = [node for node in self.nodes.values() if node.metadata.labels.get(STAGE) == self._namespace]
+        mine = [
+            node
+            for node in self.nodes.values()
+            if node.metadata.labels.get(STAGE) == self._namespace
+        ]
         there = sum(node.allocatable(self._gpu) for node in mine)
         self.most_gpus = max(self.most_gpus, used)
         if used > there:
@@ -131,19 +143,32 @@ class Checker:
                 for pod in self.pods.values()
                 if pod.requests(self._gpu) and not pod.ended
             )
-            self._note(f"pod {pod.metadata.name} was made with {used} of {there} GPUs in use: {holders}")
+            self._note(
+                f"pod {pod.metadata.name} was made with {used} of {there} GPUs in use: {holders}"
+            )
 
     def _check_home(self, pod: SeenPod) -> None:
-        writers = [one for one in self.pods.by_index("home", pod.home) if not one.ended] if pod.home else []
+        writers = (
+            [one for one in self.pods.by_index("home", pod.home) if not one.ended]
+            if pod.home
+            else []
+        )
         if len(writers) > 1:
             found = sorted((one.metadata.name, "leaving" if one.leaving else "") for one in writers)
             self._note(f"home {pod.home} has {len(writers)} writers: {found}")
 
     def _check_single(self, pod: SeenPod) -> None:
         for uid in pod.session_uids:
-            live = [one for one in self.pods.by_index("session", uid) if not one.ended and not one.leaving]
+            live = [
+                one
+                for one in self.pods.by_index("session", uid)
+                if not one.ended and not one.leaving
+            ]
             if len(live) > 1:
-                self._note(f"session {uid} has {len(live)} pods: {sorted(one.metadata.name for one in live)}")
+                self._note(
+                    f"session {uid} has {len(live)} pods:"
+                    f" {sorted(one.metadata.name for one in live)}"
+                )
 
     def _check_placed(self, pod: SeenPod) -> None:
         uid = pod.metadata.uid
@@ -158,7 +183,10 @@ class Checker:
         for uid, since in list(self._unplaced.items()):
             if now - since > ZOMBIE_AFTER:
                 pod = next((pod for pod in self.pods.values() if pod.metadata.uid == uid), None)
-                self._note(f"pod {pod.metadata.name if pod else uid} is unschedulable since {now - since:.0f} s")
+                self._note(
+                    f"pod {pod.metadata.name if pod else uid} is unschedulable since"
+                    f" {now - since:.0f} s"
+                )
                 del self._unplaced[uid]
 
     def disorder(self) -> list[str]:
@@ -185,7 +213,9 @@ class Checker:
                 for uid in child.session_uids:
                     owners[uid].append(child.metadata.name)
             for names in owners.values():
-                if len(names) > 1 + (kind == SECRETS.kind):  # a pool's desktop brings its own Secret
+                if len(names) > 1 + (
+                    kind == SECRETS.kind
+                ):  # a pool's desktop brings its own Secret
                     yield f"one session has {len(names)} of {kind}: {sorted(names)}"
         hosts = Counter(route.host for route in self.children[ROUTES.kind].values())
         yield from (f"host {host} has {count} routes" for host, count in hosts.items() if count > 1)
@@ -194,4 +224,6 @@ class Checker:
         """The number of objects of each kind that this session owns."""
         uid = session.metadata.uid
         found = {kind: len(store.by_owner(uid)) for kind, store in self.children.items()}
-        return found | {"Pod": len([pod for pod in self.pods.by_index("session", uid) if not pod.leaving])}
+        return found | {
+            "Pod": len([pod for pod in self.pods.by_index("session", uid) if not pod.leaving])
+        }

@@ -1,4 +1,6 @@
-"""A way to the API server on which things go wrong: a chosen fault at a chosen call, or random ones from a seed."""
+"""A way to the API server on which things go wrong: a chosen fault at a chosen call, or random ones
+from a seed.
+"""
 
 import asyncio
 import json
@@ -55,7 +57,9 @@ class Call:
 
     @property
     def is_write(self) -> bool:
-        """Whether it changes something. Events do not count, and the Lease has an audit of its own."""
+        """Whether it changes something. Events do not count, and the Lease has an audit of its
+        own.
+        """
         return self.method in WRITES and "/events" not in self.path and LEASES not in self.path
 
 
@@ -63,7 +67,9 @@ Choose = Callable[[Call], Fault | None]
 
 
 class LeaseAudit:
-    """Knows from the answers that pass who holds the Lease, and notes every write of anybody else."""
+    """Knows from the answers that pass who holds the Lease, and notes every write of anybody
+    else.
+    """
 
     def __init__(self) -> None:
         self.holder: FaultProxy | None = None
@@ -83,13 +89,17 @@ class LeaseAudit:
     def wrote(self, proxy: "FaultProxy", call: Call, moment: str) -> None:
         """A write through `proxy` is about to reach the server, or was done by it."""
         if self.in_use and self.holder is not None and self.holder is not proxy:
-            self.overlaps.append(f"{proxy.label} {moment} {call.method} {call.path} while {self.holder.label} leads")
+            self.overlaps.append(
+                f"{proxy.label} {moment} {call.method} {call.path} while {self.holder.label} leads"
+            )
 
 
 class FaultProxy(Proxy):
     """Asks `choose` about every request (watches too); None lets it pass."""
 
-    def __init__(self, upstream: ClusterConfig, *, label: str = "operator", audit: LeaseAudit | None = None) -> None:
+    def __init__(
+        self, upstream: ClusterConfig, *, label: str = "operator", audit: LeaseAudit | None = None
+    ) -> None:
         super().__init__(upstream)
         self.label = label
         self.choose: Choose = lambda _: None
@@ -145,7 +155,9 @@ class FaultProxy(Proxy):
         self.cut.set()
         return Fault.DROP_BEFORE
 
-    async def _ask(self, request: web.Request, call: Call, fault: Fault | None) -> web.StreamResponse:
+    async def _ask(
+        self, request: web.Request, call: Call, fault: Fault | None
+    ) -> web.StreamResponse:
         """Ask the server, look at its answer, and then pass it on or lose it."""
         headers = {name: value for name, value in request.headers.items() if name in _PASSED_ON}
         if self.user:
@@ -154,7 +166,9 @@ class FaultProxy(Proxy):
         if call.is_write:
             self._audit.wrote(self, call, "sends")
         url = f"{self._upstream.server}{request.raw_path}"
-        async with self._session.request(call.method, url, data=call.body or None, headers=headers) as answer:
+        async with self._session.request(
+            call.method, url, data=call.body or None, headers=headers
+        ) as answer:
             content = await answer.read()
         if call.method in WRITES and LEASES in call.path and answer.status < 300:
             self._audit.answered(self, content)
@@ -165,7 +179,9 @@ class FaultProxy(Proxy):
                 self.cut.set()
             return await self._lose(request, fault)
         asked = {name: answer.headers[name] for name in ("Retry-After",) if name in answer.headers}
-        return web.Response(status=answer.status, body=content, content_type="application/json", headers=asked)
+        return web.Response(
+            status=answer.status, body=content, content_type="application/json", headers=asked
+        )
 
     async def _lose(self, request: web.Request, fault: Fault) -> web.StreamResponse:
         """Give no answer: at once, or only when the client has lost its patience."""
@@ -181,14 +197,24 @@ class FaultProxy(Proxy):
 
 def _refuse(fault: Fault) -> web.Response:
     code = int(fault.value)
-    status: dict[str, Any] = {"kind": "Status", "apiVersion": "v1", "status": "Failure", "code": code}
-    status |= {"reason": _REASONS.get(fault.value, "ServiceUnavailable"), "message": f"injected {fault.value}"}
+    status: dict[str, Any] = {
+        "kind": "Status",
+        "apiVersion": "v1",
+        "status": "Failure",
+        "code": code,
+    }
+    status |= {
+        "reason": _REASONS.get(fault.value, "ServiceUnavailable"),
+        "message": f"injected {fault.value}",
+    }
     headers = {"Retry-After": "1"} if fault is Fault.BUSY else {}
     return web.json_response(status, status=code, headers=headers)
 
 
 class FaultsByName:
-    """One fault at the n-th call about one thing: each session (or template) of a batch gets its own."""
+    """One fault at the n-th call about one thing: each session (or template) of a batch gets its
+    own.
+    """
 
     def __init__(self, subject_of: Callable[[Call], str | None]) -> None:
         self._subject_of = subject_of
@@ -217,7 +243,9 @@ class FaultsByName:
 
 
 class RandomFaults:
-    """Faults at a rate, from a generator of its own, so that the seed alone decides which come in what order."""
+    """Faults at a rate, from a generator of its own, so that the seed alone decides which come in
+    what order.
+    """
 
     def __init__(self, seed: int) -> None:
         self._random = random.Random(seed)

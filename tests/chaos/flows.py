@@ -26,7 +26,8 @@ class Flow:
     settle: Step
     # How many go side by side: enough to meet each other, few enough for two cores.
     at_once: int = 40
-    # The garbage collector does the same work: the operator's calls may find nothing left to do, or not be made.
+    # The garbage collector does the same work: the operator's calls may find nothing left to do, or
+    # not be made.
     helped: bool = False
 
     async def play(self, world: ChaosWorld, name: str) -> None:
@@ -106,7 +107,11 @@ async def is_suspended(world: ChaosWorld, name: str) -> None:
     """No desktop and no way to it; the rest stays."""
     session = await world.reach(name, "Suspended", 120)
     await eventually(
-        lambda: world.checker.children_of(session)["Pod"] == world.checker.children_of(session)["IngressRoute"] == 0,
+        lambda: (
+            world.checker.children_of(session)["Pod"]
+            == world.checker.children_of(session)["IngressRoute"]
+            == 0
+        ),
         f"{name}: pod and route are gone",
     )
     found = world.checker.children_of(session)
@@ -154,7 +159,9 @@ async def runs_again(world: ChaosWorld, name: str) -> None:
 async def await_pool(world: ChaosWorld, name: str) -> None:
     pool = f"{world.stage.namespace}-pool"
     await world.pooled()
-    await eventually(lambda: world.waiting_in(pool) >= _CLAIMS_AT_ONCE, f"{pool} has desktops for all", 60)
+    await eventually(
+        lambda: world.waiting_in(pool) >= _CLAIMS_AT_ONCE, f"{pool} has desktops for all", 60
+    )
 
 
 async def claim(world: ChaosWorld, name: str) -> None:
@@ -178,7 +185,9 @@ async def pool_is_full(world: ChaosWorld, name: str) -> None:
     """Two desktops, each with its Secret, and no third."""
     await eventually(lambda: world.waiting_in(name) == 2, f"{name} has two desktops", 120)
     try:
-        await eventually(lambda: world.members_of(name) == (2, 2), f"{name}: desktops, Secrets", 120)
+        await eventually(
+            lambda: world.members_of(name) == (2, 2), f"{name}: desktops, Secrets", 120
+        )
     except AssertionError as late:
         raise AssertionError(f"{late}: {world.members_of(name)}") from None
 
@@ -197,7 +206,9 @@ async def pool_is_gone(world: ChaosWorld, name: str) -> None:
 
 
 async def wait_in_queue(world: ChaosWorld, name: str) -> None:
-    """All GPUs are taken by holders; this session waits, or has just got what another holder gave back."""
+    """All GPUs are taken by holders; this session waits, or has just got what another holder gave
+    back.
+    """
     template = await world.with_gpu()
     holder = f"hold-{name}"
     await world.create(holder, template, priority=1000)
@@ -206,7 +217,9 @@ async def wait_in_queue(world: ChaosWorld, name: str) -> None:
 
     def decided() -> bool:
         session = world.session(name)
-        return session is not None and (session.status.queue is not None or session.status.phase == "Running")
+        return session is not None and (
+            session.status.queue is not None or session.status.phase == "Running"
+        )
 
     await eventually(decided, f"{name} waits in the queue", 60)
 
@@ -233,9 +246,9 @@ async def is_pulled(world: ChaosWorld, name: str) -> None:
     async def pulled() -> bool:
         found = await world.persist_get(TEMPLATES, world.templates[name])
         conditions = ((found or {}).get("status") or {}).get("conditions") or ()
-        return any(condition["reason"] == "Pulled" for condition in conditions) and not world.pullers_of(
-            world.templates[name]
-        )
+        return any(
+            condition["reason"] == "Pulled" for condition in conditions
+        ) and not world.pullers_of(world.templates[name])
 
     await eventually(pulled, f"{name}: its image is everywhere", 120)
 
@@ -247,7 +260,9 @@ async def pull_image(world: ChaosWorld, name: str) -> None:
 
 async def change_image(world: ChaosWorld, name: str) -> None:
     spec = {"spec": {"image": f"registry.example.com/{name}:2"}}
-    await world.persist(lambda: world.stage.api.patch(TEMPLATES, world.templates[name], spec, into=dict))
+    await world.persist(
+        lambda: world.stage.api.patch(TEMPLATES, world.templates[name], spec, into=dict)
+    )
 
 
 async def is_pulled_again(world: ChaosWorld, name: str) -> None:

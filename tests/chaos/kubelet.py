@@ -1,4 +1,6 @@
-"""Plays the kubelets of all stand-in nodes: desktops that were bound become ready, pullers end. Seeded delays."""
+"""Plays the kubelets of all stand-in nodes: desktops that were bound become ready, pullers end.
+Seeded delays.
+"""
 
 import asyncio
 import random
@@ -20,9 +22,13 @@ from vdi.session.prepull import PREPULL, PREPULL_IMAGE
 
 
 class Kubelet:
-    """Deletions are the stand-in's business (tests/cluster/stand_in.py); this one only starts what was bound."""
+    """Deletions are the stand-in's business (tests/cluster/stand_in.py); this one only starts what
+    was bound.
+    """
 
-    def __init__(self, api: Client, namespace: str, rng: random.Random, *, slowest: float = 0.3) -> None:
+    def __init__(
+        self, api: Client, namespace: str, rng: random.Random, *, slowest: float = 0.3
+    ) -> None:
         self.ready_pods = 0
         self._api = api
         self._namespace = namespace
@@ -36,7 +42,9 @@ class Kubelet:
 
     @asynccontextmanager
     async def at_work(self) -> AsyncIterator["Kubelet"]:
-        reflecting = asyncio.create_task(Reflector(self._api, PODS, Pod, self._pods, namespace=self._namespace).run())
+        reflecting = asyncio.create_task(
+            Reflector(self._api, PODS, Pod, self._pods, namespace=self._namespace).run()
+        )
         try:
             yield self
             assert not reflecting.done(), reflecting.exception()
@@ -51,11 +59,15 @@ class Kubelet:
             await self._say(pod_name, {"status": status})
 
     async def _say(self, pod_name: str, patch: dict[str, Any]) -> None:
-        await self._api.patch(PODS, pod_name, patch, namespace=self._namespace, subresource="status", into=msgspec.Raw)
+        await self._api.patch(
+            PODS, pod_name, patch, namespace=self._namespace, subresource="status", into=msgspec.Raw
+        )
 
     async def fail(self, pod_name: str, reason: str = "Error") -> None:
         """The pod has ended for good."""
-        container = _container(ready=False, state={"terminated": {"exitCode": 137, "reason": reason}})
+        container = _container(
+            ready=False, state={"terminated": {"exitCode": 137, "reason": reason}}
+        )
         conditions = [{"type": "Ready", "status": "False", "lastTransitionTime": _now()}]
         await self.report(
             pod_name,
@@ -81,7 +93,9 @@ class Kubelet:
         task.add_done_callback(self._tasks.discard)
 
     async def _start(self, pod: Pod, delay: float) -> None:
-        """Once: a report whose answer was lost may have been taken, and the pod may have failed since."""
+        """Once: a report whose answer was lost may have been taken, and the pod may have failed
+        since.
+        """
         await asyncio.sleep(delay)
         if PREPULL in pod.metadata.annotations:
             await self._persist(pod, _is_to_start, self._pull)
@@ -89,11 +103,17 @@ class Kubelet:
             self.ready_pods += 1
 
     async def _report_ready(self, pod: Pod) -> None:
-        """The lifecycle controller had lost patience with the node: it never takes back what it said of the pods."""
+        """The lifecycle controller had lost patience with the node: it never takes back what it
+        said of the pods.
+        """
         await self._persist(pod, _was_given_up, self._run)
 
-    async def _persist(self, pod: Pod, due: Callable[[Pod], bool], report: Callable[[Pod], Awaitable[None]]) -> bool:
-        """Report until the API server has taken it, as long as it is due; whether it was this report that it took."""
+    async def _persist(
+        self, pod: Pod, due: Callable[[Pod], bool], report: Callable[[Pod], Awaitable[None]]
+    ) -> bool:
+        """Report until the API server has taken it, as long as it is due; whether it was this
+        report that it took.
+        """
         while (present := self._present(pod)) and due(present):
             try:
                 await report(present)
@@ -111,9 +131,17 @@ class Kubelet:
 
     async def _run(self, pod: Pod) -> None:
         now = _now()
-        conditions = [{"type": kind, "status": "True", "lastTransitionTime": now} for kind in ("Ready", "PodScheduled")]
+        conditions = [
+            {"type": kind, "status": "True", "lastTransitionTime": now}
+            for kind in ("Ready", "PodScheduled")
+        ]
         container = _container(ready=True, state={"running": {"startedAt": now}})
-        status = {"phase": "Running", "podIP": ADDRESS, "conditions": conditions, "containerStatuses": [container]}
+        status = {
+            "phase": "Running",
+            "podIP": ADDRESS,
+            "conditions": conditions,
+            "containerStatuses": [container],
+        }
         meta = {"uid": pod.metadata.uid, "resourceVersion": pod.metadata.resource_version}
         await self._say(pod.metadata.name, {"metadata": meta, "status": status})
 
@@ -123,7 +151,9 @@ class Kubelet:
         images.append({"names": [image], "sizeBytes": 1})
         listed = {"status": {"images": images}}
         with suppress(NotFound):
-            await self._api.patch(NODES, pod.spec.node_name, listed, subresource="status", into=msgspec.Raw)
+            await self._api.patch(
+                NODES, pod.spec.node_name, listed, subresource="status", into=msgspec.Raw
+            )
         ended = {"terminated": {"exitCode": 0, "reason": "Completed"}}
         container = {**_container(ready=False, state=ended), "name": "pull"}
         await self.report(pod.metadata.name, phase="Succeeded", containerStatuses=[container])
@@ -134,12 +164,26 @@ def _is_to_start(pod: Pod) -> bool:
 
 
 def _was_given_up(pod: Pod) -> bool:
-    """Whether somebody else says that it is not ready, though its desktop is: a kubelet that lives contradicts."""
-    return pod.status.phase == "Running" and pod.desktop is not None and pod.desktop.ready and not pod.ready
+    """Whether somebody else says that it is not ready, though its desktop is: a kubelet that lives
+    contradicts.
+    """
+    return (
+        pod.status.phase == "Running"
+        and pod.desktop is not None
+        and pod.desktop.ready
+        and not pod.ready
+    )
 
 
 def _container(*, ready: bool, state: dict[str, Any]) -> dict[str, Any]:
-    return {"name": "desktop", "image": "x", "imageID": "sha256:1", "ready": ready, "restartCount": 0, "state": state}
+    return {
+        "name": "desktop",
+        "image": "x",
+        "imageID": "sha256:1",
+        "ready": ready,
+        "restartCount": 0,
+        "state": state,
+    }
 
 
 def _now() -> str:

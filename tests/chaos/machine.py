@@ -1,5 +1,6 @@
-"""The control plane's own processes: killed, for the supervisor to bring them back, or stopped for a while; and etcd's
-memory cut short."""
+"""The control plane's own processes: killed, for the supervisor to bring them back, or stopped for
+a while; and etcd's memory cut short.
+"""
 
 import asyncio
 import os
@@ -46,12 +47,16 @@ class Machine:
         settings = layout.load()
         assert settings
         context = ssl.create_default_context(cafile=str(layout.pki / "etcd-ca.crt"))
-        context.load_cert_chain(layout.pki / "apiserver-etcd.crt", layout.pki / "apiserver-etcd.key")
+        context.load_cert_chain(
+            layout.pki / "apiserver-etcd.crt", layout.pki / "apiserver-etcd.key"
+        )
         base = f"https://127.0.0.1:{settings.etcd_port}/v3"
         async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(ssl=context)) as http:
             async with http.post(f"{base}/maintenance/status", json={}) as answer:
                 revision = int((await answer.json())["header"]["revision"])
-            async with http.post(f"{base}/kv/compaction", json={"revision": revision, "physical": True}) as answer:
+            async with http.post(
+                f"{base}/kv/compaction", json={"revision": revision, "physical": True}
+            ) as answer:
                 assert answer.status == 200, await answer.text()
         return revision
 

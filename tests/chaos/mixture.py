@@ -1,7 +1,9 @@
-"""A random mixture of everything that people, nodes and networks do to the operator, decided by one seed.
+"""A random mixture of everything that people, nodes and networks do to the operator, decided by one
+seed.
 
-Actions come one after another, with short random pauses; every so often the storm ends, all that is broken is repaired,
-and the cluster must come to what the model says within `QUIET` seconds. What must never be is watched all the time.
+Actions come one after another, with short random pauses; every so often the storm ends, all that is
+broken is repaired, and the cluster must come to what the model says within `QUIET` seconds. What
+must never be is watched all the time.
 """
 
 import asyncio
@@ -20,12 +22,14 @@ from support.waiting import eventually
 from vdi.kinds import POOLS, ROUTES, SESSIONS, TEMPLATES
 from vdi.kube.resource import NODES, PODS, SERVICES
 
-# Seconds that the cluster may take to come to rest: a lost desktop waits up to 40 s before its fourth try.
+# Seconds that the cluster may take to come to rest: a lost desktop waits up to 40 s before its
+# fourth try.
 QUIET = 120.0
 # Seconds between two rests.
 STORM = 40.0
 MOST_SESSIONS = 40
-# Failures that one session is made to suffer: of the sixth in a row the operator makes an end, rightly.
+# Failures that one session is made to suffer: of the sixth in a row the operator makes an end,
+# rightly.
 MOST_FAILURES = 3
 
 Action = Callable[[], Awaitable[None]]
@@ -75,9 +79,10 @@ class Mixture:
         await self.world.orderly(30)
         injected = sum(sum(replica.proxy.injected.values()) for replica in self.replicas)
         self.tell(
-            f"{sum(self.done.values())} actions, {len(self.model.expected)} sessions, {injected} faults, "
-            f"{max(0, len(self.world.audit.changes) - 1)} changes of the leader, at most "
-            f"{self.world.checker.most_gpus} GPUs in use; at rest after {time.monotonic() - began:.1f} s"
+            f"{sum(self.done.values())} actions, {len(self.model.expected)} sessions, {injected}"
+            f" faults, {max(0, len(self.world.audit.changes) - 1)} changes of the leader, at most"
+            f" {self.world.checker.most_gpus} GPUs in use; at rest after"
+            f" {time.monotonic() - began:.1f} s"
         )
 
     async def _await_model(self) -> None:
@@ -116,7 +121,18 @@ class Mixture:
         if len(self.model.expected) >= MOST_SESSIONS:
             return
         kind = self.rng.choice(
-            ("plain", "plain", "homely", "homely", "gpu", "gpu", "gpu", "pooled", "pooled", "resting")
+            (
+                "plain",
+                "plain",
+                "homely",
+                "homely",
+                "gpu",
+                "gpu",
+                "gpu",
+                "pooled",
+                "pooled",
+                "resting",
+            )
         )
         user = f"user{self.rng.randrange(8)}@example.com"
         priority = self.rng.choice((0, 0, 0, 5))
@@ -159,7 +175,9 @@ class Mixture:
         if name and pod:
             self.model.expected[name].failures += 1
             pod_name = pod.metadata.name
-            await self.world.persist(lambda: self.world.stage.delete(PODS, pod_name, grace_seconds=0))
+            await self.world.persist(
+                lambda: self.world.stage.delete(PODS, pod_name, grace_seconds=0)
+            )
 
     async def lose_child(self) -> None:
         if name := self._pick():
@@ -171,12 +189,16 @@ class Mixture:
         image = f"registry.example.com/desktop:{self.rng.randrange(10**6)}"
         name = self.world.templates[kind]
         spec = {"spec": {"image": image, "prePull": self.rng.random() < 0.5}}
-        await self.world.persist(lambda: self.world.stage.api.patch(TEMPLATES, name, spec, into=dict))
+        await self.world.persist(
+            lambda: self.world.stage.api.patch(TEMPLATES, name, spec, into=dict)
+        )
 
     async def scale_pool(self) -> None:
         self.model.pool_size = self.rng.randrange(6)
         spec = {"spec": {"replicas": self.model.pool_size}}
-        await self.world.persist(lambda: self.world.stage.api.patch(POOLS, self.world.pools[0], spec, into=dict))
+        await self.world.persist(
+            lambda: self.world.stage.api.patch(POOLS, self.world.pools[0], spec, into=dict)
+        )
 
     async def cordon(self) -> None:
         await self._cordon(closed=True)

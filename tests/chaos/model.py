@@ -68,7 +68,9 @@ class Model:
         return [*wrong, *self._compare_pool()]
 
     def _compare_pool(self) -> Iterator[str]:
-        """As many as its spec says; fewer where somebody waits, who could use a node that the pool could use too."""
+        """As many as its spec says; fewer where somebody waits, who could use a node that the pool
+        could use too.
+        """
         checker, name = self._world.checker, self._world.pools[0]
         found, pool = self._world.waiting_in(name), self._world.checker.pools.get("", name)
         people_wait = any(session.status.queue for session in checker.sessions.values())
@@ -76,7 +78,9 @@ class Model:
             yield f"pool: {found} of {self.pool_size} ready: {pool and (pool.spec, pool.status)}"
 
     def _forget_expired(self) -> None:
-        """A session whose time was over is gone by itself (its deletion may be seen at any time)."""
+        """A session whose time was over is gone by itself (its deletion may be seen at any
+        time).
+        """
         for name, expected_session in list(self.expected.items()):
             session = self._world.session(name)
             if expected_session.expiring and expected_session.kind == "resting":
@@ -87,7 +91,9 @@ class Model:
                 self.gone.add(name)
                 del self.expected[name]
 
-    def _compare(self, name: str, expected_session: ExpectedSession, session: VDISession) -> Iterator[str]:
+    def _compare(
+        self, name: str, expected_session: ExpectedSession, session: VDISession
+    ) -> Iterator[str]:
         phase, found = session.status.phase, self._world.checker.children_of(session)
         if expected_session.suspended:
             if phase != "Suspended" or found["Pod"] or found["IngressRoute"]:
@@ -97,19 +103,29 @@ class Model:
                 yield f"{name} ({expected_session.kind}): runs, though its time is over"
             elif {kind: found[kind] for kind in WHOLE} != WHOLE or not 1 <= found["Secret"] <= 2:
                 yield f"{name} ({expected_session.kind}): runs with {found}"
-        elif not (phase == "Pending" and not found["Pod"] and expected_session.kind in ("gpu", "homely")):
-            yield f"{name} ({expected_session.kind}): {phase} with {found}: {session.status.message}"
+        elif not (
+            phase == "Pending" and not found["Pod"] and expected_session.kind in ("gpu", "homely")
+        ):
+            yield (
+                f"{name} ({expected_session.kind}): {phase} with {found}: {session.status.message}"
+            )
 
     def _compare_groups(self, present: dict[str, VDISession]) -> Iterator[str]:
         """Sessions that compete for one resource: as many run as can, and not one more."""
         groups: dict[str, list[VDISession]] = defaultdict(list)
         for name, expected_session in self.expected.items():
-            if name in present and not expected_session.suspended and expected_session.kind in ("gpu", "homely"):
-                groups["GPUs" if expected_session.kind == "gpu" else f"home of {expected_session.user}"].append(
-                    present[name]
-                )
+            if (
+                name in present
+                and not expected_session.suspended
+                and expected_session.kind in ("gpu", "homely")
+            ):
+                groups[
+                    "GPUs" if expected_session.kind == "gpu" else f"home of {expected_session.user}"
+                ].append(present[name])
         for thing, sessions in groups.items():
-            runs = [session.metadata.name for session in sessions if session.status.phase == "Running"]
+            runs = [
+                session.metadata.name for session in sessions if session.status.phase == "Running"
+            ]
             most = GPUS if thing == "GPUs" else 1
             if len(runs) != min(most, len(sessions)):
                 waits = [
@@ -126,9 +142,12 @@ class Model:
 def _left(checker: Checker, session: VDISession) -> str:
     """The reason why a session that should be gone is still there."""
     metadata = session.metadata
-    pods = [(pod.metadata.name, pod.leaving) for pod in checker.pods.by_index("session", metadata.uid)]
+    pods = [
+        (pod.metadata.name, pod.leaving) for pod in checker.pods.by_index("session", metadata.uid)
+    ]
     return (
-        f"uid {metadata.uid}, version {metadata.resource_version}, deleted {metadata.deletion_timestamp or 'never'}, "
-        f"finalizers {metadata.finalizers}, {session.status.phase} {session.status.message!r}, "
-        f"{checker.children_of(session)}, pods (name, leaving) {pods}"
+        f"uid {metadata.uid}, version {metadata.resource_version}, deleted"
+        f" {metadata.deletion_timestamp or 'never'}, finalizers {metadata.finalizers},"
+        f" {session.status.phase} {session.status.message!r}, {checker.children_of(session)}, pods"
+        f" (name, leaving) {pods}"
     )

@@ -1,4 +1,6 @@
-"""The checker's own structs of pods, nodes and children, so that it does not see with the operator's eyes."""
+"""The checker's own structs of pods, nodes and children, so that it does not see with the
+operator's eyes.
+"""
 
 import msgspec
 
@@ -85,19 +87,25 @@ class SeenPod(Child):
 
     @property
     def ready(self) -> bool:
-        return any(condition.type == "Ready" and condition.status == "True" for condition in self.status.conditions)
+        return any(
+            condition.type == "Ready" and condition.status == "True"
+            for condition in self.status.conditions
+        )
 
     @property
     def unschedulable(self) -> bool:
         refused = any(
-            condition.type == "PodScheduled" and condition.status == "False" for condition in self.status.conditions
+            condition.type == "PodScheduled" and condition.status == "False"
+            for condition in self.status.conditions
         )
         return refused and not self.spec.node_name
 
     @property
     def home(self) -> str:
         """The claim that is mounted as home, if any."""
-        claims = (volume.persistent_volume_claim for volume in self.spec.volumes if volume.name == "home")
+        claims = (
+            volume.persistent_volume_claim for volume in self.spec.volumes if volume.name == "home"
+        )
         return next((claim.claim_name for claim in claims if claim), "")
 
     def requests(self, resource: str) -> int:

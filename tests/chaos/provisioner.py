@@ -41,7 +41,9 @@ class Provisioner:
         }
         with suppress(AlreadyExists):
             await self._api.create(CLASSES, body, into=msgspec.Raw)
-        reflector = Reflector(self._api, CLAIMS, PersistentVolumeClaim, self._claims, namespace=self._namespace)
+        reflector = Reflector(
+            self._api, CLAIMS, PersistentVolumeClaim, self._claims, namespace=self._namespace
+        )
         reflecting = asyncio.create_task(reflector.run())
         try:
             yield
@@ -54,7 +56,9 @@ class Provisioner:
                 with suppress(KubeError):
                     await self._api.delete(VOLUMES, name, into=dict)
 
-    def _changed(self, _old: PersistentVolumeClaim | None, new: PersistentVolumeClaim | None) -> None:
+    def _changed(
+        self, _old: PersistentVolumeClaim | None, new: PersistentVolumeClaim | None
+    ) -> None:
         if new is None or new.status.phase == "Bound":
             return
         name = f"chaos-{new.metadata.uid}"
@@ -66,7 +70,12 @@ class Provisioner:
 
     async def _provide(self, name: str, claim: PersistentVolumeClaim) -> None:
         meta = claim.metadata
-        owner = {"kind": "PersistentVolumeClaim", "namespace": meta.namespace, "name": meta.name, "uid": meta.uid}
+        owner = {
+            "kind": "PersistentVolumeClaim",
+            "namespace": meta.namespace,
+            "name": meta.name,
+            "uid": meta.uid,
+        }
         spec: dict[str, Any] = {
             "capacity": {"storage": "100Gi"},
             "accessModes": ["ReadWriteOnce"],
@@ -75,7 +84,12 @@ class Provisioner:
             "claimRef": owner,
             "hostPath": {"path": f"/nowhere/{name}"},
         }
-        body = {"apiVersion": "v1", "kind": "PersistentVolume", "metadata": {"name": name}, "spec": spec}
+        body = {
+            "apiVersion": "v1",
+            "kind": "PersistentVolume",
+            "metadata": {"name": name},
+            "spec": spec,
+        }
         while True:
             try:
                 await self._api.create(VOLUMES, body, into=msgspec.Raw)

@@ -1,4 +1,6 @@
-"""Operators as processes, each with its own way to the API server, that can be killed, frozen and started again."""
+"""Operators as processes, each with its own way to the API server, that can be killed, frozen and
+started again.
+"""
 
 import asyncio
 import signal
@@ -49,8 +51,9 @@ class Replica:
     async def freeze(self) -> None:
         """SIGSTOP: it does not know that time goes on.
 
-        While it waits for news, since what it has handed to its event loop in a turn leaves at the end of that turn,
-        also if it is stopped in between (docs/design/operator.md, "Two operators").
+        While it waits for news, since what it has handed to its event loop in a turn leaves at the
+        end of that turn, also if it is stopped in between (docs/design/operator.md, "Two
+        operators").
         """
         if self.process is not None and self.process.process.returncode is None and not self.frozen:
             await eventually(self._waits, "the operator waits for news, or has ended")

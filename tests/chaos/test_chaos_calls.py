@@ -1,4 +1,6 @@
-"""Every fault at every call of every flow: each session of a batch meets its own, all side by side."""
+"""Every fault at every call of every flow: each session of a batch meets its own, all side by
+side.
+"""
 
 import asyncio
 import time
@@ -25,7 +27,9 @@ async def test_every_fault_at_every_call(
     began = time.monotonic()
 
     async def play_alone(name: str, what: str, reached: Callable[[], object]) -> None:
-        """With the garbage collector stopped until `reached`: it may do all before the operator calls anybody."""
+        """With the garbage collector stopped until `reached`: it may do all before the operator
+        calls anybody.
+        """
         with Machine(control_plane.name).stopped("kube-controller-manager"):
             await flow.act(world, name)
             await eventually(reached, f"{name}: {what}")
@@ -46,7 +50,11 @@ async def test_every_fault_at_every_call(
             await flow.prepare(world, alone)
             faults.plan(alone, 1, Fault.BROKEN)
             await play_alone(alone, "its fault has struck", lambda: alone in faults.struck)
-        batch = {f"{flow.name}-{n}-{fault}": (n, fault) for n in range(1, len(calls) + 1) for fault in AT_A_CALL}
+        batch = {
+            f"{flow.name}-{n}-{fault}": (n, fault)
+            for n in range(1, len(calls) + 1)
+            for fault in AT_A_CALL
+        }
         gate = asyncio.Semaphore(flow.at_once)
 
         async def play(name: str) -> None:
@@ -56,10 +64,15 @@ async def test_every_fault_at_every_call(
                 try:
                     await flow.play(world, name)
                 except AssertionError as failure:
-                    raise AssertionError(f"{failure}\nits calls: {faults.calls.get(name)}") from None
+                    raise AssertionError(
+                        f"{failure}\nits calls: {faults.calls.get(name)}"
+                    ) from None
 
         await asyncio.gather(*(play(name) for name in batch))
         await world.orderly()
     missed = sorted(set(batch) - set(faults.struck))
-    tell(f"{flow.name}: {len(faults.struck)} faults at {len(calls)} calls, {time.monotonic() - began:.0f} s")
+    tell(
+        f"{flow.name}: {len(faults.struck)} faults at {len(calls)} calls,"
+        f" {time.monotonic() - began:.0f} s"
+    )
     assert flow.helped or len(missed) <= len(batch) // 4, f"faults that never struck: {missed}"

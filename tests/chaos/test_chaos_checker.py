@@ -39,12 +39,18 @@ def relist(checker: Checker, *pods: SeenPod) -> None:
 
 def test_home_that_changed_hands_while_the_watch_was_cut_has_one_writer(checker: Checker) -> None:
     relist(checker, pod("s2", 12))
-    assert (checker.violations, [one.metadata.name for one in checker.pods.values()]) == ([], ["s2"])
+    assert (checker.violations, [one.metadata.name for one in checker.pods.values()]) == (
+        [],
+        ["s2"],
+    )
 
 
 def test_pod_made_again_while_the_watch_was_cut_is_one_writer(checker: Checker) -> None:
     relist(checker, pod("s1", 12, "second"))
-    assert (checker.violations, [one.metadata.uid for one in checker.pods.values()]) == ([], ["s1-second"])
+    assert (checker.violations, [one.metadata.uid for one in checker.pods.values()]) == (
+        [],
+        ["s1-second"],
+    )
 
 
 def test_two_writers_in_one_list_are_noted(checker: Checker) -> None:

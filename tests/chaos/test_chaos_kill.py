@@ -1,7 +1,9 @@
-"""The operator killed with SIGKILL at each write of each flow in turn: it converges, without orphan and duplicate.
+"""The operator killed with SIGKILL at each write of each flow in turn: it converges, without orphan
+and duplicate.
 
-The line is cut at the n-th write, before the API server sees it or before the operator has its answer, and the process
-is killed and started again; n = 1, 2, ... until a run gets through untouched.
+The line is cut at the n-th write, before the API server sees it or before the operator has its
+answer, and the process is killed and started again; n = 1, 2, ... until a run gets through
+untouched.
 """
 
 import asyncio
@@ -23,15 +25,23 @@ MOST_WRITES = 40
 Moment = Literal["before", "after"]
 
 
-async def play(world: ChaosWorld, flow: Flow, name: str, write: int, moment: Moment, machine: Machine) -> bool:
-    """One session through its flow, with a kill at its n-th write; False when it got through without."""
+async def play(
+    world: ChaosWorld, flow: Flow, name: str, write: int, moment: Moment, machine: Machine
+) -> bool:
+    """One session through its flow, with a kill at its n-th write; False when it got through
+    without.
+    """
     async with world.stage.operator_process() as operator:
         await flow.prepare(world, name)
         world.proxy.cut_at(write, moment)
         cut = asyncio.create_task(world.proxy.cut.wait())
         whole = asyncio.create_task(flow.play(world, name))
         # Else the garbage collector may have done all before the operator writes anything.
-        alone = machine.stopped("kube-controller-manager") if flow.helped and write == 1 else nullcontext()
+        alone = (
+            machine.stopped("kube-controller-manager")
+            if flow.helped and write == 1
+            else nullcontext()
+        )
         with alone:
             await asyncio.wait((cut, whole), return_when=asyncio.FIRST_COMPLETED)
         was_cut = cut.done()
@@ -49,7 +59,11 @@ async def play(world: ChaosWorld, flow: Flow, name: str, write: int, moment: Mom
 @pytest.mark.parametrize("moment", ["before", "after"])
 @pytest.mark.parametrize("flow", FLOWS, ids=lambda flow: flow.name)
 async def test_kill_at_every_write(
-    world: ChaosWorld, flow: Flow, moment: Moment, control_plane: Cluster, tell: Callable[[str], None]
+    world: ChaosWorld,
+    flow: Flow,
+    moment: Moment,
+    control_plane: Cluster,
+    tell: Callable[[str], None],
 ) -> None:
     began = time.monotonic()
     machine = Machine(control_plane.name)
@@ -61,4 +75,6 @@ async def test_kill_at_every_write(
     else:
         raise AssertionError(f"{flow.name}: still writing after {MOST_WRITES} writes")
     assert write > 1, f"{flow.name}: the operator has written nothing"
-    tell(f"{flow.name}: killed {moment} each of {write - 1} writes, {time.monotonic() - began:.0f} s")
+    tell(
+        f"{flow.name}: killed {moment} each of {write - 1} writes, {time.monotonic() - began:.0f} s"
+    )

@@ -1,4 +1,6 @@
-"""Everything at random. VDI_CHAOS_SECONDS says how long (1200), VDI_CHAOS_SEED which mixture (else a new one)."""
+"""Everything at random. VDI_CHAOS_SECONDS says how long (1200), VDI_CHAOS_SEED which mixture (else
+a new one).
+"""
 
 import os
 import secrets
@@ -19,8 +21,13 @@ SEED = int(os.environ.get("VDI_CHAOS_SEED", secrets.randbelow(10**6)))
 pytestmark = pytest.mark.timeout(SECONDS * 4 + 300)
 
 
-async def test_random_mixture(world: ChaosWorld, control_plane: Cluster, tell: Callable[[str], None]) -> None:
-    tell(f"seed {SEED}, {SECONDS:.0f} s: once more with VDI_CHAOS_SEED={SEED} VDI_CHAOS_SECONDS={SECONDS:.0f}")
+async def test_random_mixture(
+    world: ChaosWorld, control_plane: Cluster, tell: Callable[[str], None]
+) -> None:
+    tell(
+        f"seed {SEED}, {SECONDS:.0f} s: once more with VDI_CHAOS_SEED={SEED}"
+        f" VDI_CHAOS_SECONDS={SECONDS:.0f}"
+    )
     for template in (world.plain, world.homely, world.with_gpu, world.resting):
         await template()
     await world.pooled(ready=3)

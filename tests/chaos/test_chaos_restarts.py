@@ -1,4 +1,6 @@
-"""The world breaks under a burst: API server and etcd killed, watches cut and expired, the leader felled."""
+"""The world breaks under a burst: API server and etcd killed, watches cut and expired, the leader
+felled.
+"""
 
 import asyncio
 import random
@@ -36,7 +38,9 @@ async def all_run(world: ChaosWorld, names: list[str], seconds: float = 180.0) -
     await world.orderly()
 
 
-@pytest.mark.parametrize("victims", [("kube-apiserver",), ("etcd",), ("etcd", "kube-apiserver")], ids="+".join)
+@pytest.mark.parametrize(
+    "victims", [("kube-apiserver",), ("etcd",), ("etcd", "kube-apiserver")], ids="+".join
+)
 async def test_control_plane_is_killed_during_a_burst(
     world: ChaosWorld, control_plane: Cluster, tell: Tell, victims: tuple[str, ...]
 ) -> None:
@@ -51,7 +55,10 @@ async def test_control_plane_is_killed_during_a_burst(
         names = await making
         await all_run(world, names)
         await eventually(machine.is_back, "the control plane is whole", 60)
-    tell(f"{'+'.join(victims)} killed when {killed_at} of 100 ran; all run after {time.monotonic() - began:.1f} s")
+    tell(
+        f"{'+'.join(victims)} killed when {killed_at} of 100 ran; all run after"
+        f" {time.monotonic() - began:.1f} s"
+    )
 
 
 async def test_watches_are_cut_and_expired_during_a_burst(world: ChaosWorld, tell: Tell) -> None:
@@ -77,8 +84,12 @@ async def test_watches_are_cut_and_expired_during_a_burst(world: ChaosWorld, tel
     tell(f"{cut} watches cut, {world.proxy.injected[Fault.GONE]} answered with 410")
 
 
-async def test_changes_in_a_compacted_gap_are_seen(world: ChaosWorld, control_plane: Cluster, tell: Tell) -> None:
-    """Compaction, and a new API server whose memory begins after the change: a real 410, nothing injected."""
+async def test_changes_in_a_compacted_gap_are_seen(
+    world: ChaosWorld, control_plane: Cluster, tell: Tell
+) -> None:
+    """Compaction, and a new API server whose memory begins after the change: a real 410, nothing
+    injected.
+    """
     machine = Machine(control_plane.name)
     async with world.stage.operator():
         names = await burst(world, 10)
@@ -93,7 +104,11 @@ async def test_changes_in_a_compacted_gap_are_seen(world: ChaosWorld, control_pl
         await eventually(machine.is_back, "the API server is back", 60)
         world.proxy.passed.clear()
         world.proxy.choose = lambda _: None
-        await eventually(lambda: all(world.session(name) is None for name in names[:5]), "the deleted are gone", 90)
+        await eventually(
+            lambda: all(world.session(name) is None for name in names[:5]),
+            "the deleted are gone",
+            90,
+        )
         await all_run(world, [*names[5:], *more])
         lists = [read for read in world.proxy.reads() if read.path.endswith("/vdisessions")]
         assert lists, "the operator has listed the sessions anew"
@@ -102,17 +117,23 @@ async def test_changes_in_a_compacted_gap_are_seen(world: ChaosWorld, control_pl
 
 @pytest.mark.parametrize("write", [1, 10, 40])
 @pytest.mark.parametrize("blow", [Replica.kill, Replica.freeze], ids=["killed", "frozen"])
-async def test_leader_is_killed_during_a_reconcile(world: ChaosWorld, tell: Tell, blow: Blow, write: int) -> None:
+async def test_leader_is_killed_during_a_reconcile(
+    world: ChaosWorld, tell: Tell, blow: Blow, write: int
+) -> None:
     async with replicas(world) as both:
         await eventually(lambda: world.audit.holder is not None, "somebody leads")
         leader = next(one for one in both if one.proxy is world.audit.holder)
-        await eventually(lambda: "standing by:" in "".join(one.log() for one in both), "the other stands by")
+        await eventually(
+            lambda: "standing by:" in "".join(one.log() for one in both), "the other stands by"
+        )
         leader.proxy.cut_at(write, "after")
         making = asyncio.create_task(burst(world, 30))
         await asyncio.wait_for(leader.proxy.cut.wait(), 30)
         fallen = time.monotonic()
         await blow(leader)
-        await eventually(lambda: world.audit.holder not in (None, leader.proxy), "the other leads", 60)
+        await eventually(
+            lambda: world.audit.holder not in (None, leader.proxy), "the other leads", 60
+        )
         took = time.monotonic() - fallen
         leader.proxy.repair()
         await leader.start()  # a frozen one wakes up and believes that nothing has happened

@@ -1,6 +1,8 @@
-"""A pod was made, and whoever gives room away has not heard of it: no other pod may have its room all the same.
+"""A pod was made, and whoever gives room away has not heard of it: no other pod may have its room
+all the same.
 
-Here by themselves, since the mixture meets them once in hours: nine pods with GPUs at a time, with eight GPUs.
+Here by themselves, since the mixture meets them once in hours: nine pods with GPUs at a time, with
+eight GPUs.
 """
 
 import asyncio
@@ -17,7 +19,9 @@ pytestmark = pytest.mark.timeout(180)
 
 
 class Blindfold:
-    """One pod is made without an answer; after that no watch shows it, until the blindfold is taken off."""
+    """One pod is made without an answer; after that no watch shows it, until the blindfold is taken
+    off.
+    """
 
     def __init__(self, world: ChaosWorld) -> None:
         self._world = world
@@ -83,7 +87,8 @@ async def test_capacity_of_an_uncertain_pod_stays_reserved(world: ChaosWorld, ma
         if maker == "session":
             await world.delete("lost")
         await eventually(
-            lambda: blindfold.asked or bool(world.checker.violations), "somebody looks for the pod, or for room"
+            lambda: blindfold.asked or bool(world.checker.violations),
+            "somebody looks for the pod, or for room",
         )
         blindfold.on = False
         await world.reach("next", "Running")

@@ -1,9 +1,12 @@
-"""Stage of the chaos suite: a namespace with templates, roomy nodes, a played kubelet, and the checker."""
+"""Stage of the chaos suite: a namespace with templates, roomy nodes, a played kubelet, and the
+checker.
+"""
 
 import random
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +35,9 @@ _NO_HOME: Object = {"persistence": {"enabled": False}}
 
 @dataclass
 class ChaosWorld:
-    """Sessions are named after the flow and the fault that they are for; each has a user of its own unless given."""
+    """Sessions are named after the flow and the fault that they are for; each has a user of its own
+    unless given.
+    """
 
     stage: Stage
     proxy: FaultProxy
@@ -53,7 +58,9 @@ class ChaosWorld:
         if kind not in self.templates:
             self._subjects[f"{self.stage.namespace}-{kind}"] = kind
             base: Object = {"placement": {"nodeSelector": self.stage.here}}
-            self.templates[kind] = await self.stage.template_named(f"{self.stage.namespace}-{kind}", **(base | spec))
+            self.templates[kind] = await self.stage.template_named(
+                f"{self.stage.namespace}-{kind}", **(base | spec)
+            )
         return self.templates[kind]
 
     async def plain(self) -> str:
@@ -68,7 +75,9 @@ class ChaosWorld:
 
     async def resting(self) -> str:
         """Desktops without GPU and home that are suspended when their time is over."""
-        return await self.template("resting", **_CPU_ONLY, **_NO_HOME, lifecycle={"onTimeout": "Suspend"})
+        return await self.template(
+            "resting", **_CPU_ONLY, **_NO_HOME, lifecycle={"onTimeout": "Suspend"}
+        )
 
     async def pooled(self, ready: int = 50) -> str:
         """Desktops that a pool keeps ready."""
@@ -80,7 +89,12 @@ class ChaosWorld:
     async def pool(self, name: str, template: str, ready: int) -> None:
         self.pools.append(name)
         spec = {"template": template, "replicas": ready}
-        body = {"apiVersion": POOLS.api_version, "kind": "VDIPool", "metadata": {"name": name}, "spec": spec}
+        body = {
+            "apiVersion": POOLS.api_version,
+            "kind": "VDIPool",
+            "metadata": {"name": name},
+            "spec": spec,
+        }
         await self.persist(lambda: self.stage.api.create(POOLS, body, into=msgspec.Raw))
 
     async def homely(self) -> str:
@@ -115,7 +129,9 @@ class ChaosWorld:
         return await self.persist(lambda: self.stage.delete(SESSIONS, name))
 
     async def persist(self, act: Callable[[], Any]) -> bool:
-        """Do something to the API server, which may be away just now; False when the object is gone."""
+        """Do something to the API server, which may be away just now; False when the object is
+        gone.
+        """
         found = True
 
         async def attempt() -> bool:
@@ -178,13 +194,19 @@ class ChaosWorld:
             for secret in secrets
             if secret.metadata.labels.get("vdi.kasm.io/pool") == pool and not secret.session_uids
         ]
-        return len(pods), len([one for one in of_it if "vdi.kasm.io/session" not in one.metadata.labels])
+        return len(pods), len(
+            [one for one in of_it if "vdi.kasm.io/session" not in one.metadata.labels]
+        )
 
     def pullers_of(self, template: str) -> list[SeenPod]:
         return self._made_by("VDITemplate", template)
 
     def _made_by(self, kind: str, name: str) -> list[SeenPod]:
-        owners = ((pod, owner) for pod in self.checker.pods.values() for owner in pod.metadata.owner_references)
+        owners = (
+            (pod, owner)
+            for pod in self.checker.pods.values()
+            for owner in pod.metadata.owner_references
+        )
         return [pod for pod, owner in owners if (owner.kind, owner.name) == (kind, name)]
 
     async def persist_get(self, resource: Resource, name: str) -> Object | None:
@@ -198,7 +220,9 @@ class ChaosWorld:
         await eventually(lambda: self.session(name) is None, f"{name} is gone", seconds)
 
     async def orderly(self, seconds: float = 20.0) -> None:
-        """Wait until there is neither orphan nor duplicate, and nothing was wrong in between either."""
+        """Wait until there is neither orphan nor duplicate, and nothing was wrong in between
+        either.
+        """
         try:
             await eventually(lambda: not self.checker.disorder(), "order", seconds)
         except AssertionError as late:
@@ -228,7 +252,9 @@ class ChaosWorld:
 
 
 @asynccontextmanager
-async def open_world(kubeconfig: Path, namespace: str, folder: Path, seed: int = 1) -> AsyncIterator[ChaosWorld]:
+async def open_world(
+    kubeconfig: Path, namespace: str, folder: Path, seed: int = 1
+) -> AsyncIterator[ChaosWorld]:
     """A world with one roomy node; all that it made goes at its end."""
     upstream = load_config(kubeconfig)
     audit = LeaseAudit()
@@ -245,7 +271,7 @@ async def open_world(kubeconfig: Path, namespace: str, folder: Path, seed: int =
             yield world
             for session in checker.sessions.values():
                 patch = {"metadata": {"finalizers": None}}
-                await world.persist(lambda name=session.metadata.name, p=patch: stage.patch(SESSIONS, name, p))  # type: ignore[misc]
+                await world.persist(partial(stage.patch, SESSIONS, session.metadata.name, patch))
         for name in world.pools:
             await world.persist(lambda name=name: stage.api.delete(POOLS, name, into=dict))  # type: ignore[misc]
         for name in world.templates.values():

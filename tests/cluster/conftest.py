@@ -1,6 +1,8 @@
-"""Fixtures over a real API server: one control plane per worker, with our CRDs; a fresh namespace per test.
+"""Fixtures over a real API server: one control plane per worker, with our CRDs; a fresh namespace
+per test.
 
-Needs no root. `pytest tests/cluster` makes the control plane in a few seconds once the binaries are in the cache.
+Needs no root. `pytest tests/cluster` makes the control plane in a few seconds once the binaries are
+in the cache.
 """
 
 import os
@@ -13,7 +15,12 @@ from uuid import uuid4
 import httpx
 import pytest
 
-from cluster.control_plane import empty_namespace, install_crds, make_namespace, restart_garbage_collector
+from cluster.control_plane import (
+    empty_namespace,
+    install_crds,
+    make_namespace,
+    restart_garbage_collector,
+)
 from cluster.crd_server import Server
 from cluster.gateway_stage import GatewayStage, open_gateway_stage
 from cluster.helm_tools import Tools, open_tools
@@ -34,10 +41,11 @@ TEST = 180
 
 @pytest.hookimpl(trylast=True)  # when `-m` and `-k` have left out what is not run
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Fixtures count into a test's time, so tests that may make a control plane get what that takes.
+    """Fixtures count into a test's time, so tests that may make a control plane get what that
+    takes.
 
-    A worker makes its own in the first test that needs it, of whichever file it is given. Some files make another one
-    in their first test.
+    A worker makes its own in the first test that needs it, of whichever file it is given. Some
+    files make another one in their first test.
     """
     here, begun = Path(__file__).parent, set[tuple[Path, bool]]()
     for item in items:
@@ -46,7 +54,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         kind = item.path, "control_plane" in getattr(item, "fixturenames", ())
         if kind not in begun:
             begun.add(kind)
-            item.add_marker(pytest.mark.timeout(SLOW_FIRST_START), append=False)  # before the test's own
+            item.add_marker(
+                pytest.mark.timeout(SLOW_FIRST_START), append=False
+            )  # before the test's own
         elif item.get_closest_marker("timeout") is None:
             item.add_marker(pytest.mark.timeout(TEST))
 
@@ -119,9 +129,13 @@ def shared_namespace(administrator: Administrator) -> Iterator[str]:
 
 @pytest.fixture(scope="module")
 def server(kubectl: list[str], kubeconfig: Path, shared_namespace: str) -> Iterator[Server]:
-    """A server for dry runs of objects: as most store nothing, a module's tests share a namespace."""
+    """A server for dry runs of objects: as most store nothing, a module's tests share a
+    namespace.
+    """
     config = load_config(kubeconfig)
-    with httpx.Client(base_url=config.server, verify=config.ssl_context() or True, trust_env=False) as http:
+    with httpx.Client(
+        base_url=config.server, verify=config.ssl_context() or True, trust_env=False
+    ) as http:
         yield Server(kubectl, shared_namespace, http)
 
 

@@ -1,4 +1,6 @@
-"""Our kinds, a garbage collector that knows them, and namespaces: what tests on a control plane begin with."""
+"""Our kinds, a garbage collector that knows them, and namespaces: what tests on a control plane
+begin with.
+"""
 
 import os
 import signal
@@ -50,11 +52,15 @@ async def install_crds(api: Client) -> None:
     for crd in build_crds():
         await api.apply(CRDS, crd["metadata"]["name"], crd, into=msgspec.Raw)
     for crd in build_crds():
-        await eventually(partial(_is_served, api, crd["spec"]), f"{crd['metadata']['name']} is served")
+        await eventually(
+            partial(_is_served, api, crd["spec"]), f"{crd['metadata']['name']} is served"
+        )
 
 
 async def _is_served(api: Client, spec: dict[str, Any]) -> bool:
-    kind = Resource(spec["group"], spec["versions"][0]["name"], spec["names"]["plural"], spec["names"]["kind"])
+    kind = Resource(
+        spec["group"], spec["versions"][0]["name"], spec["names"]["plural"], spec["names"]["kind"]
+    )
     try:
         await api.list(kind, into=msgspec.Raw)
     except NotFound:
@@ -65,10 +71,13 @@ async def _is_served(api: Client, spec: dict[str, Any]) -> bool:
 async def restart_garbage_collector(name: str, api: Client) -> None:
     """Return when it deletes what our kinds own.
 
-    It looks for new kinds at its start and then every 30 s; until then it does not know which objects are orphans.
+    It looks for new kinds at its start and then every 30 s; until then it does not know which
+    objects are orphans.
     """
     (manager,) = (
-        component for component in cluster.status(name).components if component.name == "kube-controller-manager"
+        component
+        for component in cluster.status(name).components
+        if component.name == "kube-controller-manager"
     )
     os.kill(manager.pid, signal.SIGKILL)  # the supervisor starts it again
     kind = {"apiVersion": SESSIONS.api_version, "kind": SESSIONS.kind}
@@ -76,7 +85,11 @@ async def restart_garbage_collector(name: str, api: Client) -> None:
     session = {**kind, "metadata": {"name": "probe"}, "spec": spec}
     owner = await api.create(SESSIONS, session, namespace="default", into=dict)
     reference = {**kind, "name": "probe", "uid": owner["metadata"]["uid"]}
-    child = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "probe", "ownerReferences": [reference]}}
+    child = {
+        "apiVersion": "v1",
+        "kind": "ConfigMap",
+        "metadata": {"name": "probe", "ownerReferences": [reference]},
+    }
     await api.create(CONFIG_MAPS, child, namespace="default", into=msgspec.Raw)
     await api.delete(SESSIONS, "probe", namespace="default", into=msgspec.Raw)
 
@@ -93,8 +106,9 @@ async def restart_garbage_collector(name: str, api: Client) -> None:
 async def make_namespace(api: Client, name: str) -> None:
     """Return when pods can be made in it, which needs the default service account.
 
-    After a test that kills the API server that takes a while: the controller manager gives up after 10 s, and the next
-    one waits until the Lease of the last has run out, 15 s, and for its first lists.
+    After a test that kills the API server that takes a while: the controller manager gives up after
+    10 s, and the next one waits until the Lease of the last has run out, 15 s, and for its first
+    lists.
     """
     body = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}}
     await api.create(NAMESPACES, body, into=msgspec.Raw)
@@ -110,10 +124,11 @@ async def make_namespace(api: Client, name: str) -> None:
 
 
 async def empty_namespace(api: Client, name: str) -> None:
-    """Delete what is in it and has controllers at work or takes room; pods at once, others without waiting.
+    """Delete what is in it and has controllers at work or takes room; pods at once, others without
+    waiting.
 
-    The namespace stays until the control plane goes. To delete one, Kubernetes goes through every kind that there is,
-    which takes 0.3 s of CPU.
+    The namespace stays until the control plane goes. To delete one, Kubernetes goes through every
+    kind that there is, which takes 0.3 s of CPU.
     """
     for kind in _AT_WORK:
         with suppress(NotFound):  # a kind that the test has removed

@@ -13,7 +13,12 @@ API = "/apis/vdi.kasm.io/v1alpha1"
 
 
 def an_object(kind: str, name: str, spec: dict[str, Any], **metadata: Any) -> dict[str, Any]:
-    return {"apiVersion": "vdi.kasm.io/v1alpha1", "kind": kind, "metadata": {"name": name, **metadata}, "spec": spec}
+    return {
+        "apiVersion": "vdi.kasm.io/v1alpha1",
+        "kind": kind,
+        "metadata": {"name": name, **metadata},
+        "spec": spec,
+    }
 
 
 @dataclass(frozen=True)
@@ -27,10 +32,14 @@ class Server:
 
     def run(self, *words: str, stdin: str = "") -> subprocess.CompletedProcess[str]:
         command = [*self.kubectl, "--namespace", self.namespace, *words]
-        return subprocess.run(command, input=stdin, capture_output=True, text=True, timeout=30, check=False)
+        return subprocess.run(
+            command, input=stdin, capture_output=True, text=True, timeout=30, check=False
+        )
 
     def create(self, kind: str, spec: dict[str, Any], name: str = "tried") -> httpx.Response:
-        """A dry run as strict as kubectl's, which itself would take a minute for the 200 objects that are tried."""
+        """A dry run as strict as kubectl's, which itself would take a minute for the 200 objects
+        that are tried.
+        """
         given = an_object(kind, name, spec)
         where = f"{API}/namespaces/{self.namespace}" if kind == "VDISession" else API
         strict = {"dryRun": "All", "fieldValidation": "Strict"}
@@ -38,10 +47,14 @@ class Server:
 
     def store(self, kind: str, name: str, spec: dict[str, Any], **metadata: Any) -> None:
         """Make an object that stays."""
-        done = self.run("create", "-f", "-", stdin=json.dumps(an_object(kind, name, spec, **metadata)))
+        done = self.run(
+            "create", "-f", "-", stdin=json.dumps(an_object(kind, name, spec, **metadata))
+        )
         assert done.returncode == 0, done.stderr
 
-    def patch(self, kind: str, name: str, change: dict[str, Any], *words: str) -> subprocess.CompletedProcess[str]:
+    def patch(
+        self, kind: str, name: str, change: dict[str, Any], *words: str
+    ) -> subprocess.CompletedProcess[str]:
         return self.run("patch", kind, name, "--type=merge", "-p", json.dumps(change), *words)
 
     def get(self, kind: str, name: str, *words: str) -> dict[str, Any]:

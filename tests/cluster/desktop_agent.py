@@ -33,7 +33,11 @@ class Agent:
     async def activity(self, request: web.Request) -> web.Response:
         self.asked += 1
         self.tokens.add(request.headers["Authorization"])
-        report: dict[str, Any] = {"idleSeconds": time.time() - self.last_input, "viewers": 1, "connectedSeconds": None}
+        report: dict[str, Any] = {
+            "idleSeconds": time.time() - self.last_input,
+            "viewers": 1,
+            "connectedSeconds": None,
+        }
         if self.graphics:
             report["graphics"] = self.graphics
         return web.json_response(report, status=self.status)

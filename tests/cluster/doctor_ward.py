@@ -1,4 +1,6 @@
-"""Stage of the doctor: a namespace of a real API server with a working operator, and ways to break it."""
+"""Stage of the doctor: a namespace of a real API server with a working operator, and ways to break
+it.
+"""
 
 import asyncio
 import shlex
@@ -29,7 +31,8 @@ from vdi.snapshot.redact import redact
 
 _READING = ("get", "describe")
 _CHANGING = ("delete", "patch", "scale", "label", "annotate", "taint", "uncordon")
-# The doctor and the operator look at the cluster from so far in the future: what is wrong has been so for a while.
+# The doctor and the operator look at the cluster from so far in the future: what is wrong has been
+# so for a while.
 LATER = timedelta(seconds=100)
 
 
@@ -51,7 +54,9 @@ class DoctorStage:
         return self.stage.namespace
 
     async def deploy(self, *, ready: bool = True, **settings: str) -> str:
-        """The operator as the chart installs it, its pod played by the test; gives the pod's name."""
+        """The operator as the chart installs it, its pod played by the test; gives the pod's
+        name.
+        """
         await self.apply_rights()
         env = {"VDI_NAMESPACE": self.namespace, **settings}
         pod = await self.workload("vdi-operator", env, ready=ready)
@@ -61,8 +66,14 @@ class DoctorStage:
     async def apply_rights(self) -> None:
         """Grant the operator's account its rights."""
         name, api = f"vdi-operator-{self.namespace}", self.stage.api
-        account = {"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": "vdi-operator"}}
-        await api.apply(SERVICE_ACCOUNTS, "vdi-operator", account, namespace=self.namespace, into=msgspec.Raw)
+        account = {
+            "apiVersion": "v1",
+            "kind": "ServiceAccount",
+            "metadata": {"name": "vdi-operator"},
+        }
+        await api.apply(
+            SERVICE_ACCOUNTS, "vdi-operator", account, namespace=self.namespace, into=msgspec.Raw
+        )
         about = {"apiVersion": f"{RBAC}/v1", "metadata": {"name": name}}
         subject = {"kind": "ServiceAccount", "name": "vdi-operator", "namespace": self.namespace}
         for kind, rules in operator_rules().items():
@@ -72,17 +83,26 @@ class DoctorStage:
             binding["roleRef"] = {"kind": kind, "name": name, "apiGroup": RBAC}
             for body in (role, binding):
                 word = body["kind"]
-                resource = Resource(RBAC, "v1", f"{word.lower()}s", word, namespaced=namespace is not None)
+                resource = Resource(
+                    RBAC, "v1", f"{word.lower()}s", word, namespaced=namespace is not None
+                )
                 await api.apply(resource, name, body, namespace=namespace, into=msgspec.Raw)
 
     async def workload(
-        self, name: str, env: dict[str, str], *, ports: dict[str, int] | None = None, ready: bool = True
+        self,
+        name: str,
+        env: dict[str, str],
+        *,
+        ports: dict[str, int] | None = None,
+        ready: bool = True,
     ) -> str:
         """A Deployment of one replica; its pod is made ready by the test."""
         labels = {"app": name}
         container: Object = {"name": name.removeprefix("vdi-"), "image": "localhost/vdi/vdi:dev"}
         container["env"] = [{"name": key, "value": value} for key, value in env.items()]
-        container["ports"] = [{"name": key, "containerPort": number} for key, number in (ports or {}).items()]
+        container["ports"] = [
+            {"name": key, "containerPort": number} for key, number in (ports or {}).items()
+        ]
         spec: Object = {"containers": [container]}
         if name == "vdi-operator":
             spec["serviceAccountName"] = name
@@ -93,7 +113,9 @@ class DoctorStage:
 
         async def pod() -> str:
             metas = [one["metadata"] for one in await self.stage.all(PODS)]
-            return next((meta["name"] for meta in metas if meta.get("labels", {}).get("app") == name), "")
+            return next(
+                (meta["name"] for meta in metas if meta.get("labels", {}).get("app") == name), ""
+            )
 
         found = await eventually(pod, f"pod of {name}")
         if ready:
@@ -114,7 +136,13 @@ class DoctorStage:
     async def make_ready(self, pod: str) -> None:
         """Play the kubelet: it runs, answers, and has an address."""
         at = format_time(datetime.now(UTC))
-        container = {"name": "desktop", "image": "x", "imageID": "x", "ready": True, "restartCount": 0}
+        container = {
+            "name": "desktop",
+            "image": "x",
+            "imageID": "x",
+            "ready": True,
+            "restartCount": 0,
+        }
         container |= {"state": {"running": {"startedAt": at}}}
         status = {
             "phase": "Running",
@@ -142,7 +170,9 @@ class DoctorStage:
             yield
 
     async def look(self, *, user: str = "") -> list[Finding]:
-        """A run of the doctor; its bundle, saved and loaded, gives the same findings, with other names for people."""
+        """A run of the doctor; its bundle, saved and loaded, gives the same findings, with other
+        names for people.
+        """
         snapshot = await self.snapshot(user=user)
         findings = run_checks(snapshot)
         replayed = run_checks(load(save(redact(snapshot))))
@@ -161,7 +191,9 @@ class DoctorStage:
         count = lambda method, plural, status, seconds: requests.append(plural)  # noqa: E731
         async with Client(config, field_manager="doctor", on_request=count) as client:
             found = await collect(client, Scope(self.namespace), self.clock)
-        assert len(requests) - len(found.logs) <= BUDGET + 3, requests  # and logs that could not be read
+        assert len(requests) - len(found.logs) <= BUDGET + 3, (
+            requests
+        )  # and logs that could not be read
         return found
 
     def of_here(self, findings: list[Finding]) -> list[Finding]:
@@ -169,7 +201,8 @@ class DoctorStage:
         return [
             finding
             for finding in findings
-            if self.namespace in f"{finding.object} {finding.message}" or finding.severity is Severity.UNKNOWN
+            if self.namespace in f"{finding.object} {finding.message}"
+            or finding.severity is Severity.UNKNOWN
         ]
 
     async def finds(self, code: str) -> Finding:
@@ -190,7 +223,9 @@ class DoctorStage:
         return found
 
     async def _try(self, command: str) -> None:
-        """A command of a remedy, pasted unchanged; what changes something is only tried by the API server."""
+        """A command of a remedy, pasted unchanged; what changes something is only tried by the API
+        server.
+        """
         words = shlex.split(command)
         verb = next((word for word in words if word in (*_READING, *_CHANGING)), "")
         if words[0] != "kubectl" or not verb or "|" in words or self.kubectl is None:

@@ -1,6 +1,8 @@
-"""A real Traefik with TLS in front of a real gateway's listeners and a desktop, all on loopback, no Kubernetes.
+"""A real Traefik with TLS in front of a real gateway's listeners and a desktop, all on loopback, no
+Kubernetes.
 
-Its routes are the chart's, written for the file provider; its Middlewares have the specs that the chart renders.
+Its routes are the chart's, written for the file provider; its Middlewares have the specs that the
+chart renders.
 """
 
 import asyncio
@@ -39,7 +41,8 @@ _given: set[int] = set()
 
 
 def free_port() -> int:
-    """A port that is free, and that the kernel gives to no program that requests any: those are from 32768 on.
+    """A port that is free, and that the kernel gives to no program that requests any: those are
+    from 32768 on.
 
     Never the same twice: what is to listen there may not have begun.
     """
@@ -86,21 +89,45 @@ class TraefikStage:
         await self.routed(label)
 
     def write_routes(self, *labels: str) -> None:
-        """The routes: the gateway's four, and one for each of these desktops, as the operator makes them."""
+        """The routes: the gateway's four, and one for each of these desktops, as the operator makes
+        them.
+        """
         tls: dict[str, Any] = {"entryPoints": ["websecure"], "tls": {}}
         routers: dict[str, Any] = {
-            "portal": {"rule": f"Host(`{self.host('portal')}`)", "priority": 2000, "service": "gateway", **tls},
-            "vdi": {"rule": f"{ANY_LABEL} && PathPrefix(`/.vdi/`)", "priority": 1000, "service": "gateway", **tls},
-            "turn": {"rule": f"{ANY_LABEL} && Path(`/api/turn`)", "priority": 1000, "service": "gateway", **tls},
+            "portal": {
+                "rule": f"Host(`{self.host('portal')}`)",
+                "priority": 2000,
+                "service": "gateway",
+                **tls,
+            },
+            "vdi": {
+                "rule": f"{ANY_LABEL} && PathPrefix(`/.vdi/`)",
+                "priority": 1000,
+                "service": "gateway",
+                **tls,
+            },
+            "turn": {
+                "rule": f"{ANY_LABEL} && Path(`/api/turn`)",
+                "priority": 1000,
+                "service": "gateway",
+                **tls,
+            },
             "rest": {"rule": ANY_LABEL, "priority": 1, "service": "gateway", **tls},
         }
         for label in labels:
             rule = f"Host(`{self.host(label)}`)"
-            routers[label] = {"rule": rule, "service": "desktop", "middlewares": ["vdi-edge"], **tls}
+            routers[label] = {
+                "rule": rule,
+                "service": "desktop",
+                "middlewares": ["vdi-edge"],
+                **tls,
+            }
         address = f"http://127.0.0.1:{self.internal}/edge/verify"
         middlewares = {
             "vdi-edge": {"chain": {"middlewares": ["vdi-edge-headers", "vdi-edge-auth"]}},
-            "vdi-edge-headers": {"headers": {"customResponseHeaders": dict(DESKTOP_RESPONSE_HEADERS)}},
+            "vdi-edge-headers": {
+                "headers": {"customResponseHeaders": dict(DESKTOP_RESPONSE_HEADERS)}
+            },
             "vdi-edge-auth": {"forwardAuth": {"address": address, **FORWARD_AUTH}},
         }
         target = {"servers": [{"url": self.web or self.desktop.url}]}
@@ -110,9 +137,15 @@ class TraefikStage:
                 "middlewares": middlewares,
                 "serversTransports": {DESKTOP_TRANSPORT: {"insecureSkipVerify": True}},
                 "services": {
-                    "gateway": {"loadBalancer": {"servers": [{"url": f"http://127.0.0.1:{self.public}"}]}},
+                    "gateway": {
+                        "loadBalancer": {"servers": [{"url": f"http://127.0.0.1:{self.public}"}]}
+                    },
                     "desktop": {
-                        "loadBalancer": {**target, "serversTransport": DESKTOP_TRANSPORT} if self.web else target
+                        "loadBalancer": (
+                            {**target, "serversTransport": DESKTOP_TRANSPORT}
+                            if self.web
+                            else target
+                        )
                     },
                 },
             }
@@ -122,7 +155,9 @@ class TraefikStage:
         fresh.rename(self.folder / "routes" / "routes.yaml")
 
     async def routed(self, label: str) -> None:
-        """Return when Traefik has the live route of this host: then the edge answers, no more the waiting page."""
+        """Return when Traefik has the live route of this host: then the edge answers, no more the
+        waiting page.
+        """
         await self._answers(label, "not opened this desktop, or")
 
     async def unrouted(self, label: str) -> None:
@@ -143,7 +178,11 @@ class TraefikStage:
     async def browser(self, user: str = "") -> aiohttp.ClientSession:
         """A browser; with `user` one that has logged in at the portal. Close it when done."""
         jar = aiohttp.CookieJar(quote_cookie=False)
-        headers = {"Accept": "text/html", "Sec-Fetch-Mode": "navigate", "Sec-Fetch-Dest": "document"}
+        headers = {
+            "Accept": "text/html",
+            "Sec-Fetch-Mode": "navigate",
+            "Sec-Fetch-Dest": "document",
+        }
         session = aiohttp.ClientSession(connector=connector(), cookie_jar=jar, headers=headers)
         if user:
             from yarl import URL
@@ -153,7 +192,9 @@ class TraefikStage:
         return session
 
     async def raw(self, request: str, seconds: float = 5.0) -> str:
-        """Bytes as no browser sends them (with \\n for line ends); the answer until Traefik closes."""
+        """Bytes as no browser sends them (with \\n for line ends); the answer until Traefik
+        closes.
+        """
         reader, writer = await asyncio.open_connection(
             "127.0.0.1", self.port, ssl=unverified(), server_hostname=self.host()
         )
@@ -187,7 +228,12 @@ class _Here(AbstractResolver):
     async def resolve(self, host: str, port: int = 0, family: int = 0) -> list[ResolveResult]:
         return [
             ResolveResult(
-                hostname=host, host="127.0.0.1", port=port, family=socket.AF_INET, proto=0, flags=socket.AI_NUMERICHOST
+                hostname=host,
+                host="127.0.0.1",
+                port=port,
+                family=socket.AF_INET,
+                proto=0,
+                flags=socket.AI_NUMERICHOST,
             )
         ]
 
@@ -229,7 +275,9 @@ async def open_edge(
 
 
 @asynccontextmanager
-async def run_program(folder: Path, program: Path, *words: str, **environment: str) -> AsyncIterator[None]:
+async def run_program(
+    folder: Path, program: Path, *words: str, **environment: str
+) -> AsyncIterator[None]:
     """A program as a process, which writes to a log in the folder."""
     with (folder / f"{program.name}.log").open("wb") as log:
         process = await asyncio.create_subprocess_exec(
@@ -247,7 +295,9 @@ async def run_program(folder: Path, program: Path, *words: str, **environment: s
 async def run_traefik(
     binary: Path, folder: Path, port: int, options: dict[str, Any] | None = None, **environment: str
 ) -> AsyncIterator[None]:
-    """A Traefik on this port. Its routes are files in `routes`, unless `options` name another provider."""
+    """A Traefik on this port. Its routes are files in `routes`, unless `options` name another
+    provider.
+    """
     static = {
         "entryPoints": {"websecure": {"address": f"127.0.0.1:{port}"}},
         "providers": {"file": {"directory": str(folder / "routes"), "watch": True}},
@@ -256,5 +306,7 @@ async def run_traefik(
         **(options or {}),
     }
     (folder / "traefik.yaml").write_text(json.dumps(static))
-    async with run_program(folder, binary, f"--configFile={folder / 'traefik.yaml'}", **environment):
+    async with run_program(
+        folder, binary, f"--configFile={folder / 'traefik.yaml'}", **environment
+    ):
         yield

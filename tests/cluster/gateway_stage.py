@@ -1,12 +1,13 @@
-"""Stage of the gateway's cluster tests: a real gateway, in this process or as one of its own, for a `Stage`.
+"""Stage of the gateway's cluster tests: a real gateway, in this process or as one of its own, for a
+`Stage`.
 
     async with open_gateway_stage(stage, folder) as gateway:
         alice = await gateway.log_in("alice@example.com")
         answer = await alice.get("/")                              # the portal
         answer = await alice.get(gateway.desktop("alice-desktop")) # a desktop's host
 
-There is no Traefik here: a client speaks to the public listener with the Host that Traefik would pass on, and
-`gateway.verify(...)` to the internal one as Traefik's forwardAuth does.
+There is no Traefik here: a client speaks to the public listener with the Host that Traefik would
+pass on, and `gateway.verify(...)` to the internal one as Traefik's forwardAuth does.
 """
 
 import asyncio
@@ -45,12 +46,15 @@ PEOPLE: dict[str, dict[str, Any]] = {
     "root@example.com": {"name": "Root", "admin": True},
 }
 READY_SECONDS = 120.0
-# For clients of plain HTTP: httpx reads its certificate authorities for each of them otherwise, 20 ms of CPU.
+# For clients of plain HTTP: httpx reads its certificate authorities for each of them otherwise, 20
+# ms of CPU.
 NO_TLS = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
 
 
 class AsTraefik(httpx.AsyncBaseTransport):
-    """Sends `https://HOST/...` to a gateway's public port as plain HTTP with this Host, to each replica in turn."""
+    """Sends `https://HOST/...` to a gateway's public port as plain HTTP with this Host, to each
+    replica in turn.
+    """
 
     def __init__(self, *ports: int, address: str = "203.0.113.7") -> None:
         self.ports = list(ports)
@@ -62,11 +66,19 @@ class AsTraefik(httpx.AsyncBaseTransport):
         self._turn += 1
         port = self.ports[self._turn % len(self.ports)]
         url = request.url.copy_with(scheme="http", host="127.0.0.1", port=port)
-        headers = [(name, value) for name, value in request.headers.raw if name.lower() != b"x-forwarded-for"]
+        headers = [
+            (name, value)
+            for name, value in request.headers.raw
+            if name.lower() != b"x-forwarded-for"
+        ]
         inner = httpx.Request(
             request.method,
             url,
-            headers=[*headers, (b"X-Forwarded-For", self._address), (b"X-Forwarded-Proto", b"https")],
+            headers=[
+                *headers,
+                (b"X-Forwarded-For", self._address),
+                (b"X-Forwarded-Proto", b"https"),
+            ],
             stream=request.stream,
             extensions=request.extensions,
         )
@@ -97,9 +109,15 @@ class GatewayStage:
 
     async def browser(self, traefik: AsTraefik | None = None) -> httpx.AsyncClient:
         """A browser without a login: it keeps cookies and follows no redirect by itself."""
-        headers = {"Accept": "text/html,*/*", "Sec-Fetch-Mode": "navigate", "Sec-Fetch-Site": "none"}
+        headers = {
+            "Accept": "text/html,*/*",
+            "Sec-Fetch-Mode": "navigate",
+            "Sec-Fetch-Site": "none",
+        }
         transport = traefik or AsTraefik(self.public)
-        client = httpx.AsyncClient(transport=transport, base_url=self.portal, headers=headers, timeout=20)
+        client = httpx.AsyncClient(
+            transport=transport, base_url=self.portal, headers=headers, timeout=20
+        )
         return await self.stack.enter_async_context(client)
 
     async def log_in(
@@ -116,7 +134,12 @@ class GatewayStage:
         return browser
 
     async def post(
-        self, browser: httpx.AsyncClient, path: str, form: Mapping[str, str] | None = None, *, at: str = "/"
+        self,
+        browser: httpx.AsyncClient,
+        path: str,
+        form: Mapping[str, str] | None = None,
+        *,
+        at: str = "/",
     ) -> httpx.Response:
         """Send the form of a page as the page would: with its CSRF token and origin."""
         token = csrf_of((await browser.get(at)).text)
@@ -134,7 +157,12 @@ class GatewayStage:
         return (await self.inside("/metrics", headers=AUTHORIZATION)).text
 
     async def verify(
-        self, label: str, path: str = "/", *, method: str = "GET", headers: Mapping[str, str] | None = None
+        self,
+        label: str,
+        path: str = "/",
+        *,
+        method: str = "GET",
+        headers: Mapping[str, str] | None = None,
     ) -> httpx.Response:
         """The answer that Traefik's forwardAuth would get for a request to a desktop."""
         forwarded = {
@@ -151,7 +179,9 @@ class GatewayStage:
 
         async def is_ready() -> bool:
             if replica:
-                assert replica.process.returncode is None, f"the gateway has ended:\n{replica.log.read_text()[-3000:]}"
+                assert replica.process.returncode is None, (
+                    f"the gateway has ended:\n{replica.log.read_text()[-3000:]}"
+                )
             try:
                 return (await self.inside("/readyz")).status_code == 200
             except httpx.TransportError:
@@ -162,7 +192,9 @@ class GatewayStage:
 
 @cache
 def _hashed() -> str:
-    """Once per run: another hash of the same password is another password, which logs everybody out."""
+    """Once per run: another hash of the same password is another password, which logs everybody
+    out.
+    """
     return HASHER.hash(PASSWORD)
 
 
@@ -171,7 +203,12 @@ async def add_people(stage: Stage, people: Mapping[str, Mapping[str, Any]] = PEO
     users = {user: LocalUser(password=_hashed(), **entry) for user, entry in people.items()}
     data = base64.b64encode(users_file(users).encode()).decode()
     for name, content in (("vdi-gateway-users", {USERS_KEY: data}), ("vdi-gateway-keys", {})):
-        body: Object = {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": name}, "data": content}
+        body: Object = {
+            "apiVersion": "v1",
+            "kind": "Secret",
+            "metadata": {"name": name},
+            "data": content,
+        }
         try:
             await stage.api.create(SECRETS, body, namespace=stage.namespace, into=msgspec.Raw)
         except AlreadyExists:
@@ -179,7 +216,9 @@ async def add_people(stage: Stage, people: Mapping[str, Mapping[str, Any]] = PEO
 
 
 def settings_of(stage: Stage, folder: Path, **more: Any) -> Settings:
-    """A gateway that lives in the sessions' namespace, on free ports of the loopback, with SQLite in a file."""
+    """A gateway that lives in the sessions' namespace, on free ports of the loopback, with SQLite
+    in a file.
+    """
     chosen: dict[str, Any] = {
         "namespaces": stage.namespaces,
         "gateway_namespace": stage.namespace,
@@ -194,17 +233,25 @@ def settings_of(stage: Stage, folder: Path, **more: Any) -> Settings:
 
 
 @asynccontextmanager
-async def open_gateway_stage(stage: Stage, folder: Path, **settings: Any) -> AsyncIterator[GatewayStage]:
-    """A gateway in this process, ready; ends with the context. `settings` are fields of `Settings`."""
+async def open_gateway_stage(
+    stage: Stage, folder: Path, **settings: Any
+) -> AsyncIterator[GatewayStage]:
+    """A gateway in this process, ready; ends with the context. `settings` are fields of
+    `Settings`.
+    """
     from vdi.gateway.app import run_gateway
 
     await add_people(stage)
     chosen = settings_of(stage, folder, **settings)
     stop, listening = asyncio.Event(), asyncio.get_running_loop().create_future()
-    work = run_gateway(stage.api.config, chosen, stop=stop, on_listening=lambda *ports: listening.set_result(ports))
+    work = run_gateway(
+        stage.api.config, chosen, stop=stop, on_listening=lambda *ports: listening.set_result(ports)
+    )
     task = asyncio.create_task(work, name="gateway")
     try:
-        await asyncio.wait((task, listening), timeout=READY_SECONDS, return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait(
+            (task, listening), timeout=READY_SECONDS, return_when=asyncio.FIRST_COMPLETED
+        )
         if not listening.done():
             task.result()
         async with AsyncExitStack() as stack:
@@ -238,10 +285,12 @@ async def gateway_process(
 ) -> AsyncIterator[GatewayProcess]:
     """A replica as a process; killed at the end, if it still runs.
 
-    `internal` is the port of its internal listener, for a test that asks it before it is ready; 0: a free one.
-    `environment` are further VDI_ variables.
+    `internal` is the port of its internal listener, for a test that asks it before it is ready; 0:
+    a free one. `environment` are further VDI_ variables.
     """
-    from cluster.edge_traefik import free_port  # takes two seconds: not for tests without such a process
+    from cluster.edge_traefik import (
+        free_port,
+    )  # takes two seconds: not for tests without such a process
 
     public, internal = free_port(), internal or free_port()
     settings = settings_of(stage, folder)
@@ -268,7 +317,9 @@ async def gateway_process(
             sys.executable, "-P", "-m", "vdi.gateway", env=variables, stderr=log, stdout=log
         )
     async with AsyncExitStack() as stack:
-        replica = GatewayProcess(process, GatewayStage(stage, settings, public, internal, stack), path)
+        replica = GatewayProcess(
+            process, GatewayStage(stage, settings, public, internal, stack), path
+        )
         try:
             await replica.gateway.until_ready(replica)
             yield replica
@@ -284,7 +335,10 @@ def _kubeconfig(stage: Stage) -> Object:
         return base64.b64encode(data or b"").decode()
 
     cluster = {"server": config.server, "certificate-authority-data": text(config.ca)}
-    user = {"client-certificate-data": text(config.client_cert), "client-key-data": text(config.client_key)}
+    user = {
+        "client-certificate-data": text(config.client_cert),
+        "client-key-data": text(config.client_key),
+    }
     return {
         "apiVersion": "v1",
         "kind": "Config",

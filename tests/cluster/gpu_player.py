@@ -1,9 +1,12 @@
-"""There is no GPU here: this plays NVIDIA's part against a real API server, as its components' sources have it.
+"""There is no GPU here: this plays NVIDIA's part against a real API server, as its components'
+sources have it.
 
 - the GPU Operator renders the DaemonSets from the ClusterPolicy (controllers/object_controls.go);
-- kubelets start their pods (the DaemonSets themselves are run by the real controller manager and scheduler);
-- each node's device plugin reads the ConfigMap **when its pod starts** and never again, the config-manager follows the
-  node's label among what was read then (cmd/config-manager), and only then the node's numbers change;
+- kubelets start their pods (the DaemonSets themselves are run by the real controller manager and
+  scheduler);
+- each node's device plugin reads the ConfigMap **when its pod starts** and never again, the
+  config-manager follows the node's label among what was read then (cmd/config-manager), and only
+  then the node's numbers change;
 - GPU Feature Discovery labels the node in the same way.
 """
 
@@ -32,7 +35,16 @@ PLUGIN, DISCOVERY = "nvidia-device-plugin-daemonset", "gpu-feature-discovery"
 GPU = "nvidia.com/gpu"
 
 _REQUIRED = (
-    *("daemonsets", "dcgm", "dcgmExporter", "devicePlugin", "driver", "gfd", "nodeStatusExporter", "operator"),
+    *(
+        "daemonsets",
+        "dcgm",
+        "dcgmExporter",
+        "devicePlugin",
+        "driver",
+        "gfd",
+        "nodeStatusExporter",
+        "operator",
+    ),
     "toolkit",
 )
 _ANYTHING = {"type": "object", "x-kubernetes-preserve-unknown-fields": True}
@@ -56,7 +68,11 @@ CRD: Object = {
     "spec": {
         "group": "nvidia.com",
         "scope": "Cluster",
-        "names": {"kind": "ClusterPolicy", "listKind": "ClusterPolicyList", "plural": "clusterpolicies"},
+        "names": {
+            "kind": "ClusterPolicy",
+            "listKind": "ClusterPolicyList",
+            "plural": "clusterpolicies",
+        },
         "versions": [_VERSION | {"schema": {"openAPIV3Schema": _SCHEMA}}],
     },
 }
@@ -64,7 +80,11 @@ POLICY: Object = {
     "apiVersion": "nvidia.com/v1",
     "kind": "ClusterPolicy",
     "metadata": {"name": "cluster-policy"},
-    "spec": {**{part: {} for part in _REQUIRED}, "devicePlugin": {"enabled": True}, "toolkit": {"enabled": False}},
+    "spec": {
+        **{part: {} for part in _REQUIRED},
+        "devicePlugin": {"enabled": True},
+        "toolkit": {"enabled": False},
+    },
 }
 
 
@@ -83,7 +103,9 @@ class Player:
 
     async def play(self) -> None:
         while True:
-            with suppress(NotFound, Conflict):  # objects go while they are looked at; the next look is soon
+            with suppress(
+                NotFound, Conflict
+            ):  # objects go while they are looked at; the next look is soon
                 if self.operator:
                     await self._render()
                 await self._start_pods()
@@ -113,10 +135,16 @@ class Player:
         now = format_time(datetime.now(UTC))
         ready = {"type": "Ready", "status": "True", "lastTransitionTime": now}
         status = {"status": {"phase": "Running", "conditions": [ready]}}
-        await self.api.patch(PODS, pod, status, namespace=NAMESPACE, subresource="status", into=Object)
+        await self.api.patch(
+            PODS, pod, status, namespace=NAMESPACE, subresource="status", into=Object
+        )
 
     async def _config_of(self, pod: Object) -> dict[str, str]:
-        names = [volume["configMap"]["name"] for volume in pod["spec"]["volumes"] if "configMap" in volume]
+        names = [
+            volume["configMap"]["name"]
+            for volume in pod["spec"]["volumes"]
+            if "configMap" in volume
+        ]
         own = [name for name in names if name != "kube-root-ca.crt"]
         if not own:
             return {}
@@ -130,10 +158,14 @@ class Player:
             for box in pod["spec"]["containers"]
             for variable in box.get("env", ())
         }
-        key = node["metadata"]["labels"].get("nvidia.com/device-plugin.config") or env.get("DEFAULT_CONFIG")
+        key = node["metadata"]["labels"].get("nvidia.com/device-plugin.config") or env.get(
+            "DEFAULT_CONFIG"
+        )
         if "DEFAULT_CONFIG" not in env:
             key = env.get("CONFIG_FILE", "").rpartition("/")[2]
-        slicing = (yaml.safe_load(configs.get(key or "", "{}")).get("sharing") or {}).get("timeSlicing") or {}
+        slicing = (yaml.safe_load(configs.get(key or "", "{}")).get("sharing") or {}).get(
+            "timeSlicing"
+        ) or {}
         replicas = slicing["resources"][0]["replicas"] if slicing else 1
         resource = f"{GPU}.shared" if slicing.get("renameByDefault") else GPU
         room = {GPU: "0", f"{GPU}.shared": "0", resource: str(self.gpus[name] * replicas)}
@@ -142,19 +174,31 @@ class Player:
             body = {"status": {"capacity": room, "allocatable": room}}
             await self.api.patch(NODES, name, body, subresource="status", into=Object)
         if self.discovery:
-            labels = {"gpu.replicas": str(replicas), "gpu.sharing-strategy": "time-slicing" if slicing else "none"}
+            labels = {
+                "gpu.replicas": str(replicas),
+                "gpu.sharing-strategy": "time-slicing" if slicing else "none",
+            }
             desired = {f"nvidia.com/{label}": value for label, value in labels.items()}
-            if any(node["metadata"]["labels"].get(label) != value for label, value in desired.items()):
+            if any(
+                node["metadata"]["labels"].get(label) != value for label, value in desired.items()
+            ):
                 await self.api.patch(NODES, name, {"metadata": {"labels": desired}}, into=Object)
 
 
 def daemon_set(name: str, config_map: str | None, default: str) -> Object:
     """As the GPU Operator, and in its outlines the chart nvidia-device-plugin, have it."""
-    main: Object = {"name": name.removesuffix("-daemonset"), "image": "nvcr.io/nvidia/k8s-device-plugin:v0.17.1"}
+    main: Object = {
+        "name": name.removesuffix("-daemonset"),
+        "image": "nvcr.io/nvidia/k8s-device-plugin:v0.17.1",
+    }
     boxes, volumes = [main], []
     if name == PLUGIN:
-        main["volumeMounts"] = [{"name": "device-plugin", "mountPath": "/var/lib/kubelet/device-plugins"}]
-        volumes.append({"name": "device-plugin", "hostPath": {"path": "/var/lib/kubelet/device-plugins"}})
+        main["volumeMounts"] = [
+            {"name": "device-plugin", "mountPath": "/var/lib/kubelet/device-plugins"}
+        ]
+        volumes.append(
+            {"name": "device-plugin", "hostPath": {"path": "/var/lib/kubelet/device-plugins"}}
+        )
     if config_map:
         main["env"] = [{"name": "CONFIG_FILE", "value": "/config/config.yaml"}]
         environment = {
@@ -163,7 +207,11 @@ def daemon_set(name: str, config_map: str | None, default: str) -> Object:
             "DEFAULT_CONFIG": default,
             "FALLBACK_STRATEGIES": "empty",
         }
-        manager: Object = {"name": "config-manager", "image": main["image"], "command": ["config-manager"]}
+        manager: Object = {
+            "name": "config-manager",
+            "image": main["image"],
+            "command": ["config-manager"],
+        }
         manager["env"] = [{"name": key, "value": value} for key, value in environment.items()]
         manager["volumeMounts"] = [{"name": "available-configs", "mountPath": "/available-configs"}]
         boxes.append(manager)
@@ -179,7 +227,10 @@ def daemon_set(name: str, config_map: str | None, default: str) -> Object:
         "apiVersion": "apps/v1",
         "kind": "DaemonSet",
         "metadata": {"name": name, "namespace": NAMESPACE},
-        "spec": {"selector": {"matchLabels": labels}, "template": {"metadata": {"labels": labels}, "spec": spec}},
+        "spec": {
+            "selector": {"matchLabels": labels},
+            "template": {"metadata": {"labels": labels}, "spec": spec},
+        },
     }
 
 

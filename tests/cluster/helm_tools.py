@@ -27,7 +27,9 @@ _RENDERING_COMMANDS = ("template", "install", "upgrade")
 
 @dataclass(frozen=True)
 class Tools:
-    """helm and kubectl against a control plane of this module's own: the CRDs must not be there before."""
+    """helm and kubectl against a control plane of this module's own: the CRDs must not be there
+    before.
+    """
 
     helm_binary: Path
     kubectl_binary: Path
@@ -35,41 +37,63 @@ class Tools:
     home: Path
 
     def helm(self, *words: str) -> subprocess.CompletedProcess[str]:
-        folders = {f"HELM_{kind}_HOME": str(self.home / kind.lower()) for kind in ("CACHE", "CONFIG", "DATA")}
+        folders = {
+            f"HELM_{kind}_HOME": str(self.home / kind.lower())
+            for kind in ("CACHE", "CONFIG", "DATA")
+        }
         environment = {**os.environ, **folders, "KUBECONFIG": str(self.kubeconfig)}
         command = [str(self.helm_binary), *with_images(words)]
-        return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60, check=False)
+        return subprocess.run(
+            command, env=environment, capture_output=True, text=True, timeout=60, check=False
+        )
 
     def upgrade(self, chart: Path = CHART, *words: str) -> str:
         where = ("--namespace", "vdi-system", "--create-namespace")
-        done = self.helm("upgrade", "--install", "vdi", str(chart), *where, "--reset-values", *words)
+        done = self.helm(
+            "upgrade", "--install", "vdi", str(chart), *where, "--reset-values", *words
+        )
         assert done.returncode == 0, done.stderr
         return done.stdout
 
     def render(self, *words: str) -> list[dict[str, Any]]:
-        """The chart's objects as they are sent to a cluster that has the CRDs. Helm runs once for the same words."""
+        """The chart's objects as they are sent to a cluster that has the CRDs. Helm runs once for
+        the same words.
+        """
         return read_objects(_render(self, words))
 
     def named(self, kind: str, name: str, *words: str) -> dict[str, Any]:
         """One object of the rendered chart."""
-        (found,) = [one for one in self.render(*words) if (one["kind"], one["metadata"]["name"]) == (kind, name)]
+        (found,) = [
+            one
+            for one in self.render(*words)
+            if (one["kind"], one["metadata"]["name"]) == (kind, name)
+        ]
         return found
 
     def fill_secrets(self) -> str:
-        """Run the init container of the gateway that is installed, with `home` as its volume; what it printed."""
+        """Run the init container of the gateway that is installed, with `home` as its volume; what
+        it printed.
+        """
         template = "jsonpath={.spec.template.spec.initContainers[0].env}"
-        variables = json.loads(self.kubectl("get", "deployment", "vdi-gateway", "-n", "vdi-system", "-o", template))
+        variables = json.loads(
+            self.kubectl("get", "deployment", "vdi-gateway", "-n", "vdi-system", "-o", template)
+        )
         environment = {**os.environ, "KUBECONFIG": str(self.kubeconfig)} | {
-            variable["name"]: variable["value"].replace("/etc/vdi-turn", str(self.home)) for variable in variables
+            variable["name"]: variable["value"].replace("/etc/vdi-turn", str(self.home))
+            for variable in variables
         }
         command = [sys.executable, "-m", "vdi.gateway.server_secrets"]
-        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60, check=False)
+        done = subprocess.run(
+            command, env=environment, capture_output=True, text=True, timeout=60, check=False
+        )
         assert done.returncode == 0, done.stderr
         return done.stdout
 
     def try_kubectl(self, *words: str, stdin: str = "") -> subprocess.CompletedProcess[str]:
         command = [str(self.kubectl_binary), "--kubeconfig", str(self.kubeconfig), *words]
-        return subprocess.run(command, input=stdin, capture_output=True, text=True, timeout=60, check=False)
+        return subprocess.run(
+            command, input=stdin, capture_output=True, text=True, timeout=60, check=False
+        )
 
     def kubectl(self, *words: str, stdin: str = "", check: bool = True) -> str:
         done = self.try_kubectl(*words, stdin=stdin)
@@ -86,7 +110,9 @@ class Tools:
         return {key: base64.b64decode(value).decode() for key, value in data.items()}
 
     def create_session(self, namespace: str, name: str, template: str, **spec: Any) -> None:
-        """Create a session; its user has the name of the session, unless the spec names another one."""
+        """Create a session; its user has the name of the session, unless the spec names another
+        one.
+        """
         body: dict[str, Any] = {"apiVersion": "vdi.kasm.io/v1alpha1", "kind": "VDISession"}
         body["metadata"] = {"name": name, "namespace": namespace}
         body["spec"] = {"user": f"{name}@example.com", "template": template, **spec}
@@ -103,7 +129,9 @@ class Tools:
     def kubeconfig_of(self, account: str, namespace: str) -> Path:
         """A kubeconfig with the token of a ServiceAccount."""
         token = self.kubectl("create", "token", account, "--namespace", namespace)
-        return write_kubeconfig(self.kubeconfig, token, self.home / f"{namespace}-{account}.kubeconfig")
+        return write_kubeconfig(
+            self.kubeconfig, token, self.home / f"{namespace}-{account}.kubeconfig"
+        )
 
 
 @cache
@@ -116,8 +144,12 @@ def _render(tools: Tools, words: tuple[str, ...]) -> str:
 
 
 def with_images(words: Sequence[str]) -> list[str]:
-    """helm's arguments; where they render our chart, with images, which values that follow override."""
-    if words[0] not in _RENDERING_COMMANDS or not any((Path(word) / "templates/_pods.tpl").is_file() for word in words):
+    """helm's arguments; where they render our chart, with images, which values that follow
+    override.
+    """
+    if words[0] not in _RENDERING_COMMANDS or not any(
+        (Path(word) / "templates/_pods.tpl").is_file() for word in words
+    ):
         return [*words]
     return [words[0], "--values", str(DEV_IMAGES), *words[1:]]
 
@@ -146,12 +178,22 @@ def rules_of(tools: Tools, account: str, namespace: str) -> set[tuple[str, str, 
         "spec": {"namespace": namespace},
     }
     answer = tools.kubectl(
-        "create", "--validate=false", "--as", account, "-o", "json", "-f", "-", stdin=json.dumps(question)
+        "create",
+        "--validate=false",
+        "--as",
+        account,
+        "-o",
+        "json",
+        "-f",
+        "-",
+        stdin=json.dumps(question),
     )
     own = {("authorization.k8s.io", f"selfsubject{one}reviews") for one in ("access", "rules")}
     own.add(("authentication.k8s.io", "selfsubjectreviews"))
     # Since Kubernetes 1.37 every account may read them.
-    of_all = {("certificates.k8s.io", "clustertrustbundles", verb) for verb in ("get", "list", "watch")}
+    of_all = {
+        ("certificates.k8s.io", "clustertrustbundles", verb) for verb in ("get", "list", "watch")
+    }
     rules = flat(json.loads(answer)["status"]["resourceRules"])
     return {rule for rule in rules - of_all if rule[:2] not in own}
 
@@ -169,15 +211,27 @@ def allowed_of(tools: Tools, account: str, questions: Iterable[Question]) -> lis
     ]
     documents = "\n---\n".join(json.dumps(review) for review in reviews)
     template = 'jsonpath={.status.allowed}{"\\n"}'
-    answers = tools.kubectl("create", "--validate=false", "--as", account, "-o", template, "-f", "-", stdin=documents)
-    return [question for question, answer in zip(asked, answers.split(), strict=True) if answer == "true"]
+    answers = tools.kubectl(
+        "create", "--validate=false", "--as", account, "-o", template, "-f", "-", stdin=documents
+    )
+    return [
+        question
+        for question, answer in zip(asked, answers.split(), strict=True)
+        if answer == "true"
+    ]
 
 
 def _attributes(verb: str, resource: str, namespace: str) -> dict[str, str]:
     kind, _, subresource = resource.partition(" --subresource=")
     kind, _, name = kind.partition("/")
     kind, _, group = kind.partition(".")
-    what = {"verb": verb, "group": group, "resource": kind, "subresource": subresource, "name": name}
+    what = {
+        "verb": verb,
+        "group": group,
+        "resource": kind,
+        "subresource": subresource,
+        "name": name,
+    }
     return {**what, "namespace": namespace}
 
 

@@ -1,4 +1,5 @@
-"""A kubelet's stand-in for the pods that copy homes: their commands run here, on a folder for each volume.
+"""A kubelet's stand-in for the pods that copy homes: their commands run here, on a folder for each
+volume.
 
 What `vdi home` starts as kubectl runs its command beside the pod's own, as `kubectl exec` does.
 """
@@ -63,7 +64,9 @@ class HomePods:
         """The program; `before` is Python that runs first, with `script` to change."""
         path = self.folder / name
         pods = str(self.folder / "pods")
-        text = _KUBECTL.format(python=sys.executable, pods=pods, mount=MOUNT, held=_HELD, before=before)
+        text = _KUBECTL.format(
+            python=sys.executable, pods=pods, mount=MOUNT, held=_HELD, before=before
+        )
         path.write_text(text)
         path.chmod(0o755)
         return path
@@ -89,7 +92,9 @@ class HomePods:
     async def _live(self, stop: asyncio.Event) -> None:
         labels = ",".join(f"{key}={value}" for key, value in LABELS.items())
         while not stop.is_set():
-            pods = await self.api.list(PODS, namespace=self.namespace, label_selector=labels, into=Object)
+            pods = await self.api.list(
+                PODS, namespace=self.namespace, label_selector=labels, into=Object
+            )
             present = {pod["metadata"]["uid"] for pod in pods}
             for uid in self.processes.keys() - present:
                 await self._end(uid)
@@ -108,18 +113,29 @@ class HomePods:
             link.unlink(missing_ok=True)
             link.symlink_to(folder)
             (folder / "held").unlink(missing_ok=True)
-            words = [word.replace(_HELD, f"{folder}/held") for word in pod["spec"]["containers"][0]["command"]]
-            self.processes[uid] = await asyncio.create_subprocess_exec(*words, start_new_session=True)
+            words = [
+                word.replace(_HELD, f"{folder}/held")
+                for word in pod["spec"]["containers"][0]["command"]
+            ]
+            self.processes[uid] = await asyncio.create_subprocess_exec(
+                *words, start_new_session=True
+            )
             self.seen.append(pod)
             await self._report(pod, "Running")
-        elif process is not None and process.returncode is not None and pod["status"]["phase"] == "Running":
+        elif (
+            process is not None
+            and process.returncode is not None
+            and pod["status"]["phase"] == "Running"
+        ):
             await self._report(pod, "Succeeded" if process.returncode == 0 else "Failed")
 
     async def _report(self, pod: Object, phase: str) -> None:
         name = pod["metadata"]["name"]
         ready = {"type": "Ready", "status": str(phase == "Running")}
         body = {"status": {"phase": phase, "conditions": [ready]}}
-        await self.api.patch(PODS, name, body, namespace=self.namespace, subresource="status", into=Object)
+        await self.api.patch(
+            PODS, name, body, namespace=self.namespace, subresource="status", into=Object
+        )
 
     async def _end(self, uid: str) -> None:
         process = self.processes.pop(uid)
@@ -150,9 +166,13 @@ class Homes:
     kubeconfig: Path
     folder: Path
 
-    async def start(self, *words: str | Path, stdin: int | None = None) -> asyncio.subprocess.Process:
+    async def start(
+        self, *words: str | Path, stdin: int | None = None
+    ) -> asyncio.subprocess.Process:
         pipe = asyncio.subprocess.PIPE
-        environment = {name: value for name, value in os.environ.items() if not name.startswith("VDI_")}
+        environment = {
+            name: value for name, value in os.environ.items() if not name.startswith("VDI_")
+        }
         environment |= {"KUBECONFIG": str(self.kubeconfig), "VDI_NAMESPACE": self.stage.namespace}
         return await asyncio.create_subprocess_exec(
             *(sys.executable, "-m", "vdi", "home", *map(str, words)),
@@ -162,7 +182,9 @@ class Homes:
             stderr=pipe,
         )
 
-    async def vdi(self, *words: str | Path, kubectl: Path | None = None, stdin: bytes | None = None) -> Ended:
+    async def vdi(
+        self, *words: str | Path, kubectl: Path | None = None, stdin: bytes | None = None
+    ) -> Ended:
         program = kubectl or self.pods.kubectl()
         pipe = asyncio.subprocess.PIPE if stdin is not None else None
         process = await self.start(*words, "--kubectl", program, stdin=pipe)
@@ -206,7 +228,10 @@ async def open_homes(stage: Stage, kubeconfig: Path, tmp_path: Path) -> AsyncIte
     """A template, its homes, and pods on them, in a namespace with Pod Security `restricted`."""
     await stage.restrict()
     template = await stage.template(
-        persistence={"size": "2Gi"}, runAsUser=1234, placement={"nodeSelector": stage.here}, resources={"defaultGPU": 0}
+        persistence={"size": "2Gi"},
+        runAsUser=1234,
+        placement={"nodeSelector": stage.here},
+        resources={"defaultGPU": 0},
     )
     folder = tmp_path / "homes"
     folder.mkdir()
@@ -249,7 +274,11 @@ def contents(home: Path) -> dict[str, tuple[object, ...]]:
             what = hashlib.sha256(path.read_bytes()).hexdigest()
         elif path.is_symlink():
             what = str(path.readlink())
-        attributes = [] if path.is_symlink() else [(key, os.getxattr(path, key)) for key in os.listxattr(path)]
+        attributes = (
+            []
+            if path.is_symlink()
+            else [(key, os.getxattr(path, key)) for key in os.listxattr(path)]
+        )
         first = inodes.setdefault(seen.st_ino, name)
         found[name] = (oct(seen.st_mode), int(seen.st_mtime), what, first, attributes)
     return found

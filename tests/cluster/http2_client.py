@@ -1,6 +1,8 @@
-"""HTTP/2 requests as no browser sends them: header fields as given, bodies of another length than they say.
+"""HTTP/2 requests as no browser sends them: header fields as given, bodies of another length than
+they say.
 
-`h2` (a dev dependency) knows frames and header compression; its own checks of what is sent are switched off.
+`h2` (a dev dependency) knows frames and header compression; its own checks of what is sent are
+switched off.
 """
 
 import asyncio
@@ -60,13 +62,17 @@ class Http2:
         self.protocol.initiate_connection()
 
     async def ask(self, fields: Fields, *pieces: bytes, trailers: Fields = ()) -> Answer:
-        """One request with this body. Returns when the answer is complete, or when the server has had enough."""
+        """One request with this body. Returns when the answer is complete, or when the server has
+        had enough.
+        """
         stream = self.protocol.get_next_available_stream_id()
         self.answers[stream] = Answer()
         self.protocol.send_headers(stream, list(fields), end_stream=not pieces)
         await self._flush()
         for number, piece in enumerate(pieces, start=1):
-            self.protocol.send_data(stream, piece, end_stream=number == len(pieces) and not trailers)
+            self.protocol.send_data(
+                stream, piece, end_stream=number == len(pieces) and not trailers
+            )
         if trailers:
             self.protocol.send_headers(stream, list(trailers), end_stream=True)
         await self._flush()
@@ -99,18 +105,23 @@ class Http2:
         for event in events:
             if isinstance(event, RemoteSettingsChanged):
                 self.settings |= {
-                    int(code): changed_setting.new_value for code, changed_setting in event.changed_settings.items()
+                    int(code): changed_setting.new_value
+                    for code, changed_setting in event.changed_settings.items()
                 }
             elif isinstance(event, ConnectionTerminated):
                 self.closed = True
             elif isinstance(event, ResponseReceived | DataReceived | StreamEnded | StreamReset):
                 answer = self.answers.setdefault(event.stream_id, Answer())
                 if isinstance(event, ResponseReceived):
-                    answer.headers = [(str(name), str(value)) for name, value in event.headers or ()]
+                    answer.headers = [
+                        (str(name), str(value)) for name, value in event.headers or ()
+                    ]
                     answer.status = int(answer.header(":status"))
                 elif isinstance(event, DataReceived):
                     answer.body += event.data or b""
-                    self.protocol.acknowledge_received_data(event.flow_controlled_length or 0, event.stream_id)
+                    self.protocol.acknowledge_received_data(
+                        event.flow_controlled_length or 0, event.stream_id
+                    )
                 else:
                     answer.ended = True
         if not self.closed:

@@ -1,4 +1,6 @@
-"""A K3s as an API server sees it: nodes, Traefik with ServiceLB, local-path, all placed by hand; nothing runs."""
+"""A K3s as an API server sees it: nodes, Traefik with ServiceLB, local-path, all placed by hand;
+nothing runs.
+"""
 
 import asyncio
 import json
@@ -24,7 +26,10 @@ from vdi.kube.transport import Client
 Object = dict[str, Any]
 # Of the node: no one listens there unless a test does.
 ADDRESS = "127.0.0.77"
-SVCLB = {"svccontroller.k3s.cattle.io/svcname": "traefik", "svccontroller.k3s.cattle.io/svcnamespace": "kube-system"}
+SVCLB = {
+    "svccontroller.k3s.cattle.io/svcname": "traefik",
+    "svccontroller.k3s.cattle.io/svcnamespace": "kube-system",
+}
 TRAEFIK = {"app.kubernetes.io/name": "traefik"}
 K3S = f"{KUBERNETES}+k3s1"
 _NODE_INFO = {
@@ -56,7 +61,9 @@ class KasmK3s:
         data: Object = json.loads(said.out)
         return status, data
 
-    def preflight(self, *words: str, kubeconfig: Path | None = None) -> tuple[int, dict[str, Object]]:
+    def preflight(
+        self, *words: str, kubeconfig: Path | None = None
+    ) -> tuple[int, dict[str, Object]]:
         """Exit status, and findings by code."""
         status, data = self.kasm("preflight", "--hostname", ADDRESS, *words, kubeconfig=kubeconfig)
         return status, {line["code"]: line for line in data["findings"]}
@@ -68,12 +75,19 @@ class KasmK3s:
 
 @contextmanager
 def open_k3s(folder: Path) -> Iterator[Tools]:
-    """One K3s node with 8 CPUs, Traefik behind ServiceLB, and local-path; an empty namespace kasm."""
-    with open_tools(folder, f"k{os.getpid():x}") as tools, nodes_stand_in(tools.kubeconfig) as administrator:
+    """One K3s node with 8 CPUs, Traefik behind ServiceLB, and local-path; an empty namespace
+    kasm.
+    """
+    with (
+        open_tools(folder, f"k{os.getpid():x}") as tools,
+        nodes_stand_in(tools.kubeconfig) as administrator,
+    ):
         administrator.run(lambda api: remove_node(api, STAND_IN))
         asyncio.run(_make(tools.kubeconfig))
         tools.kubectl("create", "namespace", "kasm")
-        tools.kubectl("wait", "serviceaccount/default", "--for=create", "-n", "kasm", "--timeout=30s")
+        tools.kubectl(
+            "wait", "serviceaccount/default", "--for=create", "-n", "kasm", "--timeout=30s"
+        )
         yield tools
 
 
@@ -89,14 +103,20 @@ async def _make(kubeconfig: Path) -> None:
         pods = [
             ("traefik-1", TRAEFIK, []),
             ("local-path-provisioner-1", {"app": "local-path-provisioner"}, []),
-            ("svclb-traefik-1", {"app": "svclb-traefik", **SVCLB}, [{"containerPort": 443, "hostPort": 443}]),
+            (
+                "svclb-traefik-1",
+                {"app": "svclb-traefik", **SVCLB},
+                [{"containerPort": 443, "hostPort": 443}],
+            ),
         ]
         for name, labels, ports in pods:
             await run_pod(api, name, labels, ports)
         for kind, made in _others():
             await api.create(kind, made, namespace=made["metadata"].get("namespace"), into=dict)
         given = {"status": {"loadBalancer": {"ingress": [{"ip": ADDRESS}]}}}
-        await api.patch(SERVICES, "traefik", given, namespace="kube-system", subresource="status", into=dict)
+        await api.patch(
+            SERVICES, "traefik", given, namespace="kube-system", subresource="status", into=dict
+        )
 
 
 async def run_pod(
@@ -109,29 +129,51 @@ async def run_pod(
     requests: dict[str, str] | None = None,
 ) -> None:
     """A pod that is on the node, and that its kubelet calls ready."""
-    container = {"name": "main", "image": "none", "ports": ports, "resources": {"requests": requests or {}}}
+    container = {
+        "name": "main",
+        "image": "none",
+        "ports": ports,
+        "resources": {"requests": requests or {}},
+    }
     pod = {
         "metadata": {"name": name, "namespace": namespace, "labels": labels},
-        "spec": {"nodeName": "k3s-1", "containers": [container], "automountServiceAccountToken": False},
+        "spec": {
+            "nodeName": "k3s-1",
+            "containers": [container],
+            "automountServiceAccountToken": False,
+        },
     }
     await api.create(PODS, pod, namespace=namespace, into=dict)
     status = {"phase": "Running", "conditions": [{"type": "Ready", "status": "True"}]}
-    await api.patch(PODS, name, {"status": status}, namespace=namespace, subresource="status", into=dict)
+    await api.patch(
+        PODS, name, {"status": status}, namespace=namespace, subresource="status", into=dict
+    )
 
 
 def _others() -> Iterator[tuple[Resource, Object]]:
-    ingress = Resource("networking.k8s.io", "v1", "ingressclasses", "IngressClass", namespaced=False)
+    ingress = Resource(
+        "networking.k8s.io", "v1", "ingressclasses", "IngressClass", namespaced=False
+    )
     default = {"storageclass.kubernetes.io/is-default-class": "true"}
     meta: Object = {"name": "local-path", "annotations": default}
     yield STORAGE_CLASSES, {"metadata": meta, "provisioner": "rancher.io/local-path"}
-    yield ingress, {"metadata": {"name": "traefik"}, "spec": {"controller": "traefik.io/ingress-controller"}}
+    yield (
+        ingress,
+        {"metadata": {"name": "traefik"}, "spec": {"controller": "traefik.io/ingress-controller"}},
+    )
     where = {"name": "traefik", "namespace": "kube-system", "labels": TRAEFIK}
     ports = [{"name": "websecure", "port": 443}]
-    yield SERVICES, {"metadata": where, "spec": {"type": "LoadBalancer", "selector": TRAEFIK, "ports": ports}}
+    yield (
+        SERVICES,
+        {"metadata": where, "spec": {"type": "LoadBalancer", "selector": TRAEFIK, "ports": ports}},
+    )
     match = {"matchLabels": {"app": "svclb-traefik-none"}}
     template = {
         "metadata": {"labels": match["matchLabels"]},
-        "spec": {"nodeSelector": {"none": "none"}, "containers": [{"name": "main", "image": "none"}]},
+        "spec": {
+            "nodeSelector": {"none": "none"},
+            "containers": [{"name": "main", "image": "none"}],
+        },
     }
     meta = {"name": "svclb-traefik-1a2b3c4d", "namespace": "kube-system", "labels": SVCLB}
     yield DAEMON_SETS, {"metadata": meta, "spec": {"selector": match, "template": template}}

@@ -1,6 +1,8 @@
-"""A real OpenID Connect provider as a process: panva's certified `oidc-provider`, in the version that is locked here.
+"""A real OpenID Connect provider as a process: panva's certified `oidc-provider`, in the version
+that is locked here.
 
-npm puts it into the cache once (`npm ci`, no scripts of packages are run); node runs it on the loopback.
+npm puts it into the cache once (`npm ci`, no scripts of packages are run); node runs it on the
+loopback.
 """
 
 import asyncio
@@ -24,7 +26,9 @@ START_SECONDS = 30
 
 
 def installed() -> Path:
-    """The folder `node_modules` of what the lock file names; made at the first call on a machine."""
+    """The folder `node_modules` of what the lock file names; made at the first call on a
+    machine.
+    """
     return install_packages(HERE, "oidc-provider")
 
 
@@ -66,7 +70,9 @@ async def identity_provider(
     }
     (folder / "provider.json").write_text(json.dumps(about))
     process, port = await _start(folder, 0)
-    config = OIDCSettings(issuer=f"http://127.0.0.1:{port}", client_id=client, client_secret=secret, name="Example ID")
+    config = OIDCSettings(
+        issuer=f"http://127.0.0.1:{port}", client_id=client, client_secret=secret, name="Example ID"
+    )
     provider = IdentityProvider(folder, config, port, process)
     try:
         yield provider
@@ -79,7 +85,11 @@ async def _start(folder: Path, port: int) -> tuple[asyncio.subprocess.Process, i
     path.write_text(json.dumps(json.loads(path.read_text()) | {"port": port}))
     with (folder / "provider.log").open("ab") as log:
         process = await asyncio.create_subprocess_exec(
-            "node", str(HERE / "provider.mjs"), str(path), stdout=asyncio.subprocess.PIPE, stderr=log
+            "node",
+            str(HERE / "provider.mjs"),
+            str(path),
+            stdout=asyncio.subprocess.PIPE,
+            stderr=log,
         )
     assert process.stdout is not None
     try:
@@ -90,12 +100,16 @@ async def _start(folder: Path, port: int) -> tuple[asyncio.subprocess.Process, i
         raise
     if not line.startswith("listening "):
         await process.wait()
-        raise RuntimeError(f"the identity provider does not start: {(folder / 'provider.log').read_text()[-2000:]}")
+        raise RuntimeError(
+            f"the identity provider does not start: {(folder / 'provider.log').read_text()[-2000:]}"
+        )
     return process, int(line.split()[1])
 
 
 class PersonAtProvider:
-    """Somebody's browser at the provider's own pages: it keeps cookies, and stops where the provider sends it away."""
+    """Somebody's browser at the provider's own pages: it keeps cookies, and stops where the
+    provider sends it away.
+    """
 
     def __init__(self, issuer: str) -> None:
         self._issuer = issuer
@@ -105,7 +119,9 @@ class PersonAtProvider:
         await self._http.aclose()
 
     async def log_in(self, there: str, login: str) -> str:
-        """Follow the gateway's redirect, log in, agree to everything; the address at which it leaves the provider."""
+        """Follow the gateway's redirect, log in, agree to everything; the address at which it
+        leaves the provider.
+        """
         answer = await self._http.get(there)
         while True:
             away = await self._until_page(answer)
@@ -114,11 +130,15 @@ class PersonAtProvider:
             action = _action(away)
             prompt = re.search(r'name="prompt" value="(\w+)"', away.text)
             assert prompt is not None, away.text
-            form = {"prompt": prompt[1]} | ({"login": login, "password": "any"} if prompt[1] == "login" else {})
+            form = {"prompt": prompt[1]} | (
+                {"login": login, "password": "any"} if prompt[1] == "login" else {}
+            )
             answer = await self._http.post(action, data=form)
 
     async def log_out(self, there: str) -> str:
-        """Follow the gateway's way to the provider's logout and agree; the address at which it leaves the provider."""
+        """Follow the gateway's way to the provider's logout and agree; the address at which it
+        leaves the provider.
+        """
         page = await self._until_page(await self._http.get(there))
         assert isinstance(page, httpx.Response)
         secret = re.search(r'name="xsrf" value="(\w+)"', page.text)

@@ -1,4 +1,6 @@
-"""A way to the API server that counts what passes, and can cut the line at the n-th write. On loopback, plain HTTP."""
+"""A way to the API server that counts what passes, and can cut the line at the n-th write. On
+loopback, plain HTTP.
+"""
 
 import asyncio
 import socket
@@ -16,7 +18,14 @@ from vdi.kube.config import ClusterConfig
 from vdi.operator.release_keys import DESKTOP_KEY, HOST_KEY
 
 WRITES = frozenset({"POST", "PUT", "PATCH", "DELETE"})
-_HOP_BY_HOP = {"connection", "transfer-encoding", "content-length", "host", "keep-alive", "content-encoding"}
+_HOP_BY_HOP = {
+    "connection",
+    "transfer-encoding",
+    "content-length",
+    "host",
+    "keep-alive",
+    "content-encoding",
+}
 
 
 @dataclass(frozen=True)
@@ -50,7 +59,9 @@ class Request:
 
 
 class Proxy:
-    """Passes requests on to the API server; `cut_at(n, ...)` makes it drop the line at the n-th write from then on."""
+    """Passes requests on to the API server; `cut_at(n, ...)` makes it drop the line at the n-th
+    write from then on.
+    """
 
     def __init__(self, upstream: ClusterConfig) -> None:
         self.passed: list[Request] = []
@@ -70,7 +81,9 @@ class Proxy:
         self._moment: Literal["before", "after"] = "before"
 
     def cut_at(self, write: int, moment: Literal["before", "after"]) -> None:
-        """Lose the `write`-th write from now `before` the server sees it, or its answer `after` it was done."""
+        """Lose the `write`-th write from now `before` the server sees it, or its answer `after` it
+        was done.
+        """
         self._writes_left, self._moment = write, moment
 
     def repair(self) -> None:
@@ -131,14 +144,20 @@ class Proxy:
         if self.user:
             headers["Impersonate-User"] = self.user
         url = f"{self._upstream.server}{request.raw_path}"
-        async with self._session.request(request.method, url, data=body or None, headers=headers) as answer:
+        async with self._session.request(
+            request.method, url, data=body or None, headers=headers
+        ) as answer:
             if drop_answer:
                 await answer.read()
                 self.cut.set()
                 raise _hang_up(request)
             response = web.StreamResponse(status=answer.status)
-            response.headers.update({k: v for k, v in answer.headers.items() if k.lower() not in _HOP_BY_HOP})
-            with suppress(ClientConnectionResetError):  # the client has gone: no one is left to tell
+            response.headers.update(
+                {k: v for k, v in answer.headers.items() if k.lower() not in _HOP_BY_HOP}
+            )
+            with suppress(
+                ClientConnectionResetError
+            ):  # the client has gone: no one is left to tell
                 await response.prepare(request)
                 async for chunk in answer.content.iter_any():
                     if self.cut.is_set():
@@ -153,13 +172,17 @@ class Proxy:
 async def _hang_up_upstream(sockets: list[socket.socket]) -> None:
     """Return when all are closed.
 
-    aiohttp leaves the connection of an answer that is not read to its end to asyncio, which waits for the server's
-    farewell. Open when the test's loop is closed, it would fail whatever test is running when it is collected.
+    aiohttp leaves the connection of an answer that is not read to its end to asyncio, which waits
+    for the server's farewell. Open when the test's loop is closed, it would fail whatever test is
+    running when it is collected.
     """
     for one in sockets:
         with suppress(OSError):  # closed, or never connected
             one.shutdown(socket.SHUT_RDWR)
-    await eventually(lambda: all(one.fileno() < 0 for one in sockets), "the connections to the API server are closed")
+    await eventually(
+        lambda: all(one.fileno() < 0 for one in sockets),
+        "the connections to the API server are closed",
+    )
 
 
 def _hang_up(request: web.Request) -> Exception:

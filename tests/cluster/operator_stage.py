@@ -1,4 +1,6 @@
-"""Stage of the operator's cluster tests: rights, a kubelet (the test itself), an operator to start and stop."""
+"""Stage of the operator's cluster tests: rights, a kubelet (the test itself), an operator to start
+and stop.
+"""
 
 import asyncio
 import os
@@ -39,7 +41,10 @@ Object = dict[str, Any]
 STAGE = "vdi.test/stage"
 RBAC = "rbac.authorization.k8s.io"
 QUOTAS = Resource("", "v1", "resourcequotas", "ResourceQuota")
-_RUN = "import sys; from vdi.cli.main import main; sys.exit(main(['operator', 'run', '--kubeconfig', sys.argv[1]]))"
+_RUN = (
+    "import sys; from vdi.cli.main import main; sys.exit(main(['operator', 'run', '--kubeconfig',"
+    " sys.argv[1]]))"
+)
 
 
 def condition(session: Object, kind: str) -> Object:
@@ -96,12 +101,23 @@ class Stage:
         """Give the operator rights in a namespace; None: in all of them."""
         user, kind = f"operator-of-{self.namespace}", "Role" if namespace else "ClusterRole"
         metadata = {"name": user} | ({"namespace": namespace} if namespace else {})
-        role: Object = {"apiVersion": f"{RBAC}/v1", "kind": kind, "metadata": metadata, "rules": rules}
-        binding: Object = {**role, "kind": f"{kind}Binding", "subjects": [{"kind": "User", "name": user}]}
+        role: Object = {
+            "apiVersion": f"{RBAC}/v1",
+            "kind": kind,
+            "metadata": metadata,
+            "rules": rules,
+        }
+        binding: Object = {
+            **role,
+            "kind": f"{kind}Binding",
+            "subjects": [{"kind": "User", "name": user}],
+        }
         binding |= {"roleRef": {"kind": kind, "name": user, "apiGroup": RBAC}}
         del binding["rules"]
         for body_kind, body in ((kind, role), (f"{kind}Binding", binding)):
-            resource = Resource(RBAC, "v1", f"{body_kind.lower()}s", body_kind, namespaced=namespace is not None)
+            resource = Resource(
+                RBAC, "v1", f"{body_kind.lower()}s", body_kind, namespaced=namespace is not None
+            )
             await self.api.apply(resource, user, body, namespace=namespace, into=msgspec.Raw)
 
     async def restrict(self) -> None:
@@ -114,27 +130,47 @@ class Stage:
         return await self.template_named(f"{self.namespace}-desktop", **spec)
 
     async def template_named(self, name: str, **spec: Any) -> str:
-        """Make a template; the stage removes it at its end when its name begins with the namespace's."""
-        return await self._make(TEMPLATES, name, {"image": "registry.example.com/desktop:1", **spec})
+        """Make a template; the stage removes it at its end when its name begins with the
+        namespace's.
+        """
+        return await self._make(
+            TEMPLATES, name, {"image": "registry.example.com/desktop:1", **spec}
+        )
 
     async def pool(self, template: str, replicas: int, **spec: Any) -> str:
         """Make a pool that is this stage's own; gives its name."""
-        return await self._make(POOLS, f"{self.namespace}-pool", {"template": template, "replicas": replicas, **spec})
+        return await self._make(
+            POOLS, f"{self.namespace}-pool", {"template": template, "replicas": replicas, **spec}
+        )
 
     async def _make(self, resource: Resource, name: str, spec: Object) -> str:
-        body = {"apiVersion": resource.api_version, "kind": resource.kind, "metadata": {"name": name}, "spec": spec}
+        body = {
+            "apiVersion": resource.api_version,
+            "kind": resource.kind,
+            "metadata": {"name": name},
+            "spec": spec,
+        }
         await self.api.create(resource, body, into=msgspec.Raw)
         return name
 
     @property
     def here(self) -> dict[str, str]:
-        """Label of this stage's own nodes; as a template's `placement.nodeSelector` it keeps desktops on them."""
+        """Label of this stage's own nodes; as a template's `placement.nodeSelector` it keeps
+        desktops on them.
+        """
         return {STAGE: self.namespace}
 
     async def node(
-        self, suffix: str, *, gpu: str = "64", has: Mapping[str, str] | None = None, taints: Sequence[Object] = ()
+        self,
+        suffix: str,
+        *,
+        gpu: str = "64",
+        has: Mapping[str, str] | None = None,
+        taints: Sequence[Object] = (),
     ) -> str:
-        """Make a node that is this stage's own and stays Ready; gives its name. `has` replaces amounts of `ROOM`."""
+        """Make a node that is this stage's own and stays Ready; gives its name. `has` replaces
+        amounts of `ROOM`.
+        """
         name = f"{self.namespace}-{suffix}"
         room = {**ROOM, "nvidia.com/gpu": gpu, **(has or {})}
         await add_node(self.api, name, room, labels=self.here, taints=taints)
@@ -183,7 +219,9 @@ class Stage:
         try:
             return await eventually(look, f"{resource.kind} {name}: {what}", seconds)
         except AssertionError as error:
-            raise AssertionError(f"{error}; it is {(await self.get(resource, name) or {}).get('status')}") from None
+            raise AssertionError(
+                f"{error}; it is {(await self.get(resource, name) or {}).get('status')}"
+            ) from None
 
     async def all(self, resource: Resource) -> list[Object]:
         """All objects of a kind in the namespace."""
@@ -192,18 +230,38 @@ class Stage:
     async def owned(self, resource: Resource, session: Object) -> list[Object]:
         """Objects that name this session as their owner."""
         uid, found = session["metadata"]["uid"], await self.all(resource)
-        return [one for one in found if uid in (owner["uid"] for owner in one["metadata"].get("ownerReferences", ()))]
+        return [
+            one
+            for one in found
+            if uid in (owner["uid"] for owner in one["metadata"].get("ownerReferences", ()))
+        ]
 
     async def pod_of(self, session: Object) -> Object:
         """Its pod, waited for."""
-        return (await eventually(lambda: self.owned(PODS, session), f"pod of {session['metadata']['name']}"))[0]
+        return (
+            await eventually(
+                lambda: self.owned(PODS, session), f"pod of {session['metadata']['name']}"
+            )
+        )[0]
 
     async def make_ready(self, pod: Object) -> None:
-        """Play the kubelet: the desktop runs and answers. What the scheduler has said of the pod stays."""
+        """Play the kubelet: the desktop runs and answers. What the scheduler has said of the pod
+        stays.
+        """
         live = await self.get(PODS, pod["metadata"]["name"]) or pod
-        kept = [known for known in live.get("status", {}).get("conditions") or () if known["type"] != "Ready"]
+        kept = [
+            known
+            for known in live.get("status", {}).get("conditions") or ()
+            if known["type"] != "Ready"
+        ]
         now = format_time(datetime.now(UTC))
-        container = {"name": "desktop", "image": "x", "imageID": "x", "ready": True, "restartCount": 0}
+        container = {
+            "name": "desktop",
+            "image": "x",
+            "imageID": "x",
+            "ready": True,
+            "restartCount": 0,
+        }
         container |= {"state": {"running": {"startedAt": now}}}
         conditions = [*kept, {"type": "Ready", "status": "True", "lastTransitionTime": now}]
         status = {"phase": "Running", "conditions": conditions, "containerStatuses": [container]}
@@ -217,19 +275,30 @@ class Stage:
         bindings = Resource("", "v1", f"pods/{meta['name']}/binding", "Binding")
         await self.api.create(bindings, binding, namespace=self.namespace, into=msgspec.Raw)
 
-    async def patch(self, resource: Resource, name: str, patch: Object, *, subresource: str | None = None) -> Object:
+    async def patch(
+        self, resource: Resource, name: str, patch: Object, *, subresource: str | None = None
+    ) -> Object:
         """Merge patch."""
         namespace = self._in(resource)
-        return await self.api.patch(resource, name, patch, namespace=namespace, subresource=subresource, into=dict)
+        return await self.api.patch(
+            resource, name, patch, namespace=namespace, subresource=subresource, into=dict
+        )
 
-    async def delete(self, resource: Resource, name: str, *, grace_seconds: int | None = None) -> None:
+    async def delete(
+        self, resource: Resource, name: str, *, grace_seconds: int | None = None
+    ) -> None:
         """Delete, without waiting."""
-        await self.api.delete(resource, name, namespace=self._in(resource), grace_seconds=grace_seconds, into=dict)
+        await self.api.delete(
+            resource, name, namespace=self._in(resource), grace_seconds=grace_seconds, into=dict
+        )
 
-    async def reach(self, name: str, phase: str, words: str = "", seconds: float = PATIENCE) -> Object:
+    async def reach(
+        self, name: str, phase: str, words: str = "", seconds: float = PATIENCE
+    ) -> Object:
         """Wait until the session is in that phase, and its message has these words.
 
-        A suspended session says so before its pod is deleted: waited for here, or the next run would be given that pod.
+        A suspended session says so before its pod is deleted: waited for here, or the next run
+        would be given that pod.
         """
 
         def is_so(session: Object) -> object:
@@ -240,14 +309,19 @@ class Stage:
         if phase == "Suspended":
 
             async def is_left() -> bool:
-                return all("deletionTimestamp" in pod["metadata"] for pod in await self.owned(PODS, session))
+                return all(
+                    "deletionTimestamp" in pod["metadata"]
+                    for pod in await self.owned(PODS, session)
+                )
 
             await eventually(is_left, f"the pod of {name} is deleted")
         return session
 
     async def touch(self, name: str) -> None:
         """Have the session reconciled: a test's clock that is put forward enqueues nothing."""
-        await self.patch(SESSIONS, name, {"metadata": {"annotations": {"touched": str(time.monotonic())}}})
+        await self.patch(
+            SESSIONS, name, {"metadata": {"annotations": {"touched": str(time.monotonic())}}}
+        )
 
     async def suspend(self, name: str, *, suspended: bool = True) -> None:
         await self.patch(SESSIONS, name, {"spec": {"suspended": suspended}})
@@ -262,7 +336,9 @@ class Stage:
 
         async def look() -> Object | None:
             pods = await self.owned(PODS, session)
-            return next((pod for pod in pods if pod["metadata"]["uid"] != old["metadata"]["uid"]), None)
+            return next(
+                (pod for pod in pods if pod["metadata"]["uid"] != old["metadata"]["uid"]), None
+            )
 
         return await eventually(look, f"another pod of {session['metadata']['name']}")
 
@@ -278,7 +354,9 @@ class Stage:
         """Wait for an Event with that reason and these words."""
 
         async def look() -> bool:
-            return any(one["reason"] == reason and words in one["note"] for one in await self.all(EVENTS))
+            return any(
+                one["reason"] == reason and words in one["note"] for one in await self.all(EVENTS)
+            )
 
         await eventually(look, f"Event {reason} {words!r}")
 
@@ -294,9 +372,16 @@ class Stage:
 
     async def quota(self, name: str, **hard: str) -> None:
         """Make a quota and wait until it is in force."""
-        body = {"apiVersion": "v1", "kind": "ResourceQuota", "metadata": {"name": name}, "spec": {"hard": hard}}
+        body = {
+            "apiVersion": "v1",
+            "kind": "ResourceQuota",
+            "metadata": {"name": name},
+            "spec": {"hard": hard},
+        }
         await self.api.create(QUOTAS, body, namespace=self.namespace, into=msgspec.Raw)
-        await self.until(QUOTAS, name, lambda quota: "used" in quota.get("status", {}), "it is in force")
+        await self.until(
+            QUOTAS, name, lambda quota: "used" in quota.get("status", {}), "it is in force"
+        )
 
     async def run(self, name: str) -> Object:
         """Play the kubelet until the session runs."""
@@ -317,13 +402,19 @@ class Stage:
         """Wait until nothing names this session as its owner any more."""
 
         async def look() -> bool:
-            return not [one for kind in CHILDREN.values() for one in await self.owned(kind, session)]
+            return not [
+                one for kind in CHILDREN.values() for one in await self.owned(kind, session)
+            ]
 
         await eventually(look, f"children of {session['metadata']['name']} are gone")
 
     @asynccontextmanager
-    async def operator(self, clock: SystemClock | None = None, **settings: Any) -> AsyncIterator[int]:
-        """Our operator, in this process, through the proxy; gives its health port. Its first lists are not counted."""
+    async def operator(
+        self, clock: SystemClock | None = None, **settings: Any
+    ) -> AsyncIterator[int]:
+        """Our operator, in this process, through the proxy; gives its health port. Its first lists
+        are not counted.
+        """
         stop, ready = asyncio.Event(), asyncio.get_running_loop().create_future()
         chosen = Settings(
             operator_namespace=self.namespace,
@@ -339,7 +430,9 @@ class Stage:
             if not ready.done():  # it has lost its lease since
                 ready.set_result(port)
 
-        work = run_operator(config, chosen, stop=stop, clock=clock or SystemClock(), on_ready=on_ready)
+        work = run_operator(
+            config, chosen, stop=stop, clock=clock or SystemClock(), on_ready=on_ready
+        )
         task = asyncio.create_task(work)
         try:
             await asyncio.wait((task, ready), timeout=PATIENCE, return_when=asyncio.FIRST_COMPLETED)
@@ -375,18 +468,24 @@ class Stage:
         }
         run = ["-c", _RUN, str(kubeconfig)]
         with (self.folder / "operator.log").open("ab") as log:
-            process = await asyncio.create_subprocess_exec(sys.executable, *run, env=environment, stderr=log)
+            process = await asyncio.create_subprocess_exec(
+                sys.executable, *run, env=environment, stderr=log
+            )
         return OperatorProcess(process)
 
     @asynccontextmanager
     async def operator_process(self) -> AsyncIterator["OperatorProcess"]:
-        """Our operator as a process of its own; killed with SIGKILL at the end, and what it held is anybody's."""
+        """Our operator as a process of its own; killed with SIGKILL at the end, and what it held is
+        anybody's.
+        """
         operator = await self.spawn_operator()
         try:
             yield operator
         finally:
             await operator.kill()
-            with suppress(NotFound):  # the dead renew no lease: who comes next need not wait until it runs out
+            with suppress(
+                NotFound
+            ):  # the dead renew no lease: who comes next need not wait until it runs out
                 await self.delete(LEASES, LEASE)
 
 
@@ -419,5 +518,8 @@ async def open_stage(kubeconfig: Path, namespace: str, folder: Path) -> AsyncIte
                 if made["metadata"]["name"].startswith(namespace):
                     await api.delete(kind, made["metadata"]["name"], into=dict)
         for session in await stage.all(SESSIONS):
-            # The operator is gone; a namespace must not hang on the finalizer that it would have dropped.
-            await stage.patch(SESSIONS, session["metadata"]["name"], {"metadata": {"finalizers": None}})
+            # The operator is gone; a namespace must not hang on the finalizer that it would have
+            # dropped.
+            await stage.patch(
+                SESSIONS, session["metadata"]["name"], {"metadata": {"finalizers": None}}
+            )

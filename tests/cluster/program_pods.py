@@ -1,4 +1,5 @@
-"""A kubelet's stand-in that runs pods of operator and gateway as processes of this machine, each from its own sources.
+"""A kubelet's stand-in that runs pods of operator and gateway as processes of this machine, each
+from its own sources.
 
 Their readiness is that of the program. Other pods become Ready as they are.
 """
@@ -44,7 +45,9 @@ class Program:
     def is_ready(self) -> bool:
         """The result of the pod's readiness probe."""
         with suppress(httpx.TransportError):
-            return httpx.get(f"http://127.0.0.1:{self.internal}/readyz", timeout=5).status_code == 200
+            return (
+                httpx.get(f"http://127.0.0.1:{self.internal}/readyz", timeout=5).status_code == 200
+            )
         return False
 
     def end(self) -> None:
@@ -77,18 +80,28 @@ class ProgramPods:
 
     def logs(self) -> str:
         """The output of all programs, for a test that fails."""
-        return "\n".join(f"== {path.name}\n{path.read_text()[-3000:]}" for path in sorted(self.folder.glob("*.log")))
+        return "\n".join(
+            f"== {path.name}\n{path.read_text()[-3000:]}"
+            for path in sorted(self.folder.glob("*.log"))
+        )
 
     async def look(self, api: Client) -> None:
         pods = await api.list(PODS, field_selector="spec.nodeName!=", into=Object)
-        there = {pod["metadata"]["uid"] for pod in pods if not pod["metadata"].get("deletionTimestamp")}
-        for uid in self.running.keys() - there:  # before others start: two never use one SQLite file
+        there = {
+            pod["metadata"]["uid"] for pod in pods if not pod["metadata"].get("deletionTimestamp")
+        }
+        for uid in (
+            self.running.keys() - there
+        ):  # before others start: two never use one SQLite file
             program = self.running.pop(uid)
             await asyncio.to_thread(program.end)
         for pod in pods:
             meta = pod["metadata"]
             image = pod["spec"]["containers"][0]["image"]
-            if meta.get("deletionTimestamp") or (pod.get("status") or {}).get("phase") in ("Succeeded", "Failed"):
+            if meta.get("deletionTimestamp") or (pod.get("status") or {}).get("phase") in (
+                "Succeeded",
+                "Failed",
+            ):
                 continue
             if image not in self.sources:
                 await look_after(api, pod)
@@ -103,7 +116,9 @@ class ProgramPods:
         ports = free_port(), free_port()
         variables = {
             **os.environ,
-            **{one["name"]: await _value(api, namespace, one) for one in container.get("env") or ()},
+            **{
+                one["name"]: await _value(api, namespace, one) for one in container.get("env") or ()
+            },
             **self.environment,
             "PYTHONPATH": str(self.sources[container["image"]]),
             "KUBECONFIG": str(self.kubeconfig),
@@ -112,7 +127,10 @@ class ProgramPods:
             "VDI_INTERNAL_ADDR": f"127.0.0.1:{ports[1]}",
             "VDI_METRICS_ADDR": f"127.0.0.1:{ports[1]}",
         }
-        words = {"operator": ["-m", "vdi", "operator", "run"], "gateway": ["-m", "vdi", "gateway", "run"]}
+        words = {
+            "operator": ["-m", "vdi", "operator", "run"],
+            "gateway": ["-m", "vdi", "gateway", "run"],
+        }
         path = self.folder / f"{pod['metadata']['name']}.log"
         process = _open_process([sys.executable, "-P", *words[container["name"]]], variables, path)
         return Program(container["name"], container["image"], process, *ports, path)
@@ -125,14 +143,24 @@ class ProgramPods:
         state: Object = {"running": {"startedAt": pod["metadata"]["creationTimestamp"]}}
         if exit_code is not None:
             message = program.log.read_text()[-2000:]
-            state = {"terminated": {"exitCode": exit_code, "message": message, "reason": "Error" if exit_code else ""}}
+            state = {
+                "terminated": {
+                    "exitCode": exit_code,
+                    "message": message,
+                    "reason": "Error" if exit_code else "",
+                }
+            }
         await set_status(api, pod, "Running", {program.name: state}, ready=now[1])
         program.reported = now
 
 
-def _open_process(command: list[str], variables: dict[str, str], path: Path) -> "subprocess.Popen[bytes]":
+def _open_process(
+    command: list[str], variables: dict[str, str], path: Path
+) -> "subprocess.Popen[bytes]":
     with path.open("ab") as log:
-        return subprocess.Popen(command, env=variables, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+        return subprocess.Popen(
+            command, env=variables, stdin=subprocess.DEVNULL, stdout=log, stderr=log
+        )
 
 
 async def _value(api: Client, namespace: str, variable: Object) -> str:

@@ -1,4 +1,6 @@
-"""A real Redis as a process of the test: on a Unix socket in its folder, with nothing kept on disk."""
+"""A real Redis as a process of the test: on a Unix socket in its folder, with nothing kept on
+disk.
+"""
 
 import asyncio
 import shutil
@@ -30,7 +32,16 @@ class RedisServer:
         """Start, and return when it answers."""
         program = shutil.which("redis-server")
         assert program, "redis-server is not on PATH: apt-get install redis-server"
-        options = ["--port", "0", "--unixsocket", f"{self.folder}/redis.sock", "--save", "", "--appendonly", "no"]
+        options = [
+            "--port",
+            "0",
+            "--unixsocket",
+            f"{self.folder}/redis.sock",
+            "--save",
+            "",
+            "--appendonly",
+            "no",
+        ]
         self.process = await asyncio.create_subprocess_exec(
             program, *options, "--dir", str(self.folder), stdout=asyncio.subprocess.DEVNULL
         )

@@ -1,4 +1,5 @@
-"""A cluster that a release can be ready on, without kubelets: a node, a StorageClass, and pods that are made Ready.
+"""A cluster that a release can be ready on, without kubelets: a node, a StorageClass, and pods that
+are made Ready.
 
 A pod with an image of `BROKEN` stays as a kubelet leaves one that it cannot pull.
 """
@@ -10,7 +11,13 @@ import subprocess
 import sys
 import threading
 from collections.abc import Awaitable, Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, redirect_stderr, redirect_stdout, suppress
+from contextlib import (
+    AbstractContextManager,
+    contextmanager,
+    redirect_stderr,
+    redirect_stdout,
+    suppress,
+)
 from dataclasses import dataclass
 from io import StringIO
 from pathlib import Path
@@ -29,7 +36,10 @@ from vdi.kube.transport import Client
 
 # Repository of an image that cannot be pulled.
 BROKEN = "registry.example.com/nowhere"
-_PULL = {"reason": "ImagePullBackOff", "message": "Back-off pulling image: ErrImagePull: manifest unknown"}
+_PULL = {
+    "reason": "ImagePullBackOff",
+    "message": "Back-off pulling image: ErrImagePull: manifest unknown",
+}
 Object = dict[str, Any]
 
 
@@ -50,7 +60,9 @@ class Release:
         return [*command, "-f", str(file)]
 
     def run(self, *words: str, values: str = "", status: int = 0) -> str:
-        """The output of a `vdi` command, stdout and then stderr. In this process, which spares each its start."""
+        """The output of a `vdi` command, stdout and then stderr. In this process, which spares each
+        its start.
+        """
         out, err = StringIO(), StringIO()
         with redirect_stdout(out), redirect_stderr(err):
             ended = main(self.words(words, values))
@@ -62,7 +74,9 @@ class Release:
         """A `vdi` command as a program of its own."""
         command = [sys.executable, "-m", "vdi", *self.words(words, "")]
         out = subprocess.PIPE
-        return subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=out, stderr=out, text=True)
+        return subprocess.Popen(
+            command, stdin=subprocess.DEVNULL, stdout=out, stderr=out, text=True
+        )
 
     def revisions(self) -> list[tuple[int, str]]:
         """(revision, status), the newest first."""
@@ -76,16 +90,25 @@ class Release:
 
     def operator(self) -> AbstractContextManager[None]:
         """A real operator at work, in the place of the one whose pods only look as if they ran."""
-        return operator_process(self.tools, self.tools.kubeconfig, {"VDI_NAMESPACE": "vdi-sessions"})
+        return operator_process(
+            self.tools, self.tools.kubeconfig, {"VDI_NAMESPACE": "vdi-sessions"}
+        )
 
 
 @contextmanager
 def operator_process(tools: Tools, kubeconfig: Path, environment: dict[str, str]) -> Iterator[None]:
     """`vdi operator run` with this kubeconfig, while the context lasts."""
-    given = {**os.environ, **environment, "KUBECONFIG": str(kubeconfig), "VDI_METRICS_ADDR": "127.0.0.1:0"}
+    given = {
+        **os.environ,
+        **environment,
+        "KUBECONFIG": str(kubeconfig),
+        "VDI_METRICS_ADDR": "127.0.0.1:0",
+    }
     command = [sys.executable, "-m", "vdi", "operator", "run"]
     with (tools.home / "operator.log").open("a") as log:
-        process = subprocess.Popen(command, env=given, stdout=log, stderr=log, stdin=subprocess.DEVNULL)
+        process = subprocess.Popen(
+            command, env=given, stdout=log, stderr=log, stdin=subprocess.DEVNULL
+        )
         try:
             yield
         finally:
@@ -107,7 +130,9 @@ def operator_of(tools: Tools, namespace: str) -> Iterator[None]:
 
 @contextmanager
 def pods_get_ready(kubeconfig: Path) -> Iterator[None]:
-    """A node that is Ready, a default StorageClass, bound claims, and pods that become Ready as they come."""
+    """A node that is Ready, a default StorageClass, bound claims, and pods that become Ready as
+    they come.
+    """
     with kubelet(kubeconfig, _make_ready):
         yield
 
@@ -144,14 +169,20 @@ async def bind_claims(api: Client) -> None:
 
 async def look_after(api: Client, pod: Object) -> None:
     """Make it Ready, unless its image is broken."""
-    if pod["metadata"].get("deletionTimestamp") or (pod.get("status") or {}).get("containerStatuses"):
+    if pod["metadata"].get("deletionTimestamp") or (pod.get("status") or {}).get(
+        "containerStatuses"
+    ):
         return
     broken = [one["name"] for one in pod["spec"]["containers"] if one["image"].startswith(BROKEN)]
     phase = "Pending" if broken else "Running"
-    await set_status(api, pod, phase, {name: {"waiting": _PULL} for name in broken}, ready=not broken)
+    await set_status(
+        api, pod, phase, {name: {"waiting": _PULL} for name in broken}, ready=not broken
+    )
 
 
-async def set_status(api: Client, pod: Object, phase: str, states: dict[str, Object], *, ready: bool) -> None:
+async def set_status(
+    api: Client, pod: Object, phase: str, states: dict[str, Object], *, ready: bool
+) -> None:
     """Containers without a state run."""
     status, meta = pod.get("status") or {}, pod["metadata"]
     running = {"running": {"startedAt": meta["creationTimestamp"]}}
@@ -168,16 +199,30 @@ async def set_status(api: Client, pod: Object, phase: str, states: dict[str, Obj
     ]
     flag = "True" if ready else "False"
     conditions = [
-        *(condition for condition in status.get("conditions") or () if condition["type"] == "PodScheduled"),
+        *(
+            condition
+            for condition in status.get("conditions") or ()
+            if condition["type"] == "PodScheduled"
+        ),
         *({"type": kind, "status": flag} for kind in ("Ready", "ContainersReady", "Initialized")),
     ]
     patch = {"status": {"phase": phase, "conditions": conditions, "containerStatuses": containers}}
-    await api.patch(PODS, meta["name"], patch, namespace=meta["namespace"], subresource="status", into=msgspec.Raw)
+    await api.patch(
+        PODS,
+        meta["name"],
+        patch,
+        namespace=meta["namespace"],
+        subresource="status",
+        into=msgspec.Raw,
+    )
 
 
 def _volume(claim: Object) -> Object:
     """The volume that Kubernetes binds to the claim."""
-    owner = {"kind": "PersistentVolumeClaim", **{key: claim[key] for key in ("namespace", "name", "uid")}}
+    owner = {
+        "kind": "PersistentVolumeClaim",
+        **{key: claim[key] for key in ("namespace", "name", "uid")},
+    }
     spec = {
         "capacity": {"storage": "100Gi"},
         "accessModes": ["ReadWriteOnce"],
@@ -186,14 +231,22 @@ def _volume(claim: Object) -> Object:
         "hostPath": {"path": "/nowhere"},
         "claimRef": owner,
     }
-    return {"apiVersion": "v1", "kind": "PersistentVolume", "metadata": {"name": f"pv-{claim['uid']}"}, "spec": spec}
+    return {
+        "apiVersion": "v1",
+        "kind": "PersistentVolume",
+        "metadata": {"name": f"pv-{claim['uid']}"},
+        "spec": spec,
+    }
 
 
 def _storage_class() -> Object:
     return {
         "apiVersion": "storage.k8s.io/v1",
         "kind": "StorageClass",
-        "metadata": {"name": "local-path", "annotations": {"storageclass.kubernetes.io/is-default-class": "true"}},
+        "metadata": {
+            "name": "local-path",
+            "annotations": {"storageclass.kubernetes.io/is-default-class": "true"},
+        },
         "provisioner": "vdi.test/none",
         "volumeBindingMode": "Immediate",
     }

@@ -1,6 +1,8 @@
-"""Nodes without machines: kept Ready against the node lifecycle controller; their pods go when they are deleted.
+"""Nodes without machines: kept Ready against the node lifecycle controller; their pods go when they
+are deleted.
 
-Runs in a thread of its own, since the fixtures and tests around it are of both kinds, with and without an event loop.
+Runs in a thread of its own, since the fixtures and tests around it are of both kinds, with and
+without an event loop.
 """
 
 import asyncio
@@ -26,7 +28,8 @@ from vdi.kube.watch import Reflector
 
 T = TypeVar("T")
 Object = dict[str, Any]
-# Label of the nodes that are looked after here; with the value "heartbeat" their pods are left to the test.
+# Label of the nodes that are looked after here; with the value "heartbeat" their pods are left to
+# the test.
 MARK = "vdi.test/stand-in"
 # The node that every test finds: 64 GPUs, 64 CPUs, 256Gi, 500 pods.
 STAND_IN = "stand-in"
@@ -44,8 +47,15 @@ async def add_node(
     labels: Mapping[str, str] | None = None,
     taints: Sequence[Object] = (),
 ) -> None:
-    """Make a node; return when it is Ready and the controllers have taken their own taint off it."""
-    marks = {MARK: "true", "kubernetes.io/hostname": name, "kubernetes.io/os": "linux", **(labels or {})}
+    """Make a node; return when it is Ready and the controllers have taken their own taint off
+    it.
+    """
+    marks = {
+        MARK: "true",
+        "kubernetes.io/hostname": name,
+        "kubernetes.io/os": "linux",
+        **(labels or {}),
+    }
     node: Object = {"apiVersion": "v1", "kind": "Node", "metadata": {"name": name, "labels": marks}}
     if taints:
         node["spec"] = {"taints": list(taints)}
@@ -54,18 +64,26 @@ async def add_node(
     await api.patch(NODES, name, {"status": status}, subresource="status", into=msgspec.Raw)
 
     async def has_lease() -> bool:
-        with suppress(NotFound):  # the API server makes the namespace of these Leases in its own time
+        with suppress(
+            NotFound
+        ):  # the API server makes the namespace of these Leases in its own time
             await _renew(api, name)
             return True
         return False
 
-    await eventually(has_lease, f"node {name} has a Lease, as a kubelet makes one when it registers")
+    await eventually(
+        has_lease, f"node {name} has a Lease, as a kubelet makes one when it registers"
+    )
 
     async def untainted() -> bool:
         found = await api.get(NODES, name, into=dict)
-        return not any(taint["key"] == "node.kubernetes.io/not-ready" for taint in found["spec"].get("taints", ()))
+        return not any(
+            taint["key"] == "node.kubernetes.io/not-ready"
+            for taint in found["spec"].get("taints", ())
+        )
 
-    # Where an API server was killed just before, the controllers become leaders again and list everything first.
+    # Where an API server was killed just before, the controllers become leaders again and list
+    # everything first.
     await eventually(untainted, f"node {name} is open for pods", 90)
 
 
@@ -78,7 +96,9 @@ async def remove_node(api: Client, name: str) -> None:
 
 
 class Administrator:
-    """The client of the thread that stands in for the nodes, for fixtures that have no event loop."""
+    """The client of the thread that stands in for the nodes, for fixtures that have no event
+    loop.
+    """
 
     def __init__(self, loop: asyncio.AbstractEventLoop, api: Client) -> None:
         self._loop, self._api = loop, api
@@ -92,7 +112,8 @@ class Administrator:
 def in_background(
     name: str, work: Callable[[threading.Event], Coroutine[Any, Any, None]]
 ) -> Iterator[asyncio.AbstractEventLoop]:
-    """Runs `work` in a thread with an event loop of its own, until the context ends: then it is cancelled.
+    """Runs `work` in a thread with an event loop of its own, until the context ends: then it is
+    cancelled.
 
     The context begins when `work` has set its event.
     """
@@ -106,7 +127,9 @@ def in_background(
         except BaseException as failure:
             failures.append(failure)
         finally:
-            loop.run_until_complete(loop.shutdown_default_executor())  # what it does in threads goes on to its end
+            loop.run_until_complete(
+                loop.shutdown_default_executor()
+            )  # what it does in threads goes on to its end
             loop.close()
 
     thread = threading.Thread(target=life, name=name)
@@ -124,7 +147,9 @@ def in_background(
 
 @contextmanager
 def nodes_stand_in(kubeconfig: Path) -> Iterator[Administrator]:
-    """One node for everybody, and a kubelet's heartbeat for all marked nodes, while the context lasts."""
+    """One node for everybody, and a kubelet's heartbeat for all marked nodes, while the context
+    lasts.
+    """
     api = Client(load_config(kubeconfig), field_manager="stand-in")
     with in_background("the nodes' stand-in", partial(_live, api)) as loop:
         yield Administrator(loop, api)
@@ -148,7 +173,9 @@ def _consider(pod: Pod | None, doomed: asyncio.Queue[Pod]) -> None:
 
 
 async def _let_go(api: Client, doomed: asyncio.Queue[Pod]) -> None:
-    """The kubelet's last step, once the containers have stopped; pods on other nodes wait for their own."""
+    """The kubelet's last step, once the containers have stopped; pods on other nodes wait for their
+    own.
+    """
     while True:
         pod = await doomed.get()
         try:
@@ -156,7 +183,12 @@ async def _let_go(api: Client, doomed: asyncio.Queue[Pod]) -> None:
             if node["metadata"]["labels"].get(MARK) == "true":
                 meta = pod.metadata
                 await api.delete(
-                    PODS, meta.name, namespace=meta.namespace, uid=meta.uid, grace_seconds=0, into=msgspec.Raw
+                    PODS,
+                    meta.name,
+                    namespace=meta.namespace,
+                    uid=meta.uid,
+                    grace_seconds=0,
+                    into=msgspec.Raw,
                 )
         except (NotFound, Conflict):
             continue
@@ -178,13 +210,20 @@ async def _beat(api: Client) -> None:
 
 
 def _was_given_up(node: Object) -> bool:
-    """Whether the lifecycle controller says that nothing was heard of it: a kubelet that lives contradicts."""
+    """Whether the lifecycle controller says that nothing was heard of it: a kubelet that lives
+    contradicts.
+    """
     conditions = node.get("status", {}).get("conditions", ())
-    return any(condition["type"] == "Ready" and condition.get("message") == _NOTHING_HEARD for condition in conditions)
+    return any(
+        condition["type"] == "Ready" and condition.get("message") == _NOTHING_HEARD
+        for condition in conditions
+    )
 
 
 def _ready() -> Object:
-    times = dict.fromkeys(("lastHeartbeatTime", "lastTransitionTime"), format_time(datetime.now(UTC)))
+    times = dict.fromkeys(
+        ("lastHeartbeatTime", "lastTransitionTime"), format_time(datetime.now(UTC))
+    )
     return {"type": "Ready", "status": "True", "reason": "StandIn", "message": "", **times}
 
 

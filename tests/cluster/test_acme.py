@@ -1,6 +1,8 @@
-"""Certificates from an ACME server: a real Traefik, a real pebble, and the routes of a real operator and of the chart.
+"""Certificates from an ACME server: a real Traefik, a real pebble, and the routes of a real
+operator and of the chart.
 
-pebble takes every DNS challenge for solved: what is tried is what is ordered, not how a name is proven.
+pebble takes every DNS challenge for solved: what is tried is what is ordered, not how a name is
+proven.
 """
 
 import asyncio
@@ -56,7 +58,11 @@ async def acme_server(program: Path, folder: Path) -> AsyncIterator[tuple[str, P
         "profiles": {"default": {"description": "default", "validityPeriod": 86400}},
     }
     (folder / "pebble.json").write_text(json.dumps({"pebble": config}))
-    always = {"PEBBLE_VA_ALWAYS_VALID": "1", "PEBBLE_VA_NOSLEEP": "1", "PEBBLE_WFE_NONCEREJECT": "0"}
+    always = {
+        "PEBBLE_VA_ALWAYS_VALID": "1",
+        "PEBBLE_VA_NOSLEEP": "1",
+        "PEBBLE_WFE_NONCEREJECT": "0",
+    }
     async with run_program(folder, program, "-config", str(folder / "pebble.json"), **always):
         # An order that comes before the server listens fails, and Traefik does not try it again.
         await eventually(partial(listens, port), "pebble listens")
@@ -105,7 +111,11 @@ async def traefik_with_resolver(
         "certificatesResolvers": {"le": {"acme": resolver}},
         "log": {"level": "INFO"},
     }
-    environment = {"KUBECONFIG": str(kubeconfig), "EXEC_PATH": "/bin/true", "LEGO_DISABLE_CNAME_SUPPORT": "true"}
+    environment = {
+        "KUBECONFIG": str(kubeconfig),
+        "EXEC_PATH": "/bin/true",
+        "LEGO_DISABLE_CNAME_SUPPORT": "true",
+    }
     async with run_traefik(program, folder, port, options, **environment):
         yield port
 
@@ -120,7 +130,9 @@ async def serves(port: int, host: str, names: list[str]) -> bool:
         return False
     der = writer.get_extra_info("ssl_object").getpeercert(binary_form=True)
     writer.close()
-    found = x509.load_der_x509_certificate(der).extensions.get_extension_for_class(x509.SubjectAlternativeName)
+    found = x509.load_der_x509_certificate(der).extensions.get_extension_for_class(
+        x509.SubjectAlternativeName
+    )
     return found.value.get_values_for_type(x509.DNSName) == names
 
 
@@ -130,11 +142,15 @@ def certificates(folder: Path) -> list[dict[str, object]]:
         stored = json.loads((folder / "acme.json").read_text())
     except (OSError, ValueError):
         return []
-    return [certificate["domain"] for certificate in (stored.get("le") or {}).get("Certificates") or ()]
+    return [
+        certificate["domain"] for certificate in (stored.get("le") or {}).get("Certificates") or ()
+    ]
 
 
 async def routed(port: int, host: str) -> bool:
-    """Whether Traefik knows the host's route: then there is no desktop behind it (503), and before no page (404)."""
+    """Whether Traefik knows the host's route: then there is no desktop behind it (503), and before
+    no page (404).
+    """
     async with aiohttp.ClientSession(connector=connector()) as http:
         try:
             async with http.get(f"https://{host}:{port}/") as answer:
@@ -158,15 +174,27 @@ async def test_all_desktops_and_the_portal_share_one_certificate(
             await stage.session(name, template, user=user)
             host = f"{stage.host(name, user).partition('.')[0]}.{DOMAIN}"
             await eventually(partial(routed, port, host), f"{name} has a route", ISSUED_SECONDS)
-            await eventually(partial(serves, port, host, WILDCARD), f"{name} has TLS", ISSUED_SECONDS)
+            await eventually(
+                partial(serves, port, host, WILDCARD), f"{name} has TLS", ISSUED_SECONDS
+            )
         route, _ = await stage.all(ROUTES)
         assert route["spec"]["tls"] == chart_tls(helm), "else Traefik orders one for the portal too"
-        # What a route orders that names no domains, and long enough for an order of the second desktop's.
+        # What a route orders that names no domains, and long enough for an order of the second
+        # desktop's.
         other = {**route["spec"], "tls": {"certResolver": "le"}}
         other["routes"] = [{**other["routes"][0], "match": "Host(`other.example.org`)"}]
-        body = {"apiVersion": ROUTES.api_version, "kind": ROUTES.kind, "metadata": {"name": "other"}, "spec": other}
+        body = {
+            "apiVersion": ROUTES.api_version,
+            "kind": ROUTES.kind,
+            "metadata": {"name": "other"},
+            "spec": other,
+        }
         await stage.api.create(ROUTES, body, namespace=stage.namespace, into=msgspec.Raw)
-        await eventually(partial(serves, port, "other.example.org", ["other.example.org"]), "a third", ISSUED_SECONDS)
+        await eventually(
+            partial(serves, port, "other.example.org", ["other.example.org"]),
+            "a third",
+            ISSUED_SECONDS,
+        )
         assert certificates(tmp_path) == [{"main": f"*.{DOMAIN}"}, {"main": "other.example.org"}]
 
 

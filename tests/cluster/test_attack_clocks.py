@@ -1,4 +1,6 @@
-"""Two gateways as processes, and the machine of one of them is five minutes ahead: every clock that it looks at."""
+"""Two gateways as processes, and the machine of one of them is five minutes ahead: every clock that
+it looks at.
+"""
 
 import re
 from collections.abc import AsyncIterator
@@ -23,14 +25,22 @@ pytestmark = pytest.mark.timeout(300)  # three processes for each of them
 
 
 def fake_time(seconds: int) -> dict[str, str]:
-    """Environment of a process whose wall clock is so much ahead; its monotonic clock stays as it is."""
+    """Environment of a process whose wall clock is so much ahead; its monotonic clock stays as it
+    is.
+    """
     found = sorted(Path("/usr/lib").glob("*/faketime/libfaketime.so.1"))
     assert found, "libfaketime is not in /usr/lib: apt-get install libfaketime"
-    return {"LD_PRELOAD": str(found[0]), "FAKETIME": f"{seconds:+}s", "FAKETIME_DONT_FAKE_MONOTONIC": "1"}
+    return {
+        "LD_PRELOAD": str(found[0]),
+        "FAKETIME": f"{seconds:+}s",
+        "FAKETIME_DONT_FAKE_MONOTONIC": "1",
+    }
 
 
 @pytest.fixture
-async def pair(stage: Stage, tmp_path: Path, postgres_url: str, redis: RedisServer) -> AsyncIterator[Pair]:
+async def pair(
+    stage: Stage, tmp_path: Path, postgres_url: str, redis: RedisServer
+) -> AsyncIterator[Pair]:
     """The second one is ahead."""
     await add_people(stage)
     shared = {"VDI_REDIS_URL": redis.url, "VDI_DATABASE_URL": postgres_url}
@@ -48,7 +58,11 @@ async def test_replica_with_a_fast_clock_reports_it_and_serves(pair: Pair) -> No
     async def says() -> bool:
         answer = await pair.two.gateway.inside("/readyz")
         assert answer.status_code == 200
-        return bool(re.search(r"but clock: it is (299|30[0-5]) s ahead of the API server's clock\.", answer.text))
+        return bool(
+            re.search(
+                r"but clock: it is (299|30[0-5]) s ahead of the API server's clock\.", answer.text
+            )
+        )
 
     await eventually(says, "it says that its clock is wrong")
     await eventually(lambda: "trouble: clock: it is" in pair.two.log.read_text(), "its log says so")
@@ -68,7 +82,9 @@ async def test_logins_hold_at_every_replica_despite_clock_skew(pair: Pair) -> No
         cookie = _cookies(entered)
         for _ in range(3):
             for replica in (first, second):
-                answer = await replica.gateway.verify("mine", "/api/files", headers={"Cookie": cookie})
+                answer = await replica.gateway.verify(
+                    "mine", "/api/files", headers={"Cookie": cookie}
+                )
                 assert answer.status_code == httpx.codes.OK, answer.text
     assert await is_in(await pair.through(pair.one, alice))
     assert await is_in(await pair.through(pair.two, alice))
@@ -81,7 +97,9 @@ async def test_revocation_holds_at_every_replica_despite_skew(pair: Pair) -> Non
         alice = await pair.log_in(ALICE)
         ticket = await ticket_of(alice, host)
         cookie = _cookies(await (await pair.through(other, alice)).get(ticket))
-        assert (await other.gateway.verify("mine", "/x", headers={"Cookie": cookie})).status_code == 200
+        assert (
+            await other.gateway.verify("mine", "/x", headers={"Cookie": cookie})
+        ).status_code == 200
         await ending.gateway.post(await pair.through(ending, alice), "/logout")
 
         async def refused(cookie: str = cookie) -> bool:

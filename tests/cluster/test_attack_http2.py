@@ -1,4 +1,6 @@
-"""HTTP/2 through a real Traefik, which speaks HTTP/1.1 to gateway and desktop: what may be read in two ways."""
+"""HTTP/2 through a real Traefik, which speaks HTTP/1.1 to gateway and desktop: what may be read in
+two ways.
+"""
 
 from contextlib import AbstractAsyncContextManager
 
@@ -100,14 +102,23 @@ async def mallorys(edge: TraefikStage) -> str:
     return cookie
 
 
-def request(edge: TraefikStage, label: str, cookie: str, *more: tuple[str, str], **pseudo: str) -> Fields:
+def request(
+    edge: TraefikStage, label: str, cookie: str, *more: tuple[str, str], **pseudo: str
+) -> Fields:
     """A request for a desktop's host, with these pseudo-headers replaced; `_` leaves one out."""
-    first = {"method": "GET", "scheme": "https", "authority": f"{edge.host(label)}:{edge.port}", "path": "/x"}
+    first = {
+        "method": "GET",
+        "scheme": "https",
+        "authority": f"{edge.host(label)}:{edge.port}",
+        "path": "/x",
+    }
     chosen = [(f":{name}", value) for name, value in (first | pseudo).items() if value != "_"]
     return [*chosen, ("cookie", cookie), *more]
 
 
-async def test_regular_http2_request_passes(edge: TraefikStage, alice: aiohttp.ClientSession) -> None:
+async def test_regular_http2_request_passes(
+    edge: TraefikStage, alice: aiohttp.ClientSession
+) -> None:
     """Control: the requests of the tests below are refused for their content."""
     cookie = stolen(alice, edge.host())
     async with asking(edge) as h2:
@@ -117,7 +128,9 @@ async def test_regular_http2_request_passes(edge: TraefikStage, alice: aiohttp.C
 
 
 async def test_pseudo_headers_reach_no_other_host(edge: TraefikStage, mallorys: str) -> None:
-    """With the cookies of her own desktop she asks for alice's, in one spelling for who routes and who verifies."""
+    """With the cookies of her own desktop she asks for alice's, in one spelling for who routes and
+    who verifies.
+    """
     for pseudo in PSEUDO_HEADERS:
         replaced = {name: spelled(edge, value) for name, value in pseudo.items()}
         async with asking(edge) as h2:
@@ -130,12 +143,18 @@ async def test_header_fields_reach_no_other_host(edge: TraefikStage, mallorys: s
         fields = [(name, spelled(edge, value)) for name, value in more]
         for method, pieces in (("GET", []), ("POST", [smuggled(edge)])):
             async with asking(edge) as h2:
-                await h2.ask(request(edge, "mallory-desktop", mallorys, *fields, method=method), *pieces)
+                await h2.ask(
+                    request(edge, "mallory-desktop", mallorys, *fields, method=method), *pieces
+                )
             assert_only_mallorys(edge, more)
 
 
-async def test_wrong_body_length_smuggles_no_request(edge: TraefikStage, alice: aiohttp.ClientSession) -> None:
-    """HTTP/2 frames have their own lengths: the length that HTTP/1.1 behind Traefik gets must be true."""
+async def test_wrong_body_length_smuggles_no_request(
+    edge: TraefikStage, alice: aiohttp.ClientSession
+) -> None:
+    """HTTP/2 frames have their own lengths: the length that HTTP/1.1 behind Traefik gets must be
+    true.
+    """
     cookie = stolen(alice, edge.host())
     for label in ("alice-desktop", "portal"):
         for said in ("0", "1", "4", "1000"):
@@ -143,7 +162,8 @@ async def test_wrong_body_length_smuggles_no_request(edge: TraefikStage, alice: 
                 fields = request(edge, label, cookie, ("content-length", said), method="POST")
                 answer = await h2.ask(fields, smuggled(edge))
             assert answer.status in (0, 400, 404, 405, 499, 500, 502), (label, said, answer)
-            # A connection to the desktop that was left half full would give its next user the rest of this body.
+            # A connection to the desktop that was left half full would give its next user the rest
+            # of this body.
             async with alice.get(edge.url(path="/after")) as after:
                 assert after.status == 200
                 assert await after.text() == "desktop /after"
@@ -151,20 +171,29 @@ async def test_wrong_body_length_smuggles_no_request(edge: TraefikStage, alice: 
 
 
 async def test_hosts_on_one_connection_stay_separate(edge: TraefikStage, mallorys: str) -> None:
-    """Browsers reuse a connection for other hosts of its certificate: each request says whom it is for."""
+    """Browsers reuse a connection for other hosts of its certificate: each request says whom it is
+    for.
+    """
     async with asking(edge) as h2:
         mine = await h2.ask(request(edge, "mallory-desktop", mallorys))
         hers = await h2.ask(request(edge, "alice-desktop", mallorys))
-        trailers = [("authorization", "Bearer x"), ("x-forwarded-host", edge.host("mallory-desktop"))]
+        trailers = [
+            ("authorization", "Bearer x"),
+            ("x-forwarded-host", edge.host("mallory-desktop")),
+        ]
         late = await h2.ask(
-            request(edge, "alice-desktop", "", method="POST"), b"x", trailers=[*trailers, ("cookie", mallorys)]
+            request(edge, "alice-desktop", "", method="POST"),
+            b"x",
+            trailers=[*trailers, ("cookie", mallorys)],
         )
     assert (mine.status, hers.status, late.status) == (200, 401, 401)
     assert_only_mallorys(edge, "one connection")
 
 
 async def test_http2_tunnels_are_refused(edge: TraefikStage, alice: aiohttp.ClientSession) -> None:
-    """RFC 8441 is not offered, so WebSockets come over HTTP/1.1, where the edge knows a handshake when it sees one."""
+    """RFC 8441 is not offered, so WebSockets come over HTTP/1.1, where the edge knows a handshake
+    when it sees one.
+    """
     count = len(edge.desktop.seen)
     fields = request(
         edge,
@@ -184,7 +213,9 @@ async def test_http2_tunnels_are_refused(edge: TraefikStage, alice: aiohttp.Clie
 
 
 def assert_only_mallorys(edge: TraefikStage, case: object) -> None:
-    """Both hosts lead to the same program here: whose desktop was asked tells the Host that it has seen."""
+    """Both hosts lead to the same program here: whose desktop was asked tells the Host that it has
+    seen.
+    """
     seen, edge.desktop.seen[:] = list(edge.desktop.seen), []
     assert {one.host.partition(":")[0] for one in seen} <= {edge.host("mallory-desktop")}, case
     assert "/smuggled" not in {one.path for one in seen}, case

@@ -1,4 +1,6 @@
-"""Redis or PostgreSQL goes while desktops are open: killed, or frozen, which leaves its connections open and silent."""
+"""Redis or PostgreSQL goes while desktops are open: killed, or frozen, which leaves its connections
+open and silent.
+"""
 
 import asyncio
 import signal
@@ -19,18 +21,26 @@ from vdi.gateway.shared_state import RedisSharedState
 
 __all__ = ["alice", "postgres_server", "postgres_url", "redis"]
 
-# Seconds after which a person who waits for a page has long gone; Traefik's own end of patience is 30.
+# Seconds after which a person who waits for a page has long gone; Traefik's own end of patience is
+# 30.
 PATIENCE = 20.0
 
 
 @pytest.fixture
-async def edge(traefik: Path, tmp_path: Path, redis: RedisServer, postgres_url: str) -> AsyncIterator[TraefikStage]:
+async def edge(
+    traefik: Path, tmp_path: Path, redis: RedisServer, postgres_url: str
+) -> AsyncIterator[TraefikStage]:
     async with AsyncExitStack() as stack:
         shared = RedisSharedState(redis.url)
         stack.push_async_callback(shared.close)
-        edge = await stack.enter_async_context(open_edge(traefik, tmp_path, shared=shared, database_url=postgres_url))
+        edge = await stack.enter_async_context(
+            open_edge(traefik, tmp_path, shared=shared, database_url=postgres_url)
+        )
         edge.stage.change(spec=shared_with(GUEST, "viewer"))
-        edge.desktop.pages |= {"/": ("desktop /", {}), "/x": ("x", {})}  # others overwrite the visitor's token
+        edge.desktop.pages |= {
+            "/": ("desktop /", {}),
+            "/x": ("x", {}),
+        }  # others overwrite the visitor's token
         yield edge
 
 
@@ -40,9 +50,14 @@ async def echoes(socket: aiohttp.ClientWebSocketResponse, text: str) -> None:
     assert await socket.receive_str(timeout=PATIENCE) == text
 
 
-async def loads(edge: TraefikStage, browser: aiohttp.ClientSession, path: str = "/x") -> tuple[int, str]:
+async def loads(
+    edge: TraefikStage, browser: aiohttp.ClientSession, path: str = "/x"
+) -> tuple[int, str]:
     """The response to a script of the desktop's page."""
-    async with asyncio.timeout(PATIENCE), browser.get(edge.url(path=path), headers=PROGRAM) as answer:
+    async with (
+        asyncio.timeout(PATIENCE),
+        browser.get(edge.url(path=path), headers=PROGRAM) as answer,
+    ):
         return answer.status, await answer.text()
 
 
@@ -69,7 +84,10 @@ async def test_redis_outage_keeps_desktops_and_refuses_entries(
                 await echoes(socket, f"kd,{how}")
                 assert (await loads(edge, alice))[0] == 200
             status, text = await opens(edge, guest)
-            assert (status, "Signing in and new connections are not possible right now." in text) == (503, True), text
+            assert (
+                status,
+                "Signing in and new connections are not possible right now." in text,
+            ) == (503, True), text
         finally:
             if how == "frozen":
                 redis.send(signal.SIGCONT)
@@ -98,17 +116,26 @@ async def test_database_outage_keeps_tokens_until_they_expire(
         else:
             await asyncio.to_thread(postgres_server.stop, signal.SIGQUIT)
         try:
-            for _ in range(4):  # 240 s of the token's 300: the last ones want to renew it, and go on without
+            for _ in range(
+                4
+            ):  # 240 s of the token's 300: the last ones want to renew it, and go on without
                 edge.stage.clock.forward(seconds=60)
                 await echoes(socket, f"kd,{how}")
-                assert (await loads(edge, alice))[0] == 200, "a token that holds does not wait for the database"
+                assert (await loads(edge, alice))[0] == 200, (
+                    "a token that holds does not wait for the database"
+                )
             second = await connect(edge, alice)
-            assert await second.receive_str() == "AUTH_SUCCESS,controller", "a page may be loaded again"
+            assert await second.receive_str() == "AUTH_SUCCESS,controller", (
+                "a page may be loaded again"
+            )
             await second.close()
             edge.stage.clock.forward(seconds=60)
             assert await loads(edge, alice) == (503, "The gateway's database does not respond.\n")
             status, text = await opens(edge, guest)
-            assert (status, "The portal cannot reach its database right now." in text) == (503, True), text
+            assert (status, "The portal cannot reach its database right now." in text) == (
+                503,
+                True,
+            ), text
             await echoes(socket, "kd,still")
         finally:
             if how == "frozen":

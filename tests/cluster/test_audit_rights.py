@@ -1,7 +1,8 @@
-"""Operator and gateway with nothing but the chart's rights, and the API server's audit log of what they asked for.
+"""Operator and gateway with nothing but the chart's rights, and the API server's audit log of what
+they asked for.
 
-Whatever they ask is granted by a role of their own, and whatever those roles grant is asked for: by the flows below,
-or it is named in `NOT_ASKED_FOR` with the reason.
+Whatever they ask is granted by a role of their own, and whatever those roles grant is asked for: by
+the flows below, or it is named in `NOT_ASKED_FOR` with the reason.
 """
 
 import asyncio
@@ -43,10 +44,16 @@ APPLIED = (
 )
 # Rights that the flows below do not use, and why they are granted all the same.
 NOT_ASKED_FOR = {
-    "Role/vdi-gateway-sessions: assign vdisessions": "no request of its own: the API server asks RBAC for it when the"
-    " gateway makes a session for somebody (ValidatingAdmissionPolicy vdi-who-may-name-whom)",
-    "Role/vdi-operator: patch pods/resize": "asked for where a kubelet runs the desktop: test_operator_resize",
-    "ClusterRole/vdi-gateway-doctor.vdi-system.vdi: list jobs": "asked for where Kasm Workspaces is: not here",
+    "Role/vdi-gateway-sessions: assign vdisessions": (
+        "no request of its own: the API server asks RBAC for it when the"
+        " gateway makes a session for somebody (ValidatingAdmissionPolicy vdi-who-may-name-whom)"
+    ),
+    "Role/vdi-operator: patch pods/resize": (
+        "asked for where a kubelet runs the desktop: test_operator_resize"
+    ),
+    "ClusterRole/vdi-gateway-doctor.vdi-system.vdi: list jobs": (
+        "asked for where Kasm Workspaces is: not here"
+    ),
 }
 RESERVATION, MANAGED = "vdi-host-desk", "app.kubernetes.io/managed-by"
 NAMES = ("audit", "audit-homeless", "audit-brief")
@@ -70,16 +77,26 @@ class AuditedCluster:
         return requests_of(self.log, account, skip=self.skip)
 
     def environment(self, program: str, **more: str) -> dict[str, str]:
-        """The chart's variables for a process here, which has the account's token and no other right."""
-        (made,) = (one for one in self.objects if (one["kind"], one["metadata"]["name"]) == ("Deployment", program))
+        """The chart's variables for a process here, which has the account's token and no other
+        right.
+        """
+        (made,) = (
+            one
+            for one in self.objects
+            if (one["kind"], one["metadata"]["name"]) == ("Deployment", program)
+        )
         variables = made["spec"]["template"]["spec"]["containers"][0]["env"]
-        given = {variable["name"]: variable["value"] for variable in variables if "value" in variable}
+        given = {
+            variable["name"]: variable["value"] for variable in variables if "value" in variable
+        }
         kubeconfig = self.tools.kubeconfig_of(program, OURS)
         return {**_CLEAN, **given, "VDI_KUBECONFIG": str(kubeconfig), **more}
 
 
 @pytest.fixture
-def audited(helm: Path, kubectl: list[str], control_plane: cluster.Cluster, tmp_path: Path) -> Iterator[AuditedCluster]:
+def audited(
+    helm: Path, kubectl: list[str], control_plane: cluster.Cluster, tmp_path: Path
+) -> Iterator[AuditedCluster]:
     log = control_plane.state_dir / "logs/audit.log"
     most = ("gateway.doctor=true", "doctor.schedule=0 * * * *")  # with all that grants something
     objects = render(helm, "values.yaml", *(word for value in most for word in ("--set", value)))
@@ -92,15 +109,22 @@ def audited(helm: Path, kubectl: list[str], control_plane: cluster.Cluster, tmp_
     apply = ("apply", "--server-side", "--force-conflicts", "-f", "-")
     audited.tools.kubectl(*apply, stdin=yaml.safe_dump_all([ours, *first]))
     for crd in build_crds():
-        audited.tools.kubectl("wait", "--for=condition=Established", f"crd/{crd['metadata']['name']}", "--timeout=20s")
-    audited.tools.kubectl(*apply, stdin=yaml.safe_dump_all([one for one in desired if one not in first]))
+        audited.tools.kubectl(
+            "wait", "--for=condition=Established", f"crd/{crd['metadata']['name']}", "--timeout=20s"
+        )
+    audited.tools.kubectl(
+        *apply, stdin=yaml.safe_dump_all([one for one in desired if one not in first])
+    )
     # Another test's operator may have worked in this namespace: ours is to create its Lease itself.
     audited.tools.kubectl("delete", "lease", "--all", "--namespace", SESSIONS_NAMESPACE)
     yield audited
     audited.tools.kubectl("delete", "vdipool", "audit", "--ignore-not-found")
     audited.tools.kubectl("delete", "vditemplate", "--ignore-not-found", *NAMES)
     audited.tools.kubectl(
-        "delete", "validatingadmissionpolicy,validatingadmissionpolicybinding", "-l", "app.kubernetes.io/name=vdi"
+        "delete",
+        "validatingadmissionpolicy,validatingadmissionpolicybinding",
+        "-l",
+        "app.kubernetes.io/name=vdi",
     )
     audited.tools.kubectl("delete", "clusterrolebinding", "vdi-gateway-doctor.vdi-system.vdi")
 
@@ -154,7 +178,9 @@ async def both(audited: AuditedCluster) -> AsyncIterator[tuple[Stage, GatewaySta
         stage = Stage(api, SESSIONS_NAMESPACE, Proxy(config), audited.tools.home)
         await stack.enter_async_context(running(audited, "vdi-gateway", **gateway_variables))
         settings = Settings(namespaces=(SESSIONS_NAMESPACE,), gateway_namespace=OURS)
-        gateway = GatewayStage(stage, settings, public, internal, await stack.enter_async_context(AsyncExitStack()))
+        gateway = GatewayStage(
+            stage, settings, public, internal, await stack.enter_async_context(AsyncExitStack())
+        )
         await gateway.until_ready()
         await stack.enter_async_context(running(audited, "vdi-operator", **operator_variables))
         yield stage, gateway
@@ -171,12 +197,19 @@ async def make_things(stage: Stage) -> None:
     for name, more in kinds.items():
         await stage.template_named(name, **(spec | more))
     meta = {"name": "audit"}
-    pool = {"apiVersion": POOLS.api_version, "kind": "VDIPool", "metadata": meta, "spec": {"template": NAMES[1]}}
+    pool = {
+        "apiVersion": POOLS.api_version,
+        "kind": "VDIPool",
+        "metadata": meta,
+        "spec": {"template": NAMES[1]},
+    }
     await stage.api.create(POOLS, pool, into=dict[str, Any])
 
 
 async def strip_and_break(stage: Stage, name: str) -> None:
-    """Take the labels off all that a session has, and edit its route: the operator finds it and puts it right."""
+    """Take the labels off all that a session has, and edit its route: the operator finds it and
+    puts it right.
+    """
     session = await stage.get(SESSIONS, name)
     assert session
     children = {
@@ -190,7 +223,9 @@ async def strip_and_break(stage: Stage, name: str) -> None:
             labels = (await stage.get(kind, one) or {})["metadata"]["labels"]
             await stage.patch(kind, one, {"metadata": {"labels": dict.fromkeys(labels)}})
     for kind, found in children.items():
-        await eventually(partial(_labelled, stage, kind, found[0]), f"{kind.kind} has its labels again")
+        await eventually(
+            partial(_labelled, stage, kind, found[0]), f"{kind.kind} has its labels again"
+        )
     await stage.patch(ROUTES, children[ROUTES][0], {"spec": {"entryPoints": ["elsewhere"]}})
 
     async def fixed() -> bool:
@@ -205,11 +240,15 @@ async def _labelled(stage: Stage, kind: Any, name: str) -> bool:
 
 
 async def _is_ours(stage: Stage) -> bool:
-    return MANAGED in (await stage.get(CONFIG_MAPS, RESERVATION) or {}).get("metadata", {}).get("labels", {})
+    return MANAGED in (await stage.get(CONFIG_MAPS, RESERVATION) or {}).get("metadata", {}).get(
+        "labels", {}
+    )
 
 
 async def live(stage: Stage, gateway: GatewayStage) -> None:
-    """A person's work from login to the end with the home; a desktop from the pool; one whose time ends."""
+    """A person's work from login to the end with the home; a desktop from the pool; one whose time
+    ends.
+    """
     await make_things(stage)
     alice = Person(gateway, await gateway.log_in("alice@example.com"))
     root = Person(gateway, await gateway.log_in("root@example.com"))
@@ -231,7 +270,11 @@ async def live(stage: Stage, gateway: GatewayStage) -> None:
         return bool(status.get("starting") or status.get("ready"))
 
     await eventually(ready, "the pool starts a desktop")
-    (spare,) = [one for one in await stage.all(PODS) if one["metadata"]["labels"].get("vdi.kasm.io/pool") == "audit"]
+    (spare,) = [
+        one
+        for one in await stage.all(PODS)
+        if one["metadata"]["labels"].get("vdi.kasm.io/pool") == "audit"
+    ]
     await stage.make_ready(spare)
     await stage.session("claimed", "audit-homeless", hostname="desk")
     await stage.reach("claimed", "Running")
@@ -250,12 +293,18 @@ async def test_used_verbs_are_the_granted_verbs(audited: AuditedCluster) -> None
     assert all(rights.values())
 
     def unused() -> set[str]:
-        return {each for account in rights for each in not_used(audited.asked(account), rights[account])}
+        return {
+            each for account in rights for each in not_used(audited.asked(account), rights[account])
+        }
 
     async with both(audited) as (stage, gateway):
         await live(stage, gateway)
-        with suppress(AssertionError):  # an Event is patched 10 s after it was made; what is missing is said below
+        with suppress(
+            AssertionError
+        ):  # an Event is patched 10 s after it was made; what is missing is said below
             await eventually(lambda: unused() <= set(NOT_ASKED_FOR), seconds=15)
-    assert unused() == set(NOT_ASKED_FOR), "granted and neither asked for nor in the table, or in the table for nothing"
+    assert unused() == set(NOT_ASKED_FOR), (
+        "granted and neither asked for nor in the table, or in the table for nothing"
+    )
     for account, granted in rights.items():
         assert not_granted(audited.asked(account), granted) == []

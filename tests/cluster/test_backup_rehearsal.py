@@ -1,7 +1,9 @@
-"""A backup and a restore on a new cluster, with the commands of docs/backup.md: people find what they had.
+"""A backup and a restore on a new cluster, with the commands of docs/backup.md: people find what
+they had.
 
-The commands are taken from the page, so that page and rehearsal cannot drift. What `kubectl exec` runs in a pod runs
-here: the gateway's program with its database, PostgreSQL's own, and `sh` and `tar` on a folder for each claim.
+The commands are taken from the page, so that page and rehearsal cannot drift. What `kubectl exec`
+runs in a pod runs here: the gateway's program with its database, PostgreSQL's own, and `sh` and
+`tar` on a folder for each claim.
 """
 
 import asyncio
@@ -46,13 +48,19 @@ VALUES: dict[str, Any] = {
     "domain": "vdi.localhost",
     "urlPort": URL_PORT,
     "probe": {"enabled": False},
-    "templates": {"small": {"image": f"{IMAGE}-desktop:1", "persistence": {"enabled": True, "size": "1Gi"}}},
+    "templates": {
+        "small": {"image": f"{IMAGE}-desktop:1", "persistence": {"enabled": True, "size": "1Gi"}}
+    },
 }
 OWN_TEMPLATE: dict[str, Any] = {
     "apiVersion": "vdi.kasm.io/v1alpha1",
     "kind": "VDITemplate",
     "metadata": {"name": "own"},
-    "spec": {"image": f"{IMAGE}-desktop:1", "persistence": {"enabled": False}, "resources": {"defaultGPU": 0}},
+    "spec": {
+        "image": f"{IMAGE}-desktop:1",
+        "persistence": {"enabled": False},
+        "resources": {"defaultGPU": 0},
+    },
 }
 _KUBECTL = """#!{python}
 import os, subprocess, sys
@@ -81,7 +89,10 @@ def commands(section: str) -> list[str]:
     _, _, rest = PAGE.read_text().partition(f"\n## {section}\n")
     assert rest, f"{PAGE} has no section {section!r}"
     text = rest.partition("\n## ")[0]
-    return [textwrap.dedent(block) for block in re.findall(r"^ *```sh\n(.*?)^ *```$", text, re.MULTILINE | re.DOTALL)]
+    return [
+        textwrap.dedent(block)
+        for block in re.findall(r"^ *```sh\n(.*?)^ *```$", text, re.MULTILINE | re.DOTALL)
+    ]
 
 
 def page_of(port: int, path: str = "/") -> str:
@@ -112,7 +123,9 @@ class Site:
 
     def type(self, text: str) -> str:
         """Commands of the page, typed in the folder of the backup."""
-        text = text.replace("docs/examples/", f"{ROOT}/docs/examples/").replace("/backup/homes", f"{self.backup}/homes")
+        text = text.replace("docs/examples/", f"{ROOT}/docs/examples/").replace(
+            "/backup/homes", f"{self.backup}/homes"
+        )
         environment = {**os.environ, "PATH": self.path, "IMAGE": "copies"}
         done = subprocess.run(
             ["sh", "-eu", "-c", text],
@@ -158,7 +171,9 @@ def a_site(folder: Path, backup: Path, database: str, postgres: Postgres) -> Ite
     environment = {
         "VDI_LIMITS_FILE": str(folder / "limits.yaml"),
         "VDI_METRICS_TOKEN_FILE": str(token_file(folder)),
-        "VDI_GATEWAY_URL": "",  # a Service's name, which is known in a cluster only: ends are seen, not reported
+        "VDI_GATEWAY_URL": (
+            ""
+        ),  # a Service's name, which is known in a cluster only: ends are seen, not reported
         "VDI_DATABASE_URL": database or f"sqlite+aiosqlite:///{folder}/vdi.db",
     }
     with open_tools(folder, f"b{os.getpid():x}") as tools:
@@ -177,7 +192,9 @@ def a_site(folder: Path, backup: Path, database: str, postgres: Postgres) -> Ite
         )
         kubectl.chmod(0o755)
         sources = {f"{IMAGE}:1": ROOT / "src"}
-        with programs_run(ProgramPods(tools.kubeconfig, folder / "logs", sources, environment)) as pods:
+        with programs_run(
+            ProgramPods(tools.kubeconfig, folder / "logs", sources, environment)
+        ) as pods:
             yield Site(Release(tools), pods, backup, f"{folder}:{os.environ['PATH']}")
     shutil.rmtree(folder / "volumes", ignore_errors=True)
 
@@ -185,14 +202,20 @@ def a_site(folder: Path, backup: Path, database: str, postgres: Postgres) -> Ite
 def a_release_at_work(site: Site) -> dict[str, Any]:
     """Alice has a desktop with files and one that has ended; her session, running."""
     site.install()
-    users = users_file({"alice@example.com": LocalUser(password=HASHER.hash(PASSWORD), name="Alice")})
+    users = users_file(
+        {"alice@example.com": LocalUser(password=HASHER.hash(PASSWORD), name="Alice")}
+    )
     patch = {"data": {USERS_KEY: base64.b64encode(users.encode()).decode()}}
-    site.tools.kubectl("patch", "secret", "vdi-gateway-users", "-n", "vdi-system", "--patch", yaml.safe_dump(patch))
+    site.tools.kubectl(
+        "patch", "secret", "vdi-gateway-users", "-n", "vdi-system", "--patch", yaml.safe_dump(patch)
+    )
     site.tools.kubectl("create", "-f", "-", stdin=json.dumps(OWN_TEMPLATE))
     alices = partial(site.tools.create_session, "vdi-sessions", user="alice@example.com")
     alices("earlier", "own")
     site.running("earlier")
-    alices("desk", "small", hostname="alices", access=[{"user": "bob@example.com", "role": "viewer"}])
+    alices(
+        "desk", "small", hostname="alices", access=[{"user": "bob@example.com", "role": "viewer"}]
+    )
     wait_until("history has it", lambda: "earlier" in site.history())
     site.tools.kubectl("delete", "vdi", "earlier", *SESSIONS, "--wait=true", "--timeout=50s")
     return site.running("desk")
@@ -201,7 +224,9 @@ def a_release_at_work(site: Site) -> dict[str, Any]:
 @pytest.mark.long
 @pytest.mark.timeout(1500)
 @pytest.mark.parametrize("kind", ["SQLite", "PostgreSQL"])
-def test_lost_release_is_restored_from_its_backup(kind: str, postgres_server: Postgres, tmp_path: Path) -> None:
+def test_lost_release_is_restored_from_its_backup(
+    kind: str, postgres_server: Postgres, tmp_path: Path
+) -> None:
     (backup := tmp_path / "backup").mkdir()
     sqlite_save, sqlite_load, postgres_save, postgres_load = commands("Database")
     save, load = (sqlite_save, sqlite_load) if kind == "SQLite" else (postgres_save, postgres_load)
@@ -221,7 +246,9 @@ def test_lost_release_is_restored_from_its_backup(kind: str, postgres_server: Po
         site.type("docs/examples/homes.sh save /backup/homes")
         site.type(save)
         site.type(save_objects)
-        assert all(file.stat().st_mode & 0o077 == 0 for file in backup.glob("*.yaml")), "for no one else"
+        assert all(file.stat().st_mode & 0o077 == 0 for file in backup.glob("*.yaml")), (
+            "for no one else"
+        )
 
     if database:
         postgres_server.psql("postgres", "DROP DATABASE vdi WITH (FORCE)")
@@ -230,7 +257,9 @@ def test_lost_release_is_restored_from_its_backup(kind: str, postgres_server: Po
     with a_site(tmp_path / "second", backup, database, postgres_server) as site:
         site.type(before_chart)
         site.install()
-        assert "earlier" not in site.history(), "passwords are there before anything else; the history is not"
+        assert "earlier" not in site.history(), (
+            "passwords are there before anything else; the history is not"
+        )
         site.type(load)
         assert "earlier" in site.history()
         site.type(after_chart)
@@ -238,5 +267,7 @@ def test_lost_release_is_restored_from_its_backup(kind: str, postgres_server: Po
         assert restored["spec"] == session["spec"]
         assert restored["status"]["url"] == session["status"]["url"]
         assert (site.volume(claim) / ".hidden").read_text() == "precious"
-        assert site.tools.get("vditemplate", "own")["spec"]["image"] == OWN_TEMPLATE["spec"]["image"]
+        assert (
+            site.tools.get("vditemplate", "own")["spec"]["image"] == OWN_TEMPLATE["spec"]["image"]
+        )
         wait_until("the portal shows it", lambda: "desk" in page_of(site.portal()))

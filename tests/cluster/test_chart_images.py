@@ -41,7 +41,10 @@ def template(helm: Path, *words: str) -> "subprocess.CompletedProcess[str]":
 )
 def test_missing_image_values_are_named(helm: Path, values: str, missing: str) -> None:
     done = template(helm, "--set", values)
-    sentence = f"no image: set {missing}. The chart of a source checkout has no default image; `make images` builds"
+    sentence = (
+        f"no image: set {missing}. The chart of a source checkout has no default image; `make"
+        " images` builds"
+    )
     assert done.returncode != 0 and sentence in done.stderr, done.stderr
 
 

@@ -1,4 +1,6 @@
-"""One release with two namespaces of sessions, with real helm and a real operator that has only the chart's rights."""
+"""One release with two namespaces of sessions, with real helm and a real operator that has only the
+chart's rights.
+"""
 
 from functools import partial
 from typing import Any
@@ -16,7 +18,11 @@ pytestmark = pytest.mark.timeout(300)
 FIRST, SECOND, RELEASE = "desks", "lab", "vdi-system"
 VALUES: dict[str, Any] = {
     "domain": "vdi.localhost",
-    "sessions": {"namespaces": [FIRST, SECOND], "groupNamespaces": {"engineering": SECOND}, "podSecurity": "baseline"},
+    "sessions": {
+        "namespaces": [FIRST, SECOND],
+        "groupNamespaces": {"engineering": SECOND},
+        "podSecurity": "baseline",
+    },
     "queue": {"countOtherWorkloads": False},
     "templates": {
         "small": {
@@ -43,12 +49,19 @@ def tools(tools: Tools) -> Tools:
 
 @pytest.mark.long
 def test_rights_end_at_the_namespaces_of_the_release(tools: Tools) -> None:
-    everywhere = flat(operator_rules()["ClusterRole"]) - {("", "pods", "list"), ("", "pods", "watch")}
+    everywhere = flat(operator_rules()["ClusterRole"]) - {
+        ("", "pods", "list"),
+        ("", "pods", "watch"),
+    }
     assert rules_of(tools, _OPERATOR, FIRST) == everywhere | flat(operator_rules()["Role"])
     assert rules_of(tools, _OPERATOR, SECOND) == everywhere | flat(operator_rules_elsewhere())
     gateway = flat(gateway_rules()["ClusterRole/vdi-gateway"])
     in_sessions = flat(gateway_rules()["Role/vdi-gateway-sessions"])
-    assert rules_of(tools, _GATEWAY, FIRST) == rules_of(tools, _GATEWAY, SECOND) == gateway | in_sessions
+    assert (
+        rules_of(tools, _GATEWAY, FIRST)
+        == rules_of(tools, _GATEWAY, SECOND)
+        == gateway | in_sessions
+    )
     for namespace in ("default", "kube-system"):
         assert rules_of(tools, _OPERATOR, namespace) == everywhere
         assert rules_of(tools, _GATEWAY, namespace) == gateway
@@ -58,7 +71,9 @@ def test_rights_end_at_the_namespaces_of_the_release(tools: Tools) -> None:
 def test_one_operator_runs_sessions_and_a_pool_in_both(tools: Tools) -> None:
     with pods_get_ready(tools.kubeconfig), operator_of(tools, RELEASE):
         wait_until("the pool is full", partial(tools.pool_is_full, "warm"))
-        waiting = tools.get("pod", "-A", "-l", "vdi.kasm.io/pool=warm,!vdi.kasm.io/session")["items"]
+        waiting = tools.get("pod", "-A", "-l", "vdi.kasm.io/pool=warm,!vdi.kasm.io/session")[
+            "items"
+        ]
         assert [pod["metadata"]["namespace"] for pod in waiting] == [SECOND]
         for namespace, name in ((FIRST, "alice"), (SECOND, "bob")):
             tools.create_session(namespace, name, "small")

@@ -1,4 +1,6 @@
-"""Settings of an administrator for the pods of the release, with real helm and a real API server."""
+"""Settings of an administrator for the pods of the release, with real helm and a real API
+server.
+"""
 
 from pathlib import Path
 from typing import Any
@@ -15,7 +17,11 @@ PLACEMENT: dict[str, Any] = {
     "nodeSelector": {"role": "infra"},
     "tolerations": [{"key": "infra", "operator": "Exists"}],
     "topologySpreadConstraints": [
-        {"maxSkew": 1, "topologyKey": "topology.kubernetes.io/zone", "whenUnsatisfiable": "ScheduleAnyway"}
+        {
+            "maxSkew": 1,
+            "topologyKey": "topology.kubernetes.io/zone",
+            "whenUnsatisfiable": "ScheduleAnyway",
+        }
     ],
     "hostAliases": [{"ip": "192.0.2.7", "hostnames": ["login.example.com"]}],
     "extraEnv": [{"name": "TZ", "value": "Europe/Berlin"}],
@@ -65,9 +71,15 @@ def pods_of(objects: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
 @pytest.mark.long
 def test_placement_values_reach_every_pod(tools: Tools, values_file: Path) -> None:
     objects = tools.render("-f", str(values_file), "--skip-tests")
-    workloads = [made for made in objects if made["kind"] in ("Deployment", "StatefulSet", "CronJob", "ServiceAccount")]
+    workloads = [
+        made
+        for made in objects
+        if made["kind"] in ("Deployment", "StatefulSet", "CronJob", "ServiceAccount")
+    ]
     words = ("apply", "--server-side", "--dry-run=server", "--validate=strict", "-f", "-")
-    assert len(tools.kubectl(*words, stdin=yaml.safe_dump_all(workloads)).splitlines()) == len(workloads)
+    assert len(tools.kubectl(*words, stdin=yaml.safe_dump_all(workloads)).splitlines()) == len(
+        workloads
+    )
 
     pods = pods_of(objects)
     operator, gateway, doctor = (pods[f"vdi-{name}"] for name in ("operator", "gateway", "doctor"))
@@ -77,21 +89,32 @@ def test_placement_values_reach_every_pod(tools: Tools, values_file: Path) -> No
     assert gateway["nodeSelector"] == {"role": "edge"}, "the gateway's own is used instead"
     assert pods["vdi-postgresql"]["nodeSelector"] == {"role": "data"}
     assert pods["vdi-redis"]["tolerations"] == PLACEMENT["tolerations"]
-    assert "podAntiAffinity" in operator["affinity"], "replicas prefer different nodes unless the values say otherwise"
+    assert "podAntiAffinity" in operator["affinity"], (
+        "replicas prefer different nodes unless the values say otherwise"
+    )
 
     for spec, zone in ((operator, "Europe/Berlin"), (gateway, "UTC")):
         (container,) = spec["containers"]
         assert {"name": "TZ", "value": zone} in container["env"]
         assert {"name": "extra", "mountPath": "/extra"} in container["volumeMounts"]
         assert {"name": "extra", "emptyDir": {}} in spec["volumes"]
-    accounts = {made["metadata"]["name"]: made["metadata"] for made in objects if made["kind"] == "ServiceAccount"}
+    accounts = {
+        made["metadata"]["name"]: made["metadata"]
+        for made in objects
+        if made["kind"] == "ServiceAccount"
+    }
     assert accounts["vdi-operator"]["annotations"] == {"example.com/role": "operator"}
     assert accounts["vdi-gateway"]["annotations"] == {"example.com/role": "gateway"}
     (deployment,) = [
-        made for made in objects if made["metadata"]["name"] == "vdi-operator" and "replicas" in made.get("spec", {})
+        made
+        for made in objects
+        if made["metadata"]["name"] == "vdi-operator" and "replicas" in made.get("spec", {})
     ]
     labels = deployment["spec"]["template"]["metadata"]["labels"]
-    assert labels["team"] == "desktops" and deployment["spec"]["selector"]["matchLabels"].items() <= labels.items()
+    assert (
+        labels["team"] == "desktops"
+        and deployment["spec"]["selector"]["matchLabels"].items() <= labels.items()
+    )
 
 
 def test_the_gateway_trusts_the_bundle_and_uses_the_proxy(tools: Tools, values_file: Path) -> None:
@@ -101,8 +124,13 @@ def test_the_gateway_trusts_the_bundle_and_uses_the_proxy(tools: Tools, values_f
     assert variables["HTTPS_PROXY"] == "http://proxy.example.com:3128"
     assert variables["NO_PROXY"] == ".svc,192.0.2.0/24"
     assert variables["SSL_CERT_FILE"] == "/etc/vdi-ca/ca.crt"
-    (volume,) = [volume for volume in pods["vdi-gateway"]["volumes"] if volume["name"] == "ca-bundle"]
-    assert volume["configMap"] == {"name": "our-ca", "items": [{"key": "bundle.pem", "path": "ca.crt"}]}
+    (volume,) = [
+        volume for volume in pods["vdi-gateway"]["volumes"] if volume["name"] == "ca-bundle"
+    ]
+    assert volume["configMap"] == {
+        "name": "our-ca",
+        "items": [{"key": "bundle.pem", "path": "ca.crt"}],
+    }
 
 
 def test_mirror_and_digests_apply_to_every_image(tools: Tools, values_file: Path) -> None:

@@ -1,4 +1,6 @@
-"""Two releases on one cluster, with real helm and two real operators that have only the rights of their charts."""
+"""Two releases on one cluster, with real helm and two real operators that have only the rights of
+their charts.
+"""
 
 from dataclasses import dataclass
 from functools import partial
@@ -73,33 +75,53 @@ def test_two_releases_are_independent(releases: TwoReleases) -> None:
             for release, namespace in ((WORK, work), (LAB, lab)):
                 wait_until(f"pool {release} is full", partial(tools.pool_is_full, release))
                 tools.create_session(namespace, "alice", release)
-                wait_until(f"{release} runs a session", partial(tools.session_runs, namespace, "alice"))
+                wait_until(
+                    f"{release} runs a session", partial(tools.session_runs, namespace, "alice")
+                )
             assert releases.desktops(WORK, LAB) == releases.desktops(LAB, WORK) == [], (
                 "each pool is filled by its own operator"
             )
 
         assert tools.helm("uninstall", WORK, "--namespace", WORK).returncode == 0
         assert len(tools.get("crd")["items"]) >= 3
-        assert tools.session_runs(work, "alice"), "nothing deletes a session that has no operator for now"
+        assert tools.session_runs(work, "alice"), (
+            "nothing deletes a session that has no operator for now"
+        )
         assert tools.session_runs(lab, "alice")
         tools.create_session(lab, "bob", LAB)
         wait_until("the other release starts sessions", lambda: tools.session_runs(lab, "bob"))
 
-    kinds = "clusterrole,clusterrolebinding,validatingadmissionpolicy,validatingadmissionpolicybinding"
+    kinds = (
+        "clusterrole,clusterrolebinding,validatingadmissionpolicy,validatingadmissionpolicybinding"
+    )
     names = tools.kubectl("get", kinds, "-l", "app.kubernetes.io/name=vdi", "-o", "name").split()
     assert names and all(name.endswith(".lab.lab") for name in names)
-    templates = tools.kubectl("get", "vditemplate", "-l", "app.kubernetes.io/component=probe", "-o", "name")
-    assert templates.split() == ["vditemplate.vdi.kasm.io/vdi-probe.lab.lab"], "each probe has a template of its own"
+    templates = tools.kubectl(
+        "get", "vditemplate", "-l", "app.kubernetes.io/component=probe", "-o", "name"
+    )
+    assert templates.split() == ["vditemplate.vdi.kasm.io/vdi-probe.lab.lab"], (
+        "each probe has a template of its own"
+    )
     releases.install(WORK)
     assert tools.session_runs(work, "alice"), "the release that comes back finds its session"
 
 
 @pytest.mark.long
-def test_a_second_release_may_not_have_the_namespace_of_another(releases: TwoReleases, tmp_path: Path) -> None:
+def test_a_second_release_may_not_have_the_namespace_of_another(
+    releases: TwoReleases, tmp_path: Path
+) -> None:
     releases.install(WORK)
     values = {**VALUES[LAB], "sessions": VALUES[WORK]["sessions"]}
     (tmp_path / "values.yaml").write_text(yaml.safe_dump(values))
-    words = ("upgrade", "--install", "third", str(CHART), "--namespace", "third", "--create-namespace")
+    words = (
+        "upgrade",
+        "--install",
+        "third",
+        str(CHART),
+        "--namespace",
+        "third",
+        "--create-namespace",
+    )
     done = releases.tools.helm(*words, "-f", str(tmp_path / "values.yaml"))
     assert done.returncode != 0
     assert "work-sessions" in done.stderr and "exists and cannot be imported" in done.stderr

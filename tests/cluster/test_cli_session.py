@@ -1,4 +1,6 @@
-"""The session commands and the operator against a real API server. The node is not real: the tests play the kubelet."""
+"""The session commands and the operator against a real API server. The node is not real: the tests
+play the kubelet.
+"""
 
 import asyncio
 import json
@@ -38,7 +40,12 @@ def vdi(kubeconfig: Path, namespace: str) -> Typed:
     def run(*words: str) -> Result:
         command = [sys.executable, "-m", "vdi", "session", *words]
         return subprocess.run(
-            command, env=environment, capture_output=True, text=True, stdin=subprocess.DEVNULL, timeout=50
+            command,
+            env=environment,
+            capture_output=True,
+            text=True,
+            stdin=subprocess.DEVNULL,
+            timeout=50,
         )
 
     return partial(asyncio.to_thread, run)
@@ -46,7 +53,9 @@ def vdi(kubeconfig: Path, namespace: str) -> Typed:
 
 @pytest.fixture
 def desktop_port(tmp_path: Path) -> Iterator[int]:
-    """Like a desktop behind Traefik: HTTPS with a certificate that no one trusts, and a question for the password."""
+    """Like a desktop behind Traefik: HTTPS with a certificate that no one trusts, and a question
+    for the password.
+    """
 
     class AsksForPassword(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
@@ -61,18 +70,24 @@ def desktop_port(tmp_path: Path) -> Iterator[int]:
 
 
 def untrusted_tls(folder: Path) -> ssl.SSLContext:
-    pair = authority(folder, "ca", "Nobody's authority").issue("server", "nobody", names=["127.0.0.1"], server=True)
+    pair = authority(folder, "ca", "Nobody's authority").issue(
+        "server", "nobody", names=["127.0.0.1"], server=True
+    )
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(*pair)
     return context
 
 
 async def start_pod(stage: Stage, *, after: str = "") -> None:
-    """Once its pod is placed, report that the desktop answers, as a kubelet does. `after`: uid of the pod before it."""
+    """Once its pod is placed, report that the desktop answers, as a kubelet does. `after`: uid of
+    the pod before it.
+    """
 
     async def placed() -> Object | None:
         pod = await stage.get(PODS, "desk")
-        return pod if pod and pod["metadata"]["uid"] != after and pod["spec"].get("nodeName") else None
+        return (
+            pod if pod and pod["metadata"]["uid"] != after and pod["spec"].get("nodeName") else None
+        )
 
     await stage.make_ready(await eventually(placed, "the pod is placed"))
 
@@ -86,7 +101,9 @@ async def create(stage: Stage, vdi: Typed) -> str:
     return made.stderr
 
 
-async def test_session_is_created_opened_and_deleted(stage: Stage, vdi: Typed, desktop_port: int) -> None:
+async def test_session_is_created_opened_and_deleted(
+    stage: Stage, vdi: Typed, desktop_port: int
+) -> None:
     async with stage.operator(cluster=ClusterSettings(url_port=desktop_port)):
         stages = re.findall(r"^✓ (.*) \d+\.\ds$", await create(stage, vdi), re.MULTILINE)
         session = json.loads((await vdi("show", "desk", "-o", "json")).stdout)
@@ -95,7 +112,7 @@ async def test_session_is_created_opened_and_deleted(stage: Stage, vdi: Typed, d
         assert f"pod placed on node {STAND_IN}" in stages
         assert stages[-2:] == ["session Running", f"{url} responds, and asks for the password"]
 
-        (header, row) = (await vdi("ls")).stdout.splitlines()
+        header, row = (await vdi("ls")).stdout.splitlines()
         assert header.split() == ["NAME", "USER", "TEMPLATE", "PHASE", "NOTE", "AGE", "URL"]
         assert row.split()[:4] == ["desk", "alice@example.com", template, "Running"]
 
@@ -109,7 +126,9 @@ async def test_session_is_created_opened_and_deleted(stage: Stage, vdi: Typed, d
         assert (opened["url"], opened["user"]) == (url, "user")
         assert len(opened["password"]) >= 16
         secret = await stage.get(SECRETS, "desk-auth")
-        assert secret and opened["password"] not in json.dumps(secret)  # it is there in base64 alone
+        assert secret and opened["password"] not in json.dumps(
+            secret
+        )  # it is there in base64 alone
 
         removed = await vdi("rm", "desk", "--wait")
         assert removed.returncode == 0, removed.stderr
@@ -118,7 +137,9 @@ async def test_session_is_created_opened_and_deleted(stage: Stage, vdi: Typed, d
 
 
 @pytest.mark.long
-async def test_a_desktop_is_extended_suspended_and_restarted(stage: Stage, vdi: Typed, desktop_port: int) -> None:
+async def test_a_desktop_is_extended_suspended_and_restarted(
+    stage: Stage, vdi: Typed, desktop_port: int
+) -> None:
     async def expires() -> datetime:
         session = await stage.get(SESSIONS, "desk") or {}
         return datetime.fromisoformat(session["status"]["expiresAt"])
@@ -149,7 +170,9 @@ async def test_a_desktop_is_extended_suspended_and_restarted(stage: Stage, vdi: 
 
         old = await stage.get(PODS, "desk")
         assert old
-        restarted, _ = await asyncio.gather(vdi("restart", "desk"), start_pod(stage, after=old["metadata"]["uid"]))
+        restarted, _ = await asyncio.gather(
+            vdi("restart", "desk"), start_pod(stage, after=old["metadata"]["uid"])
+        )
         assert restarted.returncode == 0, restarted.stderr
         await stage.reach("desk", "Running")
         assert "Failures:" not in (await vdi("show", "desk")).stdout
@@ -159,7 +182,11 @@ async def test_a_desktop_is_extended_suspended_and_restarted(stage: Stage, vdi: 
     ("words", "field", "allowed"),
     [
         ("--user alice", "spec.user: 'alice'", "alice@example.com"),
-        ("--user a@b.cd --gpu 0", "spec.resources.gpu: Invalid value: 0", "greater than or equal to 1"),
+        (
+            "--user a@b.cd --gpu 0",
+            "spec.resources.gpu: Invalid value: 0",
+            "greater than or equal to 1",
+        ),
     ],
 )
 async def test_refusals_of_the_crd_name_field_and_value(
@@ -176,12 +203,17 @@ async def test_missing_rights_are_named(
 ) -> None:
     def kube(*words: str) -> str:
         command = [*kubectl, "--namespace", namespace, *words]
-        return subprocess.run(command, check=True, capture_output=True, text=True, timeout=50).stdout
+        return subprocess.run(
+            command, check=True, capture_output=True, text=True, timeout=50
+        ).stdout
 
     kube("create", "serviceaccount", "eve")
     who = f"system:serviceaccount:{namespace}:eve"
     for token, said in (
-        (kube("create", "token", "eve"), f"{who} may not list vdisessions in namespace {namespace}"),
+        (
+            kube("create", "token", "eve"),
+            f"{who} may not list vdisessions in namespace {namespace}",
+        ),
         ("nonsense", "rejects the credentials of kubeconfig"),
     ):
         file = write_kubeconfig(kubeconfig, token, tmp_path / "eve")

@@ -1,4 +1,6 @@
-"""The TURN server's chart with real helm on a real API server: alone, in the parent, rotation, and what is refused."""
+"""The TURN server's chart with real helm on a real API server: alone, in the parent, rotation, and
+what is refused.
+"""
 
 import json
 from datetime import timedelta
@@ -23,7 +25,9 @@ def render(tools: Tools, *words: str) -> dict[str, dict[str, Any]]:
     """The chart's objects alone, by kind and name."""
     done = tools.helm("template", "alone", str(COTURN), *words)
     assert done.returncode == 0, done.stderr
-    return {f"{made['kind']}/{made['metadata']['name']}": made for made in read_objects(done.stdout)}
+    return {
+        f"{made['kind']}/{made['metadata']['name']}": made for made in read_objects(done.stdout)
+    }
 
 
 def options_of(objects: dict[str, dict[str, Any]]) -> dict[str, list[str]]:
@@ -73,7 +77,10 @@ def test_the_pod_has_no_rights_and_the_secret_is_in_files_only(tools: Tools) -> 
     deployment = objects["Deployment/alone-coturn"]
     pod = deployment["spec"]["template"]["spec"]
     assert pod["hostNetwork"] is True and pod["automountServiceAccountToken"] is False
-    assert (pod["securityContext"]["runAsNonRoot"], pod["securityContext"]["runAsUser"]) == (True, 65534)
+    assert (pod["securityContext"]["runAsNonRoot"], pod["securityContext"]["runAsUser"]) == (
+        True,
+        65534,
+    )
     (container,) = pod["containers"]
     assert container["securityContext"] == {
         "allowPrivilegeEscalation": False,
@@ -87,11 +94,14 @@ def test_the_pod_has_no_rights_and_the_secret_is_in_files_only(tools: Tools) -> 
 
 
 def test_pod_network_mode_is_restricted_with_service_and_policy(tools: Tools) -> None:
-    objects = render(tools, *SERVICE, "--set", "tls.existingSecret=cert", "--set", "traefik.entryPoint=turn")
+    objects = render(
+        tools, *SERVICE, "--set", "tls.existingSecret=cert", "--set", "traefik.entryPoint=turn"
+    )
     kinds = {"Service/alone-coturn", "NetworkPolicy/alone-coturn", "IngressRouteUDP/alone-coturn"}
     assert kinds < set(objects)
     ports = {
-        (port["name"], port["port"], port.get("protocol")) for port in objects["Service/alone-coturn"]["spec"]["ports"]
+        (port["name"], port["port"], port.get("protocol"))
+        for port in objects["Service/alone-coturn"]["spec"]["ports"]
     }
     assert ports == {("turn", 3478, "UDP"), ("turn-tcp", 3478, None), ("turn-tls", 5349, None)}
     assert objects["IngressRouteUDP/alone-coturn"]["spec"] == {
@@ -100,7 +110,10 @@ def test_pod_network_mode_is_restricted_with_service_and_policy(tools: Tools) ->
     }
     policy = objects["NetworkPolicy/alone-coturn"]["spec"]
     assert policy["egress"] == [
-        {"ports": [{"protocol": "UDP", "port": 1024, "endPort": 65535}], "to": [{"ipBlock": {"cidr": "10.42.0.0/16"}}]}
+        {
+            "ports": [{"protocol": "UDP", "port": 1024, "endPort": 65535}],
+            "to": [{"ipBlock": {"cidr": "10.42.0.0/16"}}],
+        }
     ]
     assert ["from" in rule for rule in policy["ingress"]] == [False, True]
     pod = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "turn"}}
@@ -108,8 +121,12 @@ def test_pod_network_mode_is_restricted_with_service_and_policy(tools: Tools) ->
     namespace = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "closed"}}
     namespace["metadata"] |= {"labels": {"pod-security.kubernetes.io/enforce": "restricted"}}  # type: ignore[operator]
     tools.kubectl("apply", "-f", "-", stdin=json.dumps(namespace))
-    tools.kubectl("wait", "serviceaccount/default", "--for=create", "--namespace", "closed", "--timeout=30s")
-    tools.kubectl("create", "--dry-run=server", "--namespace", "closed", "-f", "-", stdin=json.dumps(pod))
+    tools.kubectl(
+        "wait", "serviceaccount/default", "--for=create", "--namespace", "closed", "--timeout=30s"
+    )
+    tools.kubectl(
+        "create", "--dry-run=server", "--namespace", "closed", "-f", "-", stdin=json.dumps(pod)
+    )
 
 
 @pytest.mark.parametrize(
@@ -132,7 +149,10 @@ def test_allowed_network_becomes_an_address_range(tools: Tools, given: str, made
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (("auth.existingSecret=",), "auth.existingSecret is empty: name a Secret with the key `secret`"),
+        (
+            ("auth.existingSecret=",),
+            "auth.existingSecret is empty: name a Secret with the key `secret`",
+        ),
         (("realm=",), "realm is empty"),
         (("allowedPeers=null",), "allowedPeers is empty"),
         (("allowedPeers={10.0.0.0/8}",), "must be /9 to /32"),
@@ -146,19 +166,30 @@ def test_allowed_network_becomes_an_address_range(tools: Tools, given: str, made
         (("allowedPeers={2002:a2b::/32}",), "is not a range of pods"),
         (("allowedPeers={fd42:1::/16}",), "must be /32 to /128"),
         (("allowedPeers={pods}",), "/allowedPeers/0"),
-        (("relayPorts.min=65000", "relayPorts.max=64000"), "relayPorts.min: 65000 is more than relayPorts.max (64000)"),
-        (("relayPorts.min=65500",), "quotas.total: 400 is more than the number of relay ports; allowed: at most 36"),
+        (
+            ("relayPorts.min=65000", "relayPorts.max=64000"),
+            "relayPorts.min: 65000 is more than relayPorts.max (64000)",
+        ),
+        (
+            ("relayPorts.min=65500",),
+            "quotas.total: 400 is more than the number of relay ports; allowed: at most 36",
+        ),
         (("port=62000",), "port: 62000 is one of relayPorts"),
         (("port=443",), "/port"),
         (("traefik.entryPoint=turn",), "traefik.entryPoint: allowed only with hostNetwork: false"),
         (("metrics.enabled=true",), "metrics.address"),
-        (("hostNetwork=false", "externalIP=192.0.2.1"), "externalIP: allowed only with hostNetwork: true"),
+        (
+            ("hostNetwork=false", "externalIP=192.0.2.1"),
+            "externalIP: allowed only with hostNetwork: true",
+        ),
         (("quotas.perUser=0",), "/quotas/perUser"),
         (("realm=two words",), "/realm"),
         (("relm=x",), "relm"),
     ],
 )
-def test_invalid_or_open_values_are_refused(tools: Tools, words: tuple[str, ...], said: str) -> None:
+def test_invalid_or_open_values_are_refused(
+    tools: Tools, words: tuple[str, ...], said: str
+) -> None:
     sets = [part for word in words for part in ("--set", word)]
     done = tools.helm("template", "alone", str(COTURN), *NEEDED, *sets)
     assert done.returncode == 1
@@ -191,7 +222,9 @@ def test_rotation_adds_a_secret_and_keeps_the_previous(tools: Tools) -> None:
     second = upgrade("--set", "coturn.auth.rotation=2")
     assert second["secret-1"] == first["secret-1"] != second["secret-2"]
     assert mounted("vdi-coturn", "auth") == {"secret": "secret-2", "previousSecret": "secret-1"}
-    assert (tools.home / "secret").read_text() == second["secret-2"], "the previous one makes no credentials"
+    assert (tools.home / "secret").read_text() == second["secret-2"], (
+        "the previous one makes no credentials"
+    )
 
     last = upgrade("--set", "coturn.auth.rotation=2", "--set", "coturn.auth.acceptPrevious=false")
     assert last == second
@@ -204,22 +237,36 @@ def test_gateway_signs_with_the_secret_of_coturn(tools: Tools) -> None:
     words = ("--set", "coturn.enabled=true", *IN_PARENT, "--set", f"gateway.turn.urls={{{url}}}")
     objects = {(one["kind"], one["metadata"]["name"]): one for one in tools.render(*words)}
     pod = objects["Deployment", "vdi-gateway"]["spec"]["template"]["spec"]
-    variables = {variable["name"]: variable.get("value", "") for variable in pod["containers"][0]["env"]}
-    settings = read_settings({name: value for name, value in variables.items() if name.startswith("VDI_TURN")})
+    variables = {
+        variable["name"]: variable.get("value", "") for variable in pod["containers"][0]["env"]
+    }
+    settings = read_settings(
+        {name: value for name, value in variables.items() if name.startswith("VDI_TURN")}
+    )
     assert (settings.turn_urls, settings.turn_ttl) == ((url,), timedelta(hours=12))
     (volume,) = [volume for volume in pod["volumes"] if volume["name"] == "turn"]
-    assert "emptyDir" in volume, "a volume of the Secret would wait for what the init container draws"
+    assert "emptyDir" in volume, (
+        "a volume of the Secret would wait for what the init container draws"
+    )
     (init,) = pod["initContainers"]
     assert [mount["name"] for mount in init["volumeMounts"]] == ["turn"]
     (drawn,) = json.loads(
-        next(variable["value"] for variable in init["env"] if variable["name"] == "VDI_SERVER_SECRETS")
+        next(
+            variable["value"]
+            for variable in init["env"]
+            if variable["name"] == "VDI_SERVER_SECRETS"
+        )
     )
     assert drawn == {
         "name": "vdi-coturn",
         "random": {"secret-1": 48},
         "files": {f"{init['volumeMounts'][0]['mountPath']}/secret": "secret-1"},
     }
-    (mount,) = [volume_mount for volume_mount in pod["containers"][0]["volumeMounts"] if volume_mount["name"] == "turn"]
+    (mount,) = [
+        volume_mount
+        for volume_mount in pod["containers"][0]["volumeMounts"]
+        if volume_mount["name"] == "turn"
+    ]
     assert settings.turn_secret_file == Path(mount["mountPath"]) / "secret"
     without = json.dumps(tools.render("--set", "coturn.enabled=true", *IN_PARENT))
     assert "VDI_TURN" not in without

@@ -1,4 +1,6 @@
-"""The chart with real helm on a real API server: install, upgrade, rights, uninstall, and what wrong values say."""
+"""The chart with real helm on a real API server: install, upgrade, rights, uninstall, and what
+wrong values say.
+"""
 
 import json
 import shutil
@@ -65,9 +67,16 @@ def test_second_install_adds_templates_and_pools(without_crds: Tools) -> None:
     shown = without_crds.get("vdipool", "warm")["spec"]
     assert shown == {"template": "small", "replicas": 2}
 
-    other = ("--set", "templates.small=null", "--set", "templates.other.image=registry.example.com/d:1")
+    other = (
+        "--set",
+        "templates.small=null",
+        "--set",
+        "templates.other.image=registry.example.com/d:1",
+    )
     without_crds.upgrade(CHART, *other)
-    assert without_crds.kubectl("get", "vdit", "-o", "name").split() == ["vditemplate.vdi.kasm.io/other"]
+    assert without_crds.kubectl("get", "vdit", "-o", "name").split() == [
+        "vditemplate.vdi.kasm.io/other"
+    ]
 
     # Each kind is looked up for itself.
     without_crds.helm("uninstall", "vdi", "--namespace", "vdi-system")
@@ -78,7 +87,9 @@ def test_second_install_adds_templates_and_pools(without_crds: Tools) -> None:
 @pytest.mark.long
 def test_upgrade_keeps_the_token_for_metrics(release: Tools) -> None:
     def token() -> str:
-        return release.kubectl("get", "secret", "vdi-metrics", "-n", "vdi-system", "-o", "jsonpath={.data.token}")
+        return release.kubectl(
+            "get", "secret", "vdi-metrics", "-n", "vdi-system", "-o", "jsonpath={.data.token}"
+        )
 
     made = wait_until("the token is there", token)
     release.upgrade(CHART, "--set", "logLevel=debug")
@@ -97,7 +108,9 @@ def test_operator_has_rights_in_its_namespace_only(release: Tools) -> None:
     for namespace in ("kube-system", "default"):
         assert rules_of(release, OPERATOR, namespace) == everywhere, namespace
     release.upgrade(CHART, "--set", "queue.countOtherWorkloads=false")
-    assert rules_of(release, OPERATOR, "vdi-sessions") == (everywhere - other_workloads) | in_sessions
+    assert (
+        rules_of(release, OPERATOR, "vdi-sessions") == (everywhere - other_workloads) | in_sessions
+    )
     assert rules_of(release, OPERATOR, "default") == everywhere - other_workloads
 
 
@@ -136,14 +149,26 @@ def test_uninstall_keeps_crds_sessions_and_their_namespace(release: Tools) -> No
         done = release.helm("uninstall", "vdi", "--namespace", "vdi-system")
         assert done.returncode == 0, done.stderr
         kept = release.get("vdi", "kept", "--namespace", "vdi-sessions")
-        assert "deletionTimestamp" not in kept["metadata"], "no operator is there to remove its finalizer"
-        assert release.kubectl("get", "deploy,sa", "--namespace", "vdi-system", "-o", "name").split() == [
-            "serviceaccount/default"
-        ]
-        of_cluster = ("clusterrole,clusterrolebinding", "-l", "app.kubernetes.io/name=vdi", "-o", "name")
+        assert "deletionTimestamp" not in kept["metadata"], (
+            "no operator is there to remove its finalizer"
+        )
+        assert release.kubectl(
+            "get", "deploy,sa", "--namespace", "vdi-system", "-o", "name"
+        ).split() == ["serviceaccount/default"]
+        of_cluster = (
+            "clusterrole,clusterrolebinding",
+            "-l",
+            "app.kubernetes.io/name=vdi",
+            "-o",
+            "name",
+        )
         assert release.kubectl("get", *of_cluster) == ""
         assert "small" in release.upgrade(), "what was kept is taken over again"
-        assert release.kubectl("get", "vdi", "--namespace", "vdi-sessions", "-o", "name").strip().endswith("/kept")
+        assert (
+            release.kubectl("get", "vdi", "--namespace", "vdi-sessions", "-o", "name")
+            .strip()
+            .endswith("/kept")
+        )
     finally:
         release.kubectl(*patch, '{"metadata":{"finalizers":null}}')
 
@@ -154,7 +179,15 @@ def test_operator_pod_passes_restricted(installed: Tools) -> None:
     spec = deployment["spec"]["template"]["spec"]
     del spec["serviceAccountName"]
     pod = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "operator"}, "spec": spec}
-    installed.kubectl("create", "--dry-run=server", "--namespace", "vdi-sessions", "-f", "-", stdin=json.dumps(pod))
+    installed.kubectl(
+        "create",
+        "--dry-run=server",
+        "--namespace",
+        "vdi-sessions",
+        "-f",
+        "-",
+        stdin=json.dumps(pod),
+    )
     (container,) = spec["containers"]
     assert container["securityContext"]["readOnlyRootFilesystem"] is True
     paths = [container[probe]["httpGet"]["path"] for probe in ("livenessProbe", "readinessProbe")]
@@ -166,26 +199,47 @@ def test_eviction_waits_until_the_desktop_is_released(installed: Tools) -> None:
     here = ("--namespace", "vdi-sessions")
 
     def evicts() -> str:
-        review = {"apiVersion": "policy/v1", "kind": "Eviction", "metadata": {"name": "held", "namespace": here[1]}}
+        review = {
+            "apiVersion": "policy/v1",
+            "kind": "Eviction",
+            "metadata": {"name": "held", "namespace": here[1]},
+        }
         path = f"/api/v1/namespaces/{here[1]}/pods/held/eviction"
         done = installed.try_kubectl("create", "--raw", path, "-f", "-", stdin=json.dumps(review))
         return done.stdout + done.stderr
 
-    safe = {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}, "runAsNonRoot": True}
+    safe = {
+        "allowPrivilegeEscalation": False,
+        "capabilities": {"drop": ["ALL"]},
+        "runAsNonRoot": True,
+    }
     seccomp = {"seccompProfile": {"type": "RuntimeDefault"}}
     pod = {
         "apiVersion": "v1",
         "kind": "Pod",
         "metadata": {"name": "held", "namespace": here[1], "labels": {HOLD: "true"}},
-        "spec": {"securityContext": seccomp, "containers": [{"name": "c", "image": "i", "securityContext": safe}]},
+        "spec": {
+            "securityContext": seccomp,
+            "containers": [{"name": "c", "image": "i", "securityContext": safe}],
+        },
     }
     installed.kubectl("create", "-f", "-", stdin=json.dumps(pod))
-    # An eviction of a pod that is Pending is always allowed: it is Running as far as the API server knows.
-    running = json.dumps({"status": {"phase": "Running", "conditions": [{"type": "Ready", "status": "True"}]}})
-    installed.kubectl("patch", "pod", "held", *here, "--subresource=status", "--type=merge", "-p", running)
+    # An eviction of a pod that is Pending is always allowed: it is Running as far as the API server
+    # knows.
+    running = json.dumps(
+        {"status": {"phase": "Running", "conditions": [{"type": "Ready", "status": "True"}]}}
+    )
+    installed.kubectl(
+        "patch", "pod", "held", *here, "--subresource=status", "--type=merge", "-p", running
+    )
     wait_until(
         "the disruption budget has been looked at",
-        lambda: "1" in installed.kubectl("get", "pdb", "vdi-desktops", *here, "-o", "jsonpath={.status.expectedPods}"),
+        lambda: (
+            "1"
+            in installed.kubectl(
+                "get", "pdb", "vdi-desktops", *here, "-o", "jsonpath={.status.expectedPods}"
+            )
+        ),
     )
     assert "would violate the pod's disruption budget" in evicts()
     installed.kubectl("label", "pod", "held", *here, "--overwrite", f"{HOLD}=false")
@@ -194,11 +248,16 @@ def test_eviction_waits_until_the_desktop_is_released(installed: Tools) -> None:
 
 @pytest.mark.long
 def test_internet_of_desktops_excludes_the_api_server(release: Tools) -> None:
-    """Installed, not rendered: only a cluster knows its API server's address, which may be a public one."""
+    """Installed, not rendered: only a cluster knows its API server's address, which may be a public
+    one.
+    """
     known = {
         "apiVersion": "discovery.k8s.io/v1",
         "kind": "EndpointSlice",
-        "metadata": {"name": "kubernetes", "namespace": "default"},  # an API server on loopback makes none itself
+        "metadata": {
+            "name": "kubernetes",
+            "namespace": "default",
+        },  # an API server on loopback makes none itself
         "addressType": "IPv4",
         "endpoints": [{"addresses": ["203.0.113.7"]}, {"addresses": ["203.0.113.8"]}],
         "ports": [{"name": "https", "port": 6443}],
@@ -207,7 +266,9 @@ def test_internet_of_desktops_excludes_the_api_server(release: Tools) -> None:
     def left_out() -> set[str]:
         policy = release.get("networkpolicy", "vdi-desktops", "--namespace", "vdi-sessions")
         peers = [peer for rule in policy["spec"]["egress"] for peer in rule["to"]]
-        (internet,) = [peer["ipBlock"] for peer in peers if peer.get("ipBlock", {}).get("cidr") == "0.0.0.0/0"]
+        (internet,) = [
+            peer["ipBlock"] for peer in peers if peer.get("ipBlock", {}).get("cidr") == "0.0.0.0/0"
+        ]
         return set(internet["except"])
 
     before = left_out()
@@ -221,13 +282,19 @@ def test_internet_of_desktops_excludes_the_api_server(release: Tools) -> None:
 
 def test_api_server_accepts_every_policy_of_the_matrix(installed: Tools) -> None:
     """Ranges of ports, exceptions within their networks, names: an evaluator minds none of it."""
-    made = [policy for variant in variants().values() for policy in policies(rendered(installed.helm_binary, variant))]
+    made = [
+        policy
+        for variant in variants().values()
+        for policy in policies(rendered(installed.helm_binary, variant))
+    ]
     assert len(made) >= 30
     installed.kubectl("apply", "--dry-run=server", "-f", "-", stdin=yaml.safe_dump_all(made))
 
 
 def settings_of(tools: Tools, *words: str) -> Settings:
-    variables = tools.named("Deployment", "vdi-operator", *words)["spec"]["template"]["spec"]["containers"][0]["env"]
+    variables = tools.named("Deployment", "vdi-operator", *words)["spec"]["template"]["spec"][
+        "containers"
+    ][0]["env"]
     return read_settings({variable["name"]: variable["value"] for variable in variables})
 
 
@@ -249,7 +316,11 @@ def test_values_reach_the_operators_settings(tools: Tools) -> None:
     }
     words = [word for name, value in given.items() for word in ("--set", f"{name}={value}")]
     settings = settings_of(tools, *words)
-    assert (settings.namespace, settings.log_level, settings.count_other_workloads) == ("desks", "debug", False)
+    assert (settings.namespace, settings.log_level, settings.count_other_workloads) == (
+        "desks",
+        "debug",
+        False,
+    )
     assert settings.queue_weights == {"alice@example.com": 2, "bob": 0.5}
     expected = ClusterSettings(
         domain="vdi.example.com",
@@ -262,7 +333,9 @@ def test_values_reach_the_operators_settings(tools: Tools) -> None:
         drain_notice=timedelta(minutes=2),
     )
     assert replace(settings.cluster, edge_middleware=None, max_timeout=None) == expected
-    roles = [each["metadata"] for each in tools.render(*words) if each["kind"] in ("Role", "RoleBinding")]
+    roles = [
+        each["metadata"] for each in tools.render(*words) if each["kind"] in ("Role", "RoleBinding")
+    ]
     assert {role["namespace"] for role in roles if role["name"] == "vdi-operator"} == {"desks"}
 
 
@@ -270,14 +343,23 @@ def test_placeholders_have_a_namespace_and_rights_of_their_own(tools: Tools) -> 
     words = ("--set", "autoscaling.enabled=true", "--set", "autoscaling.headroom.cad=2")
     before = {(each["kind"], each["metadata"]["name"]) for each in tools.render()}
     made = tools.render(*words)
-    added = {each["kind"]: each for each in made if (each["kind"], each["metadata"]["name"]) not in before}
+    added = {
+        each["kind"]: each
+        for each in made
+        if (each["kind"], each["metadata"]["name"]) not in before
+    }
     assert set(added) == {"Namespace", "PriorityClass", "Role", "RoleBinding"}
     namespace = added["Namespace"]["metadata"]
     assert "annotations" not in namespace, "it goes with the release, and the placeholders with it"
     assert namespace["labels"]["pod-security.kubernetes.io/enforce"] == "restricted"
-    assert (added["PriorityClass"]["value"], added["PriorityClass"]["preemptionPolicy"]) == (-10, "Never")
+    assert (added["PriorityClass"]["value"], added["PriorityClass"]["preemptionPolicy"]) == (
+        -10,
+        "Never",
+    )
     assert added["Role"]["rules"] == placeholder_rules()
-    assert {added[kind]["metadata"]["namespace"] for kind in ("Role", "RoleBinding")} == {namespace["name"]}
+    assert {added[kind]["metadata"]["namespace"] for kind in ("Role", "RoleBinding")} == {
+        namespace["name"]
+    }
     assert settings_of(tools, *words).autoscaling == AutoscalingSettings(
         headroom={"cad": 2},
         namespace=namespace["name"],
@@ -289,11 +371,20 @@ def test_placeholders_have_a_namespace_and_rights_of_their_own(tools: Tools) -> 
 def test_optional_objects_can_be_left_out(tools: Tools) -> None:
     everything = {each["kind"] for each in tools.render()}
     assert {"CustomResourceDefinition", "Namespace", "VDITemplate", "NetworkPolicy"} <= everything
-    less = ("--set", "crds.install=false", "--set", "sessions.createNamespace=false", "--set", "templates=null")
+    less = (
+        "--set",
+        "crds.install=false",
+        "--set",
+        "sessions.createNamespace=false",
+        "--set",
+        "templates=null",
+    )
     assert {each["kind"] for each in tools.render(*less)} == everything - {
         "CustomResourceDefinition",
         "Namespace",
         "VDITemplate",
         "CronJob",  # the probe, whose desktop has the image of the template `small`
     }
-    assert "Namespace" not in {each["kind"] for each in tools.render("--set", "sessions.namespace=vdi-system")}
+    assert "Namespace" not in {
+        each["kind"] for each in tools.render("--set", "sessions.namespace=vdi-system")
+    }

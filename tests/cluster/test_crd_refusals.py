@@ -1,4 +1,6 @@
-"""Bad input is refused by the API server itself, with field, value and what is allowed; good input is defaulted."""
+"""Bad input is refused by the API server itself, with field, value and what is allowed; good input
+is defaulted.
+"""
 
 import json
 import re
@@ -26,12 +28,27 @@ AMOUNT = "is not an amount of at least 1Mi, such as 4Gi or 512Mi"
 CPU = "is not a number of CPUs of at least 1m, such as 2 or 500m"
 TIME = "is not a duration above zero in hours, minutes and seconds, such as 8h, 30m or 1h30m"
 HOST = "is not a host label: lower-case letters, digits and inner hyphens, such as alice-2"
-OBJECT = "is not the name of an object: lower-case letters, digits, inner hyphens and dots, such as ubuntu-22.04"
+OBJECT = (
+    "is not the name of an object: lower-case letters, digits, inner hyphens and dots, such as"
+    " ubuntu-22.04"
+)
 X11 = "cannot be recorded; allowed with recording: X11"
-SUB_PATH = "is not a path inside the volume such as teams/{group} or home/{user}: no / at its ends, no .. and no braces"
+SUB_PATH = (
+    "is not a path inside the volume such as teams/{group} or home/{user}: no / at its ends, no .."
+    " and no braces"
+)
 PATH = "is not an absolute path below / without colons, such as /home/user"
-REQUIRED, UNKNOWN, LEAST, MOST = "Required value", "unknown field", "greater than or equal to", "less than or equal to"
-TEXT, NUMBER, SWITCH = "must be of type string", "must be of type integer", "must be of type boolean"
+REQUIRED, UNKNOWN, LEAST, MOST = (
+    "Required value",
+    "unknown field",
+    "greater than or equal to",
+    "less than or equal to",
+)
+TEXT, NUMBER, SWITCH = (
+    "must be of type string",
+    "must be of type integer",
+    "must be of type boolean",
+)
 # Kind, field, value, what the refusal says.
 FIELDS_REFUSED: list[tuple[str, str, Any, str]] = [
     ("VDISession", "user", LEFT_OUT, REQUIRED),
@@ -43,12 +60,18 @@ FIELDS_REFUSED: list[tuple[str, str, Any, str]] = [
     ("VDISession", "template", "", "should be at least 1 chars long"),
     ("VDISession", "resources.gpu", 0, LEAST),
     ("VDISession", "resources.gpu", "one", NUMBER),
-    *(("VDISession", "resources.memory", value, MEMORY) for value in ("4Gib", "-4Gi", "400m", 4, "", "1Mi", "63Mi")),
+    *(
+        ("VDISession", "resources.memory", value, MEMORY)
+        for value in ("4Gib", "-4Gi", "400m", 4, "", "1Mi", "63Mi")
+    ),
     *(("VDISession", "resources.cpu", value, CPU) for value in ("0", 0, "two")),
     ("VDISession", "resources.cpu", 1.5, "must be of type integer,string"),
     ("VDISession", "resources.ephemeralStorage", "lots", AMOUNT),
     ("VDISession", "resources.gpus", 1, UNKNOWN),
-    *(("VDISession", "timeout", value, TIME) for value in ("8 hours", "0h0m", "-1h", "8", "", "1.5h", "9999999h")),
+    *(
+        ("VDISession", "timeout", value, TIME)
+        for value in ("8 hours", "0h0m", "-1h", "8", "", "1.5h", "9999999h")
+    ),
     ("VDISession", "timeout", 8, TEXT),
     *(("VDISession", "hostname", value, HOST) for value in ("Alice", "alice.desk", "-alice")),
     ("VDISession", "hostname", "a" * 64, "may not be more than 63 bytes"),
@@ -59,10 +82,21 @@ FIELDS_REFUSED: list[tuple[str, str, Any, str]] = [
     ("VDISession", "plannedEnd.time", "18:00", "must be of type date-time"),
     ("VDISession", "plannedEnd.action", "Stop", 'supported values: "Terminate", "Suspend"'),
     *(
-        ("VDISession", "plannedEnd", {"time": "2026-11-20T18:00:00Z", "action": "Suspend", "message": message}, said)
-        for message, said in (("m" * 201, "may not be more than 200"), ("a\nb", "must have only printable characters"))
+        (
+            "VDISession",
+            "plannedEnd",
+            {"time": "2026-11-20T18:00:00Z", "action": "Suspend", "message": message},
+            said,
+        )
+        for message, said in (
+            ("m" * 201, "may not be more than 200"),
+            ("a\nb", "must have only printable characters"),
+        )
     ),
-    *(("VDISession", "timeZone", value, "is not a time zone") for value in ("Local", "Europe Berlin", "../UTC")),
+    *(
+        ("VDISession", "timeZone", value, "is not a time zone")
+        for value in ("Local", "Europe Berlin", "../UTC")
+    ),
     ("VDISession", "suspended", "yes", SWITCH),
     ("VDISession", "priority", 1001, MOST),
     ("VDISession", "priority", -1001, LEAST),
@@ -88,7 +122,12 @@ FIELDS_REFUSED: list[tuple[str, str, Any, str]] = [
     ("VDITemplate", "persistence.maxSize", "much", "an amount of at least"),
     ("VDITemplate", "startupScript.configMapKeyRef", LEFT_OUT, REQUIRED),
     ("VDITemplate", "podTemplate.spec.priorityClassName", "High Priority", OBJECT),
-    ("VDITemplate", "isolation.userNamespaces", "On", 'supported values: "Auto", "Required", "Off"'),
+    (
+        "VDITemplate",
+        "isolation.userNamespaces",
+        "On",
+        'supported values: "Auto", "Required", "Off"',
+    ),
     ("VDITemplate", "podTemplate.spec.hostNetwork", True, UNKNOWN),
     ("VDITemplate", "lifecycle.maxTimeout", "1d", TIME),
     ("VDITemplate", "lifecycle.onTimeout", "Delete", 'supported values: "Terminate", "Suspend"'),
@@ -105,17 +144,41 @@ FILES = {"configMap": {"name": "c"}}
 _HOURS = {"start": "0 9 * * *", "end": "0 18 * * *"}
 # Kind, schedule, what the refusal says.
 SCHEDULES_REFUSED: list[tuple[str, dict[str, Any], str]] = [
-    ("VDISession", {"start": "8:30"}, "'8:30' is not a time of day from 00:00 to 23:59, such as 08:30"),
-    ("VDISession", {"start": "08:30", "end": "08:30"}, "'08:30' is start, or in the 5 minutes before it"),
-    ("VDISession", {"start": "00:02", "end": "23:58"}, "'23:58' is start, or in the 5 minutes before it"),
+    (
+        "VDISession",
+        {"start": "8:30"},
+        "'8:30' is not a time of day from 00:00 to 23:59, such as 08:30",
+    ),
+    (
+        "VDISession",
+        {"start": "08:30", "end": "08:30"},
+        "'08:30' is start, or in the 5 minutes before it",
+    ),
+    (
+        "VDISession",
+        {"start": "00:02", "end": "23:58"},
+        "'23:58' is start, or in the 5 minutes before it",
+    ),
     ("VDISession", {"start": "08:30", "days": []}, "should have at least 1 items"),
     ("VDISession", {"start": "08:30", "days": ["MON", "MON"]}, "Duplicate value"),
     ("VDISession", {"start": "08:30", "days": ["Monday"]}, "supported values"),
     ("VDISession", {"start": "08:30", "timeZone": "Local"}, "'Local' is not a time zone"),
     ("VDITemplate", {"windows": []}, "should have at least 1 items"),
-    ("VDITemplate", {"windows": [{**_HOURS, "start": "0 9 * *"}]}, "'0 9 * *' is not five fields as in cron"),
-    ("VDITemplate", {"windows": [{**_HOURS, "end": "60 18 * * *"}]}, "'60 18 * * *' is not five fields as in cron"),
-    ("VDITemplate", {"windows": [_HOURS], "timeZone": "Europe Berlin"}, "'Europe Berlin' is not a time zone"),
+    (
+        "VDITemplate",
+        {"windows": [{**_HOURS, "start": "0 9 * *"}]},
+        "'0 9 * *' is not five fields as in cron",
+    ),
+    (
+        "VDITemplate",
+        {"windows": [{**_HOURS, "end": "60 18 * * *"}]},
+        "'60 18 * * *' is not five fields as in cron",
+    ),
+    (
+        "VDITemplate",
+        {"windows": [_HOURS], "timeZone": "Europe Berlin"},
+        "'Europe Berlin' is not a time zone",
+    ),
 ]
 HIDING = {
     "escape": "x\x1b]0;title\x07",
@@ -177,16 +240,42 @@ def with_field(kind: str, path: str, value: object) -> dict[str, Any]:
     return dict(spec)
 
 
-# Rules over several fields and over lists: fields of a template, field and value that the refusal names, what it says.
+# Rules over several fields and over lists: fields of a template, field and value that the refusal
+# names, what it says.
 TEMPLATES_REFUSED: list[tuple[dict[str, Any], str, str, str]] = [
-    ({"protocol": "Web", "streaming": {"framerate": 30}}, "protocol", "", "are settings of Selkies"),
-    ({"protocol": "Web", "recording": {"mode": "Always"}}, "protocol", "", "are settings of Selkies"),
+    (
+        {"protocol": "Web", "streaming": {"framerate": 30}},
+        "protocol",
+        "",
+        "are settings of Selkies",
+    ),
+    (
+        {"protocol": "Web", "recording": {"mode": "Always"}},
+        "protocol",
+        "",
+        "are settings of Selkies",
+    ),
     ({"recording": {"mode": "Never"}}, "recording.mode", "Never", '"Off", "OnDemand", "Always"'),
     ({"recording": {"retention": "30 days"}}, "recording.retention", "30 days", TIME),
-    ({"recording": {}, "streaming": {"selkies": "1"}}, "streaming", "", "not possible with Selkies 1"),
-    ({"watermark": {"text": "x"}, "streaming": {"selkies": "1"}}, "streaming", "", "not possible with Selkies 1"),
+    (
+        {"recording": {}, "streaming": {"selkies": "1"}},
+        "streaming",
+        "",
+        "not possible with Selkies 1",
+    ),
+    (
+        {"watermark": {"text": "x"}, "streaming": {"selkies": "1"}},
+        "streaming",
+        "",
+        "not possible with Selkies 1",
+    ),
     *(
-        ({"agents": {field: True}}, "agents.enabled", "", "countsAsUse, run and recordText need enabled: true")
+        (
+            {"agents": {field: True}},
+            "agents.enabled",
+            "",
+            "countsAsUse, run and recordText need enabled: true",
+        )
         for field in ("countsAsUse", "run", "recordText")
     ),
     ({"agents": {}, "streaming": {"selkies": "1"}}, "streaming", "", "not possible with Selkies 1"),
@@ -211,13 +300,28 @@ TEMPLATES_REFUSED: list[tuple[dict[str, Any], str, str, str]] = [
         "is not possible with watermark, which pictures for agents do not have",
     ),
     ({"watermark": {"text": "x", "position": "Left"}}, "watermark.position", "Left", '"Moving"'),
-    ({"watermark": {"text": "a\u202eb"}}, "watermark.text", "", "must have only printable characters"),
+    (
+        {"watermark": {"text": "a\u202eb"}},
+        "watermark.text",
+        "",
+        "must have only printable characters",
+    ),
     *(
-        ({"recording": {"mode": "OnDemand"}, "streaming": {"display": display}}, "streaming.display", display, X11)
+        (
+            {"recording": {"mode": "OnDemand"}, "streaming": {"display": display}},
+            "streaming.display",
+            display,
+            X11,
+        )
         for display in ("Wayland", "Auto")
     ),
     (WEB, "basicAuthSecret.name", "KasmVNC", "is not the name of an object"),
-    ({"resources": {"defaultGPU": 3, "maxGPU": 2}}, "resources.defaultGPU", "3", "more than maxGPU '2'"),
+    (
+        {"resources": {"defaultGPU": 3, "maxGPU": 2}},
+        "resources.defaultGPU",
+        "3",
+        "more than maxGPU '2'",
+    ),
     ({"resources": {"maxCPU": "1500m"}}, "resources.defaultCPU", "2", "more than maxCPU '1500m'"),
     (
         {"resources": {"defaultMemory": "8Gi", "maxMemory": "8191Mi"}},
@@ -225,27 +329,57 @@ TEMPLATES_REFUSED: list[tuple[dict[str, Any], str, str, str]] = [
         "8Gi",
         "more than maxMemory '8191Mi'",
     ),
-    ({"resources": {"maxEphemeralStorage": "10Gi"}}, "maxEphemeralStorage", "", "needs defaultEphemeralStorage"),
+    (
+        {"resources": {"maxEphemeralStorage": "10Gi"}},
+        "maxEphemeralStorage",
+        "",
+        "needs defaultEphemeralStorage",
+    ),
     ({"persistence": {"maxSize": "5Gi"}}, "persistence.size", "10Gi", "more than maxSize '5Gi'"),
-    ({"env": [{"name": "A"}]}, "env[0]", "A", "has neither of value and valueFrom, and needs exactly one"),
+    (
+        {"env": [{"name": "A"}]},
+        "env[0]",
+        "A",
+        "has neither of value and valueFrom, and needs exactly one",
+    ),
     ({"env": [BOTH]}, "env[0]", "A", "has both of value and valueFrom, and needs exactly one"),
-    ({"env": [{"name": "1A", "value": "x"}]}, "env[0].name", "1A", "is not the name of an environment variable"),
+    (
+        {"env": [{"name": "1A", "value": "x"}]},
+        "env[0].name",
+        "1A",
+        "is not the name of an environment variable",
+    ),
     ({"env": [{"name": "A", "value": 60}]}, "env[0].value", "integer", TEXT),
     ({"env": [{"name": "A", "value": "1"}] * 2}, "env[1]", "A", "Duplicate value"),
     (volume(), "volumes[0]", "data", f"has none {SOURCES}"),
-    (volume(**FILES, persistentVolumeClaim={"claimName": "p"}), "volumes[0]", "data", f"has several {SOURCES}"),
+    (
+        volume(**FILES, persistentVolumeClaim={"claimName": "p"}),
+        "volumes[0]",
+        "data",
+        f"has several {SOURCES}",
+    ),
     *(
         (volume(**FILES, subPath=path), "volumes[0].subPath", path, SUB_PATH)
         for path in ("../b", "/b", "a/../b", "a//b", "a/", "..", "{home}", "a/{user", "{group}/..")
     ),
     (volume(**FILES, subPath="{group}", mountPath="/t/{group}"), "volumes[0]", "data", GROUP),
     (volume(**FILES, subPath="{group}", groups=[{"name": "cad"}]), "volumes[0]", "data", GROUP),
-    (volume(**FILES, groups=[{"name": "cad"}] * 2), "volumes[0].groups[1]", "cad", "Duplicate value"),
+    (
+        volume(**FILES, groups=[{"name": "cad"}] * 2),
+        "volumes[0].groups[1]",
+        "cad",
+        "Duplicate value",
+    ),
     (volume(secret={"secretName": "C"}), "volumes[0].secret.secretName", "C", OBJECT),
     (volume(**FILES, name="shm"), "volumes[0].name", "shm", "is not a unique name"),
     (volume(**FILES, mountPath="data"), "volumes[0].mountPath", "data", PATH),
     (volume(**FILES, mountPath="/dev/shm"), "volumes[0].mountPath", "", "must not be /dev/shm"),
-    (volume(**FILES, mountPath="/home/user"), "volumes", "/home/user", "the mount path of the home"),
+    (
+        volume(**FILES, mountPath="/home/user"),
+        "volumes",
+        "/home/user",
+        "the mount path of the home",
+    ),
     *(
         (
             {"isolation": {"rootInDesktop": True} | mode},
@@ -266,10 +400,20 @@ TEMPLATES_REFUSED: list[tuple[dict[str, Any], str, str, str]] = [
         "",
         "each mountPath must be used once",
     ),
-    ({"placement": {"tolerations": [{"operator": "Is"}]}}, "tolerations[0].operator", "Is", '"Exists", "Equal"'),
+    (
+        {"placement": {"tolerations": [{"operator": "Is"}]}},
+        "tolerations[0].operator",
+        "Is",
+        '"Exists", "Equal"',
+    ),
     ({"imagePullSecrets": [{"name": "a b"}]}, "imagePullSecrets[0].name", "a b", OBJECT),
     *(
-        ({"podTemplate": {"metadata": {"labels": {key: "x"}}}}, "labels", key, "belongs to the operator; allowed")
+        (
+            {"podTemplate": {"metadata": {"labels": {key: "x"}}}},
+            "labels",
+            key,
+            "belongs to the operator; allowed",
+        )
         for key in ("vdi.kasm.io/hold", "app.kubernetes.io/managed-by")
     ),
     (
@@ -278,12 +422,19 @@ TEMPLATES_REFUSED: list[tuple[dict[str, Any], str, str, str]] = [
         "vdi.kasm.io/user",
         "belongs to the operator",
     ),
-    ({"podTemplate": {"metadata": {"labels": {"team": "a b"}}}}, "metadata.labels.team", "a b", "should match"),
+    (
+        {"podTemplate": {"metadata": {"labels": {"team": "a b"}}}},
+        "metadata.labels.team",
+        "a b",
+        "should match",
+    ),
 ]
 
 
 def expect_named(said: str, field: str, value: str, allowed: str) -> None:
-    """The refusal has the field, the value as a whole (where the server prints one) and what is allowed."""
+    """The refusal has the field, the value as a whole (where the server prints one) and what is
+    allowed.
+    """
     spellings = (f"'{value}'", f'"{value}"', f"value: {value}:", f"{value}, ")
     assert field in said and allowed in said, said
     assert not value or any(spelling in said for spelling in spellings), said
@@ -297,7 +448,9 @@ def label(case: object) -> str:
 def test_wrong_field_is_refused_with_what_is_allowed(
     server: Server, kind: str, path: str, value: object, allowed: str
 ) -> None:
-    says_no_value = allowed in (REQUIRED, UNKNOWN) or allowed.startswith(("must", "may not be", "Selkies"))
+    says_no_value = allowed in (REQUIRED, UNKNOWN) or allowed.startswith(
+        ("must", "may not be", "Selkies")
+    )
     said = server.refused(kind, with_field(kind, path, value))
     named = path.rpartition(".")[2] if allowed == UNKNOWN else f"spec.{path}"
     expect_named(said, named, "" if says_no_value else str(value), allowed)
@@ -311,7 +464,9 @@ def test_wrong_template_is_refused_with_what_is_allowed(
 
 
 @pytest.mark.parametrize(("kind", "schedule", "allowed"), SCHEDULES_REFUSED, ids=label)
-def test_wrong_schedule_is_refused(server: Server, kind: str, schedule: dict[str, Any], allowed: str) -> None:
+def test_wrong_schedule_is_refused(
+    server: Server, kind: str, schedule: dict[str, Any], allowed: str
+) -> None:
     said = server.refused(kind, with_field(kind, "schedule", schedule))
     assert "spec.schedule" in said and allowed in said, said
 
@@ -323,7 +478,8 @@ def test_address_with_hidden_characters_is_refused(server: Server, address: str)
         (session(access=[{"user": address}]), "spec.access[0].user"),
     ):
         said = server.refused("VDISession", spec)
-        # From Kubernetes 1.36 on, the server repeats the value before the rule's words; our own commands leave it out.
+        # From Kubernetes 1.36 on, the server repeats the value before the rule's words; our own
+        # commands leave it out.
         _, rule, words = said.partition("must have only visible characters")
         assert field in said and rule and words.isascii(), said
 
@@ -331,7 +487,10 @@ def test_address_with_hidden_characters_is_refused(server: Server, address: str)
 @pytest.mark.parametrize("address", ORDINARY)
 def test_common_address_is_accepted(server: Server, address: str) -> None:
     assert server.accepted("VDISession", session(user=address))["user"] == address
-    assert server.accepted("VDISession", session(access=[{"user": address}]))["access"][0]["user"] == address
+    assert (
+        server.accepted("VDISession", session(access=[{"user": address}]))["access"][0]["user"]
+        == address
+    )
 
 
 def test_older_invalid_session_can_be_changed_and_ended(server: Server) -> None:
@@ -343,12 +502,25 @@ def test_older_invalid_session_can_be_changed_and_ended(server: Server) -> None:
     before = re.sub(r"\n *- rule: '!self\.matches.*\n *message: 'must have only visible.*", "", crd)
     spec = session(user=owner, access=[guest])
     try:
-        assert server.run("apply", "--server-side", "--force-conflicts", "-f", "-", stdin=before).returncode == 0
+        assert (
+            server.run(
+                "apply", "--server-side", "--force-conflicts", "-f", "-", stdin=before
+            ).returncode
+            == 0
+        )
         wait_until("it knows the older rules", lambda: server.create("VDISession", spec).is_success)
         server.store("VDISession", "old", spec, finalizers=["vdi.test/hold"])
     finally:
-        assert server.run("apply", "--server-side", "--force-conflicts", "-f", "-", stdin=crd).returncode == 0
-    wait_until("it knows the new ones", lambda: server.create("VDISession", session(user=owner)).is_client_error)
+        assert (
+            server.run(
+                "apply", "--server-side", "--force-conflicts", "-f", "-", stdin=crd
+            ).returncode
+            == 0
+        )
+    wait_until(
+        "it knows the new ones",
+        lambda: server.create("VDISession", session(user=owner)).is_client_error,
+    )
     assert patched({"status": {"phase": "Running"}}, "--subresource=status")
     assert patched({"spec": {"timeout": "9h"}})
     bob = {"user": "bob@example.com", "role": "viewer"}
@@ -368,7 +540,9 @@ def test_template_text_in_any_script_is_accepted(server: Server) -> None:
     texts = {"displayName": "デスクトップ\u3000Büro 🖥", "description": "First line.\n\n\t- שלום\n"}
     accepted = server.accepted("VDITemplate", {"image": "i", **texts})
     assert {name: accepted[name] for name in texts} == texts
-    assert "spec.displayName" in server.refused("VDITemplate", {"image": "i", "displayName": "a\nb"})
+    assert "spec.displayName" in server.refused(
+        "VDITemplate", {"image": "i", "displayName": "a\nb"}
+    )
 
 
 @pytest.mark.parametrize("hiding", HIDING.values(), ids=HIDING)
@@ -376,9 +550,16 @@ def test_status_with_hidden_characters_is_refused(server: Server, hiding: str) -
     server.store("VDISession", "hides", session())
 
     def patched(status: dict[str, Any]) -> bool:
-        return server.patch("vdi", "hides", {"status": status}, "--subresource=status").returncode == 0
+        return (
+            server.patch("vdi", "hides", {"status": status}, "--subresource=status").returncode == 0
+        )
 
-    condition = {"type": "Ready", "status": "False", "reason": "X", "lastTransitionTime": "2026-11-20T08:00:00Z"}
+    condition = {
+        "type": "Ready",
+        "status": "False",
+        "reason": "X",
+        "lastTransitionTime": "2026-11-20T08:00:00Z",
+    }
     try:
         for name in ("device", "message", "encoderMessage"):
             assert not patched({"graphics": {"renderer": "Zink", name: hiding}})
@@ -402,13 +583,16 @@ def test_valid_value_is_stored_unchanged(server: Server, path: str, value: str |
 def test_valid_sub_path_is_accepted(server: Server, path: str) -> None:
     groups = {"groups": [{"name": "/eng/cad", "readOnly": False}, {"name": "staff"}]}
     volumes = volume(configMap={"name": "c"}, subPath=path, mountPath="/teams/{group}", **groups)
-    assert server.accepted("VDITemplate", volumes)["volumes"][0]["groups"][1] == {"name": "staff", "readOnly": True}
+    assert server.accepted("VDITemplate", volumes)["volumes"][0]["groups"][1] == {
+        "name": "staff",
+        "readOnly": True,
+    }
 
 
 def test_session_defaults(server: Server) -> None:
-    assert server.accepted("VDISession", session()) == session(timeout="8h", suspended=False, priority=0), (
-        "resources, persistence and idleTimeout: as the template says"
-    )
+    assert server.accepted("VDISession", session()) == session(
+        timeout="8h", suspended=False, priority=0
+    ), "resources, persistence and idleTimeout: as the template says"
     assert server.accepted("VDISession", resources())["resources"] == {"gpu": 1, "memory": "4Gi"}
     assert server.accepted("VDISession", session(persistence={}))["persistence"] == {"retain": True}
 
@@ -438,7 +622,10 @@ def test_template_defaults(server: Server) -> None:
         "prePull": False,
     }
     assert (
-        server.accepted("VDITemplate", {"image": "i", "resources": {"defaultGPU": 0}})["resources"]["defaultGPU"] == 0
+        server.accepted("VDITemplate", {"image": "i", "resources": {"defaultGPU": 0}})["resources"][
+            "defaultGPU"
+        ]
+        == 0
     )
 
 
@@ -450,7 +637,9 @@ def test_names_up_to_the_kubernetes_limit_are_accepted(server: Server, name: str
 
 def test_lenient_client_is_warned_of_an_unknown_field(server: Server) -> None:
     given = json.dumps(an_object("VDISession", "tried", session(gpus=1)))
-    answer = server.run("create", "--dry-run=server", "--validate=warn", "-o", "json", "-f", "-", stdin=given)
+    answer = server.run(
+        "create", "--dry-run=server", "--validate=warn", "-o", "json", "-f", "-", stdin=given
+    )
     assert answer.returncode == 0 and 'unknown field "spec.gpus"' in answer.stderr
     assert "gpus" not in json.loads(answer.stdout)["spec"]
 
@@ -464,8 +653,13 @@ def test_user_and_template_of_a_session_are_immutable(server: Server) -> None:
     assert server.run("create", "-f", "-", stdin=MISSION_OBJECTS).returncode == 0
     try:
         said = patch({"spec": {"user": "bob@example.com", "template": "other"}}).stderr
-        assert "spec.user" in said and "can't be changed from 'alice@example.com' to 'bob@example.com'" in said
-        assert "spec.template" in said and "can't be changed from 'ubuntu-desktop' to 'other'" in said
+        assert (
+            "spec.user" in said
+            and "can't be changed from 'alice@example.com' to 'bob@example.com'" in said
+        )
+        assert (
+            "spec.template" in said and "can't be changed from 'ubuntu-desktop' to 'other'" in said
+        )
         assert patch({"spec": {"timeout": "9h"}}).returncode == 0
 
         status = {"phase": "Running", "url": "https://a.vdi.example.com", "message": "Ready."}
@@ -473,11 +667,18 @@ def test_user_and_template_of_a_session_are_immutable(server: Server) -> None:
         lines = listed("vdi").splitlines()
         row = next(line for line in lines if line.startswith("alice-desktop "))
         assert re.split(r" {2,}", lines[0].strip()) == ["NAME", "USER", "PHASE", "URL", "AGE"]
-        assert row.split()[:4] == ["alice-desktop", "alice@example.com", "Running", "https://a.vdi.example.com"]
+        assert row.split()[:4] == [
+            "alice-desktop",
+            "alice@example.com",
+            "Running",
+            "https://a.vdi.example.com",
+        ]
         wide = listed("vdi", "-o", "wide")
         assert "ubuntu-desktop" in wide and "Ready." in wide
         assert "alice-desktop" not in listed("all"), "`kubectl delete all --all` ends no desktop"
-        assert "alice-desktop" in listed("vdi", "--field-selector", "spec.user=alice@example.com,status.phase=Running")
+        assert "alice-desktop" in listed(
+            "vdi", "--field-selector", "spec.user=alice@example.com,status.phase=Running"
+        )
         assert "alice-desktop" not in listed("vdi", "--field-selector", "spec.user=bob@example.com")
         shown = listed("vdit", "ubuntu-desktop")
         assert "Ubuntu 22.04 Desktop" in shown and "4Gi" in shown
@@ -495,7 +696,9 @@ def test_the_examples_of_the_documentation_are_accepted(server: Server, path: Pa
 
 
 @pytest.mark.parametrize(("place", "given"), DOCUMENTED, ids=[place for place, _ in DOCUMENTED])
-def test_objects_in_blocks_of_the_docs_are_accepted(server: Server, place: str, given: Given) -> None:
+def test_objects_in_blocks_of_the_docs_are_accepted(
+    server: Server, place: str, given: Given
+) -> None:
     server.accepted(given.kind, given.content)
 
 
@@ -510,11 +713,18 @@ def test_a_pool_is_scaled_as_a_deployment_is(server: Server) -> None:
     name = f"pool-{server.namespace}"
     server.store("VDIPool", name, {"template": "desktop"})
     try:
-        assert server.run("get", "vdipool", name).stdout.splitlines()[1].split()[:6] == [name, "desktop", *"1000"]
+        assert server.run("get", "vdipool", name).stdout.splitlines()[1].split()[:6] == [
+            name,
+            "desktop",
+            *"1000",
+        ]
         assert server.run("scale", "vdipool", name, "--replicas=3").returncode == 0
         assert server.get("vdipool", name)["spec"]["replicas"] == 3
         status = {"ready": 2, "selector": f"vdi.kasm.io/pool={name}"}
-        assert server.patch("vdipool", name, {"status": status}, "--subresource=status").returncode == 0
+        assert (
+            server.patch("vdipool", name, {"status": status}, "--subresource=status").returncode
+            == 0
+        )
         scale = server.get("vdipool", name, "--subresource=scale")
         of_scale = {"replicas": 2, "selector": status["selector"]}
         assert (scale["spec"], scale["status"]) == ({"replicas": 3}, of_scale)

@@ -1,4 +1,6 @@
-"""`streaming`, `app` and `keyboard` of a template: refused in words by the API server, and variables of the pod."""
+"""`streaming`, `app` and `keyboard` of a template: refused in words by the API server, and
+variables of the pod.
+"""
 
 import json
 from typing import Any
@@ -46,36 +48,96 @@ def label(case: object) -> str | None:
 
 
 REFUSED: list[tuple[dict[str, Any], str, str]] = [
-    (streaming(selkies="3"), "streaming.selkies", 'Unsupported value: "3": supported values: "1", "2"'),
-    (streaming(display="wayland"), "streaming.display", 'supported values: "X11", "Wayland", "Auto"'),
-    (streaming(display="Wayland", secondScreen=True), "streaming.secondScreen", "whose window manager has one screen"),
+    (
+        streaming(selkies="3"),
+        "streaming.selkies",
+        'Unsupported value: "3": supported values: "1", "2"',
+    ),
+    (
+        streaming(display="wayland"),
+        "streaming.display",
+        'supported values: "X11", "Wayland", "Auto"',
+    ),
+    (
+        streaming(display="Wayland", secondScreen=True),
+        "streaming.secondScreen",
+        "whose window manager has one screen",
+    ),
     (streaming(transport="udp"), "streaming.transport", 'supported values: "WebSocket", "WebRTC"'),
-    (streaming(encoder="h264"), "streaming.encoder", 'Unsupported value: "h264": supported values: "h264enc"'),
+    (
+        streaming(encoder="h264"),
+        "streaming.encoder",
+        'Unsupported value: "h264": supported values: "h264enc"',
+    ),
     (streaming(framerate=7), "streaming.framerate", "should be greater than"),
     (streaming(framerate=241), "streaming.framerate", "should be less than or equal to 240"),
     (streaming(bitrate=99), "streaming.bitrate", "should be greater than or equal to 100"),
     (streaming(audio="yes"), "streaming.audio", "must be of type boolean"),
-    (streaming(clipboard="in"), "streaming.clipboard", '"in": supported values: "Both", "In", "Out", "None"'),
-    (streaming(fileTransfer=True), "streaming.fileTransfer", '"Both", "Upload", "Download", "None"'),
+    (
+        streaming(clipboard="in"),
+        "streaming.clipboard",
+        '"in": supported values: "Both", "In", "Out", "None"',
+    ),
+    (
+        streaming(fileTransfer=True),
+        "streaming.fileTransfer",
+        '"Both", "Upload", "Download", "None"',
+    ),
     (streaming(frameRate=60), "streaming.frameRate", "unknown field"),
-    (streaming(locked=["audio"]), "streaming.locked[0]", '"audio": supported values: "encoder", "framerate"'),
+    (
+        streaming(locked=["audio"]),
+        "streaming.locked[0]",
+        '"audio": supported values: "encoder", "framerate"',
+    ),
     (streaming(framerate=60, locked=["framerate"] * 2), "streaming.locked[1]", "Duplicate value"),
-    (streaming(framerate=60, locked=["framerate", "bitrate"]), "streaming.locked", "locks 'bitrate', which is not set"),
+    (
+        streaming(framerate=60, locked=["framerate", "bitrate"]),
+        "streaming.locked",
+        "locks 'bitrate', which is not set",
+    ),
     (streaming(audio=False, microphone=True), "streaming.microphone", "'true' needs audio: true"),
     (
         streaming(transport="WebRTC", encoder="jpeg"),
         "streaming.encoder",
         "'jpeg' is not supported by transport 'WebRTC'",
     ),
-    (streaming(encoder="nvh264enc"), "streaming.encoder", f"of Selkies 2, {NAMED}; allowed: {', '.join(ENCODERS)}"),
-    (streaming_1(encoder="h264enc"), "streaming.encoder", f"of Selkies 1, {NAMED}; allowed: {', '.join(ENCODERS_1)}"),
-    (streaming_1(selkies="2", encoder="nvh264enc"), "streaming.encoder", "is not an encoder of Selkies 2"),
-    (streaming(selkies="1", encoder="jpeg"), "streaming.encoder", "'jpeg' is not an encoder of Selkies 1"),
-    (streaming_1(audio=True, framerate=60, locked=["framerate"]), "streaming", "has no setting for audio locked;"),
-    (streaming_1(transport="WebSocket"), "streaming.transport", "'WebSocket' is not a transport of Selkies 1"),
+    (
+        streaming(encoder="nvh264enc"),
+        "streaming.encoder",
+        f"of Selkies 2, {NAMED}; allowed: {', '.join(ENCODERS)}",
+    ),
+    (
+        streaming_1(encoder="h264enc"),
+        "streaming.encoder",
+        f"of Selkies 1, {NAMED}; allowed: {', '.join(ENCODERS_1)}",
+    ),
+    (
+        streaming_1(selkies="2", encoder="nvh264enc"),
+        "streaming.encoder",
+        "is not an encoder of Selkies 2",
+    ),
+    (
+        streaming(selkies="1", encoder="jpeg"),
+        "streaming.encoder",
+        "'jpeg' is not an encoder of Selkies 1",
+    ),
+    (
+        streaming_1(audio=True, framerate=60, locked=["framerate"]),
+        "streaming",
+        "has no setting for audio locked;",
+    ),
+    (
+        streaming_1(transport="WebSocket"),
+        "streaming.transport",
+        "'WebSocket' is not a transport of Selkies 1",
+    ),
     ({"image": "i", "app": {}}, "app.command", "Required value"),
     ({"image": "i", "app": {"command": []}}, "app.command", "should have at least 1 items"),
-    ({"image": "i", "app": {"command": ["xterm", ""]}}, "app.command", "must be a program and its arguments"),
+    (
+        {"image": "i", "app": {"command": ["xterm", ""]}},
+        "app.command",
+        "must be a program and its arguments",
+    ),
     (keyboard(), "keyboard.layout", "Required value"),
     (keyboard(layout="de; reboot"), "keyboard.layout", "'de; reboot' is not a layout of setxkbmap"),
     (keyboard(layout="de", variant="no keys"), "keyboard.variant", "'no keys' is not a variant"),
@@ -118,15 +180,25 @@ def test_field_and_variable_of_one_setting_are_refused(server: Server, path: str
 ACCEPTED: list[dict[str, Any]] = [
     streaming(display="Auto", secondScreen=True),
     {**streaming(display="Wayland", secondScreen=True), "app": {"command": ["xterm"]}},
-    streaming(selkies="1", encoder="nvh264enc", framerate=240, bitrate=100, clipboard="In", resize=True),
+    streaming(
+        selkies="1", encoder="nvh264enc", framerate=240, bitrate=100, clipboard="In", resize=True
+    ),
     streaming_1(selkies="2", encoder="h264enc", audio=True),
-    streaming(framerate=8, bitrate=1_000_000, encoder="h264enc-striped", locked=["bitrate", "framerate", "encoder"]),
+    streaming(
+        framerate=8,
+        bitrate=1_000_000,
+        encoder="h264enc-striped",
+        locked=["bitrate", "framerate", "encoder"],
+    ),
     {
         "image": "i",
         "app": {"command": ["firefox-esr", "--new-tab"]},
         "keyboard": {"layout": "us,ru", "variant": ",phonetic"},
     },
-    {"image": "i", "env": [{"name": name, "value": "1"} for names in VARIABLES.values() for name in names]},
+    {
+        "image": "i",
+        "env": [{"name": name, "value": "1"} for names in VARIABLES.values() for name in names],
+    },
 ]
 
 
@@ -143,7 +215,9 @@ async def test_template_reports_ignored_settings_until_they_are_fixed(stage: Sta
     async def warned() -> list[str]:
         status = (await stage.api.get(TEMPLATES, template, into=dict)).get("status", {})
         return [
-            condition["message"] for condition in status.get("conditions", ()) if condition["type"] == SETTINGS_IGNORED
+            condition["message"]
+            for condition in status.get("conditions", ())
+            if condition["type"] == SETTINGS_IGNORED
         ]
 
     async with stage.operator():

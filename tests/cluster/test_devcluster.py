@@ -1,4 +1,6 @@
-"""The control plane that `vdi cluster up --control-plane-only` makes: idempotent, self-healing, gone without trace."""
+"""The control plane that `vdi cluster up --control-plane-only` makes: idempotent, self-healing,
+gone without trace.
+"""
 
 import json
 import os
@@ -61,8 +63,12 @@ def port_is_open(server: str) -> bool:
         return probe.connect_ex((host, int(port))) == 0
 
 
-@pytest.mark.parametrize("factor", [1.0, pytest.param(1.1, marks=pytest.mark.long)], ids=["fast", "slow"])
-def test_down_after_two_ups_leaves_nothing(name: str, progress: Progress, tmp_path: Path, factor: float) -> None:
+@pytest.mark.parametrize(
+    "factor", [1.0, pytest.param(1.1, marks=pytest.mark.long)], ids=["fast", "slow"]
+)
+def test_down_after_two_ups_leaves_nothing(
+    name: str, progress: Progress, tmp_path: Path, factor: float
+) -> None:
     made = cluster.up(name, control_plane_only=True, timeout_factor=factor, progress=progress)
     assert not made.was_running
     assert port_is_open(made.server)
@@ -76,7 +82,9 @@ def test_down_after_two_ups_leaves_nothing(name: str, progress: Progress, tmp_pa
     assert again.was_running
     with pytest.raises(ClusterError, match=f"vdi cluster down --name {name}"):
         cluster.up(name, fake_gpus=3, progress=progress)
-    assert {one.pid for one in cluster.status(name).components} == {one.pid for one in found.components}
+    assert {one.pid for one in cluster.status(name).components} == {
+        one.pid for one in found.components
+    }
 
     assert cluster.down(name)
     assert not made.state_dir.exists()
@@ -96,15 +104,24 @@ def test_each_killed_process_is_restarted_and_reported(
 
         def healed(before: ComponentStatus = before) -> bool:
             now = component(name, before.name)
-            return now.restarts > before.restarts and now.state == "running" and "SIGKILL" in now.last_exit
+            return (
+                now.restarts > before.restarts
+                and now.state == "running"
+                and "SIGKILL" in now.last_exit
+            )
 
         assert wait_until(healed, 30), component(name, which)
     assert wait_until(lambda: cluster.status(name).state == "running", 30)
-    assert subprocess.run([*kubectl, "get", "namespace", "default"], capture_output=True).returncode == 0
+    assert (
+        subprocess.run([*kubectl, "get", "namespace", "default"], capture_output=True).returncode
+        == 0
+    )
 
 
 @pytest.mark.long
-def test_up_after_a_killed_supervisor_keeps_the_data(name: str, progress: Progress, kubectl: list[str]) -> None:
+def test_up_after_a_killed_supervisor_keeps_the_data(
+    name: str, progress: Progress, kubectl: list[str]
+) -> None:
     made = cluster.up(name, control_plane_only=True, progress=progress)
     words = [kubectl[0], "--kubeconfig", str(made.kubeconfig)]
     subprocess.run([*words, "create", "configmap", "keep"], check=True, capture_output=True)
@@ -136,5 +153,8 @@ def test_ctrl_c_in_up_leaves_nothing(name: str, tmp_path: Path) -> None:
 def test_anonymous_requests_get_health_and_nothing_else(control_plane: cluster.Cluster) -> None:
     tls = ssl.create_default_context(cafile=control_plane.state_dir / "pki" / "ca.crt")
     with httpx.Client(base_url=control_plane.server, verify=tls, trust_env=False) as http:
-        codes = {path: http.get(path).status_code for path in ("/readyz", "/version", "/api/v1/namespaces")}
+        codes = {
+            path: http.get(path).status_code
+            for path in ("/readyz", "/version", "/api/v1/namespaces")
+        }
     assert codes == {"/readyz": 200, "/version": 401, "/api/v1/namespaces": 401}

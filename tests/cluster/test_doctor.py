@@ -1,7 +1,7 @@
 """The doctor against a real API server: its reads, its permissions and its fixes.
 
-Its rules are in tests/unit/doctor, faults of a real node in tests/doctor. There is no machine behind the nodes: a test
-plays what a kubelet would report (`make_ready`).
+Its rules are in tests/unit/doctor, faults of a real node in tests/doctor. There is no machine
+behind the nodes: a test plays what a kubelet would report (`make_ready`).
 """
 
 import json
@@ -29,7 +29,9 @@ NO_HOME: dict[str, Any] = {"persistence": {"enabled": False}, "resources": {"def
 
 
 @pytest.fixture
-async def ward(stage: Stage, monkeypatch: pytest.MonkeyPatch, kubectl: list[str]) -> AsyncIterator[DoctorStage]:
+async def ward(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch, kubectl: list[str]
+) -> AsyncIterator[DoctorStage]:
     ward = DoctorStage(stage, monkeypatch, kubectl=kubectl)
     yield ward
     await ward.clear()
@@ -54,7 +56,9 @@ async def test_a_healthy_cluster_has_no_findings(ward: DoctorStage) -> None:
 async def test_pod_security_refusal_is_found(ward: DoctorStage) -> None:
     await ward.deploy()
     labels = {"pod-security.kubernetes.io/enforce": "restricted"}
-    await ward.stage.api.patch(NAMESPACES, ward.namespace, {"metadata": {"labels": labels}}, into=msgspec.Raw)
+    await ward.stage.api.patch(
+        NAMESPACES, ward.namespace, {"metadata": {"labels": labels}}, into=msgspec.Raw
+    )
     nfs = {"name": "share", "mountPath": "/share", "nfs": {"server": "10.0.0.1", "path": "/share"}}
     template = await ward.stage.template(**NO_HOME, volumes=[nfs])
     async with ward.at_work():
@@ -70,11 +74,23 @@ async def test_account_with_few_rights_gets_unknown_findings(ward: DoctorStage) 
     template = await ward.stage.template(**NO_HOME)
     await ward.stage.session("alice", template)
     user, rbac = "nosy@example.com", "rbac.authorization.k8s.io"
-    role: dict[str, Any] = {"apiVersion": f"{rbac}/v1", "kind": "Role", "metadata": {"name": "nosy"}}
+    role: dict[str, Any] = {
+        "apiVersion": f"{rbac}/v1",
+        "kind": "Role",
+        "metadata": {"name": "nosy"},
+    }
     rule = {"apiGroups": ["vdi.kasm.io"], "resources": ["vdisessions"], "verbs": ["get", "list"]}
-    roles, bindings = (Resource(rbac, "v1", f"{kind.lower()}s", kind) for kind in ("Role", "RoleBinding"))
-    await ward.stage.api.create(roles, {**role, "rules": [rule]}, namespace=ward.namespace, into=msgspec.Raw)
-    binding: dict[str, Any] = {**role, "kind": "RoleBinding", "subjects": [{"kind": "User", "name": user}]}
+    roles, bindings = (
+        Resource(rbac, "v1", f"{kind.lower()}s", kind) for kind in ("Role", "RoleBinding")
+    )
+    await ward.stage.api.create(
+        roles, {**role, "rules": [rule]}, namespace=ward.namespace, into=msgspec.Raw
+    )
+    binding: dict[str, Any] = {
+        **role,
+        "kind": "RoleBinding",
+        "subjects": [{"kind": "User", "name": user}],
+    }
     binding["roleRef"] = {"kind": "Role", "name": "nosy", "apiGroup": rbac}
     await ward.stage.api.create(bindings, binding, namespace=ward.namespace, into=msgspec.Raw)
     found = await ward.look(user=user)
@@ -85,17 +101,26 @@ async def test_account_with_few_rights_gets_unknown_findings(ward: DoctorStage) 
     assert "--verb=list --resource=pods" in pods.remedy.text
 
 
-def doctor(ward: DoctorStage, kubeconfig: Path, *words: str | Path) -> subprocess.CompletedProcess[str]:
+def doctor(
+    ward: DoctorStage, kubeconfig: Path, *words: str | Path
+) -> subprocess.CompletedProcess[str]:
     """The command as a process without a terminal."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith("VDI_")}
     environment |= {"KUBECONFIG": str(kubeconfig), "VDI_NAMESPACE": ward.namespace}
     command = [sys.executable, "-m", "vdi", "doctor", *map(str, words)]
     return subprocess.run(
-        command, env=environment, capture_output=True, text=True, timeout=50, stdin=subprocess.DEVNULL
+        command,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=50,
+        stdin=subprocess.DEVNULL,
     )
 
 
-async def test_doctor_command_bundles_and_reports(ward: DoctorStage, kubeconfig: Path, tmp_path: Path) -> None:
+async def test_doctor_command_bundles_and_reports(
+    ward: DoctorStage, kubeconfig: Path, tmp_path: Path
+) -> None:
     await ward.deploy(ready=False, VDI_URL_PORT="many")
     await ward.stage.session("alice", await ward.stage.template(**NO_HOME))
     run = partial(doctor, ward, kubeconfig)
@@ -125,7 +150,9 @@ async def test_fix_applies_only_the_confirmed_change(ward: DoctorStage, kubeconf
     await ward.stage.patch(DEPLOYMENTS, "vdi-operator", {"spec": {"replicas": 0}})
 
     async def replicas() -> int:
-        found = await ward.stage.api.get(DEPLOYMENTS, "vdi-operator", namespace=ward.namespace, into=dict)
+        found = await ward.stage.api.get(
+            DEPLOYMENTS, "vdi-operator", namespace=ward.namespace, into=dict
+        )
         return int(found["spec"]["replicas"])
 
     asked = doctor(ward, kubeconfig, "--fix")
@@ -147,6 +174,8 @@ async def test_fix_conflicts_when_the_object_has_changed(ward: DoctorStage) -> N
     finding = await ward.finds("operator_down")
     step = await prepare_fix(ward.stage.api, finding, await ward.snapshot())
     assert step is not None
-    await ward.stage.patch(DEPLOYMENTS, "vdi-operator", {"metadata": {"annotations": {"by": "somebody"}}})
+    await ward.stage.patch(
+        DEPLOYMENTS, "vdi-operator", {"metadata": {"annotations": {"by": "somebody"}}}
+    )
     with pytest.raises(Conflict):
         await apply_change(ward.stage.api, step, only_as_seen=True)

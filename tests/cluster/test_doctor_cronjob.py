@@ -1,4 +1,6 @@
-"""The doctor's CronJob as helm installs it: its account reads all that the doctor looks at, and writes one object."""
+"""The doctor's CronJob as helm installs it: its account reads all that the doctor looks at, and
+writes one object.
+"""
 
 import os
 import subprocess
@@ -19,13 +21,17 @@ def as_the_job(tools: Tools) -> subprocess.CompletedProcess[str]:
     kubeconfig = tools.kubeconfig_of("vdi-doctor", "vdi-system")
     environment = {**os.environ, "KUBECONFIG": str(kubeconfig)}
     command = [sys.executable, "-m", "vdi", *container["args"]]
-    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60, check=False)
+    return subprocess.run(
+        command, env=environment, capture_output=True, text=True, timeout=60, check=False
+    )
 
 
 @pytest.mark.long
 def test_doctor_job_collects_with_its_rights_and_stores_counts(tools: Tools) -> None:
     tools.upgrade(CHART, *SCHEDULE)
-    tools.kubectl("scale", "deployment", "vdi-operator", "--namespace", "vdi-system", "--replicas", "0")
+    tools.kubectl(
+        "scale", "deployment", "vdi-operator", "--namespace", "vdi-system", "--replicas", "0"
+    )
     done = as_the_job(tools)
     assert done.returncode == 0, done.stderr
     assert "not_readable" not in done.stdout
@@ -43,8 +49,12 @@ def test_doctor_job_writes_its_config_map_and_reads_one_secret(tools: Tools) -> 
     tools.upgrade(CHART, *SCHEDULE)
     account = "system:serviceaccount:vdi-system:vdi-doctor"
     rules = rules_of(tools, account, "vdi-system") | rules_of(tools, account, "vdi-sessions")
-    assert {rule for rule in rules if rule[2] not in ("get", "list")} == {("", "configmaps/vdi-doctor", "patch")}
-    assert {rule for rule in rules if rule[1].startswith("secrets")} == {("", "secrets/wildcard", "get")}
+    assert {rule for rule in rules if rule[2] not in ("get", "list")} == {
+        ("", "configmaps/vdi-doctor", "patch")
+    }
+    assert {rule for rule in rules if rule[1].startswith("secrets")} == {
+        ("", "secrets/wildcard", "get")
+    }
 
 
 def test_doctor_job_reads_secrets_of_chart_templates(tools: Tools) -> None:

@@ -23,7 +23,10 @@ from vdi.session.children import DESKTOP_TRANSPORT
 from vdi.session.cluster_settings import ClusterSettings
 
 NO_HOME: dict[str, Any] = {"persistence": {"enabled": False}, "resources": {"defaultGPU": 0}}
-KINDS = {kind.kind: kind for kind in (DEPLOYMENTS, SERVICES, ROUTES, MIDDLEWARES, SERVERS_TRANSPORTS, NETWORK_POLICIES)}
+KINDS = {
+    kind.kind: kind
+    for kind in (DEPLOYMENTS, SERVICES, ROUTES, MIDDLEWARES, SERVERS_TRANSPORTS, NETWORK_POLICIES)
+}
 SETTINGS = ClusterSettings(edge_middleware="vdi-edge")
 
 
@@ -31,19 +34,26 @@ SETTINGS = ClusterSettings(edge_middleware="vdi-edge")
 async def ward(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[DoctorStage]:
     """Operator and gateway as the chart installs them, their pods played by the test."""
     ward = DoctorStage(stage, monkeypatch)
-    await ward.deploy(VDI_EDGE_MIDDLEWARE="vdi-edge", VDI_GATEWAY_URL=f"http://vdi-gateway.{stage.namespace}.svc:8081")
+    await ward.deploy(
+        VDI_EDGE_MIDDLEWARE="vdi-edge",
+        VDI_GATEWAY_URL=f"http://vdi-gateway.{stage.namespace}.svc:8081",
+    )
     env = {"VDI_NAMESPACE": stage.namespace, "VDI_GATEWAY_NAMESPACE": stage.namespace}
     ports = {"http": 8080, "internal": 8081}
     await ward.workload("vdi-gateway", env, ports=ports)
     for body in yaml.safe_load_all(chart.MANIFEST.read_text()):
-        component = (body or {}).get("metadata", {}).get("labels", {}).get("app.kubernetes.io/component")
+        component = (
+            (body or {}).get("metadata", {}).get("labels", {}).get("app.kubernetes.io/component")
+        )
         if component == "gateway" and body["kind"] in KINDS and body["kind"] != "Deployment":
             del body["metadata"]["namespace"]
             if body["kind"] == "Service":
                 body["spec"]["selector"] = {"app": "vdi-gateway"}
             if auth := body["spec"].get("forwardAuth"):
                 auth["address"] = auth["address"].replace(".vdi-system.", f".{stage.namespace}.")
-            await stage.api.create(KINDS[body["kind"]], body, namespace=stage.namespace, into=msgspec.Raw)
+            await stage.api.create(
+                KINDS[body["kind"]], body, namespace=stage.namespace, into=msgspec.Raw
+            )
     yield ward
     await ward.clear()
 
@@ -67,7 +77,9 @@ async def test_transport_and_login_secret_are_found_missing(
     def paste(finding: Finding) -> None:
         (command,) = finding.remedy.commands
         script = f'kubectl() {{ {shlex.join(kubectl)} "$@"; }}; set -o pipefail; {command}'
-        run = subprocess.run(["bash", "-c", script], cwd=tmp_path, capture_output=True, text=True, timeout=60)
+        run = subprocess.run(
+            ["bash", "-c", script], cwd=tmp_path, capture_output=True, text=True, timeout=60
+        )
         assert run.returncode == 0, run.stderr
 
     async def found(*codes: str) -> dict[str, Finding]:
@@ -75,7 +87,9 @@ async def test_transport_and_login_secret_are_found_missing(
 
         async def look() -> bool:
             seen.clear()
-            seen.update({finding.code: finding for finding in roots(ward.of_here(await ward.look()))})
+            seen.update(
+                {finding.code: finding for finding in roots(ward.of_here(await ward.look()))}
+            )
             return set(seen) == set(codes)
 
         await eventually(look, f"the findings are {codes}")
@@ -89,16 +103,28 @@ async def test_transport_and_login_secret_are_found_missing(
     async with ward.at_work(cluster=SETTINGS):
         await ward.running("alice", template)
         first = await found("servers_transport_missing", "basic_auth_secret_missing")
-        assert f"Template {template} names in basicAuthSecret" in first["basic_auth_secret_missing"].message
+        assert (
+            f"Template {template} names in basicAuthSecret"
+            in first["basic_auth_secret_missing"].message
+        )
         assert "which does not exist" in first["basic_auth_secret_missing"].message
         # Its remedy is an upgrade of the release, and here is none.
         meta = {"metadata": {"name": DESKTOP_TRANSPORT}, "spec": {"insecureSkipVerify": True}}
-        body = {"apiVersion": SERVERS_TRANSPORTS.api_version, "kind": SERVERS_TRANSPORTS.kind, **meta}
-        await ward.stage.api.create(SERVERS_TRANSPORTS, body, namespace=ward.namespace, into=msgspec.Raw)
+        body = {
+            "apiVersion": SERVERS_TRANSPORTS.api_version,
+            "kind": SERVERS_TRANSPORTS.kind,
+            **meta,
+        }
+        await ward.stage.api.create(
+            SERVERS_TRANSPORTS, body, namespace=ward.namespace, into=msgspec.Raw
+        )
         paste((await found("basic_auth_secret_missing"))["basic_auth_secret_missing"])
         await found()
         await ward.stage.patch(SECRETS, "kasmvnc", {"data": {"password": None}})
         without_key = (await found("basic_auth_secret_missing"))["basic_auth_secret_missing"]
-        assert "which needs the keys 'username' (without a colon) and 'password'" in without_key.message
+        assert (
+            "which needs the keys 'username' (without a colon) and 'password'"
+            in without_key.message
+        )
         paste(without_key)
         await found()

@@ -1,4 +1,6 @@
-"""The TURN client of `vdi doctor --probe`: Debian's turnserver gives it an address for good words, and none for bad."""
+"""The TURN client of `vdi doctor --probe`: Debian's turnserver gives it an address for good words,
+and none for bad.
+"""
 
 import asyncio
 import shutil
@@ -23,8 +25,20 @@ async def port(tmp_path: Path) -> AsyncIterator[int]:
     assert program, "turnserver is not on PATH: apt-get install --no-install-recommends coturn"
     port = free_port()
     config = tmp_path / "turnserver.conf"
-    lines = [f"listening-port={port}", "listening-ip=127.0.0.1", "relay-ip=127.0.0.1", "realm=turn.example.com"]
-    lines += ["use-auth-secret", f"static-auth-secret={SECRET}", "no-tls", "no-dtls", "no-cli", "fingerprint"]
+    lines = [
+        f"listening-port={port}",
+        "listening-ip=127.0.0.1",
+        "relay-ip=127.0.0.1",
+        "realm=turn.example.com",
+    ]
+    lines += [
+        "use-auth-secret",
+        f"static-auth-secret={SECRET}",
+        "no-tls",
+        "no-dtls",
+        "no-cli",
+        "fingerprint",
+    ]
     lines += [f"pidfile={tmp_path}/pid", f"userdb={tmp_path}/db", "log-file=stdout"]
     config.write_text("\n".join(lines) + "\n")
     config.chmod(0o600)
@@ -47,5 +61,7 @@ async def test_turn_address_requires_valid_credentials(port: int) -> None:
         return await outcome(port, SECRET, now + SOON) == "allocated"
 
     await eventually(gives_an_address, "the TURN server gives an address")
-    refused = await asyncio.gather(outcome(port, "w" * 40, now + SOON), outcome(port, SECRET, now - SOON))
+    refused = await asyncio.gather(
+        outcome(port, "w" * 40, now + SOON), outcome(port, SECRET, now - SOON)
+    )
     assert all(one.startswith("it responds with 401") for one in refused), refused

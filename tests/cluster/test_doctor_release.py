@@ -1,4 +1,6 @@
-"""A release that Helm installed, changed by hand: the doctor names object, field and program; Helm puts it back."""
+"""A release that Helm installed, changed by hand: the doctor names object, field and program; Helm
+puts it back.
+"""
 
 import asyncio
 from collections.abc import Iterator
@@ -25,19 +27,46 @@ _WHOM = "vdi-who-may-name-whom.vdi-system.vdi"
 _STATUS = '[{"op":"remove","path":"/spec/versions/0/subresources/status"}]'
 # Command of kubectl, object as findings name it, and the beginning of the field; empty: the object.
 CHANGES = [
-    (("delete", "ingressroute", "vdi-gateway", *RELEASE), "ingressroute/vdi-system/vdi-gateway", ""),
-    (("delete", "secret", "vdi-gateway-users", *RELEASE), "secret/vdi-system/vdi-gateway-users", ""),
+    (
+        ("delete", "ingressroute", "vdi-gateway", *RELEASE),
+        "ingressroute/vdi-system/vdi-gateway",
+        "",
+    ),
+    (
+        ("delete", "secret", "vdi-gateway-users", *RELEASE),
+        "secret/vdi-system/vdi-gateway-users",
+        "",
+    ),
     (("delete", "rolebinding", "vdi-gateway", *RELEASE), "rolebinding/vdi-system/vdi-gateway", ""),
-    (("delete", "rolebinding", "vdi-operator", *SESSIONS), "rolebinding/vdi-sessions/vdi-operator", ""),
-    (("delete", "validatingadmissionpolicybinding", _WHOM), f"validatingadmissionpolicybinding/{_WHOM}", ""),
-    (("patch", "role", "vdi-operator", *SESSIONS, *MERGE, '{"rules":[]}'), "role/vdi-sessions/vdi-operator", "rules"),
+    (
+        ("delete", "rolebinding", "vdi-operator", *SESSIONS),
+        "rolebinding/vdi-sessions/vdi-operator",
+        "",
+    ),
+    (
+        ("delete", "validatingadmissionpolicybinding", _WHOM),
+        f"validatingadmissionpolicybinding/{_WHOM}",
+        "",
+    ),
+    (
+        ("patch", "role", "vdi-operator", *SESSIONS, *MERGE, '{"rules":[]}'),
+        "role/vdi-sessions/vdi-operator",
+        "rules",
+    ),
     (
         ("set", "env", "deployment/vdi-operator", "VDI_DOMAIN=b.example.com", *RELEASE),
         "deployment/vdi-system/vdi-operator",
         "spec.template.spec.containers[operator].env[VDI_DOMAIN].value",
     ),
     (
-        ("patch", "service", "vdi-gateway", *RELEASE, *MERGE, '{"spec":{"selector":{"track":"stable"}}}'),
+        (
+            "patch",
+            "service",
+            "vdi-gateway",
+            *RELEASE,
+            *MERGE,
+            '{"spec":{"selector":{"track":"stable"}}}',
+        ),
         "service/vdi-system/vdi-gateway",
         "spec.selector",
     ),
@@ -56,9 +85,20 @@ CHANGES = [
         "middleware/vdi-sessions/vdi-edge-auth",
         "spec.forwardAuth.address",
     ),
-    (("patch", _EDGE, "vdi-edge", *SESSIONS, *MERGE, _CHAIN), "middleware/vdi-sessions/vdi-edge", "spec.chain"),
     (
-        ("patch", "ingressroute", "vdi-gateway", *RELEASE, *MERGE, '{"spec":{"entryPoints":["https"]}}'),
+        ("patch", _EDGE, "vdi-edge", *SESSIONS, *MERGE, _CHAIN),
+        "middleware/vdi-sessions/vdi-edge",
+        "spec.chain",
+    ),
+    (
+        (
+            "patch",
+            "ingressroute",
+            "vdi-gateway",
+            *RELEASE,
+            *MERGE,
+            '{"spec":{"entryPoints":["https"]}}',
+        ),
         "ingressroute/vdi-system/vdi-gateway",
         "spec.entryPoints",
     ),
@@ -99,7 +139,9 @@ def test_a_release_as_installed_has_no_differences(well: Tools) -> None:
     assert look(well).differences == (), "a restart changes nothing that Helm has set"
 
 
-@pytest.mark.parametrize(("command", "name", "field"), CHANGES, ids=[name for _, name, _ in CHANGES])
+@pytest.mark.parametrize(
+    ("command", "name", "field"), CHANGES, ids=[name for _, name, _ in CHANGES]
+)
 def test_a_change_by_hand_is_named_first_and_put_back(
     well: Tools, command: tuple[str, ...], name: str, field: str
 ) -> None:

@@ -1,6 +1,8 @@
-"""Every file of docs/examples, applied unchanged by kubectl to a real API server with the real operator.
+"""Every file of docs/examples, applied unchanged by kubectl to a real API server with the real
+operator.
 
-The test plays the kubelet, so no image is pulled here; tests/e2e runs the image that the examples name.
+The test plays the kubelet, so no image is pulled here; tests/e2e runs the image that the examples
+name.
 """
 
 import asyncio
@@ -40,7 +42,9 @@ def installed(administrator: Administrator) -> Iterator[None]:
 
 
 @pytest.fixture
-async def stage(installed: None, kubeconfig: Path, kubectl: list[str], tmp_path: Path) -> AsyncIterator[Stage]:
+async def stage(
+    installed: None, kubeconfig: Path, kubectl: list[str], tmp_path: Path
+) -> AsyncIterator[Stage]:
     """The operator's stage in that namespace; what the examples have made is gone afterwards."""
     async with open_stage(kubeconfig, NAMESPACE, tmp_path) as made:
         yield made
@@ -49,7 +53,9 @@ async def stage(installed: None, kubeconfig: Path, kubectl: list[str], tmp_path:
 
 
 async def run(command: list[str]) -> None:
-    done = await asyncio.to_thread(subprocess.run, command, capture_output=True, text=True, timeout=40)
+    done = await asyncio.to_thread(
+        subprocess.run, command, capture_output=True, text=True, timeout=40
+    )
     assert done.returncode == 0, done.stderr
 
 
@@ -80,20 +86,30 @@ async def test_example_works_unchanged(stage: Stage, kubectl: list[str], path: P
 
 
 async def expect_complete(stage: Stage) -> None:
-    """Pods refer to nothing that is missing, which a kubelet would wait for, and have the image of `make demo`."""
+    """Pods refer to nothing that is missing, which a kubelet would wait for, and have the image of
+    `make demo`.
+    """
     claims = {one["metadata"]["name"] for one in await stage.all(CLAIMS)}
     for pod in await stage.all(PODS):
         spec = pod["spec"]
-        assert {volume[CLAIM]["claimName"] for volume in spec.get("volumes", ()) if CLAIM in volume} <= claims
+        assert {
+            volume[CLAIM]["claimName"] for volume in spec.get("volumes", ()) if CLAIM in volume
+        } <= claims
         assert "imagePullSecrets" not in spec
-        assert [container["image"] for container in spec["containers"]] == ["localhost/vdi/desktop:dev"]
+        assert [container["image"] for container in spec["containers"]] == [
+            "localhost/vdi/desktop:dev"
+        ]
 
 
 async def fill(stage: Stage, name: str, ready: int) -> None:
     """Play the kubelet for a pool's desktops, until the pool has those that it should have."""
 
     async def desktops() -> list[Object]:
-        found = [pod for pod in await stage.all(PODS) if "vdi.kasm.io/pool" in pod["metadata"].get("annotations", {})]
+        found = [
+            pod
+            for pod in await stage.all(PODS)
+            if "vdi.kasm.io/pool" in pod["metadata"].get("annotations", {})
+        ]
         return found if len(found) == ready else []
 
     for pod in await eventually(desktops, f"pool {name} has {ready} pods"):
@@ -107,7 +123,9 @@ async def fill(stage: Stage, name: str, ready: int) -> None:
 
 
 async def needs_the_runtime_class(stage: Stage, session: str) -> None:
-    """Without what the file's comment names the session says what is missing; with it, it starts by itself."""
+    """Without what the file's comment names the session says what is missing; with it, it starts by
+    itself.
+    """
     await stage.reach(session, "Failed", 'RuntimeClass "nvidia" not found')
     made = {**NVIDIA, "metadata": {"name": "nvidia"}}
     await stage.api.create(RUNTIME_CLASSES, made, into=msgspec.Raw)

@@ -1,4 +1,6 @@
-"""Actions at a real API server: no edit is lost among several writers, none reaches a later session."""
+"""Actions at a real API server: no edit is lost among several writers, none reaches a later
+session.
+"""
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -43,7 +45,9 @@ async def test_concurrent_shares_are_all_kept(stage: Stage, tmp_path: Path) -> N
         number = 0
         while not stop.is_set():
             number += 1
-            await stage.patch(SESSIONS, "mine", {"status": {"message": str(number)}}, subresource="status")
+            await stage.patch(
+                SESSIONS, "mine", {"status": {"message": str(number)}}, subresource="status"
+            )
             await asyncio.sleep(0.01)
         return number
 
@@ -56,7 +60,9 @@ async def test_concurrent_shares_are_all_kept(stage: Stage, tmp_path: Path) -> N
             """A person tries again when asked to."""
             for _ in range(20):
                 try:
-                    await replicas[number % 2].actions.share(ALICE, "mine", guest, GuestRole.VIEWER, ends)
+                    await replicas[number % 2].actions.share(
+                        ALICE, "mine", guest, GuestRole.VIEWER, ends
+                    )
                     return
                 except ActionDenied as refused:
                     assert refused.code == "Conflict"
@@ -74,7 +80,10 @@ async def test_access_is_asked_for_allowed_and_ends(stage: Stage, tmp_path: Path
     """Two replicas, and the API server's own rules for the fields."""
     await stage.session("mine", await stage.template())
     async with a_replica(stage, tmp_path) as first, a_replica(stage, tmp_path) as second:
-        ask = [one.actions.request_access(ROOT, "mine", GuestRole.COLLABORATOR, "1h") for one in (first, second)]
+        ask = [
+            one.actions.request_access(ROOT, "mine", GuestRole.COLLABORATOR, "1h")
+            for one in (first, second)
+        ]
         results = await asyncio.gather(*ask, return_exceptions=True)
         (asked,) = [one for one in results if not isinstance(one, BaseException)]
         (refused,) = [one for one in results if isinstance(one, ActionDenied)]
@@ -85,9 +94,15 @@ async def test_access_is_asked_for_allowed_and_ends(stage: Stage, tmp_path: Path
             await second.actions.answer_access(ROOT, "mine", request.expires, allow=True)
         allowed = await second.actions.answer_access(ALICE, "mine", request.expires, allow=True)
         (access,) = allowed.spec.access
-        assert (access.user, access.role, allowed.spec.access_request) == (ROOT.email, "collaborator", None)
+        assert (access.user, access.role, allowed.spec.access_request) == (
+            ROOT.email,
+            "collaborator",
+            None,
+        )
         over = {"user": BOB.email, "role": "viewer", "expires": "2026-01-01T00:00:00Z"}
-        await stage.patch(SESSIONS, "mine", {"spec": {"access": [{"user": ROOT.email, "role": "viewer"}, over]}})
+        await stage.patch(
+            SESSIONS, "mine", {"spec": {"access": [{"user": ROOT.email, "role": "viewer"}, over]}}
+        )
 
         async def rows() -> list[str]:
             found = [*await first.audit.entries(limit=50), *await second.audit.entries(limit=50)]

@@ -1,4 +1,6 @@
-"""The API and the commands without a cluster's credentials, on a real API server, operator and gateway."""
+"""The API and the commands without a cluster's credentials, on a real API server, operator and
+gateway.
+"""
 
 import asyncio
 import json
@@ -30,15 +32,28 @@ class Typed:
 
     @property
     def server(self) -> str:
-        """The gateway's public listener, past Traefik: plain HTTP, which the commands speak on this machine only."""
+        """The gateway's public listener, past Traefik: plain HTTP, which the commands speak on this
+        machine only.
+        """
         return f"http://portal.vdi.localhost:{self.gateway.public}"
 
     @asynccontextmanager
     async def typing(self, *words: str) -> AsyncIterator[asyncio.subprocess.Process]:
-        environment = {"PATH": os.environ["PATH"], "HOME": str(self.home), "PYTHONPATH": os.pathsep.join(sys.path)}
+        environment = {
+            "PATH": os.environ["PATH"],
+            "HOME": str(self.home),
+            "PYTHONPATH": os.pathsep.join(sys.path),
+        }
         pipe = asyncio.subprocess.PIPE
         process = await asyncio.create_subprocess_exec(
-            sys.executable, "-m", "vdi", *words, env=environment, stdin=pipe, stdout=pipe, stderr=pipe
+            sys.executable,
+            "-m",
+            "vdi",
+            *words,
+            env=environment,
+            stdin=pipe,
+            stdout=pipe,
+            stderr=pipe,
         )
         try:
             yield process
@@ -66,13 +81,18 @@ class Typed:
             done = await browser.post("/cli/authorize", data=form, headers=headers)
             found = re.search(r'<pre id="code">([\w-]+)</pre>', done.text)
             assert found, done.text
-            out, err = await asyncio.wait_for(process.communicate(f"{found[1]}\n".encode()), PATIENCE)
+            out, err = await asyncio.wait_for(
+                process.communicate(f"{found[1]}\n".encode()), PATIENCE
+            )
         assert process.returncode == 0, err.decode()
         return out.decode()
 
     def client(self, token: str, **more: Any) -> httpx.AsyncClient:
         """A program that uses the API with this token."""
-        headers = {"Authorization": f"Bearer {token}", "Host": self.gateway.portal.removeprefix("https://")}
+        headers = {
+            "Authorization": f"Bearer {token}",
+            "Host": self.gateway.portal.removeprefix("https://"),
+        }
         base = f"http://127.0.0.1:{self.gateway.public}/api/v1"
         return httpx.AsyncClient(base_url=base, headers=headers, **more)
 
@@ -89,10 +109,23 @@ async def test_session_is_managed_without_a_cluster_account(
     template = await stage.template()
     typed = Typed(gateway, tmp_path)
     async with stage.operator():
-        assert (await typed.log_in("alice@example.com")).startswith(f"logged in to {typed.server} as alice@example.com")
+        assert (await typed.log_in("alice@example.com")).startswith(
+            f"logged in to {typed.server} as alice@example.com"
+        )
         assert "through the gateway" in await typed.vdi("whoami")
         assert template in await typed.vdi("template", "ls")
-        create = ["session", "create", "mine", "-t", template, "--timeout", "1h", "--wait", "--timeout-wait", "25s"]
+        create = [
+            "session",
+            "create",
+            "mine",
+            "-t",
+            template,
+            "--timeout",
+            "1h",
+            "--wait",
+            "--timeout-wait",
+            "25s",
+        ]
         async with typed.typing(*create) as process:
             await eventually(lambda: stage.get(SESSIONS, "mine"), "the session is there")
             await stage.run("mine")
@@ -100,10 +133,14 @@ async def test_session_is_managed_without_a_cluster_account(
         assert process.returncode == 0, err
         assert "✓ desktop answers" in err
         assert "✓ session Running" in err
-        assert f"URL:      https://{stage.host('mine')}" in await typed.vdi("session", "open", "mine", "--print")
+        assert f"URL:      https://{stage.host('mine')}" in await typed.vdi(
+            "session", "open", "mine", "--print"
+        )
         assert "session mine ends at" in await typed.vdi("session", "extend", "mine", "1h")
         await typed.vdi("session", "share", "mine", "bob@example.com", "--role", "collaborator")
-        assert (await stage.get(SESSIONS, "mine") or {})["spec"]["access"][0]["user"] == "bob@example.com"
+        assert (await stage.get(SESSIONS, "mine") or {})["spec"]["access"][0][
+            "user"
+        ] == "bob@example.com"
         assert "was suspended in" in await typed.vdi("session", "suspend", "mine", "--wait")
         assert "was deleted in" in await typed.vdi("session", "rm", "mine", "--wait")
         token = typed.token()
@@ -112,7 +149,9 @@ async def test_session_is_managed_without_a_cluster_account(
             assert (await client.get("/me")).status_code == 401
 
 
-async def test_refusals_of_the_crd_name_the_field(stage: Stage, gateway: GatewayStage, tmp_path: Path) -> None:
+async def test_refusals_of_the_crd_name_the_field(
+    stage: Stage, gateway: GatewayStage, tmp_path: Path
+) -> None:
     template = await stage.template()
     typed = Typed(gateway, tmp_path)
     await typed.log_in("alice@example.com")
@@ -121,9 +160,14 @@ async def test_refusals_of_the_crd_name_the_field(stage: Stage, gateway: Gateway
     async with typed.client(typed.token()) as client:
         body = {"template": template, "persistence": {"size": "1k"}, "idleTimeout": "0s"}
         refused = await client.post("/sessions", json=body)
-    assert (refused.status_code, refused.headers["content-type"]) == (422, "application/problem+json")
+    assert (refused.status_code, refused.headers["content-type"]) == (
+        422,
+        "application/problem+json",
+    )
     by_field = {error["field"]: error for error in refused.json()["errors"]}
     assert by_field["persistence.size"]["value"] == "1k"
-    assert by_field["persistence.size"]["allowed"] == "an amount of at least 1Mi, such as 4Gi or 512Mi"
+    assert (
+        by_field["persistence.size"]["allowed"] == "an amount of at least 1Mi, such as 4Gi or 512Mi"
+    )
     assert by_field["idleTimeout"]["value"] == "0s"
     assert await stage.all(SESSIONS) == []

@@ -1,4 +1,6 @@
-"""The gateway's part of the chart with real helm on a real API server: rights, what is kept, what is refused."""
+"""The gateway's part of the chart with real helm on a real API server: rights, what is kept, what
+is refused.
+"""
 
 import json
 from dataclasses import replace
@@ -16,7 +18,12 @@ from vdi.gateway.settings import Settings, read_settings
 from vdi.settings import read_settings as read_operator_settings
 
 GATEWAY = "system:serviceaccount:vdi-system:vdi-gateway"
-SERVERS = ("--set", "gateway.database.existingSecret=db", "--set", "gateway.redis.existingSecret=shared")
+SERVERS = (
+    "--set",
+    "gateway.database.existingSecret=db",
+    "--set",
+    "gateway.redis.existingSecret=shared",
+)
 MAY_NOT = [
     ("get", "secrets", "vdi-sessions"),
     ("get", "secrets/alice-desktop-auth", "vdi-sessions"),
@@ -44,7 +51,9 @@ MAY_NOT = [
 
 
 def pod_of(tools: Tools, *words: str) -> dict[str, Any]:
-    spec: dict[str, Any] = tools.named("Deployment", "vdi-gateway", *words)["spec"]["template"]["spec"]
+    spec: dict[str, Any] = tools.named("Deployment", "vdi-gateway", *words)["spec"]["template"][
+        "spec"
+    ]
     return spec
 
 
@@ -59,7 +68,11 @@ def settings_of(tools: Tools, *words: str) -> Settings:
 
 
 def mount_path(pod: dict[str, Any], volume: str) -> Path:
-    (path,) = [mount["mountPath"] for mount in pod["containers"][0]["volumeMounts"] if mount["name"] == volume]
+    (path,) = [
+        mount["mountPath"]
+        for mount in pod["containers"][0]["volumeMounts"]
+        if mount["name"] == volume
+    ]
     return Path(path)
 
 
@@ -69,7 +82,10 @@ def mount_path(pod: dict[str, Any], volume: str) -> Path:
 def test_gateway_rights_are_the_documented_ones(release: Tools) -> None:
     rules = {name: flat(gateway_rule) for name, gateway_rule in gateway_rules().items()}
     everywhere = rules["ClusterRole/vdi-gateway"]
-    assert rules_of(release, GATEWAY, "vdi-sessions") == everywhere | rules["Role/vdi-gateway-sessions"]
+    assert (
+        rules_of(release, GATEWAY, "vdi-sessions")
+        == everywhere | rules["Role/vdi-gateway-sessions"]
+    )
     assert rules_of(release, GATEWAY, "vdi-system") == everywhere | rules["Role/vdi-gateway"]
     for namespace in ("kube-system", "default"):
         assert rules_of(release, GATEWAY, namespace) == everywhere, namespace
@@ -82,12 +98,17 @@ def test_gateway_rights_are_the_documented_ones(release: Tools) -> None:
 
 
 def test_dangerous_requests_are_denied(release: Tools) -> None:
-    may = [("assign", "vdisessions.vdi.kasm.io", "vdi-sessions"), ("patch", "secrets/vdi-gateway-keys", "vdi-system")]
+    may = [
+        ("assign", "vdisessions.vdi.kasm.io", "vdi-sessions"),
+        ("patch", "secrets/vdi-gateway-keys", "vdi-system"),
+    ]
     assert allowed_of(release, GATEWAY, MAY_NOT + may) == may
 
 
 def test_gateway_account_reads_no_session_secret(release: Tools) -> None:
-    """Registry credentials, users' own Secrets, desktops' tokens; but those with which the edge signs in."""
+    """Registry credentials, users' own Secrets, desktops' tokens; but those with which the edge
+    signs in.
+    """
     web = ("image=registry.example.com/web:1", "protocol=Web", "basicAuthSecret.name=kasmvnc")
     others = ("alice-desktop-auth", "registry", "elsewhere")
     for name in ("kasmvnc", *others):
@@ -107,7 +128,9 @@ def test_gateway_account_reads_no_session_secret(release: Tools) -> None:
 
 
 def test_gateway_account_reads_neither_private_key(release: Tools, tmp_path: Path) -> None:
-    """With its own token: the key of the desktops' addresses, and the private key of the wildcard certificate."""
+    """With its own token: the key of the desktops' addresses, and the private key of the wildcard
+    certificate.
+    """
     release.upgrade(CHART, "--set", "traefik.tlsSecret=vdi-wildcard")
     release.kubectl("create", "secret", "generic", "vdi-wildcard", "--namespace", "vdi-system")
     try:
@@ -133,7 +156,10 @@ def is_refused(tools: Tools, namespace: str, *words: str) -> None:
 @pytest.mark.long
 def test_keys_users_and_history_outlive_upgrades_and_the_release(release: Tools) -> None:
     here = ("--namespace", "vdi-system")
-    kept = {"vdi-gateway-keys": {"ring": "generated"}, "vdi-gateway-users": {"users.yaml": "alice@example.com: {}"}}
+    kept = {
+        "vdi-gateway-keys": {"ring": "generated"},
+        "vdi-gateway-users": {"users.yaml": "alice@example.com: {}"},
+    }
     for secret, data in kept.items():
         patch = json.dumps({"stringData": data})
         release.kubectl("patch", "secret", secret, *here, "--type=merge", "-p", patch)
@@ -145,10 +171,20 @@ def test_keys_users_and_history_outlive_upgrades_and_the_release(release: Tools)
 
     done = release.helm("uninstall", "vdi", *here)
     assert done.returncode == 0, done.stderr
-    assert release.kubectl("get", "deploy,svc,role", *here, "-o", "name", "-l", "app.kubernetes.io/name=vdi") == ""
+    assert (
+        release.kubectl(
+            "get", "deploy,svc,role", *here, "-o", "name", "-l", "app.kubernetes.io/name=vdi"
+        )
+        == ""
+    )
     release.upgrade()
-    assert {secret: release.secret(secret) for secret in kept} == kept, "what was kept is taken over again"
-    assert release.kubectl("get", "pvc", "vdi-gateway", *here, "-o", "jsonpath={.metadata.uid}") == claim
+    assert {secret: release.secret(secret) for secret in kept} == kept, (
+        "what was kept is taken over again"
+    )
+    assert (
+        release.kubectl("get", "pvc", "vdi-gateway", *here, "-o", "jsonpath={.metadata.uid}")
+        == claim
+    )
 
 
 def test_disabled_gateway_renders_nothing(tools: Tools) -> None:
@@ -161,10 +197,14 @@ def test_disabled_gateway_renders_nothing(tools: Tools) -> None:
     assert "gateway" not in components(*off)
     operator = tools.named("Deployment", "vdi-operator", *off)
     container = operator["spec"]["template"]["spec"]["containers"][0]
-    assert not {"VDI_EDGE_MIDDLEWARE", "VDI_GATEWAY_URL"} & {variable["name"] for variable in container["env"]}
+    assert not {"VDI_EDGE_MIDDLEWARE", "VDI_GATEWAY_URL"} & {
+        variable["name"] for variable in container["env"]
+    }
     policy = tools.named("NetworkPolicy", "vdi-desktops", *off)
     (traefik,) = policy["spec"]["ingress"][0]["from"]
-    assert traefik["podSelector"]["matchLabels"] == {"app.kubernetes.io/name": "traefik"}, "and nobody else"
+    assert traefik["podSelector"]["matchLabels"] == {"app.kubernetes.io/name": "traefik"}, (
+        "and nobody else"
+    )
 
 
 # Values
@@ -175,7 +215,9 @@ def test_the_values_reach_the_gateways_settings(tools: Tools) -> None:
     code = read_settings({"VDI_LIMITS_FILE": "/etc/vdi/limits.yaml"})
     assert set(default.trusted_proxies) == set(code.trusted_proxies)
     assert default.probe_account == "system:serviceaccount:vdi-system:vdi-probe"
-    same = replace(default, trusted_proxies=code.trusted_proxies, gateway_namespace=code.gateway_namespace)
+    same = replace(
+        default, trusted_proxies=code.trusted_proxies, gateway_namespace=code.gateway_namespace
+    )
     assert default.internal_url == "http://vdi-gateway.vdi-system.svc:8081"
     same = replace(same, probe_account=code.probe_account, internal_url=code.internal_url)
     assert same == code, "the chart's defaults are the code's"
@@ -212,7 +254,10 @@ def test_the_values_reach_the_gateways_settings(tools: Tools) -> None:
     assert (made.retention_days, made.token_seconds, made.log_level) == (30, 60, "debug")
     assert (made.login_idle.total_seconds(), made.login_max.total_seconds()) == (3600, 8 * 3600)
     assert made.trusted_proxies[0] == ip_network("10.1.0.0/16")
-    assert (made.database_url, made.redis_url) == ("postgresql+asyncpg://u:p@h/n", "redis://h:6379/0")
+    assert (made.database_url, made.redis_url) == (
+        "postgresql+asyncpg://u:p@h/n",
+        "redis://h:6379/0",
+    )
 
 
 def test_the_brand_reaches_the_gateways_settings(tools: Tools, tmp_path: Path) -> None:
@@ -233,7 +278,12 @@ def test_the_brand_reaches_the_gateways_settings(tools: Tools, tmp_path: Path) -
 
 
 def test_limits_reach_the_file_that_the_gateway_reads(tools: Tools, tmp_path: Path) -> None:
-    default = {"sessions": 3, "hoursPerMonth": 200, "gpuHoursPerMonth": 50.5, "homeStorage": "100Gi"}
+    default = {
+        "sessions": 3,
+        "hoursPerMonth": 200,
+        "gpuHoursPerMonth": 50.5,
+        "homeStorage": "100Gi",
+    }
     limits = {"default": default, "users": {"alice@example.com": {"gpus": 8}}}
     file = tmp_path / "values.yaml"
     file.write_text(yaml.safe_dump({"gateway": {"limits": limits}}))
@@ -243,7 +293,9 @@ def test_limits_reach_the_file_that_the_gateway_reads(tools: Tools, tmp_path: Pa
     limits_file = settings_of(tools, *words).limits_file
     assert limits_file and limits_file.parent == mount_path(pod_of(tools, *words), "limits")
     annotations = [
-        tools.named("Deployment", "vdi-gateway", *each)["spec"]["template"]["metadata"]["annotations"]
+        tools.named("Deployment", "vdi-gateway", *each)["spec"]["template"]["metadata"][
+            "annotations"
+        ]
         for each in (words, ())
     ]
     assert annotations[0] != annotations[1], "changed limits restart the gateway"
@@ -261,8 +313,15 @@ def test_replica_count_decides_volume_and_strategy(tools: Tools) -> None:
     }
     made = {(each["kind"], each["metadata"]["name"]): each for each in tools.render(*several)}
     both = made["Deployment", "vdi-gateway"]["spec"]
-    assert both["strategy"] == {"type": "RollingUpdate", "rollingUpdate": {"maxUnavailable": 0, "maxSurge": 1}}
-    assert {volume["name"] for volume in both["template"]["spec"]["volumes"]} == {"limits", "tmp", "metrics-token"}
+    assert both["strategy"] == {
+        "type": "RollingUpdate",
+        "rollingUpdate": {"maxUnavailable": 0, "maxSurge": 1},
+    }
+    assert {volume["name"] for volume in both["template"]["spec"]["volumes"]} == {
+        "limits",
+        "tmp",
+        "metrics-token",
+    }
     assert ("PersistentVolumeClaim", "vdi-gateway") not in made
     budget = made["PodDisruptionBudget", "vdi-gateway"]["spec"]
     assert budget == {"maxUnavailable": 1, "selector": both["selector"]}
@@ -278,8 +337,18 @@ def test_gateway_pod_passes_restricted(installed: Tools) -> None:
     spec = pod_of(installed)
     del spec["serviceAccountName"]
     pod = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "gateway"}, "spec": spec}
-    installed.kubectl("create", "--dry-run=server", "--namespace", "vdi-sessions", "-f", "-", stdin=json.dumps(pod))
-    assert spec["enableServiceLinks"] is False, "VDI_GATEWAY_PORT=tcp://... would be a misspelt setting"
+    installed.kubectl(
+        "create",
+        "--dry-run=server",
+        "--namespace",
+        "vdi-sessions",
+        "-f",
+        "-",
+        stdin=json.dumps(pod),
+    )
+    assert spec["enableServiceLinks"] is False, (
+        "VDI_GATEWAY_PORT=tcp://... would be a misspelt setting"
+    )
     container = spec["containers"][0]
     assert container["args"] == ["gateway", "run"]
     assert container["securityContext"]["readOnlyRootFilesystem"] is True
@@ -293,7 +362,10 @@ def test_the_operator_reports_to_the_gateway_as_itself(tools: Tools) -> None:
     deployment = tools.named("Deployment", "vdi-operator")
     pod = deployment["spec"]["template"]["spec"]
     variables = {variable["name"]: variable["value"] for variable in pod["containers"][0]["env"]}
-    assert variables["VDI_EDGE_MIDDLEWARE"] == tools.named("Middleware", "vdi-edge")["metadata"]["name"]
+    assert (
+        variables["VDI_EDGE_MIDDLEWARE"]
+        == tools.named("Middleware", "vdi-edge")["metadata"]["name"]
+    )
     service = tools.named("Service", "vdi-gateway")
     internal = next(port["port"] for port in service["spec"]["ports"] if port["name"] == "internal")
     assert variables["VDI_GATEWAY_URL"] == f"http://vdi-gateway.vdi-system.svc:{internal}"
@@ -302,4 +374,7 @@ def test_the_operator_reports_to_the_gateway_as_itself(tools: Tools) -> None:
     (volume,) = [volume for volume in pod["volumes"] if "projected" in volume]
     token = volume["projected"]["sources"][0]["serviceAccountToken"]
     assert token["audience"] == "vdi-gateway"
-    assert mount_path(pod, volume["name"]) / token["path"] == read_operator_settings(variables).gateway_token_file
+    assert (
+        mount_path(pod, volume["name"]) / token["path"]
+        == read_operator_settings(variables).gateway_token_file
+    )

@@ -1,7 +1,9 @@
-"""Data that a desktop leaves in a browser for the next one at its host: in a real Chromium, behind a real Traefik.
+"""Data that a desktop leaves in a browser for the next one at its host: in a real Chromium, behind
+a real Traefik.
 
-A host does not pass to another person; here it does, since what the edge does by itself is what is tested. Mallory has
-a desktop at the host that will be alice's, and shares it with her. She opens it once.
+A host does not pass to another person; here it does, since what the edge does by itself is what is
+tested. Mallory has a desktop at the host that will be alice's, and shares it with her. She opens it
+once.
 """
 
 import asyncio
@@ -82,8 +84,11 @@ async def edge(traefik: Path, tmp_path: Path) -> AsyncIterator[TraefikStage]:
 
 @pytest.fixture
 async def browser(edge: TraefikStage) -> AsyncIterator[Browser]:
-    # Traefik's certificate is named as a good one: behind a bad one Chromium caches nothing, and takes no worker.
-    async with launch_chromium(f"--ignore-certificate-errors-spki-list={await key_hash(edge)}") as browser:
+    # Traefik's certificate is named as a good one: behind a bad one Chromium caches nothing, and
+    # takes no worker.
+    async with launch_chromium(
+        f"--ignore-certificate-errors-spki-list={await key_hash(edge)}"
+    ) as browser:
         yield browser
 
 
@@ -108,12 +113,16 @@ def at_the_host(edge: TraefikStage, user: str, **spec: Any) -> VDISession:
     """A session of this user, whose desktop has the host."""
     metadata = {"uid": f"uid-of-{user}", "resource_version": {STRANGER: "5", OWNER: "9"}[user]}
     status = {"url": edge.url(path="")}
-    return edge.stage.add(changed(a_session(user=user), spec=spec, metadata=metadata, status=status))
+    return edge.stage.add(
+        changed(a_session(user=user), spec=spec, metadata=metadata, status=status)
+    )
 
 
 def allow_service_workers(edge: TraefikStage) -> None:
     meta = ObjectMeta(name="office", uid="uid-office", resource_version="1")
-    edge.stage.world.templates.observe(VDITemplate(meta, TemplateSpec(image="code", service_workers=True)))
+    edge.stage.world.templates.observe(
+        VDITemplate(meta, TemplateSpec(image="code", service_workers=True))
+    )
 
 
 async def opened(edge: TraefikStage, page: Page) -> None:
@@ -124,26 +133,35 @@ async def opened(edge: TraefikStage, page: Page) -> None:
 
 
 async def attacked(edge: TraefikStage, page: Page) -> str:
-    """Alice opens mallory's desktop, which leaves what it can. Returns the result of registering a service worker."""
+    """Alice opens mallory's desktop, which leaves what it can. Returns the result of registering a
+    service worker.
+    """
     session = at_the_host(edge, STRANGER, **shared_with(OWNER, "collaborator"))
     app = 'document.documentElement.dataset.app = "the script of mallory"'
-    edge.desktop.pages = {"/": (PAGE, HTML), "/worker.js": (WORKER, SCRIPT), "/assets/app.js": (app, KEPT)}
+    edge.desktop.pages = {
+        "/": (PAGE, HTML),
+        "/worker.js": (WORKER, SCRIPT),
+        "/assets/app.js": (app, KEPT),
+    }
     await opened(edge, page)
     result: str = await page.evaluate(ATTACK)
     count = sum(one.path == "/assets/app.js" for one in edge.desktop.seen)
     await opened(edge, page)
     left = await page.evaluate(FOUND)
     assert (left["local"], left["caches"], left["databases"]) == ("by mallory", ["left"], ["left"])
-    assert sum(one.path == "/assets/app.js" for one in edge.desktop.seen) == count, "the script is cached"
+    assert sum(one.path == "/assets/app.js" for one in edge.desktop.seen) == count, (
+        "the script is cached"
+    )
     edge.stage.drop(session)
     return result
 
 
 async def alices_own(edge: TraefikStage, page: Page) -> Page:
-    """The host is alice's desktop's now, which serves a script at the same address. She opens it in another tab.
+    """The host is alice's desktop's now, which serves a script at the same address. She opens it in
+    another tab.
 
-    The tab with mallory's desktop is closed: as long as it is open, its page runs at that host, and Chromium's process
-    for the host keeps the scripts that it has in memory.
+    The tab with mallory's desktop is closed: as long as it is open, its page runs at that host, and
+    Chromium's process for the host keeps the scripts that it has in memory.
     """
     await page.close()
     at_the_host(edge, OWNER)
@@ -154,16 +172,23 @@ async def alices_own(edge: TraefikStage, page: Page) -> Page:
     return page
 
 
-async def test_browser_data_of_a_former_desktop_is_cleared(edge: TraefikStage, alice: BrowserContext) -> None:
+async def test_browser_data_of_a_former_desktop_is_cleared(
+    edge: TraefikStage, alice: BrowserContext
+) -> None:
     page = await alice.new_page()
     assert "403" in await attacked(edge, page)
-    assert await page.evaluate("navigator.serviceWorker.getRegistrations().then((all) => all.length)") == 0
+    assert (
+        await page.evaluate("navigator.serviceWorker.getRegistrations().then((all) => all.length)")
+        == 0
+    )
     page = await alices_own(edge, page)
     assert await page.evaluate(FOUND) == {**NOTHING, "app": "the script of alice"}
 
 
 @pytest.mark.long
-async def test_an_allowed_service_worker_ends_with_its_session(edge: TraefikStage, alice: BrowserContext) -> None:
+async def test_an_allowed_service_worker_ends_with_its_session(
+    edge: TraefikStage, alice: BrowserContext
+) -> None:
     allow_service_workers(edge)
     page = await alice.new_page()
     assert await attacked(edge, page) == "registered"
@@ -173,12 +198,18 @@ async def test_an_allowed_service_worker_ends_with_its_session(edge: TraefikStag
 
 
 @pytest.mark.long
-async def test_browser_data_of_the_same_desktop_is_kept(edge: TraefikStage, alice: BrowserContext) -> None:
-    """Entering again, as after five minutes or a new login, costs a page neither its cache nor its settings."""
+async def test_browser_data_of_the_same_desktop_is_kept(
+    edge: TraefikStage, alice: BrowserContext
+) -> None:
+    """Entering again, as after five minutes or a new login, costs a page neither its cache nor its
+    settings.
+    """
     page = await alices_own(edge, await alice.new_page())
     await page.evaluate(ATTACK)
     cookies = [
-        cookie for cookie in await alice.cookies() if cookie["name"] not in ("__Host-vdi-desktop", "__Host-vdi-grant")
+        cookie
+        for cookie in await alice.cookies()
+        if cookie["name"] not in ("__Host-vdi-desktop", "__Host-vdi-grant")
     ]
     await alice.clear_cookies()
     await alice.add_cookies(cookies)  # type: ignore[arg-type]
@@ -188,7 +219,9 @@ async def test_browser_data_of_the_same_desktop_is_kept(edge: TraefikStage, alic
 
 
 @pytest.mark.long
-async def test_login_survives_cleared_browser_data(edge: TraefikStage, alice: BrowserContext) -> None:
+async def test_login_survives_cleared_browser_data(
+    edge: TraefikStage, alice: BrowserContext
+) -> None:
     """Cookies are cleared neither by the edge nor by a desktop that asks for it."""
     at_the_host(edge, STRANGER, **shared_with(OWNER, "collaborator"))
     app = 'document.documentElement.dataset.app = "the script of mallory"'
@@ -197,4 +230,6 @@ async def test_login_survives_cleared_browser_data(edge: TraefikStage, alice: Br
     page = await alice.new_page()
     await opened(edge, page)
     await opened(edge, page)
-    assert LOGIN_COOKIE in {cookie["name"] for cookie in await alice.cookies(edge.settings.portal_url)}
+    assert LOGIN_COOKIE in {
+        cookie["name"] for cookie in await alice.cookies(edge.settings.portal_url)
+    }

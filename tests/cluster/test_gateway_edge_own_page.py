@@ -1,7 +1,7 @@
 """The edge behind a real Traefik before images that serve a page of their own.
 
-A stand-in for KasmVNC as it comes (TLS with a certificate of its own, basic auth on every path, WebSocket subprotocol
-`binary`), made after its documentation: no image of it was to be had.
+A stand-in for KasmVNC as it comes (TLS with a certificate of its own, basic auth on every path,
+WebSocket subprotocol `binary`), made after its documentation: no image of it was to be had.
 """
 
 import base64
@@ -38,7 +38,9 @@ class KasmVNC:
         """Every path."""
         self.seen.append(request)
         if request.headers.get("Authorization") != BASIC:
-            return web.Response(status=401, headers={"WWW-Authenticate": 'Basic realm="Websockify"'})
+            return web.Response(
+                status=401, headers={"WWW-Authenticate": 'Basic realm="Websockify"'}
+            )
         if "Sec-WebSocket-Key" not in request.headers:
             return web.Response(text="<title>KasmVNC</title>", content_type="text/html")
         socket = web.WebSocketResponse(protocols=("binary",))
@@ -76,7 +78,9 @@ async def edge(traefik: Path, tmp_path: Path, image: KasmVNC) -> AsyncIterator[T
             port=6901,
             basic_auth_secret=LocalObjectReference("kasmvnc"),
         )
-        edge.stage.world.templates.observe(VDITemplate(ObjectMeta(name="office", resource_version="5"), spec))
+        edge.stage.world.templates.observe(
+            VDITemplate(ObjectMeta(name="office", resource_version="5"), spec)
+        )
         edge.stage.cluster.put_secret("kasmvnc", username="kasm_user", password="of-the-image")
         edge.web = image.url
         edge.write_routes("alice-desktop")
@@ -116,7 +120,9 @@ async def test_a_websocket_keeps_its_own_subprotocol(
     edge: TraefikStage, image: KasmVNC, alice: aiohttp.ClientSession
 ) -> None:
     origin = {**PROGRAM, "Origin": edge.url(path="")}
-    socket = await alice.ws_connect(edge.url(path="/websockify"), protocols=("binary",), headers=origin)
+    socket = await alice.ws_connect(
+        edge.url(path="/websockify"), protocols=("binary",), headers=origin
+    )
     assert socket.protocol == "binary"
     await socket.send_bytes(b"003.008")
     assert await socket.receive_bytes() == b"RFB 003.008"

@@ -71,7 +71,9 @@ async def test_grant_is_ended_once(database: Database) -> None:
     store = GrantStore(database)
     await store.add(a_grant(1), "1")
     await store.add(a_grant(2), "2")
-    answers = await asyncio.gather(*(store.end(["grant-1", "grant-9"], NOW, f"reason-{index}") for index in range(8)))
+    answers = await asyncio.gather(
+        *(store.end(["grant-1", "grant-9"], NOW, f"reason-{index}") for index in range(8))
+    )
     assert sorted(map(sorted, answers)) == [[]] * 7 + [["grant-1"]]
     (ended,) = await store.ended_since(NOW)
     assert (ended.ended, ended.reason) == (NOW, f"reason-{answers.index({'grant-1'})}")
@@ -96,7 +98,9 @@ async def test_grants_above_the_parameter_limit_are_ended(database: Database) ->
         event.listen(database.engine.sync_engine, "connect", take_few_values)
         await database.close()  # the pool connects again
     first = msgspec.structs.asdict(a_grant(0)) | {"groups": "[]", "role": "viewer"}
-    rows = [first | {"id": f"grant-{number}", "handle_hash": str(number)} for number in range(40_000)]
+    rows = [
+        first | {"id": f"grant-{number}", "handle_hash": str(number)} for number in range(40_000)
+    ]
     async with database.begin() as connection:
         await connection.execute(insert(grants), rows)
     ids = [row["id"] for row in rows]

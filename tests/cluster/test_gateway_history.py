@@ -1,4 +1,6 @@
-"""History as it is made: a real API server, the real operator, a real gateway; on SQLite and on PostgreSQL."""
+"""History as it is made: a real API server, the real operator, a real gateway; on SQLite and on
+PostgreSQL.
+"""
 
 import asyncio
 import re
@@ -40,7 +42,9 @@ def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
 
 
 class HistoryStage:
-    """An operator's account with its token, where the gateway is to listen, and what is in the database."""
+    """An operator's account with its token, where the gateway is to listen, and what is in the
+    database.
+    """
 
     def __init__(self, stage: Stage, database_url: str) -> None:
         self.stage = stage
@@ -60,7 +64,9 @@ class HistoryStage:
             "kind": "TokenRequest",
             "spec": {"audiences": [audience], "expirationSeconds": 600},
         }
-        made = await self.stage.api.create(resource, body, namespace=self.stage.namespace, into=dict)
+        made = await self.stage.api.create(
+            resource, body, namespace=self.stage.namespace, into=dict
+        )
         token: str = made["status"]["token"]
         return token
 
@@ -90,7 +96,11 @@ class HistoryStage:
             found = await self.rows()
             still_open = [one for one in found[1] if one.ended is None]
             counts = len(found[0]), len(found[1]), len(still_open)
-            return found if counts == (sessions, runs, open_runs) and all(one.ready for one in still_open) else None
+            return (
+                found
+                if counts == (sessions, runs, open_runs) and all(one.ready for one in still_open)
+                else None
+            )
 
         try:
             return await eventually(look, what)
@@ -103,7 +113,8 @@ class HistoryStage:
         await self.stage.suspend(NAME)
         await self.stage.reach(NAME, "Suspended")
         await self.stage.podless(begun)
-        # Kubernetes counts whole seconds: a run that began in the same one as the run before would be that run.
+        # Kubernetes counts whole seconds: a run that began in the same one as the run before would
+        # be that run.
         start = parse_time(begun["status"]["startTime"]) + timedelta(seconds=1)
         await eventually(lambda: datetime.now(UTC) >= start, "the next second")
 
@@ -130,7 +141,9 @@ async def history(stage: Stage, database_url: str) -> AsyncIterator[HistoryStage
 async def test_session_with_two_runs_is_recorded(history: HistoryStage) -> None:
     stage = history.stage
     node = await stage.node("here")
-    template = await stage.template(resources={"defaultGPU": 1}, placement={"nodeSelector": stage.here})
+    template = await stage.template(
+        resources={"defaultGPU": 1}, placement={"nodeSelector": stage.here}
+    )
     async with history.gateway() as gateway, history.operator():
         session = await stage.session(NAME, template)
         await stage.bind(await stage.pod_of(session), node)
@@ -147,7 +160,9 @@ async def test_session_with_two_runs_is_recorded(history: HistoryStage) -> None:
         answer = await alice.delete(f"/api/v1/sessions/{NAME}", headers=headers)
         assert answer.status_code in (200, 202, 204), answer.text
         await stage.gone(SESSIONS, NAME)
-        (row,), (first, second) = await history.reach("the end is written", sessions=1, runs=2, open_runs=0)
+        (row,), (first, second) = await history.reach(
+            "the end is written", sessions=1, runs=2, open_runs=0
+        )
     assert (row.name, row.owner, row.template) == (NAME, "alice@example.com", template)
     assert row.uid == session["metadata"]["uid"]
     assert (row.end_reason, row.ended_by) == ("user", "alice@example.com")
@@ -177,7 +192,9 @@ async def test_ended_session_waits_for_the_gateway_to_record_it(history: History
         assert waiting, "it has gone before anybody took note of its end"
         async with history.gateway():
             await stage.gone(SESSIONS, NAME)
-            (row, another), _ = await history.reach("all is written", sessions=2, runs=2, open_runs=1)
+            (row, another), _ = await history.reach(
+                "all is written", sessions=2, runs=2, open_runs=1
+            )
     if row.uid == other["metadata"]["uid"]:
         row, another = another, row
     assert row.end_reason == "deleted" and row.ended
@@ -219,7 +236,9 @@ async def test_runs_during_a_database_outage_are_recorded_later(
             await stage.run(NAME)
             await history.suspend()
             await history.resume()
-            lag = re.search(r"^vdi_gateway_recorder_lag_seconds (\S+)$", await gateway.metrics(), re.MULTILINE)
+            lag = re.search(
+                r"^vdi_gateway_recorder_lag_seconds (\S+)$", await gateway.metrics(), re.MULTILINE
+            )
             assert lag and float(lag[1]) > 0
         finally:
             postgres_server.start()
@@ -230,7 +249,9 @@ async def test_runs_during_a_database_outage_are_recorded_later(
 @pytest.mark.long
 @pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
 async def test_killed_replicas_record_each_run_once(history: HistoryStage) -> None:
-    """Two gateways watch and are killed in turn, the operator is restarted: each run is there once, with its facts."""
+    """Two gateways watch and are killed in turn, the operator is restarted: each run is there once,
+    with its facts.
+    """
     stage = history.stage
     template = await stage.template()
     url = history.database.url.render_as_string(hide_password=False)

@@ -1,4 +1,6 @@
-"""Logging in at a real gateway: users of a real Secret, `vdi gateway user`, and what ends when they go."""
+"""Logging in at a real gateway: users of a real Secret, `vdi gateway user`, and what ends when they
+go.
+"""
 
 import asyncio
 import io
@@ -35,17 +37,25 @@ async def is_logged_out(browser: httpx.AsyncClient) -> bool:
 
 
 async def test_users_are_added_and_removed_by_command(
-    stage: Stage, kubeconfig: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    stage: Stage,
+    kubeconfig: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     async def user(*words: str, stdin: str = "") -> tuple[int, str, str]:
-        """Exit code, standard output, standard error of a command, which has an event loop of its own."""
+        """Exit code, standard output, standard error of a command, which has an event loop of its
+        own.
+        """
         monkeypatch.setattr("sys.stdin", io.StringIO(stdin))
         there = ["-n", stage.namespace, "--kubeconfig", str(kubeconfig)]
         code = await asyncio.to_thread(main, ["gateway", "user", *words, *there])
         return code, *capsys.readouterr()
 
     async with open_gateway_stage(stage, tmp_path) as gateway:
-        code, password, said = await user("add", "Grace@Example.com", "--name", "Grace", "--group", "staff")
+        code, password, said = await user(
+            "add", "Grace@Example.com", "--name", "Grace", "--group", "staff"
+        )
         assert (code, len(password.strip())) == (0, 23)
         assert "grace@example.com can log in" in said
         grace = await gateway.log_in("grace@example.com", password.strip())
@@ -56,10 +66,17 @@ async def test_users_are_added_and_removed_by_command(
         assert (code, "already exists" in said) == (1, True)
         code, listed, _ = await user("ls", "-o", "json")
         entry = next(load for load in json.loads(listed) if load["user"] == "grace@example.com")
-        assert entry == {"user": "grace@example.com", "name": "Grace", "groups": ["staff"], "admin": False}
+        assert entry == {
+            "user": "grace@example.com",
+            "name": "Grace",
+            "groups": ["staff"],
+            "admin": False,
+        }
         assert "argon2" not in listed
 
-        code, out, _ = await user("passwd", "grace@example.com", "--password-stdin", stdin="a much longer password\n")
+        code, out, _ = await user(
+            "passwd", "grace@example.com", "--password-stdin", stdin="a much longer password\n"
+        )
         assert (code, out) == (0, "")
         await eventually(partial(is_logged_out, grace), "a new password ends the logins")
         assert await token_status(gateway, token) == 200, "tokens have no password"
@@ -94,15 +111,21 @@ def test_invalid_user_commands_are_explained(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.setattr("sys.stdin", io.StringIO(stdin))
-    assert main(["gateway", "user", *words, "-n", namespace, "--kubeconfig", str(kubeconfig)]) == code
+    assert (
+        main(["gateway", "user", *words, "-n", namespace, "--kubeconfig", str(kubeconfig)]) == code
+    )
     assert said in capsys.readouterr().err
 
 
-def test_the_first_user_makes_the_secret(namespace: str, kubeconfig: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_first_user_makes_the_secret(
+    namespace: str, kubeconfig: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     there = ["-n", namespace, "--kubeconfig", str(kubeconfig)]
     assert main(["gateway", "user", "ls", *there]) == 0
     assert "no user logs in" in capsys.readouterr().err
-    assert main(["gateway", "user", "add", "first@example.com", "--admin", "-o", "json", *there]) == 0
+    assert (
+        main(["gateway", "user", "add", "first@example.com", "--admin", "-o", "json", *there]) == 0
+    )
     made = json.loads(capsys.readouterr().out)
     assert made["user"] == "first@example.com"
     assert len(made["password"]) == 23

@@ -1,4 +1,6 @@
-"""A gateway and an operator of two namespaces on a real API server: by a name alone, the right session is meant."""
+"""A gateway and an operator of two namespaces on a real API server: by a name alone, the right
+session is meant.
+"""
 
 import asyncio
 from pathlib import Path
@@ -33,9 +35,14 @@ async def test_desktops_of_two_groups_live_in_two_namespaces(
         cluster, actions = gateway.context.cluster, gateway.actions
         await eventually(lambda: gateway.health.begun, "the gateway has begun")
         await eventually(lambda: cluster.template(template), "the template is seen")
-        made = [await actions.start(user, SessionRequest(template=template)) for user in (ALICE, CAROL)]
-        assert [session.metadata.namespace for session in made] == [stage.namespace, second_namespace]
-        (alices, carols) = (session.metadata.name for session in made)
+        made = [
+            await actions.start(user, SessionRequest(template=template)) for user in (ALICE, CAROL)
+        ]
+        assert [session.metadata.namespace for session in made] == [
+            stage.namespace,
+            second_namespace,
+        ]
+        alices, carols = (session.metadata.name for session in made)
         await asyncio.gather(stage.run(alices), lab.run(carols))
         with pytest.raises(ActionDenied, match=f"name: '{carols}' is not available"):
             await actions.start(ALICE, SessionRequest(template=template, name=carols))
@@ -53,4 +60,6 @@ async def test_desktops_of_two_groups_live_in_two_namespaces(
         assert len(await stage.all(CLAIMS)) == 1
     for space in (stage, lab):
         for session in await space.all(SESSIONS):
-            await space.patch(SESSIONS, session["metadata"]["name"], {"metadata": {"finalizers": None}})
+            await space.patch(
+                SESSIONS, session["metadata"]["name"], {"metadata": {"finalizers": None}}
+            )

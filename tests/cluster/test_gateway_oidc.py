@@ -1,4 +1,6 @@
-"""Logging in at a real identity provider: who comes back, who does not, and what happens when it is not there."""
+"""Logging in at a real identity provider: who comes back, who does not, and what happens when it is
+not there.
+"""
 
 import re
 from collections.abc import AsyncIterator
@@ -23,7 +25,12 @@ ACCOUNTS: dict[str, dict[str, Any]] = {
         "name": "Carol Ünal",
         "groups": ["staff", "vdi-admins"],
     },
-    "dave": {"email": "dave@example.com", "email_verified": True, "name": "Dave", "groups": "Staff,night shift"},
+    "dave": {
+        "email": "dave@example.com",
+        "email_verified": True,
+        "name": "Dave",
+        "groups": "Staff,night shift",
+    },
 }
 
 
@@ -58,7 +65,10 @@ class SignOnStage:
 
 @pytest.fixture
 async def sign_on(stage: Stage, tmp_path: Path) -> AsyncIterator[SignOnStage]:
-    async with identity_provider(tmp_path, PORTAL, ACCOUNTS) as provider, AsyncExitStack() as people:
+    async with (
+        identity_provider(tmp_path, PORTAL, ACCOUNTS) as provider,
+        AsyncExitStack() as people,
+    ):
         more: dict[str, Any] = {"oidc": provider.config, "admin_groups": frozenset({"vdi-admins"})}
         async with open_gateway_stage(stage, tmp_path, **more) as gateway:
             assert gateway.portal == PORTAL
@@ -97,7 +107,8 @@ async def test_oidc_callback_works_once_in_its_own_browser(sign_on: SignOnStage)
     back = path_of(await sign_on.person().log_in(there, "carol"))
     await sign_on.begin(thief)
     assert (await thief.get(back)).status_code == 403, "not his state"
-    # With his own state and her code: the provider holds the code against the PKCE challenge that it was asked with.
+    # With his own state and her code: the provider holds the code against the PKCE challenge that
+    # it was asked with.
     code = parse_qs(urlsplit(back).query)["code"][0]
     his = parse_qs(urlsplit(await sign_on.begin(thief)).query)["state"][0]
     issuer = sign_on.provider.config.issuer

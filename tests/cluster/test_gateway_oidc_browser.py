@@ -38,7 +38,9 @@ async def dex(folder: Path, portal: str) -> AsyncIterator[OIDCSettings]:
     with Progress(folder) as progress:
         program = (await asyncio.to_thread(binaries.ensure, ["dex"], progress=progress))["dex"]
     address = f"127.0.0.1:{free_port()}"
-    oidc = OIDCSettings(issuer=f"http://{address}", client_id="vdi", client_secret="a secret: /", name="Dex")
+    oidc = OIDCSettings(
+        issuer=f"http://{address}", client_id="vdi", client_secret="a secret: /", name="Dex"
+    )
     client = {
         "id": oidc.client_id,
         "name": "VDI",
@@ -118,9 +120,18 @@ async def at_portal(
     async with AsyncExitStack() as stack:
         opened = dex(folder, portal) if provider == "Dex" else panva(folder, portal)
         oidc = await stack.enter_async_context(opened)
-        settings: dict[str, Any] = {"url_port": port, "oidc": oidc, "admin_groups": frozenset({"vdi-admins"})}
+        settings: dict[str, Any] = {
+            "url_port": port,
+            "oidc": oidc,
+            "admin_groups": frozenset({"vdi-admins"}),
+        }
         gateway = await stack.enter_async_context(open_gateway_stage(stage, folder, **settings))
-        router = {"rule": "PathPrefix(`/`)", "service": "gateway", "entryPoints": ["websecure"], "tls": {}}
+        router = {
+            "rule": "PathPrefix(`/`)",
+            "service": "gateway",
+            "entryPoints": ["websecure"],
+            "tls": {},
+        }
         service = {"loadBalancer": {"servers": [{"url": f"http://127.0.0.1:{gateway.public}"}]}}
         routes = {"http": {"routers": {"portal": router}, "services": {"gateway": service}}}
         (folder / "routes").mkdir()
@@ -148,7 +159,9 @@ async def test_sign_in_again_asks_for_the_password(
         await page.get_by_role("button", name="Sign out", exact=True).click()
         await expect(page.get_by_role("heading", name="You are signed out")).to_be_visible()
         if provider == "Dex":
-            await expect(page.get_by_text("You can open them again after you sign in.")).to_be_visible()
+            await expect(
+                page.get_by_text("You can open them again after you sign in.")
+            ).to_be_visible()
         else:
             await page.get_by_role("button", name="Yes, sign me out").click()
             await page.wait_for_url(f"{portal}/logged-out**")

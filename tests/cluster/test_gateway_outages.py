@@ -1,6 +1,8 @@
-"""Outages of PostgreSQL and Redis on real servers, as users, metric, readiness and the doctor see them.
+"""Outages of PostgreSQL and Redis on real servers, as users, metric, readiness and the doctor see
+them.
 
-Servers that respond to every read and refuse every write; and replicas that start while the database is away.
+Servers that respond to every read and refuse every write; and replicas that start while the
+database is away.
 """
 
 import asyncio
@@ -54,7 +56,9 @@ def metric(stage: HealthStage, dependency: str) -> str:
     return next((line.rpartition(" ")[2] for line in lines if line.startswith(name)), "")
 
 
-async def reports(stage: HealthStage, log: pytest.LogCaptureFixture, name: str, dependency: str, reason: str) -> None:
+async def reports(
+    stage: HealthStage, log: pytest.LogCaptureFixture, name: str, dependency: str, reason: str
+) -> None:
     """Metric, readiness and the doctor name the server and its reason."""
 
     def in_doctor() -> str:
@@ -69,7 +73,10 @@ async def reports(stage: HealthStage, log: pytest.LogCaptureFixture, name: str, 
 
 async def is_over(stage: HealthStage, log: pytest.LogCaptureFixture, dependency: str) -> None:
     await eventually(lambda: metric(stage, dependency) == "1.0", "the metric is 1 again")
-    await eventually(lambda: not troubles([record.getMessage() for record in log.records]), "the doctor finds nothing")
+    await eventually(
+        lambda: not troubles([record.getMessage() for record in log.records]),
+        "the doctor finds nothing",
+    )
     assert await stage.get("/readyz") == (200, "ok\n")
 
 
@@ -83,13 +90,21 @@ async def shared(redis: RedisServer) -> AsyncIterator[RedisSharedState]:
 @pytest.mark.parametrize(
     ("damage", "repair", "reason"),
     [
-        ("CONFIG SET maxmemory 1", "CONFIG SET maxmemory 0", "command not allowed when used memory > 'maxmemory'"),
+        (
+            "CONFIG SET maxmemory 1",
+            "CONFIG SET maxmemory 0",
+            "command not allowed when used memory > 'maxmemory'",
+        ),
         ("REPLICAOF 127.0.0.1 9", "REPLICAOF NO ONE", "read only replica"),
     ],
     ids=["full", "replica"],
 )
 async def test_redis_that_refuses_writes_is_down(
-    shared: RedisSharedState, caplog: pytest.LogCaptureFixture, damage: str, repair: str, reason: str
+    shared: RedisSharedState,
+    caplog: pytest.LogCaptureFixture,
+    damage: str,
+    repair: str,
+    reason: str,
 ) -> None:
     caplog.set_level(logging.WARNING)
     stage = HealthStage(shared=shared)
@@ -105,16 +120,32 @@ async def test_redis_that_refuses_writes_is_down(
 
 
 @pytest.fixture
-def read_only(postgres_server: Postgres, request: pytest.FixtureRequest) -> Iterator[tuple[Callable[[], None], ...]]:
+def read_only(
+    postgres_server: Postgres, request: pytest.FixtureRequest
+) -> Iterator[tuple[Callable[[], None], ...]]:
     """Functions that make the server read-only, and that repair it."""
     signal_file = postgres_server.folder / "data/standby.signal"
 
     def set_read_only(value: str) -> None:
         # The statement's own session may write, whatever the server's default is.
         postgres_server.run(
-            *("psql", "-h", str(postgres_server.folder), "-U", "postgres", "-d", "postgres", "-qAt"),
+            *(
+                "psql",
+                "-h",
+                str(postgres_server.folder),
+                "-U",
+                "postgres",
+                "-d",
+                "postgres",
+                "-qAt",
+            ),
             *("-c", "SET default_transaction_read_only = off"),
-            *("-c", f"ALTER SYSTEM SET default_transaction_read_only = {value}", "-c", "SELECT pg_reload_conf()"),
+            *(
+                "-c",
+                f"ALTER SYSTEM SET default_transaction_read_only = {value}",
+                "-c",
+                "SELECT pg_reload_conf()",
+            ),
         )
 
     def become_standby() -> None:
@@ -138,7 +169,9 @@ def read_only(postgres_server: Postgres, request: pytest.FixtureRequest) -> Iter
 
 @pytest.mark.parametrize("read_only", ["setting", "standby"], indirect=True)
 async def test_database_that_refuses_writes_is_down(
-    postgres_url: str, read_only: tuple[Callable[[], None], Callable[[], None]], caplog: pytest.LogCaptureFixture
+    postgres_url: str,
+    read_only: tuple[Callable[[], None], Callable[[], None]],
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     caplog.set_level(logging.WARNING)
     damage, repair = read_only
@@ -157,7 +190,9 @@ async def test_database_that_refuses_writes_is_down(
             await is_over(stage, caplog, "database")
 
 
-async def test_database_without_its_tables_is_a_trouble(postgres_server: Postgres, postgres_url: str) -> None:
+async def test_database_without_its_tables_is_a_trouble(
+    postgres_server: Postgres, postgres_url: str
+) -> None:
     """Health's own write must not end the process."""
     async with open_database(postgres_url) as database:
         async with database.begin() as connection:
@@ -187,7 +222,10 @@ async def test_replicas_that_wait_for_the_database_show_a_page(
     await add_people(stage)
     variables = {"VDI_REDIS_URL": redis.url, "VDI_GATEWAY_URL": f"http://127.0.0.1:{free_port()}"}
     async with AsyncExitStack() as stack:
-        processes = [gateway_process(stage, tmp_path, VDI_DATABASE_URL=stopped, **variables) for _ in range(2)]
+        processes = [
+            gateway_process(stage, tmp_path, VDI_DATABASE_URL=stopped, **variables)
+            for _ in range(2)
+        ]
         waiting = [await stack.enter_async_context(process) for process in processes]
         replicas = [replica.gateway for replica in waiting]
         for replica in replicas:

@@ -22,7 +22,8 @@ from vdi.session.naming import Identity
 ALICE, BOB, PORTAL = "alice@example.com", "bob@example.com", "portal@example.com"
 OPERATOR = "system:serviceaccount:vdi-system:vdi-operator"
 POLICIES = tuple(
-    f"{name}.vdi-system.vdi" for name in ("vdi-who-may-name-whom", "vdi-templates-for-whom", "vdi-routes-of-desktops")
+    f"{name}.vdi-system.vdi"
+    for name in ("vdi-who-may-name-whom", "vdi-templates-for-whom", "vdi-routes-of-desktops")
 )
 Object = dict[str, Any]
 Result = subprocess.CompletedProcess[str]
@@ -36,18 +37,28 @@ class People:
     def __init__(self, kubectl: list[str], namespace: str) -> None:
         self._kubectl, self.namespace = kubectl, namespace
 
-    def run(self, *words: str, as_: str = "", groups: tuple[str, ...] = (), given: Object | None = None) -> Result:
-        who = ["--as", as_, *(word for group in groups for word in ("--as-group", group))] if as_ else []
+    def run(
+        self, *words: str, as_: str = "", groups: tuple[str, ...] = (), given: Object | None = None
+    ) -> Result:
+        who = (
+            ["--as", as_, *(word for group in groups for word in ("--as-group", group))]
+            if as_
+            else []
+        )
         command = [*self._kubectl, *who, "--namespace", self.namespace, *words]
         text = json.dumps(given) if given else None
-        return subprocess.run(command, input=text, capture_output=True, text=True, timeout=30, check=False)
+        return subprocess.run(
+            command, input=text, capture_output=True, text=True, timeout=30, check=False
+        )
 
     def admin(self, *words: str, given: Object | None = None) -> str:
         done = self.run(*words, given=given)
         assert done.returncode == 0, done.stderr
         return done.stdout
 
-    def create(self, user: str, *, as_: str = "", groups: tuple[str, ...] = (), name: str = "", **spec: Any) -> Result:
+    def create(
+        self, user: str, *, as_: str = "", groups: tuple[str, ...] = (), name: str = "", **spec: Any
+    ) -> Result:
         """Ask for a session for `user`; a dry run unless it has a name."""
         metadata = {"name": name or "dry", "namespace": self.namespace}
         body = {"apiVersion": "vdi.kasm.io/v1alpha1", "kind": "VDISession", "metadata": metadata}
@@ -55,7 +66,9 @@ class People:
         dry = [] if name else ["--dry-run=server"]
         return self.run("create", *dry, "-f", "-", as_=as_, groups=groups, given=body)
 
-    def patch(self, name: str, spec: Object | None = None, *, metadata: Object | None = None, as_: str) -> Result:
+    def patch(
+        self, name: str, spec: Object | None = None, *, metadata: Object | None = None, as_: str
+    ) -> Result:
         body = json.dumps({"spec": spec or {}, "metadata": metadata or {}})
         return self.run("patch", "vdi", name, "--type=merge", "-p", body, as_=as_)
 
@@ -66,7 +79,9 @@ def policies() -> list[Object]:
     return [each for each in made if each["kind"].startswith("ValidatingAdmissionPolicy")]
 
 
-def role(verbs: list[str], *subjects: Object, of: str = "vdisessions.vdi.kasm.io") -> Iterator[Object]:
+def role(
+    verbs: list[str], *subjects: Object, of: str = "vdisessions.vdi.kasm.io"
+) -> Iterator[Object]:
     name = f"{'-'.join(verbs)}-{of.replace('/', '-')}"
     rbac = "rbac.authorization.k8s.io"
     resource, _, group = of.partition(".")
@@ -83,11 +98,19 @@ def user(name: str) -> Object:
 
 @pytest.fixture(scope="module")
 def everyone(kubectl: list[str], shared_namespace: str) -> Iterator[People]:
-    """Alice, Bob and a ServiceAccount may create and change sessions; the portal's account may assign them, too."""
+    """Alice, Bob and a ServiceAccount may create and change sessions; the portal's account may
+    assign them, too.
+    """
     made = People(kubectl, shared_namespace)
     robot = {"kind": "ServiceAccount", "name": "default", "namespace": shared_namespace}
     for body in (
-        *role(["get", "create", "patch", "update", "delete"], user(ALICE), user(BOB), user(PORTAL), robot),
+        *role(
+            ["get", "create", "patch", "update", "delete"],
+            user(ALICE),
+            user(BOB),
+            user(PORTAL),
+            robot,
+        ),
         *role(["assign"], user(PORTAL)),
         *role(["get", "patch"], user(OPERATOR)),
         *role(["patch"], user(OPERATOR), of="vdisessions/status.vdi.kasm.io"),
@@ -99,7 +122,10 @@ def everyone(kubectl: list[str], shared_namespace: str) -> Iterator[People]:
     try:
         template(made, "open")
         wait_until("the policy is in force", lambda: made.create(BOB, as_=ALICE).returncode != 0)
-        wait_until("the policy knows the templates' kind", lambda: made.create(ALICE, as_=ALICE).returncode == 0)
+        wait_until(
+            "the policy knows the templates' kind",
+            lambda: made.create(ALICE, as_=ALICE).returncode == 0,
+        )
         yield made
     finally:
         for body in policies():
@@ -109,7 +135,9 @@ def everyone(kubectl: list[str], shared_namespace: str) -> Iterator[People]:
 
 @pytest.fixture
 def people(everyone: People) -> Iterator[People]:
-    """They have no sessions: it takes seconds until policies are in force, and a moment until a session is gone."""
+    """They have no sessions: it takes seconds until policies are in force, and a moment until a
+    session is gone.
+    """
     yield everyone
     everyone.admin("delete", "vdi", "--all", "--timeout=20s")
 
@@ -137,7 +165,13 @@ def let_through(done: Result) -> bool:
 
 def test_session_for_another_user_is_refused(people: People) -> None:
     let_through(people.create(ALICE, as_=ALICE))
-    said = (f"spec.user: {BOB}", f"{ALICE} may not", f"allowed: {BOB}", "verb assign", people.namespace)
+    said = (
+        f"spec.user: {BOB}",
+        f"{ALICE} may not",
+        f"allowed: {BOB}",
+        "verb assign",
+        people.namespace,
+    )
     refused(people.create(BOB, as_=ALICE), *said)
     refused(people.create("Alice@example.com", as_=ALICE))
     robot = f"system:serviceaccount:{people.namespace}:default"
@@ -147,10 +181,18 @@ def test_session_for_another_user_is_refused(people: People) -> None:
 def test_portal_and_administrators_create_sessions_for_anyone(people: People) -> None:
     let_through(people.create(BOB, as_=PORTAL))
     let_through(people.create(BOB))  # the kubeconfig's own account, of system:masters
-    words = ("create", "clusterrolebinding", people.namespace, "--clusterrole=cluster-admin", "--user=root@example.com")
+    words = (
+        "create",
+        "clusterrolebinding",
+        people.namespace,
+        "--clusterrole=cluster-admin",
+        "--user=root@example.com",
+    )
     people.admin(*words)
     try:
-        wait_until("the binding counts", lambda: people.create(BOB, as_="root@example.com").returncode == 0)
+        wait_until(
+            "the binding counts", lambda: people.create(BOB, as_="root@example.com").returncode == 0
+        )
     finally:
         people.admin("delete", "clusterrolebinding", people.namespace)
 
@@ -158,7 +200,9 @@ def test_portal_and_administrators_create_sessions_for_anyone(people: People) ->
 def test_access_and_priority_of_anothers_session_are_protected(people: People) -> None:
     let_through(people.create(ALICE, name="mine"))
     guests = {"access": [{"user": BOB, "role": "collaborator"}]}
-    refused(people.patch("mine", guests, as_=BOB), "spec.access", f"desktop of {ALICE}", "verb assign")
+    refused(
+        people.patch("mine", guests, as_=BOB), "spec.access", f"desktop of {ALICE}", "verb assign"
+    )
     refused(people.patch("mine", {"priority": 1000}, as_=BOB), "spec.priority: 1000", BOB)
     let_through(people.patch("mine", guests, as_=ALICE))
     refused(people.patch("mine", {"access": None}, as_=BOB), "spec.access")
@@ -171,7 +215,9 @@ def test_group_annotation_is_protected(people: People) -> None:
     """The operator mounts folders of groups by it."""
 
     def annotate(groups: str | None, as_: str) -> Result:
-        return people.patch("mine", metadata={"annotations": {"vdi.kasm.io/groups": groups}}, as_=as_)
+        return people.patch(
+            "mine", metadata={"annotations": {"vdi.kasm.io/groups": groups}}, as_=as_
+        )
 
     said = ("vdi.kasm.io/groups", f"{ALICE} may not change which groups", "verb assign")
     metadata = {"name": "new", "annotations": {"vdi.kasm.io/groups": '["cad"]'}}
@@ -191,7 +237,9 @@ def test_no_one_suspends_or_restarts_the_desktop_of_another(people: People) -> N
     let_through(people.create(ALICE, name="hers"))
 
     def restart(as_: str) -> Result:
-        return people.patch("hers", metadata={"annotations": {"vdi.kasm.io/restartedAt": as_}}, as_=as_)
+        return people.patch(
+            "hers", metadata={"annotations": {"vdi.kasm.io/restartedAt": as_}}, as_=as_
+        )
 
     said = (f"{BOB} may not change the desktop of {ALICE}", "verb assign")
     for spec in ({"suspended": True}, {"timeout": "1s"}, {"idleTimeout": "1m"}):
@@ -210,14 +258,20 @@ def test_metadata_of_anothers_session_is_protected(people: People) -> None:
     let_through(people.patch("hers", metadata={"finalizers": [cleanup]}, as_=OPERATOR))
     missing = {"apiVersion": "v1", "kind": "ConfigMap", "name": "missing"}
     missing["uid"] = "0c6d7a5e-8a3b-4f0e-9d51-2f6f1f0a7c11"
-    said = (f"{BOB} may not change the desktop of {ALICE}", "finalizers, ownerReferences", "verb assign")
+    said = (
+        f"{BOB} may not change the desktop of {ALICE}",
+        "finalizers, ownerReferences",
+        "verb assign",
+    )
     for metadata in (
         {"finalizers": None},  # nothing is cleaned up
         {"finalizers": [cleanup, "example.com/never"]},  # it never goes
         {"ownerReferences": [missing]},  # the garbage collector deletes it
     ):
         refused(people.patch("hers", metadata=metadata, as_=BOB), *said)
-    let_through(people.patch("hers", metadata={"finalizers": [cleanup, "example.com/backup"]}, as_=PORTAL))
+    let_through(
+        people.patch("hers", metadata={"finalizers": [cleanup, "example.com/backup"]}, as_=PORTAL)
+    )
     let_through(people.patch("hers", metadata={"finalizers": None}, as_=OPERATOR))
 
 
@@ -225,16 +279,30 @@ def test_metadata_of_anothers_session_is_protected(people: People) -> None:
 def test_garbage_collector_may_remove_its_finalizers(people: People, propagation: str) -> None:
     let_through(people.create(ALICE, name="hers"))
     owner = json.loads(people.admin("get", "vdi", "hers", "-o", "json"))["metadata"]["uid"]
-    reference = {"apiVersion": "vdi.kasm.io/v1alpha1", "kind": "VDISession", "name": "hers", "uid": owner}
-    metadata: Object = {"name": f"hers-{propagation}", "ownerReferences": [reference | {"blockOwnerDeletion": True}]}
-    people.admin("create", "-f", "-", given={"apiVersion": "v1", "kind": "ConfigMap", "metadata": metadata})
-    let_through(people.run("delete", "vdi", "hers", f"--cascade={propagation}", "--wait=false", as_=BOB))
+    reference = {
+        "apiVersion": "vdi.kasm.io/v1alpha1",
+        "kind": "VDISession",
+        "name": "hers",
+        "uid": owner,
+    }
+    metadata: Object = {
+        "name": f"hers-{propagation}",
+        "ownerReferences": [reference | {"blockOwnerDeletion": True}],
+    }
+    people.admin(
+        "create", "-f", "-", given={"apiVersion": "v1", "kind": "ConfigMap", "metadata": metadata}
+    )
+    let_through(
+        people.run("delete", "vdi", "hers", f"--cascade={propagation}", "--wait=false", as_=BOB)
+    )
     wait_until("it is gone", lambda: people.run("get", "vdi", "hers").returncode != 0, 60)
     kept = people.run("get", "configmap", metadata["name"]).returncode == 0
     assert kept == (propagation == "orphan")
 
 
-def route_for(people: People, scheme: Scheme = Scheme.HTTP, settings: ClusterSettings = BEHIND_GATEWAY) -> Object:
+def route_for(
+    people: People, scheme: Scheme = Scheme.HTTP, settings: ClusterSettings = BEHIND_GATEWAY
+) -> Object:
     """The operator's route of a desktop."""
     session = a_session(name="r", namespace=people.namespace)
     return build_route(identity=Identity.of(session), host=HOST, settings=settings, scheme=scheme)
@@ -299,7 +367,13 @@ def test_routes_in_the_form_of_the_operator_are_accepted(people: People) -> None
     ):
         refused(of_spec(tls=tls), "spec.tls", "allowed is an empty certResolver")
     edge = {"name": "vdi-edge"}
-    for middlewares in (None, [], [{"name": "other"}], [edge, {"name": "other"}], [edge | {"namespace": "default"}]):
+    for middlewares in (
+        None,
+        [],
+        [{"name": "other"}],
+        [edge, {"name": "other"}],
+        [edge | {"namespace": "default"}],
+    ):
         refused(of_rule(middlewares=middlewares), "spec.routes.middlewares", "vdi-edge")
     for fields in (
         {"kind": "TraefikService"},
@@ -315,7 +389,11 @@ def test_routes_in_the_form_of_the_operator_are_accepted(people: People) -> None
 
 def test_routes_have_the_certificate_resolver_of_the_values(people: People, helm: Path) -> None:
     objects = render(helm, "values.yaml", "--set", "traefik.certResolver=letsencrypt")
-    (policy,) = [made for made in objects if made["metadata"]["name"] == POLICIES[2] and "validations" in made["spec"]]
+    (policy,) = [
+        made
+        for made in objects
+        if made["metadata"]["name"] == POLICIES[2] and "validations" in made["spec"]
+    ]
     people.admin("apply", "--server-side", "-f", "-", given=policy)
     settings = replace(BEHIND_GATEWAY, cert_resolver="letsencrypt")
     right = route_for(people, settings=settings)
@@ -326,7 +404,10 @@ def test_routes_have_the_certificate_resolver_of_the_values(people: People, helm
             {"certResolver": "letsencrypt"},
             {"certResolver": "other", "domains": [{"main": "*.vdi.localhost"}]},
             {"certResolver": "letsencrypt", "domains": [{"main": "portal.vdi.localhost"}]},
-            {"certResolver": "letsencrypt", "domains": [{"main": "*.vdi.localhost", "sans": ["example.com"]}]},
+            {
+                "certResolver": "letsencrypt",
+                "domains": [{"main": "*.vdi.localhost", "sans": ["example.com"]}],
+            },
             right["spec"]["tls"] | {"secretName": "mine"},
         ):
             route = route_for(people)
@@ -334,19 +415,30 @@ def test_routes_have_the_certificate_resolver_of_the_values(people: People, helm
             refused(create_route(people, route), "spec.tls", "certResolver letsencrypt")
     finally:
         (usual,) = [
-            made for made in policies() if made["metadata"]["name"] == POLICIES[2] and "validations" in made["spec"]
+            made
+            for made in policies()
+            if made["metadata"]["name"] == POLICIES[2] and "validations" in made["spec"]
         ]
         people.admin("apply", "--server-side", "-f", "-", given=usual)
-        wait_until("the policy is as before", lambda: create_route(people, route_for(people)).returncode == 0)
+        wait_until(
+            "the policy is as before",
+            lambda: create_route(people, route_for(people)).returncode == 0,
+        )
 
 
 def test_other_session_changes_are_permitted(people: People) -> None:
-    """The operator: finalizers, suspension at the end of the time. It has no verb assign. Whoever may, deletes."""
+    """The operator: finalizers, suspension at the end of the time. It has no verb assign. Whoever
+    may, deletes.
+    """
     guests = [{"user": BOB, "role": "viewer"}]
     let_through(people.create(ALICE, name="hers", access=guests, priority=5))
-    let_through(people.patch("hers", metadata={"finalizers": ["vdi.kasm.io/session-cleanup"]}, as_=OPERATOR))
+    let_through(
+        people.patch("hers", metadata={"finalizers": ["vdi.kasm.io/session-cleanup"]}, as_=OPERATOR)
+    )
     let_through(people.patch("hers", {"suspended": True}, as_=OPERATOR))
-    let_through(people.patch("hers", {"timeout": "9h", "access": guests, "priority": 5}, as_=OPERATOR))
+    let_through(
+        people.patch("hers", {"timeout": "9h", "access": guests, "priority": 5}, as_=OPERATOR)
+    )
     let_through(people.run("delete", "vdi", "hers", "--wait=false", as_=BOB))
     let_through(people.patch("hers", metadata={"finalizers": None}, as_=OPERATOR))
     wait_until("it is gone", lambda: people.run("get", "vdi", "hers", as_=BOB).returncode != 0)
@@ -361,19 +453,30 @@ def test_restricted_template_is_refused_to_others(people: People) -> None:
         return lambda: people.create(who, as_=who, groups=groups, template=which)
 
     wait_until("the policy has seen the templates", lambda: asks(BOB, mixed)().returncode != 0)
-    for one in (asks(ALICE, hers), asks(BOB, theirs, "painters"), asks(ALICE, mixed), asks(BOB, mixed, "painters")):
+    for one in (
+        asks(ALICE, hers),
+        asks(BOB, theirs, "painters"),
+        asks(ALICE, mixed),
+        asks(BOB, mixed, "painters"),
+    ):
         let_through(one())
     said = (f"spec.template: {hers}", f"not for {BOB}", "access of the VDITemplate")
     refused(asks(BOB, hers, "painters")(), *said)
     for one in (asks(ALICE, theirs), asks(BOB, theirs, "sculptors"), asks(BOB, mixed)):
         refused(one())
-    # Who may assign is asked nothing: the gateway has looked at the person's groups, which the API server cannot know.
+    # Who may assign is asked nothing: the gateway has looked at the person's groups, which the API
+    # server cannot know.
     let_through(people.create(BOB, as_=PORTAL, template=hers))
     let_through(people.create(ALICE, as_=ALICE, template="not-there-yet"))
 
 
 def test_priority_above_0_requires_the_verb_assign(people: People) -> None:
-    said = ("spec.priority: 1000", f"{ALICE} may not go before others", "allowed: 0 or less", "verb assign")
+    said = (
+        "spec.priority: 1000",
+        f"{ALICE} may not go before others",
+        "allowed: 0 or less",
+        "verb assign",
+    )
     refused(people.create(ALICE, as_=ALICE, priority=1000), *said)
     let_through(people.create(ALICE, as_=ALICE, priority=-5, name="mine"))
     let_through(people.patch("mine", {"priority": 0}, as_=ALICE))
@@ -394,16 +497,29 @@ def test_a_home_is_no_larger_than_the_template_allows(people: People) -> None:
     refused(asks("500Ti"), said)
     refused(asks("11Gi", f"{people.namespace}-open"), "11Gi is more than the 10Gi")
     refused(asks(30 * 1024**3), f"{30 * 1024**3} is more than the 20Gi")
-    for let in (asks("20Gi"), asks("1Gi"), asks("500Ti", enabled=False), asks("500Ti", "not-there-yet")):
+    for let in (
+        asks("20Gi"),
+        asks("1Gi"),
+        asks("500Ti", enabled=False),
+        asks("500Ti", "not-there-yet"),
+    ):
         let_through(let)
     let_through(people.create(ALICE, as_=ALICE, template=small, name="mine"))
     refused(people.patch("mine", {"persistence": {"size": "500Ti"}}, as_=ALICE), said)
     let_through(people.patch("mine", {"persistence": {"size": "20Gi"}}, as_=ALICE))
     # A template that is made stricter later: everything else about the session goes on.
-    people.admin("patch", "vditemplate", small, "--type=merge", "-p", '{"spec":{"persistence":{"maxSize":"6Gi"}}}')
+    people.admin(
+        "patch",
+        "vditemplate",
+        small,
+        "--type=merge",
+        "-p",
+        '{"spec":{"persistence":{"maxSize":"6Gi"}}}',
+    )
     wait_until("the policy has seen the edit", lambda: asks("20Gi").returncode != 0)
     let_through(people.patch("mine", {"suspended": True}, as_=OPERATOR))
-    # Who may assign is the gateway, which has checked the size, or an administrator who restores an existing home.
+    # Who may assign is the gateway, which has checked the size, or an administrator who restores an
+    # existing home.
     let_through(people.create(ALICE, as_=PORTAL, template=small, persistence={"size": "500Ti"}))
 
 
@@ -411,7 +527,9 @@ def test_the_policies_fail_closed_and_have_no_type_errors(people: People) -> Non
     for name in POLICIES:
 
         def looked_at(name: str = name) -> Object | None:
-            shown: Object = json.loads(people.admin("get", "validatingadmissionpolicy", name, "-o", "json"))
+            shown: Object = json.loads(
+                people.admin("get", "validatingadmissionpolicy", name, "-o", "json")
+            )
             return shown if "observedGeneration" in shown.get("status", {}) else None
 
         shown = wait_until("types were checked", looked_at)

@@ -1,4 +1,6 @@
-"""The portal on a real API server with the real operator: every deed by its form, and a page that follows live."""
+"""The portal on a real API server with the real operator: every deed by its form, and a page that
+follows live.
+"""
 
 import asyncio
 import re
@@ -58,15 +60,26 @@ class Person:
         return answer
 
 
-async def test_desktop_is_started_used_and_ended_in_the_portal(stage: Stage, tmp_path: Path) -> None:
+async def test_desktop_is_started_used_and_ended_in_the_portal(
+    stage: Stage, tmp_path: Path
+) -> None:
     await stage.node("disk", has={"ephemeral-storage": "100Gi"})
-    template = await stage.template(displayName="Writing desk", resources={"maxMemory": "8Gi", **LOCAL_DISK})
+    template = await stage.template(
+        displayName="Writing desk", resources={"maxMemory": "8Gi", **LOCAL_DISK}
+    )
     async with open_gateway_stage(stage, tmp_path) as gateway, stage.operator(cluster=SETTINGS):
         alice = Person(gateway, await gateway.log_in("alice@example.com"))
         bob = Person(gateway, await gateway.log_in("bob@example.com"))
         form = f"/catalogue/{template}"
         await alice.sees("/catalogue", "Writing desk")
-        fields = {"name": "mine", "gpu": "1", "memory": "8Gi", "cpu": "2", "timeout": "1h", "home": "yes"}
+        fields = {
+            "name": "mine",
+            "gpu": "1",
+            "memory": "8Gi",
+            "cpu": "2",
+            "timeout": "1h",
+            "home": "yes",
+        }
         fields["ephemeral_storage"] = "20Gi"
 
         refused = await alice.sends(form, form, fields | {"name": "Not_A_Name"}, status=422)
@@ -84,15 +97,21 @@ async def test_desktop_is_started_used_and_ended_in_the_portal(stage: Stage, tmp
 
         async with listening(alice.client) as heard:
             await stage.run("mine")
-            await eventually(lambda: "Running" in words("".join(heard)), "the open page says Running")
+            await eventually(
+                lambda: "Running" in words("".join(heard)), "the open page says Running"
+            )
         await alice.sees("/", "1 GPU 2 CPUs 8 GiB 20 GiB local disk")
         await alice.sees(DESK, "20 GiB local disk")
 
         await alice.sends(f"{DESK}/extend", DESK, {"length": "2h"})
-        await alice.sends(f"{DESK}/share", DESK, {"user": "bob@example.com", "role": "viewer", "for": "1h"})
+        await alice.sends(
+            f"{DESK}/share", DESK, {"user": "bob@example.com", "role": "viewer", "for": "1h"}
+        )
         await bob.sees("/shared", "mine")
         forbidden = await bob.sends(f"{DESK}/end", DESK, status=403)
-        assert "As viewer of alice@example.com's desktop 'mine' you may not end it" in words(forbidden.text)
+        assert "As viewer of alice@example.com's desktop 'mine' you may not end it" in words(
+            forbidden.text
+        )
         await alice.sends(f"{DESK}/unshare", DESK, {"user": "bob@example.com"})
         await bob.sees("/shared", "Nothing is shared with you")
 
@@ -108,7 +127,11 @@ async def test_desktop_is_started_used_and_ended_in_the_portal(stage: Stage, tmp
         csv = await alice.client.get("/api/v1/export?what=sessions")
         head, row = csv.text.splitlines()
         reported = dict(zip(head.split(","), row.split(","), strict=True))
-        assert (reported["name"], reported["user"], reported["endReason"]) == ("mine", "alice@example.com", "user")
+        assert (reported["name"], reported["user"], reported["endReason"]) == (
+            "mine",
+            "alice@example.com",
+            "user",
+        )
 
 
 async def test_schedule_set_in_the_form_resumes_the_desktop(stage: Stage, tmp_path: Path) -> None:
@@ -116,13 +139,23 @@ async def test_schedule_set_in_the_form_resumes_the_desktop(stage: Stage, tmp_pa
     async with open_gateway_stage(stage, tmp_path) as gateway, stage.operator(cluster=SETTINGS):
         alice = Person(gateway, await gateway.log_in("alice@example.com"))
         await stage.session("mine", template=template, user="alice@example.com", suspended=True)
-        page, action, soon = "/desktops/mine", "/desktops/mine/schedule", datetime.now(UTC) + timedelta(minutes=3)
+        page, action, soon = (
+            "/desktops/mine",
+            "/desktops/mine/schedule",
+            datetime.now(UTC) + timedelta(minutes=3),
+        )
         await alice.sees(page, "Set schedule")
         fields = {"start": f"{soon:%H:%M}", "time_zone": "UTC"} | {day.value: "yes" for day in Day}
-        refused = await alice.sends(action, page, fields | {"time_zone": "Mars/Olympus"}, status=422)
+        refused = await alice.sends(
+            action, page, fields | {"time_zone": "Mars/Olympus"}, status=422
+        )
         assert "'Mars/Olympus' is not allowed; allowed: a known time zone" in words(refused.text)
-        refused = await alice.sends(action, page, {"start": "25:00", "time_zone": "UTC", "MON": "yes"}, status=422)
-        assert "'25:00' is not allowed; allowed: a time of day from 00:00 to 23:59" in words(refused.text)
+        refused = await alice.sends(
+            action, page, {"start": "25:00", "time_zone": "UTC", "MON": "yes"}, status=422
+        )
+        assert "'25:00' is not allowed; allowed: a time of day from 00:00 to 23:59" in words(
+            refused.text
+        )
         await alice.sends(action, page, fields)
         await stage.run("mine")
         await alice.sees(page, f"{soon:%H:%M}, every day, UTC")
@@ -137,7 +170,9 @@ async def test_administrator_pages_show_everyones_sessions(stage: Stage, tmp_pat
         alice = Person(gateway, await gateway.log_in("alice@example.com"))
         root = Person(gateway, await gateway.log_in("root@example.com"))
         await alice.sees("/catalogue", template)
-        await alice.sends(f"/catalogue/{template}", f"/catalogue/{template}", {"name": "mine", "timeout": "1h"})
+        await alice.sends(
+            f"/catalogue/{template}", f"/catalogue/{template}", {"name": "mine", "timeout": "1h"}
+        )
         await stage.run("mine")
         for path, text in (
             ("/admin", "1 running"),

@@ -1,4 +1,6 @@
-"""A real gateway on a real API server: it starts, tells the truth about itself, serves, and ends on SIGTERM."""
+"""A real gateway on a real API server: it starts, tells the truth about itself, serves, and ends on
+SIGTERM.
+"""
 
 import asyncio
 import signal
@@ -37,7 +39,9 @@ async def test_sigterm_ends_the_gateway_with_open_streams(stage: Stage, tmp_path
     await add_people(stage)
     async with gateway_process(stage, tmp_path) as replica:
         alice = await replica.gateway.log_in("alice@example.com")
-        async with alice.stream("GET", "/events?view=desktops", headers={"Accept": "text/event-stream"}) as stream:
+        async with alice.stream(
+            "GET", "/events?view=desktops", headers={"Accept": "text/event-stream"}
+        ) as stream:
             assert stream.status_code == 200
             lines = stream.aiter_lines()
             await anext(lines)
@@ -49,7 +53,9 @@ async def test_sigterm_ends_the_gateway_with_open_streams(stage: Stage, tmp_path
     assert "graceful shutdown exceeded" not in log, "uvicorn had to cut the stream off"
 
 
-async def test_gateway_is_ready_once_its_database_is_reachable(stage: Stage, tmp_path: Path) -> None:
+async def test_gateway_is_ready_once_its_database_is_reachable(
+    stage: Stage, tmp_path: Path
+) -> None:
     await add_people(stage)
     folder = tmp_path / "later"
     internal = free_port()

@@ -1,4 +1,6 @@
-"""The replicas' shared state on a real Redis: the contract, two at once, and a Redis that dies and comes back."""
+"""The replicas' shared state on a real Redis: the contract, two at once, and a Redis that dies and
+comes back.
+"""
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -24,11 +26,15 @@ async def shared(redis: RedisServer) -> AsyncIterator[RedisSharedState]:
 
 
 @pytest.mark.parametrize("promise", CONTRACT, ids=lambda one: one.__name__)
-async def test_shared_in_redis(shared: RedisSharedState, promise: Callable[[SharedState], Awaitable[None]]) -> None:
+async def test_shared_in_redis(
+    shared: RedisSharedState, promise: Callable[[SharedState], Awaitable[None]]
+) -> None:
     await promise(shared)
 
 
-async def test_replicas_share_state_through_redis(redis: RedisServer, shared: RedisSharedState) -> None:
+async def test_replicas_share_state_through_redis(
+    redis: RedisServer, shared: RedisSharedState
+) -> None:
     one, two = shared, RedisSharedState(redis.url)
     try:
         answers = await asyncio.gather(*(each.take_once("ticket", 30) for each in (one, two) * 10))
@@ -46,7 +52,9 @@ async def test_replicas_share_state_through_redis(redis: RedisServer, shared: Re
 
 
 async def test_cancelled_listener_always_ends(shared: RedisSharedState) -> None:
-    """Python 3.11's asyncio.wait_for loses a cancellation that comes when what it waits for has just ended."""
+    """Python 3.11's asyncio.wait_for loses a cancellation that comes when what it waits for has
+    just ended.
+    """
 
     async def listen() -> None:
         async with shared.subscribe("news"):
@@ -81,7 +89,12 @@ async def test_listener_reconnects_after_redis_was_lost(
 
         await eventually(lambda: hears("before"), "it listens")
         await redis.kill()
-        for action in (shared.check(), shared.take_once("a", 1), shared.count("a", 1), shared.pop("a")):
+        for action in (
+            shared.check(),
+            shared.take_once("a", 1),
+            shared.count("a", 1),
+            shared.pop("a"),
+        ):
             with pytest.raises(OSError, match="Redis does not respond"):
                 await action
         await redis.start()
@@ -93,7 +106,9 @@ async def test_listener_reconnects_after_redis_was_lost(
         await asyncio.gather(listener, return_exceptions=True)
 
 
-async def test_subscribing_without_redis_raises(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_subscribing_without_redis_raises(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(module, "_SUBSCRIBE_SECONDS", 0.2)
     shared = RedisSharedState(f"unix://{tmp_path}/nobody.sock")
     with pytest.raises(OSError):

@@ -1,4 +1,6 @@
-"""Two gateways as processes, with a real Redis and a real PostgreSQL, behind what sends each request to another one."""
+"""Two gateways as processes, with a real Redis and a real PostgreSQL, behind what sends each
+request to another one.
+"""
 
 import asyncio
 import re
@@ -41,14 +43,18 @@ class Pair:
     async def log_in(self, user: str) -> httpx.AsyncClient:
         return await self.one.gateway.log_in(user, traefik=self.traefik())
 
-    async def through(self, replica: GatewayProcess, browser: httpx.AsyncClient) -> httpx.AsyncClient:
+    async def through(
+        self, replica: GatewayProcess, browser: httpx.AsyncClient
+    ) -> httpx.AsyncClient:
         """The same browser, whose requests go to this replica alone."""
         other = await replica.gateway.browser()
         other.cookies = browser.cookies
         return other
 
     async def report(self, trouble: str) -> bool:
-        """Both tell of it, or of none, and stay in service: open desktops need neither Redis nor the database."""
+        """Both tell of it, or of none, and stay in service: open desktops need neither Redis nor
+        the database.
+        """
         answers = [await replica.gateway.inside("/readyz") for replica in (self.one, self.two)]
         assert {answer.status_code for answer in answers} == {200}
         texts = {answer.text for answer in answers}
@@ -70,11 +76,15 @@ class Pair:
 
 
 @pytest.fixture
-async def pair(stage: Stage, tmp_path: Path, postgres_url: str, redis: RedisServer) -> AsyncIterator[Pair]:
+async def pair(
+    stage: Stage, tmp_path: Path, postgres_url: str, redis: RedisServer
+) -> AsyncIterator[Pair]:
     await add_people(stage)
     async with AsyncExitStack() as stack:
         shared = {"VDI_REDIS_URL": redis.url, "VDI_DATABASE_URL": postgres_url}
-        starting = (stack.enter_async_context(gateway_process(stage, tmp_path, **shared)) for _ in range(2))
+        starting = (
+            stack.enter_async_context(gateway_process(stage, tmp_path, **shared)) for _ in range(2)
+        )
         one, two = await asyncio.gather(*starting)
         yield Pair(stage, one, two, redis)
 
@@ -111,7 +121,9 @@ async def test_ticket_is_used_once_at_any_replica(pair: Pair) -> None:
     ticket = await ticket_of(alice, host)
     assert urlsplit(ticket).path == "/.vdi/enter"
     outsider = await pair.two.gateway.browser()
-    assert (await outsider.get(ticket)).status_code == 403, "without the browser's own cookie it opens nothing"
+    assert (await outsider.get(ticket)).status_code == 403, (
+        "without the browser's own cookie it opens nothing"
+    )
     used_up = await alice.get(ticket)
     assert used_up.status_code == 403, "whoever tried it has used it up"
     ticket = await ticket_of(alice, host)
@@ -123,12 +135,19 @@ async def test_ticket_is_used_once_at_any_replica(pair: Pair) -> None:
 @pytest.mark.long
 async def test_login_throttle_counts_over_both_replicas(pair: Pair) -> None:
     browser = await pair.one.gateway.browser(pair.traefik())
-    guess = {"user": ALICE, "password": "wrong", "csrf": csrf_of((await browser.get("/login")).text), "next": "/"}
+    guess = {
+        "user": ALICE,
+        "password": "wrong",
+        "csrf": csrf_of((await browser.get("/login")).text),
+        "next": "/",
+    }
     answers = await asyncio.gather(*(form(browser, pair, "/login", **guess) for _ in range(70)))
     codes = [answer.status_code for answer in answers]
     assert codes.count(429) == 10, "60 are looked at, whichever replica they came to"
     elsewhere = AsTraefik(pair.two.gateway.public, address="198.51.100.1")
-    assert await is_in(await pair.two.gateway.log_in(ALICE, traefik=elsewhere)), "the right user is only slowed"
+    assert await is_in(await pair.two.gateway.log_in(ALICE, traefik=elsewhere)), (
+        "the right user is only slowed"
+    )
 
 
 async def test_dead_replica_loses_nothing(pair: Pair) -> None:
@@ -150,7 +169,9 @@ async def test_dead_replica_loses_nothing(pair: Pair) -> None:
 
 
 async def form(browser: httpx.AsyncClient, pair: Pair, path: str, **fields: str) -> httpx.Response:
-    """A form as the page that the browser has open sends it. The page itself may be out of reach by now."""
+    """A form as the page that the browser has open sends it. The page itself may be out of reach by
+    now.
+    """
     headers = {"Origin": pair.one.gateway.portal, "Sec-Fetch-Site": "same-origin"}
     return await browser.post(path, data=fields, headers=headers)
 
@@ -160,7 +181,9 @@ async def asks(pair: Pair, token: str) -> list[int]:
     answers = []
     for replica in (pair.one, pair.two):
         program = await replica.gateway.browser()
-        answers.append(await program.get("/api/v1/me", headers={"Authorization": f"Bearer {token}"}))
+        answers.append(
+            await program.get("/api/v1/me", headers={"Authorization": f"Bearer {token}"})
+        )
     return [answer.status_code for answer in answers]
 
 
@@ -179,13 +202,24 @@ async def test_redis_outage_refuses_tokens_and_permits_sign_out(pair: Pair) -> N
     token, csrf = await an_api_token(alice, pair)
     assert await asks(pair, token) == [200, 200]
     await pair.redis.kill()
-    await eventually(lambda: pair.report("shared state: Redis does not respond"), "they say that Redis is down")
+    await eventually(
+        lambda: pair.report("shared state: Redis does not respond"), "they say that Redis is down"
+    )
     assert await asks(pair, token) == [503, 503], "requests that cannot be counted are not answered"
     assert await is_in(alice), "who is in stays in"
     browser = await pair.one.gateway.browser()
-    guess = {"user": ALICE, "password": "x", "csrf": csrf_of((await browser.get("/login")).text), "next": "/"}
-    assert (await form(browser, pair, "/login", **guess)).status_code == 503, "who cannot be counted cannot guess"
-    assert (await form(alice, pair, "/cli/authorize", csrf=csrf, **CLI)).status_code == 503, "no code is given"
+    guess = {
+        "user": ALICE,
+        "password": "x",
+        "csrf": csrf_of((await browser.get("/login")).text),
+        "next": "/",
+    }
+    assert (await form(browser, pair, "/login", **guess)).status_code == 503, (
+        "who cannot be counted cannot guess"
+    )
+    assert (await form(alice, pair, "/cli/authorize", csrf=csrf, **CLI)).status_code == 503, (
+        "no code is given"
+    )
     code = {"code": "x", "code_verifier": "v" * 43}
     for replica in (pair.one, pair.two):
         command = await replica.gateway.browser()
@@ -205,7 +239,9 @@ async def test_redis_outage_refuses_tokens_and_permits_sign_out(pair: Pair) -> N
 
 
 @pytest.mark.long
-async def test_database_outage_refuses_tokens_and_sign_out(pair: Pair, postgres_server: Postgres) -> None:
+async def test_database_outage_refuses_tokens_and_sign_out(
+    pair: Pair, postgres_server: Postgres
+) -> None:
     alice = await pair.log_in(ALICE)
     token, csrf = await an_api_token(alice, pair)
     await asyncio.to_thread(postgres_server.stop)
@@ -222,7 +258,9 @@ async def test_database_outage_refuses_tokens_and_sign_out(pair: Pair, postgres_
         ):
             answer = await form(alice, pair, path, csrf=csrf, **fields)
             assert answer.status_code == 503 and "cannot reach its database" in answer.text, path
-            assert "set-cookie" not in answer.headers, "the browser keeps its login, to sign out with it later"
+            assert "set-cookie" not in answer.headers, (
+                "the browser keeps its login, to sign out with it later"
+            )
     finally:
         await asyncio.to_thread(postgres_server.start)
 

@@ -1,7 +1,8 @@
-"""`vdi gpu` and scripts/configure_gpu_slicing.sh against a real API server, controller manager and scheduler.
+"""`vdi gpu` and scripts/configure_gpu_slicing.sh against a real API server, controller manager and
+scheduler.
 
-There is no GPU here: what the device plugin tells the nodes is played by `gpu_player`. The control plane is one of its
-own, since nodes that are shared would be in the way of other tests.
+There is no GPU here: what the device plugin tells the nodes is played by `gpu_player`. The control
+plane is one of its own, since nodes that are shared would be in the way of other tests.
 """
 
 import asyncio
@@ -59,10 +60,15 @@ class GpuCluster(Tools):
         return self.run(sys.executable, "-m", "vdi", "gpu", *words)
 
     def advertised(self, resource: str = SHARED) -> list[int]:
-        return [int(self.get("node", name)["status"]["allocatable"].get(resource, 0)) for name in GPUS]
+        return [
+            int(self.get("node", name)["status"]["allocatable"].get(resource, 0)) for name in GPUS
+        ]
 
     def codes(self) -> list[str]:
-        return [finding["code"] for finding in json.loads(self.gpu("verify", "-o", "json").stdout)["findings"]]
+        return [
+            finding["code"]
+            for finding in json.loads(self.gpu("verify", "-o", "json").stdout)["findings"]
+        ]
 
 
 @pytest.fixture(scope="module")
@@ -72,9 +78,21 @@ def gpus(tmp_path_factory: pytest.TempPathFactory) -> Iterator[GpuCluster]:
         with nodes_stand_in(gpus.kubeconfig):
             gpus.kubectl("delete", "node", STAND_IN)
             gpus.kubectl("apply", "-f", "-", stdin=json.dumps(CRD))
-            gpus.kubectl("wait", "--for=condition=Established", "crd/clusterpolicies.nvidia.com", "--timeout=20s")
+            gpus.kubectl(
+                "wait",
+                "--for=condition=Established",
+                "crd/clusterpolicies.nvidia.com",
+                "--timeout=20s",
+            )
             gpus.kubectl("create", "namespace", NAMESPACE)
-            gpus.kubectl("wait", "serviceaccount/default", "--for=create", "--namespace", NAMESPACE, "--timeout=30s")
+            gpus.kubectl(
+                "wait",
+                "serviceaccount/default",
+                "--for=create",
+                "--namespace",
+                NAMESPACE,
+                "--timeout=30s",
+            )
             yield gpus
 
 
@@ -96,8 +114,18 @@ def nodes(gpus: GpuCluster) -> Iterator[GpuCluster]:
     asyncio.run(add())
     yield gpus
     gpus.kubectl("delete", "clusterpolicy", "--all")
-    gpus.kubectl("delete", "daemonset", "--all", "--namespace", NAMESPACE, "--cascade=foreground", "--timeout=40s")
-    gpus.kubectl("delete", "configmap", "--namespace", NAMESPACE, "--ignore-not-found", *CONFIG_MAPS)
+    gpus.kubectl(
+        "delete",
+        "daemonset",
+        "--all",
+        "--namespace",
+        NAMESPACE,
+        "--cascade=foreground",
+        "--timeout=40s",
+    )
+    gpus.kubectl(
+        "delete", "configmap", "--namespace", NAMESPACE, "--ignore-not-found", *CONFIG_MAPS
+    )
     gpus.kubectl("delete", "node", *GPUS)
 
 
@@ -120,7 +148,9 @@ def plugin_ready(gpus: GpuCluster) -> bool:
 
 def pods(gpus: GpuCluster) -> set[str]:
     found = gpus.get("pods", "--namespace", NAMESPACE, "-l", f"app={PLUGIN}")["items"]
-    return {each["metadata"]["uid"] for each in found if "deletionTimestamp" not in each["metadata"]}
+    return {
+        each["metadata"]["uid"] for each in found if "deletionTimestamp" not in each["metadata"]
+    }
 
 
 @pytest.mark.long
@@ -139,7 +169,9 @@ def test_configure_shares_gpus_among_8_and_undo_reverts(operator: GpuCluster) ->
     assert done.returncode == 0, done.stderr + done.stdout
     assert operator.advertised() == [8, 16]
     assert "✓ node gpu-b: 2 GPUs x 8 = 16 nvidia.com/gpu" in done.stdout
-    assert re.search(r"^✓ the nodes advertise what they should \d+\.\ds$", done.stderr, re.MULTILINE), done.stderr
+    assert re.search(
+        r"^✓ the nodes advertise what they should \d+\.\ds$", done.stderr, re.MULTILINE
+    ), done.stderr
     config = operator.get("clusterpolicy", "cluster-policy")["spec"]["devicePlugin"]["config"]
     assert config == {"name": "time-slicing-config", "default": "any"}
     verified = operator.gpu("verify")
@@ -154,7 +186,9 @@ def test_configure_shares_gpus_among_8_and_undo_reverts(operator: GpuCluster) ->
     assert undone.returncode == 0, undone.stderr + undone.stdout
     assert operator.advertised() == [1, 2]
     assert operator.get("clusterpolicy", "cluster-policy")["spec"] == POLICY["spec"]
-    assert "time-slicing-config" not in operator.kubectl("get", "configmap", "--namespace", NAMESPACE, "-o", "name")
+    assert "time-slicing-config" not in operator.kubectl(
+        "get", "configmap", "--namespace", NAMESPACE, "-o", "name"
+    )
     assert operator.gpu("configure", "--undo").returncode == 1
 
 
@@ -169,7 +203,12 @@ def script(gpus: GpuCluster, *words: str, timeout: int = 40) -> subprocess.Compl
     }
     command = [str(SCRIPT), *words]
     return subprocess.run(
-        command, env=environment, capture_output=True, text=True, stdin=subprocess.DEVNULL, timeout=80
+        command,
+        env=environment,
+        capture_output=True,
+        text=True,
+        stdin=subprocess.DEVNULL,
+        timeout=80,
     )
 
 
@@ -187,10 +226,20 @@ def test_the_script_shares_each_gpu_among_8_with_kubectl_alone(operator: GpuClus
     assert not pods(operator) & before
     wait_until("vdi gpu verify agrees", lambda: operator.gpu("verify").returncode == 0)
 
-    # Again, after somebody has changed the number: the device plugin reads a ConfigMap only when it starts.
+    # Again, after somebody has changed the number: the device plugin reads a ConfigMap only when it
+    # starts.
     text = operator.get("configmap", "time-slicing-config", "--namespace", NAMESPACE)["data"]["any"]
     patch = json.dumps({"data": {"any": text.replace("8", "5"), "mine": "version: v1"}})
-    operator.kubectl("patch", "configmap", "time-slicing-config", "--namespace", NAMESPACE, "--type=merge", "-p", patch)
+    operator.kubectl(
+        "patch",
+        "configmap",
+        "time-slicing-config",
+        "--namespace",
+        NAMESPACE,
+        "--type=merge",
+        "-p",
+        patch,
+    )
     again = script(operator)
     assert again.returncode == 0, again.stderr + again.stdout
     assert operator.advertised() == [8, 16]
@@ -204,7 +253,10 @@ def test_script_names_unshared_nodes_with_the_reason(operator: GpuCluster) -> No
     operator.kubectl("label", "node", "gpu-b", "--overwrite", "nvidia.com/gpu.count=3")
     done = script(operator, timeout=15)
     assert done.returncode == 1
-    assert "✗ node gpu-a: 1 nvidia.com/gpu instead of 8: its label selects the configuration mine." in done.stdout
+    assert (
+        "✗ node gpu-a: 1 nvidia.com/gpu instead of 8: its label selects the configuration mine."
+        in done.stdout
+    )
     assert "kubectl label node gpu-a nvidia.com/device-plugin.config-" in done.stdout
     assert "✗ node gpu-b: 16 nvidia.com/gpu instead of 24" in done.stdout
     assert "Not all nodes advertise 8 per GPU" in done.stderr
@@ -215,7 +267,9 @@ def test_script_changes_nothing_without_the_gpu_operator(nodes: GpuCluster) -> N
     assert (done.returncode, done.stdout) == (1, "")
     assert "There is no ClusterPolicy cluster-policy" in done.stderr
     assert "helm install gpu-operator" in done.stderr
-    assert "time-slicing-config" not in nodes.kubectl("get", "configmap", "--namespace", NAMESPACE, "-o", "name")
+    assert "time-slicing-config" not in nodes.kubectl(
+        "get", "configmap", "--namespace", NAMESPACE, "-o", "name"
+    )
     assert script(nodes, "--replicas", "4").returncode == 2
 
 
@@ -229,12 +283,20 @@ def test_the_manifests_do_the_same_as_configure(operator: GpuCluster) -> None:
     assert "kind not set" in refused.stderr
 
     operator.kubectl("apply", "-f", str(CONFIG_MAP))
-    without_default = json.dumps({"spec": {"devicePlugin": {"config": {"name": "time-slicing-config"}}}})
-    operator.kubectl("patch", "clusterpolicy/cluster-policy", "--type", "merge", "-p", without_default)
-    wait_until("the Operator has taken it up", lambda: operator.codes() == ["gpu_default_key_unset"])
+    without_default = json.dumps(
+        {"spec": {"devicePlugin": {"config": {"name": "time-slicing-config"}}}}
+    )
+    operator.kubectl(
+        "patch", "clusterpolicy/cluster-policy", "--type", "merge", "-p", without_default
+    )
+    wait_until(
+        "the Operator has taken it up", lambda: operator.codes() == ["gpu_default_key_unset"]
+    )
     assert operator.advertised() == [1, 2]
 
-    operator.kubectl("patch", "clusterpolicy", "cluster-policy", "--type=merge", "--patch-file", str(PATCH))
+    operator.kubectl(
+        "patch", "clusterpolicy", "cluster-policy", "--type=merge", "--patch-file", str(PATCH)
+    )
     wait_until("8 per GPU", lambda: operator.gpu("verify").returncode == 0)
     assert operator.advertised() == [8, 16]
 
@@ -246,35 +308,66 @@ def test_the_manifests_do_the_same_as_configure(operator: GpuCluster) -> None:
 
 @pytest.mark.long
 def test_the_charts_config_map_does_the_same(operator: GpuCluster) -> None:
-    on = ("--values", DEV_IMAGES, "--set", "gpu.timeSlicing.enabled=true", "--set", "gpu.timeSlicing.configs.big=2")
+    on = (
+        "--values",
+        DEV_IMAGES,
+        "--set",
+        "gpu.timeSlicing.enabled=true",
+        "--set",
+        "gpu.timeSlicing.configs.big=2",
+    )
     helm = (operator.helm_binary, "--kubeconfig", operator.kubeconfig)
-    nowhere = ("--dry-run=server", "--create-namespace", "--set", "gpu.timeSlicing.namespace=nowhere")
-    refused = operator.run(*helm, "install", "vdi", CHART, "--namespace", "vdi-system", *on, *nowhere)
+    nowhere = (
+        "--dry-run=server",
+        "--create-namespace",
+        "--set",
+        "gpu.timeSlicing.namespace=nowhere",
+    )
+    refused = operator.run(
+        *helm, "install", "vdi", CHART, "--namespace", "vdi-system", *on, *nowhere
+    )
     assert refused.returncode == 1
-    assert "gpu.timeSlicing.namespace: nowhere does not exist: install NVIDIA's GPU Operator" in refused.stderr
+    assert (
+        "gpu.timeSlicing.namespace: nowhere does not exist: install NVIDIA's GPU Operator"
+        in refused.stderr
+    )
 
-    rendered = operator.run(*helm, "template", "vdi", CHART, *on, "--show-only", "templates/gpu.yaml")
+    rendered = operator.run(
+        *helm, "template", "vdi", CHART, *on, "--show-only", "templates/gpu.yaml"
+    )
     made = yaml.safe_load(rendered.stdout)
     made["metadata"]["annotations"] = {"meta.helm.sh/release-name": "vdi"}
-    operator.kubectl("apply", "--server-side", "--field-manager=helm", "-f", "-", stdin=json.dumps(made))
+    operator.kubectl(
+        "apply", "--server-side", "--field-manager=helm", "-f", "-", stdin=json.dumps(made)
+    )
     done = operator.gpu("configure", "--config", "big=2", "--node", "gpu-b=big", "--timeout", "20s")
     assert done.returncode == 0, done.stderr + done.stdout
     assert operator.advertised() == [8, 4]
     kept = operator.get("configmap", "time-slicing-config", "--namespace", NAMESPACE)
     assert kept["data"] == made["data"]
-    assert "belongs to the Helm release vdi: set the same content in that release's values" in done.stdout
+    assert (
+        "belongs to the Helm release vdi: set the same content in that release's values"
+        in done.stdout
+    )
 
     assert operator.gpu("configure", "--undo", "--timeout", "20s").returncode == 0
     assert operator.advertised() == [1, 2]
-    assert operator.get("configmap", "time-slicing-config", "--namespace", NAMESPACE)["data"] == made["data"]
+    assert (
+        operator.get("configmap", "time-slicing-config", "--namespace", NAMESPACE)["data"]
+        == made["data"]
+    )
 
 
 @pytest.mark.long
 def test_ctrl_c_ends_the_wait_for_gpus(operator: GpuCluster) -> None:
-    """No one plays the device plugin of a node that has just come, so there is something to wait for."""
+    """No one plays the device plugin of a node that has just come, so there is something to wait
+    for.
+    """
     operator.kubectl("label", "node", "gpu-b", "--overwrite", "nvidia.com/gpu.count=3")
     words = [sys.executable, "-m", "vdi", "gpu", "configure"]
-    with subprocess.Popen(words, env=operator.environment, stdout=-1, stderr=-1, text=True) as process:
+    with subprocess.Popen(
+        words, env=operator.environment, stdout=-1, stderr=-1, text=True
+    ) as process:
         try:
             assert process.stderr is not None
             seen = ""

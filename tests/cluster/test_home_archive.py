@@ -1,4 +1,6 @@
-"""`vdi home export` and `import` against a real API server; the test is the kubelet, and tar runs on this machine."""
+"""`vdi home export` and `import` against a real API server; the test is the kubelet, and tar runs
+on this machine.
+"""
 
 import asyncio
 import gzip
@@ -30,7 +32,9 @@ async def homes(stage: Stage, kubeconfig: Path, tmp_path: Path) -> AsyncIterator
 
 
 async def test_exported_home_is_imported_unchanged(homes: Homes) -> None:
-    """For another user; the archive is for its owner alone, and the new home is marked by nothing."""
+    """For another user; the archive is for its owner alone, and the new home is marked by
+    nothing.
+    """
     old = await homes.make(ALICE)
     fill(old)
     archive = homes.folder / "alice.tar.gz"
@@ -38,7 +42,10 @@ async def test_exported_home_is_imported_unchanged(homes: Homes) -> None:
     assert exported.code == 0, exported.err
     report = exported.json()
     assert (report["home"], report["user"], report["warnings"]) == (homes.claim(ALICE), ALICE, [])
-    assert report["archiveBytes"] == archive.stat().st_size and stat.S_IMODE(archive.stat().st_mode) == 0o600
+    assert (
+        report["archiveBytes"] == archive.stat().st_size
+        and stat.S_IMODE(archive.stat().st_mode) == 0o600
+    )
 
     imported = await homes.vdi(*homes.import_words(archive))
     assert imported.code == 0, imported.err
@@ -47,11 +54,18 @@ async def test_exported_home_is_imported_unchanged(homes: Homes) -> None:
     assert new != old and contents(new) == contents(old)
     assert (new / "sparse").stat().st_blocks < 1000
     claim = await homes.stage.until(CLAIMS, homes.claim(BOB))
-    assert claim["metadata"]["annotations"] == {"vdi.kasm.io/user": BOB, "vdi.kasm.io/template": homes.template}
+    assert claim["metadata"]["annotations"] == {
+        "vdi.kasm.io/user": BOB,
+        "vdi.kasm.io/template": homes.template,
+    }
     assert claim["spec"]["resources"]["requests"]["storage"] == "2Gi"
     assert await homes.stage.all(PODS) == []
     for pod in homes.pods.seen:  # the API server holds them to Pod Security `restricted`
-        assert pod["spec"]["securityContext"]["fsGroup"] == 1234 == pod["spec"]["securityContext"]["runAsUser"]
+        assert (
+            pod["spec"]["securityContext"]["fsGroup"]
+            == 1234
+            == pod["spec"]["securityContext"]["runAsUser"]
+        )
         assert pod["spec"]["containers"][0]["image"] == "registry.example.com/desktop:1"
         assert pod["spec"]["nodeSelector"] == homes.stage.here
 
@@ -88,7 +102,9 @@ async def test_interrupted_export_leaves_no_archive(homes: Homes) -> None:
     assert ended.code == 1
     assert "truncated: the end of its compressed data is missing" in ended.err
     assert ended.err.endswith("No file was kept.\n"), ended.err
-    fails = homes.pods.kubectl("fails", 'script = "echo error: unable to upgrade connection >&2; exit 1"')
+    fails = homes.pods.kubectl(
+        "fails", 'script = "echo error: unable to upgrade connection >&2; exit 1"'
+    )
     ended = await homes.vdi("export", homes.claim(ALICE), archive, kubectl=fails)
     assert (ended.code, "unable to upgrade connection" in ended.err) == (1, True), ended.err
     assert not [path for path in homes.folder.iterdir() if "tar.gz" in path.name]
@@ -129,7 +145,9 @@ async def test_import_does_not_change_an_existing_home(homes: Homes) -> None:
 async def half_imported(homes: Homes, archive: Path) -> AsyncIterator[asyncio.subprocess.Process]:
     """An import that has unpacked some files, and waits for the rest of its archive."""
     pipe = asyncio.subprocess.PIPE
-    process = await homes.start(*homes.import_words("-"), "--kubectl", homes.pods.kubectl(), stdin=pipe)
+    process = await homes.start(
+        *homes.import_words("-"), "--kubectl", homes.pods.kubectl(), stdin=pipe
+    )
     assert process.stdin
     process.stdin.write(await asyncio.to_thread(archive.read_bytes))
     try:
@@ -160,7 +178,10 @@ async def test_an_interrupted_import_leaves_nothing(homes: Homes) -> None:
     async with half_imported(homes, begin) as process:
         process.send_signal(signal.SIGINT)
         _, err = await asyncio.wait_for(process.communicate(), 60)
-    assert (process.returncode, "Interrupted; the pod is removed. No home was created." in err.decode()) == (130, True)
+    assert (
+        process.returncode,
+        "Interrupted; the pod is removed. No home was created." in err.decode(),
+    ) == (130, True)
     assert "Traceback" not in err.decode()
     await homes.nothing_left(homes.claim(BOB))
 
@@ -173,13 +194,21 @@ async def test_killed_import_blocks_the_home_until_repeated(homes: Homes) -> Non
     async with stage.operator():
         async with half_imported(homes, begin) as process:
             await stage.session("desk", homes.template, user=BOB)
-            await stage.reach("desk", "Pending", f"The home {claim!r} is in use by `vdi home import`")
+            await stage.reach(
+                "desk", "Pending", f"The home {claim!r} is in use by `vdi home import`"
+            )
             second = await homes.vdi(*homes.import_words(whole))
-            assert (second.code, f"kubectl -n {stage.namespace} delete pod copy-{claim}" in second.err) == (1, True)
+            assert (
+                second.code,
+                f"kubectl -n {stage.namespace} delete pod copy-{claim}" in second.err,
+            ) == (1, True)
             process.kill()
 
         await stage.until(
-            PODS, f"copy-{claim}", lambda pod: pod["status"]["phase"] in ("Succeeded", "Failed"), "it has ended"
+            PODS,
+            f"copy-{claim}",
+            lambda pod: pod["status"]["phase"] in ("Succeeded", "Failed"),
+            "it has ended",
         )
         assert any((await homes.pods.home(claim)).iterdir())
         await stage.reach("desk", "Pending", "is in use by `vdi home import`")
@@ -199,7 +228,10 @@ async def test_a_home_is_created_only_where_its_desktops_have_a_gpu(homes: Homes
     await stage.patch(TEMPLATES, homes.template, {"spec": {"resources": {"defaultGPU": 1}}})
     await stage.node("cpu", gpu="0")
     refused = await homes.vdi(*homes.import_words(archive))
-    assert (refused.code, f"no node can run desktops of the template '{homes.template}'" in refused.err) == (1, True)
+    assert (
+        refused.code,
+        f"no node can run desktops of the template '{homes.template}'" in refused.err,
+    ) == (1, True)
     await homes.nothing_left(homes.claim(BOB))
     names = [await stage.node("a"), await stage.node("b")]
     imported = await homes.vdi(*homes.import_words(archive))
@@ -213,13 +245,20 @@ async def test_import_follows_the_scope_of_the_template(homes: Homes) -> None:
     archive = homes.folder / "archive.tar"
     with tarfile.open(archive, "w") as tar:
         tar.add(homes.pods.folder / "pods", "folder")
-    shared = await homes.stage.template_named(f"{homes.stage.namespace}-shared", persistence={"scope": "User"})
+    shared = await homes.stage.template_named(
+        f"{homes.stage.namespace}-shared", persistence={"scope": "User"}
+    )
     words: list[str | Path] = ["import", archive, "--user", BOB, "--template"]
     imported = await homes.vdi(*words, shared, "-o", "json")
     assert (imported.code, imported.json()["home"]) == (0, user_home_claim_name(BOB)), imported.err
     claim = await homes.stage.until(CLAIMS, user_home_claim_name(BOB))
     assert claim["metadata"]["annotations"] == {"vdi.kasm.io/user": BOB}
-    own = await homes.stage.template_named(f"{homes.stage.namespace}-own", persistence={"scope": "Session"})
+    own = await homes.stage.template_named(
+        f"{homes.stage.namespace}-own", persistence={"scope": "Session"}
+    )
     refused = await homes.vdi(*words, own)
-    assert (refused.code, "no home that stays (persistence.scope: Session)" in refused.err) == (2, True)
+    assert (refused.code, "no home that stays (persistence.scope: Session)" in refused.err) == (
+        2,
+        True,
+    )
     assert await homes.stage.all(SESSIONS) == []

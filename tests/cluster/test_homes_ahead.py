@@ -1,4 +1,5 @@
-"""A home that is made while the start form is open: on the only node, used once, deleted when no one starts anything.
+"""A home that is made while the start form is open: on the only node, used once, deleted when no
+one starts anything.
 
 Real API server, operator and gateway; the test is the kubelet, and no volume is made.
 """
@@ -102,7 +103,9 @@ async def test_one_home_ahead_per_user_and_no_choice_of_node(stage: Stage, tmp_p
     await stage.node("cpu", gpu="0")
     names = [f"{stage.namespace}-{suffix}" for suffix in ("cad", "office")]
     for name in names:
-        await stage.template_named(name, placement={"nodeSelector": stage.here}, resources={"defaultGPU": 0})
+        await stage.template_named(
+            name, placement={"nodeSelector": stage.here}, resources={"defaultGPU": 0}
+        )
     on_gpu = await stage.template(placement={"nodeSelector": stage.here})
     async with open_gateway_stage(stage, tmp_path) as gateway, stage.operator(cluster=SETTINGS):
         alice, bob = await gateway.log_in(ALICE), await gateway.log_in(BOB)
@@ -119,7 +122,9 @@ async def test_one_home_ahead_per_user_and_no_choice_of_node(stage: Stage, tmp_p
         assert SELECTED_NODE not in (await homes(stage))[ALICE]
 
 
-async def test_no_home_for_a_desktop_that_cannot_start(stage: Stage, template: str, tmp_path: Path) -> None:
+async def test_no_home_for_a_desktop_that_cannot_start(
+    stage: Stage, template: str, tmp_path: Path
+) -> None:
     limits = tmp_path / "limits.yaml"
     limits.write_text(f"users: {{{ALICE}: {{sessions: 0}}}}\n")
     without = await stage.template_named(f"{stage.namespace}-none", persistence={"enabled": False})
@@ -134,8 +139,12 @@ async def test_no_home_for_a_desktop_that_cannot_start(stage: Stage, template: s
 
 
 @pytest.mark.parametrize("ends_first", [False, True])
-async def test_home_of_a_started_desktop_is_kept(stage: Stage, template: str, ends_first: bool) -> None:
-    """The gateway and the operator make it at the same time: the pod is there, and so is the annotation."""
+async def test_home_of_a_started_desktop_is_kept(
+    stage: Stage, template: str, ends_first: bool
+) -> None:
+    """The gateway and the operator make it at the same time: the pod is there, and so is the
+    annotation.
+    """
     claim = home_claim_name(session_name="", user=ALICE, template=template, retain=True)
 
     def is_taken(found: Object) -> bool:
@@ -143,7 +152,9 @@ async def test_home_of_a_started_desktop_is_kept(stage: Stage, template: str, en
 
     async with stage.operator():
         await stage.start("first", template)
-    await stage.patch(CLAIMS, claim, {"metadata": {"annotations": {MADE_AHEAD: template, LAST_USED: None}}})
+    await stage.patch(
+        CLAIMS, claim, {"metadata": {"annotations": {MADE_AHEAD: template, LAST_USED: None}}}
+    )
     if ends_first:
         await stage.delete(SESSIONS, "first")
     async with stage.operator():

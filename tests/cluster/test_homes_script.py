@@ -1,4 +1,6 @@
-"""docs/examples/homes.sh against a real API server; the test is the kubelet, and tar runs on this machine."""
+"""docs/examples/homes.sh against a real API server; the test is the kubelet, and tar runs on this
+machine.
+"""
 
 import asyncio
 import os
@@ -54,10 +56,17 @@ class Script:
         return self.homes.stage
 
     async def __call__(self, *words: str, **variables: str) -> Ended:
-        environment = {**os.environ, "NAMESPACE": self.stage.namespace, "TIMEOUT": "60s", **variables}
+        environment = {
+            **os.environ,
+            "NAMESPACE": self.stage.namespace,
+            "TIMEOUT": "60s",
+            **variables,
+        }
         environment["PATH"] = f"{self.programs}:{os.environ['PATH']}"
         pipe = asyncio.subprocess.PIPE
-        process = await asyncio.create_subprocess_exec(SCRIPT, *words, env=environment, stdout=pipe, stderr=pipe)
+        process = await asyncio.create_subprocess_exec(
+            SCRIPT, *words, env=environment, stdout=pipe, stderr=pipe
+        )
         out, err = await asyncio.wait_for(process.communicate(), 100)
         assert process.returncode is not None
         return Ended(process.returncode, out, err.decode())
@@ -76,7 +85,9 @@ class Script:
     async def notes(self) -> dict[str, str]:
         """The annotations of ours."""
         notes = (await self.stage.until(CLAIMS, self.claim))["metadata"]["annotations"]
-        return {key.removeprefix(NOTES): value for key, value in notes.items() if key.startswith(NOTES)}
+        return {
+            key.removeprefix(NOTES): value for key, value in notes.items() if key.startswith(NOTES)
+        }
 
     async def lose(self) -> None:
         """Delete the home."""
@@ -85,14 +96,20 @@ class Script:
 
 
 @pytest.fixture
-async def script(stage: Stage, kubeconfig: Path, kubectl: list[str], tmp_path: Path) -> AsyncIterator[Script]:
+async def script(
+    stage: Stage, kubeconfig: Path, kubectl: list[str], tmp_path: Path
+) -> AsyncIterator[Script]:
     (programs := tmp_path / "programs").mkdir()
     async with open_homes(stage, kubeconfig, tmp_path) as homes:
-        text = _KUBECTL.format(python=sys.executable, real=kubectl, pods=str(homes.pods.folder / "pods"))
+        text = _KUBECTL.format(
+            python=sys.executable, real=kubectl, pods=str(homes.pods.folder / "pods")
+        )
         (programs / "kubectl").write_text(text)
         (programs / "kubectl").chmod(0o755)
         yield Script(homes, programs, tmp_path / "backup", await homes.make(ALICE))
-        assert not [pod for pod in await stage.all(PODS) if pod["metadata"]["name"].startswith("copy-")]
+        assert not [
+            pod for pod in await stage.all(PODS) if pod["metadata"]["name"].startswith("copy-")
+        ]
 
 
 @pytest.mark.long
@@ -103,7 +120,10 @@ async def test_restored_home_has_its_annotations(script: Script) -> None:
     await script.annotate(last_used="2026-11-20T08:30:00Z")
     before = await script.notes()
     saved = await script.save()
-    assert (saved.code, saved.out.decode().startswith(f"{claim} of {ALICE}: ")) == (0, True), saved.err
+    assert (saved.code, saved.out.decode().startswith(f"{claim} of {ALICE}: ")) == (
+        0,
+        True,
+    ), saved.err
     assert {path.name for path in script.backup.iterdir()} == {f"{claim}.yaml", f"{claim}.tar.gz"}
 
     await script.lose()
@@ -117,7 +137,10 @@ async def test_restored_home_has_its_annotations(script: Script) -> None:
 async def test_a_home_that_a_command_fills_is_not_saved(script: Script) -> None:
     await script.annotate(copying="vdi home import")
     saved = await script.save()
-    assert (saved.code, f"{script.claim}: not saved, `vdi home import` is filling it" in saved.err) == (1, True)
+    assert (
+        saved.code,
+        f"{script.claim}: not saved, `vdi home import` is filling it" in saved.err,
+    ) == (1, True)
     assert list(script.backup.iterdir()) == []
     assert script.homes.pods.seen == []
 
@@ -154,18 +177,27 @@ async def test_interrupted_load_blocks_the_home_until_repeated(script: Script) -
     await stage.node("one")
     async with stage.operator():
         broken = await script("load", str(script.backup), BREAKS="1")
-        assert (broken.code, f"{claim}: not complete, and no desktop starts on it" in broken.err) == (1, True)
+        assert (
+            broken.code,
+            f"{claim}: not complete, and no desktop starts on it" in broken.err,
+        ) == (1, True)
         assert (await script.notes())["copying"] == "homes.sh load"
         await stage.session("desk", script.homes.template)
         await stage.reach("desk", "Pending", f"The home {claim!r} is in use by `homes.sh load`")
         refused = await script.save()
-        assert (refused.code, "not saved, `homes.sh load` is filling it" in refused.err) == (1, True)
+        assert (refused.code, "not saved, `homes.sh load` is filling it" in refused.err) == (
+            1,
+            True,
+        )
 
         half = await script.homes.pods.home(claim)
         assert (half / "half").exists()
         loaded = await script.load()
         assert loaded.code == 0, loaded.err
-        assert [str(path.relative_to(half)) for path in sorted(half.rglob("*"))] == ["folder", "folder/paper.txt"]
+        assert [str(path.relative_to(half)) for path in sorted(half.rglob("*"))] == [
+            "folder",
+            "folder/paper.txt",
+        ]
         await stage.run("desk")
     again = await script.load()
     assert (again.code, "is there already and stays as it is" in again.err) == (1, True)
@@ -182,7 +214,10 @@ async def test_home_without_its_template_needs_an_image(script: Script) -> None:
     await script.lose()
     refused.append(await script.load())
     for ended in refused:
-        assert (ended.code, f"{claim}: its template gone does not exist" in ended.err) == (1, True), ended.err
+        assert (ended.code, f"{claim}: its template gone does not exist" in ended.err) == (
+            1,
+            True,
+        ), ended.err
     (script.backup / f"{claim}.tar.gz").write_bytes(b"cut")
     assert (await script("load", str(script.backup), IMAGE="tools:1")).code == 1
     assert await script.stage.get(CLAIMS, claim) is None
@@ -204,7 +239,9 @@ async def test_the_pod_of_another_copy_is_left_alone(script: Script) -> None:
     refused = await script.save()
     command = f"kubectl -n {script.stage.namespace} delete pod copy-{claim}"
     assert (refused.code, command in refused.err) == (1, True), refused.err
-    assert (await script.stage.until(PODS, f"copy-{claim}"))["metadata"]["uid"] == made["metadata"]["uid"]
+    assert (await script.stage.until(PODS, f"copy-{claim}"))["metadata"]["uid"] == made["metadata"][
+        "uid"
+    ]
     await script.stage.delete(PODS, f"copy-{claim}", grace_seconds=0)
     await script.stage.gone(PODS, f"copy-{claim}")
 
@@ -212,14 +249,25 @@ async def test_the_pod_of_another_copy_is_left_alone(script: Script) -> None:
 @pytest.mark.long
 async def test_homes_of_session_scope_are_skipped_and_named(script: Script) -> None:
     stage, own = script.stage, "desk-home"
-    template = await stage.template_named(f"{stage.namespace}-own", persistence={"scope": "Session"})
+    template = await stage.template_named(
+        f"{stage.namespace}-own", persistence={"scope": "Session"}
+    )
     async with stage.operator():
         await stage.session("desk", template)
         await stage.until(CLAIMS, own)
     listed = await script("list")
-    assert (own in listed.out.decode(), "left out, since they end with their sessions" in listed.err) == (False, True)
+    assert (
+        own in listed.out.decode(),
+        "left out, since they end with their sessions" in listed.err,
+    ) == (False, True)
     saved = await script.save()
-    assert (saved.code, f" {own}; to save the files of one: vdi home export" in saved.err) == (0, True), saved.err
+    assert (saved.code, f" {own}; to save the files of one: vdi home export" in saved.err) == (
+        0,
+        True,
+    ), saved.err
     assert {path.stem for path in script.backup.glob("*.yaml")} == {script.claim}
     refused = await script.save(own)
-    assert (refused.code, f"{own}: not saved, it ends with its session" in refused.err) == (1, True), refused.err
+    assert (refused.code, f"{own}: not saved, it ends with its session" in refused.err) == (
+        1,
+        True,
+    ), refused.err

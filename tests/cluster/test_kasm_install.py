@@ -27,7 +27,10 @@ VALUES: dict[str, Any] = {
 
 @pytest.fixture(scope="module")
 def tools(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Tools]:
-    with open_k3s(tmp_path_factory.mktemp("kasm")) as tools, in_path(tools.helm_binary, tools.kubectl_binary):
+    with (
+        open_k3s(tmp_path_factory.mktemp("kasm")) as tools,
+        in_path(tools.helm_binary, tools.kubectl_binary),
+    ):
         yield tools
 
 

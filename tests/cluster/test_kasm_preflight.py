@@ -34,13 +34,18 @@ def test_sufficient_k3s_passes_preflight(k3s: KasmK3s) -> None:
     assert status == 0
     assert lines["kubernetes"]["observed"] == K3S
     assert lines["room"]["observed"] == "8 CPU and 16 GiB free"
-    assert lines["port-443"]["observed"] == "held by service kube-system/traefik (ServiceLB uses it on every node)"
+    assert (
+        lines["port-443"]["observed"]
+        == "held by service kube-system/traefik (ServiceLB uses it on every node)"
+    )
     assert lines["dns"]["observed"] == f"{ADDRESS} -> {ADDRESS}, InternalIP of node k3s-1"
 
 
 def test_occupied_ports_are_errors(k3s: KasmK3s, tmp_path: Path) -> None:
     values = tmp_path / "values.yaml"
-    values.write_text(yaml.safe_dump({"publicAddr": ADDRESS, "directRdpService": {"enabled": True}}))
+    values.write_text(
+        yaml.safe_dump({"publicAddr": ADDRESS, "directRdpService": {"enabled": True}})
+    )
     with socket.create_server((ADDRESS, 3389)) as listener:
         threading.Thread(target=_take, args=(listener,), daemon=True).start()
         status, lines = k3s.preflight("-f", str(values))
@@ -63,8 +68,20 @@ def test_preflight_names_missing_rights(k3s: KasmK3s) -> None:
     status, lines = k3s.preflight(kubeconfig=kubeconfig)
     assert status == 3
     unknown = [check for check, line in lines.items() if line["severity"] == "unknown"]
-    assert {"kubernetes", "nodes", "room", "storage-class", "port-443", "way-in", "dns", "namespace"} <= set(unknown)
-    assert lines["room"]["message"] == "system:serviceaccount:kasm:default may not list nodes in the cluster."
+    assert {
+        "kubernetes",
+        "nodes",
+        "room",
+        "storage-class",
+        "port-443",
+        "way-in",
+        "dns",
+        "namespace",
+    } <= set(unknown)
+    assert (
+        lines["room"]["message"]
+        == "system:serviceaccount:kasm:default may not list nodes in the cluster."
+    )
     assert "--verb=list --resource=nodes" in lines["room"]["remedy"]["commands"][0]
     assert lines["helm"]["severity"] == "ok"
 
@@ -75,7 +92,9 @@ def test_named_preflight_rights_are_sufficient(k3s: KasmK3s) -> None:
     kubeconfig = k3s.tools.kubeconfig_of("default", "kasm")
     for number in range(13):  # at most as many rounds as there are lines
         _, lines = k3s.preflight(kubeconfig=kubeconfig)
-        asked = [line["remedy"]["commands"] for line in lines.values() if "may not" in line["message"]]
+        asked = [
+            line["remedy"]["commands"] for line in lines.values() if "may not" in line["message"]
+        ]
         if not asked:
             assert number > 0
             return

@@ -1,4 +1,6 @@
-"""The stand-in charts and what is known of the generations were written apart from each other: they say the same."""
+"""The stand-in charts and what is known of the generations were written apart from each other: they
+say the same.
+"""
 
 import dataclasses
 from pathlib import Path
@@ -22,7 +24,10 @@ def stand_in(helm: Path, generation: Generation) -> Chart:
 def test_each_values_file_renders_the_known_objects(helm: Path, generation: Generation) -> None:
     chart = stand_in(helm, generation)
     assert (chart.generation, chart.version) == (generation, generation.newest)
-    found = {name: differences_of_profile(chart, answers, is_stand_in=True) for name, answers in profiles(chart)}
+    found = {
+        name: differences_of_profile(chart, answers, is_stand_in=True)
+        for name, answers in profiles(chart)
+    }
     assert found
     assert {name: each for name, each in found.items() if each} == {}
 
@@ -38,5 +43,9 @@ def test_chart_that_differs_is_reported(helm: Path) -> None:
     assert "Deployment kasm-redis-deployment is no component that is known" in found
     amounts = differences_of_profile(chart, options)
     assert "proxy: kasm-proxy-container: requests.cpu 10m, known as 150m" in amounts
-    refused = dataclasses.replace(options, generation=dataclasses.replace(A, requires_replicas=False))
-    assert "missing property 'replicas'" in differences_of_profile(chart, refused, is_stand_in=True)[0]
+    refused = dataclasses.replace(
+        options, generation=dataclasses.replace(A, requires_replicas=False)
+    )
+    assert (
+        "missing property 'replicas'" in differences_of_profile(chart, refused, is_stand_in=True)[0]
+    )

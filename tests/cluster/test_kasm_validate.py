@@ -1,7 +1,8 @@
-"""`vdi kasm validate` against a real API server, with the stand-in chart of generation C installed by real Helm.
+"""`vdi kasm validate` against a real API server, with the stand-in chart of generation C installed
+by real Helm.
 
-There is no kubelet: what it would report of pods is played. The web UI is a real HTTPS server with the certificate that
-the chart has made.
+There is no kubelet: what it would report of pods is played. The web UI is a real HTTPS server with
+the certificate that the chart has made.
 """
 
 import asyncio
@@ -63,10 +64,16 @@ class Kasm:
 
     def play(self) -> None:
         """Play provisioner, kubelet and Traefik of a healthy installation."""
-        wait_until("all pods are made", lambda: len(self.all("pods")) >= len(self.all("deployments")) + 2, 100)
+        wait_until(
+            "all pods are made",
+            lambda: len(self.all("pods")) >= len(self.all("deployments")) + 2,
+            100,
+        )
         self.on_api(_bind_volumes)
         wait_until(
-            "claims are bound", lambda: all(one["status"].get("phase") == "Bound" for one in self.all("pvc")), 100
+            "claims are bound",
+            lambda: all(one["status"].get("phase") == "Bound" for one in self.all("pvc")),
+            100,
         )
         self.on_api(_report)
 
@@ -78,11 +85,15 @@ class Kasm:
     def bad(self) -> dict[str, str]:
         """The observed values of the lines that do not pass."""
         _, lines = self.validate()
-        return {check: line["observed"] for check, line in lines.items() if line["severity"] != "ok"}
+        return {
+            check: line["observed"] for check, line in lines.items() if line["severity"] != "ok"
+        }
 
 
 async def _patch(api: Client, kind: Resource, name: str, status: Object) -> None:
-    await api.patch(kind, name, {"status": status}, namespace="kasm", subresource="status", into=dict)
+    await api.patch(
+        kind, name, {"status": status}, namespace="kasm", subresource="status", into=dict
+    )
 
 
 async def _bind_volumes(api: Client) -> None:
@@ -103,21 +114,46 @@ async def _bind_volumes(api: Client) -> None:
 
 async def _report(api: Client) -> None:
     for pod in await api.list(PODS, namespace="kasm", into=dict[str, Any]):
-        ready = {"phase": "Running", "podIP": "10.42.0.9", "podIPs": [{"ip": "10.42.0.9"}], "conditions": READY}
+        ready = {
+            "phase": "Running",
+            "podIP": "10.42.0.9",
+            "podIPs": [{"ip": "10.42.0.9"}],
+            "conditions": READY,
+        }
         done = {"phase": "Succeeded", "conditions": []}
-        await _patch(api, PODS, pod["metadata"]["name"], done if "job-name" in pod["metadata"]["labels"] else ready)
+        await _patch(
+            api,
+            PODS,
+            pod["metadata"]["name"],
+            done if "job-name" in pod["metadata"]["labels"] else ready,
+        )
     for ingress in await api.list(INGRESSES, namespace="kasm", into=dict[str, Any]):
-        await _patch(api, INGRESSES, ingress["metadata"]["name"], {"loadBalancer": {"ingress": [{"ip": ADDRESS}]}})
+        await _patch(
+            api,
+            INGRESSES,
+            ingress["metadata"]["name"],
+            {"loadBalancer": {"ingress": [{"ip": ADDRESS}]}},
+        )
 
 
 @contextmanager
 def installed(k3s: KasmK3s) -> Iterator[Kasm]:
     kasm = Kasm(k3s)
-    helm_of(k3s.tools, "install", "kasm", str(CHARTS / "c"), "--namespace", "kasm", *given_values("c", {}))
+    helm_of(
+        k3s.tools,
+        "install",
+        "kasm",
+        str(CHARTS / "c"),
+        "--namespace",
+        "kasm",
+        *given_values("c", {}),
+    )
     try:
         with web_ui(kasm, "kasm-cert-manager"):
             kasm.play()
-            wait_until("everything is ready", lambda: {"pods", "services"}.isdisjoint(kasm.bad()), 100)
+            wait_until(
+                "everything is ready", lambda: {"pods", "services"}.isdisjoint(kasm.bad()), 100
+            )
             yield kasm
     finally:
         kinds = "deployments,statefulsets,jobs,ingresses,services,configmaps,secrets,pods,pvc"
@@ -148,10 +184,14 @@ def web_ui(kasm: Kasm, secret: str) -> Iterator[None]:
         yield
 
 
-def test_installation_is_valid_and_missing_rights_are_named(tools: Tools, capsys: pytest.CaptureFixture[str]) -> None:
+def test_installation_is_valid_and_missing_rights_are_named(
+    tools: Tools, capsys: pytest.CaptureFixture[str]
+) -> None:
     with installed(KasmK3s(tools, capsys)) as kasm:
         status, lines = kasm.validate()
-        left = {check: line["observed"] for check, line in lines.items() if line["severity"] != "ok"}
+        left = {
+            check: line["observed"] for check, line in lines.items() if line["severity"] != "ok"
+        }
         assert set(left) <= {"web-ui", "db-init"}, left
         assert status == 0
         assert lines["web-ui"]["expected"] == f"200 from https://{HOST}/api/__healthcheck"
@@ -163,16 +203,24 @@ def test_installation_is_valid_and_missing_rights_are_named(tools: Tools, capsys
 
 
 def assert_rights_are_named(kasm: Kasm) -> None:
-    """Without any, and with those of the role `view`, which may see all but Secrets and kinds that were added."""
+    """Without any, and with those of the role `view`, which may see all but Secrets and kinds that
+    were added.
+    """
     kubeconfig = kasm.k3s.tools.kubeconfig_of("default", "kasm")
     words = ("validate", "--connect", f"127.0.0.1:{kasm.port}", "--hostname", HOST)
     status, data = kasm.k3s.kasm(*words, kubeconfig=kubeconfig)
     (line,) = data["findings"]
     assert (status, line["severity"]) == (3, "unknown")
     assert "may not list deployments in namespace kasm" in line["message"]
-    kasm.kube("create", "rolebinding", "viewer", "--clusterrole=view", "--serviceaccount=kasm:default")
+    kasm.kube(
+        "create", "rolebinding", "viewer", "--clusterrole=view", "--serviceaccount=kasm:default"
+    )
     status, data = kasm.k3s.kasm(*words, kubeconfig=kubeconfig)
-    unknown = {finding["code"]: finding["message"] for finding in data["findings"] if finding["severity"] == "unknown"}
+    unknown = {
+        finding["code"]: finding["message"]
+        for finding in data["findings"]
+        if finding["severity"] == "unknown"
+    }
     assert status == 3
     assert set(unknown) == {"release", "way-in"}
     assert "may not list secrets in namespace kasm" in unknown["release"]

@@ -54,7 +54,9 @@ def claim(namespace: str) -> dict[str, Any]:
 
 
 async def run(kubectl: list[str], *words: str) -> bytes:
-    done = await asyncio.to_thread(subprocess.run, [*kubectl, *words], check=True, capture_output=True)
+    done = await asyncio.to_thread(
+        subprocess.run, [*kubectl, *words], check=True, capture_output=True
+    )
     said: bytes = done.stdout
     return said
 
@@ -102,25 +104,34 @@ def counter() -> Counter:
 
 @pytest.fixture
 async def client(kubeconfig: Path, counter: Counter) -> AsyncIterator[Client]:
-    async with Client(load_config(kubeconfig), field_manager="kube-test", on_request=counter) as client:
+    async with Client(
+        load_config(kubeconfig), field_manager="kube-test", on_request=counter
+    ) as client:
         yield client
 
 
 async def test_object_writes_raise_typed_errors(client: Client, namespace: str) -> None:
-    made = await client.create(CONFIG_MAPS, config_map("a", namespace, x="1"), namespace=namespace, into=Seen)
+    made = await client.create(
+        CONFIG_MAPS, config_map("a", namespace, x="1"), namespace=namespace, into=Seen
+    )
     with pytest.raises(errors.AlreadyExists):
         await client.create(CONFIG_MAPS, config_map("a", namespace), namespace=namespace, into=Seen)
     stale = {"metadata": {"resourceVersion": made.metadata.resource_version}, "data": {"x": "2"}}
     await client.patch(CONFIG_MAPS, "a", stale, namespace=namespace, into=Seen)
     with pytest.raises(errors.Conflict) as conflict:
-        await client.patch(CONFIG_MAPS, "a", {**stale, "data": {"x": "3"}}, namespace=namespace, into=Seen)
+        await client.patch(
+            CONFIG_MAPS, "a", {**stale, "data": {"x": "3"}}, namespace=namespace, into=Seen
+        )
     assert not isinstance(conflict.value, errors.Replaced)
     with pytest.raises(errors.Replaced):
         await client.delete(CONFIG_MAPS, "a", namespace=namespace, uid="wrong", into=Seen)
     with pytest.raises(errors.Invalid) as caught:
         await client.create(PODS, {"metadata": {"name": "p"}}, namespace=namespace, into=Seen)
     assert any(cause.field == "spec.containers" for cause in caught.value.causes)
-    assert await client.delete(CONFIG_MAPS, "a", namespace=namespace, uid=made.metadata.uid, into=Seen) is None
+    assert (
+        await client.delete(CONFIG_MAPS, "a", namespace=namespace, uid=made.metadata.uid, into=Seen)
+        is None
+    )
     with pytest.raises(errors.NotFound) as missing:
         await client.get(CONFIG_MAPS, "a", namespace=namespace, into=Seen)
     assert not missing.value.api_missing
@@ -132,18 +143,31 @@ async def test_object_writes_raise_typed_errors(client: Client, namespace: str) 
 async def test_reflector_reads_pages_bookmarks_and_changes(client: Client, namespace: str) -> None:
     await asyncio.gather(
         *(
-            client.create(CONFIG_MAPS, config_map(f"m{n}", namespace), namespace=namespace, into=Seen)
+            client.create(
+                CONFIG_MAPS, config_map(f"m{n}", namespace), namespace=namespace, into=Seen
+            )
             for n in range(530)
         )
     )
-    assert len(await client.list(CONFIG_MAPS, namespace=namespace, label_selector="app=test", into=Seen)) == 530
+    assert (
+        len(
+            await client.list(
+                CONFIG_MAPS, namespace=namespace, label_selector="app=test", into=Seen
+            )
+        )
+        == 530
+    )
     async with Ground(client, CONFIG_MAPS, namespace) as ground:
         assert len(ground.store) >= 530
         await client.delete(CONFIG_MAPS, "m0", namespace=namespace, into=Seen)
-        await client.patch(CONFIG_MAPS, "m1", {"data": {"x": "y" * 900_000}}, namespace=namespace, into=Seen)
+        await client.patch(
+            CONFIG_MAPS, "m1", {"data": {"x": "y" * 900_000}}, namespace=namespace, into=Seen
+        )
         await eventually(lambda: ground.store.get(namespace, "m0") is None)
         live = await client.get(CONFIG_MAPS, "m1", namespace=namespace, into=Seen)
-        await eventually(lambda: ground.version_of("m1", namespace) == int(live.metadata.resource_version))
+        await eventually(
+            lambda: ground.version_of("m1", namespace) == int(live.metadata.resource_version)
+        )
 
 
 async def test_closed_watch_is_resumed(client: Client, counter: Counter, namespace: str) -> None:
@@ -164,11 +188,21 @@ async def test_closed_watch_is_resumed(client: Client, counter: Counter, namespa
 async def test_unchanged_object_costs_no_request(
     client: Client, counter: Counter, namespace: str, kubectl: list[str], kind: str
 ) -> None:
-    owner = await client.create(CONFIG_MAPS, config_map("owner", namespace), namespace=namespace, into=dict[str, Any])
+    owner = await client.create(
+        CONFIG_MAPS, config_map("owner", namespace), namespace=namespace, into=dict[str, Any]
+    )
     resource, desired, edit = {
-        "services": (SERVICES, service(namespace, owner), {"spec": {"selector": {"app": "hijacked"}}}),
+        "services": (
+            SERVICES,
+            service(namespace, owner),
+            {"spec": {"selector": {"app": "hijacked"}}},
+        ),
         "claims": (CLAIMS, claim(namespace), {"metadata": {"labels": {"app": "other"}}}),
-        "configmaps": (CONFIG_MAPS, config_map("m", namespace, x="1", y="2"), {"data": {"x": None}}),
+        "configmaps": (
+            CONFIG_MAPS,
+            config_map("m", namespace, x="1", y="2"),
+            {"data": {"x": None}},
+        ),
         "secrets": (
             SECRETS,
             an_object("Secret", "m", namespace, data={"password": "c2VjcmV0"}, type="Opaque"),
@@ -182,7 +216,16 @@ async def test_unchanged_object_costs_no_request(
         assert counter.since() == ["POST"]
         await ground.applier.ensure(desired)
         assert counter.since() == []
-        patch = ["patch", resource.plural, name, "-n", namespace, "--type=merge", "-p", json.dumps(edit)]
+        patch = [
+            "patch",
+            resource.plural,
+            name,
+            "-n",
+            namespace,
+            "--type=merge",
+            "-p",
+            json.dumps(edit),
+        ]
         before = ground.version_of(name, namespace)
         await run(kubectl, *patch)
         await eventually(lambda: ground.version_of(name, namespace) > before)
@@ -208,7 +251,8 @@ async def test_unchanged_object_costs_no_request(
 
 
 @pytest.mark.parametrize(
-    "edit", ['{"data":{"x":"2"}}', '{"data":{"x":null}}', '{"data":null}', '{"metadata":{"labels":null}}']
+    "edit",
+    ['{"data":{"x":"2"}}', '{"data":{"x":null}}', '{"data":null}', '{"metadata":{"labels":null}}'],
 )
 async def test_drift_is_found_at_the_next_start(
     client: Client, counter: Counter, namespace: str, kubectl: list[str], edit: str
@@ -226,7 +270,9 @@ async def test_drift_is_found_at_the_next_start(
         assert live["metadata"]["labels"] == {"app": "test"}
 
 
-async def test_field_that_left_the_spec_leaves_the_object(client: Client, counter: Counter, namespace: str) -> None:
+async def test_field_that_left_the_spec_leaves_the_object(
+    client: Client, counter: Counter, namespace: str
+) -> None:
     async with Ground(client, CONFIG_MAPS, namespace) as ground:
         await ground.applier.ensure(config_map("m", namespace, x="1", y="2"))
         counter.since()
@@ -242,7 +288,9 @@ async def test_field_that_left_the_spec_leaves_the_object(client: Client, counte
 
 
 async def test_events_become_a_series(client: Client, namespace: str, kubectl: list[str]) -> None:
-    made = await client.create(CONFIG_MAPS, config_map("a", namespace), namespace=namespace, into=Seen)
+    made = await client.create(
+        CONFIG_MAPS, config_map("a", namespace), namespace=namespace, into=Seen
+    )
     recorder = EventRecorder(client, controller="example.org/test", instance="test-0")
     about = ObjectReference("v1", "ConfigMap", "a", made.metadata.uid, namespace)
     recorder.emit(about, "Warning", "Tested", "said twice", "Test")

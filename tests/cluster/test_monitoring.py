@@ -1,7 +1,7 @@
 """The chart's rules and dashboard, with a real Prometheus that scrapes a real operator.
 
-The gateway's metrics are its own registry, filled by hand; the pages of DCGM's exporters are files (tests/dcgm), since
-there is no GPU to measure.
+The gateway's metrics are its own registry, filled by hand; the pages of DCGM's exporters are files
+(tests/dcgm), since there is no GPU to measure.
 """
 
 import asyncio
@@ -52,13 +52,23 @@ def rules(tmp_path: Path) -> Path:
 @pytest.mark.long
 def test_every_alert_fires_at_its_threshold(programs: dict[str, Path], rules: Path) -> None:
     cases = [shutil.copy(path, rules) for path in sorted(CASES.glob("*-test.yaml"))]
-    for words in (["check", "rules", *map(str, rules.glob("*-rules.yaml"))], ["test", "rules", *map(str, cases)]):
-        done = subprocess.run([programs["promtool"], *words], capture_output=True, text=True, timeout=150, check=False)
+    for words in (
+        ["check", "rules", *map(str, rules.glob("*-rules.yaml"))],
+        ["test", "rules", *map(str, cases)],
+    ):
+        done = subprocess.run(
+            [programs["promtool"], *words], capture_output=True, text=True, timeout=150, check=False
+        )
         assert done.returncode == 0, done.stdout + done.stderr
 
 
 def test_every_alert_has_a_case_and_a_page() -> None:
-    alerts = {rule["alert"] for path in FILES.glob("*-rules.yaml") for rule in _rules(path) if "alert" in rule}
+    alerts = {
+        rule["alert"]
+        for path in FILES.glob("*-rules.yaml")
+        for rule in _rules(path)
+        if "alert" in rule
+    }
     expected = {
         case["alertname"]
         for path in CASES.glob("*-test.yaml")
@@ -67,7 +77,9 @@ def test_every_alert_has_a_case_and_a_page() -> None:
         if case["exp_alerts"]
     }
     assert alerts == expected
-    headings = re.findall(r"^### (\w+)$", (FILES.parents[3] / "docs/monitoring.md").read_text(), re.MULTILINE)
+    headings = re.findall(
+        r"^### (\w+)$", (FILES.parents[3] / "docs/monitoring.md").read_text(), re.MULTILINE
+    )
     assert set(headings) == alerts
 
 
@@ -88,7 +100,10 @@ class Prometheus:
     async def labelled(self, query: str, *labels: str) -> dict[tuple[str, ...], float]:
         """The current result of a query, by these labels."""
         found = await self._ask(query)
-        return {tuple(one["metric"].get(label, "") for label in labels): float(one["value"][1]) for one in found}
+        return {
+            tuple(one["metric"].get(label, "") for label in labels): float(one["value"][1])
+            for one in found
+        }
 
     async def _ask(self, query: str) -> list[dict[str, Any]]:
         try:
@@ -105,18 +120,32 @@ class Prometheus:
 
 
 @asynccontextmanager
-async def prometheus(program: Path, folder: Path, targets: dict[str, int], rules: Path) -> AsyncIterator[Prometheus]:
+async def prometheus(
+    program: Path, folder: Path, targets: dict[str, int], rules: Path
+) -> AsyncIterator[Prometheus]:
     port = free_port()
     scrape = [
         {
             "job_name": name,
             "static_configs": [{"targets": [f"127.0.0.1:{target}"], "labels": {"pod": name}}],
-            **({} if name == "without-token" else {"authorization": {"credentials_file": str(token_file(folder))}}),
+            **(
+                {}
+                if name == "without-token"
+                else {"authorization": {"credentials_file": str(token_file(folder))}}
+            ),
         }
         for name, target in targets.items()
     ]
-    interval = {"scrape_interval": "500ms", "scrape_timeout": "500ms", "evaluation_interval": "500ms"}
-    config = {"global": interval, "rule_files": [str(rules / "*-rules.yaml")], "scrape_configs": scrape}
+    interval = {
+        "scrape_interval": "500ms",
+        "scrape_timeout": "500ms",
+        "evaluation_interval": "500ms",
+    }
+    config = {
+        "global": interval,
+        "rule_files": [str(rules / "*-rules.yaml")],
+        "scrape_configs": scrape,
+    }
     (folder / "prometheus.yml").write_text(yaml.safe_dump(config))
     words = [f"--config.file={folder / 'prometheus.yml'}", f"--storage.tsdb.path={folder / 'data'}"]
     with (folder / "prometheus.log").open("wb") as log:
@@ -176,9 +205,13 @@ async def one_gpu_and_two_who_want_it(stage: Stage) -> None:
     await stage.node("gpu", gpu="1")
     placement = {"nodeSelector": stage.here}
     name = f"{stage.namespace}-gpu"
-    await stage.template_named(name, placement=placement, resources={"defaultGPU": 1}, persistence={"enabled": False})
+    await stage.template_named(
+        name, placement=placement, resources={"defaultGPU": 1}, persistence={"enabled": False}
+    )
     await stage.session("carol-desktop", name)
-    await stage.reach("carol-desktop", "Creating")  # in the same second, either of the two may be first
+    await stage.reach(
+        "carol-desktop", "Creating"
+    )  # in the same second, either of the two may be first
     await stage.session("dave-desktop", name)
     await stage.reach("dave-desktop", "Pending", "in line")
 
@@ -194,17 +227,26 @@ async def test_every_query_of_the_dashboard_finds_data_and_alerts_fire(
     stage: Stage, programs: dict[str, Path], rules: Path, dcgm: dict[str, int], tmp_path: Path
 ) -> None:
     panels = json.loads((FILES / "dashboard.json").read_text())["panels"]
-    queries = {target["expr"]: panel["title"] for panel in panels for target in panel.get("targets", ())}
+    queries = {
+        target["expr"]: panel["title"] for panel in panels for target in panel.get("targets", ())
+    }
     assert len(queries) > 25
     without_patience(rules)
     template = await stage.template(persistence={"enabled": False})
     await stage.pool(template, 0)
     gateway, serving = start_http_server(0, "127.0.0.1", gateway_registry())
     async with stage.operator() as operator:
-        targets = {"operator": operator, "without-token": operator, "gateway": gateway.server_port, **dcgm}
+        targets = {
+            "operator": operator,
+            "without-token": operator,
+            "gateway": gateway.server_port,
+            **dcgm,
+        }
         async with prometheus(programs["prometheus"], tmp_path, targets, rules) as seen:
             await eventually(lambda: seen.series("vdi_leader == 1"), "the operator is scraped")
-            await eventually(lambda: seen.series('up{job="without-token"} == 0'), "not without the token")
+            await eventually(
+                lambda: seen.series('up{job="without-token"} == 0'), "not without the token"
+            )
             assert not await seen.series('vdi_leader{job="without-token"}')
             for name in ("alice-desktop", "bob-desktop"):
                 await stage.start(name, template)
@@ -217,10 +259,15 @@ async def test_every_query_of_the_dashboard_finds_data_and_alerts_fire(
                 return not missing
 
             await eventually(all_found, f"every query finds data, but for {list(missing)}")
-            started = "histogram_quantile(0.5, sum by (le) (rate(session_startup_seconds_bucket[15s]))) < 30"
+            started = (
+                "histogram_quantile(0.5, sum by (le) (rate(session_startup_seconds_bucket[15s])))"
+                " < 30"
+            )
             await eventually(lambda: seen.series(started), "the start-up time is known")
             await one_gpu_and_two_who_want_it(stage)
-            await eventually(lambda: seen.firing("VDIGPUsIdleWhilePeopleWait"), "the alert of idle GPUs")
+            await eventually(
+                lambda: seen.firing("VDIGPUsIdleWhilePeopleWait"), "the alert of idle GPUs"
+            )
             busy = await seen.labelled("vdi:gpu_utilization", "Hostname", "gpu")
             assert {key: round(value, 3) for key, value in busy.items()} == {
                 ("gpu-b", "0"): 0.62,
@@ -253,13 +300,20 @@ def test_chart_installs_rules_and_dashboard_unchanged(helm: Path) -> None:
     for path in FILES.glob("*-rules.yaml"):
         # Some expressions have the release's namespace, so that they fit this release alone.
         spec = json.dumps(rules[f"vdi-{path.stem}"]["spec"])
-        spec = spec.replace(r"{namespace=\"vdi-system\"}", "").replace(r"namespace=\"vdi-system\", ", "")
+        spec = spec.replace(r"{namespace=\"vdi-system\"}", "").replace(
+            r"namespace=\"vdi-system\", ", ""
+        )
         assert json.loads(spec) == yaml.safe_load(path.read_text())
         assert rules[f"vdi-{path.stem}"]["metadata"]["labels"]["release"] == "prometheus"
     (dashboard,) = [one for one in objects if one["metadata"]["name"] == "vdi-dashboard"]
-    assert json.loads(dashboard["data"]["vdi.json"]) == json.loads((FILES / "dashboard.json").read_text())
+    assert json.loads(dashboard["data"]["vdi.json"]) == json.loads(
+        (FILES / "dashboard.json").read_text()
+    )
     (monitor,) = [one for one in objects if one["kind"] == "PodMonitor"]
-    scraped = {pod_metrics_endpoint["port"] for pod_metrics_endpoint in monitor["spec"]["podMetricsEndpoints"]}
+    scraped = {
+        pod_metrics_endpoint["port"]
+        for pod_metrics_endpoint in monitor["spec"]["podMetricsEndpoints"]
+    }
     served = {
         port["name"]: one["spec"]["template"]["metadata"]["labels"]
         for one in objects
@@ -284,8 +338,15 @@ def test_prometheus_operator_and_gateway_share_a_token(helm: Path, own: str) -> 
     for one in (one for one in objects if one["kind"] == "Deployment"):
         pod = one["spec"]["template"]["spec"]
         (volume,) = [volume for volume in pod["volumes"] if volume["name"] == "metrics-token"]
-        assert (volume["secret"]["secretName"], volume["secret"]["items"][0]["key"]) == (name, "token")
-        (mount,) = [mount for mount in pod["containers"][0]["volumeMounts"] if mount["name"] == "metrics-token"]
+        assert (volume["secret"]["secretName"], volume["secret"]["items"][0]["key"]) == (
+            name,
+            "token",
+        )
+        (mount,) = [
+            mount
+            for mount in pod["containers"][0]["volumeMounts"]
+            if mount["name"] == "metrics-token"
+        ]
         assert Path(mount["mountPath"]) / "token" == METRICS_TOKEN_FILE
     made = [one["kind"] for one in objects if one["metadata"]["name"] == "vdi-metrics"]
     assert made == ([] if own else ["ServiceAccount", "Secret"])

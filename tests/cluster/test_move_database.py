@@ -1,4 +1,6 @@
-"""The move from SQLite to a real PostgreSQL: all rows, logins that go on, and a process that is killed at any point."""
+"""The move from SQLite to a real PostgreSQL: all rows, logins that go on, and a process that is
+killed at any point.
+"""
 
 import asyncio
 import os
@@ -24,7 +26,14 @@ from support.postgres import Postgres, postgres_server, postgres_url
 from support.waiting import eventually
 from unit.gateway.history_stage import Life, Replica, at, open_database
 from vdi.gateway.store.audit import Act, Audit, audit
-from vdi.gateway.store.database import Database, DatabaseUnavailableError, EnumText, Instant, WordSet, metadata
+from vdi.gateway.store.database import (
+    Database,
+    DatabaseUnavailableError,
+    EnumText,
+    Instant,
+    WordSet,
+    metadata,
+)
 from vdi.gateway.store.history import runs, sessions
 from vdi.gateway.store.logins import logins
 from vdi.gateway.store.move import MoveError, move
@@ -44,7 +53,9 @@ def a_row(table: Table) -> dict[str, object]:
             case EnumText() as enum:
                 values[column.name] = next(iter(enum.kind))
             case kind:
-                values[column.name] = {bool: True, int: 1, float: 1.5}.get(kind.python_type, "é \u2028")
+                values[column.name] = {bool: True, int: 1, float: 1.5}.get(
+                    kind.python_type, "é \u2028"
+                )
     return values
 
 
@@ -76,7 +87,10 @@ async def counts_of(database: Database) -> dict[str, int]:
 async def rows_of(database: Database) -> list[list[Any]]:
     async with database.connect() as connection:
         tables = metadata.sorted_tables
-        return [list(await connection.execute(select(table).order_by(*table.primary_key))) for table in tables]
+        return [
+            list(await connection.execute(select(table).order_by(*table.primary_key)))
+            for table in tables
+        ]
 
 
 async def record(database: Database, name: str) -> None:
@@ -86,7 +100,9 @@ async def record(database: Database, name: str) -> None:
 
 
 async def add_audit(database: Database, target: str) -> None:
-    await Audit(database, lambda: at(5)).record(Act(actor="a@example.com", action="login", target=target))
+    await Audit(database, lambda: at(5)).record(
+        Act(actor="a@example.com", action="login", target=target)
+    )
 
 
 async def do_move(source: Database, target: Database) -> dict[str, int]:
@@ -129,7 +145,10 @@ class Mover:
 @contextmanager
 def mover(file: Path, url: str) -> Iterator[Mover]:
     port = free_port()
-    program = f"import sys; from vdi.gateway.store import move; move.PORT = {port}; sys.exit(move.main(sys.argv[1:]))"
+    program = (
+        f"import sys; from vdi.gateway.store import move; move.PORT = {port};"
+        " sys.exit(move.main(sys.argv[1:]))"
+    )
     environment = {**os.environ, "VDI_DATABASE_URL": url}
     command = [sys.executable, "-c", program, str(file)]
     log = file.with_suffix(f".{port}.log")
@@ -161,7 +180,9 @@ async def test_every_row_is_moved_and_new_ids_follow(source: Database, target: D
     assert await rows_of(source) == await rows_of(target)
     await add_audit(target, "later")
     async with target.connect() as connection:
-        assert list((await connection.execute(select(audit.c.id).order_by(audit.c.id))).scalars()) == [1, 2]
+        assert list(
+            (await connection.execute(select(audit.c.id).order_by(audit.c.id))).scalars()
+        ) == [1, 2]
 
 
 async def test_unused_target_is_filled_again(source: Database, target: Database) -> None:
@@ -183,7 +204,9 @@ async def test_a_use_of_both_is_refused(source: Database, target: Database) -> N
     async with target.begin() as connection:
         await connection.exec_driver_sql("UPDATE logins SET name = 'seen'")
     await add_audit(source, "after a rollback")
-    with pytest.raises(MoveError, match="both SQLite and PostgreSQL have changed since the move at"):
+    with pytest.raises(
+        MoveError, match="both SQLite and PostgreSQL have changed since the move at"
+    ):
         await do_move(source, target)
     assert (await counts_of(target))["audit"] == 1
 
@@ -269,12 +292,16 @@ async def fill(database: Database, count: int) -> None:
     async with database.begin() as connection:
         for table in (sessions, runs):
             row = a_row(table) | {"ended": at(count)}
-            await connection.execute(table.insert(), [row | {"uid": f"uid-{number}"} for number in range(count)])
+            await connection.execute(
+                table.insert(), [row | {"uid": f"uid-{number}"} for number in range(count)]
+            )
 
 
 @pytest.mark.timeout(180)
 @pytest.mark.parametrize("count", [100, pytest.param(10_000, marks=pytest.mark.long)])
-async def test_logins_go_on_in_postgresql(stage: Stage, tmp_path: Path, postgres_url: str, count: int) -> None:
+async def test_logins_go_on_in_postgresql(
+    stage: Stage, tmp_path: Path, postgres_url: str, count: int
+) -> None:
     await add_people(stage)
     file = tmp_path / "vdi.db"
     url = sqlite_with_tables(file)
@@ -286,11 +313,15 @@ async def test_logins_go_on_in_postgresql(stage: Stage, tmp_path: Path, postgres
         alice = await old.gateway.log_in("alice@example.com")
         token = await api_token(old.gateway, alice)
         async with source.begin() as connection:
-            await connection.execute(update(logins).values(seen=datetime.now(UTC) - timedelta(minutes=5)))
+            await connection.execute(
+                update(logins).values(seen=datetime.now(UTC) - timedelta(minutes=5))
+            )
         with mover(file, postgres_url) as process:
             await process.until_done()
             async with source.connect() as connection:
-                frozen = (await connection.execute(select(func.count()).select_from(audit))).scalar_one()
+                frozen = (
+                    await connection.execute(select(func.count()).select_from(audit))
+                ).scalar_one()
             assert (await alice.get("/")).status_code == 200, "a use that cannot be recorded"
             async with gateway_process(stage, tmp_path, VDI_DATABASE_URL=postgres_url) as new:
                 cookies = {cookie.name: cookie.value or "" for cookie in alice.cookies.jar}

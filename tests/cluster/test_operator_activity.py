@@ -1,4 +1,6 @@
-"""Idle desktops against a real API server: warned, spared by input, suspended, ended. The test is kubelet and agent."""
+"""Idle desktops against a real API server: warned, spared by input, suspended, ended. The test is
+kubelet and agent.
+"""
 
 import time
 from base64 import b64decode
@@ -23,7 +25,9 @@ async def agent() -> AsyncIterator[Agent]:
         yield agent
 
 
-async def test_idle_desktop_is_warned_then_suspended(stage: Stage, template: str, agent: Agent) -> None:
+async def test_idle_desktop_is_warned_then_suspended(
+    stage: Stage, template: str, agent: Agent
+) -> None:
     async with stage.operator(cluster=ClusterSettings(agent_port=agent.port)):
         session = await stage.session(NAME, template, idleTimeout="8s")
         await run_desktop(stage, NAME, agent)

@@ -1,5 +1,6 @@
-"""Placeholders on a real API server with a real scheduler. The test plays the autoscaler: it adds nodes, and writes the
-Events that cluster-autoscaler and Karpenter write."""
+"""Placeholders on a real API server with a real scheduler. The test plays the autoscaler: it adds
+nodes, and writes the Events that cluster-autoscaler and Karpenter write.
+"""
 
 import asyncio
 import time
@@ -20,7 +21,9 @@ from vdi.kube.resource import EVENTS, PODS, Resource
 from vdi.session.autoscaling import PLACEHOLDER, AutoscalingSettings
 
 pytestmark = pytest.mark.timeout(200)
-PRIORITY_CLASSES = Resource("scheduling.k8s.io", "v1", "priorityclasses", "PriorityClass", namespaced=False)
+PRIORITY_CLASSES = Resource(
+    "scheduling.k8s.io", "v1", "priorityclasses", "PriorityClass", namespaced=False
+)
 # For an operator that is killed, and the next one.
 _TWO_STARTS_SECONDS = 90.0
 
@@ -35,7 +38,10 @@ class Autoscaler:
 
     def settings(self, **chosen: Any) -> AutoscalingSettings:
         return AutoscalingSettings(
-            namespace=self.namespace, image="registry.example.com/vdi:1", priority_class=self.priority_class, **chosen
+            namespace=self.namespace,
+            image="registry.example.com/vdi:1",
+            priority_class=self.priority_class,
+            **chosen,
         )
 
     def variables(self) -> dict[str, str]:
@@ -65,7 +71,9 @@ class Autoscaler:
 
     async def placeholders(self) -> list[Object]:
         """All of them, but for those that are being deleted."""
-        pods = await self.stage.api.list(PODS, namespace=self.namespace, label_selector=PLACEHOLDER, into=dict)
+        pods = await self.stage.api.list(
+            PODS, namespace=self.namespace, label_selector=PLACEHOLDER, into=dict
+        )
         return [pod for pod in pods if "deletionTimestamp" not in pod["metadata"]]
 
     async def has(self, count: int, seconds: float = 30.0) -> list[Object]:
@@ -86,14 +94,19 @@ class Autoscaler:
 
         return await eventually(look, f"{count} unschedulable placeholders")
 
-    async def report(self, pod: Object, reason: str, note: str, *, by: str = "cluster-autoscaler") -> None:
+    async def report(
+        self, pod: Object, reason: str, note: str, *, by: str = "cluster-autoscaler"
+    ) -> None:
         """An Event about a placeholder."""
         meta = pod["metadata"]
         event = {
             "apiVersion": "events.k8s.io/v1",
             "kind": "Event",
             "metadata": {"generateName": "e-"},
-            "regarding": {"apiVersion": "v1", "kind": "Pod"} | {key: meta[key] for key in ("name", "namespace", "uid")},
+            "regarding": (
+                {"apiVersion": "v1", "kind": "Pod"}
+                | {key: meta[key] for key in ("name", "namespace", "uid")}
+            ),
             "type": "Normal",
             "reason": reason,
             "note": note,
@@ -107,7 +120,9 @@ class Autoscaler:
 
 def _is_unschedulable(pod: Object) -> bool:
     conditions = pod.get("status", {}).get("conditions", [])
-    return any(one["type"] == "PodScheduled" and one.get("reason") == "Unschedulable" for one in conditions)
+    return any(
+        one["type"] == "PodScheduled" and one.get("reason") == "Unschedulable" for one in conditions
+    )
 
 
 @pytest.fixture
@@ -118,7 +133,9 @@ async def autoscaler(stage: Stage) -> AsyncIterator[Autoscaler]:
     await autoscaler.clean_up()
 
 
-async def test_placeholders_request_nodes_and_are_deleted(stage: Stage, autoscaler: Autoscaler) -> None:
+async def test_placeholders_request_nodes_and_are_deleted(
+    stage: Stage, autoscaler: Autoscaler
+) -> None:
     template = await gpu_template(stage)
     async with stage.operator(autoscaling=autoscaler.settings()):
         await stage.session("first", template, user="a@x.yz")
@@ -130,13 +147,19 @@ async def test_placeholders_request_nodes_and_are_deleted(stage: Stage, autoscal
         session = await waits(stage, "first", "NoMatchingNode", "A node was requested at")
         assert session["status"]["message"].startswith("Waiting for capacity, number 1 in line: ")
         assert session["status"]["queue"]["nodeRequestTime"]
-        await autoscaler.report(pods[0], "TriggeredScaleUp", "pod triggered scale-up: [{gpu 0->1 (max: 3)}]")
-        session = await waits(stage, "first", "NoMatchingNode", "A node is being added (requested at ")
+        await autoscaler.report(
+            pods[0], "TriggeredScaleUp", "pod triggered scale-up: [{gpu 0->1 (max: 3)}]"
+        )
+        session = await waits(
+            stage, "first", "NoMatchingNode", "A node is being added (requested at "
+        )
 
         node = await stage.node("gpu", gpu="2")
         await starts(stage, "first", "second")
         for name in ("first", "second"):
-            await stage.until(PODS, name, lambda pod: pod["spec"].get("nodeName") == node, f"it is on {node}")
+            await stage.until(
+                PODS, name, lambda pod: pod["spec"].get("nodeName") == node, f"it is on {node}"
+            )
         await autoscaler.has(1)
         await waits(stage, "third", "GPUsBusy", "requested at ")
 
@@ -145,10 +168,14 @@ async def test_placeholders_request_nodes_and_are_deleted(stage: Stage, autoscal
 
 
 async def test_queue_works_without_the_priority_class(stage: Stage, autoscaler: Autoscaler) -> None:
-    """The chart makes it. Without it the API server refuses each placeholder, and sessions go on as before."""
+    """The chart makes it. Without it the API server refuses each placeholder, and sessions go on as
+    before.
+    """
     await stage.node("gpu", gpu="1")
     template = await gpu_template(stage)
-    settings = AutoscalingSettings(namespace=autoscaler.namespace, image="i", priority_class="missing")
+    settings = AutoscalingSettings(
+        namespace=autoscaler.namespace, image="i", priority_class="missing"
+    )
     async with stage.operator(autoscaling=settings):
         await stage.start("r0", template, user="r0@x.yz")
         await stage.session("late", template, user="late@x.yz")
@@ -161,14 +188,18 @@ async def test_queue_works_without_the_priority_class(stage: Stage, autoscaler: 
 @pytest.mark.long
 @pytest.mark.timeout(400)
 @pytest.mark.parametrize("moment", MOMENTS)
-async def test_placeholders_survive_a_kill_at_every_write(stage: Stage, autoscaler: Autoscaler, moment: Moment) -> None:
+async def test_placeholders_survive_a_kill_at_every_write(
+    stage: Stage, autoscaler: Autoscaler, moment: Moment
+) -> None:
     template = await gpu_template(stage)
     stage.variables = autoscaler.variables()
     for write in range(1, MOST_WRITES):
         name = f"w{write}"
         await stage.session(name, template)
         stage.proxy.cut_at(write, moment)
-        done = asyncio.create_task(stage.reach(name, "Pending", "A node was requested at", _TWO_STARTS_SECONDS))
+        done = asyncio.create_task(
+            stage.reach(name, "Pending", "A node was requested at", _TWO_STARTS_SECONDS)
+        )
         was_cut = await cut_and_kill(stage, done, _TWO_STARTS_SECONDS)
         async with stage.operator(autoscaling=autoscaler.settings()):
             await done
@@ -181,6 +212,8 @@ async def test_placeholders_survive_a_kill_at_every_write(stage: Stage, autoscal
             await gone
             await stage.gone(SESSIONS, name)
         if not was_cut:
-            assert write > 3, f"the operator got through with {write - 1} writes: what has it not done?"
+            assert write > 3, (
+                f"the operator got through with {write - 1} writes: what has it not done?"
+            )
             return
     raise AssertionError(f"still writing after {MOST_WRITES} writes")

@@ -1,7 +1,8 @@
-"""Karpenter on a real API server with a real scheduler: its core, with its provider for nodes without machines.
+"""Karpenter on a real API server with a real scheduler: its core, with its provider for nodes
+without machines.
 
-kwok plays the kubelets of the nodes that Karpenter adds. Karpenter serves its metrics on all addresses, and no setting
-chooses another: its ports are free ones.
+kwok plays the kubelets of the nodes that Karpenter adds. Karpenter serves its metrics on all
+addresses, and no setting chooses another: its ports are free ones.
 """
 
 import asyncio
@@ -28,13 +29,20 @@ from vdi.kube.resource import CRDS, NODES, Resource
 
 NODE_POOLS = Resource("karpenter.sh", "v1", "nodepools", "NodePool", namespaced=False)
 NODE_CLAIMS = Resource("karpenter.sh", "v1", "nodeclaims", "NodeClaim", namespaced=False)
-NODE_CLASSES = Resource("karpenter.kwok.sh", "v1alpha1", "kwoknodeclasses", "KWOKNodeClass", namespaced=False)
-CRD_FILES = tuple(f"karpenter-{kind}.yaml" for kind in ("nodepools", "nodeclaims", "nodeoverlays", "kwoknodeclasses"))
+NODE_CLASSES = Resource(
+    "karpenter.kwok.sh", "v1alpha1", "kwoknodeclasses", "KWOKNodeClass", namespaced=False
+)
+CRD_FILES = tuple(
+    f"karpenter-{kind}.yaml"
+    for kind in ("nodepools", "nodeclaims", "nodeoverlays", "kwoknodeclasses")
+)
 # The first run on a machine builds Karpenter and kwok.
 BUILD_SECONDS = 2400
-# What a machine takes to come up, as Karpenter's provider plays it: sessions say meanwhile what they wait for.
+# What a machine takes to come up, as Karpenter's provider plays it: sessions say meanwhile what
+# they wait for.
 _BOOT = "20s"
-# Seconds for what Karpenter, the scheduler and the operator do one after the other on a busy machine.
+# Seconds for what Karpenter, the scheduler and the operator do one after the other on a busy
+# machine.
 _MINUTES = 180.0
 
 pytestmark = [pytest.mark.long, pytest.mark.timeout(BUILD_SECONDS)]
@@ -47,11 +55,15 @@ def programs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 
 @asynccontextmanager
-async def running(folder: Path, program: Path, *words: str, **environment: str) -> AsyncIterator[None]:
+async def running(
+    folder: Path, program: Path, *words: str, **environment: str
+) -> AsyncIterator[None]:
     """A program that writes a log beside its settings."""
     with (folder / f"{program.name}.log").open("wb") as log:
         given = {"PATH": os.environ["PATH"], "HOME": str(folder), **environment}
-        process = await asyncio.create_subprocess_exec(program, *words, env=given, stdout=log, stderr=log)
+        process = await asyncio.create_subprocess_exec(
+            program, *words, env=given, stdout=log, stderr=log
+        )
         try:
             yield
             assert process.returncode is None, (folder / f"{program.name}.log").read_text()[-4000:]
@@ -71,7 +83,12 @@ def instance_types() -> list[Object]:
             "offerings": [{"Price": 1.0, "Available": True, "Requirements": requirements}],
             "architecture": "amd64",
             "operatingSystems": ["linux"],
-            "resources": {"cpu": "8", "memory": "32Gi", "ephemeral-storage": "100Gi", "nvidia.com/gpu": "1"},
+            "resources": {
+                "cpu": "8",
+                "memory": "32Gi",
+                "ephemeral-storage": "100Gi",
+                "nvidia.com/gpu": "1",
+            },
         }
     ]
 
@@ -88,8 +105,14 @@ class Karpenter(Autoscaler):
             "template": {
                 "metadata": {"labels": self.stage.here},
                 "spec": {
-                    "nodeClassRef": {"group": NODE_CLASSES.group, "kind": NODE_CLASSES.kind, "name": name},
-                    "requirements": [{"key": "kubernetes.io/os", "operator": "In", "values": ["linux"]}],
+                    "nodeClassRef": {
+                        "group": NODE_CLASSES.group,
+                        "kind": NODE_CLASSES.kind,
+                        "name": name,
+                    },
+                    "requirements": [
+                        {"key": "kubernetes.io/os", "operator": "In", "values": ["linux"]}
+                    ],
                 },
             },
             "disruption": {
@@ -99,7 +122,11 @@ class Karpenter(Autoscaler):
             },
             "limits": limits,
         }
-        pool = {"apiVersion": NODE_POOLS.api_version, "kind": NODE_POOLS.kind, "metadata": {"name": name}}
+        pool = {
+            "apiVersion": NODE_POOLS.api_version,
+            "kind": NODE_POOLS.kind,
+            "metadata": {"name": name},
+        }
         await api.create(NODE_POOLS, {**pool, "spec": spec}, into=msgspec.Raw)
 
     async def close_pool(self) -> None:
@@ -112,10 +139,17 @@ class Karpenter(Autoscaler):
             for found in await api.list(kind, label_selector=f"{STAGE}={name}", into=dict):
                 with suppress(NotFound):
                     await api.delete(kind, found["metadata"]["name"], into=dict)
-                    await api.patch(kind, found["metadata"]["name"], {"metadata": {"finalizers": None}}, into=dict)
+                    await api.patch(
+                        kind,
+                        found["metadata"]["name"],
+                        {"metadata": {"finalizers": None}},
+                        into=dict,
+                    )
 
     async def nodes(self) -> list[Object]:
-        return await self.stage.api.list(NODES, label_selector=f"{STAGE}={self.stage.namespace}", into=dict)
+        return await self.stage.api.list(
+            NODES, label_selector=f"{STAGE}={self.stage.namespace}", into=dict
+        )
 
     async def has_nodes(self, count: int) -> None:
         async def look() -> bool:
@@ -170,7 +204,9 @@ async def karpenter(
             "HEALTH_PROBE_PORT": str(free_port()),
             "INSTANCE_TYPES_FILE_PATH": str(types),
         }
-        await programs_running.enter_async_context(running(tmp_path, programs["karpenter"], **settings))
+        await programs_running.enter_async_context(
+            running(tmp_path, programs["karpenter"], **settings)
+        )
         yield karpenter
         await karpenter.close_pool()
     await karpenter.clean_up()
@@ -189,14 +225,20 @@ async def test_karpenter_adds_and_removes_nodes(stage: Stage, karpenter: Karpent
         await karpenter.said("s0", "A node is being added (requested at ")
         await karpenter.runs("s0", "s1")
         session = await karpenter.said("s2", "exceed limits for nodepool")
-        assert session["status"]["queue"]["position"] == 1, "the first two in line had the first two nodes"
+        assert session["status"]["queue"]["position"] == 1, (
+            "the first two in line had the first two nodes"
+        )
         placeholders = {pod["metadata"]["uid"] for pod in await karpenter.has(3)}
         stage.proxy.passed.clear()
         for number in range(3):  # three changes later
             await stage.session(f"other{number}", "unknown", user="o@x.yz")
             await stage.reach(f"other{number}", "Pending", seconds=60)
         assert {pod["metadata"]["uid"] for pod in await karpenter.placeholders()} == placeholders
-        assert not [sent for sent in stage.proxy.passed if sent.is_write and karpenter.namespace in sent.path]
+        assert not [
+            sent
+            for sent in stage.proxy.passed
+            if sent.is_write and karpenter.namespace in sent.path
+        ]
         assert len(await karpenter.nodes()) == 2
 
         more = {"spec": {"limits": {"nvidia.com/gpu": "5"}}}

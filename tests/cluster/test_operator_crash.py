@@ -1,7 +1,9 @@
-"""The operator killed with SIGKILL at each of its writes in turn: it converges, without orphan and without duplicate.
+"""The operator killed with SIGKILL at each of its writes in turn: it converges, without orphan and
+without duplicate.
 
-A proxy cuts the line at the n-th write: before the API server sees it, or after it was executed and before the operator
-has its answer. Then the process is killed and started again, n = 1, 2, ... until a run gets through untouched.
+A proxy cuts the line at the n-th write: before the API server sees it, or after it was executed and
+before the operator has its answer. Then the process is killed and started again, n = 1, 2, ...
+until a run gets through untouched.
 """
 
 import asyncio
@@ -39,27 +41,35 @@ async def cut_and_kill(stage: Stage, done: "asyncio.Task[Any]", seconds: float =
 
 
 @pytest.mark.parametrize("moment", [MOMENTS[0], pytest.param(MOMENTS[1], marks=pytest.mark.long)])
-async def test_start_survives_a_kill_at_every_write(stage: Stage, template: str, moment: Moment) -> None:
+async def test_start_survives_a_kill_at_every_write(
+    stage: Stage, template: str, moment: Moment
+) -> None:
     for write in range(1, MOST_WRITES):
         name = f"desktop-{write}"
         session = await stage.session(name, template)
         stage.proxy.cut_at(write, moment)
         running = asyncio.create_task(stage.run(name))
         was_cut = await cut_and_kill(stage, running)
-        passwords = {one["metadata"]["uid"]: one["data"] for one in await stage.owned(SECRETS, session)}
+        passwords = {
+            one["metadata"]["uid"]: one["data"] for one in await stage.owned(SECRETS, session)
+        }
         pods = await stage.owned(CHILDREN["pod"], session)
         async with stage.operator():
             await running
         await expect_complete(stage, [session])
         (secret,) = await stage.owned(SECRETS, session)
-        assert not passwords or passwords == {secret["metadata"]["uid"]: secret["data"]}, "the password has changed"
+        assert not passwords or passwords == {secret["metadata"]["uid"]: secret["data"]}, (
+            "the password has changed"
+        )
         (pod,) = await stage.owned(CHILDREN["pod"], session)
         assert [pod["metadata"]["uid"]] == [pod["metadata"]["uid"] for pod in pods] or not pods
         async with stage.operator():
             await stage.end(name)
         await stage.childless(session)
         if not was_cut:
-            assert write > 6, f"the operator got through with {write - 1} writes: what has it not done?"
+            assert write > 6, (
+                f"the operator got through with {write - 1} writes: what has it not done?"
+            )
             return
     raise AssertionError(f"still writing after {MOST_WRITES} writes")
 
@@ -73,8 +83,12 @@ async def suspend(stage: Stage) -> None:
 
 
 @pytest.mark.parametrize("act", [delete, suspend])
-async def test_change_during_a_status_write_is_not_lost(stage: Stage, act: Callable[[Stage], Awaitable[None]]) -> None:
-    """The answer to our write tells of it first; the watch then brings an older event that none of our writes made."""
+async def test_change_during_a_status_write_is_not_lost(
+    stage: Stage, act: Callable[[Stage], Awaitable[None]]
+) -> None:
+    """The answer to our write tells of it first; the watch then brings an older event that none of
+    our writes made.
+    """
     async with stage.operator():
         session = await stage.session("desktop", await stage.template())
         pod = await stage.pod_of(session)

@@ -1,4 +1,6 @@
-"""Nodes that are taken out of service, or vanish: announced, waited for, and never two desktops on one home."""
+"""Nodes that are taken out of service, or vanish: announced, waited for, and never two desktops on
+one home.
+"""
 
 from datetime import timedelta
 
@@ -26,7 +28,10 @@ async def run_on(stage: Stage, node: str, **spec: object) -> Object:
     pod = await stage.pod_of(session)
     if "persistence" in spec:
         await stage.until(
-            PODS, pod["metadata"]["name"], lambda found: found["spec"].get("nodeName") == node, f"the pod is on {node}"
+            PODS,
+            pod["metadata"]["name"],
+            lambda found: found["spec"].get("nodeName") == node,
+            f"the pod is on {node}",
         )
     else:  # there is no one here who would provide a volume, and so the scheduler waits
         await stage.bind(pod, node)
@@ -42,7 +47,11 @@ async def cordon(stage: Stage, node: str, *, closed: bool = True) -> None:
 async def lose(stage: Stage, node: str) -> None:
     """The node is cut off: no one reports for it any more."""
     found = await stage.patch(NODES, node, {"metadata": {"labels": {MARK: None}}})
-    status = {"conditions": [{**condition(found, "Ready"), "status": "Unknown", "reason": "NodeStatusUnknown"}]}
+    status = {
+        "conditions": [
+            {**condition(found, "Ready"), "status": "Unknown", "reason": "NodeStatusUnknown"}
+        ]
+    }
     await stage.patch(NODES, node, {"status": status}, subresource="status")
 
 
@@ -59,7 +68,10 @@ async def test_eviction_is_refused_until_the_notice_is_over(stage: Stage) -> Non
     made = await stage.api.create(BUDGETS, budget, namespace=stage.namespace, into=dict)
     generation = made["metadata"]["generation"]
     await stage.until(
-        BUDGETS, "desktops", lambda budget: budget.get("status", {}).get("observedGeneration") == generation, "in force"
+        BUDGETS,
+        "desktops",
+        lambda budget: budget.get("status", {}).get("observedGeneration") == generation,
+        "in force",
     )
     async with stage.operator(cluster=ClusterSettings(drain_notice=timedelta(seconds=3))):
         await cordon(stage, other)
@@ -118,7 +130,9 @@ async def test_desktop_without_home_leaves_a_dead_node(stage: Stage) -> None:
         lost = await stage.reach(NAME, "Creating", f"The node {node} does not respond")
         assert condition(lost, "PodReady")["reason"] == "NodeLost"
         old = await stage.pod_of(session)
-        await stage.delete(PODS, old["metadata"]["name"])  # as the taint manager does after five minutes
+        await stage.delete(
+            PODS, old["metadata"]["name"]
+        )  # as the taint manager does after five minutes
         await moved(stage, session, other)
         running = await stage.run(NAME)
         assert running["status"]["failures"]["reason"] == "NodeLost"
@@ -134,12 +148,16 @@ async def test_desktop_with_a_home_waits_for_a_dead_node(stage: Stage) -> None:
         old = await stage.pod_of(session)
         home = next(volume for volume in old["spec"]["volumes"] if volume["name"] == "home")
         await stage.delete(PODS, old["metadata"]["name"])
-        words = f"kubectl taint nodes {node} node.kubernetes.io/out-of-service=nodeshutdown:NoExecute"
+        words = (
+            f"kubectl taint nodes {node} node.kubernetes.io/out-of-service=nodeshutdown:NoExecute"
+        )
         waiting = await stage.reach(NAME, "Creating", words)
         assert home["persistentVolumeClaim"]["claimName"] in waiting["status"]["message"]
         (same,) = await stage.owned(PODS, session)
         assert same["metadata"]["uid"] == old["metadata"]["uid"], "it is not forced"
-        await stage.delete(PODS, old["metadata"]["name"], grace_seconds=0)  # as the out-of-service taint does
+        await stage.delete(
+            PODS, old["metadata"]["name"], grace_seconds=0
+        )  # as the out-of-service taint does
         await stage.next_pod(session, old)
 
 

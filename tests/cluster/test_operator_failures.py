@@ -1,4 +1,6 @@
-"""Desktops that are lost: started again on the same home, with pauses and a limit. The test is the kubelet."""
+"""Desktops that are lost: started again on the same home, with pauses and a limit. The test is the
+kubelet.
+"""
 
 from datetime import UTC, datetime, timedelta
 
@@ -16,10 +18,17 @@ CRASH = {"exitCode": 1, "reason": "Error", "startedAt": None, "finishedAt": None
 
 async def fail(stage: Stage, pod: Object, **status: str) -> None:
     """Play the kubelet: the pod has ended for good."""
-    await stage.patch(PODS, pod["metadata"]["name"], {"status": {"phase": "Failed", **status}}, subresource="status")
+    await stage.patch(
+        PODS,
+        pod["metadata"]["name"],
+        {"status": {"phase": "Failed", **status}},
+        subresource="status",
+    )
 
 
-async def set_container(stage: Stage, pod: Object, *, waiting: str, message: str = "", **rest: object) -> None:
+async def set_container(
+    stage: Stage, pod: Object, *, waiting: str, message: str = "", **rest: object
+) -> None:
     """Play the kubelet: the desktop's container waits."""
     container = {"name": "desktop", "image": "x", "imageID": "", "ready": False, "restartCount": 0}
     container |= {"state": {"waiting": {"reason": waiting, "message": message}}, **rest}
@@ -48,7 +57,9 @@ async def test_desktop_out_of_memory_is_restarted_then_given_up(stage: Stage) ->
         for loss in range(1, 7):
             assert pod["spec"]["volumes"] == volumes, "the same home"
             killed = {"terminated": {**CRASH, "exitCode": 137, "reason": "OOMKilled"}}
-            await set_container(stage, pod, waiting="CrashLoopBackOff", restartCount=3, lastState=killed)
+            await set_container(
+                stage, pod, waiting="CrashLoopBackOff", restartCount=3, lastState=killed
+            )
             lost = await failures(stage, loss)
             assert lost["status"]["failures"]["reason"] == "OutOfMemory"
             await stage.podless(session)
@@ -78,7 +89,10 @@ async def test_pause_ends_by_itself(stage: Stage, template: str) -> None:
     async with stage.operator():
         session = await stage.start(NAME, template)
         pod = await stage.pod_of(session)
-        words = "Pod was rejected: Allocate failed due to requested number of devices unavailable for nvidia.com/gpu."
+        words = (
+            "Pod was rejected: Allocate failed due to requested number of devices unavailable for"
+            " nvidia.com/gpu."
+        )
         await fail(stage, pod, reason="UnexpectedAdmissionError", message=words)
         waiting = await stage.reach(NAME, "Pending", "refused the desktop")
         assert condition(waiting, "PodReady")["reason"] == "NodeRefused"
@@ -104,8 +118,14 @@ async def test_deleted_pod_counts_as_one_loss(stage: Stage, template: str) -> No
 
 @pytest.mark.long
 async def test_unschedulable_pod_goes_back_to_the_queue(stage: Stage) -> None:
-    """The scheduler may know more than we: a pod that it finds no place for goes, and its words stay."""
-    nowhere = {"name": "data", "mountPath": "/data", "persistentVolumeClaim": {"claimName": "nowhere"}}
+    """The scheduler may know more than we: a pod that it finds no place for goes, and its words
+    stay.
+    """
+    nowhere = {
+        "name": "data",
+        "mountPath": "/data",
+        "persistentVolumeClaim": {"claimName": "nowhere"},
+    }
     template = await stage.template(volumes=[nowhere])
     async with stage.operator():
         session = await stage.session(NAME, template, persistence={"enabled": False})
@@ -113,7 +133,12 @@ async def test_unschedulable_pod_goes_back_to_the_queue(stage: Stage) -> None:
         await stage.reach(NAME, "Creating", "'nowhere' does not exist yet")
         since = (datetime.now(UTC) - timedelta(seconds=20)).strftime("%Y-%m-%dT%H:%M:%SZ")
         words = "0/3 nodes are available: 3 node(s) had sunspots."
-        no_room = {"type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": words}
+        no_room = {
+            "type": "PodScheduled",
+            "status": "False",
+            "reason": "Unschedulable",
+            "message": words,
+        }
         status = {"conditions": [{**no_room, "lastTransitionTime": since}]}
         await stage.patch(PODS, pod["metadata"]["name"], {"status": status}, subresource="status")
         waiting = await stage.reach(NAME, "Pending", "3 node(s) had sunspots")

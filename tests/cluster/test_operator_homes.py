@@ -27,7 +27,9 @@ async def test_last_use_of_a_home_is_noted(stage: Stage, template: str) -> None:
         await stage.run("first")
     (home,) = await stage.all(CLAIMS)
     old = "2026-11-20T08:00:00Z"
-    await stage.patch(CLAIMS, home["metadata"]["name"], {"metadata": {"annotations": {LAST_USED: old}}})
+    await stage.patch(
+        CLAIMS, home["metadata"]["name"], {"metadata": {"annotations": {LAST_USED: old}}}
+    )
     async with stage.operator():
         await stage.end("first")
     assert await last_used() > old
@@ -55,10 +57,14 @@ async def test_pod_is_deleted_when_a_command_takes_its_home(stage: Stage, templa
     async with stage.operator():
         stage.proxy.meanwhile = import_first
         session = await stage.session("first", template)
-        waiting = await stage.reach("first", "Pending", f"The home '{claim}' is in use by `vdi home import`")
+        waiting = await stage.reach(
+            "first", "Pending", f"The home '{claim}' is in use by `vdi home import`"
+        )
         assert condition(waiting, "Admitted")["reason"] == "HomeInUse"
         await stage.podless(session)
-        await stage.patch(CLAIMS, claim, {"metadata": {"annotations": {"vdi.kasm.io/copying": None}}})
+        await stage.patch(
+            CLAIMS, claim, {"metadata": {"annotations": {"vdi.kasm.io/copying": None}}}
+        )
         (pod,) = await stage.owned(PODS, await stage.run("first"))
         (volume,) = (volume for volume in pod["spec"]["volumes"] if volume["name"] == "home")
         assert volume["persistentVolumeClaim"]["claimName"] == claim

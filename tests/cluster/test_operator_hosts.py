@@ -21,7 +21,10 @@ ALICE, MALLORY = "alice@example.com", "mallory@example.com"
 
 async def hosts_of(stage: Stage) -> dict[str, str]:
     """The host of each route, by the route's name."""
-    rules = {one["metadata"]["name"]: one["spec"]["routes"][0]["match"] for one in await stage.all(ROUTES)}
+    rules = {
+        one["metadata"]["name"]: one["spec"]["routes"][0]["match"]
+        for one in await stage.all(ROUTES)
+    }
     return {name: rule.removeprefix("Host(`").removesuffix("`)") for name, rule in rules.items()}
 
 
@@ -44,7 +47,11 @@ async def test_session_name_has_another_host_for_another_user(stage: Stage, temp
         refused = {"spec": {"hostname": theirs.removeprefix("https://").partition(".")[0]}}
         with pytest.raises(Invalid, match="is not a label without a hash"):
             await stage.patch(SESSIONS, "alice-small", refused)
-    assert [one for one in await stage.all(CONFIG_MAPS) if one["metadata"]["name"].startswith("vdi-host-")] == []
+    assert [
+        one
+        for one in await stage.all(CONFIG_MAPS)
+        if one["metadata"]["name"].startswith("vdi-host-")
+    ] == []
 
 
 async def test_chosen_host_is_reserved_for_its_first_owner(stage: Stage, template: str) -> None:
@@ -71,14 +78,21 @@ async def test_host_that_is_in_use_cannot_be_released(stage: Stage, template: st
         await stage.session("theirs", template, user=MALLORY, hostname="desk")
         await stage.reach("theirs", "Pending", "not available")
         await stage.delete(CONFIG_MAPS, "vdi-host-desk")
-        await stage.until(CONFIG_MAPS, "vdi-host-desk", lambda found: found["data"]["user"] == ALICE, "made again")
+        await stage.until(
+            CONFIG_MAPS, "vdi-host-desk", lambda found: found["data"]["user"] == ALICE, "made again"
+        )
         await stage.reach("theirs", "Pending", "not available")
         assert await hosts_of(stage) == {"mine": "desk.vdi.localhost"}
 
 
 async def test_reservation_without_its_labels_still_counts(stage: Stage, template: str) -> None:
     """The watch does not bring it: the API server knows it all the same."""
-    body = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "vdi-host-desk"}, "data": {"user": MALLORY}}
+    body = {
+        "apiVersion": "v1",
+        "kind": "ConfigMap",
+        "metadata": {"name": "vdi-host-desk"},
+        "data": {"user": MALLORY},
+    }
     await stage.api.create(CONFIG_MAPS, body, namespace=stage.namespace, into=msgspec.Raw)
     async with stage.operator():
         await stage.session("mine", template, hostname="desk")
@@ -92,7 +106,9 @@ async def test_refused_reservation_is_reported_and_retried(stage: Stage, templat
     await stage.quota("none", **{"count/configmaps": str(len(await stage.all(CONFIG_MAPS)))})
     async with stage.operator():
         await stage.session("mine", template, hostname="desk")
-        waiting = await stage.reach("mine", "Pending", "The desktop's ConfigMap exceeds the namespace's quota")
+        waiting = await stage.reach(
+            "mine", "Pending", "The desktop's ConfigMap exceeds the namespace's quota"
+        )
         assert condition(waiting, "Admitted")["reason"] == "QuotaExceeded"
         assert (await hosts_of(stage), "url" in waiting["status"]) == ({}, False)
         await stage.delete(QUOTAS, "none")

@@ -1,7 +1,7 @@
 """Two operators: one works, the other takes over soon, and the old one never writes again.
 
-The seconds that a takeover took are printed (`pytest -s`). What is asserted is in the Lease, and the same on every
-machine: whether it was given back, or had to run out.
+The seconds that a takeover took are printed (`pytest -s`). What is asserted is in the Lease, and
+the same on every machine: whether it was given back, or had to run out.
 """
 
 import re
@@ -60,7 +60,9 @@ class Replica:
 
     async def ask(self, path: str) -> tuple[int, str]:
         """A page of its health port."""
-        port = await eventually(lambda: re.search(r"metrics on port (\d+)", self.log()), "the health port is known")
+        port = await eventually(
+            lambda: re.search(r"metrics on port (\d+)", self.log()), "the health port is known"
+        )
         return await read_page(port[1], path)
 
     async def is_ready(self) -> bool:
@@ -98,9 +100,12 @@ async def begin_burst(stage: Stage, leader: Replica) -> list[Object]:
     """Make sessions of many users, until the operator is in the middle of its work on them."""
     template = await stage.template()
     sessions = [
-        await stage.session(f"desk-{number}", template, user=f"user{number}@example.com") for number in range(BURST)
+        await stage.session(f"desk-{number}", template, user=f"user{number}@example.com")
+        for number in range(BURST)
     ]
-    await eventually(lambda: len(leader.proxy.writes()) > 2 * BURST, "the operator is in the middle of it")
+    await eventually(
+        lambda: len(leader.proxy.writes()) > 2 * BURST, "the operator is in the middle of it"
+    )
     return sessions
 
 
@@ -111,10 +116,14 @@ async def expect_complete(stage: Stage, sessions: list[Object]) -> None:
         wrong = []
         for name, kind in CHILDREN.items():
             everything = [
-                one for one in await stage.all(kind) if "vdi.kasm.io/session" in one["metadata"].get("labels", {})
+                one
+                for one in await stage.all(kind)
+                if "vdi.kasm.io/session" in one["metadata"].get("labels", {})
             ]
             owners = sorted(
-                owner["uid"] for one in everything for owner in one["metadata"].get("ownerReferences", [{"uid": ""}])
+                owner["uid"]
+                for one in everything
+                for owner in one["metadata"].get("ownerReferences", [{"uid": ""}])
             )
             desired = sorted(session["metadata"]["uid"] for session in sessions)
             if name == "home":
@@ -139,7 +148,9 @@ async def measure(what: str, done: Callable[[], Awaitable[bool]]) -> None:
     print(f"{what}: {time.monotonic() - began:.2f} s")  # noqa: T201
 
 
-async def test_killed_leader_is_replaced_and_nothing_is_lost(stage: Stage, pair: tuple[Replica, Replica]) -> None:
+async def test_killed_leader_is_replaced_and_nothing_is_lost(
+    stage: Stage, pair: tuple[Replica, Replica]
+) -> None:
     leader, standby = pair
     sessions = await begin_burst(stage, leader)
     assert not standby.proxy.writes()
@@ -147,15 +158,21 @@ async def test_killed_leader_is_replaced_and_nothing_is_lost(stage: Stage, pair:
     leader.send(signal.SIGKILL)
     await measure("takeover after SIGKILL", standby.has_written)
     taken = await stage.until(LEASES, LEASE)
-    runs_out = parse_time(held["spec"]["renewTime"]) + timedelta(seconds=held["spec"]["leaseDurationSeconds"])
-    assert parse_time(taken["spec"]["acquireTime"]) >= runs_out, "it was taken before it had run out"
+    runs_out = parse_time(held["spec"]["renewTime"]) + timedelta(
+        seconds=held["spec"]["leaseDurationSeconds"]
+    )
+    assert parse_time(taken["spec"]["acquireTime"]) >= runs_out, (
+        "it was taken before it had run out"
+    )
     await expect_complete(stage, sessions)
     assert await standby.leads()
     assert await standby.is_ready()
 
 
 @pytest.mark.long
-async def test_stopped_leader_hands_over_at_once(stage: Stage, pair: tuple[Replica, Replica]) -> None:
+async def test_stopped_leader_hands_over_at_once(
+    stage: Stage, pair: tuple[Replica, Replica]
+) -> None:
     leader, standby = pair
     sessions = await begin_burst(stage, leader)
     leader.send(signal.SIGTERM)
@@ -171,14 +188,17 @@ async def test_stopped_leader_hands_over_at_once(stage: Stage, pair: tuple[Repli
 
 
 @pytest.mark.long
-async def test_frozen_leader_does_not_write_when_it_wakes(stage: Stage, pair: tuple[Replica, Replica]) -> None:
+async def test_frozen_leader_does_not_write_when_it_wakes(
+    stage: Stage, pair: tuple[Replica, Replica]
+) -> None:
     old, new = pair
     sessions = await begin_burst(stage, old)
     stopped = time.monotonic()
     old.send(signal.SIGSTOP)
     await eventually(new.has_written, "the other has taken over", TAKEN_OVER)
     await expect_complete(stage, sessions)
-    # Work for whoever wakes: what it remembers is old, and there is much that it would like to write.
+    # Work for whoever wakes: what it remembers is old, and there is much that it would like to
+    # write.
     for session in sessions:
         await stage.delete(SESSIONS, session["metadata"]["name"])
     await eventually(lambda: time.monotonic() - stopped > 15, "15 s have passed")
@@ -210,7 +230,9 @@ async def test_stolen_lease_is_waited_for(stage: Stage) -> None:
         await eventually(partial(leads, port), "the stranger's time is over", TAKEN_OVER)
         await stage.pod_of(session)
         assert (await stage.until(LEASES, LEASE))["spec"]["leaseTransitions"] == 1
-    assert (await stage.until(LEASES, LEASE))["spec"]["holderIdentity"] == "", "given back at the end"
+    assert (await stage.until(LEASES, LEASE))["spec"]["holderIdentity"] == "", (
+        "given back at the end"
+    )
 
 
 @pytest.mark.long

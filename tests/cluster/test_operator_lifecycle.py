@@ -1,4 +1,6 @@
-"""Start, drift, deletion and restart of a session against a real API server; the test is the kubelet."""
+"""Start, drift, deletion and restart of a session against a real API server; the test is the
+kubelet.
+"""
 
 import pytest
 
@@ -11,9 +13,13 @@ from vdi.session.naming import MANAGED_BY, home_claim_name
 pytestmark = pytest.mark.timeout(150)
 
 
-async def test_session_becomes_a_desktop_within_its_budget(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_session_becomes_a_desktop_within_its_budget(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Finalizer, Secret, Service, route, home, pod, and one status."""
-    monkeypatch.setattr("vdi.operator.status.START_PAUSE", 60.0)  # a quick start, however busy this machine is
+    monkeypatch.setattr(
+        "vdi.operator.status.START_PAUSE", 60.0
+    )  # a quick start, however busy this machine is
     template = await stage.template()
     async with stage.operator():
         session = await stage.session("alice-desktop", template)
@@ -35,7 +41,9 @@ async def test_session_becomes_a_desktop_within_its_budget(stage: Stage, monkeyp
     assert status["templateRevision"] == "1"
     assert "message" not in status
     assert condition(running, "Ready")["status"] == "True"
-    home = home_claim_name(session_name="", user="alice@example.com", template=template, retain=True)
+    home = home_claim_name(
+        session_name="", user="alice@example.com", template=template, retain=True
+    )
     claim = await stage.get(CLAIMS, home)
     assert claim and "ownerReferences" not in claim["metadata"]
 
@@ -48,7 +56,10 @@ async def test_deleted_child_comes_back(stage: Stage, template: str) -> None:
             await stage.delete(CHILDREN[name], old["metadata"]["name"], grace_seconds=0)
 
             async def replaced(name: str = name, uid: str = old["metadata"]["uid"]) -> bool:
-                return any(one["metadata"]["uid"] != uid for one in await stage.owned(CHILDREN[name], session))
+                return any(
+                    one["metadata"]["uid"] != uid
+                    for one in await stage.owned(CHILDREN[name], session)
+                )
 
             await eventually(replaced, f"{name} is made again")
         await stage.run("alice-desktop")
@@ -58,26 +69,48 @@ async def test_edited_child_is_repaired(stage: Stage, template: str) -> None:
     async with stage.operator():
         await stage.start("alice-desktop", template)
         await stage.patch(SERVICES, "alice-desktop", {"spec": {"selector": {"app": "other"}}})
-        wrong = {"spec": {"routes": [{"kind": "Rule", "match": "Host(`evil.example.com`)", "services": []}]}}
+        wrong = {
+            "spec": {
+                "routes": [{"kind": "Rule", "match": "Host(`evil.example.com`)", "services": []}]
+            }
+        }
         await stage.patch(ROUTES, "alice-desktop", wrong)
-        await stage.patch(PODS, "alice-desktop", {"metadata": {"labels": {"vdi.kasm.io/session": "other"}}})
         await stage.patch(
-            SECRETS, "alice-desktop-auth", {"metadata": {"labels": {"app.kubernetes.io/managed-by": None}}}
+            PODS, "alice-desktop", {"metadata": {"labels": {"vdi.kasm.io/session": "other"}}}
+        )
+        await stage.patch(
+            SECRETS,
+            "alice-desktop-auth",
+            {"metadata": {"labels": {"app.kubernetes.io/managed-by": None}}},
         )
 
         label, rule = "vdi.kasm.io/session", f"Host(`{stage.host('alice-desktop')}`)"
         for kind, name, is_right in (
-            (SERVICES, "alice-desktop", lambda service: service["spec"]["selector"].get(label) == "alice-desktop"),
+            (
+                SERVICES,
+                "alice-desktop",
+                lambda service: service["spec"]["selector"].get(label) == "alice-desktop",
+            ),
             (ROUTES, "alice-desktop", lambda route: route["spec"]["routes"][0]["match"] == rule),
-            (PODS, "alice-desktop", lambda pod: pod["metadata"]["labels"].get(label) == "alice-desktop"),
-            (SECRETS, "alice-desktop-auth", lambda secret: MANAGED_BY.items() <= secret["metadata"]["labels"].items()),
+            (
+                PODS,
+                "alice-desktop",
+                lambda pod: pod["metadata"]["labels"].get(label) == "alice-desktop",
+            ),
+            (
+                SECRETS,
+                "alice-desktop-auth",
+                lambda secret: MANAGED_BY.items() <= secret["metadata"]["labels"].items(),
+            ),
         ):
             await stage.until(kind, name, is_right, "is as it was")
         await stage.reach("alice-desktop", "Running")
 
 
 @pytest.mark.parametrize("suspended", [False, True])
-async def test_unchanged_session_costs_no_request(stage: Stage, template: str, suspended: bool) -> None:
+async def test_unchanged_session_costs_no_request(
+    stage: Stage, template: str, suspended: bool
+) -> None:
     async with stage.operator():
         session = await stage.start("alice-desktop", template)
         if suspended:
@@ -94,12 +127,16 @@ async def test_unchanged_session_costs_no_request(stage: Stage, template: str, s
 
 
 @pytest.mark.parametrize("retain", [True, False])
-async def test_deletion_leaves_nothing_but_a_retained_home(stage: Stage, template: str, retain: bool) -> None:
+async def test_deletion_leaves_nothing_but_a_retained_home(
+    stage: Stage, template: str, retain: bool
+) -> None:
     async with stage.operator():
         session = await stage.start("alice-desktop", template, persistence={"retain": retain})
         await stage.end("alice-desktop")
         # By the operator itself: the garbage collector may not know the kind yet.
-        deleted = {write.path.split("/")[-2] for write in stage.proxy.writes() if write.method == "DELETE"}
+        deleted = {
+            write.path.split("/")[-2] for write in stage.proxy.writes() if write.method == "DELETE"
+        }
         assert deleted == {"pods", "services", "secrets", "ingressroutes"}
         await stage.childless(session)
     if retain:
@@ -108,7 +145,9 @@ async def test_deletion_leaves_nothing_but_a_retained_home(stage: Stage, templat
         await stage.gone(CLAIMS, "alice-desktop-home")
 
 
-async def test_session_stays_until_its_node_has_stopped_the_pod(stage: Stage, template: str) -> None:
+async def test_session_stays_until_its_node_has_stopped_the_pod(
+    stage: Stage, template: str
+) -> None:
     async with stage.operator():
         session = await stage.session("alice-desktop", template)
         pod = await stage.pod_of(session)
@@ -116,10 +155,15 @@ async def test_session_stays_until_its_node_has_stopped_the_pod(stage: Stage, te
         await stage.make_ready(pod)
         assert (await stage.reach("alice-desktop", "Running"))["status"]["nodeName"] == "far-away"
         await stage.delete(SESSIONS, "alice-desktop")
-        leaving = await stage.reach("alice-desktop", "Terminating", "Waiting until node far-away has stopped")
+        leaving = await stage.reach(
+            "alice-desktop", "Terminating", "Waiting until node far-away has stopped"
+        )
         assert leaving["metadata"]["finalizers"] == ["vdi.kasm.io/session-cleanup"]
         pod = await stage.until(
-            PODS, "alice-desktop", lambda pod: "deletionGracePeriodSeconds" in pod["metadata"], "it is told to stop"
+            PODS,
+            "alice-desktop",
+            lambda pod: "deletionGracePeriodSeconds" in pod["metadata"],
+            "it is told to stop",
         )
         assert pod["metadata"]["deletionGracePeriodSeconds"] == 3
         await stage.delete(PODS, "alice-desktop", grace_seconds=0)
@@ -131,14 +175,22 @@ async def test_edited_template_counts_from_the_next_start(stage: Stage, template
     async with stage.operator():
         session = await stage.start("alice-desktop", template)
         before = await stage.pod_of(session)
-        await stage.patch(TEMPLATES, template, {"spec": {"image": "registry.example.com/desktop:2"}})
+        await stage.patch(
+            TEMPLATES, template, {"spec": {"image": "registry.example.com/desktop:2"}}
+        )
 
         def is_noticed(session: Object) -> bool:
             status = session["status"]
-            found = status["phase"], status["templateRevision"], condition(session, "TemplateFound")["reason"]
+            found = (
+                status["phase"],
+                status["templateRevision"],
+                condition(session, "TemplateFound")["reason"],
+            )
             return found == ("Running", "1", "NewerRevision")
 
-        await stage.until(SESSIONS, "alice-desktop", is_noticed, "status tells of the newer template")
+        await stage.until(
+            SESSIONS, "alice-desktop", is_noticed, "status tells of the newer template"
+        )
         assert (await stage.pod_of(session))["metadata"]["uid"] == before["metadata"]["uid"]
         await stage.delete(PODS, "alice-desktop", grace_seconds=0)
         renewed = await stage.next_pod(session, before)

@@ -1,4 +1,6 @@
-"""One operator of two namespaces of sessions, on a real API server: one queue, one owner of each host, Roles alone."""
+"""One operator of two namespaces of sessions, on a real API server: one queue, one owner of each
+host, Roles alone.
+"""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -28,16 +30,26 @@ async def both(stage: Stage, second_namespace: str) -> AsyncIterator[tuple[Stage
     second = stage.of(second_namespace)
     yield stage, second
     for session in await second.all(SESSIONS):
-        await second.patch(SESSIONS, session["metadata"]["name"], {"metadata": {"finalizers": None}})
+        await second.patch(
+            SESSIONS, session["metadata"]["name"], {"metadata": {"finalizers": None}}
+        )
 
 
 async def test_sessions_run_in_both_namespaces(both: tuple[Stage, Stage]) -> None:
     first, second = both
     template = await first.template()
     async with first.operator():
-        here, there = await first.session("cad", template), await second.session("lab-cad", template)
+        here, there = (
+            await first.session("cad", template),
+            await second.session("lab-cad", template),
+        )
         running = await asyncio.gather(first.run("cad"), second.run("lab-cad"))
-        label = host_label(namespace=second.namespace, session_name="lab-cad", user="alice@example.com", key=b"k" * 32)
+        label = host_label(
+            namespace=second.namespace,
+            session_name="lab-cad",
+            user="alice@example.com",
+            key=b"k" * 32,
+        )
         assert [session["status"]["url"] for session in running] == [
             f"https://{first.host('cad')}",
             f"https://{label}.vdi.localhost",
@@ -45,7 +57,9 @@ async def test_sessions_run_in_both_namespaces(both: tuple[Stage, Stage]) -> Non
         for kind in (CHILDREN[name] for name in ("pod", "service", "secret", "route")):
             assert len(await first.owned(kind, here)) == len(await second.owned(kind, there)) == 1
             assert not await first.owned(kind, there)
-        claims = [[claim["metadata"]["name"] for claim in await stage.all(CLAIMS)] for stage in both]
+        claims = [
+            [claim["metadata"]["name"] for claim in await stage.all(CLAIMS)] for stage in both
+        ]
         assert claims[0] == claims[1], "a home of the same person and template in each"
         await second.end("lab-cad")
         assert (await first.get(SESSIONS, "cad") or {})["status"]["phase"] == "Running"
@@ -65,7 +79,9 @@ async def waits(stage: Stage, name: str, position: int) -> Object:
 
 async def test_both_namespaces_share_one_queue(both: tuple[Stage, Stage]) -> None:
     first, second = both
-    template = await first.template(**NO_HOME, placement={"nodeSelector": first.here}, resources={"defaultGPU": 1})
+    template = await first.template(
+        **NO_HOME, placement={"nodeSelector": first.here}, resources={"defaultGPU": 1}
+    )
     await first.node("small", gpu="1")
     async with first.operator():
         await first.start("taken", template)
@@ -117,7 +133,9 @@ async def test_missing_role_in_one_namespace_stops_all(stage: Stage, second_name
     await stage.session("cad", template)
     async with stage.operator_process():
         log = stage.folder / "operator.log"
-        await eventually(lambda: f'"{second_namespace}"' in log.read_text().replace("\\", ""), "it says why")
+        await eventually(
+            lambda: f'"{second_namespace}"' in log.read_text().replace("\\", ""), "it says why"
+        )
         assert not await stage.all(PODS)
         await stage.grant()
         await stage.run("cad")

@@ -13,8 +13,15 @@ async def test_pod_template_reaches_the_pod(stage: Stage) -> None:
     template = await stage.template(
         persistence={"enabled": False},
         placement={"nodeSelector": stage.here},
-        podTemplate={"metadata": metadata, "spec": {"priorityClassName": "system-cluster-critical"}},
-        resources={"defaultGPU": 0, "defaultEphemeralStorage": "5Gi", "maxEphemeralStorage": "20Gi"},
+        podTemplate={
+            "metadata": metadata,
+            "spec": {"priorityClassName": "system-cluster-critical"},
+        },
+        resources={
+            "defaultGPU": 0,
+            "defaultEphemeralStorage": "5Gi",
+            "maxEphemeralStorage": "20Gi",
+        },
     )
     async with stage.operator():
         pod = await stage.pod_of(await stage.session("alice", template))
@@ -23,4 +30,8 @@ async def test_pod_template_reaches_the_pod(stage: Stage) -> None:
         assert pod["metadata"]["annotations"]["example.com/cost-centre"] == "4711"
         assert pod["spec"]["priority"] == 2_000_000_000
         requirements = pod["spec"]["containers"][0]["resources"]
-        assert requirements["limits"]["ephemeral-storage"] == requirements["requests"]["ephemeral-storage"] == "5Gi"
+        assert (
+            requirements["limits"]["ephemeral-storage"]
+            == requirements["requests"]["ephemeral-storage"]
+            == "5Gi"
+        )

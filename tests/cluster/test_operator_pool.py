@@ -39,7 +39,11 @@ class Pool:
     async def pods(self) -> list[Object]:
         """All desktops that came from it, taken or not, without those that go."""
         pods = await self.stage.all(PODS)
-        mine = [pod for pod in pods if pod["metadata"].get("annotations", {}).get("vdi.kasm.io/pool") == self.name]
+        mine = [
+            pod
+            for pod in pods
+            if pod["metadata"].get("annotations", {}).get("vdi.kasm.io/pool") == self.name
+        ]
         return [pod for pod in mine if "deletionTimestamp" not in pod["metadata"]]
 
     async def waiting(self) -> list[Object]:
@@ -54,13 +58,21 @@ class Pool:
 
         def is_so(pool: Object) -> bool:
             status = pool.get("status", {})
-            return [status.get(count, 0) for count in ("ready", "starting", "claimed")] == [ready, 0, claimed]
+            return [status.get(count, 0) for count in ("ready", "starting", "claimed")] == [
+                ready,
+                0,
+                claimed,
+            ]
 
-        return await self.stage.until(POOLS, self.name, is_so, f"{ready} ready, {claimed} claimed", seconds)
+        return await self.stage.until(
+            POOLS, self.name, is_so, f"{ready} ready, {claimed} claimed", seconds
+        )
 
     async def touch(self) -> None:
         """Have the pool reconciled: a clock that is put forward enqueues nothing."""
-        await self.stage.patch(POOLS, self.name, {"metadata": {"annotations": {"touched": uuid4().hex}}})
+        await self.stage.patch(
+            POOLS, self.name, {"metadata": {"annotations": {"touched": uuid4().hex}}}
+        )
 
 
 def owner_kind(pod: Object) -> object:
@@ -114,13 +126,17 @@ async def test_session_claims_a_running_desktop(stage: Stage) -> None:
         pod = await stage.pod_of(session)
         old = before[pod["metadata"]["name"]]
         assert (pod["metadata"]["uid"], pod["spec"]) == (old["metadata"]["uid"], old["spec"])
-        assert pod["status"]["containerStatuses"] == old["status"]["containerStatuses"], "nothing was restarted"
+        assert pod["status"]["containerStatuses"] == old["status"]["containerStatuses"], (
+            "nothing was restarted"
+        )
         assert running["status"]["podName"] == old["metadata"]["name"]
         assert condition(running, "Admitted")["reason"] == "ClaimedFromPool"
         assert running["status"].get("message", "") == ""
         assert running["status"]["startTime"] >= running["metadata"]["creationTimestamp"]
         own, kept = "alice-desktop-auth", f"{old['metadata']['name']}-auth"
-        assert (await stage.until(SECRETS, own))["data"] == (await stage.until(SECRETS, kept))["data"]
+        assert (await stage.until(SECRETS, own))["data"] == (await stage.until(SECRETS, kept))[
+            "data"
+        ]
         (service,) = await stage.owned(SERVICES, session)
         assert service["spec"]["selector"].items() <= pod["metadata"]["labels"].items()
         assert len(await stage.owned(ROUTES, session)) == 1
@@ -129,7 +145,9 @@ async def test_session_claims_a_running_desktop(stage: Stage) -> None:
         assert len(await pool.pods()) == 3
         await stage.end("alice-desktop")
         await pool.reach(2, claimed=0)
-        assert old["metadata"]["uid"] not in uids(await pool.pods()), "a used desktop is never given to another"
+        assert old["metadata"]["uid"] not in uids(await pool.pods()), (
+            "a used desktop is never given to another"
+        )
     await stage.childless(session)
     await stage.gone(SECRETS, kept, 60)  # it dies with its pod
 
@@ -142,7 +160,11 @@ async def test_resumed_session_gets_tokens_of_its_own(stage: Stage) -> None:
         await pool.reach(1)
         session = await stage.session("alice-desktop", template)
         claimed = await stage.reach("alice-desktop", "Running")
-        place = {"namespace": stage.namespace, "name": "alice-desktop", "uid": session["metadata"]["uid"]}
+        place = {
+            "namespace": stage.namespace,
+            "name": "alice-desktop",
+            "uid": session["metadata"]["uid"],
+        }
         first = derive_tokens(KEY, **place, pod=claimed["status"]["podName"]).password
         assert await password_in(stage, "alice-desktop-auth") == first
         await stage.suspend("alice-desktop")
@@ -165,7 +187,9 @@ async def test_pool_is_scaled_like_a_deployment(stage: Stage, kubectl: list[str]
             await pool.reach(desired)
             assert len(await pool.pods()) == desired
         selector = (await stage.until(POOLS, pool.name))["status"]["selector"]
-        by_label = await stage.api.list(PODS, namespace=stage.namespace, label_selector=selector, into=dict)
+        by_label = await stage.api.list(
+            PODS, namespace=stage.namespace, label_selector=selector, into=dict
+        )
         assert uids(by_label) == uids(await pool.waiting())
         _, text = await read_page(port, "/metrics")
         assert f'vdi_pool_desktops{{pool="{pool.name}",state="ready"}} 2.0' in text
@@ -184,9 +208,13 @@ async def test_deleted_pool_leaves_claimed_desktops_whole(stage: Stage) -> None:
         claimed = await stage.pod_of(session)
         assert "deletionTimestamp" not in claimed["metadata"]
         kept = await stage.until(SECRETS, f"{claimed['metadata']['name']}-auth")
-        # The garbage collector has looked at what the pool owned; a desktop that is started again finds its password.
+        # The garbage collector has looked at what the pool owned; a desktop that is started again
+        # finds its password.
         await stage.delete(SECRETS, "alice-desktop-auth")
         await stage.until(
-            SECRETS, "alice-desktop-auth", lambda found: found["data"] == kept["data"], "it has the same password"
+            SECRETS,
+            "alice-desktop-auth",
+            lambda found: found["data"] == kept["data"],
+            "it has the same password",
         )
         assert (await stage.reach("alice-desktop", "Running"))["status"].get("message", "") == ""

@@ -47,7 +47,14 @@ async def has_image(stage: Stage, node: str, *images: str) -> None:
 
 async def report(stage: Stage, pod: Object, phase: str, **container: Any) -> None:
     """The kubelet says how a puller does."""
-    one = {"name": "pull", "image": IMAGE, "imageID": "", "ready": False, "restartCount": 0, **container}
+    one = {
+        "name": "pull",
+        "image": IMAGE,
+        "imageID": "",
+        "ready": False,
+        "restartCount": 0,
+        **container,
+    }
     status = {"phase": phase, "containerStatuses": [one]}
     with suppress(NotFound):
         await stage.patch(PODS, pod["metadata"]["name"], {"status": status}, subresource="status")
@@ -55,12 +62,18 @@ async def report(stage: Stage, pod: Object, phase: str, **container: Any) -> Non
 
 @asynccontextmanager
 async def kubelets(stage: Stage) -> AsyncIterator[list[int]]:
-    """Pullers that were bound fetch their images and end; gives how many were at work at each look."""
+    """Pullers that were bound fetch their images and end; gives how many were at work at each
+    look.
+    """
     seen: list[int] = []
 
     async def work() -> None:
         while True:
-            at_work = {node: pod for node, pod in (await pullers(stage)).items() if pod["status"]["phase"] == "Pending"}
+            at_work = {
+                node: pod
+                for node, pod in (await pullers(stage)).items()
+                if pod["status"]["phase"] == "Pending"
+            }
             seen.append(len(at_work))
             for node, pod in at_work.items():
                 if pod["spec"].get("nodeName"):

@@ -1,4 +1,6 @@
-"""The queue against a real API server and a real scheduler: who waits has no pod, says why, and starts by itself."""
+"""The queue against a real API server and a real scheduler: who waits has no pod, says why, and
+starts by itself.
+"""
 
 import asyncio
 
@@ -14,7 +16,9 @@ pytestmark = pytest.mark.timeout(150)
 
 async def gpu_template(stage: Stage) -> str:
     """A template whose desktops have no home and stay on the stage's own nodes."""
-    return await stage.template(persistence={"enabled": False}, placement={"nodeSelector": stage.here})
+    return await stage.template(
+        persistence={"enabled": False}, placement={"nodeSelector": stage.here}
+    )
 
 
 async def waits(stage: Stage, name: str, reason: str, words: str = "") -> Object:
@@ -48,7 +52,9 @@ async def test_burst_never_exceeds_capacity(stage: Stage) -> None:
     template = await gpu_template(stage)
     names = [f"b{number:02}" for number in range(20)]
     async with stage.operator():
-        await asyncio.gather(*(stage.session(name, template, user=f"{name}@x.yz") for name in names))
+        await asyncio.gather(
+            *(stage.session(name, template, user=f"{name}@x.yz") for name in names)
+        )
         done: list[str] = []
         while len(done) < len(names):
 

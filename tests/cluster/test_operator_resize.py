@@ -1,4 +1,6 @@
-"""A running desktop is resized, against a real API server. The test is the kubelet and the scheduler."""
+"""A running desktop is resized, against a real API server. The test is the kubelet and the
+scheduler.
+"""
 
 import asyncio
 from collections.abc import Callable
@@ -15,7 +17,13 @@ from vdi.session.cluster_settings import ClusterSettings
 
 pytestmark = pytest.mark.timeout(180)
 NAME = "alice-desktop"
-OFFER = {"defaultGPU": 0, "defaultMemory": "2Gi", "maxMemory": "100Gi", "defaultCPU": "1", "maxCPU": "8"}
+OFFER = {
+    "defaultGPU": 0,
+    "defaultMemory": "2Gi",
+    "maxMemory": "100Gi",
+    "defaultCPU": "1",
+    "maxCPU": "8",
+}
 
 
 async def a_running_desktop(stage: Stage, template: str) -> Object:
@@ -28,7 +36,9 @@ async def a_running_desktop(stage: Stage, template: str) -> Object:
 
 
 async def bind(stage: Stage, pod: Object) -> None:
-    with suppress(Conflict):  # tests of another file on this API server may have started a scheduler
+    with suppress(
+        Conflict
+    ):  # tests of another file on this API server may have started a scheduler
         await stage.bind(pod, f"{stage.namespace}-one")
 
 
@@ -37,7 +47,12 @@ async def report_resources(stage: Stage, pod: Object) -> None:
     live = await stage.until(PODS, pod["metadata"]["name"])
     (status,) = live["status"]["containerStatuses"]
     statuses = [{**status, "resources": live["spec"]["containers"][0]["resources"]}]
-    await stage.patch(PODS, pod["metadata"]["name"], {"status": {"containerStatuses": statuses}}, subresource="status")
+    await stage.patch(
+        PODS,
+        pod["metadata"]["name"],
+        {"status": {"containerStatuses": statuses}},
+        subresource="status",
+    )
 
 
 async def ask(stage: Stage, **resources: str) -> None:
@@ -64,7 +79,9 @@ async def test_running_desktop_grows_and_shrinks(stage: Stage) -> None:
         pod = await resized(stage, session, memory="6Gi", cpu="2")
         assert pod["metadata"]["uid"] == before["metadata"]["uid"]
         policies = pod["spec"]["containers"][0].get("resizePolicy", [])
-        assert all(policy["restartPolicy"] == "NotRequired" for policy in policies), "the default of Kubernetes"
+        assert all(policy["restartPolicy"] == "NotRequired" for policy in policies), (
+            "the default of Kubernetes"
+        )
         assert pod["status"]["qosClass"] == before["status"]["qosClass"]
         await ask(stage, memory="8Gi")
         await ask(stage, memory="3Gi")
@@ -101,10 +118,16 @@ async def test_template_has_the_largest_size_of_its_nodes(stage: Stage) -> None:
         return lambda found: found.get("status", {}).get("largest") == largest
 
     async with stage.operator():
-        await stage.until(TEMPLATES, template, has(memory="32768Mi", cpu="8000m"), "the size of the node")
+        await stage.until(
+            TEMPLATES, template, has(memory="32768Mi", cpu="8000m"), "the size of the node"
+        )
         await stage.node("two", has={"memory": "64Gi", "cpu": "4"})
-        await stage.until(TEMPLATES, template, has(memory="65536Mi", cpu="8000m"), "the size of the larger one")
-        edited = await stage.patch(TEMPLATES, template, {"spec": {"description": "changes no size"}})
+        await stage.until(
+            TEMPLATES, template, has(memory="65536Mi", cpu="8000m"), "the size of the larger one"
+        )
+        edited = await stage.patch(
+            TEMPLATES, template, {"spec": {"description": "changes no size"}}
+        )
         generation = edited["metadata"]["generation"]
 
         def is_described(found: Object) -> bool:
@@ -121,7 +144,12 @@ async def test_size_below_what_is_in_use_is_said_and_announced_when_applied(stag
         await ask(stage, memory="1Gi")
         pod = await resized(stage, session, memory="1Gi")
         message = "attempting to set pod memory limit (1) below current usage (2)"
-        failing = {"type": "PodResizeInProgress", "status": "True", "reason": "Error", "message": message}
+        failing = {
+            "type": "PodResizeInProgress",
+            "status": "True",
+            "reason": "Error",
+            "message": message,
+        }
         conditions = pod["status"]["conditions"]
         for shown in ([*conditions, failing], conditions):
             await stage.patch(PODS, NAME, {"status": {"conditions": shown}}, subresource="status")
@@ -133,17 +161,27 @@ async def test_size_below_what_is_in_use_is_said_and_announced_when_applied(stag
 async def test_size_that_waits_is_said_and_counted_by_the_queue(stage: Stage) -> None:
     await stage.node("one", has={"memory": "10Gi"})
     placement = {"nodeSelector": stage.here}
-    template = await stage.template(resources=OFFER, placement=placement, persistence={"enabled": False})
+    template = await stage.template(
+        resources=OFFER, placement=placement, persistence={"enabled": False}
+    )
     async with stage.operator(cluster=ClusterSettings(requests_memory="100Gi")):
         session = await a_running_desktop(stage, template)
         await ask(stage, memory="9Gi")
         pod = await resized(stage, session, memory="9Gi")
         await stage.session("next", template)
         await stage.reach("next", "Pending", "memory")
-        deferred = {"type": "PodResizePending", "status": "True", "reason": "Deferred", "message": "not now"}
+        deferred = {
+            "type": "PodResizePending",
+            "status": "True",
+            "reason": "Deferred",
+            "message": "not now",
+        }
         conditions = [*pod["status"]["conditions"], deferred]
         await stage.patch(PODS, NAME, {"status": {"conditions": conditions}}, subresource="status")
-        assert "not now" in condition(await stage.warned(NAME, "ResizePending"), "ResizePending")["message"]
+        assert (
+            "not now"
+            in condition(await stage.warned(NAME, "ResizePending"), "ResizePending")["message"]
+        )
 
 
 @pytest.mark.parametrize("moment", MOMENTS)

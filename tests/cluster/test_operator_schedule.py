@@ -1,4 +1,6 @@
-"""Working hours against a real API server: refused, warned, cancelled, suspended; pools that fill and empty."""
+"""Working hours against a real API server: refused, warned, cancelled, suspended; pools that fill
+and empty.
+"""
 
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
@@ -40,7 +42,9 @@ def in_two_hours() -> tuple[datetime, dict[str, Any]]:
 async def suspended(stage: Stage) -> Object:
     session = await stage.reach(NAME, "Suspended", "The working hours of this desktop ended at")
     await stage.podless(session)
-    return await stage.until(SESSIONS, NAME, lambda session: session["spec"].get("suspended"), "it stays suspended")
+    return await stage.until(
+        SESSIONS, NAME, lambda session: session["spec"].get("suspended"), "it stays suspended"
+    )
 
 
 async def test_desktop_is_suspended_after_working_hours(stage: Stage) -> None:
@@ -69,10 +73,13 @@ async def test_input_cancels_the_end_of_working_hours(stage: Stage, agent: Agent
     async with stage.operator(clock, cluster=ClusterSettings(agent_port=agent.port)):
         await stage.session(NAME, template)
         await run_desktop(stage, NAME, agent)
-        # A question on its way while the clock jumps would say that there was input just now. After the first answer
-        # it is asked no more until the end of working hours comes near.
+        # A question on its way while the clock jumps would say that there was input just now. After
+        # the first answer it is asked no more until the end of working hours comes near.
         await stage.until(
-            SESSIONS, NAME, lambda session: "graphics" in session["status"], "the first question is answered"
+            SESSIONS,
+            NAME,
+            lambda session: "graphics" in session["status"],
+            "the first question is answered",
         )
         agent.last_input -= 3600
         clock.ahead = end - timedelta(minutes=4) - datetime.now(UTC)
@@ -88,7 +95,9 @@ async def test_input_cancels_the_end_of_working_hours(stage: Stage, agent: Agent
     async with stage.operator(again, cluster=ClusterSettings(agent_port=agent.port)):
         await stage.touch(NAME)
         session = await stage.warned(NAME, "Closing", expected=False)
-        assert not session["spec"].get("suspended"), "a restarted operator knows that it was cancelled"
+        assert not session["spec"].get("suspended"), (
+            "a restarted operator knows that it was cancelled"
+        )
 
 
 async def test_session_schedule_resumes_across_a_killed_operator(stage: Stage) -> None:
@@ -101,7 +110,9 @@ async def test_session_schedule_resumes_across_a_killed_operator(stage: Stage) -
         await stage.session(NAME, template, suspended=True, schedule=schedule)
         session = await stage.reach(NAME, "Suspended")
         assert session["status"]["nextStart"] == format_time(ready)
-    clock.ahead = ready - timedelta(minutes=6) - datetime.now(UTC)  # killed before the border, back at it
+    clock.ahead = (
+        ready - timedelta(minutes=6) - datetime.now(UTC)
+    )  # killed before the border, back at it
     async with stage.operator(clock):
         assert (await stage.reach(NAME, "Suspended"))["spec"]["suspended"]
         clock.ahead += timedelta(minutes=2)
@@ -109,12 +120,17 @@ async def test_session_schedule_resumes_across_a_killed_operator(stage: Stage) -
         await stage.run(NAME)
         following = format_time(ready + timedelta(days=1))
         session = await stage.until(
-            SESSIONS, NAME, lambda session: session["status"].get("nextStart") == following, f"next start {following}"
+            SESSIONS,
+            NAME,
+            lambda session: session["status"].get("nextStart") == following,
+            f"next start {following}",
         )
         assert not session["spec"].get("suspended")
         await stage.suspend(NAME)
         await stage.reach(NAME, "Suspended")
-    async with stage.operator(clock):  # its user has suspended it: for this time it is not resumed again
+    async with stage.operator(
+        clock
+    ):  # its user has suspended it: for this time it is not resumed again
         await stage.touch(NAME)
         assert (await stage.reach(NAME, "Suspended"))["spec"]["suspended"]
         await stage.suspend(NAME, suspended=False)
@@ -142,7 +158,11 @@ async def test_pool_follows_its_schedule(stage: Stage) -> None:
             "it says why",
         )
         ready = empty["status"]["conditions"][0]
-        assert (ready["type"], ready["status"], ready["reason"]) == ("Ready", "True", "OutsideSchedule")
+        assert (ready["type"], ready["status"], ready["reason"]) == (
+            "Ready",
+            "True",
+            "OutsideSchedule",
+        )
         await eventually(pool.is_empty, "it is removed after working hours")
         clock.ahead = end + timedelta(hours=21, minutes=1) - datetime.now(UTC)
         await pool.touch()

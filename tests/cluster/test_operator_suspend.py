@@ -29,8 +29,18 @@ async def test_suspended_session_keeps_only_home_and_address(stage: Stage, templ
         assert len(await stage.owned(SERVICES, session)) == 1
         status = resting["status"]
         assert status["url"] == session["status"]["url"]
-        assert {"startTime", "expiresAt", "readyTime", "podName", "nodeName", "failures"}.isdisjoint(status)
-        assert (condition(resting, "Ready")["reason"], condition(resting, "Admitted")["reason"]) == ("Suspended",) * 2
+        assert {
+            "startTime",
+            "expiresAt",
+            "readyTime",
+            "podName",
+            "nodeName",
+            "failures",
+        }.isdisjoint(status)
+        assert (
+            condition(resting, "Ready")["reason"],
+            condition(resting, "Admitted")["reason"],
+        ) == ("Suspended",) * 2
         homes = await stage.all(CLAIMS)
 
         await stage.suspend(NAME, suspended=False)
@@ -71,10 +81,16 @@ async def test_tokens_of_another_key_are_replaced_first(stage: Stage, template: 
         await stage.run(NAME)
         (new,) = await stage.owned(SECRETS, session)
         assert new["metadata"]["uid"] != old["metadata"]["uid"]
-        given = [base64.b64decode(new["data"][name]).decode() for name in ("password", "agentToken")]
+        given = [
+            base64.b64decode(new["data"][name]).decode() for name in ("password", "agentToken")
+        ]
         tokens = tokens_of(NAME, uid=session["metadata"]["uid"], key=key)
         assert given == [tokens.password, tokens.agent]
-        made = [write.path.split("?")[0].rsplit("/", 1)[1] for write in stage.proxy.writes() if write.method == "POST"]
+        made = [
+            write.path.split("?")[0].rsplit("/", 1)[1]
+            for write in stage.proxy.writes()
+            if write.method == "POST"
+        ]
         assert made.index("secrets") < made.index("pods"), "a kubelet must not see the old one"
 
 
@@ -98,7 +114,9 @@ async def test_restart_replaces_the_pod_and_nothing_else(stage: Stage, template:
         session = await stage.start(NAME, template)
         (old,) = await stage.owned(PODS, session)
         at = "2026-11-20T10:00:00Z"
-        await stage.patch(SESSIONS, NAME, {"metadata": {"annotations": {"vdi.kasm.io/restartedAt": at}}})
+        await stage.patch(
+            SESSIONS, NAME, {"metadata": {"annotations": {"vdi.kasm.io/restartedAt": at}}}
+        )
         await stage.next_pod(session, old)
         running = await stage.run(NAME)
         (new,) = await stage.owned(PODS, session)

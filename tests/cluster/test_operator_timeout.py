@@ -1,4 +1,6 @@
-"""The end of a run against a real API server: announced, moved, capped, and exact whatever happens in between."""
+"""The end of a run against a real API server: announced, moved, capped, and exact whatever happens
+in between.
+"""
 
 from datetime import timedelta
 
@@ -29,7 +31,9 @@ async def test_end_is_announced_and_moved_by_an_edit(stage: Stage) -> None:
         await stage.patch(SESSIONS, NAME, {"spec": {"timeout": "2h"}})
         session = await stage.warned(NAME, "Expiring", expected=False)
         status = session["status"]
-        assert parse_time(status["expiresAt"]) - parse_time(status["startTime"]) == timedelta(hours=2)
+        assert parse_time(status["expiresAt"]) - parse_time(status["startTime"]) == timedelta(
+            hours=2
+        )
         clock.ahead = timedelta(hours=2)
         await stage.touch(NAME)
         await stage.gone(SESSIONS, NAME)
@@ -48,15 +52,21 @@ async def test_on_timeout_suspend_keeps_the_session(stage: Stage) -> None:
         session = await stage.start(NAME, template, timeout="1h")
         clock.ahead = timedelta(hours=1)
         await stage.touch(NAME)
-        resting = await stage.reach(NAME, "Suspended", "This desktop has reached its time limit (spec.timeout: 1h)")
+        resting = await stage.reach(
+            NAME, "Suspended", "This desktop has reached its time limit (spec.timeout: 1h)"
+        )
         await stage.podless(session)
-        await stage.until(SESSIONS, NAME, lambda session: session["spec"].get("suspended"), "it stays suspended")
+        await stage.until(
+            SESSIONS, NAME, lambda session: session["spec"].get("suspended"), "it stays suspended"
+        )
         assert condition(resting, "Ready")["reason"] == "TimedOut"
         clock.ahead = timedelta()  # pods are made at the API server's time
         await stage.suspend(NAME, suspended=False)
         running = await stage.run(NAME)
         status = running["status"]
-        assert parse_time(status["expiresAt"]) - parse_time(status["startTime"]) == timedelta(hours=1)
+        assert parse_time(status["expiresAt"]) - parse_time(status["startTime"]) == timedelta(
+            hours=1
+        )
         assert condition(running, "Ready")["reason"] == "Running"
 
 
@@ -78,12 +88,16 @@ async def test_planned_end_can_be_cancelled_and_survives_a_restart(stage: Stage)
     later = ShiftedClock()
     later.ahead = timedelta(minutes=15)
     async with stage.operator(later):
-        suspended = await stage.reach(NAME, "Suspended", "An administrator planned the end of this desktop for ")
+        suspended = await stage.reach(
+            NAME, "Suspended", "An administrator planned the end of this desktop for "
+        )
         assert condition(suspended, "Ready")["reason"] == "EndedAsPlanned"
         await stage.until(
             SESSIONS,
             NAME,
-            lambda session: session["spec"].get("suspended") and "plannedEnd" not in session["spec"],
+            lambda session: (
+                session["spec"].get("suspended") and "plannedEnd" not in session["spec"]
+            ),
             "suspended, and the plan is removed",
         )
         await stage.patch(SESSIONS, NAME, {"spec": {"plannedEnd": plan | {"action": "Terminate"}}})

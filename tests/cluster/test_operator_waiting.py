@@ -1,4 +1,6 @@
-"""Sessions that cannot start yet say why, and start by themselves when they can. Against a real API server."""
+"""Sessions that cannot start yet say why, and start by themselves when they can. Against a real API
+server.
+"""
 
 import asyncio
 
@@ -26,7 +28,9 @@ async def test_session_waits_for_its_template(stage: Stage) -> None:
     template = f"{stage.namespace}-late"
     async with stage.operator():
         session = await stage.session("alice-desktop", template)
-        waiting = await stage.reach("alice-desktop", "Pending", f"There is no template '{template}'")
+        waiting = await stage.reach(
+            "alice-desktop", "Pending", f"There is no template '{template}'"
+        )
         assert reason(waiting, "TemplateFound") == "TemplateNotFound"
         await expect_no_children(stage, session)
         await stage.template_named(template)
@@ -35,7 +39,10 @@ async def test_session_waits_for_its_template(stage: Stage) -> None:
 
 @pytest.mark.parametrize(
     ("section", "wanted", "allowed", "most"),
-    [("resources", {"memory": "8Gi"}, "maxMemory", "4Gi"), ("persistence", {"size": "500Ti"}, "maxSize", "10Gi")],
+    [
+        ("resources", {"memory": "8Gi"}, "maxMemory", "4Gi"),
+        ("persistence", {"size": "500Ti"}, "maxSize", "10Gi"),
+    ],
 )
 async def test_session_over_a_limit_fails_until_that_is_fixed(
     stage: Stage, section: str, wanted: dict[str, str], allowed: str, most: str
@@ -43,7 +50,10 @@ async def test_session_over_a_limit_fails_until_that_is_fixed(
     template, ((field, value),) = await stage.template(), wanted.items()
     async with stage.operator():
         session = await stage.session("alice-desktop", template, **{section: wanted})
-        words = f"spec.{section}.{field}: {value} is more than the {most} that template '{template}' allows"
+        words = (
+            f"spec.{section}.{field}: {value} is more than the {most} that template '{template}'"
+            " allows"
+        )
         refused = await stage.reach("alice-desktop", "Failed", words)
         assert reason(refused, "Admitted") == "OverLimit"
         await expect_no_children(stage, session)
@@ -84,20 +94,30 @@ async def test_foreign_object_is_never_adopted(stage: Stage, template: str) -> N
         assert await stage.get(SECRETS, "alice-desktop-auth") == theirs
 
 
-async def test_foreign_claim_is_never_mounted(stage: Stage, template: str, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_foreign_claim_is_never_mounted(
+    stage: Stage, template: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """One is unknown to us, the other is in the operator's cache."""
     monkeypatch.setattr("vdi.operator.controllers.session._REFUSED_AGAIN_SECONDS", 1.0)
     spec = {"accessModes": ["ReadWriteOnce"], "resources": {"requests": {"storage": "1Gi"}}}
     teams: dict[str, dict[str, str]] = {"red": {}, "blue": MANAGED_BY}
     for team, labels in teams.items():
         meta = {"name": f"{team}-home", "labels": labels}
-        theirs = {"apiVersion": "v1", "kind": "PersistentVolumeClaim", "metadata": meta, "spec": spec}
+        theirs = {
+            "apiVersion": "v1",
+            "kind": "PersistentVolumeClaim",
+            "metadata": meta,
+            "spec": spec,
+        }
         await stage.api.create(CLAIMS, theirs, namespace=stage.namespace, into=dict)
     async with stage.operator():
         for team in teams:
             await stage.session(team, template, persistence={"retain": False})
         for team in teams:
-            words = f"The PersistentVolumeClaim '{team}-home' already exists and belongs to someone else"
+            words = (
+                f"The PersistentVolumeClaim '{team}-home' already exists and belongs to someone"
+                " else"
+            )
             refused = await stage.reach(team, "Failed", words)
             assert reason(refused, "HomeBound") == "NameTaken"
             assert await stage.get(PODS, team) is None
@@ -112,7 +132,9 @@ async def test_pod_security_violation_fails_with_its_reason(stage: Stage) -> Non
     await stage.restrict()
     async with stage.operator():
         await stage.session("alice-desktop", template)
-        refused = await stage.reach("alice-desktop", "Failed", "violates the namespace's Pod Security level")
+        refused = await stage.reach(
+            "alice-desktop", "Failed", "violates the namespace's Pod Security level"
+        )
         assert reason(refused, "Admitted") == "PodSecurity"
 
 

@@ -1,4 +1,5 @@
-"""Outages of Redis and PostgreSQL under two gateways, second by second: what people, readiness, metric and doctor get.
+"""Outages of Redis and PostgreSQL under two gateways, second by second: what people, readiness,
+metric and doctor get.
 
 Each test prints its timeline; docs/outages.md has it in short.
 """
@@ -49,7 +50,9 @@ class Timeline:
     def second(self) -> int:
         return round(time.monotonic() - self.began)
 
-    async def until(self, is_reached: Callable[[dict[str, str]], bool], seconds: int) -> dict[str, str]:
+    async def until(
+        self, is_reached: Callable[[dict[str, str]], bool], seconds: int
+    ) -> dict[str, str]:
         """The first sample that is as described."""
         last = self.second + seconds
         while True:
@@ -93,14 +96,21 @@ class Timeline:
         return await self.alice.get(start.headers["location"]) if start.is_redirect else start
 
     async def _reports(self) -> dict[str, str]:
-        ready = [await replica.gateway.inside("/readyz") for replica in (self.pair.one, self.pair.two)]
+        ready = [
+            await replica.gateway.inside("/readyz") for replica in (self.pair.one, self.pair.two)
+        ]
         self.readiness = "".join(each.text for each in ready)
-        # The names of what is missing, without the reasons: those differ from one request to the next.
-        texts = [re.sub(r"(but [a-z ]+):.*", r"\1", f"{each.status_code} {each.text}") for each in ready]
+        # The names of what is missing, without the reasons: those differ from one request to the
+        # next.
+        texts = [
+            re.sub(r"(but [a-z ]+):.*", r"\1", f"{each.status_code} {each.text}") for each in ready
+        ]
         name = f'vdi_gateway_dependency_up{{dependency="{self.dependency}"}} '
         pages = [await replica.gateway.metrics() for replica in (self.pair.one, self.pair.two)]
         metric = ["up" if f"{name}1.0" in page else "down" for page in pages]
-        logs = [replica.log.read_text().splitlines()[-50:] for replica in (self.pair.one, self.pair.two)]
+        logs = [
+            replica.log.read_text().splitlines()[-50:] for replica in (self.pair.one, self.pair.two)
+        ]
         doctor = [", ".join(troubles(lines)) or "nothing" for lines in logs]
         return {
             "readyz": "/".join(dict.fromkeys(" ".join(text.split()) for text in texts)),
@@ -137,7 +147,9 @@ def is_well(sample: dict[str, str]) -> bool:
 
 async def watch(timeline: Timeline, trouble: str, reason: str, users: dict[str, str]) -> None:
     """Everyone is told of the outage, and what users get stays as it is."""
-    sample = await timeline.until(lambda sample: (sample["metric"], sample["doctor"]) == ("down", trouble), NOTICED)
+    sample = await timeline.until(
+        lambda sample: (sample["metric"], sample["doctor"]) == ("down", trouble), NOTICED
+    )
     assert {name: sample[name] for name in users} == users, timeline.text()
     assert sample["readyz"] == f"200 ok but {trouble}", timeline.text()
     assert reason in timeline.readiness
@@ -164,7 +176,9 @@ async def test_redis_is_killed(timeline: Timeline) -> None:
     ],
     ids=["full", "replica"],
 )
-async def test_redis_refuses_writes(timeline: Timeline, damage: str, repair: str, reason: str) -> None:
+async def test_redis_refuses_writes(
+    timeline: Timeline, damage: str, repair: str, reason: str
+) -> None:
     shared = RedisSharedState(timeline.pair.redis.url)
     try:
         await shared._redis.execute_command(damage)  # type: ignore[no-untyped-call]

@@ -1,4 +1,5 @@
-"""The probe's CronJob as the chart renders it, against a real API server, gateway, operator and Traefik.
+"""The probe's CronJob as the chart renders it, against a real API server, gateway, operator and
+Traefik.
 
 The desktop is played: an agent that shows a mark, and a Selkies that follows keys with a picture.
 """
@@ -43,7 +44,9 @@ def objects(helm: Path) -> list[Object]:
 def named(objects: list[Object], kind: str) -> Object:
     """The probe's object of this kind."""
     (found,) = [
-        one for one in objects if one["kind"] == kind and one["metadata"]["name"].partition(".")[0] == "vdi-probe"
+        one
+        for one in objects
+        if one["kind"] == kind and one["metadata"]["name"].partition(".")[0] == "vdi-probe"
     ]
     return found
 
@@ -70,11 +73,26 @@ class ProbeStage:
             "rest": {"rule": ANY, "priority": 1, **gateway},
         }
         desktop = {**gateway, "service": "desktop", "middlewares": ["vdi-edge"]}
-        routers |= {f"desktop-{number}": {"rule": f"Host(`{host}`)", **desktop} for number, host in enumerate(hosts)}
-        verify = {"address": f"http://127.0.0.1:{self.gateway.internal}/edge/verify", **FORWARD_AUTH}
-        places = {"gateway": f"http://127.0.0.1:{self.gateway.public}", "desktop": f"http://{ADDRESS}:8080"}
-        services = {name: {"loadBalancer": {"servers": [{"url": url}]}} for name, url in places.items()}
-        http = {"routers": routers, "middlewares": {"vdi-edge": {"forwardAuth": verify}}, "services": services}
+        routers |= {
+            f"desktop-{number}": {"rule": f"Host(`{host}`)", **desktop}
+            for number, host in enumerate(hosts)
+        }
+        verify = {
+            "address": f"http://127.0.0.1:{self.gateway.internal}/edge/verify",
+            **FORWARD_AUTH,
+        }
+        places = {
+            "gateway": f"http://127.0.0.1:{self.gateway.public}",
+            "desktop": f"http://{ADDRESS}:8080",
+        }
+        services = {
+            name: {"loadBalancer": {"servers": [{"url": url}]}} for name, url in places.items()
+        }
+        http = {
+            "routers": routers,
+            "middlewares": {"vdi-edge": {"forwardAuth": verify}},
+            "services": services,
+        }
         fresh = self.folder / "routes.new"
         fresh.write_text(json.dumps({"http": http}))
         fresh.rename(self.folder / "routes" / "routes.yaml")
@@ -84,14 +102,18 @@ class ProbeStage:
         kind = {"apiVersion": "authentication.k8s.io/v1", "kind": "TokenRequest"}
         request = {**kind, "spec": {"audiences": ["vdi-gateway"]}}
         tokens = Resource("", "v1", f"serviceaccounts/{account}/token", "TokenRequest")
-        answer: Object = await self.stage.api.create(tokens, request, namespace=self.stage.namespace, into=dict)
+        answer: Object = await self.stage.api.create(
+            tokens, request, namespace=self.stage.namespace, into=dict
+        )
         file = self.folder / f"token-{account}"
         file.write_text(answer["status"]["token"])
         return file
 
     async def start_job(self, account: str = "vdi-probe") -> asyncio.subprocess.Process:
         """The container of the CronJob, with the addresses of this stage."""
-        (container,) = named(self.objects, "CronJob")["spec"]["jobTemplate"]["spec"]["template"]["spec"]["containers"]
+        (container,) = named(self.objects, "CronJob")["spec"]["jobTemplate"]["spec"]["template"][
+            "spec"
+        ]["containers"]
         variables = {variable["name"]: variable["value"] for variable in container["env"]} | {
             "VDI_SERVER": self.gateway.portal,
             "VDI_GATEWAY_URL": f"http://127.0.0.1:{self.gateway.internal}",
@@ -114,7 +136,9 @@ class ProbeStage:
             found = await self.stage.get(SESSIONS, "vdi-probe")
             if found is None and job.returncode is not None:
                 out, _ = await job.communicate()
-                pytest.fail(f"the Job ended with {job.returncode} and has started nothing: {out.decode()}")
+                pytest.fail(
+                    f"the Job ended with {job.returncode} and has started nothing: {out.decode()}"
+                )
             return found
 
         return await eventually(look, "the probe's session", 60)
@@ -140,7 +164,9 @@ async def played_desktop(desktop: Desktop, asked: list[Object]) -> AsyncIterator
 
 
 @pytest.fixture
-async def probe(stage: Stage, traefik: Path, objects: list[Object], tmp_path: Path) -> AsyncIterator[ProbeStage]:
+async def probe(
+    stage: Stage, traefik: Path, objects: list[Object], tmp_path: Path
+) -> AsyncIterator[ProbeStage]:
     port, desktop, asked = free_port(), Desktop(), list[Object]()
     account = f"system:serviceaccount:{stage.namespace}:vdi-probe"
     async with AsyncExitStack() as stack:
@@ -157,7 +183,9 @@ async def probe(stage: Stage, traefik: Path, objects: list[Object], tmp_path: Pa
         await stage.api.create(TEMPLATES, template, into=msgspec.Raw)
         for name in ("vdi-probe", "other"):
             body = {"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": name}}
-            await stage.api.create(SERVICE_ACCOUNTS, body, namespace=stage.namespace, into=msgspec.Raw)
+            await stage.api.create(
+                SERVICE_ACCOUNTS, body, namespace=stage.namespace, into=msgspec.Raw
+            )
         yield made
         await stage.delete(TEMPLATES, template["metadata"]["name"])
 
@@ -174,7 +202,9 @@ async def test_a_desktop_is_started_measured_and_deleted(probe: ProbeStage) -> N
     assert "input to photon" in out.decode()
     assert len(probe.asked) == 1
     origin = next(line for line in probe.desktop.seen if line.startswith("socket "))
-    assert origin.startswith(f"socket {running['status']['url']} "), "the host's own name, wherever Traefik is"
+    assert origin.startswith(f"socket {running['status']['url']} "), (
+        "the host's own name, wherever Traefik is"
+    )
     metrics = await probe.gateway.metrics()
     template = named(probe.objects, "VDITemplate")["metadata"]["name"]
     assert f'vdi_probes_total{{outcome="measured",template="{template}"}} 1.0' in metrics
@@ -188,7 +218,10 @@ async def test_a_job_that_is_killed_deletes_its_desktop_first(probe: ProbeStage)
     await probe.session_of_the_probe(job)
     job.terminate()
     out, _ = await asyncio.wait_for(job.communicate(), 30)
-    assert (job.returncode, "ended before the desktop was measured" in out.decode()) == (3, True), out.decode()
+    assert (job.returncode, "ended before the desktop was measured" in out.decode()) == (
+        3,
+        True,
+    ), out.decode()
     await probe.stage.gone(SESSIONS, "vdi-probe", 30)
 
 
@@ -219,11 +252,15 @@ def test_probe_job_has_no_rights_and_runs_restricted(objects: list[Object]) -> N
         "allowPrivilegeEscalation": False, "readOnlyRootFilesystem": True, "capabilities": {"drop": ["ALL"]}
     }  # fmt: skip
     spec = named(objects, "VDITemplate")["spec"]
-    assert (spec["access"], spec["lifecycle"]["maxTimeout"]) == ({"users": ["vdi-probe@vdi.invalid"]}, "10m")
+    assert (spec["access"], spec["lifecycle"]["maxTimeout"]) == (
+        {"users": ["vdi-probe@vdi.invalid"]},
+        "10m",
+    )
 
 
 @pytest.mark.parametrize(
-    "value", ["probe.enabled=false", "gateway.enabled=false", "templates=null", "templates.small=null"]
+    "value",
+    ["probe.enabled=false", "gateway.enabled=false", "templates=null", "templates.small=null"],
 )
 def test_probe_job_is_rendered_only_with_a_desktop(helm: Path, value: str) -> None:
     rendered = render(helm, "values.yaml", "--set", value)
@@ -233,5 +270,7 @@ def test_probe_job_is_rendered_only_with_a_desktop(helm: Path, value: str) -> No
 
 def test_each_release_has_a_template_of_its_own(objects: list[Object]) -> None:
     assert named(objects, "VDITemplate")["metadata"]["name"] == "vdi-probe.vdi-system.vdi"
-    (container,) = named(objects, "CronJob")["spec"]["jobTemplate"]["spec"]["template"]["spec"]["containers"]
+    (container,) = named(objects, "CronJob")["spec"]["jobTemplate"]["spec"]["template"]["spec"][
+        "containers"
+    ]
     assert {"name": "VDI_PROBE_TEMPLATE", "value": "vdi-probe.vdi-system.vdi"} in container["env"]

@@ -1,4 +1,6 @@
-"""Films in a bucket of a real S3 server: stored, played in ranges, expired; and what people see while it is away."""
+"""Films in a bucket of a real S3 server: stored, played in ranges, expired; and what people see
+while it is away.
+"""
 
 from collections.abc import Iterator
 from datetime import timedelta
@@ -49,7 +51,11 @@ async def test_film_is_stored_in_pieces_played_and_deleted(stage: RecordedStage,
     assert s3.keys == [f"desktops/{film}/{offset:012}" for offset in (0, 5, 13)]
     browser, address = stage.browser(ADMIN), f"/api/v1/recordings/{film}"
     whole = await browser.get(address, **FROM_PAGE)
-    assert (whole.status_code, whole.content, whole.headers["content-length"]) == (200, b"begin, middle, end", "18")
+    assert (whole.status_code, whole.content, whole.headers["content-length"]) == (
+        200,
+        b"begin, middle, end",
+        "18",
+    )
     for ranges, part, where in [
         ("3-14", b"in, middle, ", "3-14"),
         ("13-", b", end", "13-17"),
@@ -67,7 +73,9 @@ async def test_film_is_stored_in_pieces_played_and_deleted(stage: RecordedStage,
 async def test_pieces_that_are_stored_are_never_replaced(s3: S3) -> None:
     bucket = FilmBucket("s3://films")
     assert await bucket.put("film", 0, b"stored") == 6
-    assert await bucket.put("film", 0, b"something else") == 6  # the place where the desktop goes on
+    assert (
+        await bucket.put("film", 0, b"something else") == 6
+    )  # the place where the desktop goes on
     await bucket.delete("another")
     response = await bucket.play("film", "")
     assert b"".join([bytes(chunk) async for chunk in response.body_iterator]) == b"stored"  # type: ignore[attr-defined]
@@ -81,7 +89,9 @@ async def test_film_goes_on_after_the_server_was_away(stage: RecordedStage, s3: 
     (row,) = stage.rows.rows(recordings)
     assert row.size_bytes == 6
     stage.clock.wall += timedelta(minutes=2)
-    assert (await stage.browser(ADMIN).get(f"/api/v1/recordings/{row.id}", **FROM_PAGE)).status_code == 503
+    assert (
+        await stage.browser(ADMIN).get(f"/api/v1/recordings/{row.id}", **FROM_PAGE)
+    ).status_code == 503
     s3.start()
     film = await stage.ended(b", after")
     answer = await stage.browser(ADMIN).get(f"/api/v1/recordings/{film}", **FROM_PAGE)
@@ -95,7 +105,9 @@ async def test_wrong_settings_leave_the_desktop_unrecorded(
     if wrong == "key":
         monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "wrong")
     stage.edge.recordings._storage = FilmBucket("s3://films" if wrong == "key" else "s3://others")
-    with pytest.raises(OSError, match="SignatureDoesNotMatch" if wrong == "key" else "NoSuchBucket"):
+    with pytest.raises(
+        OSError, match="SignatureDoesNotMatch" if wrong == "key" else "NoSuchBucket"
+    ):
         await stage.fetch(b"begin")
     assert stage.rows.rows(recordings) == []
     assert stage.desktop.look()["state"] == "Failed"

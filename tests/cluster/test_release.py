@@ -1,4 +1,6 @@
-"""vdi install, upgrade and uninstall, and helm rollback, on a real API server. Only readiness is played."""
+"""vdi install, upgrade and uninstall, and helm rollback, on a real API server. Only readiness is
+played.
+"""
 
 import os
 import shutil
@@ -33,7 +35,10 @@ spec: {user: alice@example.com, template: small}
 FIRST: dict[str, Any] = {
     "image": {"repository": "localhost/vdi/vdi", "tag": "dev"},
     "templates": {
-        "small": {"image": "localhost/vdi/desktop:dev", "persistence": {"enabled": True, "size": "1Gi"}},
+        "small": {
+            "image": "localhost/vdi/desktop:dev",
+            "persistence": {"enabled": True, "size": "1Gi"},
+        },
         "bare": {"image": "registry.example.com/desktop:1", "persistence": {"enabled": False}},
     },
     "pools": {"warm": {"template": "bare", "replicas": 1}},
@@ -46,8 +51,12 @@ FOREIGN = {
 
 
 @pytest.fixture(scope="module", params=["helm4", pytest.param("helm3", marks=pytest.mark.long)])
-def release(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Release]:
-    """Each on a cluster of its own: what one leaves behind when it fails half-way is no fault of the other."""
+def release(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Release]:
+    """Each on a cluster of its own: what one leaves behind when it fails half-way is no fault of
+    the other.
+    """
     folder = tmp_path_factory.mktemp("release")
     program = request.param.removesuffix("4")
     with Progress(folder) as progress:
@@ -66,7 +75,9 @@ def is_helm4(release: Release) -> bool:
 @pytest.mark.timeout(480)  # the first time, building Helm 3 takes a minute or two
 def test_each_values_file_is_clean(release: Release) -> None:
     for name in VALUES:
-        done = release.tools.helm("lint", "--strict", str(CHART), "--kube-version", "1.34.0", *values_words(name))
+        done = release.tools.helm(
+            "lint", "--strict", str(CHART), "--kube-version", "1.34.0", *values_words(name)
+        )
         assert done.returncode == 0, f"{name}: {done.stdout[-2000:]}{done.stderr}"
 
 
@@ -75,7 +86,10 @@ def test_each_values_file_is_clean(release: Release) -> None:
 def test_release_is_installed_upgraded_and_removed(release: Release, tmp_path: Path) -> None:
     first = yaml.safe_dump(FIRST)
     without_images = release.run("install", "--yes", "--set", "domain=vdi.example.com", status=1)
-    assert "no image: set image.repository and image.tag (or image.digest), templates.small.image." in without_images
+    assert (
+        "no image: set image.repository and image.tag (or image.digest), templates.small.image."
+        in without_images
+    )
     release.tools.kubectl("create", "clusterrole", MINE, "--verb=get", "--resource=pods")
     refused = release.run("install", "--dry-run", values=first, status=1)
     assert "VDIPool: warm" in refused
@@ -84,13 +98,28 @@ def test_release_is_installed_upgraded_and_removed(release: Release, tmp_path: P
     release.tools.kubectl("delete", "clusterrole", MINE)
 
     shown = release.run("install", values=first, status=2)
-    assert f"Release         vdi in namespace {RELEASE_NAMESPACE} at https://" in shown and "use --yes" in shown
-    assert f"New namespaces  vdi-sessions, {RELEASE_NAMESPACE}" in shown and "registry.example.com/desktop:1" in shown
-    assert not release.there("namespace", RELEASE_NAMESPACE), "nothing was changed without an answer"
+    assert (
+        f"Release         vdi in namespace {RELEASE_NAMESPACE} at https://" in shown
+        and "use --yes" in shown
+    )
+    assert (
+        f"New namespaces  vdi-sessions, {RELEASE_NAMESPACE}" in shown
+        and "registry.example.com/desktop:1" in shown
+    )
+    assert not release.there("namespace", RELEASE_NAMESPACE), (
+        "nothing was changed without an answer"
+    )
     said = release.run("install", "--yes", values=first)
-    assert "3 CRDs applied and served" in said and "Installed: revision 1" in said and "NOT CREATED YET" not in said
+    assert (
+        "3 CRDs applied and served" in said
+        and "Installed: revision 1" in said
+        and "NOT CREATED YET" not in said
+    )
     assert release.there("vdit,vdipool") == [
-        *(f"vditemplate.vdi.kasm.io/{name}" for name in ("bare", "small", "vdi-probe.vdi-system.vdi")),
+        *(
+            f"vditemplate.vdi.kasm.io/{name}"
+            for name in ("bare", "small", "vdi-probe.vdi-system.vdi")
+        ),
         "vdipool.vdi.kasm.io/warm",
     ], "with the first run"
     assert release.revisions() == [(1, "deployed")]
@@ -106,7 +135,9 @@ def test_release_is_installed_upgraded_and_removed(release: Release, tmp_path: P
         if is_helm4(release):
             ctrl_c_leaves_it_as_it_was(release, *newer)
         back_to_the_first_revision(release)
-        assert release.tools.get("pod", desktop, *HERE)["metadata"]["uid"] == uid, "untouched by all of it"
+        assert release.tools.get("pod", desktop, *HERE)["metadata"]["uid"] == uid, (
+            "untouched by all of it"
+        )
         home = release.tools.get("pvc", *HERE)["items"][0]["metadata"]["uid"]
         uninstall_ends_sessions_and_keeps_homes(release)
 
@@ -114,7 +145,9 @@ def test_release_is_installed_upgraded_and_removed(release: Release, tmp_path: P
     with release.operator():
         release.tools.kubectl("create", "-f", "-", stdin=SESSION)
         a_running_desktop(release)
-    assert [one["metadata"]["uid"] for one in release.tools.get("pvc", *HERE)["items"]] == [home], "the old home"
+    assert [one["metadata"]["uid"] for one in release.tools.get("pvc", *HERE)["items"]] == [home], (
+        "the old home"
+    )
     without_an_operator_nothing_hangs(release)
 
 
@@ -124,16 +157,24 @@ def test_history_is_not_left_behind_in_silence(release: Release) -> None:
     to_postgresql = ("upgrade", "--yes", "--set", "postgresql.enabled=true")
     for refused in (to_postgresql, (*to_postgresql, "--dry-run", "-o", "json")):
         said = release.run(*refused, status=1)
-        assert "SQLite would be left behind; allowed: move (vdi upgrade --move-history), leave" in said
-    done = release.tools.helm("upgrade", "vdi", str(CHART), *RELEASE, "--reuse-values", *to_postgresql[2:])
+        assert (
+            "SQLite would be left behind; allowed: move (vdi upgrade --move-history), leave" in said
+        )
+    done = release.tools.helm(
+        "upgrade", "vdi", str(CHART), *RELEASE, "--reuse-values", *to_postgresql[2:]
+    )
     assert "vdi upgrade --leave-history-behind" in done.stderr, "helm alone says it too"
     assert release.revisions() == [(1, "deployed")]
-    assert "give one of them" in release.run(*to_postgresql, "--move-history", "--leave-history-behind", status=2)
+    assert "give one of them" in release.run(
+        *to_postgresql, "--move-history", "--leave-history-behind", status=2
+    )
 
     moved = release.run(*to_postgresql, "--move-history", "-o", "json")
     assert '"moved": {}' in moved, "no kubelet here: the sidecar did not run"
     assert release.revisions()[0] == (3, "deployed"), "with the sidecar, and then without it"
-    assert "--move-history" not in release.run("upgrade", "--yes"), "the values of now have PostgreSQL"
+    assert "--move-history" not in release.run("upgrade", "--yes"), (
+        "the values of now have PostgreSQL"
+    )
     again = release.run("upgrade", "--yes", "--move-history")
     assert "The gateway does not use SQLite: there is no history to move" in again
     release.tools.helm("rollback", "vdi", "1", *RELEASE, "--force-conflicts")
@@ -144,7 +185,9 @@ def test_history_is_not_left_behind_in_silence(release: Release) -> None:
 @pytest.mark.long
 @pytest.mark.timeout(360)
 def test_a_release_in_another_namespace_is_found(release: Release) -> None:
-    first = yaml.safe_dump(FIRST | {"sessions": {"namespace": "desks"}})  # vdi-sessions stays with the release before
+    first = yaml.safe_dump(
+        FIRST | {"sessions": {"namespace": "desks"}}
+    )  # vdi-sessions stays with the release before
     release.run("install", "--yes", "--namespace", "kasm", values=first)
     already = release.run("install", "--yes", values=first, status=1)
     assert "Found the release vdi in namespace kasm." in already
@@ -170,14 +213,18 @@ def a_newer_chart(folder: Path) -> Path:
     shutil.copytree(CHART, newer := folder / "vdi")
     path = newer / "files/crds/vdisessions.yaml"
     crd = yaml.safe_load(path.read_text())
-    fields = crd["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]["spec"]["properties"]
+    fields = crd["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]["spec"][
+        "properties"
+    ]
     fields["later"] = {"type": "string"}
     path.write_text(yaml.safe_dump(crd))
     return newer
 
 
 def has_later(release: Release) -> bool:
-    stored = release.tools.get("crd", "vdisessions.vdi.kasm.io")["spec"]["versions"][0]["schema"]["openAPIV3Schema"]
+    stored = release.tools.get("crd", "vdisessions.vdi.kasm.io")["spec"]["versions"][0]["schema"][
+        "openAPIV3Schema"
+    ]
     return "later" in stored["properties"]["spec"]["properties"]
 
 
@@ -192,7 +239,9 @@ def an_upgrade_with_newer_crds_and_other_values(release: Release, *newer: str) -
     assert release.revisions() == [(1, "deployed")], "nothing was changed by looking"
     assert not has_later(release)
 
-    release.tools.kubectl("label", "deploy", "vdi-gateway", *RELEASE, "--overwrite", "app.kubernetes.io/name=by-hand")
+    release.tools.kubectl(
+        "label", "deploy", "vdi-gateway", *RELEASE, "--overwrite", "app.kubernetes.io/name=by-hand"
+    )
     assert "Upgraded: revision 2" in release.run("upgrade", *more, "--yes")
     labels = release.tools.get("deploy", "vdi-gateway", *RELEASE)["metadata"]["labels"]
     assert labels["app.kubernetes.io/name"] == "vdi", "what was changed by hand is mended"
@@ -200,16 +249,28 @@ def an_upgrade_with_newer_crds_and_other_values(release: Release, *newer: str) -
     assert image_of(release) == "localhost/vdi/vdi:next"
     assert has_later(release)
     refused = release.run("upgrade", "--yes", status=1)
-    assert "lacks fields that the cluster's has (v1alpha1: spec.later)" in refused and "helm rollback" in refused
+    assert (
+        "lacks fields that the cluster's has (v1alpha1: spec.later)" in refused
+        and "helm rollback" in refused
+    )
 
 
 def every_values_file_in_a_dry_run_on_the_server(release: Release, *newer: str) -> None:
-    """Each object of each is tried on the API server; kinds of other projects are there by name only."""
-    release.tools.kubectl("label", "nodes", "--all", "vdi.kasm.io/turn=true")  # where production has coturn
-    for plural, (group, version, kind) in FOREIGN.items():
-        release.tools.kubectl("apply", "-f", "-", stdin=yaml.safe_dump(a_foreign_kind(plural, group, version, kind)))
+    """Each object of each is tried on the API server; kinds of other projects are there by name
+    only.
+    """
     release.tools.kubectl(
-        "wait", "--for=condition=Established", "crd", *(f"{key}.{FOREIGN[key][0]}" for key in FOREIGN)
+        "label", "nodes", "--all", "vdi.kasm.io/turn=true"
+    )  # where production has coturn
+    for plural, (group, version, kind) in FOREIGN.items():
+        release.tools.kubectl(
+            "apply", "-f", "-", stdin=yaml.safe_dump(a_foreign_kind(plural, group, version, kind))
+        )
+    release.tools.kubectl(
+        "wait",
+        "--for=condition=Established",
+        "crd",
+        *(f"{key}.{FOREIGN[key][0]}" for key in FOREIGN),
     )
     for name in VALUES:
         left = ["--leave-history-behind"] if "production" in name else []  # it has PostgreSQL
@@ -234,19 +295,30 @@ def a_failing_upgrade_rolls_itself_back(release: Release, *newer: str) -> None:
     # Helm 3 gives the way back the same time, and two seconds were too few for it once.
     broken = ("--set", f"image.repository={BROKEN}", "--yes", "--timeout", "6s")
     said = release.run("upgrade", *newer, *broken, status=1)
-    reason = f"The image {BROKEN}:next cannot be pulled: the registry has no such image; check name and tag"
+    reason = (
+        f"The image {BROKEN}:next cannot be pulled: the registry has no such image; check name"
+        " and tag"
+    )
     assert said.count(reason) >= 2, "while it waited, and in the end"
     assert "Not everything was ready in time" in said
-    assert f"It was rolled back: revision {good + 2} of vdi is deployed, with the content of revision {good}" in said
+    assert (
+        f"It was rolled back: revision {good + 2} of vdi is deployed, with the content of revision"
+        f" {good}" in said
+    )
     assert release.revisions()[:2] == [(good + 2, "deployed"), (good + 1, "failed")]
     assert not image_of(release).startswith(BROKEN)
 
 
 def ctrl_c_leaves_it_as_it_was(release: Release, *newer: str) -> None:
     good = release.revisions()[0][0]
-    process = release.start("upgrade", *newer, "--set", f"image.repository={BROKEN}", "--yes", "--timeout", "60s")
+    process = release.start(
+        "upgrade", *newer, "--set", f"image.repository={BROKEN}", "--yes", "--timeout", "60s"
+    )
     wait_until("helm works on it", lambda: release.revisions()[0] == (good + 1, "pending-upgrade"))
-    wait_until("new pods are there", lambda: BROKEN in release.tools.kubectl("get", "pods", *RELEASE, "-o", "yaml"))
+    wait_until(
+        "new pods are there",
+        lambda: BROKEN in release.tools.kubectl("get", "pods", *RELEASE, "-o", "yaml"),
+    )
     process.send_signal(signal.SIGINT)
     out, err = process.communicate(timeout=60)
     assert process.returncode == 130, out + err
@@ -263,7 +335,9 @@ def image_of(release: Release) -> str:
 def back_to_the_first_revision(release: Release) -> None:
     """As docs/upgrading.md has it."""
     conflicts = ("--force-conflicts",) if is_helm4(release) else ()
-    done = release.tools.helm("rollback", "vdi", "1", *RELEASE, "--wait", "--timeout", "2m", *conflicts)
+    done = release.tools.helm(
+        "rollback", "vdi", "1", *RELEASE, "--wait", "--timeout", "2m", *conflicts
+    )
     assert done.returncode == 0, done.stderr
     assert release.tools.get("deploy", "vdi-operator", *RELEASE)["spec"]["replicas"] == 2
     assert image_of(release) == "localhost/vdi/vdi:dev" and not has_later(release)
@@ -274,7 +348,10 @@ def uninstall_ends_sessions_and_keeps_homes(release: Release) -> None:
     assert "Session alice-desktop of alice@example.com: will be ended" in planned
     said = release.run("uninstall", "--yes")
     assert "1 session ended" in said and "home of alice@example.com: " in said
-    assert "used again by the next installation" in said and "persistentvolumeclaim/vdi-gateway" in said
+    assert (
+        "used again by the next installation" in said
+        and "persistentvolumeclaim/vdi-gateway" in said
+    )
     assert "kubectl delete secret/vdi-host-key -n vdi-system" in said
     assert not release.there("vdi,pod", *HERE) and release.there("pvc", *HERE)
     assert not release.there("deploy,svc,role", *RELEASE)
@@ -287,13 +364,18 @@ def without_an_operator_nothing_hangs(release: Release) -> None:
     there = ("get", "deploy", "vdi-operator", *RELEASE, "-o", gone)
     wait_until("no operator is ready", lambda: not release.tools.kubectl(*there))
     refused = release.run("uninstall", "--yes", status=1)
-    assert f"no replica of deployment/{RELEASE_NAMESPACE}/vdi-operator is ready" in refused and "--force" in refused
+    assert (
+        f"no replica of deployment/{RELEASE_NAMESPACE}/vdi-operator is ready" in refused
+        and "--force" in refused
+    )
     assert release.there("vdi", *HERE), "nothing was removed"
     said = release.run("uninstall", "--force", "--delete-homes", "--crds", "--yes")
     assert "alice@example.com" in said and "1 home deleted" in said and "3 CRDs deleted" in said
     assert not release.there("pvc", *HERE)
     assert not [name for name in release.there("crd") if name.endswith("vdi.kasm.io")]
-    wait_until("what the session owned goes too", lambda: not release.there("pod,secret,svc", *HERE))
+    wait_until(
+        "what the session owned goes too", lambda: not release.there("pod,secret,svc", *HERE)
+    )
     # So that no host passes to another person after the next installation.
     assert release.there("secret/vdi-host-key", *RELEASE)
     release.tools.kubectl("delete", "namespace", RELEASE_NAMESPACE, "--wait=true", check=False)

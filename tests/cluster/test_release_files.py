@@ -1,4 +1,5 @@
-"""A release for real: cosign, syft, oras and helm make it, a registry on this machine has it, `vdi install` proves it.
+"""A release for real: cosign, syft, oras and helm make it, a registry on this machine has it, `vdi
+install` proves it.
 
 Long: building cosign and syft from their modules takes minutes, once.
 """
@@ -38,7 +39,9 @@ VALUES = {"domain": "vdi.example.com", "replicas": 1}
 
 
 class Registry:
-    """CNCF distribution on loopback, which a test may stop. oras and helm speak HTTP to `localhost` alone."""
+    """CNCF distribution on loopback, which a test may stop. oras and helm speak HTTP to `localhost`
+    alone.
+    """
 
     def __init__(self, program: Path, folder: Path) -> None:
         self.address = f"localhost:{free_port()}"
@@ -70,7 +73,11 @@ class Stage:
     def __init__(self, folder: Path, programs: Programs, registry: Registry) -> None:
         self.folder, self.programs, self.registry = folder, programs, registry
         self.place = f"{registry.address}/vdi"
-        self.key, self.public, self.dist = folder / "cosign.key", folder / "cosign.pub", folder / "dist"
+        self.key, self.public, self.dist = (
+            folder / "cosign.key",
+            folder / "cosign.pub",
+            folder / "dist",
+        )
         self.cosign = programs.path("cosign")
         programs.run("cosign", "generate-key-pair", cwd=folder)
         checkout = make_checkout(folder / "checkout")
@@ -130,7 +137,10 @@ def test_the_wheel_s_chart_is_signed_too(stage: Stage, tmp_path: Path) -> None:
     assert "templates/deployment.yaml" in verify_folder(stage.cosign, chart, stage.public)
     values = yaml.safe_load((chart / "values.yaml").read_text())
     assert values["image"]["digest"] == stage.digest("vdi")
-    assert values["templates"]["small"]["image"] == f"{stage.place}/desktop:{VERSION}@{stage.digest('desktop')}"
+    assert (
+        values["templates"]["small"]["image"]
+        == f"{stage.place}/desktop:{VERSION}@{stage.digest('desktop')}"
+    )
 
 
 def flip(path: Path) -> None:
@@ -148,7 +158,10 @@ TAMPERED: dict[str, tuple[str, Callable[[Path], object]]] = {
         lambda d: shutil.copy(d / BILL.replace("vdi-image-vdi", "vdi-image-kiosk"), d / BILL),
     ),
     "missing": (f"{CHART}: it is missing", lambda d: (d / CHART).unlink()),
-    "new": ("extra.whl: it is not a file of the release", lambda d: (d / "extra.whl").write_text("a")),
+    "new": (
+        "extra.whl: it is not a file of the release",
+        lambda d: (d / "extra.whl").write_text("a"),
+    ),
     "sums": ("SHA256SUMS: the key .* has not signed it", lambda d: flip(d / "SHA256SUMS")),
 }
 
@@ -179,10 +192,17 @@ def test_multi_platform_image_is_one_index(stage: Stage, tmp_path: Path) -> None
     archives = {arch: make_image(tmp_path, f"multi-{arch}") for arch in ("amd64", "arm64")}
     target = tmp_path / "multi.tar"
     write = partial(
-        write_layout, stage.programs, archives, target, name="r.example.com/multi:1", annotations={"a": "b"}
+        write_layout,
+        stage.programs,
+        archives,
+        target,
+        name="r.example.com/multi:1",
+        annotations={"a": "b"},
     )
     digest = write()
-    index = json.loads(stage.programs.run("oras", "manifest", "fetch", "--oci-layout", f"{target}:1"))
+    index = json.loads(
+        stage.programs.run("oras", "manifest", "fetch", "--oci-layout", f"{target}:1")
+    )
     assert [entry["platform"]["os"] for entry in index["manifests"]] == ["linux", "linux"]
     assert index["annotations"] == {"a": "b"}
     assert write() == digest
@@ -191,7 +211,14 @@ def test_multi_platform_image_is_one_index(stage: Stage, tmp_path: Path) -> None
 @contextmanager
 def installed(stage: Stage, folder: Path) -> Iterator[tuple[Release, str]]:
     """An API server, and the chart as the registry has it."""
-    words = ("pull", f"oci://{stage.place}/charts/vdi", "--version", VERSION, "--plain-http", "--untar")
+    words = (
+        "pull",
+        f"oci://{stage.place}/charts/vdi",
+        "--version",
+        VERSION,
+        "--plain-http",
+        "--untar",
+    )
     stage.programs.run("helm", *words, "--destination", folder)
     with open_tools(folder, f"s{os.getpid():x}") as tools, pods_get_ready(tools.kubeconfig):
         yield Release(tools), str(folder / "vdi")
@@ -219,7 +246,9 @@ def test_published_images_and_chart_are_verified(stage: Stage, tmp_path: Path) -
         said = release.run("install", *key, "--dry-run", values=values)
         assert f"image {ours}" in said and "Signed with" in said
         a_registry_that_swaps_a_tag_changes_nothing(stage, release, key, tmp_path)
-        refused = release.run("install", "--chart", chart, "--verify", str(stranger), "--yes", values=values, status=1)
+        refused = release.run(
+            "install", "--chart", chart, "--verify", str(stranger), "--yes", values=values, status=1
+        )
         assert "has not signed it" in refused and "nothing was changed" in refused
         by_tag = ("--set", "image.digest=", "--yes")
         refused = release.run("install", *key, *by_tag, values=values, status=1)
@@ -243,11 +272,15 @@ def test_published_images_and_chart_are_verified(stage: Stage, tmp_path: Path) -
 def a_registry_that_swaps_a_tag_changes_nothing(
     stage: Stage, release: Release, key: tuple[str, ...], folder: Path
 ) -> None:
-    """The tag leads to another image between check and pull; what is applied is the digest that was checked."""
+    """The tag leads to another image between check and pull; what is applied is the digest that was
+    checked.
+    """
     swapped = folder / "swapped"
     swapped.mkdir()
     name, target = f"{stage.place}/vdi:{VERSION}", swapped / IMAGE
-    digest = write_layout(stage.programs, {"amd64": make_image(swapped, "evil")}, target, name=name, annotations={})
+    digest = write_layout(
+        stage.programs, {"amd64": make_image(swapped, "evil")}, target, name=name, annotations={}
+    )
     push_images(stage.programs, swapped, stage.place)
     assert stage.programs.run("oras", "resolve", name) == digest != stage.digest("vdi")
     said = release.run("install", *key, "--dry-run", values=yaml.safe_dump(VALUES))

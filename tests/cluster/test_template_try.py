@@ -1,4 +1,6 @@
-"""`vdi template try` against a real API server and the operator; the tests play the kubelet and the image."""
+"""`vdi template try` against a real API server and the operator; the tests play the kubelet and the
+image.
+"""
 
 import asyncio
 import base64
@@ -63,12 +65,21 @@ async def checking(
         for port, handler in ((8080, desktop.page), (AGENT_PORT, desktop.agent)):
             app = web.Application()
             app.router.add_route("*", "/{path:.*}", handler)
-            (folder / f"port:{port}").write_text(str(await servers.enter_async_context(serve_app(app))))
+            (folder / f"port:{port}").write_text(
+                str(await servers.enter_async_context(serve_app(app)))
+            )
         (folder / "kubectl").write_text(_KUBECTL.format(folder=folder))
         (folder / "kubectl").chmod(0o755)
-        variables = {name: value for name, value in os.environ.items() if not name.startswith("VDI_")}
+        variables = {
+            name: value for name, value in os.environ.items() if not name.startswith("VDI_")
+        }
         path = f"{folder}{os.pathsep}{os.environ['PATH']}"
-        environment = {**variables, "KUBECONFIG": str(kubeconfig), "VDI_NAMESPACE": stage.namespace, "PATH": path}
+        environment = {
+            **variables,
+            "KUBECONFIG": str(kubeconfig),
+            "VDI_NAMESPACE": stage.namespace,
+            "PATH": path,
+        }
         process = await asyncio.create_subprocess_exec(
             *(sys.executable, "-m", "vdi", "template", "try", *words, "-o", "json"),
             env=environment,
@@ -89,12 +100,19 @@ async def a_template(stage: Stage) -> str:
     node = await stage.node("kubelet")
     await stage.patch(NODES, node, {"metadata": {"labels": {MARK: "heartbeat"}}})
     return await stage.template(
-        resources={"defaultGPU": 0}, placement={"nodeSelector": stage.here}, persistence={"enabled": False}
+        resources={"defaultGPU": 0},
+        placement={"nodeSelector": stage.here},
+        persistence={"enabled": False},
     )
 
 
 def a_file(folder: Path, **spec: object) -> str:
-    template = {"apiVersion": TEMPLATES.api_version, "kind": TEMPLATES.kind, "metadata": {"name": "lab"}, "spec": spec}
+    template = {
+        "apiVersion": TEMPLATES.api_version,
+        "kind": TEMPLATES.kind,
+        "metadata": {"name": "lab"},
+        "spec": spec,
+    }
     (folder / "lab.yaml").write_text(json.dumps(template))
     return str(folder / "lab.yaml")
 
@@ -109,9 +127,18 @@ async def end(stage: Stage, pod: Object, exit_code: int) -> None:
 
     await eventually(is_deleted, "the pod is deleted", 60)
     state = {"terminated": {"exitCode": exit_code, "reason": "Completed"}}
-    desktop = {"name": "desktop", "image": "x", "imageID": "x", "ready": False, "restartCount": 0, "state": state}
+    desktop = {
+        "name": "desktop",
+        "image": "x",
+        "imageID": "x",
+        "ready": False,
+        "restartCount": 0,
+        "state": state,
+    }
     with suppress(NotFound):
-        await stage.patch(PODS, name, {"status": {"containerStatuses": [desktop]}}, subresource="status")
+        await stage.patch(
+            PODS, name, {"status": {"containerStatuses": [desktop]}}, subresource="status"
+        )
         await stage.delete(PODS, name, grace_seconds=0)
 
 
@@ -127,13 +154,20 @@ async def test_a_desktop_reaches_every_level_and_nothing_is_left(
         pod = await stage.pod_of(await stage.until(SESSIONS, TRIAL, seconds=60))
         secret = await stage.until(SECRETS, secret_name(TRIAL))
         words = {key: base64.b64decode(value) for key, value in secret["data"].items()}
-        desktop.master, desktop.agent_token = words["password"].decode(), words["agentToken"].decode()
+        desktop.master, desktop.agent_token = (
+            words["password"].decode(),
+            words["agentToken"].decode(),
+        )
         await stage.make_ready(pod)
         await end(stage, pod, 143)
         out, err = await rest
         await stage.gone(SESSIONS, TRIAL)
     report = json.loads(out)
-    contract = {one["code"]: one["severity"] for one in report["findings"] if one["code"].startswith("image_")}
+    contract = {
+        one["code"]: one["severity"]
+        for one in report["findings"]
+        if one["code"].startswith("image_")
+    }
     codes = ("image_start", "image_start_up", "image_end", "image_token_table", "image_agent")
     assert contract == dict.fromkeys(codes, "ok"), (out, err)
     assert report["level"] == "full"
@@ -159,7 +193,9 @@ async def test_an_image_that_cannot_be_pulled_is_named_by_the_doctor(
     assert await stage.get(TEMPLATES, TRIAL) is None
 
 
-async def test_unknown_field_of_a_file_is_refused(stage: Stage, kubeconfig: Path, tmp_path: Path) -> None:
+async def test_unknown_field_of_a_file_is_refused(
+    stage: Stage, kubeconfig: Path, tmp_path: Path
+) -> None:
     file = a_file(tmp_path, image="registry.example.com/lab:1", prt=8888)
     async with checking(stage, kubeconfig, tmp_path, file) as (process, _):
         _, err = await process.communicate()

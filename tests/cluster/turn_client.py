@@ -1,6 +1,7 @@
 """A TURN client that also asks for what it should not get: one request at a time.
 
-RFC 8656, 6062 and 6156, over UDP, TCP and TLS. Written for attacks: libraries refuse to send most of them.
+RFC 8656, 6062 and 6156, over UDP, TCP and TLS. Written for attacks: libraries refuse to send most
+of them.
 """
 
 import base64
@@ -17,7 +18,16 @@ from typing import Literal
 
 ALLOCATE, SEND, CREATE_PERMISSION, CHANNEL_BIND, CONNECT = 0x003, 0x006, 0x008, 0x009, 0x00A
 INDICATION, DATA = 0x0010, 0x0017
-USERNAME, INTEGRITY, ERROR, CHANNEL, PEER, PAYLOAD, REALM, NONCE = 0x06, 0x08, 0x09, 0x0C, 0x12, 0x13, 0x14, 0x15
+USERNAME, INTEGRITY, ERROR, CHANNEL, PEER, PAYLOAD, REALM, NONCE = (
+    0x06,
+    0x08,
+    0x09,
+    0x0C,
+    0x12,
+    0x13,
+    0x14,
+    0x15,
+)
 RELAYED, FAMILY, TRANSPORT = 0x16, 0x17, 0x19
 COOKIE = 0x2112A442
 UDP, TCP = 17, 6
@@ -25,8 +35,8 @@ REFUSED_CREDENTIALS, STALE_NONCE = 401, 438
 
 # UDP ports for the clients, none of them twice.
 #
-# A server keeps an allocation for minutes after its client has gone, and answers 437 to the next one from the same
-# port.
+# A server keeps an allocation for minutes after its client has gone, and answers 437 to the next
+# one from the same port.
 _PORTS = itertools.count(20_000 + secrets.randbelow(10_000))
 
 Attributes = list[tuple[int, bytes]]
@@ -34,7 +44,9 @@ Over = Literal["udp", "tcp", "tls"]
 
 
 def make_credentials(secret: str, user: str, expires: float) -> tuple[str, str]:
-    """User name and password as the TURN REST convention has them. `expires` is in seconds since 1970."""
+    """User name and password as the TURN REST convention has them. `expires` is in seconds since
+    1970.
+    """
     name = f"{int(expires)}:{user}"
     digest = hmac.new(secret.encode(), name.encode(), hashlib.sha1).digest()
     return name, base64.b64encode(digest).decode()
@@ -52,9 +64,16 @@ class TurnClient:
     """One client at one server, from an address that no other client has had."""
 
     def __init__(
-        self, server: tuple[str, int], who: tuple[str, str] = ("", ""), *, over: Over = "udp", wait: float = 0.5
+        self,
+        server: tuple[str, int],
+        who: tuple[str, str] = ("", ""),
+        *,
+        over: Over = "udp",
+        wait: float = 0.5,
     ) -> None:
-        self._socket = socket.socket(socket.AF_INET, socket.SOCK_DGRAM if over == "udp" else socket.SOCK_STREAM)
+        self._socket = socket.socket(
+            socket.AF_INET, socket.SOCK_DGRAM if over == "udp" else socket.SOCK_STREAM
+        )
         if over == "udp":
             self._socket.bind(("", next(_PORTS)))
         self._socket.settimeout(wait)
@@ -85,7 +104,9 @@ class TurnClient:
 
     def bind(self, peer: str, port: int, channel: int = 0x4001) -> Reply:
         """Ask for a channel to that peer."""
-        return self.request(CHANNEL_BIND, [(CHANNEL, struct.pack(">HH", channel, 0)), *peer_attribute(peer, port)])
+        return self.request(
+            CHANNEL_BIND, [(CHANNEL, struct.pack(">HH", channel, 0)), *peer_attribute(peer, port)]
+        )
 
     def connect(self, peer: str, port: int) -> Reply:
         """Ask for a TCP connection to that peer (RFC 6062)."""
@@ -113,7 +134,9 @@ class TurnClient:
         """Ask, with what the server wants for its challenge."""
         for _ in range(3):
             reply = self._ask(method, attributes)
-            challenged = reply.code == STALE_NONCE or (reply.code == REFUSED_CREDENTIALS and not self._nonce)
+            challenged = reply.code == STALE_NONCE or (
+                reply.code == REFUSED_CREDENTIALS and not self._nonce
+            )
             if not challenged or NONCE not in reply.attributes:
                 break
             self._realm = reply.attributes.get(REALM, self._realm)
@@ -124,7 +147,12 @@ class TurnClient:
         transaction = secrets.token_bytes(12)
         key = None
         if self._nonce and self._name:
-            attributes = [*attributes, (USERNAME, self._name.encode()), (REALM, self._realm), (NONCE, self._nonce)]
+            attributes = [
+                *attributes,
+                (USERNAME, self._name.encode()),
+                (REALM, self._realm),
+                (NONCE, self._nonce),
+            ]
             whole = f"{self._name}:{self._realm.decode()}:{self._password}"
             key = hashlib.md5(whole.encode(), usedforsecurity=False).digest()
         self._socket.send(message(method, transaction, attributes, key))
@@ -143,12 +171,16 @@ class TurnClient:
 
 
 def peer_attribute(peer: str, port: int) -> Attributes:
-    """XOR-PEER-ADDRESS. An IPv6 address is masked with the cookie and the transaction, which `message` does."""
+    """XOR-PEER-ADDRESS. An IPv6 address is masked with the cookie and the transaction, which
+    `message` does.
+    """
     address = ipaddress.ip_address(peer)
     return [(PEER, struct.pack(">BBH", 0, 1 if address.version == 4 else 2, port) + address.packed)]
 
 
-def message(kind: int, transaction: bytes, attributes: Attributes, key: bytes | None = None) -> bytes:
+def message(
+    kind: int, transaction: bytes, attributes: Attributes, key: bytes | None = None
+) -> bytes:
     """A message, signed if there is a key."""
     body = b""
     for name, value in attributes:
@@ -156,7 +188,9 @@ def message(kind: int, transaction: bytes, attributes: Attributes, key: bytes | 
         body += struct.pack(">HH", name, len(masked)) + masked + bytes(-len(masked) % 4)
     if key is not None:
         head = struct.pack(">HHI", kind, len(body) + 24, COOKIE) + transaction
-        body += struct.pack(">HH", INTEGRITY, 20) + hmac.new(key, head + body, hashlib.sha1).digest()
+        body += (
+            struct.pack(">HH", INTEGRITY, 20) + hmac.new(key, head + body, hashlib.sha1).digest()
+        )
     return struct.pack(">HHI", kind, len(body), COOKIE) + transaction + body
 
 

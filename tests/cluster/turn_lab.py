@@ -1,7 +1,8 @@
-"""A network of its own with a real turnserver, peers that echo, and attacks on it; writes the result of each as JSON.
+"""A network of its own with a real turnserver, peers that echo, and attacks on it; writes the
+result of each as JSON.
 
-`unshare --net python -m cluster.turn_lab FOLDER`: in FOLDER are `config` (the chart's start.sh and turnserver.conf),
-`auth` and `tls` (the Secrets' keys as files), `run` (writable) and `plan.json`.
+`unshare --net python -m cluster.turn_lab FOLDER`: in FOLDER are `config` (the chart's start.sh and
+turnserver.conf), `auth` and `tls` (the Secrets' keys as files), `run` (writable) and `plan.json`.
 """
 
 import contextlib
@@ -44,9 +45,20 @@ ECHO = 7007
 
 
 def set_up_network() -> None:
-    """The addresses of a node, a pod and everything that must not be reached, all in this namespace."""
-    commands = ["link set lo up", "link add turn0 type veth peer name turn1", "link set turn0 up", "link set turn1 up"]
-    fixed = [each for each in (*INNER.values(), *INNER6.values(), POD) if not ipaddress.ip_address(each).is_loopback]
+    """The addresses of a node, a pod and everything that must not be reached, all in this
+    namespace.
+    """
+    commands = [
+        "link set lo up",
+        "link add turn0 type veth peer name turn1",
+        "link set turn0 up",
+        "link set turn1 up",
+    ]
+    fixed = [
+        each
+        for each in (*INNER.values(), *INNER6.values(), POD)
+        if not ipaddress.ip_address(each).is_loopback
+    ]
     commands += [f"addr add {each} dev turn0{' nodad' if ':' in each else ''}" for each in fixed]
     commands += ["addr add 2001:db8::10 dev turn0 nodad"]
     for command in commands:
@@ -88,7 +100,9 @@ def running(command: list[str], log: Path, port: int) -> Iterator["subprocess.Po
         process.wait()
 
 
-def turnserver(folder: Path, port: int) -> contextlib.AbstractContextManager["subprocess.Popen[bytes]"]:
+def turnserver(
+    folder: Path, port: int
+) -> contextlib.AbstractContextManager["subprocess.Popen[bytes]"]:
     """The real server as the chart starts it: as no one, without any capability, by start.sh."""
     script = (folder / "config/start.sh").read_text()
     for there, here in (
@@ -100,7 +114,16 @@ def turnserver(folder: Path, port: int) -> contextlib.AbstractContextManager["su
         script = script.replace(there, str(folder / here))
         config = folder / "config/turnserver.conf"
         config.write_text(config.read_text().replace(f"{there}/", f"{folder / here}/"))
-    no_one = ["--reuid", "65534", "--regid", "65534", "--clear-groups", "--bounding-set", "-all", "--no-new-privs"]
+    no_one = [
+        "--reuid",
+        "65534",
+        "--regid",
+        "65534",
+        "--clear-groups",
+        "--bounding-set",
+        "-all",
+        "--no-new-privs",
+    ]
     rights = ["setpriv", *no_one] if os.environ.get("TURN_LAB_ROOT") else []
     return running([*rights, "sh", "-c", script], folder / "log", port)
 
@@ -108,9 +131,16 @@ def turnserver(folder: Path, port: int) -> contextlib.AbstractContextManager["su
 def udp_entry_point(
     program: str, folder: Path, port: int, behind: int
 ) -> contextlib.AbstractContextManager["subprocess.Popen[bytes]"]:
-    """A real Traefik with a UDP entry point that leads to the server, as the chart's IngressRouteUDP makes it."""
+    """A real Traefik with a UDP entry point that leads to the server, as the chart's
+    IngressRouteUDP makes it.
+    """
     service = {"loadBalancer": {"servers": [{"address": f"{NODE}:{behind}"}]}}
-    routes = {"udp": {"routers": {"turn": {"entryPoints": ["turn"], "service": "turn"}}, "services": {"turn": service}}}
+    routes = {
+        "udp": {
+            "routers": {"turn": {"entryPoints": ["turn"], "service": "turn"}},
+            "services": {"turn": service},
+        }
+    }
     (folder / "routes").mkdir()
     (folder / "routes/turn.yaml").write_text(json.dumps(routes))  # JSON is YAML
     static = {
@@ -135,10 +165,14 @@ class Attacker:
         self.plan = plan
         self._users = 0
 
-    def client(self, *, user: str = "", secret: str = "", lasts: float = 60, over: Over = "udp") -> TurnClient:
+    def client(
+        self, *, user: str = "", secret: str = "", lasts: float = 60, over: Over = "udp"
+    ) -> TurnClient:
         """A client with credentials of a user of its own."""
         self._users += 1
-        who = make_credentials(secret or self.plan["secret"], user or f"session-{self._users}", time.time() + lasts)
+        who = make_credentials(
+            secret or self.plan["secret"], user or f"session-{self._users}", time.time() + lasts
+        )
         return TurnClient((NODE, self.plan["tlsPort" if over == "tls" else "port"]), who, over=over)
 
     def allocates(self, *, secret: str = "", lasts: float = 60, over: Over = "udp") -> str:
@@ -164,7 +198,9 @@ class Attacker:
 
     def credentials(self) -> dict[str, str]:
         """Good ones, bad ones, none."""
-        found = {name: self.allocates(secret=secret) for name, secret in self.plan["secrets"].items()}
+        found = {
+            name: self.allocates(secret=secret) for name, secret in self.plan["secrets"].items()
+        }
         found["expired"] = self.allocates(lasts=-5)
         with TurnClient((NODE, self.plan["port"])) as client:
             found["none"] = outcome(client.allocate().code)
@@ -182,11 +218,16 @@ class Attacker:
 
     def peers(self) -> dict[str, str]:
         """Every address there is in the lab, and those that are another in disguise."""
-        found = {name: self.reaches(address) for name, address in (INNER | INNER6 | DISGUISED | NOWHERE).items()}
+        found = {
+            name: self.reaches(address)
+            for name, address in (INNER | INNER6 | DISGUISED | NOWHERE).items()
+        }
         for name in ("loopback, mapped", "API server, mapped"):
             with self.client() as client:
                 client.allocate()
-                found[f"{name}, from an IPv4 relay"] = outcome(client.permit(DISGUISED[name], ECHO).code)
+                found[f"{name}, from an IPv4 relay"] = outcome(
+                    client.permit(DISGUISED[name], ECHO).code
+                )
         return found
 
     def tcp_relay(self) -> dict[str, str]:
@@ -199,7 +240,9 @@ class Attacker:
         return {"allocation for TCP": outcome(asked), "CONNECT to the API server": outcome(joined)}
 
     def at_once(self, asked: int, *, user: str = "") -> list[str]:
-        """Ask for so many allocations at once, all of one user or each of another, and count what comes of it."""
+        """Ask for so many allocations at once, all of one user or each of another, and count what
+        comes of it.
+        """
         with contextlib.ExitStack() as held:
             clients = [held.enter_context(self.client(user=user)) for _ in range(asked)]
             return [outcome(client.allocate().code) for client in clients]
@@ -210,8 +253,14 @@ class Attacker:
         words = ["-u", name, "-w", password, "-e", POD, "-r", str(ECHO), "-n", "5", "-m", "1", "-c"]
         program = ["turnutils_uclient", *words, "-p", str(self.plan["port"]), NODE]
         done = subprocess.run(program, capture_output=True, text=True, timeout=20, check=False)
-        lines = [line for line in (done.stdout + done.stderr).splitlines() if "Total lost packets" in line]
-        return lines[-1].split("Total lost packets")[1].strip() if lines else done.stdout + done.stderr
+        lines = [
+            line
+            for line in (done.stdout + done.stderr).splitlines()
+            if "Total lost packets" in line
+        ]
+        return (
+            lines[-1].split("Total lost packets")[1].strip() if lines else done.stdout + done.stderr
+        )
 
 
 def outcome(code: int | None) -> str:
@@ -230,7 +279,9 @@ def main(folder: Path) -> None:
         checks: dict[str, Callable[[], object]] = {
             "credentials": attacker.credentials,
             "given": lambda: attacker.tries(tuple(plan["given"])),
-            "session pod": lambda: {over: attacker.reaches(POD, over=over) for over in plan["over"]},
+            "session pod": lambda: {
+                over: attacker.reaches(POD, over=over) for over in plan["over"]
+            },
             "third party's client": attacker.third_party,
             "traefik": lambda: attacker.through_traefik(folder),
             "peers": attacker.peers,
@@ -241,7 +292,9 @@ def main(folder: Path) -> None:
         found = {name: checks[name]() for name in plan["checks"]}
         found["arguments"] = Path(f"/proc/{process.pid}/cmdline").read_text().replace("\0", " ")
         found["status"] = Path(f"/proc/{process.pid}/status").read_text()
-        found["heard"] = {address: count for address, count in peers.heard.items() if address != POD}
+        found["heard"] = {
+            address: count for address, count in peers.heard.items() if address != POD
+        }
     found["log"] = (folder / "log").read_text()
     sys.stdout.write(json.dumps(found))
 

@@ -1,4 +1,6 @@
-"""What can be broken on a real node, and what the doctor has to say first of all. Each fixes what it has broken."""
+"""What can be broken on a real node, and what the doctor has to say first of all. Each fixes what
+it has broken.
+"""
 
 import json
 import os
@@ -51,7 +53,11 @@ def replicas(world: World, where: tuple[str, ...], name: str, number: int) -> No
 @contextmanager
 def without(world: World, where: tuple[str, ...], name: str) -> Iterator[None]:
     """A Deployment scaled to 0 while the context lasts."""
-    before = int(json.loads(world.kubectl(*where, "get", "deployment", name, "-o", "json"))["spec"]["replicas"])
+    before = int(
+        json.loads(world.kubectl(*where, "get", "deployment", name, "-o", "json"))["spec"][
+            "replicas"
+        ]
+    )
     replicas(world, where, name, 0)
     try:
         yield
@@ -61,7 +67,9 @@ def without(world: World, where: tuple[str, ...], name: str) -> Iterator[None]:
 
 @contextmanager
 def environment(world: World, name: str, *pairs: str) -> Iterator[None]:
-    """Settings of a Deployment of the release while the context lasts, as `kubectl set env` writes them."""
+    """Settings of a Deployment of the release while the context lasts, as `kubectl set env` writes
+    them.
+    """
     world.kubectl(*RELEASE, "set", "env", f"deployment/{name}", *pairs)
     try:
         yield
@@ -85,7 +93,9 @@ def applied(world: World, body: Object) -> Iterator[None]:
 def taken_away(world: World, *what: str) -> Iterator[None]:
     """An object that is not there while the context lasts."""
     found = json.loads(world.kubectl("get", *what, "-o", "json"))
-    kept = {key: found["metadata"].get(key) for key in ("name", "namespace", "labels", "annotations")}
+    kept = {
+        key: found["metadata"].get(key) for key in ("name", "namespace", "labels", "annotations")
+    }
     body = {**found, "metadata": {key: value for key, value in kept.items() if value}}
     world.kubectl("delete", *what)
     try:
@@ -95,19 +105,36 @@ def taken_away(world: World, *what: str) -> Iterator[None]:
 
 
 def on_node(world: World, folder: str, image: str, user: int, *command: str) -> None:
-    """A command on the node, in a pod with a folder of the node at /node, until it has ended well."""
+    """A command on the node, in a pod with a folder of the node at /node, until it has ended
+    well.
+    """
     mounts = [{"name": "node", "mountPath": "/node"}]
     container = {"name": "mender", "image": image, "command": [*command], "volumeMounts": mounts}
-    spec: Object = {"restartPolicy": "Never", "terminationGracePeriodSeconds": 0, "containers": [container]}
-    spec |= {"securityContext": {"runAsUser": user}, "volumes": [{"name": "node", "hostPath": {"path": folder}}]}
+    spec: Object = {
+        "restartPolicy": "Never",
+        "terminationGracePeriodSeconds": 0,
+        "containers": [container],
+    }
+    spec |= {
+        "securityContext": {"runAsUser": user},
+        "volumes": [{"name": "node", "hostPath": {"path": folder}}],
+    }
     meta = {"name": "mender", "namespace": "kube-system"}
     with applied(world, {"apiVersion": "v1", "kind": "Pod", "metadata": meta, "spec": spec}):
-        world.kubectl(*SYSTEM, "wait", "pod/mender", "--for=jsonpath={.status.phase}=Succeeded", "--timeout=60s")
+        world.kubectl(
+            *SYSTEM,
+            "wait",
+            "pod/mender",
+            "--for=jsonpath={.status.phase}=Succeeded",
+            "--timeout=60s",
+        )
 
 
 def folder_of(world: World, claim: Object) -> str:
     """The folder on the node that a bound claim has."""
-    volume = json.loads(world.kubectl("get", "pv", claim["spec"]["volumeName"], "-o", "json"))["spec"]
+    volume = json.loads(world.kubectl("get", "pv", claim["spec"]["volumeName"], "-o", "json"))[
+        "spec"
+    ]
     return str((volume.get("hostPath") or volume["local"])["path"])
 
 
@@ -129,8 +156,14 @@ def desktop(world: World, name: str, *, wait: bool = False, **spec: Any) -> Iter
 
 @fault("library_missing")
 def a_library_is_not_in_the_image(world: World) -> Iterator[None]:
-    """What pixelflux was linked with is hidden: the page says "Waiting for stream", and the log says why."""
-    empty = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "empty", "namespace": "vdi-sessions"}}
+    """What pixelflux was linked with is hidden: the page says "Waiting for stream", and the log
+    says why.
+    """
+    empty = {
+        "apiVersion": "v1",
+        "kind": "ConfigMap",
+        "metadata": {"name": "empty", "namespace": "vdi-sessions"},
+    }
     volume = {"name": "hidden", "mountPath": _LIBRARIES, "configMap": {"name": "empty"}}
     with applied(world, empty), desktop(world, "bare", volumes=[volume]):
         yield
@@ -141,14 +174,20 @@ def a_library_is_not_in_the_image(world: World) -> Iterator[None]:
 
 @fault("home_not_writable")
 def a_folder_in_the_home_is_roots_alone(world: World) -> Iterator[None]:
-    """As somebody leaves it who has restored a backup as root. (The home's own folder the kubelet fixes by itself.)"""
+    """As somebody leaves it who has restored a backup as root. (The home's own folder the kubelet
+    fixes by itself.)
+    """
     start(world, "home", "small")
     claim = world.get("pvc", home_claim_of(world, "home"))
     assert claim
     path = folder_of(world, claim)
     world.vdi("session", "suspend", "home")
     reach(world, "home", "Suspended")
-    as_root(world, "cd /node; rm -rf .config .cache; mkdir .config .cache; chmod 0700 .config .cache", path)
+    as_root(
+        world,
+        "cd /node; rm -rf .config .cache; mkdir .config .cache; chmod 0700 .config .cache",
+        path,
+    )
     try:
         world.vdi("session", "resume", "home")
         yield
@@ -178,7 +217,12 @@ def somebody_elses_pod_has_the_home(world: World) -> Iterator[None]:
     }
     secure = {"runAsNonRoot": True, "runAsUser": 1000, "seccompProfile": {"type": "RuntimeDefault"}}
     meta = {"name": "intruder", "namespace": "vdi-sessions"}
-    spec = {"volumes": [home], "containers": [container], "securityContext": secure, "terminationGracePeriodSeconds": 0}
+    spec = {
+        "volumes": [home],
+        "containers": [container],
+        "securityContext": secure,
+        "terminationGracePeriodSeconds": 0,
+    }
     with applied(world, {"apiVersion": "v1", "kind": "Pod", "metadata": meta, "spec": spec}):
         yield
 
@@ -201,7 +245,9 @@ def the_operator_cannot_read_its_settings(world: World) -> Iterator[None]:
 def a_quota_lets_no_pod_in(world: World) -> Iterator[None]:
     meta = {"name": "none", "namespace": "vdi-sessions"}
     spec = {"hard": {"pods": "0"}}
-    with applied(world, {"apiVersion": "v1", "kind": "ResourceQuota", "metadata": meta, "spec": spec}):
+    with applied(
+        world, {"apiVersion": "v1", "kind": "ResourceQuota", "metadata": meta, "spec": spec}
+    ):
         start(world, "quota", "small", wait=False)
         yield
 
@@ -212,14 +258,24 @@ def a_webhook_lets_no_pod_in(world: World) -> Iterator[None]:
     hook = {
         "name": "pods.example.com",
         "clientConfig": {"url": "https://127.0.0.1:9/"},
-        "rules": [{"apiGroups": [""], "apiVersions": ["v1"], "operations": ["CREATE"], "resources": ["pods"]}],
+        "rules": [
+            {
+                "apiGroups": [""],
+                "apiVersions": ["v1"],
+                "operations": ["CREATE"],
+                "resources": ["pods"],
+            }
+        ],
         "namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "vdi-sessions"}},
         "failurePolicy": "Fail",
         "sideEffects": "None",
         "admissionReviewVersions": ["v1"],
         "timeoutSeconds": 1,
     }
-    body: Object = {"apiVersion": "admissionregistration.k8s.io/v1", "kind": "ValidatingWebhookConfiguration"}
+    body: Object = {
+        "apiVersion": "admissionregistration.k8s.io/v1",
+        "kind": "ValidatingWebhookConfiguration",
+    }
     with applied(world, {**body, "metadata": {"name": "closed"}, "webhooks": [hook]}):
         start(world, "hook", "small", wait=False)
         yield
@@ -229,7 +285,15 @@ def a_webhook_lets_no_pod_in(world: World) -> Iterator[None]:
 def the_template_is_gone(world: World) -> Iterator[None]:
     meta = {"name": "ghost", "namespace": "vdi-sessions"}
     spec = {"user": "ghost@example.com", "template": "nobody"}
-    with applied(world, {"apiVersion": "vdi.kasm.io/v1alpha1", "kind": "VDISession", "metadata": meta, "spec": spec}):
+    with applied(
+        world,
+        {
+            "apiVersion": "vdi.kasm.io/v1alpha1",
+            "kind": "VDISession",
+            "metadata": meta,
+            "spec": spec,
+        },
+    ):
         yield
 
 
@@ -247,14 +311,25 @@ def no_node_is_so_large(world: World) -> Iterator[None]:
 
 @fault("unexplained_condition")
 def a_pool_of_a_template_with_a_home(world: World) -> Iterator[None]:
-    body: Object = {"apiVersion": "vdi.kasm.io/v1alpha1", "kind": "VDIPool", "metadata": {"name": "homely"}}
-    with template(world, "homely") as name, applied(world, {**body, "spec": {"template": name, "replicas": 1}}):
+    body: Object = {
+        "apiVersion": "vdi.kasm.io/v1alpha1",
+        "kind": "VDIPool",
+        "metadata": {"name": "homely"},
+    }
+    with (
+        template(world, "homely") as name,
+        applied(world, {**body, "spec": {"template": name, "replicas": 1}}),
+    ):
         yield
 
 
 @fault("deletion_stuck")
 def somebody_elses_finalizer_is_on_a_claim(world: World) -> Iterator[None]:
-    meta: Object = {"name": "kept", "namespace": "vdi-sessions", "finalizers": ["backup.example.com/hold"]}
+    meta: Object = {
+        "name": "kept",
+        "namespace": "vdi-sessions",
+        "finalizers": ["backup.example.com/hold"],
+    }
     meta["labels"] = {"app.kubernetes.io/managed-by": "vdi-operator"}
     spec = {"accessModes": ["ReadWriteOnce"], "resources": {"requests": {"storage": "1Mi"}}}
     body = {"apiVersion": "v1", "kind": "PersistentVolumeClaim", "metadata": meta, "spec": spec}
@@ -264,7 +339,15 @@ def somebody_elses_finalizer_is_on_a_claim(world: World) -> Iterator[None]:
     try:
         yield
     finally:
-        world.kubectl(*where, "patch", "pvc", "kept", "--type=merge", "--patch", '{"metadata":{"finalizers":null}}')
+        world.kubectl(
+            *where,
+            "patch",
+            "pvc",
+            "kept",
+            "--type=merge",
+            "--patch",
+            '{"metadata":{"finalizers":null}}',
+        )
 
 
 # The way in
@@ -274,9 +357,17 @@ def somebody_elses_finalizer_is_on_a_claim(world: World) -> Iterator[None]:
 def a_newer_gateway_has_been_here(world: World) -> Iterator[None]:
     def revision(statement: str) -> str:
         script = (
-            f"import sqlite3; c = sqlite3.connect('/data/vdi.db'); r = c.execute({statement!r}).fetchall(); c.commit()"
+            "import sqlite3; c = sqlite3.connect('/data/vdi.db'); r ="
+            f" c.execute({statement!r}).fetchall(); c.commit()"
         )
-        run = ("exec", "deployment/vdi-gateway", "--", "python3", "-c", f"{script}; print(r[0][0] if r else '')")
+        run = (
+            "exec",
+            "deployment/vdi-gateway",
+            "--",
+            "python3",
+            "-c",
+            f"{script}; print(r[0][0] if r else '')",
+        )
         return world.kubectl(*RELEASE, *run).strip()
 
     known = revision("SELECT version_num FROM alembic_version")
@@ -288,8 +379,13 @@ def a_newer_gateway_has_been_here(world: World) -> Iterator[None]:
         # With the gateway's own Python, since the gateway itself does not start.
         claim = json.loads(world.kubectl(*RELEASE, "get", "pvc", "vdi-gateway", "-o", "json"))
         update = f"UPDATE alembic_version SET version_num = '{known}'"
-        script = f"import sqlite3; c = sqlite3.connect('/node/vdi.db'); c.execute({update!r}); c.commit()"
-        on_node(world, folder_of(world, claim), "localhost/vdi/vdi:dev", 65532, "python3", "-c", script)
+        script = (
+            f"import sqlite3; c = sqlite3.connect('/node/vdi.db'); c.execute({update!r});"
+            " c.commit()"
+        )
+        on_node(
+            world, folder_of(world, claim), "localhost/vdi/vdi:dev", 65532, "python3", "-c", script
+        )
         world.kubectl(*RELEASE, "rollout", "restart", "deployment/vdi-gateway")
         world.kubectl(*RELEASE, "rollout", "status", "deployment/vdi-gateway", "--timeout=120s")
 
@@ -297,7 +393,10 @@ def a_newer_gateway_has_been_here(world: World) -> Iterator[None]:
 @fault("database_unreachable")
 def the_database_cannot_be_written(world: World) -> Iterator[None]:
     """Somebody holds its write lock: it answers, and the gateway stays ready."""
-    hold = "import sqlite3, time; c = sqlite3.connect('/data/vdi.db'); c.execute('BEGIN IMMEDIATE'); time.sleep(400)"
+    hold = (
+        "import sqlite3, time; c = sqlite3.connect('/data/vdi.db'); c.execute('BEGIN IMMEDIATE');"
+        " time.sleep(400)"
+    )
     argv = ["kubectl", *RELEASE, "exec", "deployment/vdi-gateway", "--", "python3", "-c", hold]
     holder = subprocess.Popen(argv, env={**os.environ, "KUBECONFIG": str(world.kubeconfig)})
     try:
@@ -314,7 +413,12 @@ def the_database_cannot_be_written(world: World) -> Iterator[None]:
 def another_route_takes_the_host(world: World) -> Iterator[None]:
     start(world, "shadow", "small")
     host = urlsplit(world.get("vdi", "shadow")["status"]["url"]).hostname  # type: ignore[index]
-    rule = {"kind": "Rule", "match": f"Host(`{host}`)", "priority": 900, "services": [{"name": "web", "port": 80}]}
+    rule = {
+        "kind": "Rule",
+        "match": f"Host(`{host}`)",
+        "priority": 900,
+        "services": [{"name": "web", "port": 80}],
+    }
     meta = {"name": "web", "namespace": "vdi-sessions"}
     route: Object = {"apiVersion": "traefik.io/v1alpha1", "kind": "IngressRoute", "metadata": meta}
     with applied(world, {**route, "spec": {"entryPoints": ["websecure"], "routes": [rule]}}):
@@ -326,8 +430,15 @@ def an_ingress_of_another_namespace_takes_the_host(world: World) -> Iterator[Non
     start(world, "ingress", "small")
     host = urlsplit(world.get("vdi", "ingress")["status"]["url"]).hostname  # type: ignore[index]
     backend = {"service": {"name": "web", "port": {"number": 80}}}
-    rule = {"host": host, "http": {"paths": [{"path": "/", "pathType": "Prefix", "backend": backend}]}}
-    ingress: Object = {"apiVersion": "networking.k8s.io/v1", "kind": "Ingress", "metadata": {"name": "web"}}
+    rule = {
+        "host": host,
+        "http": {"paths": [{"path": "/", "pathType": "Prefix", "backend": backend}]},
+    }
+    ingress: Object = {
+        "apiVersion": "networking.k8s.io/v1",
+        "kind": "Ingress",
+        "metadata": {"name": "web"},
+    }
     ingress["metadata"]["namespace"] = "default"
     with applied(world, {**ingress, "spec": {"ingressClassName": "traefik", "rules": [rule]}}):
         yield
@@ -353,7 +464,9 @@ def traefik_is_scaled_away(world: World) -> Iterator[None]:
     template: Object = {"metadata": {"labels": labels}, "spec": {"containers": [container]}}
     spec: Object = {"replicas": 0, "selector": {"matchLabels": labels}, "template": template}
     meta = {"name": "traefik", "namespace": "kube-system"}
-    with applied(world, {"apiVersion": "apps/v1", "kind": "Deployment", "metadata": meta, "spec": spec}):
+    with applied(
+        world, {"apiVersion": "apps/v1", "kind": "Deployment", "metadata": meta, "spec": spec}
+    ):
         yield
 
 
@@ -369,7 +482,12 @@ def certificate(world: World, name: str, days: int) -> Iterator[None]:
     """A certificate for this name, over so many days from now, on the route of a session."""
     made, key = self_signed(name, days=days)
     data = {"tls.crt": made, "tls.key": key}
-    secret: Object = {"apiVersion": "v1", "kind": "Secret", "type": "kubernetes.io/tls", "stringData": data}
+    secret: Object = {
+        "apiVersion": "v1",
+        "kind": "Secret",
+        "type": "kubernetes.io/tls",
+        "stringData": data,
+    }
     with (
         applied(world, {**secret, "metadata": {"name": "wild", "namespace": "vdi-system"}}),
         environment(world, "vdi-operator", "VDI_TLS_SECRET=wild"),
@@ -384,7 +502,9 @@ def certificate(world: World, name: str, days: int) -> Iterator[None]:
 @fault("node_not_ready")
 def the_kubelet_hangs(world: World) -> Iterator[None]:
     """Nothing else is wrong: what runs there counts as not ready, because no one reports it."""
-    (kubelet,) = [component for component in cluster.status(NAME).components if component.name == "kubelet"]
+    (kubelet,) = [
+        component for component in cluster.status(NAME).components if component.name == "kubelet"
+    ]
     os.kill(kubelet.pid, signal.SIGSTOP)
     try:
         yield
@@ -414,8 +534,14 @@ FAULTS |= {
         "image_unavailable",
         lambda world: desktop(world, "typo", image="localhost/vdi/desktpo:dev"),
     ),
-    "the_image_is_no_desktop": ("desktop_crashes", lambda world: desktop(world, "brief", image=_DEBIAN)),
-    "too_little_memory": ("desktop_out_of_memory", lambda world: desktop(world, "tight", resources=_TIGHT)),
+    "the_image_is_no_desktop": (
+        "desktop_crashes",
+        lambda world: desktop(world, "brief", image=_DEBIAN),
+    ),
+    "too_little_memory": (
+        "desktop_out_of_memory",
+        lambda world: desktop(world, "tight", resources=_TIGHT),
+    ),
     "a_secret_of_the_template_is_missing": (
         "reference_missing",
         lambda world: desktop(world, "secret", env=[_NO_SECRET]),
@@ -424,20 +550,35 @@ FAULTS |= {
         "reference_missing",
         lambda world: desktop(world, "volume", volumes=[_NO_CONFIG_MAP]),
     ),
-    "an_encoder_of_selkies_1": ("encoder_obsolete", lambda world: desktop(world, "old", env=[_OLD_ENCODER], wait=True)),
+    "an_encoder_of_selkies_1": (
+        "encoder_obsolete",
+        lambda world: desktop(world, "old", env=[_OLD_ENCODER], wait=True),
+    ),
     "the_desktop_listens_elsewhere": (
         "desktop_port_wrong",
         lambda world: desktop(world, "port", port=8081, env=[_PORT]),
     ),
-    "a_hundredth_of_a_processor": ("cpu_limit_low", lambda world: desktop(world, "slow", resources=_SLOW)),
-    "shared_memory_of_1_mib": ("shm_too_small", lambda world: desktop(world, "shm", shmSize="1Mi", wait=True)),
+    "a_hundredth_of_a_processor": (
+        "cpu_limit_low",
+        lambda world: desktop(world, "slow", resources=_SLOW),
+    ),
+    "shared_memory_of_1_mib": (
+        "shm_too_small",
+        lambda world: desktop(world, "shm", shmSize="1Mi", wait=True),
+    ),
     # What is scaled away, taken away or set wrong
-    "the_operator_is_scaled_away": ("operator_down", lambda world: without(world, RELEASE, "vdi-operator")),
+    "the_operator_is_scaled_away": (
+        "operator_down",
+        lambda world: without(world, RELEASE, "vdi-operator"),
+    ),
     "the_operators_rights_are_taken": (
         "release_differs",
         lambda world: taken_away(world, "rolebinding", "vdi-operator"),
     ),
-    "the_gateway_is_scaled_away": ("gateway_down", lambda world: without(world, RELEASE, "vdi-gateway")),
+    "the_gateway_is_scaled_away": (
+        "gateway_down",
+        lambda world: without(world, RELEASE, "vdi-gateway"),
+    ),
     "the_gateway_cannot_read_its_settings": (
         "gateway_down",
         lambda world: environment(world, "vdi-gateway", "VDI_LOGIN_IDLE=soon"),
@@ -451,7 +592,10 @@ FAULTS |= {
         lambda world: environment(world, "vdi-gateway", "VDI_REDIS_URL=redis://127.0.0.1:9/0"),
     ),
     "names_are_not_found": ("dns_down", lambda world: without(world, SYSTEM, "coredns")),
-    "the_certificate_is_over": ("certificate_expired", lambda world: certificate(world, "*.vdi.localhost", -1)),
+    "the_certificate_is_over": (
+        "certificate_expired",
+        lambda world: certificate(world, "*.vdi.localhost", -1),
+    ),
     "the_certificate_is_for_another_domain": (
         "certificate_for_other_names",
         lambda world: certificate(world, "*.example.com", 300),

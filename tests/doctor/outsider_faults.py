@@ -1,7 +1,8 @@
 """Faults of a running installation, written without knowledge of the doctor's checks.
 
-Each fault is a context: it breaks the node or an object, lasts, and restores what it has broken. Beside it stand the
-root cause in an expert's words, and the words that the doctor's first finding must contain.
+Each fault is a context: it breaks the node or an object, lasts, and restores what it has broken.
+Beside it stand the root cause in an expert's words, and the words that the doctor's first finding
+must contain.
 """
 
 import base64
@@ -42,7 +43,8 @@ class Fault:
     """A fault with the root cause that an expert names."""
 
     cause: str
-    # Alternatives: one of these names and one of these words must be in the finding. Case does not matter.
+    # Alternatives: one of these names and one of these words must be in the finding. Case does not
+    # matter.
     objects: tuple[str, ...]
     words: tuple[str, ...]
     make: Callable[[World], AbstractContextManager[None]]
@@ -51,7 +53,9 @@ class Fault:
 FAULTS: dict[str, Fault] = {}
 
 
-def fault(*, cause: str, objects: tuple[str, ...], words: tuple[str, ...]) -> Callable[[Break], Break]:
+def fault(
+    *, cause: str, objects: tuple[str, ...], words: tuple[str, ...]
+) -> Callable[[Break], Break]:
     """Registers a generator as a fault: it breaks up to its `yield`, and restores after it."""
 
     def register(make: Break) -> Break:
@@ -75,7 +79,9 @@ def edited(
 ) -> Iterator[None]:
     """An object as someone has edited it by hand, while the context lasts."""
     before = read(world, where, kind, name)
-    del before["metadata"]["resourceVersion"]  # so that `replace` overwrites what controllers write meanwhile
+    del before["metadata"][
+        "resourceVersion"
+    ]  # so that `replace` overwrites what controllers write meanwhile
     after = copy.deepcopy(before)
     change(after)
     world.kubectl(*where, "replace", "-f", "-", stdin=json.dumps(after))
@@ -86,7 +92,9 @@ def edited(
 
 
 def replace_pods(world: World, component: str) -> None:
-    """Delete the pods of the operator or the gateway. A rollout would keep the old ones when new ones do not start."""
+    """Delete the pods of the operator or the gateway. A rollout would keep the old ones when new
+    ones do not start.
+    """
     selector = f"app.kubernetes.io/component={component}"
     world.kubectl(*RELEASE, "delete", "pod", "-l", selector, "--wait=true", "--timeout=60s")
 
@@ -99,7 +107,9 @@ def restart(world: World, where: tuple[str, ...], name: str) -> None:
 
 @contextmanager
 def restarted_after(world: World, where: tuple[str, ...], name: str) -> Iterator[None]:
-    """The outermost context of a fault that is read at start: a restart after the inner contexts have restored it."""
+    """The outermost context of a fault that is read at start: a restart after the inner contexts
+    have restored it.
+    """
     try:
         yield
     finally:
@@ -108,7 +118,9 @@ def restarted_after(world: World, where: tuple[str, ...], name: str) -> Iterator
 
 def component_of(name: str) -> ComponentStatus:
     """A process of the node."""
-    (found,) = [component for component in cluster.status(NAME).components if component.name == name]
+    (found,) = [
+        component for component in cluster.status(NAME).components if component.name == name
+    ]
     return found
 
 
@@ -152,12 +164,22 @@ def restart_kubelet() -> None:
 
 
 def config_map(name: str, **data: str) -> Object:
-    return {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": name, "namespace": NAMESPACE}, "data": data}
+    return {
+        "apiVersion": "v1",
+        "kind": "ConfigMap",
+        "metadata": {"name": name, "namespace": NAMESPACE},
+        "data": data,
+    }
 
 
 def in_sessions(api: str, kind: str, name: str, spec: Object) -> Object:
     """An object of the sessions' namespace."""
-    return {"apiVersion": api, "kind": kind, "metadata": {"name": name, "namespace": NAMESPACE}, "spec": spec}
+    return {
+        "apiVersion": api,
+        "kind": kind,
+        "metadata": {"name": name, "namespace": NAMESPACE},
+        "spec": spec,
+    }
 
 
 def allowed_pod(name: str) -> Object:
@@ -178,7 +200,10 @@ def certificate_with_another_key(host: str) -> dict[str, str]:
 
 
 @fault(
-    cause="The Service vdi-gateway sends its port 8081 to port 9091 of the pod, and the gateway does not listen there.",
+    cause=(
+        "The Service vdi-gateway sends its port 8081 to port 9091 of the pod, and the gateway does"
+        " not listen there."
+    ),
     objects=("vdi-gateway",),
     words=("targetPort", "target port", "9091"),
 )
@@ -199,13 +224,20 @@ def the_gateways_service_has_another_target_port(world: World) -> Iterator[None]
 )
 def the_gateways_service_selects_no_pod(world: World) -> Iterator[None]:
     with edited(
-        world, RELEASE, "service", "vdi-gateway", lambda service: service["spec"]["selector"].update(track="stable")
+        world,
+        RELEASE,
+        "service",
+        "vdi-gateway",
+        lambda service: service["spec"]["selector"].update(track="stable"),
     ):
         yield
 
 
 @fault(
-    cause="The EndpointSlice vdi-gateway-restored adds a dead address, 10.255.255.9, to the Service vdi-gateway.",
+    cause=(
+        "The EndpointSlice vdi-gateway-restored adds a dead address, 10.255.255.9, to the Service"
+        " vdi-gateway."
+    ),
     objects=("vdi-gateway-restored", "10.255.255.9"),
     words=("endpoint", "address"),
 )
@@ -229,7 +261,10 @@ def a_restored_endpoint_is_dead(world: World) -> Iterator[None]:
 
 
 @fault(
-    cause="The portal's IngressRoute vdi-gateway names the entry point `https`; Traefik's entry point is `websecure`.",
+    cause=(
+        "The portal's IngressRoute vdi-gateway names the entry point `https`; Traefik's entry point"
+        " is `websecure`."
+    ),
     objects=("vdi-gateway",),
     words=("entryPoint", "entry point"),
 )
@@ -264,7 +299,10 @@ def the_edge_asks_a_gateway_of_another_namespace(world: World) -> Iterator[None]
 
 
 @fault(
-    cause="The Middleware vdi-edge no longer contains vdi-edge-auth: desktops are served without the gateway's check.",
+    cause=(
+        "The Middleware vdi-edge no longer contains vdi-edge-auth: desktops are served without the"
+        " gateway's check."
+    ),
     objects=("vdi-edge",),
     words=("vdi-edge-auth", "forwardAuth", "without the gateway", "gateway's check"),
 )
@@ -275,14 +313,18 @@ def the_edge_no_longer_asks_the_gateway(world: World) -> Iterator[None]:
         SESSIONS,
         "middlewares.traefik.io",
         "vdi-edge",
-        lambda middleware: middleware["spec"]["chain"].update(middlewares=[{"name": "vdi-edge-headers"}]),
+        lambda middleware: middleware["spec"]["chain"].update(
+            middlewares=[{"name": "vdi-edge-headers"}]
+        ),
     ):
         start(world, "open", "small")
         yield
 
 
 @fault(
-    cause="The TLSOption `default` demands a client certificate for every host that Traefik serves.",
+    cause=(
+        "The TLSOption `default` demands a client certificate for every host that Traefik serves."
+    ),
     objects=("TLSOption",),
     words=("client cert", "clientAuth"),
 )
@@ -290,12 +332,17 @@ def traefik_demands_client_certificates(world: World) -> Iterator[None]:
     """Traefik uses a TLSOption with this name for all routes, whatever its namespace."""
     meta = {"name": "default", "namespace": RELEASE_NAMESPACE}
     spec = {"clientAuth": {"clientAuthType": "RequireAnyClientCert"}}
-    with applied(world, {"apiVersion": _TRAEFIK_API, "kind": "TLSOption", "metadata": meta, "spec": spec}):
+    with applied(
+        world, {"apiVersion": _TRAEFIK_API, "kind": "TLSOption", "metadata": meta, "spec": spec}
+    ):
         yield
 
 
 @fault(
-    cause="The private key in the Secret portal-tls does not belong to its certificate: Traefik does not use it.",
+    cause=(
+        "The private key in the Secret portal-tls does not belong to its certificate: Traefik does"
+        " not use it."
+    ),
     objects=("portal-tls",),
     words=("private key", "not match", "does not belong"),
 )
@@ -325,12 +372,17 @@ def the_portals_certificate_has_another_key(world: World) -> Iterator[None]:
 
 
 @fault(
-    cause="The webhook session-audit refuses every status of a session, because its Service does not exist.",
+    cause=(
+        "The webhook session-audit refuses every status of a session, because its Service does not"
+        " exist."
+    ),
     objects=("session-audit",),
     words=("webhook",),
 )
 def a_webhook_refuses_the_status_of_sessions(world: World) -> Iterator[None]:
-    """The remains of a product that was uninstalled. The operator works, but cannot write what it does."""
+    """The remains of a product that was uninstalled. The operator works, but cannot write what it
+    does.
+    """
     hook = {
         "name": "sessions.audit.example.com",
         "clientConfig": {"service": {"namespace": "default", "name": "session-audit", "path": "/"}},
@@ -354,12 +406,20 @@ def a_webhook_refuses_the_status_of_sessions(world: World) -> Iterator[None]:
 
 
 @fault(
-    cause="The ValidatingAdmissionPolicy cost-centres refuses desktops, which do not have the label cost-centre.",
+    cause=(
+        "The ValidatingAdmissionPolicy cost-centres refuses desktops, which do not have the label"
+        " cost-centre."
+    ),
     objects=("cost-centres",),
     words=("label", "admission", "denied"),
 )
 def a_policy_demands_a_label_of_pods(world: World) -> Iterator[None]:
-    rule = {"apiGroups": [""], "apiVersions": ["v1"], "operations": ["CREATE"], "resources": ["pods"]}
+    rule = {
+        "apiGroups": [""],
+        "apiVersions": ["v1"],
+        "operations": ["CREATE"],
+        "resources": ["pods"],
+    }
     where = {"matchLabels": {"kubernetes.io/metadata.name": NAMESPACE}}
     expression = "has(object.metadata.labels) && 'cost-centre' in object.metadata.labels"
     policy: Object = {
@@ -369,7 +429,9 @@ def a_policy_demands_a_label_of_pods(world: World) -> Iterator[None]:
         "spec": {
             "failurePolicy": "Fail",
             "matchConstraints": {"resourceRules": [rule], "namespaceSelector": where},
-            "validations": [{"expression": expression, "message": "every pod needs the label cost-centre"}],
+            "validations": [
+                {"expression": expression, "message": "every pod needs the label cost-centre"}
+            ],
         },
     }
     binding: Object = {
@@ -391,7 +453,10 @@ def a_policy_demands_a_label_of_pods(world: World) -> Iterator[None]:
 
 
 @fault(
-    cause="The binding of the policy vdi-who-may-name-whom was deleted: anyone may create sessions for other users.",
+    cause=(
+        "The binding of the policy vdi-who-may-name-whom was deleted: anyone may create sessions"
+        " for other users."
+    ),
     objects=("vdi-who-may-name-whom",),
     words=("binding", "policy"),
 )
@@ -402,7 +467,10 @@ def the_policy_about_users_is_not_bound(world: World) -> Iterator[None]:
 
 
 @fault(
-    cause="The LimitRange container-limits allows containers 1Gi of memory, less than the template `small` has.",
+    cause=(
+        "The LimitRange container-limits allows containers 1Gi of memory, less than the template"
+        " `small` has."
+    ),
     objects=("container-limits",),
     words=("LimitRange", "maximum memory"),
 )
@@ -414,7 +482,10 @@ def a_limit_range_is_below_the_template(world: World) -> Iterator[None]:
 
 
 @fault(
-    cause="The ResourceQuota small-disk allows 1Gi of storage in the namespace, and a new home requests 10Gi.",
+    cause=(
+        "The ResourceQuota small-disk allows 1Gi of storage in the namespace, and a new home"
+        " requests 10Gi."
+    ),
     objects=("small-disk",),
     words=("quota", "requests.storage"),
 )
@@ -436,7 +507,9 @@ def a_quota_lets_no_home_in(world: World) -> Iterator[None]:
     words=("PriorityClass",),
 )
 def a_priority_class_is_missing(world: World) -> Iterator[None]:
-    with template(world, "urgent", podTemplate={"spec": {"priorityClassName": "desktops-gold"}}) as name:
+    with template(
+        world, "urgent", podTemplate={"spec": {"priorityClassName": "desktops-gold"}}
+    ) as name:
         start(world, "hurry", name, wait=False)
         yield
 
@@ -454,7 +527,10 @@ def a_runtime_class_is_missing(world: World) -> Iterator[None]:
 
 
 @fault(
-    cause="The namespace kube-system enforces Pod Security `restricted`, which refuses local-path's helper pods.",
+    cause=(
+        "The namespace kube-system enforces Pod Security `restricted`, which refuses local-path's"
+        " helper pods."
+    ),
     objects=("kube-system",),
     words=("Pod Security", "PodSecurity"),
 )
@@ -474,7 +550,9 @@ def pod_security_stops_the_provisioner(world: World) -> Iterator[None]:
 
 
 @fault(
-    cause=f"The node {NODE} has the taint dedicated=training:NoSchedule, which no template tolerates.",
+    cause=(
+        f"The node {NODE} has the taint dedicated=training:NoSchedule, which no template tolerates."
+    ),
     objects=(NODE,),
     words=("taint",),
 )
@@ -488,7 +566,10 @@ def the_node_is_tainted(world: World) -> Iterator[None]:
 
 
 @fault(
-    cause=f"The label kubernetes.io/hostname of node {NODE} was changed: the volumes of its homes name the old value.",
+    cause=(
+        f"The label kubernetes.io/hostname of node {NODE} was changed: the volumes of its homes"
+        " name the old value."
+    ),
     objects=(NODE,),
     words=("label", "kubernetes.io/hostname"),
 )
@@ -512,17 +593,24 @@ def the_nodes_host_name_label_is_changed(world: World) -> Iterator[None]:
     words=("nvidia.com/gpu",),
 )
 def the_nodes_gpus_are_gone(world: World) -> Iterator[None]:
-    """As after an error of the driver. The process that advertises simulated GPUs stands still meanwhile."""
+    """As after an error of the driver. The process that advertises simulated GPUs stands still
+    meanwhile.
+    """
     numbers = {"nvidia.com/gpu": "0"}
     status = json.dumps({"status": {"capacity": numbers, "allocatable": numbers}})
     with stopped("fake-gpus"), template(world, "render", resources={"defaultGPU": 1}) as name:
-        world.kubectl("patch", "node", NODE, "--subresource=status", "--type=merge", "--patch", status)
+        world.kubectl(
+            "patch", "node", NODE, "--subresource=status", "--type=merge", "--patch", status
+        )
         start(world, "artist", name, wait=False)
         yield
 
 
 @fault(
-    cause="VDI_GPU_RESOURCE of the operator is nvidia.com/gpu.shared, but the node offers nvidia.com/gpu.",
+    cause=(
+        "VDI_GPU_RESOURCE of the operator is nvidia.com/gpu.shared, but the node offers"
+        " nvidia.com/gpu."
+    ),
     objects=("nvidia.com/gpu.shared",),
     words=("advertise", "offer", "no node has", "VDI_GPU_RESOURCE", "gpuResource"),
 )
@@ -537,7 +625,9 @@ def the_operator_requests_gpus_by_another_name(world: World) -> Iterator[None]:
 
 
 @fault(
-    cause=f"containerd on node {NODE} does not respond, so the kubelet reports the node as not ready.",
+    cause=(
+        f"containerd on node {NODE} does not respond, so the kubelet reports the node as not ready."
+    ),
     objects=(NODE,),
     words=("containerd", "container runtime", "PLEG"),
 )
@@ -549,7 +639,13 @@ def containerd_hangs(world: World) -> Iterator[None]:
 @fault(
     cause="kube-scheduler does not work: the desktop's pod has no node, and no one says why.",
     objects=("scheduler",),
-    words=("kube-scheduler", "scheduler does not", "scheduler is not", "scheduler has not", "no scheduler"),
+    words=(
+        "kube-scheduler",
+        "scheduler does not",
+        "scheduler is not",
+        "scheduler has not",
+        "no scheduler",
+    ),
 )
 def the_scheduler_hangs(world: World) -> Iterator[None]:
     with stopped("kube-scheduler"):
@@ -558,19 +654,29 @@ def the_scheduler_hangs(world: World) -> Iterator[None]:
 
 
 @fault(
-    cause="kube-controller-manager does not work: no EndpointSlice is made, so Traefik cannot reach new desktops.",
+    cause=(
+        "kube-controller-manager does not work: no EndpointSlice is made, so Traefik cannot reach"
+        " new desktops."
+    ),
     objects=("controller-manager", "controller manager"),
     words=("endpoint", "does not", "is not", "not run", "down", "hangs"),
 )
 def the_controller_manager_hangs(world: World) -> Iterator[None]:
-    """The desktop has no home, whose volume would wait too. It becomes Running, and its address answers 503."""
-    with stopped("kube-controller-manager"), template(world, "homeless", persistence={"enabled": False}) as name:
+    """The desktop has no home, whose volume would wait too. It becomes Running, and its address
+    answers 503.
+    """
+    with (
+        stopped("kube-controller-manager"),
+        template(world, "homeless", persistence={"enabled": False}) as name,
+    ):
         start(world, "unrouted", name, wait=False)
         yield
 
 
 @fault(
-    cause=f"The kubelet's evictionSoft counts the disk of node {NODE} as full below 99 % free space.",
+    cause=(
+        f"The kubelet's evictionSoft counts the disk of node {NODE} as full below 99 % free space."
+    ),
     objects=(NODE,),
     words=("DiskPressure", "disk pressure", "disk"),
 )
@@ -597,7 +703,10 @@ def the_kubelet_calls_its_disk_full(world: World) -> Iterator[None]:
 
 
 @fault(
-    cause=f"A firewall on node {NODE} rejects port 10250: the API server reaches no log and no shell of its pods.",
+    cause=(
+        f"A firewall on node {NODE} rejects port 10250: the API server reaches no log and no shell"
+        " of its pods."
+    ),
     objects=(NODE, "10250"),
     words=("10250", "kubelet"),
 )
@@ -611,7 +720,10 @@ def a_firewall_closes_the_kubelets_port(world: World) -> Iterator[None]:
 
 
 @fault(
-    cause="A firewall on the node drops what pods send to the API server: the operator and the gateway are cut off.",
+    cause=(
+        "A firewall on the node drops what pods send to the API server: the operator and the"
+        " gateway are cut off."
+    ),
     objects=("API server", "kubernetes.default", "6443"),
     words=("reach", "timed out", "timeout", "no response", "respond", "connect"),
 )
@@ -622,15 +734,26 @@ def a_firewall_parts_pods_from_the_api_server(world: World) -> Iterator[None]:
 
 
 @fault(
-    cause="The NetworkPolicy lock-down in kube-system lets no packet to CoreDNS, which is ready and answers no one.",
+    cause=(
+        "The NetworkPolicy lock-down in kube-system lets no packet to CoreDNS, which is ready and"
+        " answers no one."
+    ),
     objects=("lock-down",),
     words=("NetworkPolicy", "network policy", "DNS"),
 )
 def a_network_policy_hides_the_dns(world: World) -> Iterator[None]:
-    """The node enforces no policies: a packet rule does what K3s would. The kubelet's probes pass, as they do there."""
+    """The node enforces no policies: a packet rule does what K3s would. The kubelet's probes pass,
+    as they do there.
+    """
     meta = {"name": "lock-down", "namespace": "kube-system"}
-    policy: Object = {"apiVersion": "networking.k8s.io/v1", "kind": "NetworkPolicy", "metadata": meta}
-    pods = json.loads(world.kubectl(*SYSTEM, "get", "pod", "-l", "k8s-app=kube-dns", "-o", "json"))["items"]
+    policy: Object = {
+        "apiVersion": "networking.k8s.io/v1",
+        "kind": "NetworkPolicy",
+        "metadata": meta,
+    }
+    pods = json.loads(world.kubectl(*SYSTEM, "get", "pod", "-l", "k8s-app=kube-dns", "-o", "json"))[
+        "items"
+    ]
     with (
         applied(world, {**policy, "spec": {"podSelector": {}, "policyTypes": ["Ingress"]}}),
         firewall("FORWARD", "-d", pods[0]["status"]["podIP"], "-j", "DROP"),
@@ -639,13 +762,18 @@ def a_network_policy_hides_the_dns(world: World) -> Iterator[None]:
 
 
 @fault(
-    cause="The Corefile of CoreDNS serves the zone k8s.local, and pods ask for names in cluster.local.",
+    cause=(
+        "The Corefile of CoreDNS serves the zone k8s.local, and pods ask for names in"
+        " cluster.local."
+    ),
     objects=("coredns",),
     words=("Corefile", "cluster.local", "zone"),
 )
 def coredns_serves_another_zone(world: World) -> Iterator[None]:
     def change(config: Object) -> None:
-        config["data"]["Corefile"] = config["data"]["Corefile"].replace("cluster.local", "k8s.local")
+        config["data"]["Corefile"] = config["data"]["Corefile"].replace(
+            "cluster.local", "k8s.local"
+        )
 
     with (
         restarted_after(world, SYSTEM, "coredns"),
@@ -657,16 +785,19 @@ def coredns_serves_another_zone(world: World) -> Iterator[None]:
 
 
 @fault(
-    cause="The gateway's VDI_OIDC_ISSUER, https://login.example.invalid, cannot be reached: no one can sign in there.",
+    cause=(
+        "The gateway's VDI_OIDC_ISSUER, https://login.example.invalid, cannot be reached: no one"
+        " can sign in there."
+    ),
     objects=("login.example.invalid",),
     words=("issuer", "OIDC", "provider", "single sign-on"),
 )
 def the_identity_provider_is_unknown(world: World) -> Iterator[None]:
     host = urlsplit(world.portal).netloc
     visit = (
-        "import contextlib, urllib.request as u\n"
-        "with contextlib.suppress(OSError):\n"
-        f"    u.urlopen(u.Request('http://127.0.0.1:8080/login/oidc', headers={{'Host': {host!r}}}), timeout=30)"
+        "import contextlib, urllib.request as u\nwith contextlib.suppress(OSError):\n   "
+        f" u.urlopen(u.Request('http://127.0.0.1:8080/login/oidc', headers={{'Host': {host!r}}}),"
+        " timeout=30)"
     )
     pairs = ("VDI_OIDC_ISSUER=https://login.example.invalid", "VDI_OIDC_CLIENT_ID=vdi")
     with environment(world, "vdi-gateway", *pairs):
@@ -679,7 +810,10 @@ def the_identity_provider_is_unknown(world: World) -> Iterator[None]:
 
 
 @fault(
-    cause=f"The ConfigMap local-path-config lists node {NODE} without a path: the provisioner makes no volume there.",
+    cause=(
+        f"The ConfigMap local-path-config lists node {NODE} without a path: the provisioner makes"
+        " no volume there."
+    ),
     objects=("local-path",),
     words=("no local path", "nodePathMap", "paths"),
 )
@@ -700,7 +834,10 @@ def the_provisioner_has_no_folder(world: World) -> Iterator[None]:
 
 
 @fault(
-    cause="Someone has deleted the claim of a home in use: its files are gone as soon as the desktop stops.",
+    cause=(
+        "Someone has deleted the claim of a home in use: its files are gone as soon as the desktop"
+        " stops."
+    ),
     objects=("home-keeper-small",),
     words=("terminating", "being deleted", "is deleted", "was deleted", "deletion"),
 )
@@ -719,7 +856,10 @@ def a_home_in_use_is_being_deleted(world: World) -> Iterator[None]:
 
 
 @fault(
-    cause="automountServiceAccountToken of the ServiceAccount vdi-operator is false: the operator has no token.",
+    cause=(
+        "automountServiceAccountToken of the ServiceAccount vdi-operator is false: the operator has"
+        " no token."
+    ),
     objects=("vdi-operator",),
     words=("automount", "token"),
 )
@@ -740,7 +880,9 @@ def the_operators_account_mounts_no_token(world: World) -> Iterator[None]:
 
 
 @fault(
-    cause="The Role vdi-operator no longer allows `create` on secrets, so new desktops get no Secret.",
+    cause=(
+        "The Role vdi-operator no longer allows `create` on secrets, so new desktops get no Secret."
+    ),
     objects=("vdi-operator",),
     words=("secrets",),
 )
@@ -759,7 +901,10 @@ def the_operator_may_create_no_secrets(world: World) -> Iterator[None]:
 
 
 @fault(
-    cause="The ConfigMap vdi-gateway has the key limits.yml, and the gateway reads limits.yaml: it does not start.",
+    cause=(
+        "The ConfigMap vdi-gateway has the key limits.yml, and the gateway reads limits.yaml: it"
+        " does not start."
+    ),
     objects=("vdi-gateway",),
     words=("limits.yaml",),
 )
@@ -779,14 +924,23 @@ def the_limits_have_another_file_name(world: World) -> Iterator[None]:
 
 
 @fault(
-    cause="The key in the Secret vdi-desktop-key is too short: the operator works on no session without a good key.",
+    cause=(
+        "The key in the Secret vdi-desktop-key is too short: the operator works on no session"
+        " without a good key."
+    ),
     objects=("vdi-desktop-key",),
     words=("32 bytes", "too short", "no entry", "backup"),
 )
 def the_desktops_key_was_restored_badly(world: World) -> Iterator[None]:
     meta = {"name": "vdi-desktop-key", "namespace": RELEASE_NAMESPACE}
     data = {"key": base64.b64encode(b"restored").decode()}
-    short: Object = {"apiVersion": "v1", "kind": "Secret", "metadata": meta, "immutable": True, "data": data}
+    short: Object = {
+        "apiVersion": "v1",
+        "kind": "Secret",
+        "metadata": meta,
+        "immutable": True,
+        "data": data,
+    }
     with (
         restarted_after(world, RELEASE, "vdi-operator"),
         taken_away(world, *RELEASE, "secret", "vdi-desktop-key"),
@@ -798,12 +952,17 @@ def the_desktops_key_was_restored_badly(world: World) -> Iterator[None]:
 
 
 @fault(
-    cause="A second operator, vdi-operator-canary, holds the Lease and makes routes for another domain, all refused.",
+    cause=(
+        "A second operator, vdi-operator-canary, holds the Lease and makes routes for another"
+        " domain, all refused."
+    ),
     objects=("vdi-operator-canary",),
     words=("Lease", "leader", "leads", "second operator", "another operator", "two operators"),
 )
 def a_second_operator_leads(world: World) -> Iterator[None]:
-    """A copy of the Deployment for a trial. The release's own operators are healthy, and stand by."""
+    """A copy of the Deployment for a trial. The release's own operators are healthy, and stand
+    by.
+    """
     deployment = read(world, RELEASE, "deployment", "vdi-operator")["spec"]
     labels = {"app": "vdi-operator-canary"}
     pod = {**deployment["template"], "metadata": {"labels": labels}}
@@ -821,7 +980,9 @@ def a_second_operator_leads(world: World) -> Iterator[None]:
         return str(lease.get("holderIdentity", "")).startswith("vdi-operator-canary")
 
     with applied(world, canary):
-        world.kubectl(*RELEASE, "rollout", "status", "deployment/vdi-operator-canary", "--timeout=120s")
+        world.kubectl(
+            *RELEASE, "rollout", "status", "deployment/vdi-operator-canary", "--timeout=120s"
+        )
         with without(world, RELEASE, "vdi-operator"):
             wait_until("the canary leads", canary_leads, 60, every=1.0)
         start(world, "misled", "small", wait=False)
@@ -829,7 +990,10 @@ def a_second_operator_leads(world: World) -> Iterator[None]:
 
 
 @fault(
-    cause="The CRD vdisessions.vdi.kasm.io has lost its subresource `status`: the operator can write no status.",
+    cause=(
+        "The CRD vdisessions.vdi.kasm.io has lost its subresource `status`: the operator can write"
+        " no status."
+    ),
     objects=("vdisessions.vdi.kasm.io", "vdisessions"),
     words=("subresource", "CRD", "CustomResourceDefinition"),
 )
@@ -846,7 +1010,10 @@ def the_crd_has_no_status(world: World) -> Iterator[None]:
 
 
 @fault(
-    cause="The finalizer backup.example.com/wait keeps the session from being deleted; no one removes it.",
+    cause=(
+        "The finalizer backup.example.com/wait keeps the session from being deleted; no one"
+        " removes it."
+    ),
     objects=("retired",),
     words=("finalizer",),
 )
@@ -859,9 +1026,18 @@ def a_finalizer_of_others_holds_a_session(world: World) -> Iterator[None]:
     try:
         yield
     finally:
-        left = [one for one in read(world, SESSIONS, "vdi", "retired")["metadata"]["finalizers"] if one != theirs]
+        left = [
+            one
+            for one in read(world, SESSIONS, "vdi", "retired")["metadata"]["finalizers"]
+            if one != theirs
+        ]
         world.kubectl(
-            "patch", "vdi", "retired", "--type=merge", "--patch", json.dumps({"metadata": {"finalizers": left}})
+            "patch",
+            "vdi",
+            "retired",
+            "--type=merge",
+            "--patch",
+            json.dumps({"metadata": {"finalizers": left}}),
         )
 
 
@@ -869,7 +1045,10 @@ def a_finalizer_of_others_holds_a_session(world: World) -> Iterator[None]:
 
 
 @fault(
-    cause="The gateway has 2 replicas on one SQLite file and without Redis: they do not share logins and revocations.",
+    cause=(
+        "The gateway has 2 replicas on one SQLite file and without Redis: they do not share logins"
+        " and revocations."
+    ),
     objects=("vdi-gateway",),
     words=("Redis", "SQLite", "PostgreSQL"),
 )
@@ -928,13 +1107,19 @@ def the_database_is_damaged(world: World) -> Iterator[None]:
 
 
 @fault(
-    cause="The pool `icebox` uses the template `small`, whose desktops have a home: a pool cannot keep those ready.",
+    cause=(
+        "The pool `icebox` uses the template `small`, whose desktops have a home: a pool cannot"
+        " keep those ready."
+    ),
     objects=("icebox",),
     words=("home",),
 )
 def a_pool_of_desktops_with_homes(world: World) -> Iterator[None]:
     spec = {"template": "small", "replicas": 1}
-    with applied(world, {"apiVersion": _VDI_API, "kind": "VDIPool", "metadata": {"name": "icebox"}, "spec": spec}):
+    with applied(
+        world,
+        {"apiVersion": _VDI_API, "kind": "VDIPool", "metadata": {"name": "icebox"}, "spec": spec},
+    ):
         yield
 
 
@@ -950,7 +1135,10 @@ def the_template_expects_https(world: World) -> Iterator[None]:
 
 
 @fault(
-    cause="lifecycle.maxTimeout of the template `brisk` is 20s: its desktops are suspended before they can be used.",
+    cause=(
+        "lifecycle.maxTimeout of the template `brisk` is 20s: its desktops are suspended before"
+        " they can be used."
+    ),
     objects=("brisk",),
     words=("maxTimeout", "20s", "20 s"),
 )
@@ -963,7 +1151,10 @@ def the_template_ends_desktops_at_once(world: World) -> Iterator[None]:
 
 
 @fault(
-    cause="The ConfigMap welcome-script has no key startup.sh, which startupScript of the template names.",
+    cause=(
+        "The ConfigMap welcome-script has no key startup.sh, which startupScript of the template"
+        " names."
+    ),
     objects=("welcome-script",),
     words=("startup.sh",),
 )
@@ -978,7 +1169,10 @@ def the_startup_script_has_another_key(world: World) -> Iterator[None]:
 
 
 @fault(
-    cause="The start-up script of the template `hoard` writes 300 MB to /tmp; its ephemeral storage is 100Mi.",
+    cause=(
+        "The start-up script of the template `hoard` writes 300 MB to /tmp; its ephemeral storage"
+        " is 100Mi."
+    ),
     objects=("hoard",),
     words=("ephemeral", "local disk"),
 )
@@ -996,7 +1190,10 @@ def the_startup_script_fills_the_disk(world: World) -> Iterator[None]:
 
 
 @fault(
-    cause="vdi-agent in the desktop `dozer` does not respond: the desktop never counts as idle and keeps its place.",
+    cause=(
+        "vdi-agent in the desktop `dozer` does not respond: the desktop never counts as idle and"
+        " keeps its place."
+    ),
     objects=("dozer",),
     words=("agent", "idle", "in use"),
 )

@@ -1,4 +1,6 @@
-"""The doctor on a real node: each fault is made for real, the top finding is its cause, its bundle says the same."""
+"""The doctor on a real node: each fault is made for real, the top finding is its cause, its bundle
+says the same.
+"""
 
 import asyncio
 import base64
@@ -45,7 +47,9 @@ def reported(findings: list[Finding]) -> list[str]:
     return [f"{finding.key}: {finding.message}" for finding in findings]
 
 
-def finds(world: World, what: str, good: Callable[[list[Finding]], bool], *, releases: bool = False) -> None:
+def finds(
+    world: World, what: str, good: Callable[[list[Finding]], bool], *, releases: bool = False
+) -> None:
     """Wait until the doctor says that."""
     last: list[str] = []
 
@@ -73,21 +77,31 @@ def command(world: World, *words: str) -> list[dict[str, Any]]:
 
 
 def secrets_of(world: World) -> set[str]:
-    """The values of all Secrets of the cluster that are long enough to be one, but not the namespace beside a token."""
+    """The values of all Secrets of the cluster that are long enough to be one, but not the
+    namespace beside a token.
+    """
     secrets = json.loads(world.kubectl("get", "secrets", "-A", "-o", "json"))["items"]
     entries = [entry for secret in secrets for entry in (secret.get("data") or {}).items()]
     values = {base64.b64decode(value) for key, value in entries if key != "namespace"}
-    return {text for value in values if 8 <= len(value) <= 4096 and (text := value.decode("utf-8", "ignore")).strip()}
+    return {
+        text
+        for value in values
+        if 8 <= len(value) <= 4096 and (text := value.decode("utf-8", "ignore")).strip()
+    }
 
 
 def test_nothing_is_wrong(sessions: World) -> None:
     is_healthy(sessions)
-    sessions.vdi("session", "create", "well", "--user", "well@example.com", "--template", "small", "--wait")
+    sessions.vdi(
+        "session", "create", "well", "--user", "well@example.com", "--template", "small", "--wait"
+    )
     is_healthy(sessions)
 
 
 def test_the_way_in_is_tried(sessions: World) -> None:
-    """Nothing enforces the node's NetworkPolicies; its own authority is no fault. What the probe made is gone then."""
+    """Nothing enforces the node's NetworkPolicies; its own authority is no fault. What the probe
+    made is gone then.
+    """
     start(sessions, "tried", "small")
     is_healthy(sessions)
     found = command(sessions, "--probe")
@@ -131,13 +145,19 @@ def is_rolled_out(deployment: dict[str, Any]) -> bool:
     desired, status = deployment["spec"]["replicas"], deployment["status"]
     return bool(
         status.get("observedGeneration") == deployment["metadata"]["generation"]
-        and status.get("updatedReplicas") == status.get("readyReplicas") == status.get("replicas") == desired
+        and status.get("updatedReplicas")
+        == status.get("readyReplicas")
+        == status.get("replicas")
+        == desired
     )
 
 
 @pytest.mark.parametrize(
     "names",
-    [("names_are_not_found", "the_template_is_gone"), ("the_image_is_nowhere", "the_middleware_is_gone")],
+    [
+        ("names_are_not_found", "the_template_is_gone"),
+        ("the_image_is_nowhere", "the_middleware_is_gone"),
+    ],
     ids="+".join,
 )
 def test_two_causes_at_once_are_both_named(sessions: World, names: tuple[str, str]) -> None:
@@ -146,7 +166,11 @@ def test_two_causes_at_once_are_both_named(sessions: World, names: tuple[str, st
         for name in names:
             broken.enter_context(FAULTS[name][1](sessions))
 
-        finds(sessions, f"{codes} are named as causes", lambda found: codes <= {root.code for root in roots(found)})
+        finds(
+            sessions,
+            f"{codes} are named as causes",
+            lambda found: codes <= {root.code for root in roots(found)},
+        )
     sessions.kubectl("delete", "vdi", "--all", "--wait=true", "--timeout=60s")
     is_healthy(sessions)
 
@@ -159,7 +183,9 @@ def test_the_cause_comes_first(sessions: World, name: str, tmp_path: Path) -> No
         # Compared with Helm's record, most of these faults have that one cause.
         compares = code == "release_differs"
         what = f"the top finding is {code}"
-        finds(sessions, what, lambda found: bool(found) and found[0].code == code, releases=compares)
+        finds(
+            sessions, what, lambda found: bool(found) and found[0].code == code, releases=compares
+        )
         live = command(sessions, "--bundle", str(bundle))
         replayed = command(sessions, "--from", str(bundle))
         assert [(one["code"], one["caused_by"] != "") for one in replayed] == [

@@ -1,4 +1,6 @@
-"""The doctor's score on faults that no check was written for: each is made on a real node, and graded."""
+"""The doctor's score on faults that no check was written for: each is made on a real node, and
+graded.
+"""
 
 import json
 from collections.abc import Iterator, Sequence
@@ -44,12 +46,16 @@ class Score:
 
 
 def grade_of(fault: Fault, findings: Sequence[Object]) -> Grade:
-    """The grade of a report. A log line that happens to contain the words is no diagnosis: evidence ranks lower."""
+    """The grade of a report. A log line that happens to contain the words is no diagnosis: evidence
+    ranks lower.
+    """
     if not findings:
         return Grade.NOTHING
     if _names(fault, _headline(findings[0])):
         return Grade.FIRST
-    everything = (f"{_headline(finding)} {' '.join(finding.get('evidence', ()))}" for finding in findings)
+    everything = (
+        f"{_headline(finding)} {' '.join(finding.get('evidence', ()))}" for finding in findings
+    )
     return Grade.SOMEWHERE if any(_names(fault, text) for text in everything) else Grade.OTHER
 
 
@@ -63,7 +69,9 @@ def _names(fault: Fault, text: str) -> bool:
 
 
 def run_doctor(world: World) -> list[Object]:
-    """The findings that the command prints, causes first. What is no report counts as one finding."""
+    """The findings that the command prints, causes first. What is no report counts as one
+    finding.
+    """
     printed = world.vdi("doctor", "-o", "json", check=False)
     try:
         report: Object = json.JSONDecoder().raw_decode(printed.lstrip())[0]
@@ -92,7 +100,9 @@ def wait_until_quiet(world: World) -> None:
 
 
 def diagnose(world: World, fault: Fault) -> tuple[Grade, list[Object]]:
-    """The grade once the cause is named first, else at the end of the patience; and the report that got it."""
+    """The grade once the cause is named first, else at the end of the patience; and the report that
+    got it.
+    """
     last: list[Object] = []
 
     def is_named_first() -> bool:
@@ -110,7 +120,11 @@ def test_grade_ranks_evidence_below_the_message() -> None:
     fault = FAULTS["the_node_is_tainted"]
     node = fault.objects[0]
     cause: Object = {"object": f"node/{node}", "message": "Its TAINT keeps desktops away."}
-    other: Object = {"object": f"node/{node}", "message": "It has no room.", "evidence": ["spec.taints: dedicated"]}
+    other: Object = {
+        "object": f"node/{node}",
+        "message": "It has no room.",
+        "evidence": ["spec.taints: dedicated"],
+    }
     silent: Object = {"object": "vdisession/a/b", "message": "It waits because of a taint."}
     reports: list[list[Object]] = [[cause, silent], [silent, cause], [other], [silent], []]
     assert [grade_of(fault, report) for report in reports] == [

@@ -1,7 +1,8 @@
-"""A real node with the operator installed by the chart, as `make demo` makes it; the same for all tests of a run.
+"""A real node with the operator installed by the chart, as `make demo` makes it; the same for all
+tests of a run.
 
-`tests/run.sh e2e` takes it down afterwards; after a test run by hand it stays for the next one, until
-`vdi demo down --name e2e`.
+`tests/run.sh e2e` takes it down afterwards; after a test run by hand it stays for the next one,
+until `vdi demo down --name e2e`.
 """
 
 import os

@@ -36,15 +36,16 @@ try:
         print(answer.status, answer.read().decode())
 except urllib.error.HTTPError as error:
     print(error.code, error.read().decode())"""
-# Parts of the width, beside where windows open, and of the height. Of our wallpaper in its right size the first is
-# brighter; of one that is larger than the screen, as it is for a moment after a browser has made that smaller, the
-# second.
+# Parts of the width, beside where windows open, and of the height. Of our wallpaper in its right
+# size the first is brighter; of one that is larger than the screen, as it is for a moment after a
+# browser has made that smaller, the second.
 _GLOW, _EDGE, _SKY = (0.80, 0.86), (0.94, 1.0), (0.12, 0.20)
 # Of 255, on average: a plain ground has 0.
 _BRIGHTER = 3.0
 # Pixels: fewer than a line of text, more than a cursor that blinks.
 _AT_REST = 100
-# Pixels in a row and in a column of what `wait_for_scene` compares: a glyph, a third of the probe's mark.
+# Pixels in a row and in a column of what `wait_for_scene` compares: a glyph, a third of the probe's
+# mark.
 _CELL = 16
 # Pixels, from the bottom: the panel of our image.
 _PANEL = 48
@@ -66,7 +67,17 @@ def template(world: World, name: str, **spec: Any) -> Iterator[str]:
 def start(world: World, name: str, template: str, *words: str, wait: bool = True) -> Object:
     """A session, Running unless asked not to wait."""
     waiting = ("--wait",) if wait else ()
-    world.vdi("session", "create", name, "--user", f"{name}@example.com", "--template", template, *waiting, *words)
+    world.vdi(
+        "session",
+        "create",
+        name,
+        "--user",
+        f"{name}@example.com",
+        "--template",
+        template,
+        *waiting,
+        *words,
+    )
     session = world.get("vdi", name)
     assert session
     return session
@@ -83,12 +94,19 @@ def create(world: World, template: str, groups: Mapping[str, Sequence[str]]) -> 
         }
         for name, of in groups.items()
     ]
-    world.kubectl("create", "-f", "-", stdin=json.dumps({"apiVersion": "v1", "kind": "List", "items": sessions}))
+    world.kubectl(
+        "create",
+        "-f",
+        "-",
+        stdin=json.dumps({"apiVersion": "v1", "kind": "List", "items": sessions}),
+    )
 
 
 @contextmanager
 def started(world: World, name: str, *, wait: bool = True, **spec: Any) -> Iterator[Object]:
-    """A session of a template of its own, which has the same name and this spec, while the context lasts."""
+    """A session of a template of its own, which has the same name and this spec, while the context
+    lasts.
+    """
     with template(world, name, **spec):
         yield start(world, name, name, wait=wait)
 
@@ -161,7 +179,9 @@ def uid_of(world: World, name: str) -> str:
 
 def run_in(world: World, name: str, script: str) -> str:
     """Output of a shell script in the desktop."""
-    return world.kubectl("exec", live_pod_of(world, name)["metadata"]["name"], "--", "sh", "-c", script)
+    return world.kubectl(
+        "exec", live_pod_of(world, name)["metadata"]["name"], "--", "sh", "-c", script
+    )
 
 
 def log_of(world: World, name: str) -> str:
@@ -177,7 +197,11 @@ def wait_for_panel(world: World, name: str) -> None:
 def home_claim_of(world: World, name: str) -> str:
     """The claim that the desktop mounts as its home."""
     volumes = live_pod_of(world, name)["spec"]["volumes"]
-    (claim,) = [volume["persistentVolumeClaim"]["claimName"] for volume in volumes if volume["name"] == "home"]
+    (claim,) = [
+        volume["persistentVolumeClaim"]["claimName"]
+        for volume in volumes
+        if volume["name"] == "home"
+    ]
     return str(claim)
 
 
@@ -188,7 +212,9 @@ def pointer_of(world: World, name: str) -> tuple[int, int]:
 
 
 def token_of(world: World, name: str, key: str) -> str:
-    """A token of the session's Secret: `password` is the gateway's at Selkies, `agentToken` the operator's."""
+    """A token of the session's Secret: `password` is the gateway's at Selkies, `agentToken` the
+    operator's.
+    """
     (secret,) = world.items("secret", f"vdi.kasm.io/session={name}")
     return base64.b64decode(secret["data"][key]).decode()
 
@@ -197,7 +223,9 @@ def call_agent(world: World, name: str, path: str, body: Object | None = None) -
     """Status and body of the agent's response: to a POST, if there is a body."""
     asked = json.dumps((path, token_of(world, name, "agentToken"), body))
     pod = live_pod_of(world, name)["metadata"]["name"]
-    status, _, text = world.kubectl("exec", "-i", pod, "--", "python3", "-c", _CALL_AGENT, stdin=asked).partition(" ")
+    status, _, text = world.kubectl(
+        "exec", "-i", pod, "--", "python3", "-c", _CALL_AGENT, stdin=asked
+    ).partition(" ")
     return int(status), text.strip()
 
 
@@ -216,7 +244,9 @@ def reach(world: World, name: str, phase: str, words: str = "", seconds: float =
     def look() -> Object | None:
         session = world.get("vdi", name) or {}
         last.update(status := session.get("status", {}))
-        return session if status.get("phase") == phase and words in status.get("message", "") else None
+        return (
+            session if status.get("phase") == phase and words in status.get("message", "") else None
+        )
 
     try:
         return wait_until(f"{name} is {phase} {words!r}", look, seconds)
@@ -235,7 +265,9 @@ def notice_pixels(picture: Image.Image) -> int:
 
     Not their dark ground: before the wallpaper is drawn, all is dark.
     """
-    corner = picture.crop((picture.width // 2, 0, picture.width, picture.height // 4)).convert("RGB")
+    corner = picture.crop((picture.width // 2, 0, picture.width, picture.height // 4)).convert(
+        "RGB"
+    )
     red, green, blue = (list(band.tobytes()) for band in corner.split())
     return sum(r > 200 and g > 140 and b < 120 for r, g, b in zip(red, green, blue, strict=True))
 
@@ -251,10 +283,11 @@ def wait_for_notice(browser: DesktopBrowser, *, shown: bool, seconds: float) -> 
 
 
 def picture_at_rest(browser: DesktopBrowser) -> Image.Image:
-    """The picture once it stays as it is: a stream's first pictures are coarse, and become sharp in some steps.
+    """The picture once it stays as it is: a stream's first pictures are coarse, and become sharp in
+    some steps.
 
-    The wallpaper has to be there, and in the screen's size: what is there before is at rest as well, and was seen to
-    stay for 41 s after the screen had become smaller (docs/compatibility.md).
+    The wallpaper has to be there, and in the screen's size: what is there before is at rest as
+    well, and was seen to stay for 41 s after the screen had become smaller (docs/compatibility.md).
     """
     last = browser.picture()
 
@@ -271,7 +304,9 @@ def picture_at_rest(browser: DesktopBrowser) -> Image.Image:
 def _has_wallpaper(picture: Image.Image) -> bool:
     def brightness(left: float, right: float) -> float:
         above, below = (round(part * picture.height) for part in _SKY)
-        part = picture.crop((round(left * picture.width), above, round(right * picture.width), below))
+        part = picture.crop(
+            (round(left * picture.width), above, round(right * picture.width), below)
+        )
         return float(ImageStat.Stat(part.convert("L")).mean[0])
 
     return brightness(*_GLOW) - brightness(*_EDGE) > _BRIGHTER
@@ -280,8 +315,8 @@ def _has_wallpaper(picture: Image.Image) -> bool:
 def wait_for_scene(browser: DesktopBrowser, scene: Image.Image, what: str, seconds: float) -> None:
     """Wait until the browser shows this scene again, as coarse or sharp as its stream is then.
 
-    Compares the mean brightness of cells, since an encoder may make a picture sharper at any time, and leaves out the
-    panel: the text of its clock changes its width with the minute.
+    Compares the mean brightness of cells, since an encoder may make a picture sharper at any time,
+    and leaves out the panel: the text of its clock changes its width with the minute.
     """
     rest = _cells(scene)
     box: tuple[int, int, int, int] | None = None
@@ -297,14 +332,21 @@ def wait_for_scene(browser: DesktopBrowser, scene: Image.Image, what: str, secon
     try:
         wait_until(what, as_before, seconds)
     except AssertionError as error:
-        error.add_note(f"What differs is in this box (left, top, right, bottom, in cells of {_CELL} pixels): {box}")
-        error.add_note(f"Darkest and brightest cell, then: {rest.getextrema()}, now: {now.getextrema()}")
+        error.add_note(
+            f"What differs is in this box (left, top, right, bottom, in cells of {_CELL} pixels):"
+            f" {box}"
+        )
+        error.add_note(
+            f"Darkest and brightest cell, then: {rest.getextrema()}, now: {now.getextrema()}"
+        )
         raise
 
 
 def _cells(picture: Image.Image) -> Image.Image:
     above = picture.crop((0, 0, picture.width, picture.height - _PANEL))
-    return above.convert("L").resize((above.width // _CELL, above.height // _CELL), Image.Resampling.BOX)
+    return above.convert("L").resize(
+        (above.width // _CELL, above.height // _CELL), Image.Resampling.BOX
+    )
 
 
 def writes(browser: DesktopBrowser, command: str) -> None:

@@ -1,7 +1,7 @@
 """Runs inside a desktop, as its user does: everything that this uid can read, searched for tokens.
 
-Standard input: JSON, tokens by name. Output: JSON, where each was found, and what the kernel said to a look into the
-processes that hold them.
+Standard input: JSON, tokens by name. Output: JSON, where each was found, and what the kernel said
+to a look into the processes that hold them.
 """
 
 import ctypes
@@ -61,7 +61,12 @@ def refusals(process: Path) -> dict[str, bool]:
     traced = libc.ptrace(PTRACE_SEIZE, pid, 0, 0) == 0
     if traced:
         libc.ptrace(PTRACE_DETACH, pid, 0, 0)
-    return {"environ": closed("environ"), "mem": closed("mem"), "fd": no_descriptors(), "ptrace": not traced}
+    return {
+        "environ": closed("environ"),
+        "mem": closed("mem"),
+        "fd": no_descriptors(),
+        "ptrace": not traced,
+    }
 
 
 def main() -> None:

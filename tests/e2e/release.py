@@ -1,4 +1,6 @@
-"""The release on the cluster of the tests, with other values for a while, and with servers of the chart's own."""
+"""The release on the cluster of the tests, with other values for a while, and with servers of the
+chart's own.
+"""
 
 import json
 import re
@@ -29,7 +31,9 @@ print(u.urlopen(page).read().decode())
 
 @contextmanager
 def with_values(world: World, *values: str) -> Iterator[None]:
-    """The release has these values, as `--set` takes them, while the context lasts; afterwards it is as before."""
+    """The release has these values, as `--set` takes them, while the context lasts; afterwards it
+    is as before.
+    """
     before = json.loads(_helm(world, "history", RELEASE, "--max", "1", "-o", "json"))[0]["revision"]
     try:
         upgrade(world, *values)
@@ -41,18 +45,31 @@ def with_values(world: World, *values: str) -> Iterator[None]:
 def upgrade(world: World, *values: str) -> None:
     """Give the release these values too, as `--set` takes them."""
     words = [word for value in values for word in ("--set", value)]
-    _helm(world, "upgrade", RELEASE, str(checkout() / "charts/vdi"), "--reuse-values", *_WAIT, *words)
+    _helm(
+        world, "upgrade", RELEASE, str(checkout() / "charts/vdi"), "--reuse-values", *_WAIT, *words
+    )
 
 
 def metric(world: World, pattern: str, component: str = "gateway") -> float:
     """Sum over the component's replicas."""
-    words = ("get", "pod", "-n", RELEASE_NAMESPACE, "-l", f"app.kubernetes.io/component={component}", "-o", "name")
+    words = (
+        "get",
+        "pod",
+        "-n",
+        RELEASE_NAMESPACE,
+        "-l",
+        f"app.kubernetes.io/component={component}",
+        "-o",
+        "name",
+    )
     total = 0.0
     for pod in world.kubectl(*words).split():
         name = pod.removeprefix("pod/")
         read = ("exec", "-n", RELEASE_NAMESPACE, name, "--", "python3", "-c", _READ_METRICS)
         page = world.kubectl(*read)
-        total += sum(float(line.rsplit(" ", 1)[1]) for line in page.splitlines() if re.match(pattern, line))
+        total += sum(
+            float(line.rsplit(" ", 1)[1]) for line in page.splitlines() if re.match(pattern, line)
+        )
     return total
 
 
@@ -75,13 +92,18 @@ def load_image(cluster_name: str, image: str) -> None:
 def server_values(server: str, image: str) -> list[str]:
     """The values that switch a server of the chart's own on, with this image."""
     repository, _, tag = image.rpartition(":")
-    return [f"{server}.enabled=true", f"{server}.image.repository={repository}", f"{server}.image.tag={tag}"]
+    return [
+        f"{server}.enabled=true",
+        f"{server}.image.repository={repository}",
+        f"{server}.image.tag={tag}",
+    ]
 
 
 @contextmanager
 def replicated(world: World, name: str, logs: Path, *more: str) -> Iterator[None]:
-    """Two gateways in cluster `name`, with PostgreSQL and Redis of the chart's own, while the context lasts; afterwards
-    the release is as it was before, without the database's volume. `more` are further values, as `--set` takes them.
+    """Two gateways in cluster `name`, with PostgreSQL and Redis of the chart's own, while the
+    context lasts; afterwards the release is as it was before, without the database's volume. `more`
+    are further values, as `--set` takes them.
     """
     load_servers(name, logs)
     servers = [value for server, image in SERVERS.items() for value in server_values(server, image)]
@@ -89,13 +111,19 @@ def replicated(world: World, name: str, logs: Path, *more: str) -> Iterator[None
         with with_values(world, "gateway.replicas=2", *more, *servers):
             yield
     finally:
-        world.kubectl("-n", RELEASE_NAMESPACE, "delete", "pvc", "-l", "app.kubernetes.io/name=postgresql")
+        world.kubectl(
+            "-n", RELEASE_NAMESPACE, "delete", "pvc", "-l", "app.kubernetes.io/name=postgresql"
+        )
 
 
 def is_known(portal: Page) -> bool:
-    """Whether the portal still knows who has logged in: asked by a page of it, as its own scripts would."""
+    """Whether the portal still knows who has logged in: asked by a page of it, as its own scripts
+    would.
+    """
     options = "{redirect: 'manual', signal: AbortSignal.timeout(5000)}"
-    status = portal.evaluate(f"() => fetch('/account', {options}).then(answer => answer.status, () => 0)")
+    status = portal.evaluate(
+        f"() => fetch('/account', {options}).then(answer => answer.status, () => 0)"
+    )
     return bool(status == 200)
 
 

@@ -14,11 +14,19 @@ from vdi.demo.browser import DesktopBrowser
 _SWITCHES = ("audio", "microphone", "printing", "gamepad", "secondScreen", "resize")
 _WAYS = ("clipboard", "fileTransfer")
 EVERYTHING: dict[str, Any] = {
-    "streaming": {"transport": "WebSocket", **dict.fromkeys(_SWITCHES, True), **dict.fromkeys(_WAYS, "Both")},
+    "streaming": {
+        "transport": "WebSocket",
+        **dict.fromkeys(_SWITCHES, True),
+        **dict.fromkeys(_WAYS, "Both"),
+    },
     "keyboard": {"layout": "de"},
 }
 NOTHING: dict[str, Any] = {
-    "streaming": {"transport": "WebSocket", **dict.fromkeys(_SWITCHES, False), **dict.fromkeys(_WAYS, "None")}
+    "streaming": {
+        "transport": "WebSocket",
+        **dict.fromkeys(_SWITCHES, False),
+        **dict.fromkeys(_WAYS, "None"),
+    }
 }
 
 # What the session's programs have, and a program that kubectl starts beside them has not.
@@ -37,7 +45,9 @@ class Streamed:
     url: str
 
     def run(self, script: str) -> str:
-        """The output of a script in the session, also if it fails. Its background processes must not hold it."""
+        """The output of a script in the session, also if it fails. Its background processes must
+        not hold it.
+        """
         pod = live_pod_of(self.world, self.name)["metadata"]["name"]
         return self.world.kubectl("exec", pod, "--", "sh", "-c", _SESSION + script, check=False)
 
@@ -47,11 +57,15 @@ class Streamed:
 
     @contextmanager
     def opened(self, *args: str, size: tuple[int, int] = (1280, 720)) -> Iterator[DesktopBrowser]:
-        """Its owner's browser with its picture, allowed what a person would allow, and clicked into."""
+        """Its owner's browser with its picture, allowed what a person would allow, and clicked
+        into.
+        """
         owner = self.world.login(f"{self.name}@example.com")
         with DesktopBrowser(self.url, owner, width=size[0], height=size[1], args=args) as browser:
             browser.page.add_init_script(PROBE)
-            browser.page.context.grant_permissions(["clipboard-read", "clipboard-write", "microphone"])
+            browser.page.context.grant_permissions(
+                ["clipboard-read", "clipboard-write", "microphone"]
+            )
             browser.open()
             browser.page.mouse.click(size[0] // 2, size[1] // 2)
             yield browser
@@ -64,7 +78,10 @@ import array, math, sys
 wave = [int(9000 * math.sin(2 * math.pi * {frequency} * i / 48000)) for i in range(48000)]
 sys.stdout.buffer.write(array.array("h", wave).tobytes() * 60)
 '"""
-        self.run(f"({tone} | pacat --format=s16le --rate=48000 --channels=1) >/dev/null 2>&1 & echo $! >/tmp/playing")
+        self.run(
+            f"({tone} | pacat --format=s16le --rate=48000 --channels=1) >/dev/null 2>&1 & echo $!"
+            " >/tmp/playing"
+        )
         try:
             wait_until("the desktop plays", lambda: "pacat" in self.run("pactl list sink-inputs"))
             yield
@@ -74,9 +91,12 @@ sys.stdout.buffer.write(array.array("h", wave).tobytes() * 60)
     def recorded(self, source: str, rate: int = 24_000, seconds: float = 2.0) -> bytes:
         """A recording of a source: 16-bit mono samples; empty if there is no such source."""
         script = (
-            f"timeout {seconds} parec --format=s16le --rate={rate} --channels=1 -d {source} >/tmp/recorded 2>/dev/null"
+            f"timeout {seconds} parec --format=s16le --rate={rate} --channels=1 -d {source}"
+            " >/tmp/recorded 2>/dev/null"
         )
-        return bytes.fromhex(self.run(f"{script}; od -An -v -tx1 /tmp/recorded | tr -d ' \\n'").strip())
+        return bytes.fromhex(
+            self.run(f"{script}; od -An -v -tx1 /tmp/recorded | tr -d ' \\n'").strip()
+        )
 
     def clipboard(self) -> str:
         """The text in the desktop's clipboard."""
@@ -89,11 +109,15 @@ sys.stdout.buffer.write(array.array("h", wave).tobytes() * 60)
 
 @contextmanager
 def streamed(world: World, **specs: dict[str, Any]) -> Iterator[dict[str, Streamed]]:
-    """Desktops of these names, each of a template of its own that says this; all start side by side."""
+    """Desktops of these names, each of a template of its own that says this; all start side by
+    side.
+    """
     with ExitStack() as stack:
         for name, spec in specs.items():
             stack.enter_context(template(world, name, **spec))
-            stack.callback(world.kubectl, "delete", "vdi", name, "--ignore-not-found", "--timeout=60s")
+            stack.callback(
+                world.kubectl, "delete", "vdi", name, "--ignore-not-found", "--timeout=60s"
+            )
             start(world, name, name, wait=False)
         for name in specs:
             world.kubectl("wait", f"vdi/{name}", "--for=condition=Ready", "--timeout=120s")

@@ -1,5 +1,5 @@
-"""A desktop's page from inside: what it hears and what the desktop hands it; and Selkies' protocol without Selkies'
-page, since a page that hides a button is no lock.
+"""A desktop's page from inside: what it hears and what the desktop hands it; and Selkies' protocol
+without Selkies' page, since a page that hides a button is no lock.
 """
 
 import base64
@@ -17,8 +17,8 @@ from playwright.sync_api import Page
 from support.waiting import wait_until
 from vdi.demo.browser import DesktopBrowser
 
-# Runs before the page's own scripts: a meter beside every way to the loudspeaker, and a list of the documents that
-# the page was handed to print.
+# Runs before the page's own scripts: a meter beside every way to the loudspeaker, and a list of the
+# documents that the page was handed to print.
 PROBE = """(() => {
   const connect = AudioNode.prototype.connect, meters = [];
   AudioNode.prototype.connect = function (to, ...rest) {
@@ -111,14 +111,17 @@ class Raw:
     def send(self, *messages: str) -> None:
         """Send these, and wait until the server has read them: it answers `_gz,1` in turn."""
         before = self.texts().count("_gz,1")
-        self._page.evaluate("all => all.forEach(one => window.vdiRaw.socket.send(one))", [*messages, "_gz,1"])
+        self._page.evaluate(
+            "all => all.forEach(one => window.vdiRaw.socket.send(one))", [*messages, "_gz,1"]
+        )
         wait_until("the messages were read", lambda: self.texts().count("_gz,1") > before)
 
     def send_bytes(self, *messages: bytes) -> None:
         """The same for binary messages."""
         words = [base64.b64encode(message).decode() for message in messages]
         script = (
-            "all => all.forEach(one => window.vdiRaw.socket.send(Uint8Array.from(atob(one), c => c.charCodeAt(0))))"
+            "all => all.forEach(one => window.vdiRaw.socket.send(Uint8Array.from(atob(one), c =>"
+            " c.charCodeAt(0))))"
         )
         self._page.evaluate(script, words)
         self.send()
@@ -137,12 +140,16 @@ class Raw:
         return float(self._page.evaluate("() => window.vdiRaw.pictures.at")) / 1000
 
     def acknowledge(self) -> None:
-        """Say ten times a second, from now on, which picture was the last: as Selkies' page does."""
+        """Say ten times a second, from now on, which picture was the last: as Selkies' page
+        does.
+        """
         self._page.evaluate(_ACKNOWLEDGE)
 
     @contextmanager
     def behind(self) -> Iterator[None]:
-        """Acknowledge no further picture, as a page on a slow machine or way, which `acknowledge` has made one."""
+        """Acknowledge no further picture, as a page on a slow machine or way, which `acknowledge`
+        has made one.
+        """
         self._page.evaluate(_FALL_BEHIND)
         try:
             yield
@@ -152,7 +159,9 @@ class Raw:
     def reported(self, words: str, seconds: float = 10.0) -> str:
         """Wait for a message that has these words."""
         return wait_until(
-            f"a message with {words!r}", lambda: next((text for text in self.texts() if words in text), None), seconds
+            f"a message with {words!r}",
+            lambda: next((text for text in self.texts() if words in text), None),
+            seconds,
         )
 
 
@@ -160,8 +169,9 @@ class Raw:
 def raw(
     browser: DesktopBrowser, url: str, display: str = "primary", size: tuple[int, int] = (1280, 720)
 ) -> Iterator[Raw]:
-    """A connection to the desktop at `url` of the person whose browser it is, without Selkies' page, that has joined a
-    display. It owns it (and may size it) if no page is open."""
+    """A connection to the desktop at `url` of the person whose browser it is, without Selkies'
+    page, that has joined a display. It owns it (and may size it) if no page is open.
+    """
     page = browser.page.context.new_page()
     try:
         page.goto(f"{url}/api/health")
@@ -172,7 +182,9 @@ def raw(
 
 
 def _joins(page: Page, desired: list[str | int]) -> bool:
-    """False if Selkies says to come later: from one address, here Traefik's, it takes two connections 0.5 s apart."""
+    """False if Selkies says to come later: from one address, here Traefik's, it takes two
+    connections 0.5 s apart.
+    """
     try:
         page.evaluate(_RAW, desired)
     except PlaywrightError as error:
@@ -183,7 +195,9 @@ def _joins(page: Page, desired: list[str | int]) -> bool:
 
 
 def write_tone(file: Path, frequency: float, seconds: float = 4.0, rate: int = 48_000) -> None:
-    """A WAV of beeps, 0.2 s each: a browser's noise suppression takes a tone that never ends for noise."""
+    """A WAV of beeps, 0.2 s each: a browser's noise suppression takes a tone that never ends for
+    noise.
+    """
     samples = array("h")
     for i in range(int(seconds * rate)):
         on = int(i / rate / 0.2) % 2 == 0

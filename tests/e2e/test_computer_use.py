@@ -1,4 +1,6 @@
-"""A software agent at real desktops, through vdi-agent: it clicks, types and runs commands, and people come first."""
+"""A software agent at real desktops, through vdi-agent: it clicks, types and runs commands, and
+people come first.
+"""
 
 import base64
 import io
@@ -18,7 +20,10 @@ from support.waiting import wait_until
 pytestmark = pytest.mark.timeout(300)
 
 _LISTENING = "grep -c ':251C 00000000:0000 0A' /proc/net/tcp || true"  # 127.0.0.1:9500
-_SERVER = "curl -s -o /dev/null -w '%{http_code}' -d '{\"action\":\"screenshot\"}' http://127.0.0.1:9500/computer-use"
+_SERVER = (
+    "curl -s -o /dev/null -w '%{http_code}' -d '{\"action\":\"screenshot\"}'"
+    " http://127.0.0.1:9500/computer-use"
+)
 _MOVE = {"action": "mouse_move"}
 _NOTHING = {"command": "true", "seconds": 5}
 _TERMINAL = {"command": "xfce4-terminal >/dev/null 2>&1 &", "seconds": 10}
@@ -33,12 +38,16 @@ def act(world: World, name: str, action: str, **words: Any) -> dict[str, Any]:
 
 
 @pytest.fixture(
-    scope="module", params=[pytest.param(display, marks=pytest.mark.long) for display in ("X11", "Wayland")]
+    scope="module",
+    params=[pytest.param(display, marks=pytest.mark.long) for display in ("X11", "Wayland")],
 )
 def driven(world: World, request: pytest.FixtureRequest) -> Iterator[str]:
     """Name of a session that agents may drive."""
     name = f"driven-{request.param.lower()}"
-    spec: dict[str, Any] = {"agents": {"enabled": True, "run": True}, "streaming": {"display": request.param}}
+    spec: dict[str, Any] = {
+        "agents": {"enabled": True, "run": True},
+        "streaming": {"display": request.param},
+    }
     with streamed(world, **{name: spec}):
         yield name
 
@@ -69,7 +78,9 @@ def test_a_persons_input_pauses_the_agent(world: World, driven: str) -> None:
 
         def is_paused() -> bool:
             browser.page.mouse.move(next(spots), 300)
-            status, text = call_agent(world, driven, "/computer-use", {**_MOVE, "coordinate": [10, 10]})
+            status, text = call_agent(
+                world, driven, "/computer-use", {**_MOVE, "coordinate": [10, 10]}
+            )
             return status == 409 and json.loads(text)["reason"] == "HumanInControl"
 
         wait_until("the agent is paused", is_paused)
@@ -77,7 +88,10 @@ def test_a_persons_input_pauses_the_agent(world: World, driven: str) -> None:
         assert "data" in act(world, driven, "screenshot"), "it may look"
 
         def goes_on() -> bool:
-            return call_agent(world, driven, "/computer-use", {**_MOVE, "coordinate": [20, 20]})[0] == 200
+            return (
+                call_agent(world, driven, "/computer-use", {**_MOVE, "coordinate": [20, 20]})[0]
+                == 200
+            )
 
         wait_until("the agent goes on", goes_on, 20)
         assert act(world, driven, "cursor_position") == {"text": "X=20,Y=20"}
@@ -85,7 +99,14 @@ def test_a_persons_input_pauses_the_agent(world: World, driven: str) -> None:
 
 def test_programs_of_the_user_cannot_use_the_server(world: World, driven: str) -> None:
     assert run_in(world, driven, _SERVER) == "401"
-    assert run_in(world, driven, "grep -l SELKIES_COMPUTER_USE_TOKEN /proc/[0-9]*/environ 2>/dev/null || true") == ""
+    assert (
+        run_in(
+            world,
+            driven,
+            "grep -l SELKIES_COMPUTER_USE_TOKEN /proc/[0-9]*/environ 2>/dev/null || true",
+        )
+        == ""
+    )
     assert_nothing_to_learn(world, driven)
 
 

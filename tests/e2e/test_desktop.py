@@ -40,7 +40,10 @@ def test_the_picture_is_a_desktop_and_typing_changes_it(desktop: tuple[World, st
     with world.browser(name) as browser:
         browser.open()
         picture = wait_until("a picture with many colours", lambda: colourful(browser.picture()))
-        assert pointer_of(world, name) == (320, 240), "in the corner it would show the clock's tooltip"
+        assert pointer_of(world, name) == (
+            320,
+            240,
+        ), "in the corner it would show the clock's tooltip"
         assert "Waiting for stream" not in browser.page.inner_text("body")
         assert sent_in_full(browser) == [], "these parts of Selkies' page came uncompressed"
         browser.open_terminal()
@@ -70,7 +73,10 @@ def test_no_one_gets_in_without_a_login(desktop: tuple[World, str, str]) -> None
     for path in ("/", "/api/health", "/api/tokens", "/websockets"):
         assert answer(url, path)[0] == 401, path
     handshake = {"Upgrade": "websocket", "Connection": "Upgrade", "Sec_WebSocket_Version": "13"}
-    assert answer(url, "/websockets", **handshake, Sec_WebSocket_Key="AAAAAAAAAAAAAAAAAAAAAA==")[0] == 401
+    assert (
+        answer(url, "/websockets", **handshake, Sec_WebSocket_Key="AAAAAAAAAAAAAAAAAAAAAA==")[0]
+        == 401
+    )
     person = {"Accept": "text/html", "Sec_Fetch_Mode": "navigate"}
     status, there = answer(url, "/", **person)
     assert (status, urlsplit(there).path) == (302, "/.vdi/start")
@@ -88,7 +94,9 @@ def test_user_without_a_share_gets_no_stream(desktop: tuple[World, str, str]) ->
 def test_no_key_starts_a_program_that_is_missing(desktop: tuple[World, str, str]) -> None:
     world, name, _ = desktop
     keys = "/etc/xdg/xfce4/xfconf/xfce-perchannel-xml/xfce4-keyboard-shortcuts.xml"
-    commands = f'sed -n \'/"commands"/,/"xfwm4"/s/.*type="string" value="\\([^ "]*\\).*/\\1/p\' {keys}'
+    commands = (
+        f'sed -n \'/"commands"/,/"xfwm4"/s/.*type="string" value="\\([^ "]*\\).*/\\1/p\' {keys}'
+    )
     programs = run_in(
         world, name, f"for one in $({commands}); do command -v $one || echo none: $one; done"
     ).splitlines()

@@ -1,4 +1,6 @@
-"""Promises of the desktop image, in a pod: one application, a keyboard, clear refusals, a light desktop."""
+"""Promises of the desktop image, in a pod: one application, a keyboard, clear refusals, a light
+desktop.
+"""
 
 import pytest
 
@@ -10,13 +12,19 @@ pytestmark = pytest.mark.timeout(300)
 
 
 def test_unknown_settings_are_quoted_in_the_status(sessions: World) -> None:
-    with started(sessions, "wally", wait=False, env=[{"name": "VDI_KEYBOARD_LAYOUT", "value": "xx"}]):
+    with started(
+        sessions, "wally", wait=False, env=[{"name": "VDI_KEYBOARD_LAYOUT", "value": "xx"}]
+    ):
         said = "XKB knows no layout 'xx'"
-        wait_until("the status quotes the refusal", lambda: said in message_of(sessions, "wally"), 120)
+        wait_until(
+            "the status quotes the refusal", lambda: said in message_of(sessions, "wally"), 120
+        )
 
 
 def test_only_opengl_programs_load_opengl(sessions: World) -> None:
-    """Mesa and LLVM are 16 MiB of each program that has them. The X server has them for the desktop's applications."""
+    """Mesa and LLVM are 16 MiB of each program that has them. The X server has them for the
+    desktop's applications.
+    """
     start(sessions, "mesa", "small")
     wait_for_panel(sessions, "mesa")
     names = "for maps in $(grep -ls libLLVM /proc/[0-9]*/maps); do cat ${maps%maps}comm; done"
@@ -55,5 +63,7 @@ def test_single_application_is_restarted_and_uses_its_layout(sessions: World) ->
         before = run_in(sessions, "sina", "pgrep -x xfce4-terminal").split()
         run_in(sessions, "sina", "kill $(pgrep -x xfce4-terminal)")
         again = "pgrep -x xfce4-terminal || true"
-        wait_until("it comes back", lambda: run_in(sessions, "sina", again).split() not in ([], before))
+        wait_until(
+            "it comes back", lambda: run_in(sessions, "sina", again).split() not in ([], before)
+        )
         reach(sessions, "sina", "Running")

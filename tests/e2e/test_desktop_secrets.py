@@ -1,4 +1,6 @@
-"""A desktop's user learns neither of its tokens, though their programs have the uid of the processes that see them."""
+"""A desktop's user learns neither of its tokens, though their programs have the uid of the
+processes that see them.
+"""
 
 import json
 from pathlib import Path
@@ -25,7 +27,8 @@ from support.waiting import wait_until
 pytestmark = pytest.mark.timeout(300)
 
 _LOOK = Path(__file__).with_name("look_for_secrets.py").read_text()
-# What a person at the desktop runs who is after the requests, with tokens in them, that come to a port.
+# What a person at the desktop runs who is after the requests, with tokens in them, that come to a
+# port.
 _TAKE_PORT = """
 import signal, socket, sys, time
 for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT):
@@ -106,7 +109,10 @@ def test_restarted_container_keeps_its_port(sessions: World) -> None:
         run_in(sessions, "tom", "kill -9 $(pgrep -f '[r]un-selkies|[s]elkies.__main__' | head -1)")
         wait_until("the container restarts", lambda: restarts(sessions, "tom") == 1)
         reach(sessions, "tom", "Running")
-        wait_until("it answers", lambda: run_in(sessions, "tom", "curl -fs localhost:8080/api/health || true"))
+        wait_until(
+            "it answers",
+            lambda: run_in(sessions, "tom", "curl -fs localhost:8080/api/health || true"),
+        )
         assert "taken" not in run_in(sessions, "tom", "ls /dev/shm")
         assert_nothing_to_learn(sessions, "tom")
         with sessions.browser("tom") as browser:
@@ -117,7 +123,10 @@ def test_restarted_container_keeps_its_port(sessions: World) -> None:
 
 @pytest.mark.long
 def test_pool_desktop_programs_cannot_read_tokens(sessions: World) -> None:
-    with template(sessions, "watched", persistence={"enabled": False}) as name, pool(sessions, name):
+    with (
+        template(sessions, "watched", persistence={"enabled": False}) as name,
+        pool(sessions, name),
+    ):
         wait_for_pool(sessions, name)
         start(sessions, "tess", name)
         assert "vdi.kasm.io/pool" in live_pod_of(sessions, "tess")["metadata"]["annotations"]

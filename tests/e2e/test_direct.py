@@ -1,4 +1,6 @@
-"""`vdi session open --direct` on a real node: past Traefik, while the owner has the desktop open behind the gateway."""
+"""`vdi session open --direct` on a real node: past Traefik, while the owner has the desktop open
+behind the gateway.
+"""
 
 import json
 import os
@@ -27,7 +29,9 @@ def opened(world: World) -> Iterator[str]:
     """The command, until it is interrupted; its address."""
     words = [sys.executable, "-m", "vdi", "session", "open", NAME, "--direct", "-o", "json"]
     env = {**os.environ, "KUBECONFIG": str(world.kubeconfig)}
-    with subprocess.Popen(words, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+    with subprocess.Popen(
+        words, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
         killer = threading.Timer(120, process.kill)
         killer.start()
         try:

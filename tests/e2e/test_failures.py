@@ -1,4 +1,6 @@
-"""Desktops that fail on a real node: out of memory, a program that ends at once. Said in words, tried again, fixed."""
+"""Desktops that fail on a real node: out of memory, a program that ends at once. Said in words,
+tried again, fixed.
+"""
 
 import os
 import subprocess
@@ -16,10 +18,13 @@ pytestmark = pytest.mark.timeout(420)
 def first_loss(world: World, name: str) -> Object:
     """The first loss that the status counts; another pod has been tried by then.
 
-    The kubelet restarts the container a few times, with its own pauses, before the pod counts as lost.
+    The kubelet restarts the container a few times, with its own pauses, before the pod counts as
+    lost.
     """
     first = wait_until("a pod", lambda: pod_of(world, name))["metadata"]["uid"]
-    lost: Object = wait_until("a loss is counted", lambda: status_of(world, name).get("failures"), 150)
+    lost: Object = wait_until(
+        "a loss is counted", lambda: status_of(world, name).get("failures"), 150
+    )
     assert lost["count"] == 1
 
     def another() -> bool:
@@ -37,7 +42,9 @@ def test_out_of_memory_is_named_and_fixed_by_more_memory(sessions: World) -> Non
         lost = first_loss(sessions, "otto")
         assert lost["reason"] == "OutOfMemory"
         assert "memory" in lost["message"]
-        sessions.kubectl("patch", "vdi", "otto", "--type=merge", "-p", '{"spec":{"resources":{"memory":"2Gi"}}}')
+        sessions.kubectl(
+            "patch", "vdi", "otto", "--type=merge", "-p", '{"spec":{"resources":{"memory":"2Gi"}}}'
+        )
         sessions.vdi("session", "restart", "otto")
         reach(sessions, "otto", "Running", seconds=60)
 

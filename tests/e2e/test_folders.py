@@ -51,10 +51,17 @@ def start(world: World, groups: Mapping[str, Sequence[str]]) -> None:
 def test_team_folder_access_follows_groups(cad: World) -> None:
     start(cad, {"ada": ("cad",), "bob": ("staff",), "eve": ()})
     assert (
-        run_in(cad, "ada", "echo plan > /team/plan && echo mine > /own/note && cat /team/plan /own/note")
+        run_in(
+            cad,
+            "ada",
+            "echo plan > /team/plan && echo mine > /own/note && cat /team/plan /own/note",
+        )
         == "plan\nmine\n"
     )
-    assert run_in(cad, "bob", "cat /team/plan; touch /team/x || echo refused; ls -A /own") == "plan\nrefused\n"
+    assert (
+        run_in(cad, "bob", "cat /team/plan; touch /team/x || echo refused; ls -A /own")
+        == "plan\nrefused\n"
+    )
     assert run_in(cad, "eve", "ls -d /team 2>/dev/null || echo absent; ls -A /own") == "absent\n"
 
 
@@ -63,7 +70,8 @@ def test_parents_of_mounted_files_belong_to_the_user(cad: World) -> None:
     seen = run_in(
         cad,
         "ada",
-        "cd ~ && stat -c %u .config .config/git && touch .config/git/x && cat .config/git/config licence/key",
+        "cd ~ && stat -c %u .config .config/git && touch .config/git/x && cat .config/git/config"
+        " licence/key",
     )
     assert seen == "1000\n1000\n[user]\n\tname = Ada\n4711"
     assert run_in(cad, "ada", "echo x > ~/licence/key || echo refused") == "refused\n"
@@ -75,13 +83,16 @@ def test_startup_scripts_run_as_the_user_and_are_logged(cad: World) -> None:
     run_in(
         cad,
         "ada",
-        "test -e ~/template-was-here && mkdir -p ~/.config/vdi && echo 'echo hello of ada' > ~/.config/vdi/startup.sh",
+        "test -e ~/template-was-here && mkdir -p ~/.config/vdi && echo 'echo hello of ada' >"
+        " ~/.config/vdi/startup.sh",
     )
     cad.vdi("session", "restart", "ada")
     reach(cad, "ada", "Running")
 
     def logged() -> bool:
-        log = cad.vdi("session", "logs", "ada", "--tail", "200", check=False)  # the pod may just be replaced
+        log = cad.vdi(
+            "session", "logs", "ada", "--tail", "200", check=False
+        )  # the pod may just be replaced
         return "hello of ada" in log and "the template's start-up script ended with status 0" in log
 
     wait_until("both scripts are in the log", logged)
@@ -89,9 +100,13 @@ def test_startup_scripts_run_as_the_user_and_are_logged(cad: World) -> None:
     with DesktopBrowser(cad.portal, cad.login("ada@example.com")) as browser:
         browser.log_in()
         browser.page.goto(f"{cad.portal}/desktops/ada")
-        section = browser.page.locator("section", has=browser.page.get_by_role("heading", name="Start-up scripts"))
+        section = browser.page.locator(
+            "section", has=browser.page.get_by_role("heading", name="Start-up scripts")
+        )
         shown = " ".join(section.inner_text().split())
-        assert shown.startswith("Start-up scripts Of the template Completed 1000 Your own Completed"), shown
+        assert shown.startswith(
+            "Start-up scripts Of the template Completed 1000 Your own Completed"
+        ), shown
         assert shown.endswith("hello of ada")
         with browser.beside(cad.login("eve@example.com")) as other:
             other.log_in()

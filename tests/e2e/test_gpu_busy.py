@@ -1,4 +1,6 @@
-"""`vdi gpu status` asks the DCGM exporter's pod through the API server of a real node. The exporter serves a file."""
+"""`vdi gpu status` asks the DCGM exporter's pod through the API server of a real node. The exporter
+serves a file.
+"""
 
 import json
 import re
@@ -35,7 +37,10 @@ def exporter() -> dict[str, Any]:
         "apiVersion": "apps/v1",
         "kind": "DaemonSet",
         "metadata": {"name": NAME, "namespace": NAMESPACE},
-        "spec": {"selector": {"matchLabels": labels}, "template": {"metadata": {"labels": labels}, "spec": pod}},
+        "spec": {
+            "selector": {"matchLabels": labels},
+            "template": {"metadata": {"labels": labels}, "spec": pod},
+        },
     }
 
 
@@ -45,19 +50,27 @@ def test_gpu_load_is_unknown_without_an_exporter(world: World) -> None:
     (node,) = before["nodes"]
     assert (node["busy"], node["busyUnknown"]) == (None, "no DCGM exporter runs in this cluster")
 
-    page = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": NAME, "namespace": NAMESPACE}}
+    page = {
+        "apiVersion": "v1",
+        "kind": "ConfigMap",
+        "metadata": {"name": NAME, "namespace": NAMESPACE},
+    }
     namespace = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": NAMESPACE}}
     items = [namespace, {**page, "data": {"metrics": PAGE.read_text()}}, exporter()]
     try:
         given = json.dumps({"apiVersion": "v1", "kind": "List", "items": items})
         world.kubectl("apply", "--namespace", NAMESPACE, "-f", "-", stdin=given)
-        world.kubectl("rollout", "status", f"daemonset/{NAME}", "--namespace", NAMESPACE, "--timeout=60s")
+        world.kubectl(
+            "rollout", "status", f"daemonset/{NAME}", "--namespace", NAMESPACE, "--timeout=60s"
+        )
         (node,) = json.loads(world.vdi("gpu", "status", "-o", "json"))["nodes"]
         assert node["busyUnknown"] is None
         assert node["busy"] == pytest.approx(0.36)
         assert [gpu["model"] for gpu in node["measured"]] == ["NVIDIA L4", "NVIDIA L4"]
         shown = world.vdi("gpu", "status")
-        assert re.search(rf"^{node['node']} .* 36% +10\.0 of 44\.0 GiB$", shown, re.MULTILINE), shown
+        assert re.search(rf"^{node['node']} .* 36% +10\.0 of 44\.0 GiB$", shown, re.MULTILINE), (
+            shown
+        )
         assert "it is unknown how much each desktop uses" in shown
     finally:
         world.kubectl("delete", "namespace", NAMESPACE, "--ignore-not-found", "--timeout=60s")

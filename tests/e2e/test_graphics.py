@@ -1,4 +1,6 @@
-"""The OpenGL renderer of a desktop: Zink where Vulkan has a device (here lavapipe, on the CPU), else software."""
+"""The OpenGL renderer of a desktop: Zink where Vulkan has a device (here lavapipe, on the CPU),
+else software.
+"""
 
 import pytest
 from PIL.Image import Image
@@ -20,7 +22,9 @@ AS_AN_APPLICATION = (
 
 def graphics_of(world: World, name: str) -> Object:
     """`status.graphics`, once the agent was asked."""
-    found: Object = wait_until(f"the status of {name} says what draws", lambda: status_of(world, name).get("graphics"))
+    found: Object = wait_until(
+        f"the status of {name} says what draws", lambda: status_of(world, name).get("graphics")
+    )
     return found
 
 
@@ -44,7 +48,9 @@ def test_opengl_window_counts_once_it_is_on_screen(sessions: World) -> None:
         draw = "/usr/local/lib/vdi/draw-window"
 
         drawn = run_in(sessions, "wim", AS_AN_APPLICATION + draw).split("\t")
-        unreachable = run_in(sessions, "wim", f"{AS_AN_APPLICATION} DISPLAY=:78 {draw} 2>&1 || true")
+        unreachable = run_in(
+            sessions, "wim", f"{AS_AN_APPLICATION} DISPLAY=:78 {draw} 2>&1 || true"
+        )
 
         assert drawn[0] == "Mesa" and drawn[1].startswith("llvmpipe")
         assert "the X server cannot be reached" in unreachable
@@ -75,7 +81,11 @@ def test_applications_use_zink_and_the_x_server_does_not(sessions: World, lavapi
         with sessions.browser("zoe") as browser:
             browser.open()
             still = browser.picture()
-            run_in(sessions, "zoe", AS_AN_APPLICATION + "setsid glxgears -geometry 600x600 >/dev/null 2>&1 &")
+            run_in(
+                sessions,
+                "zoe",
+                AS_AN_APPLICATION + "setsid glxgears -geometry 600x600 >/dev/null 2>&1 &",
+            )
 
             def differs(before: Image, pixels: int) -> Image | None:
                 now = browser.picture()
@@ -86,9 +96,13 @@ def test_applications_use_zink_and_the_x_server_does_not(sessions: World, lavapi
 
 
 @pytest.mark.long
-def test_a_vulkan_driver_that_zink_may_not_use_leaves_software(sessions: World, lavapipe: str) -> None:
+def test_a_vulkan_driver_that_zink_may_not_use_leaves_software(
+    sessions: World, lavapipe: str
+) -> None:
     variables = [{"name": "LIBGL_ALWAYS_SOFTWARE", "value": "0"}]
     with started(sessions, "rita", image=lavapipe, env=variables):
         assert graphics_of(sessions, "rita")["renderer"] == "Software"
         wait_for_panel(sessions, "rita")
-        assert "OpenGL renderer string: llvmpipe" in run_in(sessions, "rita", AS_AN_APPLICATION + "glxinfo -B")
+        assert "OpenGL renderer string: llvmpipe" in run_in(
+            sessions, "rita", AS_AN_APPLICATION + "glxinfo -B"
+        )

@@ -1,4 +1,6 @@
-"""No one at the desktop: the notice in its picture, what spares it and what does not, the suspension. Real input."""
+"""No one at the desktop: the notice in its picture, what spares it and what does not, the
+suspension. Real input.
+"""
 
 from datetime import timedelta
 from pathlib import Path
@@ -28,19 +30,27 @@ def test_input_clears_the_idle_notice_an_open_tab_does_not(sessions: World, tmp_
 
             browser.type("x")
             wait_for_notice(browser, shown=False, seconds=10)
-            wait_until("the warning is taken back", lambda: condition(sessions, "ida", "Idle") is None)
+            wait_until(
+                "the warning is taken back", lambda: condition(sessions, "ida", "Idle") is None
+            )
             assert pod_of(sessions, "ida")
 
             # The page stays open and shows the desktop all the time; no one touches it.
             wait_for_notice(browser, shown=True, seconds=IDLE_TIMEOUT)
             assert "Waiting for stream" not in browser.page.inner_text("body")
             active = parse_time(status_of(sessions, "ida")["lastActivityTime"])
-            assert active >= parse_time(warned["lastTransitionTime"]), "the key was after the first warning"
+            assert active >= parse_time(warned["lastTransitionTime"]), (
+                "the key was after the first warning"
+            )
             reach(sessions, "ida", "Suspended", seconds=IDLE_TIMEOUT)
             suspended = condition(sessions, "ida", "Ready")
             assert suspended
             length = parse_time(suspended["lastTransitionTime"]) - active
             assert timedelta(seconds=IDLE_TIMEOUT) <= length < timedelta(seconds=IDLE_TIMEOUT + 20)
         # The status tells it first, so that no one is suspended without a word; then the spec.
-        wait_until("the spec says so", lambda: (sessions.get("vdi", "ida") or {})["spec"]["suspended"])
-        wait_until("the desktop is gone", lambda: not sessions.items("pod", "vdi.kasm.io/session=ida"))
+        wait_until(
+            "the spec says so", lambda: (sessions.get("vdi", "ida") or {})["spec"]["suspended"]
+        )
+        wait_until(
+            "the desktop is gone", lambda: not sessions.items("pod", "vdi.kasm.io/session=ida")
+        )

@@ -1,4 +1,6 @@
-"""`vdi images load` on a real node: containerd takes images that no registry has, and nothing of the way stays."""
+"""`vdi images load` on a real node: containerd takes images that no registry has, and nothing of
+the way stays.
+"""
 
 import json
 import os
@@ -19,8 +21,9 @@ from vdi.devcluster.layout import layout_of
 from vdi.devcluster.progress import Progress
 from vdi.release.images import LABELS
 
-# Of a registry that is nowhere: only containerd can have it. Not called pause: a node reports its images now and then,
-# and a pod that brings images would be made of this one, which is gone by then.
+# Of a registry that is nowhere: only containerd can have it. Not called pause: a node reports its
+# images now and then, and a pod that brings images would be made of this one, which is gone by
+# then.
 IMAGE = "registry.invalid/load/small:1"
 
 
@@ -34,7 +37,17 @@ def tools(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 def here(tools: dict[str, Path], world: World) -> Iterator[tuple[str, ...]]:
     """This node's containerd; the image is on it neither before nor after."""
     socket = f"{layout_of(NAME).run}/containerd.sock"
-    remove = [str(tools["ctr"]), "--address", socket, "--namespace", "k8s.io", "images", "rm", "--sync", IMAGE]
+    remove = [
+        str(tools["ctr"]),
+        "--address",
+        socket,
+        "--namespace",
+        "k8s.io",
+        "images",
+        "rm",
+        "--sync",
+        IMAGE,
+    ]
     subprocess.run(remove, capture_output=True, check=False)
     yield "--containerd", socket, "--ctr", str(tools["ctr"])
     world.kubectl("delete", "pod", "loaded", "--ignore-not-found", "--wait=true")
@@ -53,7 +66,9 @@ def an_archive(folder: Path, tools: dict[str, Path], padding: int = 0) -> Path:
     config, comment = ImageConfig(entrypoint=("/pause",), user="65535:65535"), "pause"
     arch = {"x86_64": "amd64", "aarch64": "arm64"}[os.uname().machine]
     target = folder / "image.tar"
-    write_archive(target, name=IMAGE, layer=folder / "layer.tar", config=config, arch=arch, comment=comment)
+    write_archive(
+        target, name=IMAGE, layer=folder / "layer.tar", config=config, arch=arch, comment=comment
+    )
     return target
 
 
@@ -72,7 +87,12 @@ def test_a_pod_runs_from_an_image_that_no_registry_has(
     assert report["images"] == node["images"] == [IMAGE] and node["loaded"] and not node["message"]
 
     security = {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}}
-    container = {"name": "pause", "image": IMAGE, "imagePullPolicy": "Never", "securityContext": security}
+    container = {
+        "name": "pause",
+        "image": IMAGE,
+        "imagePullPolicy": "Never",
+        "securityContext": security,
+    }
     of_pod = {"runAsNonRoot": True, "seccompProfile": {"type": "RuntimeDefault"}}
     spec = {"containers": [container], "securityContext": of_pod}
     pod = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "loaded"}, "spec": spec}
@@ -83,7 +103,9 @@ def test_a_pod_runs_from_an_image_that_no_registry_has(
     socket, ctr = here[1], here[3]
     listed = [ctr, "--address", socket, "--namespace", "k8s.io", "images", "ls", f"name=={IMAGE}"]
     shown = subprocess.run(listed, capture_output=True, text=True, check=True).stdout
-    assert "io.cri-containerd.pinned=pinned" in shown, "the kubelet must not delete it: nothing brings it back"
+    assert "io.cri-containerd.pinned=pinned" in shown, (
+        "the kubelet must not delete it: nothing brings it back"
+    )
 
 
 @pytest.mark.timeout(180)
@@ -98,7 +120,9 @@ def test_a_node_that_fails_is_named_with_the_reason(
 
 @pytest.mark.long
 @pytest.mark.timeout(180)
-def test_ctrl_c_removes_the_pod(world: World, tools: dict[str, Path], here: tuple[str, ...], tmp_path: Path) -> None:
+def test_ctrl_c_removes_the_pod(
+    world: World, tools: dict[str, Path], here: tuple[str, ...], tmp_path: Path
+) -> None:
     archive = an_archive(tmp_path, tools, padding=1 << 29)
     command = [sys.executable, "-m", "vdi", "images", "load", str(archive), *here]
     environment = {**os.environ, "KUBECONFIG": str(world.kubeconfig)}

@@ -1,4 +1,6 @@
-"""Sessions under `kubectl` and `vdi` on a real node: objects as users write them, deletion, a missing image."""
+"""Sessions under `kubectl` and `vdi` on a real node: objects as users write them, deletion, a
+missing image.
+"""
 
 from pathlib import Path
 
@@ -13,8 +15,12 @@ CHILDREN = "pods,services,secrets,ingressroutes.traefik.io"
 
 def test_the_missions_own_objects(sessions: World) -> None:
     """Unchanged, they say what is wrong with the image; with one that has a desktop they run."""
-    documents = list(yaml.safe_load_all((Path(__file__).parent / "mission-objects.yaml").read_text()))
-    made, session = (next(d for d in documents if d["kind"] == kind) for kind in ("VDITemplate", "VDISession"))
+    documents = list(
+        yaml.safe_load_all((Path(__file__).parent / "mission-objects.yaml").read_text())
+    )
+    made, session = (
+        next(d for d in documents if d["kind"] == kind) for kind in ("VDITemplate", "VDISession")
+    )
     for document in (made, session):
         sessions.kubectl("apply", "-f", "-", stdin=yaml.safe_dump(document))
     reach(sessions, "alice-desktop", "Failed", "gst-web:latest' contains no desktop")
@@ -37,7 +43,15 @@ def test_deleted_session_leaves_only_its_home(sessions: World) -> None:
     run_in(sessions, "dora", "echo kept > ~/kept.txt")
     assert pod["spec"]["terminationGracePeriodSeconds"] < 10, "it would not be gone within 10 s"
     sessions.kubectl("delete", "vdi", "dora", "--wait=false")
-    left = ("get", f"vdi,{CHILDREN}", "-l", "vdi.kasm.io/session=dora", "-o", "name", "--ignore-not-found")
+    left = (
+        "get",
+        f"vdi,{CHILDREN}",
+        "-l",
+        "vdi.kasm.io/session=dora",
+        "-o",
+        "name",
+        "--ignore-not-found",
+    )
     wait_until("everything gone", lambda: not sessions.kubectl(*left))
     assert sessions.get("pvc", home), "the home outlives the session"
     start(sessions, "dora", "small")

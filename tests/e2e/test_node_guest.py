@@ -1,4 +1,6 @@
-"""A full node is a good guest: it does a cluster's work, and when it goes nothing on the machine tells it was there."""
+"""A full node is a good guest: it does a cluster's work, and when it goes nothing on the machine
+tells it was there.
+"""
 
 import contextlib
 import json
@@ -97,15 +99,26 @@ def look_at_machine() -> Machine:
         # Only those that are known by the cluster's name: other programs come and go.
         "programs": frozenset(our_programs()),
         # Of images that are built meanwhile there may be some below the cache.
-        "mounts": tuple(path for path in mounts if not path.startswith(str(default_cache(os.environ)))),
+        "mounts": tuple(
+            path for path in mounts if not path.startswith(str(default_cache(os.environ)))
+        ),
         "links": frozenset(path.name for path in Path("/sys/class/net").iterdir()),
         # Counters and dates change by themselves.
-        "rules": tuple(line.split(" [")[0] for line in saved.splitlines() if not line.startswith("#")),
-        "cgroups": frozenset(
-            str(path) for mount in probe.cgroup_mounts() for path in Path(mount.path).iterdir() if path.is_dir()
+        "rules": tuple(
+            line.split(" [")[0] for line in saved.splitlines() if not line.startswith("#")
         ),
-        "folders": frozenset(str(path) for name in FOLDERS if Path(name).is_dir() for path in Path(name).iterdir()),
-        "ports beyond loopback": frozenset(port for port in ports if not port.startswith(("127.", "[::1]"))),
+        "cgroups": frozenset(
+            str(path)
+            for mount in probe.cgroup_mounts()
+            for path in Path(mount.path).iterdir()
+            if path.is_dir()
+        ),
+        "folders": frozenset(
+            str(path) for name in FOLDERS if Path(name).is_dir() for path in Path(name).iterdir()
+        ),
+        "ports beyond loopback": frozenset(
+            port for port in ports if not port.startswith(("127.", "[::1]"))
+        ),
         "kernel settings": tuple(Path(f"/proc/sys/{name}").read_text() for name in KERNEL_SETTINGS),
     }
 
@@ -120,7 +133,9 @@ class Node:
     progress: Progress
 
     def kubectl(self, *words: str, stdin: str = "", check: bool = True) -> str:
-        done = subprocess.run([*self.kubectl_words, *words], input=stdin, capture_output=True, text=True, timeout=120)
+        done = subprocess.run(
+            [*self.kubectl_words, *words], input=stdin, capture_output=True, text=True, timeout=120
+        )
         assert not check or done.returncode == 0, f"kubectl {' '.join(words)}: {done.stderr}"
         return done.stdout
 
@@ -148,9 +163,11 @@ def eventually(condition: Callable[[], bool], what: str, seconds: float = 60) ->
 
 
 def is_served(made: cluster.Cluster) -> bool:
-    """Whether the DNS server's health comes through Service, Traefik and TLS by the cluster's own authority.
+    """Whether the DNS server's health comes through Service, Traefik and TLS by the cluster's own
+    authority.
 
-    Not while a kubelet that started again calls its pods unready, or Traefik has no certificate yet.
+    Not while a kubelet that started again calls its pods unready, or Traefik has no certificate
+    yet.
     """
     context = ssl.create_default_context(cafile=str(made.web_ca))
     answer = b""
@@ -159,7 +176,9 @@ def is_served(made: cluster.Cluster) -> bool:
             socket.create_connection(("127.0.0.1", made.websecure_port), timeout=5) as plain,
             context.wrap_socket(plain, server_hostname="health.vdi.localhost") as secure,
         ):
-            secure.sendall(b"GET /health HTTP/1.1\r\nHost: health.vdi.localhost\r\nConnection: close\r\n\r\n")
+            secure.sendall(
+                b"GET /health HTTP/1.1\r\nHost: health.vdi.localhost\r\nConnection: close\r\n\r\n"
+            )
             while part := secure.recv(4096):
                 answer += part
     except ssl.SSLEOFError:
@@ -171,7 +190,8 @@ def test_restricted_pod_has_volume_dns_and_fake_gpu(node: Node) -> None:
     node.run_pod()
     assert node.kubectl("logs", "guest") == "started\n"
     assert node.kubectl("exec", "guest", "--", "cat", "/home/file") == "written\n"
-    # A name that resolves went pod -> Service address -> kube-proxy's rules -> CoreDNS -> API server and back.
+    # A name that resolves went pod -> Service address -> kube-proxy's rules -> CoreDNS -> API
+    # server and back.
     resolved = node.kubectl("exec", "guest", "--", "getent", "hosts", "kubernetes.default")
     assert "kubernetes.default.svc.cluster.local" in resolved
     claim = json.loads(node.kubectl("get", "pvc", "home", "-o", "json"))
@@ -187,14 +207,19 @@ def test_nothing_listens_beyond_loopback(node: Node) -> None:
     assert look_at_machine()["ports beyond loopback"] == node.before["ports beyond loopback"]
 
 
-@pytest.mark.parametrize("component", ["kubelet", *(pytest.param(name, marks=pytest.mark.long) for name in _OTHERS)])
+@pytest.mark.parametrize(
+    "component", ["kubelet", *(pytest.param(name, marks=pytest.mark.long) for name in _OTHERS)]
+)
 def test_killed_process_is_restarted_and_reported(node: Node, component: str) -> None:
     def find() -> ComponentStatus:
         return next(one for one in cluster.status(NAME).components if one.name == component)
 
     before = find()
     os.kill(before.pid, signal.SIGKILL)
-    eventually(lambda: find().restarts > before.restarts and find().state == "running", f"{component} runs again")
+    eventually(
+        lambda: find().restarts > before.restarts and find().state == "running",
+        f"{component} runs again",
+    )
     assert "SIGKILL" in find().last_exit
     eventually(lambda: cluster.status(NAME).state == "running", "the whole cluster is right again")
     eventually(lambda: is_served(node.made), "an answer through Traefik")
@@ -217,12 +242,16 @@ def test_up_restores_the_cluster_of_a_killed_supervisor(node: Node) -> None:
 def test_second_cluster_runs_beside_the_first(node: Node) -> None:
     try:
         second = cluster.up("guest2", progress=node.progress)
-        assert (second.server, second.websecure_port) != (node.made.server, node.made.websecure_port)
+        assert (second.server, second.websecure_port) != (
+            node.made.server,
+            node.made.websecure_port,
+        )
         assert cluster.status("guest2").state == "running"
     finally:
         cluster.down("guest2")
     assert Path("/proc/sys/net/ipv4/ip_forward").read_text() == "1\n"
-    # The kubelet's folder is a mount on a folder of the host's: taken away, no pod could start any more.
+    # The kubelet's folder is a mount on a folder of the host's: taken away, no pod could start any
+    # more.
     node.kubectl("delete", "pod", "guest", "--wait=true")
     node.run_pod()
     assert node.kubectl("exec", "guest", "--", "cat", "/home/file") == "written\n"

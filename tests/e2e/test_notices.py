@@ -2,7 +2,16 @@
 
 import pytest
 
-from e2e.desktops import A_NOTICE, condition, notice_pixels, reach, start, status_of, uid_of, wait_for_notice
+from e2e.desktops import (
+    A_NOTICE,
+    condition,
+    notice_pixels,
+    reach,
+    start,
+    status_of,
+    uid_of,
+    wait_for_notice,
+)
 from e2e.world import World
 
 pytestmark = pytest.mark.timeout(240)

@@ -1,5 +1,5 @@
-"""One home for all desktops of a person, on a real node: templates with the scope `User` share it, one desktop at a
-time. A suspended desktop leaves it to another.
+"""One home for all desktops of a person, on a real node: templates with the scope `User` share it,
+one desktop at a time. A suspended desktop leaves it to another.
 """
 
 import json
@@ -22,8 +22,15 @@ def test_desktops_share_a_home_one_at_a_time(sessions: World) -> None:
         run_in(world, "olga", "echo precious > ~/paper.txt")
         home = home_claim_of(world, "olga")
         try:
-            world.vdi("session", "create", "second", "--user", "olga@example.com", "--template", write)
-            reach(world, "second", "Pending", "The files of olga@example.com are in use by the desktop 'olga'.")
+            world.vdi(
+                "session", "create", "second", "--user", "olga@example.com", "--template", write
+            )
+            reach(
+                world,
+                "second",
+                "Pending",
+                "The files of olga@example.com are in use by the desktop 'olga'.",
+            )
             assert pod_of(world, "second") is None
             listed = json.loads(world.vdi("home", "show", home, "-o", "json"))
             assert (listed["usedBy"], listed["scope"]) == (["olga"], "User")

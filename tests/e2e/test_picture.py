@@ -1,4 +1,6 @@
-"""The first picture of a desktop in a real Chromium: wherever the page draws it, and nothing else."""
+"""The first picture of a desktop in a real Chromium: wherever the page draws it, and nothing
+else.
+"""
 
 import pytest
 from playwright.sync_api import Route
@@ -12,7 +14,9 @@ from vdi.demo.browser import HAS_PICTURE, DesktopBrowser
 pytestmark = pytest.mark.timeout(60)
 
 # Selkies' page before its video plays: a video with nothing in it, and a canvas.
-PAGE = '<video id="videoStream"></video><canvas id="videoCanvas" width="1280" height="720"></canvas>'
+PAGE = (
+    '<video id="videoStream"></video><canvas id="videoCanvas" width="1280" height="720"></canvas>'
+)
 BACKGROUND = """() => {
   window.pen = document.querySelector('#videoCanvas').getContext('2d');
   pen.fillStyle = '#1e2430';
@@ -25,7 +29,8 @@ PROMPT = """() => {
     pen.fillText('user', 2 + 40 * i, 14);
   });
 }"""
-# A new picture every 0.04 s until it is enough; then the time, one more, and the screen stays as it is.
+# A new picture every 0.04 s until it is enough; then the time, one more, and the screen stays as it
+# is.
 DRAW = """
 import itertools
 import os
@@ -60,7 +65,8 @@ COUNT_WHOLE = """(() => {
     return decode.call(this, chunk);
   };
 })()"""
-# At the worst moment: Selkies has sent a whole picture, and takes no further request for one for 250 ms.
+# At the worst moment: Selkies has sent a whole picture, and takes no further request for one for
+# 250 ms.
 STREAM_BEGINS_AGAIN = """async () => {
   const before = window.wholePictures;
   while (window.wholePictures === before) {
@@ -90,7 +96,9 @@ def test_canvas_of_one_colour_is_no_picture() -> None:
 @pytest.mark.timeout(150)
 def test_lagging_page_catches_up_on_a_static_screen(sessions: World) -> None:
     def gated() -> bool:
-        return "Backpressure TRIGGERED" in sessions.kubectl("logs", "-l", "vdi.kasm.io/session=sven", "--tail", "-1")
+        return "Backpressure TRIGGERED" in sessions.kubectl(
+            "logs", "-l", "vdi.kasm.io/session=sven", "--tail", "-1"
+        )
 
     url = start(sessions, "sven", "small")["status"]["url"]
     with sessions.browser("sven") as browser:
@@ -102,35 +110,50 @@ def test_lagging_page_catches_up_on_a_static_screen(sessions: World) -> None:
             with page.behind():
                 run_in(sessions, "sven", f"{PYTHON_ON_SCREEN} -c '{DRAW}' > /tmp/drawn 2>&1 &")
                 wait_until("Selkies sends no more", gated)
-                run_in(sessions, "sven", "touch /tmp/enough")  # soon: after 3 s Selkies tries again by itself
-                last = float(wait_until("the last change", lambda: run_in(sessions, "sven", "cat /tmp/drawn")))
+                run_in(
+                    sessions, "sven", "touch /tmp/enough"
+                )  # soon: after 3 s Selkies tries again by itself
+                last = float(
+                    wait_until(
+                        "the last change", lambda: run_in(sessions, "sven", "cat /tmp/drawn")
+                    )
+                )
             wait_until("a picture of the last change", lambda: page.last_picture() > last)
 
 
 @pytest.mark.long
 @pytest.mark.timeout(150)
 def test_restarted_stream_begins_with_a_full_frame(sessions: World) -> None:
-    """A slow page reads these words when it has pictures of the new stream already, and throws those away."""
+    """A slow page reads these words when it has pictures of the new stream already, and throws
+    those away.
+    """
     start(sessions, "lena", "small")
     with sessions.browser("lena") as browser:
         browser.page.add_init_script(COUNT_WHOLE)
         browser.open()
         browser.wait_for_picture()
         seen = int(browser.page.evaluate(STREAM_BEGINS_AGAIN))
-        wait_until("a whole picture", lambda: int(browser.page.evaluate("() => window.wholePictures")) > seen)
+        wait_until(
+            "a whole picture",
+            lambda: int(browser.page.evaluate("() => window.wholePictures")) > seen,
+        )
 
 
 @pytest.mark.long
 @pytest.mark.timeout(150)
 @pytest.mark.parametrize("part", PARTS)
 def test_page_with_a_refused_asset_reloads(sessions: World, part: str) -> None:
-    """As in the moment in which a desktop comes or goes: the page itself comes from it, and a part of it does not."""
+    """As in the moment in which a desktop comes or goes: the page itself comes from it, and a part
+    of it does not.
+    """
     refused: list[str] = []
 
     def refuse_twice(route: Route) -> None:
         if len(refused) < 2:
             refused.append(route.request.url)
-            route.fulfill(status=503, content_type="text/plain", body="The desktop is not available now.")
+            route.fulfill(
+                status=503, content_type="text/plain", body="The desktop is not available now."
+            )
         else:
             route.fallback()
 
@@ -143,6 +166,7 @@ def test_page_with_a_refused_asset_reloads(sessions: World, part: str) -> None:
         )
         browser.wait_for_picture()
         assert len(refused) == 2
-        # The second script is requested twice by one page: in advance, and once the first script runs.
+        # The second script is requested twice by one page: in advance, and once the first script
+        # runs.
         times = 1 if "core" in part else 2
         assert len([line for line in browser.messages if "[load-again]" in line]) == times

@@ -1,8 +1,20 @@
-"""A pool's desktop becomes a person's without a restart; an image that cannot be pulled is reported ahead."""
+"""A pool's desktop becomes a person's without a restart; an image that cannot be pulled is reported
+ahead.
+"""
 
 import pytest
 
-from e2e.desktops import Object, condition, live_pod_of, pool, reach, start, status_of, template, wait_for_pool
+from e2e.desktops import (
+    Object,
+    condition,
+    live_pod_of,
+    pool,
+    reach,
+    start,
+    status_of,
+    template,
+    wait_for_pool,
+)
 from e2e.world import World
 from support.waiting import wait_until
 

@@ -1,4 +1,5 @@
-"""`vdi session probe` on real desktops, through Traefik, TLS and the gateway: figures, metrics, words for failures.
+"""`vdi session probe` on real desktops, through Traefik, TLS and the gateway: figures, metrics,
+words for failures.
 
 By hand, and as the chart's CronJob runs it in a pod.
 """
@@ -65,7 +66,10 @@ def figures(world: World, name: str) -> dict[str, Any]:
 def test_probe_measures_unused_and_used_desktops(sessions: World, home: Path) -> None:
     with started(sessions, "petra", persistence={"enabled": False}):
         log_in(sessions, "petra@example.com")
-        keys, probes = metric(sessions, KEYS), metric(sessions, PROBES)  # of an earlier run on the same cluster
+        keys, probes = (
+            metric(sessions, KEYS),
+            metric(sessions, PROBES),
+        )  # of an earlier run on the same cluster
         before = ask_agent(sessions, "petra")
         assert before["connectedSeconds"] is None
 
@@ -86,13 +90,19 @@ def test_probe_measures_unused_and_used_desktops(sessions: World, home: Path) ->
 
         with sessions.browser("petra") as browser:
             browser.open()
-            wait_until("the probe's mark is gone", lambda: ask_agent(sessions, "petra")["viewers"] == 1)
+            wait_until(
+                "the probe's mark is gone", lambda: ask_agent(sessions, "petra")["viewers"] == 1
+            )
             picture = picture_at_rest(browser)
             figures(sessions, "petra")
-            wait_for_scene(browser, picture, "nothing is left of the probe's mark, and nothing was resized", 10)
+            wait_for_scene(
+                browser, picture, "nothing is left of the probe's mark, and nothing was resized", 10
+            )
             assert not [line for line in browser.messages if "superseded" in line.lower()]
             browser.type("x")
-            wait_until("a person's key counts", lambda: ask_agent(sessions, "petra")["idleSeconds"] < 5)
+            wait_until(
+                "a person's key counts", lambda: ask_agent(sessions, "petra")["idleSeconds"] < 5
+            )
         assert metric(sessions, PROBES) == probes + 2
 
 
@@ -103,7 +113,10 @@ def test_probe_without_a_picture_says_so_and_is_counted(sessions: World, home: P
         log_in(sessions, "paula@example.com")
         failures = metric(sessions, BLIND)  # of an earlier run on the same cluster
         said = probe(sessions, "paula")
-        assert "paula: first picture: no picture within 15 s; the page shows 'Waiting for stream'" in said
+        assert (
+            "paula: first picture: no picture within 15 s; the page shows 'Waiting for stream'"
+            in said
+        )
         assert metric(sessions, BLIND) == failures + 1
 
 

@@ -1,4 +1,6 @@
-"""Films of real desktops: made, stored, played in the portal; a pod that is killed, and a recorder that is stopped."""
+"""Films of real desktops: made, stored, played in the portal; a pod that is killed, and a recorder
+that is stopped.
+"""
 
 import base64
 import io
@@ -27,7 +29,10 @@ pytestmark = [pytest.mark.timeout(420), pytest.mark.long]
 
 RELEASE, GATEWAY = ("-n", "vdi-system"), "deployment/vdi-gateway"
 A_MARK = 0.8
-ALWAYS: dict[str, Any] = {"recording": {"mode": "Always", "ownerMayWatch": True}, "persistence": {"enabled": False}}
+ALWAYS: dict[str, Any] = {
+    "recording": {"mode": "Always", "ownerMayWatch": True},
+    "persistence": {"enabled": False},
+}
 # A film's length in seconds, and its picture at a part of it, as a PNG.
 _SEEK = """async (part) => {
   const video = document.querySelector('video');
@@ -59,7 +64,9 @@ time.sleep(300)
 
 
 def likeness(picture: Image.Image, mark: Image.Image) -> float:
-    """Correlation of the picture's middle with this mark over grey, at the best of the places about it."""
+    """Correlation of the picture's middle with this mark over grey, at the best of the places about
+    it.
+    """
     grey = Image.new("RGBA", mark.size, (128, 128, 128, 255))
     expected = list(Image.alpha_composite(grey, mark).convert("L").tobytes())
     left, top = (picture.width - mark.width) // 2, (picture.height - mark.height) // 2
@@ -97,23 +104,37 @@ def recording(sessions: World) -> Iterator[World]:
 
 @contextmanager
 def small_volume(world: World) -> Iterator[str]:
-    """The gateway has a volume of 8 MiB at this path: its node's memory, whose size the kernel enforces."""
+    """The gateway has a volume of 8 MiB at this path: its node's memory, whose size the kernel
+    enforces.
+    """
     place, spec = "/films", "/spec/template/spec"
 
     def patch(*changes: Mapping[str, Any]) -> None:
         world.kubectl(*RELEASE, "patch", GATEWAY, "--type", "json", "-p", json.dumps(changes))
         world.kubectl(*RELEASE, "rollout", "status", GATEWAY, "--timeout=120s")
 
-    pod = json.loads(world.kubectl(*RELEASE, "get", GATEWAY, "-o", "json"))["spec"]["template"]["spec"]
+    pod = json.loads(world.kubectl(*RELEASE, "get", GATEWAY, "-o", "json"))["spec"]["template"][
+        "spec"
+    ]
     lists: dict[str, tuple[list[Any], dict[str, Any]]] = {
         f"{spec}/volumes": (pod["volumes"], {"emptyDir": {"medium": "Memory", "sizeLimit": "8Mi"}}),
-        f"{spec}/containers/0/volumeMounts": (pod["containers"][0]["volumeMounts"], {"mountPath": place}),
+        f"{spec}/containers/0/volumeMounts": (
+            pod["containers"][0]["volumeMounts"],
+            {"mountPath": place},
+        ),
     }
-    patch(*({"op": "add", "path": f"{at}/-", "value": {"name": "films", **value}} for at, (_, value) in lists.items()))
+    patch(
+        *(
+            {"op": "add", "path": f"{at}/-", "value": {"name": "films", **value}}
+            for at, (_, value) in lists.items()
+        )
+    )
     try:
         yield place
     finally:
-        patch(*({"op": "remove", "path": f"{at}/{len(before)}"} for at, (before, _) in lists.items()))
+        patch(
+            *({"op": "remove", "path": f"{at}/{len(before)}"} for at, (before, _) in lists.items())
+        )
 
 
 def film_state(world: World, name: str) -> str:
@@ -143,7 +164,9 @@ def suspend_and_open_recordings(world: World, name: str, browser: DesktopBrowser
 
 
 def play(page: Page) -> tuple[float, set[str]]:
-    """Length in seconds of the page's film, and its pictures near the beginning, the end and the middle."""
+    """Length in seconds of the page's film, and its pictures near the beginning, the end and the
+    middle.
+    """
     seen = [page.evaluate(_SEEK, part) for part in (0.05, 0.95, 0.5)]
     return seen[0][0], {picture for _, picture in seen}
 
@@ -157,13 +180,17 @@ def test_films_outlive_a_killed_pod_and_are_played(recording: World) -> None:
         browser.type("while :; do date +%N; sleep 0.3; done\n")
         browser.page.wait_for_timeout(20_000)
         assert run_in(world, "nina", "find /tmp -name 'film*' | wc -l").strip() == "0"
-        world.kubectl("delete", "pod", status_of(world, "nina")["podName"], "--grace-period=0", "--force")
+        world.kubectl(
+            "delete", "pod", status_of(world, "nina")["podName"], "--grace-period=0", "--force"
+        )
         wait_until("the film has ended", lambda: film_state(world, "nina") != "On", seconds=60)
         wait_for_film(world, "nina", seconds=120)
         browser.page.wait_for_timeout(10_000)
         suspend_and_open_recordings(world, "nina", browser)
         page = browser.page
-        films = [link.get_attribute("href") for link in page.locator("th a[href^='/recordings/']").all()]
+        films = [
+            link.get_attribute("href") for link in page.locator("th a[href^='/recordings/']").all()
+        ]
         assert len(films) >= 2
         played = []
         for film in films:
@@ -182,13 +209,19 @@ def test_watermark_is_read_from_stream_and_film(recording: World) -> None:
         with world.browser("nina") as browser:
             browser.open()
             run_in(world, "nina", f"{PYTHON_ON_SCREEN} -c '{_PLAIN}' >/dev/null 2>&1 &")
-            wait_until("the mark is in the picture", lambda: likeness(browser.picture(), mark) > A_MARK, seconds=30)
+            wait_until(
+                "the mark is in the picture",
+                lambda: likeness(browser.picture(), mark) > A_MARK,
+                seconds=30,
+            )
             # Another text of the same pixels is not taken for it.
             assert likeness(browser.picture(), ImageOps.mirror(mark)) < A_MARK / 2
             browser.page.wait_for_timeout(15_000)
             suspend_and_open_recordings(world, "nina", browser)
             page = browser.page
-            page.locator("th a[href^='/recordings/']").first.click()  # the newest: its screen has the browser's size
+            page.locator(
+                "th a[href^='/recordings/']"
+            ).first.click()  # the newest: its screen has the browser's size
             last = base64.b64decode(page.evaluate(_SEEK, 0.95)[1])
             assert likeness(Image.open(io.BytesIO(last)).convert("RGB"), mark) > A_MARK
 
@@ -196,7 +229,9 @@ def test_watermark_is_read_from_stream_and_film(recording: World) -> None:
 def test_film_in_s3_is_played(sessions: World, tmp_path: Path) -> None:
     settings = layout_of(NAME).load()
     assert settings and settings.networks
-    server = S3(s3_program(tmp_path / "logs"), tmp_path, f"{settings.networks.host_address}:{free_port()}")
+    server = S3(
+        s3_program(tmp_path / "logs"), tmp_path, f"{settings.networks.host_address}:{free_port()}"
+    )
     with (
         server,
         films_in(sessions, "s3://films/desktops", server.variables),

@@ -1,6 +1,8 @@
-"""Two gateways with PostgreSQL and Redis of the chart's own, on a real node: each part dies, and no one loses a thing.
+"""Two gateways with PostgreSQL and Redis of the chart's own, on a real node: each part dies, and no
+one loses a thing.
 
-The servers' images are built from Debian's packages, since the official ones cannot be fetched everywhere.
+The servers' images are built from Debian's packages, since the official ones cannot be fetched
+everywhere.
 """
 
 import json
@@ -28,7 +30,9 @@ def two_gateways(sessions: World, tmp_path_factory: pytest.TempPathFactory) -> I
 
 def ready_pods(world: World, selector: str) -> dict[str, str]:
     """Name by uid: a pod of a StatefulSet has the name of the one before it."""
-    pods = json.loads(world.kubectl("-n", RELEASE_NAMESPACE, "get", "pods", "-l", selector, "-o", "json"))["items"]
+    pods = json.loads(
+        world.kubectl("-n", RELEASE_NAMESPACE, "get", "pods", "-l", selector, "-o", "json")
+    )["items"]
     return {pod["metadata"]["uid"]: pod["metadata"]["name"] for pod in pods if is_ready(pod)}
 
 
@@ -37,7 +41,11 @@ def kill(world: World, portal: Page, selector: str, uid: str) -> None:
     pods = ready_pods(world, selector)
     words = ("delete", "pod", pods[uid], "--grace-period=0", "--force", "--wait=false")
     world.kubectl("-n", RELEASE_NAMESPACE, *words)
-    wait_until(f"{pods[uid]} is replaced", lambda: len(ready_pods(world, selector).keys() - {uid}) == len(pods), 120)
+    wait_until(
+        f"{pods[uid]} is replaced",
+        lambda: len(ready_pods(world, selector).keys() - {uid}) == len(pods),
+        120,
+    )
     wait_until(f"the portal works without {pods[uid]}", lambda: is_known(portal))
 
 
@@ -45,7 +53,9 @@ def kill(world: World, portal: Page, selector: str, uid: str) -> None:
 def test_logins_survive_a_restart_of_each_component(two_gateways: World) -> None:
     world = two_gateways
     selector = "app.kubernetes.io/component=gateway"
-    gateways = wait_until("two gateways", lambda: two if len(two := ready_pods(world, selector)) == 2 else None)
+    gateways = wait_until(
+        "two gateways", lambda: two if len(two := ready_pods(world, selector)) == 2 else None
+    )
     start(world, "rita", "small")
     with world.browser("rita") as browser:
         browser.open()

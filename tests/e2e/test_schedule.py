@@ -1,5 +1,5 @@
-"""Working hours of two minutes on a real node: the pool is filled and emptied, the desktop is warned and suspended,
-also by an operator that was killed before the end and comes back after it.
+"""Working hours of two minutes on a real node: the pool is filled and emptied, the desktop is
+warned and suspended, also by an operator that was killed before the end and comes back after it.
 """
 
 from datetime import UTC, datetime, timedelta
@@ -20,7 +20,10 @@ MINUTE = timedelta(minutes=1)
 
 def window(begin: datetime, minutes: int) -> dict[str, str]:
     """Once an hour."""
-    return {"start": f"{begin.minute} * * * *", "end": f"{(begin + minutes * MINUTE).minute} * * * *"}
+    return {
+        "start": f"{begin.minute} * * * *",
+        "end": f"{(begin + minutes * MINUTE).minute} * * * *",
+    }
 
 
 def spare(world: World) -> list[str]:
@@ -51,7 +54,9 @@ def test_schedule_continues_after_the_operator_was_killed(sessions: World) -> No
         assert spare(world) == [], "outside the pool's schedule"
         wait_for_pool(world, name, 210)
         assert opens <= datetime.now(UTC) < closes and len(spare(world)) == 1
-        warning = wait_until("the desktop is warned", lambda: condition(world, "wanda", "Closing"), 120)
+        warning = wait_until(
+            "the desktop is warned", lambda: condition(world, "wanda", "Closing"), 120
+        )
         assert warning["reason"] == "ClosingSoon" and datetime.now(UTC) < closes
 
         try:

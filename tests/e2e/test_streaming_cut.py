@@ -1,5 +1,5 @@
-"""The network between a browser and its desktop is cut: not a byte passes, and no one is notified. When it is back,
-so is the picture, by itself, and what is typed then arrives.
+"""The network between a browser and its desktop is cut: not a byte passes, and no one is notified.
+When it is back, so is the picture, by itself, and what is typed then arrives.
 """
 
 import asyncio
@@ -23,7 +23,8 @@ pytestmark = pytest.mark.timeout(240)
 
 # Seconds.
 CUTS = (5, 15, 60)
-# Seconds in which a page whose network is back has its picture again. TCP alone takes up to as long as it was cut.
+# Seconds in which a page whose network is back has its picture again. TCP alone takes up to as long
+# as it was cut.
 HEARS_AGAIN = 20
 WATCH = "[stream-watch]"
 # Milliseconds; images/desktop/stream-watch.js connects again after eight seconds without an answer.
@@ -44,12 +45,15 @@ def test_stream_resumes_after_a_network_cut(desktop: Streamed) -> None:
         rule = f"--host-resolver-rules=MAP *.vdi.localhost 127.0.0.1:{port}"
         with desktop.opened(rule) as browser:
             again: list[str] = []
-            browser.page.on("console", lambda said: again.append(said.text) if WATCH in said.text else None)
+            browser.page.on(
+                "console", lambda said: again.append(said.text) if WATCH in said.text else None
+            )
             before = browser.picture()
             browser.open_terminal()
             browser.wait_for_change(before, pixels=20_000)
-            # Typed text is kept by a program that reads it. A command after Control+C would not do: the shell throws
-            # away what comes while it starts its line again, here as at any terminal.
+            # Typed text is kept by a program that reads it. A command after Control+C would not do:
+            # the shell throws away what comes while it starts its line again, here as at any
+            # terminal.
             browser.type("(while sleep 0.3; do date; done) & cat > /tmp/typed\n")
             expected = ""
             for seconds in CUTS:
@@ -60,21 +64,26 @@ def test_stream_resumes_after_a_network_cut(desktop: Streamed) -> None:
                 back = time.monotonic()
                 moves(browser, HEARS_AGAIN)
                 log.info(
-                    "cut for %d s: new pictures %.1f s after the network was back", seconds, time.monotonic() - back
+                    "cut for %d s: new pictures %.1f s after the network was back",
+                    seconds,
+                    time.monotonic() - back,
                 )
                 browser.type(f"after {seconds} s\n")
                 expected += f"after {seconds} s\n"
                 wait_until("what was typed", lambda: desktop.run("cat /tmp/typed") == expected)  # noqa: B023
             times = len(again)
             assert times in (2, 3), (
-                f"the short cut may fall into 3 s without a word, the others are long enough: {again}"
+                "the short cut may fall into 3 s without a word, the others are long enough:"
+                f" {again}"
             )
             browser.page.wait_for_timeout(LONGER_THAN_SILENCE)
             assert len(again) == times, f"it connected again though all is well: {again}"
 
 
 def moves(browser: DesktopBrowser, within: float) -> None:
-    """Wait until the video itself shows new pictures: not the page around it, which may well be alive without it."""
+    """Wait until the video itself shows new pictures: not the page around it, which may well be
+    alive without it.
+    """
     last, new = frames(browser), 0
 
     def look() -> bool:
@@ -88,14 +97,19 @@ def moves(browser: DesktopBrowser, within: float) -> None:
 
 def frames(browser: DesktopBrowser) -> int:
     """The number of frames that the page's video has received."""
-    script = "document.querySelector('#videoStream')?.getVideoPlaybackQuality().totalVideoFrames ?? 0"
+    script = (
+        "document.querySelector('#videoStream')?.getVideoPlaybackQuality().totalVideoFrames ?? 0"
+    )
     given: int = browser.page.evaluate(script)
     return given
 
 
 def answers(browser: DesktopBrowser) -> bool:
     """Whether the desktop answers the browser within a second."""
-    script = "() => fetch('/api/health', {signal: AbortSignal.timeout(1000)}).then(() => true, () => false)"
+    script = (
+        "() => fetch('/api/health', {signal: AbortSignal.timeout(1000)}).then(() => true, () =>"
+        " false)"
+    )
     return bool(browser.page.evaluate(script))
 
 
@@ -126,7 +140,9 @@ def way_to(port: int) -> Iterator[int]:
         server.close()
         for writer in writers:
             writer.transport.abort()
-        await asyncio.gather(*asyncio.all_tasks() - {asyncio.current_task()}, return_exceptions=True)
+        await asyncio.gather(
+            *asyncio.all_tasks() - {asyncio.current_task()}, return_exceptions=True
+        )
 
     server = asyncio.run_coroutine_threadsafe(serve(), loop).result(10)
     try:

@@ -1,6 +1,7 @@
-"""Channels of a template between a person and a desktop besides the picture: sound, microphone, keys of a layout,
-the window's size, a second screen. Each is proven in a real browser where it is on; where it is off, also
-against the protocol spoken by hand, with messages that are proven to work where it is on.
+"""Channels of a template between a person and a desktop besides the picture: sound, microphone,
+keys of a layout, the window's size, a second screen. Each is proven in a real browser where it is
+on; where it is off, also against the protocol spoken by hand, with messages that are proven to work
+where it is on.
 """
 
 import base64
@@ -28,7 +29,8 @@ MICROPHONE_FRAME, MICROPHONE_RATE = b"\x02", 24_000
 # How long nothing must come where nothing may; where it may, it comes in a tenth of it.
 QUIET_MILLISECONDS = 3_000
 
-# A script that says where a window begins. The image has no tool for it, but Selkies brings a library.
+# A script that says where a window begins. The image has no tool for it, but Selkies brings a
+# library.
 LEFT_EDGE = """/opt/selkies/bin/python3 -c "
 from selkies.Xlib.display import Display
 from sys import argv
@@ -41,8 +43,16 @@ for one in root.get_full_property(display.intern_atom('_NET_CLIENT_LIST'), 0).va
 " """
 
 # What keys of a German keyboard say, and where they are on it.
-GERMAN = (("ä", "Quote"), ("ö", "Semicolon"), ("ü", "BracketLeft"), ("ß", "Minus"), ("z", "KeyY"), ("y", "KeyZ"))
-# What Selkies' Input Interposer, which our image lacks, does for a game: it reads events as of /dev/input/js0.
+GERMAN = (
+    ("ä", "Quote"),
+    ("ö", "Semicolon"),
+    ("ü", "BracketLeft"),
+    ("ß", "Minus"),
+    ("z", "KeyY"),
+    ("y", "KeyZ"),
+)
+# What Selkies' Input Interposer, which our image lacks, does for a game: it reads events as of
+# /dev/input/js0.
 _PAD = """
 import os, socket, struct
 pad = socket.socket(socket.AF_UNIX)
@@ -88,7 +98,9 @@ def test_disabled_audio_sends_nothing(on: Streamed, off: Streamed) -> None:
             wire.send("START_AUDIO")
             wait_until("sound on the wire", lambda: wire.frames(AUDIO_FRAME) > 5)
     with off.opened() as browser, off.playing(440):
-        assert share_of(440, off.recorded("output.monitor"), MICROPHONE_RATE) > 0.5, "the desktop itself plays nothing"
+        assert share_of(440, off.recorded("output.monitor"), MICROPHONE_RATE) > 0.5, (
+            "the desktop itself plays nothing"
+        )
         browser.page.wait_for_timeout(QUIET_MILLISECONDS)
         assert heard(browser) == 0
         browser.page.goto("about:blank")
@@ -108,10 +120,19 @@ def test_microphone_is_heard_in_the_desktop(on: Streamed, tmp_path: Path) -> Non
     )
     with on.opened(*args) as browser:
         assert "SelkiesVirtualMic" not in on.run("pactl list short sources")
-        switch = "() => postMessage({type: 'pipelineControl', pipeline: 'microphone', enabled: true}, location.origin)"
+        switch = (
+            "() => postMessage({type: 'pipelineControl', pipeline: 'microphone', enabled: true},"
+            " location.origin)"
+        )
         browser.page.evaluate(switch)  # what the button of the side menu does
-        wait_until("a microphone in the desktop", lambda: "SelkiesVirtualMic" in on.run("pactl list short sources"))
-        wait_until("600 Hz in it", lambda: share_of(600, on.recorded("SelkiesVirtualMic"), MICROPHONE_RATE) > 0.5)
+        wait_until(
+            "a microphone in the desktop",
+            lambda: "SelkiesVirtualMic" in on.run("pactl list short sources"),
+        )
+        wait_until(
+            "600 Hz in it",
+            lambda: share_of(600, on.recorded("SelkiesVirtualMic"), MICROPHONE_RATE) > 0.5,
+        )
 
 
 def test_disabled_microphone_sends_nothing(on: Streamed, off: Streamed) -> None:
@@ -119,7 +140,10 @@ def test_disabled_microphone_sends_nothing(on: Streamed, off: Streamed) -> None:
         browser.page.goto("about:blank")
         with raw(browser, on.url) as wire:
             speak(wire)
-            wait_until("a microphone in the desktop", lambda: "SelkiesVirtualMic" in on.run("pactl list short sources"))
+            wait_until(
+                "a microphone in the desktop",
+                lambda: "SelkiesVirtualMic" in on.run("pactl list short sources"),
+            )
     with off.opened() as browser:
         browser.page.goto("about:blank")
         with raw(browser, off.url) as wire:
@@ -147,7 +171,8 @@ def test_the_desktop_follows_the_windows_size(on: Streamed) -> None:
 
 def picture_size(browser: DesktopBrowser) -> list[int]:
     found: list[int] = browser.page.evaluate(
-        "() => { const video = document.querySelector('video'); return [video.videoWidth, video.videoHeight]; }"
+        "() => { const video = document.querySelector('video'); return [video.videoWidth,"
+        " video.videoHeight]; }"
     )
     return found
 
@@ -162,7 +187,10 @@ def test_fixed_desktop_size_ignores_the_window(off: Streamed) -> None:
         assert off.size() == size
         browser.page.goto("about:blank")
         with raw(browser, off.url, size=(640, 480)) as wire:
-            wire.send("r,800x640", 'SETTINGS,{"manual_resolution": true, "manual_width": 640, "manual_height": 480}')
+            wire.send(
+                "r,800x640",
+                'SETTINGS,{"manual_resolution": true, "manual_width": 640, "manual_height": 480}',
+            )
             browser.page.wait_for_timeout(QUIET_MILLISECONDS)
             assert off.size() == size
 
@@ -196,7 +224,9 @@ def test_a_gamepads_buttons_reach_the_desktop(on: Streamed, off: Streamed) -> No
 
 @contextmanager
 def pad_in(desktop: Streamed, wire: Raw) -> Iterator[None]:
-    """The browser has plugged in a gamepad, and somebody in the desktop listens to it and writes to /tmp/pad."""
+    """The browser has plugged in a gamepad, and somebody in the desktop listens to it and writes to
+    /tmp/pad.
+    """
     wire.send(f"js,c,0,{base64.b64encode(b'A pad').decode()},4,17")
     desktop.run(f"cat >/tmp/pad.py <<'END'\n{_PAD}\nEND\npython3 /tmp/pad.py >/tmp/pad 2>&1 &")
     try:
@@ -209,7 +239,9 @@ def pad_in(desktop: Streamed, wire: Raw) -> Iterator[None]:
 def press(keyboard: CDPSession, key: str, code: str) -> None:
     """As a keyboard of another layout says it: Playwright's own knows the American one alone."""
     for kind, text in (("keyDown", key), ("keyUp", "")):
-        keyboard.send("Input.dispatchKeyEvent", {"type": kind, "key": key, "code": code, "text": text})
+        keyboard.send(
+            "Input.dispatchKeyEvent", {"type": kind, "key": key, "code": code, "text": text}
+        )
 
 
 def test_second_screen_works_only_where_enabled(on: Streamed, off: Streamed) -> None:
@@ -220,10 +252,17 @@ def test_second_screen_works_only_where_enabled(on: Streamed, off: Streamed) -> 
         second = opened.value
         wait_until("two monitors", lambda: "Monitors: 2" in on.run("xrandr --listmonitors"))
         second.wait_for_function(HAS_PICTURE, timeout=20_000)
-        wait_until("our window manager is back", lambda: on.run("ps -o ppid= -C xfwm4").split() == ["1"])
+        wait_until(
+            "our window manager is back", lambda: on.run("ps -o ppid= -C xfwm4").split() == ["1"]
+        )
         second.mouse.click(640, 360)
-        on.run("xfce4-terminal --disable-server --title elsewhere --dynamic-title-mode none >/dev/null 2>&1 &")
-        wait_until("a window opens where the pointer is", lambda: left_edge(on, "elsewhere") >= 1280)
+        on.run(
+            "xfce4-terminal --disable-server --title elsewhere --dynamic-title-mode none >/dev/null"
+            " 2>&1 &"
+        )
+        wait_until(
+            "a window opens where the pointer is", lambda: left_edge(on, "elsewhere") >= 1280
+        )
         second.close()
         wait_until("one monitor", lambda: "Monitors: 1" in on.run("xrandr --listmonitors"))
         wait_until("its windows come along", lambda: 0 <= left_edge(on, "elsewhere") < 1280)
@@ -236,7 +275,9 @@ def test_second_screen_works_only_where_enabled(on: Streamed, off: Streamed) -> 
 
 
 def left_edge(desktop: Streamed, title: str) -> int:
-    """The left edge of the window with this title over both screens, in pixels; -1 while there is none."""
+    """The left edge of the window with this title over both screens, in pixels; -1 while there is
+    none.
+    """
     said = desktop.run(LEFT_EDGE + title).strip()
     return int(said) if said.isdigit() else -1
 

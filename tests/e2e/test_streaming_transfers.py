@@ -1,5 +1,6 @@
 """Transfers of a template between a person and a desktop: clipboard, files, printed documents; and
-settings of the stream that the template has locked. Where a way is closed, the same is asked by hand, past the page.
+settings of the stream that the template has locked. Where a way is closed, the same is asked by
+hand, past the page.
 """
 
 import base64
@@ -21,9 +22,18 @@ from vdi.demo.browser import DesktopBrowser
 
 pytestmark = pytest.mark.timeout(120)
 
-INWARDS: dict[str, Any] = {"streaming": {"transport": "WebSocket", "clipboard": "In", "fileTransfer": "Upload"}}
-OUTWARDS: dict[str, Any] = {"streaming": {"transport": "WebSocket", "clipboard": "Out", "fileTransfer": "Download"}}
-LOCKED = {"framerate": 20, "bitrate": 3000, "encoder": "h264enc", "locked": ["framerate", "bitrate", "encoder"]}
+INWARDS: dict[str, Any] = {
+    "streaming": {"transport": "WebSocket", "clipboard": "In", "fileTransfer": "Upload"}
+}
+OUTWARDS: dict[str, Any] = {
+    "streaming": {"transport": "WebSocket", "clipboard": "Out", "fileTransfer": "Download"}
+}
+LOCKED = {
+    "framerate": 20,
+    "bitrate": 3000,
+    "encoder": "h264enc",
+    "locked": ["framerate", "bitrate", "encoder"],
+}
 # How long nothing must come where nothing may; where it may, it comes in a tenth of it.
 QUIET_MILLISECONDS = 2_000
 # Where Selkies puts uploads, and takes downloads from.
@@ -46,7 +56,9 @@ DESKTOPS = pytest.mark.parametrize("name", _CLOSED)
 @pytest.fixture(scope="module")
 def desktops(world: World) -> Iterator[dict[str, Streamed]]:
     locked = {"streaming": NOTHING["streaming"] | LOCKED}
-    with streamed(world, both=EVERYTHING, inwards=INWARDS, outwards=OUTWARDS, nothing=locked) as made:
+    with streamed(
+        world, both=EVERYTHING, inwards=INWARDS, outwards=OUTWARDS, nothing=locked
+    ) as made:
         yield made
 
 
@@ -78,7 +90,9 @@ def clipboard(browser: DesktopBrowser) -> str:
 
 
 def past_the_page(desktop: Streamed, browser: DesktopBrowser, closed: tuple[str, ...]) -> None:
-    """The clipboard's messages by hand: in one piece and in parts; asked for in both ways, and as it changes."""
+    """The clipboard's messages by hand: in one piece and in parts; asked for in both ways, and as
+    it changes.
+    """
     desktop.copy("kept")
     text = base64.b64encode(b"in parts").decode()
     with raw(browser, desktop.url) as wire:
@@ -98,13 +112,19 @@ def past_the_page(desktop: Streamed, browser: DesktopBrowser, closed: tuple[str,
 
 
 @DESKTOPS
-def test_file_transfer_directions_are_enforced(desktops: dict[str, Streamed], name: str, tmp_path: Path) -> None:
+def test_file_transfer_directions_are_enforced(
+    desktops: dict[str, Streamed], name: str, tmp_path: Path
+) -> None:
     desktop, closed = desktops[name], _CLOSED[name]
     (here := tmp_path / "letter ä.bin").write_bytes(os.urandom(3_000_000))
     with desktop.opened() as browser:
         status = choose(browser, here)
-        assert (status, digest_there(desktop, here.name)) == ((403, "") if "in" in closed else (200, digest(here)))
-        assert status_of_upload(browser, "past.bin", "past the page") == (403 if "in" in closed else 200)
+        assert (status, digest_there(desktop, here.name)) == (
+            (403, "") if "in" in closed else (200, digest(here))
+        )
+        assert status_of_upload(browser, "past.bin", "past the page") == (
+            403 if "in" in closed else 200
+        )
         found = desktop.run(f"ls {FOLDER}")
         assert ("past.bin" in found, here.name in found) == ("in" not in closed, "in" not in closed)
         desktop.run(f"mkdir -p {FOLDER}; head -c 3000000 /dev/urandom >{FOLDER}/report.bin")
@@ -117,7 +137,9 @@ def test_file_transfer_directions_are_enforced(desktops: dict[str, Streamed], na
 
 
 def choose(browser: DesktopBrowser, file: Path) -> int:
-    """Upload a file as the side menu does: it asks the browser for one. Returns the status of the upload."""
+    """Upload a file as the side menu does: it asks the browser for one. Returns the status of the
+    upload.
+    """
     with browser.page.expect_response("**/api/upload") as answer:
         with browser.page.expect_file_chooser() as chooser:
             browser.page.evaluate("() => dispatchEvent(new CustomEvent('requestFileUpload'))")
@@ -161,7 +183,8 @@ def status_at(browser: DesktopBrowser, path: str) -> int:
 def print_page(desktop: Streamed) -> None:
     written = base64.b64encode(PAGE).decode()
     said = desktop.run(
-        f"echo {written} | base64 -d | CUPS_SERVER=$XDG_RUNTIME_DIR/selkies-cups/cups.sock lp -d Selkies"
+        f"echo {written} | base64 -d | CUPS_SERVER=$XDG_RUNTIME_DIR/selkies-cups/cups.sock lp -d"
+        " Selkies"
     )
     assert "request id" in said, said
 
@@ -172,10 +195,14 @@ def test_a_printed_document_is_handed_to_the_browser(desktops: dict[str, Streame
         print_page(desktop)
         (name,) = wait_until("the document in the page", lambda: printed(browser))
         assert name.endswith(".pdf")
-        wait_until("the document is out of the desktop", lambda: name not in desktop.run(f"ls {SPOOL}"))
+        wait_until(
+            "the document is out of the desktop", lambda: name not in desktop.run(f"ls {SPOOL}")
+        )
 
 
-def test_each_transfer_is_in_the_audit_once_in_order(desktops: dict[str, Streamed], tmp_path: Path) -> None:
+def test_each_transfer_is_in_the_audit_once_in_order(
+    desktops: dict[str, Streamed], tmp_path: Path
+) -> None:
     desktop = desktops["both"]
     inwards, outwards = "in: 23 characters long.", "out: 29 characters, all of it"
     (letter := tmp_path / "audited.bin").write_bytes(b"x" * 4321)
@@ -203,19 +230,33 @@ def test_each_transfer_is_in_the_audit_once_in_order(desktops: dict[str, Streame
         def rows() -> list[dict[str, Any]]:
             return transfers(portal, desktop)[known:]
 
-        wait_until("the print in the audit", lambda: any(row["action"] == "print.document" for row in rows()), 5)
+        wait_until(
+            "the print in the audit",
+            lambda: any(row["action"] == "print.document" for row in rows()),
+            5,
+        )
         found = [(row["action"], row["detail"].get("bytes", "")) for row in rows()]
         assert [one for one in found if one in made] == made
         assert [action for action, _ in found].count("print.document") == 1
         assert {row["actor"] for row in rows()} == {"both@example.com"}
-        assert {row["detail"].get("path") for row in rows() if row["action"].startswith("files.")} == {letter.name}
-        kinds = {"clipboard.receive", "clipboard.send", "files.upload", "files.download", "print.document"}
+        assert {
+            row["detail"].get("path") for row in rows() if row["action"].startswith("files.")
+        } == {letter.name}
+        kinds = {
+            "clipboard.receive",
+            "clipboard.send",
+            "files.upload",
+            "files.download",
+            "print.document",
+        }
         assert {action for action, _ in found} - {"viewer.connect", "viewer.disconnect"} == kinds
 
 
 def transfers(portal: Page, desktop: Streamed) -> list[dict[str, Any]]:
     """The transfers of the owner's desktop, oldest first."""
-    text = portal.evaluate("() => fetch('/api/v1/export?what=transfers&format=jsonl').then((answer) => answer.text())")
+    text = portal.evaluate(
+        "() => fetch('/api/v1/export?what=transfers&format=jsonl').then((answer) => answer.text())"
+    )
     rows = [json.loads(line) for line in text.splitlines()]
     return [row for row in rows if row["target"] == desktop.name]
 
@@ -231,18 +272,27 @@ def test_disabled_printing_sends_nothing(desktops: dict[str, Streamed]) -> None:
 
 def test_locked_setting_cannot_be_changed_by_a_client(desktops: dict[str, Streamed]) -> None:
     """The same requests are granted where nothing is locked."""
-    requests = {"framerate": 8, "video_bitrate": 500, "encoder": "vp8enc", "rate_control_mode": "crf"}
+    requests = {
+        "framerate": 8,
+        "video_bitrate": 500,
+        "encoder": "vp8enc",
+        "rate_control_mode": "crf",
+    }
     assert after(desktops["both"], requests) == (8, 500, "vp8enc", "crf")
     assert after(desktops["nothing"], requests) == (20, 3000, "h264enc", "cbr")
 
 
 def after(desktop: Streamed, requests: dict[str, Any]) -> tuple[Any, ...]:
-    """The stream's settings after a client's requests: in its settings, and in messages of their own."""
+    """The stream's settings after a client's requests: in its settings, and in messages of their
+    own.
+    """
     with desktop.opened() as browser:
         browser.page.goto("about:blank")
         with raw(browser, desktop.url) as wire:
             wire.send(
-                "SETTINGS," + json.dumps({"displayId": "primary", "tabId": "raw"} | requests), "_arg_fps,8", "vb,500"
+                "SETTINGS," + json.dumps({"displayId": "primary", "tabId": "raw"} | requests),
+                "_arg_fps,8",
+                "vb,500",
             )
         with raw(browser, desktop.url) as wire:
             found = json.loads(wire.reported("server_settings"))["settings"]

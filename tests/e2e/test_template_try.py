@@ -1,5 +1,5 @@
-"""`vdi template try` on a real node: our own image reaches every level, images that people bring theirs, and one that
-does not start is named with its reason.
+"""`vdi template try` on a real node: our own image reaches every level, images that people bring
+theirs, and one that does not start is named with its reason.
 """
 
 import json
@@ -19,7 +19,12 @@ from vdi.image_check.judge import AGENT, END, START, START_UP, TOKENS, TRIAL
 pytestmark = pytest.mark.timeout(300)
 STAND_INS = "localhost/vdi/web-stand-ins:dev"
 SELKIES_1 = {"streaming": {"selkies": "1"}, "env": [{"name": "STAND_IN", "value": "selkies-1"}]}
-KASMVNC = {"protocol": "Web", "port": 6901, "scheme": "HTTPS", "env": [{"name": "STAND_IN", "value": "kasmvnc"}]}
+KASMVNC = {
+    "protocol": "Web",
+    "port": 6901,
+    "scheme": "HTTPS",
+    "env": [{"name": "STAND_IN", "value": "kasmvnc"}],
+}
 SIGN_IN = {"selkies-1": ("user", "mypasswd"), "kasmvnc": ("kasm_user", "vncpassword")}
 
 
@@ -32,7 +37,11 @@ def check(world: World, *words: str) -> dict[str, Any]:
 
 
 def by_severity(report: dict[str, Any], severity: str) -> dict[str, str]:
-    return {finding["code"]: finding["message"] for finding in report["findings"] if finding["severity"] == severity}
+    return {
+        finding["code"]: finding["message"]
+        for finding in report["findings"]
+        if finding["severity"] == severity
+    }
 
 
 def assert_not_started(report: dict[str, Any], reason: str) -> None:
@@ -66,8 +75,14 @@ def test_image_without_a_desktop_is_reported(world: World, tmp_path: Path) -> No
 @pytest.mark.long
 def test_broken_libgbm_is_the_reported_reason(world: World) -> None:
     config_map = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "truncated"}}
-    world.kubectl("apply", "-f", "-", stdin=yaml.safe_dump({**config_map, "data": {"libgbm.so.1": "short"}}))
-    volume = {"name": "truncated", "mountPath": "/opt/truncated", "configMap": {"name": "truncated"}}
+    world.kubectl(
+        "apply", "-f", "-", stdin=yaml.safe_dump({**config_map, "data": {"libgbm.so.1": "short"}})
+    )
+    volume = {
+        "name": "truncated",
+        "mountPath": "/opt/truncated",
+        "configMap": {"name": "truncated"},
+    }
     path = {"name": "LD_LIBRARY_PATH", "value": "/opt/truncated"}
     with template(world, "truncated", volumes=[volume], env=[path]):
         report = check(world, "truncated")
@@ -88,8 +103,12 @@ def stand_ins(world: World) -> World:
 
 @pytest.mark.long
 @pytest.mark.parametrize(("name", "spec"), [("selkies-1", SELKIES_1), ("kasmvnc", KASMVNC)])
-def test_image_with_basic_auth_requires_its_secret(stand_ins: World, name: str, spec: dict[str, Any]) -> None:
-    with template(stand_ins, name, image=STAND_INS, basicAuthSecret={"name": f"login-{name}"}, **spec):
+def test_image_with_basic_auth_requires_its_secret(
+    stand_ins: World, name: str, spec: dict[str, Any]
+) -> None:
+    with template(
+        stand_ins, name, image=STAND_INS, basicAuthSecret={"name": f"login-{name}"}, **spec
+    ):
         report = check(stand_ins, name)
     assert (report["level"], by_severity(report, "error")) == ("web", {}), report
 
@@ -100,11 +119,17 @@ def test_image_with_basic_auth_requires_its_secret(stand_ins: World, name: str, 
 
 @pytest.mark.long
 @pytest.mark.timeout(900)
-@pytest.mark.parametrize(("name", "expected"), [("notebook", "web"), ("kiosk", "full"), ("developer", "full")])
+@pytest.mark.parametrize(
+    ("name", "expected"), [("notebook", "web"), ("kiosk", "full"), ("developer", "full")]
+)
 def test_gallery_image_reaches_its_level(world: World, name: str, expected: str) -> None:
-    """JupyterLab from PyPI, and two desktops from ours: one application, and Xfce with more programs."""
+    """JupyterLab from PyPI, and two desktops from ours: one application, and Xfce with more
+    programs.
+    """
     load_image(NAME, name)
-    world.kubectl("apply", "-f", str(Path(__file__).parents[2] / f"docs/examples/gallery/{name}.yaml"))
+    world.kubectl(
+        "apply", "-f", str(Path(__file__).parents[2] / f"docs/examples/gallery/{name}.yaml")
+    )
     report = check(world, name)
     world.kubectl("delete", "vditemplate", name)
     assert (report["level"], by_severity(report, "error")) == (expected, {}), report

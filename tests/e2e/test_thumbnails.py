@@ -1,4 +1,6 @@
-"""The small picture of a real desktop on its owner's card in the portal, through Traefik, gateway and agent."""
+"""The small picture of a real desktop on its owner's card in the portal, through Traefik, gateway
+and agent.
+"""
 
 import base64
 import io
@@ -37,7 +39,9 @@ def test_the_owner_sees_the_screen_and_no_one_else(sessions: World) -> None:
         with DesktopBrowser(sessions.portal, sessions.login("nina@example.com")) as browser:
             browser.log_in()
             browser.page.goto(f"{sessions.portal}/")
-            browser.page.locator(f"[data-thumbnail='{PATH}'] img").wait_for(state="visible", timeout=30_000)
+            browser.page.locator(f"[data-thumbnail='{PATH}'] img").wait_for(
+                state="visible", timeout=30_000
+            )
             got = fetch(browser)
             assert (got["status"], got["type"], got["kept"]) == (200, "image/jpeg", "no-store")
             data = base64.b64decode(got["body"])
@@ -56,5 +60,7 @@ def test_the_owner_sees_the_screen_and_no_one_else(sessions: World) -> None:
                 sessions.kubectl("patch", "vdi", "nina", "--type=merge", "-p", access)
                 wait_until("the gateway knows of the guest", lambda: fetch(other)["status"] == 403)
 
-            sessions.kubectl("patch", "vdit", "nina", "--type=merge", "-p", '{"spec":{"thumbnails":false}}')
+            sessions.kubectl(
+                "patch", "vdit", "nina", "--type=merge", "-p", '{"spec":{"thumbnails":false}}'
+            )
             wait_until("the template has switched it off", lambda: fetch(browser)["status"] == 204)

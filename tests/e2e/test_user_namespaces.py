@@ -1,4 +1,6 @@
-"""Desktops in user namespaces on a real node: other user ids outside, the same files, and root that may do little."""
+"""Desktops in user namespaces on a real node: other user ids outside, the same files, and root that
+may do little.
+"""
 
 import json
 import secrets
@@ -35,7 +37,9 @@ dpkg-deb --root-owner-group --build hello >&2 && dpkg -i hello.deb >&2 && cat /o
 
 
 def processes(*words: str) -> list[Path]:
-    """Folders in /proc of the processes with this command line, in all namespaces of this machine."""
+    """Folders in /proc of the processes with this command line, in all namespaces of this
+    machine.
+    """
     line = b"".join(f"{word}\0".encode() for word in words)
     found = []
     for folder in Path("/proc").iterdir():
@@ -124,7 +128,9 @@ def test_home_keeps_its_owner_in_both_modes(sessions: World) -> None:
     for number, mode in enumerate(("Required", "Off", "Required")):
         with started(sessions, "lena", isolation={"userNamespaces": mode}):
             assert (uid_outside(sessions, "lena") >= 2**16) == (mode == "Required")
-            owners = run_in(sessions, "lena", f"id -u; touch ~/in-{number}; stat -c %u ~/in-*").split()
+            owners = run_in(
+                sessions, "lena", f"id -u; touch ~/in-{number}; stat -c %u ~/in-*"
+            ).split()
             # More of an earlier run: the home is kept.
             assert set(owners) == {"1000"} and len(owners) >= number + 2
             isolation = reach(sessions, "lena", "Running")["status"]["isolation"]
@@ -136,14 +142,23 @@ def test_home_keeps_its_owner_in_both_modes(sessions: World) -> None:
 @pytest.mark.platform
 @pytest.mark.usefixtures("able")
 @pytest.mark.parametrize("home", ["--home", "--no-home"])
-def test_root_installs_a_package_and_has_no_other_right(sessions: World, root: str, home: str) -> None:
+def test_root_installs_a_package_and_has_no_other_right(
+    sessions: World, root: str, home: str
+) -> None:
     name = f"rita{home.strip('-')}"
     start(sessions, name, root, *([home] if home == "--no-home" else []))
-    assert run_in(sessions, name, "id -u; grep CapEff /proc/self/status").split() == ["0", "CapEff:", "0" * 16]
+    assert run_in(sessions, name, "id -u; grep CapEff /proc/self/status").split() == [
+        "0",
+        "CapEff:",
+        "0" * 16,
+    ]
     assert uid_outside(sessions, name) >= 2**16
     assert run_in(sessions, name, _INSTALL).strip() == "installed"
     for refused in ("chown 1000 /etc/hosts", "mount -t tmpfs none /mnt", "su user -c true"):
-        assert run_in(sessions, name, f"{refused} 2> /dev/null && echo done || echo refused").strip() == "refused"
+        assert (
+            run_in(sessions, name, f"{refused} 2> /dev/null && echo done || echo refused").strip()
+            == "refused"
+        )
     with sessions.browser(name) as browser:
         browser.open()
 
@@ -154,7 +169,9 @@ def on_node(*command: str) -> None:
     for folder in Path("/proc").iterdir():
         with suppress(OSError):
             if folder.name.isdecimal() and config in (folder / "cmdline").read_text().split("\0"):
-                subprocess.run(["nsenter", "--target", folder.name, "--mount", "--pid", *command], check=True)
+                subprocess.run(
+                    ["nsenter", "--target", folder.name, "--mount", "--pid", *command], check=True
+                )
                 return
     pytest.fail(f"no process has the configuration {config}")
 
@@ -182,8 +199,15 @@ def volumes_of_ramfs(world: World, tmp_path: Path) -> Iterator[str]:
             "hostPath": {"path": str(folder)},
         }
         metadata = {"name": f"{name}-{number}", "labels": {"of": name}}
-        volumes.append({"apiVersion": "v1", "kind": "PersistentVolume", "metadata": metadata, "spec": spec})
-    world.kubectl("create", "-f", "-", stdin=json.dumps({"apiVersion": "v1", "kind": "List", "items": volumes}))
+        volumes.append(
+            {"apiVersion": "v1", "kind": "PersistentVolume", "metadata": metadata, "spec": spec}
+        )
+    world.kubectl(
+        "create",
+        "-f",
+        "-",
+        stdin=json.dumps({"apiVersion": "v1", "kind": "List", "items": volumes}),
+    )
     world.kubectl("create", "-f", "-", stdin=json.dumps(storage_class))
     try:
         yield name
@@ -195,9 +219,15 @@ def volumes_of_ramfs(world: World, tmp_path: Path) -> Iterator[str]:
 
 @pytest.mark.platform
 @pytest.mark.usefixtures("able")
-def test_volume_without_idmapped_mounts_costs_the_namespace_only(sessions: World, volumes_of_ramfs: str) -> None:
-    """The default starts again without one; Required waits without a pod, and the doctor says why."""
-    home: dict[str, Any] = {"persistence": {"scope": "Session", "size": "1Gi", "storageClass": volumes_of_ramfs}}
+def test_volume_without_idmapped_mounts_costs_the_namespace_only(
+    sessions: World, volumes_of_ramfs: str
+) -> None:
+    """The default starts again without one; Required waits without a pod, and the doctor says
+    why.
+    """
+    home: dict[str, Any] = {
+        "persistence": {"scope": "Session", "size": "1Gi", "storageClass": volumes_of_ramfs}
+    }
     why = f"has no idmapped mounts for StorageClass '{volumes_of_ramfs}'"
     with started(sessions, "rams", **home):
         status = reach(sessions, "rams", "Running")["status"]

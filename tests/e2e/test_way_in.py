@@ -1,5 +1,5 @@
-"""The whole way in real browsers: login, catalogue, start, waiting page, desktop, a guest with view only, the end of
-the guest's access, suspension, resumption, the end.
+"""The whole way in real browsers: login, catalogue, start, waiting page, desktop, a guest with view
+only, the end of the guest's access, suspension, resumption, the end.
 """
 
 import base64
@@ -10,7 +10,16 @@ from collections.abc import Iterator
 
 import pytest
 
-from e2e.desktops import WRITTEN, picture_at_rest, pod_of, reach, start, template, wait_until_cut_off, writes
+from e2e.desktops import (
+    WRITTEN,
+    picture_at_rest,
+    pod_of,
+    reach,
+    start,
+    template,
+    wait_until_cut_off,
+    writes,
+)
 from e2e.world import World
 from support.waiting import wait_until
 from vdi.demo.browser import DesktopBrowser, NoPictureError, changed_pixels
@@ -73,9 +82,14 @@ def shares(alice: DesktopBrowser, world: World) -> None:
 
 
 def only_looks_on(bob: DesktopBrowser, alice: DesktopBrowser) -> None:
-    """Bob's keys and clicks change nothing, and what Alice writes he sees: proven on the pixels of both."""
-    # Alice's bar names him within half a minute; a picture from before that would differ by this line.
-    alice.page.locator("#vdi-bar").get_by_text(f"{BOB} (view only) watching").wait_for(timeout=60_000)
+    """Bob's keys and clicks change nothing, and what Alice writes he sees: proven on the pixels of
+    both.
+    """
+    # Alice's bar names him within half a minute; a picture from before that would differ by this
+    # line.
+    alice.page.locator("#vdi-bar").get_by_text(f"{BOB} (view only) watching").wait_for(
+        timeout=60_000
+    )
     alice_before, bob_before = picture_at_rest(alice), picture_at_rest(bob)
     bob.page.mouse.click(640, 300)
     bob.type("clear; seq 300 500\n")
@@ -98,7 +112,9 @@ def loses_access(bob: DesktopBrowser, alice: DesktopBrowser, world: World) -> No
 
 
 def suspends_and_resumes_by_opening(alice: DesktopBrowser, world: World) -> None:
-    """She has left the desktop's page, which would load itself again while she opens it, and resume nothing."""
+    """She has left the desktop's page, which would load itself again while she opens it, and resume
+    nothing.
+    """
     alice.page.goto("about:blank")
     page = alice.page.context.new_page()
     page.goto(f"{world.portal}/desktops/{NAME}")
@@ -125,7 +141,9 @@ def ends(alice: DesktopBrowser, world: World) -> None:
 
 @pytest.mark.long
 def test_viewer_waits_for_a_restart_after_a_new_desktop_key(sessions: World) -> None:
-    """A desktop knows the gateway's token by its digest, so it takes no table from a gateway that has a new key."""
+    """A desktop knows the gateway's token by its digest, so it takes no table from a gateway that
+    has a new key.
+    """
     start(sessions, NAME, "small")
     sessions.vdi("session", "share", NAME, BOB)
     key = base64.b64decode(sessions.kubectl(*RELEASE, "get", *KEY, "-o", "jsonpath={.data.key}"))
@@ -134,7 +152,9 @@ def test_viewer_waits_for_a_restart_after_a_new_desktop_key(sessions: World) -> 
             replace_desktop_key(sessions, secrets.token_bytes(32))
             bob.log_in()
             bob.page.goto(bob.url)
-            bob.page.get_by_text("this desktop does not confirm that it restricts you to viewing").wait_for()
+            bob.page.get_by_text(
+                "this desktop does not confirm that it restricts you to viewing"
+            ).wait_for()
             sessions.vdi("session", "restart", NAME)
             bob.wait_for_picture()
     finally:  # for the desktops of other tests
@@ -144,10 +164,14 @@ def test_viewer_waits_for_a_restart_after_a_new_desktop_key(sessions: World) -> 
 def replace_desktop_key(world: World, key: bytes) -> None:
     """Replace the Secret, and restart the two programs that have read it."""
     secret = json.loads(world.kubectl(*RELEASE, "get", *KEY, "-o", "json"))
-    kept = {name: secret["metadata"][name] for name in ("name", "namespace", "labels", "annotations")}
+    kept = {
+        name: secret["metadata"][name] for name in ("name", "namespace", "labels", "annotations")
+    }
     secret |= {"metadata": kept, "data": {"key": base64.b64encode(key).decode()}}
     # It is immutable, so it is deleted and made again.
     world.kubectl(*RELEASE, "replace", "--force", "-f", "-", stdin=json.dumps(secret))
-    world.kubectl(*RELEASE, "rollout", "restart", "deployment/vdi-operator", "deployment/vdi-gateway")
+    world.kubectl(
+        *RELEASE, "rollout", "restart", "deployment/vdi-operator", "deployment/vdi-gateway"
+    )
     for name in ("vdi-operator", "vdi-gateway"):
         world.kubectl(*RELEASE, "rollout", "status", f"deployment/{name}", "--timeout=120s")

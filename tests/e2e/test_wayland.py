@@ -1,5 +1,7 @@
-"""A desktop on Wayland, in a real Chromium: a whole one on labwc, and one application on Selkies' own compositor. Typed
-into, clicked, its clipboard both ways, sized, watched by a second person, idle and warned."""
+"""A desktop on Wayland, in a real Chromium: a whole one on labwc, and one application on Selkies'
+own compositor. Typed into, clicked, its clipboard both ways, sized, watched by a second person,
+idle and warned.
+"""
 
 from collections.abc import Iterator
 from typing import Any
@@ -17,8 +19,8 @@ pytestmark = [pytest.mark.timeout(300), pytest.mark.long]
 IDLE_TIMEOUT = 40
 WHOLE, ALONE = "wanda", "wilma"
 AS_AN_APPLICATION = (
-    "export XDG_RUNTIME_DIR=/tmp/.vdi; "
-    "export WAYLAND_DISPLAY=$( [ -e /tmp/.vdi/labwc ] && head -1 /tmp/.vdi/labwc || echo wayland-1 ); "
+    "export XDG_RUNTIME_DIR=/tmp/.vdi; export WAYLAND_DISPLAY=$( [ -e /tmp/.vdi/labwc ] && head -1"
+    " /tmp/.vdi/labwc || echo wayland-1 ); "
 )
 # What a terminal sends when it gets the keyboard's focus is a command for the shell in it.
 NOTE_FOCUS = """printf '%s\\n' '"\\e[I": "touch /tmp/focused\\C-m"' >~/.inputrc"""
@@ -45,7 +47,9 @@ def open_terminal(browser: DesktopBrowser, world: World, name: str) -> None:
 
 
 def wait_for_focus(world: World, name: str) -> None:
-    """A shell runs before its window is there. Asked for reports of the focus (1004), a terminal begins with one."""
+    """A shell runs before its window is there. Asked for reports of the focus (1004), a terminal
+    begins with one.
+    """
     terminal = f"/proc/{shells(world, name)[0]}/fd/0"
     run_in(world, name, f"rm -f /tmp/focused; printf '\\033[?1004h' >{terminal}")
     wait_until("the focus", lambda: run_in(world, name, "ls /tmp/focused 2>/dev/null || true"))
@@ -62,15 +66,26 @@ def test_keys_mouse_and_clipboard_work(desktops: World, name: str) -> None:
         open_terminal(browser, desktops, name)
         wait_for_focus(desktops, name)
         browser.type("echo typed-äöü€ >/tmp/typed\n")
-        wait_until("the text", lambda: "typed-äöü€" in run_in(desktops, name, "cat /tmp/typed 2>/dev/null || true"))
+        wait_until(
+            "the text",
+            lambda: "typed-äöü€" in run_in(desktops, name, "cat /tmp/typed 2>/dev/null || true"),
+        )
 
         browser.page.evaluate("text => navigator.clipboard.writeText(text)", "from the browser: ä€")
         browser.page.keyboard.press("Control+V")
         paste = AS_AN_APPLICATION + "timeout 5 wl-paste --no-newline || true"
-        wait_until("the browser's text", lambda: run_in(desktops, name, paste) == "from the browser: ä€")
-        run_in(desktops, name, AS_AN_APPLICATION + "printf 'from the desktop: ä€' | wl-copy >/dev/null 2>&1")
+        wait_until(
+            "the browser's text", lambda: run_in(desktops, name, paste) == "from the browser: ä€"
+        )
+        run_in(
+            desktops,
+            name,
+            AS_AN_APPLICATION + "printf 'from the desktop: ä€' | wl-copy >/dev/null 2>&1",
+        )
         read = "() => navigator.clipboard.readText()"
-        wait_until("the desktop's text", lambda: browser.page.evaluate(read) == "from the desktop: ä€")
+        wait_until(
+            "the desktop's text", lambda: browser.page.evaluate(read) == "from the desktop: ä€"
+        )
 
 
 @DESKTOPS
@@ -104,16 +119,27 @@ def test_idle_time_counts_from_the_last_input(desktops: World, name: str) -> Non
 
 def test_the_status_names_the_display(desktops: World) -> None:
     graphics = graphics_of(desktops, WHOLE)
-    assert (graphics["display"], graphics["renderer"], graphics["reason"]) == ("Wayland", "Software", "NoGPU")
+    assert (graphics["display"], graphics["renderer"], graphics["reason"]) == (
+        "Wayland",
+        "Software",
+        "NoGPU",
+    )
     assert "Display:   Wayland" in desktops.vdi("session", "show", WHOLE)
     log = log_of(desktops, WHOLE)
     assert "display: Wayland (as set)" in log and "labwc answers" in log
-    assert "expect <action" not in log, "labwc's complaint about a window rule with an attribute that it does not know"
+    assert "expect <action" not in log, (
+        "labwc's complaint about a window rule with an attribute that it does not know"
+    )
 
 
 def test_input_clears_the_notice(sessions: World) -> None:
     with (
-        started(sessions, "willi", streaming={"display": "Wayland"}, lifecycle={"idleTimeout": f"{IDLE_TIMEOUT}s"}),
+        started(
+            sessions,
+            "willi",
+            streaming={"display": "Wayland"},
+            lifecycle={"idleTimeout": f"{IDLE_TIMEOUT}s"},
+        ),
         sessions.browser("willi") as browser,
     ):
         browser.open()
@@ -121,7 +147,9 @@ def test_input_clears_the_notice(sessions: World) -> None:
         wait_until("the warning", lambda: condition(sessions, "willi", "Idle"))
         browser.type("x")
         wait_for_notice(browser, shown=False, seconds=10)
-        wait_until("the warning is taken back", lambda: condition(sessions, "willi", "Idle") is None)
+        wait_until(
+            "the warning is taken back", lambda: condition(sessions, "willi", "Idle") is None
+        )
         assert pod_of(sessions, "willi")
 
 

@@ -1,7 +1,9 @@
-"""WebRTC on a real node, with the release's own TURN server and real browsers: two people over relays alone, what a
-viewer and a stranger can do about it, and the fall-back to WebSocket where UDP is blocked.
+"""WebRTC on a real node, with the release's own TURN server and real browsers: two people over
+relays alone, what a viewer and a stranger can do about it, and the fall-back to WebSocket where UDP
+is blocked.
 
-The server's image is built from Debian's package, since the official one cannot be fetched everywhere.
+The server's image is built from Debian's package, since the official one cannot be fetched
+everywhere.
 """
 
 import base64
@@ -99,7 +101,9 @@ def node_address(world: World) -> str:
 def relayed(sessions: World, tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
     """The release with a TURN server on its node; as it was before afterwards."""
     load_servers(NAME, tmp_path_factory.mktemp("coturn"))
-    dns = json.loads(sessions.kubectl("get", "pods", "-n", "kube-system", "-l", "k8s-app=kube-dns", "-o", "json"))
+    dns = json.loads(
+        sessions.kubectl("get", "pods", "-n", "kube-system", "-l", "k8s-app=kube-dns", "-o", "json")
+    )
     pods = ipaddress.ip_network(f"{dns['items'][0]['status']['podIP']}/24", strict=False)
     values = [
         *server_values("coturn", images.COTURN),
@@ -154,11 +158,17 @@ def streams_by_a_relay(browser: DesktopBrowser, world: World) -> None:
     try:
         wait_until("the stream comes by the relay", by_the_relay)
     except AssertionError as error:
-        raise AssertionError(f"{error}; last seen: {seen}; its console: {browser.messages[-8:]}") from None
+        raise AssertionError(
+            f"{error}; last seen: {seen}; its console: {browser.messages[-8:]}"
+        ) from None
 
 
-def gets_credentials_that_no_one_else_gets(wendy: DesktopBrowser, desktop: Object) -> tuple[str, str]:
-    given = wendy.page.evaluate("async () => (await (await fetch('/api/turn')).json()).iceServers[1]")
+def gets_credentials_that_no_one_else_gets(
+    wendy: DesktopBrowser, desktop: Object
+) -> tuple[str, str]:
+    given = wendy.page.evaluate(
+        "async () => (await (await fetch('/api/turn')).json()).iceServers[1]"
+    )
     assert given["username"].endswith(f":{desktop['metadata']['uid']}")
     with wendy.beside(None) as stranger:
         answer = stranger.page.goto(f"{desktop['status']['url']}/api/turn")
@@ -167,11 +177,15 @@ def gets_credentials_that_no_one_else_gets(wendy: DesktopBrowser, desktop: Objec
 
 
 def share(world: World, *access: dict[str, str]) -> None:
-    world.kubectl("patch", "vdi", SESSION, "--type=merge", "-p", json.dumps({"spec": {"access": access}}))
+    world.kubectl(
+        "patch", "vdi", SESSION, "--type=merge", "-p", json.dumps({"spec": {"access": access}})
+    )
 
 
 def only_looks_on(victor: DesktopBrowser, wendy: DesktopBrowser) -> None:
-    """Input that he sends past his page has no effect; the same from Wendy's page has, and he sees it."""
+    """Input that he sends past his page has no effect; the same from Wendy's page has, and he sees
+    it.
+    """
     keys = [ord(one) if one != "\n" else 0xFF0D for one in "clear; seq 8888300 8888500\n"]
     assert victor.page.evaluate(HELLO, "a token that he has made up") == 4001
     hers, his = picture_at_rest(wendy), picture_at_rest(victor)
@@ -184,7 +198,9 @@ def only_looks_on(victor: DesktopBrowser, wendy: DesktopBrowser) -> None:
 
 
 def sees_no_more(victor: DesktopBrowser, wendy: DesktopBrowser) -> None:
-    """His stream ends though it does not pass Traefik, nor anything else of ours but the TURN server."""
+    """His stream ends though it does not pass Traefik, nor anything else of ours but the TURN
+    server.
+    """
     wait_until_cut_off(victor, wendy)
     his_browser = victor.page.context
     victor.page.close()  # it knows that it was cut off, and goes to the login by itself, sooner or later
@@ -194,31 +210,48 @@ def sees_no_more(victor: DesktopBrowser, wendy: DesktopBrowser) -> None:
 
 
 def leads_to_pods_alone(world: World, who: tuple[str, str]) -> None:
-    """With the page's credentials: to desktops and back, and to no other address. The desktop has no secret."""
+    """With the page's credentials: to desktops and back, and to no other address. The desktop has
+    no secret.
+    """
     node, pod = node_address(world), live_pod_of(world, SESSION)
-    service = json.loads(world.kubectl("get", "service", "kubernetes", "-n", "default", "-o", "json"))
+    service = json.loads(
+        world.kubectl("get", "service", "kubernetes", "-n", "default", "-o", "json")
+    )
     forbidden = [node, service["spec"]["clusterIP"], "127.0.0.1", "169.254.169.254"]
     name, address = pod["metadata"]["name"], pod["status"]["podIP"]
     with echo_in(world, name), TurnClient((node, 3478), who, wait=5.0) as client:
         assert client.allocate().code == 0
-        assert {each: client.permit(each).code for each in forbidden} == dict.fromkeys(forbidden, 403)
+        assert {each: client.permit(each).code for each in forbidden} == dict.fromkeys(
+            forbidden, 403
+        )
         assert client.permit(address, 7007).code == 0
         client.send(address, 7007, b"through the relay")
         assert client.receive() == b"through the relay"
-    kept = json.loads(world.kubectl("get", "secret", f"{RELEASE}-coturn", "-n", RELEASE_NAMESPACE, "-o", "json"))
+    kept = json.loads(
+        world.kubectl("get", "secret", f"{RELEASE}-coturn", "-n", RELEASE_NAMESPACE, "-o", "json")
+    )
     secret = base64.b64decode(kept["data"]["secret-1"]).decode()
-    environment = world.kubectl("exec", name, "--", "sh", "-c", "cat /proc/[0-9]*/environ 2>/dev/null | tr '\\0' '\\n'")
+    environment = world.kubectl(
+        "exec", name, "--", "sh", "-c", "cat /proc/[0-9]*/environ 2>/dev/null | tr '\\0' '\\n'"
+    )
     assert "SELKIES_" in environment and secret not in environment and who[1] not in environment
     for reported, until, code in (("w" * 40, 60, 401), (secret, -60, 401)):
-        with TurnClient((node, 3478), make_credentials(reported, "wendy", time.time() + until)) as client:
+        with TurnClient(
+            (node, 3478), make_credentials(reported, "wendy", time.time() + until)
+        ) as client:
             assert client.allocate().code == code
     another = make_credentials(secret, "uid-of-another-session", time.time() + 60)
     with TurnClient((node, 3478), another, wait=2.0) as client:
         assert client.allocate(transport=TCP).code == 442, "no relay for TCP"
     with TurnClient((node, 3478), another, wait=2.0) as client:
-        # coturn knows no sessions: this port of another's desktop is reached, and takes no one into a connection.
+        # coturn knows no sessions: this port of another's desktop is reached, and takes no one into
+        # a connection.
         assert client.allocate().code == 0 and client.permit(address, WEBRTC_PORT).code == 0
-        client.send(address, WEBRTC_PORT, message(BINDING, b"transaction!", [(USERNAME, b"some:body")], key=b"guessed"))
+        client.send(
+            address,
+            WEBRTC_PORT,
+            message(BINDING, b"transaction!", [(USERNAME, b"some:body")], key=b"guessed"),
+        )
         answer = client.receive()
         assert answer is None or parse(answer)[0] != ACCEPTED
 
@@ -226,7 +259,19 @@ def leads_to_pods_alone(world: World, who: tuple[str, str]) -> None:
 @contextmanager
 def echo_in(world: World, pod: str) -> Iterator[None]:
     """A program in the pod that sends back what comes to UDP port 7007."""
-    argv = ["kubectl", "--kubeconfig", str(world.kubeconfig), "-n", NAMESPACE, "exec", pod, "--", "python3", "-c", ECHO]
+    argv = [
+        "kubectl",
+        "--kubeconfig",
+        str(world.kubeconfig),
+        "-n",
+        NAMESPACE,
+        "exec",
+        pod,
+        "--",
+        "python3",
+        "-c",
+        ECHO,
+    ]
     with subprocess.Popen(argv, stdout=subprocess.PIPE, text=True) as process:
         try:
             assert process.stdout is not None and process.stdout.readline() == "ready\n"
@@ -240,13 +285,17 @@ def goes_over_to_websocket_and_says_so(world: World, desktop: Object) -> None:
     with dropped(f"-p udp -s {node_address(world)} --sport 3478"), world.browser(SESSION) as wendy:
         wendy.log_in()
         wendy.page.goto(desktop["status"]["url"])
-        wendy.page.get_by_role("heading", name="Connected over WebSocket, not WebRTC").wait_for(timeout=20_000)
+        wendy.page.get_by_role("heading", name="Connected over WebSocket, not WebRTC").wait_for(
+            timeout=20_000
+        )
         wendy.wait_for_picture()
         assert wendy.page.evaluate(MODE) == "websockets"
 
 
 def has_webrtc_again(world: World) -> None:
-    """A newcomer with a relay, when no one is in the desktop. The end of the last browser is seen a moment later."""
+    """A newcomer with a relay, when no one is in the desktop. The end of the last browser is seen a
+    moment later.
+    """
     wait_until("no one is in it", lambda: ask_agent(world, SESSION)["viewers"] == 0)
     with world.browser(SESSION) as wendy:
         wendy.page.add_init_script(RELAYS_ALONE)

@@ -1,4 +1,6 @@
-"""The cluster as a user at a terminal has it: kubectl and vdi; and people who can log in at its portal."""
+"""The cluster as a user at a terminal has it: kubectl and vdi; and people who can log in at its
+portal.
+"""
 
 import json
 import os
@@ -31,7 +33,9 @@ for window in Display().screen().root.query_tree().children:
 
 
 def _look_again(browser: DesktopBrowser, session: str) -> str:
-    """Keep the page's picture, and say what still changes it: an old picture stays where the desktop's would move."""
+    """Keep the page's picture, and say what still changes it: an old picture stays where the
+    desktop's would move.
+    """
     PICTURES.mkdir(parents=True, exist_ok=True)
     before = browser.picture()
     before.save(PICTURES / f"{session}.png")
@@ -71,13 +75,17 @@ class World:
 
     @contextmanager
     def browser(self, session: str, user: str = "") -> Iterator[DesktopBrowser]:
-        """A browser for that session's desktop: of its owner, or of another person. No one has logged in yet.
+        """A browser for that session's desktop: of its owner, or of another person. No one has
+        logged in yet.
 
-        A test that fails in it says what was in the desktop, and keeps the page's picture in build/e2e.
+        A test that fails in it says what was in the desktop, and keeps the page's picture in
+        build/e2e.
         """
         found = self.get("vdi", session)
         assert found
-        with DesktopBrowser(found["status"]["url"], self.login(user or found["spec"]["user"])) as browser:
+        with DesktopBrowser(
+            found["status"]["url"], self.login(user or found["spec"]["user"])
+        ) as browser:
             try:
                 yield browser
             except Exception as error:
@@ -94,7 +102,11 @@ class World:
         said = []
         for pod in self.items("pod", f"vdi.kasm.io/session={session}"):
             name = pod["metadata"]["name"]
-            said.append(self.kubectl("exec", "-i", name, "--", "sh", "-c", look, stdin=_LIST_WINDOWS, check=False))
+            said.append(
+                self.kubectl(
+                    "exec", "-i", name, "--", "sh", "-c", look, stdin=_LIST_WINDOWS, check=False
+                )
+            )
             said.append(self.kubectl("logs", name, "--tail", "40", check=False))
         return "\n".join(said)
 
@@ -110,18 +122,26 @@ class World:
         return result
 
     def items(self, kind: str, selector: str = "") -> list[dict[str, Any]]:
-        found: list[dict[str, Any]] = json.loads(self.kubectl("get", kind, "-l", selector, "-o", "json"))["items"]
+        found: list[dict[str, Any]] = json.loads(
+            self.kubectl("get", kind, "-l", selector, "-o", "json")
+        )["items"]
         return found
 
     def _run(self, argv: list[str], stdin: str | None, check: bool) -> str:
         env = {**os.environ, "KUBECONFIG": str(self.kubeconfig), "NO_COLOR": "1"}
-        done = subprocess.run(argv, input=stdin, env=env, capture_output=True, text=True, check=False)
-        assert not check or done.returncode == 0, f"{argv} ended with {done.returncode}: {done.stdout} {done.stderr}"
+        done = subprocess.run(
+            argv, input=stdin, env=env, capture_output=True, text=True, check=False
+        )
+        assert not check or done.returncode == 0, (
+            f"{argv} ended with {done.returncode}: {done.stdout} {done.stderr}"
+        )
         return done.stdout + ("" if check else done.stderr)
 
 
 def start_demo(name: str, nodes: int | None = None) -> World:
-    """The demo's cluster of this name, with its programs on the PATH. `nodes` is as in `cluster.up`."""
+    """The demo's cluster of this name, with its programs on the PATH. `nodes` is as in
+    `cluster.up`.
+    """
     if os.geteuid() != 0:
         pytest.fail("these tests need root: a node runs kubelet and containerd")
     with Progress(Path(tempfile.mkdtemp(prefix=f"vdi-{name}-"))) as progress:

@@ -1,7 +1,7 @@
 """A real node for the charts that stand for Kasm's: `make kasm`. Needs root.
 
-It is a cluster of its own name, taken down at the end, unless it ran before: `vdi cluster up --name kasm` keeps it for
-the next run.
+It is a cluster of its own name, taken down at the end, unless it ran before: `vdi cluster up --name
+kasm` keeps it for the next run.
 """
 
 import os
@@ -22,7 +22,9 @@ SLOW_FIRST_START = 1800
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Fixtures count into a test's time, so the first test of a run gets what making the node may take."""
+    """Fixtures count into a test's time, so the first test of a run gets what making the node may
+    take.
+    """
     here = Path(__file__).parent
     ours = [item for item in items if here in item.path.parents]
     for place, item in enumerate(ours):

@@ -29,7 +29,15 @@ QUICK = {"waitSeconds": "1", "probes.initialDelaySeconds": "0", "probes.periodSe
 # Without which the chart of generation A is refused by Helm 4.
 REPLICAS = {
     f"kasmApp.servicesToDeploy.{name}.replicas": "1"
-    for name in ("kasmProxy", "kasmApi", "kasmManager", "kasmShare", "kasmGuac", "rdpGateway", "rdpHttpsGateway")
+    for name in (
+        "kasmProxy",
+        "kasmApi",
+        "kasmManager",
+        "kasmShare",
+        "kasmGuac",
+        "rdpGateway",
+        "rdpHttpsGateway",
+    )
 }
 Object = dict[str, Any]
 
@@ -86,11 +94,15 @@ class KasmStage:
     def is_well(self) -> bool:
         """Whether all pods are ready, and the db-init Job is done."""
         kasm = Installation(self.snapshot(), self.namespace)
-        done = all(any(one.type == "Complete" for one in job.status.conditions) for job in kasm.jobs)
+        done = all(
+            any(one.type == "Complete" for one in job.status.conditions) for job in kasm.jobs
+        )
         return done and len(kasm.pods) >= 7 and all(pod.ready for pod in kasm.pods)
 
     def finds(self, code: str, where: str, *, seconds: float = 120) -> Finding:
-        """Wait until the top finding has this code and is about this object: `kind/beginning-of-its-name`, or any."""
+        """Wait until the top finding has this code and is about this object:
+        `kind/beginning-of-its-name`, or any.
+        """
         expected = where.replace("/", f"/{self.namespace}/")
 
         def look() -> Finding | None:
@@ -106,11 +118,15 @@ class KasmStage:
         try:
             return wait_until(f"the top finding is {code} about {where}", look, seconds)
         except AssertionError as error:
-            explained = "\n".join(f"{one.key} <- {one.caused_by or '-'}: {one.message}" for one in self.top)
+            explained = "\n".join(
+                f"{one.key} <- {one.caused_by or '-'}: {one.message}" for one in self.top
+            )
             raise AssertionError(f"{error}; they are\n{explained}") from None
 
     def follows(self, start: str, *expected: str) -> None:
-        """From the pod whose name begins so, each finding names the next: `code beginning-of-the-object's-name`."""
+        """From the pod whose name begins so, each finding names the next: `code
+        beginning-of-the-object's-name`.
+        """
 
         def explained() -> bool:
             chain = self._chain(start)
@@ -139,7 +155,9 @@ class KasmStage:
     def message_of(self, start: str) -> str:
         """The message about the pod whose name begins so."""
         found: Sequence[str] = [
-            one.message for one in self.top if one.object.startswith(f"pod/{self.namespace}/{start}")
+            one.message
+            for one in self.top
+            if one.object.startswith(f"pod/{self.namespace}/{start}")
         ]
         assert found, [one.object for one in self.top]
         return found[0]

@@ -1,6 +1,7 @@
 """A rendered chart against the known data of its generation: one sentence for each difference.
 
-For the stand-ins in a test, and for the real charts where somebody has them: tests/kasm/against-real.
+For the stand-ins in a test, and for the real charts where somebody has them:
+tests/kasm/against-real.
 """
 
 import subprocess
@@ -14,10 +15,26 @@ import yaml
 
 from vdi.cluster.units import parse_quantity
 from vdi.kasm.generations import of_chart, of_label, of_workloads, parse_version
-from vdi.kasm.generations.model import Component, Generation, InitContainer, Resources, Version, matches
+from vdi.kasm.generations.model import (
+    Component,
+    Generation,
+    InitContainer,
+    Resources,
+    Version,
+    matches,
+)
 from vdi.kasm.preflight.facts import takes_of
 from vdi.kasm.preflight.needs import Preset
-from vdi.kasm.values.render import PROFILES, BadOptionsError, Ingress, InstallOptions, entries, nested, render, value_at
+from vdi.kasm.values.render import (
+    PROFILES,
+    BadOptionsError,
+    Ingress,
+    InstallOptions,
+    entries,
+    nested,
+    render,
+    value_at,
+)
 from vdi.snapshot.objects import Container
 from vdi.snapshot.waits import parse_wait
 
@@ -44,7 +61,12 @@ class Chart:
         """Raises ChartRefusedError."""
         words = [str(self.helm), "template", RELEASE, str(self.folder), "--values", "-"]
         done = subprocess.run(
-            words, input=yaml.safe_dump(values), capture_output=True, text=True, timeout=60, check=False
+            words,
+            input=yaml.safe_dump(values),
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
         )
         if done.returncode != 0:
             raise ChartRefusedError(done.stderr.strip())
@@ -82,8 +104,12 @@ def profiles(chart: Chart) -> Iterator[tuple[str, InstallOptions]]:
                 yield f"profile {profile.name}, size {size}, ingress {ingress}", options
 
 
-def differences_of_profile(chart: Chart, options: InstallOptions, *, is_stand_in: bool = False) -> list[str]:
-    """Differences from the known data when the chart is rendered with these answers. A stand-in has own requests."""
+def differences_of_profile(
+    chart: Chart, options: InstallOptions, *, is_stand_in: bool = False
+) -> list[str]:
+    """Differences from the known data when the chart is rendered with these answers. A stand-in has
+    own requests.
+    """
     values = nested(entries(options))
     try:
         objects = chart.objects(values)
@@ -100,12 +126,18 @@ def unknown_keys(chart: Chart) -> list[str]:
     """Values that the chart has and the schema here does not, and the other way round."""
     theirs = list(_paths(chart.defaults, ""))
     found = [
-        f"value {path} is in the chart and not known" for path in theirs if not chart.generation.keys.read_ever(path)
+        f"value {path} is in the chart and not known"
+        for path in theirs
+        if not chart.generation.keys.read_ever(path)
     ]
     for path in chart.generation.keys.paths:
         parent = path.rpartition(".")[0]
-        is_missing = chart.generation.keys.read(path, chart.version) and not _has(chart.defaults, path)
-        if is_missing and (not parent or _has(chart.defaults, parent)):  # the missing block has been named
+        is_missing = chart.generation.keys.read(path, chart.version) and not _has(
+            chart.defaults, path
+        )
+        if is_missing and (
+            not parent or _has(chart.defaults, parent)
+        ):  # the missing block has been named
             found.append(f"value {path} is known and not in the chart's values.yaml")
     return found
 
@@ -164,10 +196,14 @@ def _shape(chart: Chart, preset: Preset, objects: list[Object]) -> Iterator[str]
 
 
 def _component(chart: Chart, labels: Mapping[str, str]) -> Component | None:
-    return next((each for each in chart.generation.present(chart.version) if each.owns(labels)), None)
+    return next(
+        (each for each in chart.generation.present(chart.version) if each.owns(labels)), None
+    )
 
 
-def _workload(chart: Chart, preset: Preset, component: Component, workload: Object) -> Iterator[str]:
+def _workload(
+    chart: Chart, preset: Preset, component: Component, workload: Object
+) -> Iterator[str]:
     name, spec = workload["metadata"]["name"], workload["spec"]["template"]["spec"]
     real_name = preset.real_name(component.name)
     if (workload["kind"], name) != (component.kind, real_name):
@@ -176,9 +212,14 @@ def _workload(chart: Chart, preset: Preset, component: Component, workload: Obje
     expected = [preset.real_name(container.name) for container in preset.containers(component)]
     if expected and containers != expected:
         yield f"{component.key}: containers {containers}, known as {expected}"
-    steps = {init_container["name"]: init_container for init_container in spec.get("initContainers") or ()}
+    steps = {
+        init_container["name"]: init_container
+        for init_container in spec.get("initContainers") or ()
+    }
     present = [
-        step for step in component.steps(chart.version) if not step.only_when or _is_on(chart, preset, step.only_when)
+        step
+        for step in component.steps(chart.version)
+        if not step.only_when or _is_on(chart, preset, step.only_when)
     ]
     names = [preset.real_name(step.name) for step in present]
     if list(steps) != names:
@@ -220,14 +261,19 @@ def _step(
 
 def _service(component: Component, objects: list[Object]) -> Iterator[str]:
     found = [
-        each for each in objects if each["kind"] == "Service" and matches(component.service, each["metadata"]["name"])
+        each
+        for each in objects
+        if each["kind"] == "Service" and matches(component.service, each["metadata"]["name"])
     ]
     if not found:
         yield f"{component.key}: no Service {component.service}"
         return
     ports = {port["port"] for each in found for port in each["spec"]["ports"]}
     if not set(component.ports) <= ports:
-        yield f"{component.key}: Service with ports {sorted(ports)}, known are {sorted(component.ports)}"
+        yield (
+            f"{component.key}: Service with ports {sorted(ports)}, known are"
+            f" {sorted(component.ports)}"
+        )
 
 
 def _amounts(chart: Chart, preset: Preset, objects: list[Object]) -> Iterator[str]:
@@ -246,16 +292,27 @@ def _amounts(chart: Chart, preset: Preset, objects: list[Object]) -> Iterator[st
         for container in preset.containers(component):
             made = by_name.get(preset.real_name(container.name))
             if made and value_at(preset.values, container.resources_path) is None:
-                yield from _resources(f"{component.key}: {made['name']}", made, container.presets[preset.size])
+                yield from _resources(
+                    f"{component.key}: {made['name']}", made, container.presets[preset.size]
+                )
         for made in spec.get("initContainers") or ():
             step = component.step(made["name"])
             if step and step.image and made["image"] != step.image:
-                yield f"{component.key}: {made['name']} has image {made['image']}, known as {step.image}"
+                yield (
+                    f"{component.key}: {made['name']} has image {made['image']}, known as"
+                    f" {step.image}"
+                )
     workloads = [each["spec"] for each in objects if each["kind"] in ("Deployment", "StatefulSet")]
     for resource in ("cpu", "memory"):
-        rendered = sum(one["replicas"] * takes_of(one["template"]["spec"]).get(resource, 0) for one in workloads)
+        rendered = sum(
+            one["replicas"] * takes_of(one["template"]["spec"]).get(resource, 0)
+            for one in workloads
+        )
         if rendered != preset.needs().total(resource):
-            yield f"{resource}: {rendered} are requested, {preset.needs().total(resource)} are reckoned"
+            yield (
+                f"{resource}: {rendered} are requested, {preset.needs().total(resource)} are"
+                " reckoned"
+            )
 
 
 def _resources(where: str, container: Mapping[str, Any], preset: Resources) -> Iterator[str]:
@@ -266,5 +323,7 @@ def _resources(where: str, container: Mapping[str, Any], preset: Resources) -> I
         ("limits", "memory", preset.memory_limit),
     ):
         made = str(((container.get("resources") or {}).get(kind) or {}).get(name, ""))
-        if (parse_quantity(made) if made else None) != (parse_quantity(expected) if expected else None):
+        if (parse_quantity(made) if made else None) != (
+            parse_quantity(expected) if expected else None
+        ):
             yield f"{where}: {kind}.{name} {made or 'none'}, known as {expected or 'none'}"

@@ -1,4 +1,6 @@
-"""The two checklists on a real node: preflight before, validation after, through the node's own Traefik."""
+"""The two checklists on a real node: preflight before, validation after, through the node's own
+Traefik.
+"""
 
 import json
 import os
@@ -16,9 +18,18 @@ from vdi.devcluster import cluster
 from vdi.devcluster.progress import Progress
 
 
-def checklist(ward: KasmStage, capsys: pytest.CaptureFixture[str], *words: str) -> tuple[int, dict[str, Any]]:
+def checklist(
+    ward: KasmStage, capsys: pytest.CaptureFixture[str], *words: str
+) -> tuple[int, dict[str, Any]]:
     """Exit status, and lines by check."""
-    place = ("--namespace", ward.namespace, "--kubeconfig", str(ward.tools.kubeconfig), "-o", "json")
+    place = (
+        "--namespace",
+        ward.namespace,
+        "--kubeconfig",
+        str(ward.tools.kubeconfig),
+        "-o",
+        "json",
+    )
     capsys.readouterr()
     status = main(["kasm", *words, *place])
     return status, {line["code"]: line for line in json.loads(capsys.readouterr().out)["findings"]}
@@ -47,7 +58,10 @@ def test_installation_is_valid_through_the_ingress(
     except AssertionError as error:
         bad = {check: line for check, line in seen.items() if line["severity"] != "ok"}
         raise AssertionError(f"{error}: {json.dumps(bad, indent=1)}") from None
-    assert {check for check, line in seen.items() if line["severity"] == "warning"} <= {"web-ui", "way-in"}
+    assert {check for check, line in seen.items() if line["severity"] == "warning"} <= {
+        "web-ui",
+        "way-in",
+    }
     assert seen["web-ui"]["observed"].startswith("200")
 
     ward.kubectl("scale", "deployment", "--all", "--replicas=0")
@@ -56,7 +70,9 @@ def test_installation_is_valid_through_the_ingress(
 
 
 def answering(letter: str, host: str) -> dict[str, str]:
-    """A host of its own, since the node has one Traefik; and a proxy that hands on to the API, as Kasm's does."""
+    """A host of its own, since the node has one Traefik; and a proxy that hands on to the API, as
+    Kasm's does.
+    """
     health = "/api/__healthcheck"
     if letter == "a":
         return {"global__hostname": host, "kasmApp__servicesToDeploy__kasmProxy__health": health}
@@ -68,7 +84,9 @@ def failing(ward: KasmStage, capsys: pytest.CaptureFixture[str], traefik: str) -
     return {check for check, line in lines.items() if line["severity"] == "error"}
 
 
-def test_preflight_measures_this_machine(ward: KasmStage, capsys: pytest.CaptureFixture[str]) -> None:
+def test_preflight_measures_this_machine(
+    ward: KasmStage, capsys: pytest.CaptureFixture[str]
+) -> None:
     _, lines = checklist(ward, capsys, "preflight", "--chart-version", "1.1190.8")
     assert lines["cpu"]["observed"] == f"{os.cpu_count()} cores"
     size = shutil.disk_usage("/var/lib").total / 1e9

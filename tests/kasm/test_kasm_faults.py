@@ -139,11 +139,17 @@ def test_wrong_value_is_the_top_finding(ward: KasmStage, fault: Fault) -> None:
 
 def test_key_of_a_secret_missing(ward: KasmStage) -> None:
     ward.install("a")
-    ward.patch("secret", "kasm-secrets", [{"op": "remove", "path": "/data/manager-token"}], how="json")
-    found = ward.finds("kasm_reference_missing", "pod/kasm-db-init-job-")  # the first one that needs it
+    ward.patch(
+        "secret", "kasm-secrets", [{"op": "remove", "path": "/data/manager-token"}], how="json"
+    )
+    found = ward.finds(
+        "kasm_reference_missing", "pod/kasm-db-init-job-"
+    )  # the first one that needs it
     assert "the key 'manager-token' of the Secret kasm-secrets" in found.message
     ward.follows(
-        "kasm-proxy-deployment-", "kasm_pod_waiting kasm-api-deployment-", "kasm_reference_missing kasm-db-init-job-"
+        "kasm-proxy-deployment-",
+        "kasm_pod_waiting kasm-api-deployment-",
+        "kasm_reference_missing kasm-db-init-job-",
     )
 
 
@@ -158,7 +164,9 @@ def test_no_default_storage_class(ward: KasmStage) -> None:
     change("false")
     try:
         ward.install("b")
-        found = ward.finds("kasm_claim_class_missing", "persistentvolumeclaim/kasm-db-data-kasm-db-statefulset-0")
+        found = ward.finds(
+            "kasm_claim_class_missing", "persistentvolumeclaim/kasm-db-data-kasm-db-statefulset-0"
+        )
     finally:
         change("true")
     assert "has no default" in found.message
@@ -169,11 +177,15 @@ def stopped(ward: KasmStage, namespace: str, deployment: str) -> Iterator[None]:
     """A part of the cluster does not run."""
 
     def scale(replicas: str) -> None:
-        ward.tools.kubectl("--namespace", namespace, "scale", "deployment", deployment, "--replicas", replicas)
+        ward.tools.kubectl(
+            "--namespace", namespace, "scale", "deployment", deployment, "--replicas", replicas
+        )
 
     def ready() -> str:
         path = "jsonpath={.status.readyReplicas}"
-        return ward.tools.kubectl("--namespace", namespace, "get", "deployment", deployment, "-o", path)
+        return ward.tools.kubectl(
+            "--namespace", namespace, "get", "deployment", deployment, "-o", path
+        )
 
     scale("0")
     try:
@@ -187,7 +199,9 @@ def stopped(ward: KasmStage, namespace: str, deployment: str) -> Iterator[None]:
 def test_provisioner_stopped(ward: KasmStage) -> None:
     with stopped(ward, "kube-system", "local-path-provisioner"):
         ward.install("a")
-        found = ward.finds("kasm_claim_pending", "persistentvolumeclaim/kasm-db-data-kasm-db-statefulset-0")
+        found = ward.finds(
+            "kasm_claim_pending", "persistentvolumeclaim/kasm-db-data-kasm-db-statefulset-0"
+        )
     assert "rancher.io/local-path" in found.message
 
 
@@ -200,20 +214,30 @@ def test_database_stopped(ward: KasmStage) -> None:
     found = ward.finds("kasm_scaled_to_zero", "statefulset/kasm-db-statefulset")
     assert found.remedy.text.endswith("scale statefulset kasm-db-statefulset --replicas 1")
     ward.follows(
-        "kasm-proxy-deployment-", "kasm_pod_waiting kasm-api-deployment-", "kasm_scaled_to_zero kasm-db-statefulset"
+        "kasm-proxy-deployment-",
+        "kasm_pod_waiting kasm-api-deployment-",
+        "kasm_scaled_to_zero kasm-db-statefulset",
     )
 
 
 def test_pod_security_refuses_data_perms(ward: KasmStage) -> None:
-    ward.kubectl("label", "namespace", ward.namespace, "pod-security.kubernetes.io/enforce=restricted")
+    ward.kubectl(
+        "label", "namespace", ward.namespace, "pod-security.kubernetes.io/enforce=restricted"
+    )
     ward.install("b")
     found = ward.finds("kasm_pod_security", "deployment/kasm-")
     assert "'restricted'" in found.message
     assert "-perms" in found.message
 
     def refused() -> bool:
-        """Its ReplicaSet may be later than that of the first finding to report that its pods are refused."""
-        proxies = [one for one in ward.look(ward.ahead) if one.object.endswith("/kasm-proxy-default-deployment")]
+        """Its ReplicaSet may be later than that of the first finding to report that its pods are
+        refused.
+        """
+        proxies = [
+            one
+            for one in ward.look(ward.ahead)
+            if one.object.endswith("/kasm-proxy-default-deployment")
+        ]
         return [proxy.code for proxy in proxies] == ["kasm_pod_security"]
 
     wait_until("the proxy's pods are refused for the same reason", refused, every=1)
@@ -231,7 +255,9 @@ def test_quota_reached(ward: KasmStage) -> None:
 
 def test_selector_of_a_service_wrong(ward: KasmStage) -> None:
     ward.install("b")
-    ward.patch("service", "kasm-api", {"spec": {"selector": {"app.kubernetes.io/name": "kasm-api-server"}}})
+    ward.patch(
+        "service", "kasm-api", {"spec": {"selector": {"app.kubernetes.io/name": "kasm-api-server"}}}
+    )
     found = ward.finds("kasm_service_selects_nothing", "service/kasm-api")
     assert "kasm-api-deployment is probably meant" in found.message
     command = found.remedy.commands[0].removeprefix("kubectl ").replace("'", "").split()
@@ -252,7 +278,9 @@ def test_service_port_not_named_by_a_container(ward: KasmStage) -> None:
 def test_dns_stopped(ward: KasmStage) -> None:
     with stopped(ward, "kube-system", "coredns"):
         ward.install("c")
-        found = wait_until("DNS is blamed", lambda: [one for one in ward.look() if one.code == "dns_down"], 120)
+        found = wait_until(
+            "DNS is blamed", lambda: [one for one in ward.look() if one.code == "dns_down"], 120
+        )
     assert "scale deployment coredns --replicas 1" in found[0].remedy.text
 
 
@@ -280,14 +308,24 @@ def test_database_password_wrong(ward: KasmStage) -> None:
 
 def test_unknown_chart(ward: KasmStage) -> None:
     labels = {"app": "portal"}
-    step = {"name": "before", "image": "docker.io/library/debian:13-slim", "command": ["/bin/sh", "-c"]}
+    step = {
+        "name": "before",
+        "image": "docker.io/library/debian:13-slim",
+        "command": ["/bin/sh", "-c"],
+    }
     step["args"] = ["until nslookup orders; do sleep 1; done"]
-    spec = {"initContainers": [step], "containers": [{"name": "portal", "image": "docker.io/library/debian:13-slim"}]}
+    spec = {
+        "initContainers": [step],
+        "containers": [{"name": "portal", "image": "docker.io/library/debian:13-slim"}],
+    }
     body = {
         "apiVersion": "apps/v1",
         "kind": "Deployment",
         "metadata": {"name": "portal", "namespace": ward.namespace},
-        "spec": {"selector": {"matchLabels": labels}, "template": {"metadata": {"labels": labels}, "spec": spec}},
+        "spec": {
+            "selector": {"matchLabels": labels},
+            "template": {"metadata": {"labels": labels}, "spec": spec},
+        },
     }
     ward.tools.kubectl("apply", "-f", "-", stdin=json.dumps(body))
     found = ward.finds("kasm_service_missing", "service/orders")

@@ -1,4 +1,6 @@
-"""Each generation installed on a real kubelet: nothing is wrong while it starts, and nothing when it has."""
+"""Each generation installed on a real kubelet: nothing is wrong while it starts, and nothing when
+it has.
+"""
 
 import json
 
@@ -10,7 +12,9 @@ from vdi.cli.main import main
 
 
 @pytest.mark.parametrize("letter", ["a", "b", "c"])
-def test_healthy_start_never_has_findings(ward: KasmStage, letter: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_healthy_start_never_has_findings(
+    ward: KasmStage, letter: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     ward.install(letter)
 
     def well() -> bool:
@@ -27,10 +31,25 @@ def test_healthy_start_never_has_findings(ward: KasmStage, letter: str, capsys: 
     assert (found["generation"], found["ready"]) == (letter.upper(), found["pods"])
 
 
-def test_doctor_finds_kasm_in_its_own_namespace(ward: KasmStage, capsys: pytest.CaptureFixture[str]) -> None:
+def test_doctor_finds_kasm_in_its_own_namespace(
+    ward: KasmStage, capsys: pytest.CaptureFixture[str]
+) -> None:
     ward.install("c", components__api__image="localhost/no/such/api:1")
     ward.finds("kasm_image_unavailable", "pod/kasm-api-default-")
-    assert main(["doctor", "--namespace", "default", "--kubeconfig", str(ward.tools.kubeconfig), "-o", "json"]) == 1
+    assert (
+        main(
+            [
+                "doctor",
+                "--namespace",
+                "default",
+                "--kubeconfig",
+                str(ward.tools.kubeconfig),
+                "-o",
+                "json",
+            ]
+        )
+        == 1
+    )
     findings = json.loads(capsys.readouterr().out)["findings"]
     mine = [finding for finding in findings if f"/{ward.namespace}/" in finding["object"]]
     assert mine[0]["code"] == "kasm_image_unavailable"

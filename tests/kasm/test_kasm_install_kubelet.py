@@ -1,4 +1,6 @@
-"""The journey on a real node: values, preflight and helm by `install`, the database kept, and the way back."""
+"""The journey on a real node: values, preflight and helm by `install`, the database kept, and the
+way back.
+"""
 
 import os
 import shutil
@@ -13,9 +15,14 @@ from vdi.kasm.values.render import set_at
 
 
 def test_a_failed_upgrade_leaves_the_data_and_helm_rolls_back(
-    ward: KasmStage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    ward: KasmStage,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    programs = os.pathsep.join(str(each.parent) for each in (ward.tools.helm_binary, ward.tools.kubectl_binary))
+    programs = os.pathsep.join(
+        str(each.parent) for each in (ward.tools.helm_binary, ward.tools.kubectl_binary)
+    )
     monkeypatch.setenv("PATH", f"{programs}{os.pathsep}{os.environ['PATH']}")
     file = tmp_path / "values.yaml"
 
@@ -29,7 +36,8 @@ def test_a_failed_upgrade_leaves_the_data_and_helm_rolls_back(
         place = ("--namespace", ward.namespace, "--kubeconfig", str(ward.tools.kubeconfig))
         return run(
             *("install", "-f", str(file), "--chart", str(chart), *place),
-            # Traefik is a program of the node here, no pod: it answers, and no object holds the port.
+            # Traefik is a program of the node here, no pod: it answers, and no object holds the
+            # port.
             *("--ignore", "dns", "--ignore", "room", "--ignore", "port-443", *words),
             status=status,
         )
@@ -38,9 +46,20 @@ def test_a_failed_upgrade_leaves_the_data_and_helm_rolls_back(
         script = f'psql -U "$POSTGRES_USER" -d "$POSTGRES_DB" -qAtc "{statement}"'
         return ward.kubectl("exec", "kasm-db-1-19-0-0", "--", "sh", "-c", script).strip()
 
-    ward.kubectl("create", "secret", "generic", "tls", "--from-literal=tls.crt=c", "--from-literal=tls.key=k")
+    ward.kubectl(
+        "create", "secret", "generic", "tls", "--from-literal=tls.crt=c", "--from-literal=tls.key=k"
+    )
     values = yaml.safe_load(
-        run("values", "render", "--hostname", "kasm.example.com", "--profile", "4gb", "--tls-secret", "tls")
+        run(
+            "values",
+            "render",
+            "--hostname",
+            "kasm.example.com",
+            "--profile",
+            "4gb",
+            "--tls-secret",
+            "tls",
+        )
     )
     for path, value in QUICK.items():
         set_at(values, path, int(value))
@@ -53,12 +72,15 @@ def test_a_failed_upgrade_leaves_the_data_and_helm_rolls_back(
     newer = tmp_path / "newer"
     shutil.copytree(CHARTS / "c", newer)
     meta = yaml.safe_load((newer / "Chart.yaml").read_text())
-    (newer / "Chart.yaml").write_text(yaml.safe_dump({**meta, "version": "1.1191.0", "appVersion": "1.19.1"}))
+    (newer / "Chart.yaml").write_text(
+        yaml.safe_dump({**meta, "version": "1.1191.0", "appVersion": "1.19.1"})
+    )
     upgrade = ("--ignore", "unknown_key")
     assert "starts with an empty database" in install(newer, *upgrade, status=1)
     set_at(values, "dbManagement", {"initialize": False, "upgrade": {"enable": True}})
     file.write_text(yaml.safe_dump(values))
-    # The stand-in has no Job that carries the data over: its new database stays empty, and no pod gets ready
+    # The stand-in has no Job that carries the data over: its new database stays empty, and no pod
+    # gets ready
     said = install(newer, *upgrade, "--timeout", "40s", status=1)
     assert f"Undo: helm rollback kasm --namespace {ward.namespace}" in said
     done = ward.tools.helm("rollback", "kasm", "--namespace", ward.namespace)

@@ -1,9 +1,11 @@
-"""A stand-in for a network plugin that enforces NetworkPolicies, on the embedded cluster's nodes, which have none.
+"""A stand-in for a network plugin that enforces NetworkPolicies, on the embedded cluster's nodes,
+which have none.
 
-It asks the evaluator (cyclonus) what the policies mean for every pair of pods and every port that is of interest. What
-is denied becomes a DROP in each node's own network namespace, where each packet between pods passes after kube-proxy
-has put in a pod's address for that of a Service. It looks twice a second, so a new pod is open for a moment, as with
-other plugins. It knows IPv4 alone, and only the ports that it is given.
+It asks the evaluator (cyclonus) what the policies mean for every pair of pods and every port that
+is of interest. What is denied becomes a DROP in each node's own network namespace, where each
+packet between pods passes after kube-proxy has put in a pod's address for that of a Service. It
+looks twice a second, so a new pod is open for a moment, as with other plugins. It knows IPv4 alone,
+and only the ports that it is given.
 """
 
 import json
@@ -18,7 +20,10 @@ from network.evaluate import Policy, ask
 from network.roles import Port, Question, Role
 
 CHAIN = "VDI-TEST-POLICIES"
-PORTS = (*(Port(number) for number in (53, 80, 443, 5432, 6379, 6443, 8080, 8081, 8082, 9999)), Port(53, "UDP"))
+PORTS = (
+    *(Port(number) for number in (53, 80, 443, 5432, 6379, 6443, 8080, 8081, 8082, 9999)),
+    Port(53, "UDP"),
+)
 OUTSIDE = ("169.254.169.254", "1.1.1.1")
 Object = dict[str, Any]
 
@@ -44,7 +49,12 @@ class Nodes:
         )
         items = json.loads(answer.stdout)["items"]
         policies = [
-            {"metadata": {"name": each["metadata"]["name"], "namespace": each["metadata"]["namespace"]}}
+            {
+                "metadata": {
+                    "name": each["metadata"]["name"],
+                    "namespace": each["metadata"]["namespace"],
+                }
+            }
             | {"spec": each["spec"]}
             for each in items
             if each["kind"] == "NetworkPolicy"
@@ -62,7 +72,9 @@ class Nodes:
         """Run a program in the network namespace of each node."""
         for kubelet in self.kubelets:
             command = ["nsenter", "--target", str(kubelet), "--net", *words]
-            subprocess.run(command, input=given, text=True, capture_output=True, check=True, timeout=30)
+            subprocess.run(
+                command, input=given, text=True, capture_output=True, check=True, timeout=30
+            )
 
 
 def has_address(pod: Object) -> bool:
@@ -80,7 +92,9 @@ def role_of(pod: Object) -> Role:
     }
     ports = tuple(Port(port.number, port.protocol, given.get(port.number, "")) for port in PORTS)
     labels = tuple(sorted(meta.get("labels", {}).items()))
-    return Role(meta["name"], pod["status"]["podIP"], ports, meta["namespace"], labels, is_ours=True)
+    return Role(
+        meta["name"], pod["status"]["podIP"], ports, meta["namespace"], labels, is_ours=True
+    )
 
 
 def rules_of(policies: list[Policy], roles: list[Role]) -> list[str]:
@@ -103,13 +117,17 @@ def rules_of(policies: list[Policy], roles: list[Role]) -> list[str]:
         if len(ports) == len(PORTS):
             rules.append(f"{pair} -j DROP")
         else:
-            rules += [f"{pair} -p {port.protocol.lower()} --dport {port.number} -j DROP" for port in ports]
+            rules += [
+                f"{pair} -p {port.protocol.lower()} --dport {port.number} -j DROP" for port in ports
+            ]
     return rules
 
 
 @contextmanager
 def enforced(nodes: Nodes) -> Iterator[None]:
-    """Enforcement of the cluster's policies while the context lasts. Raises what went wrong meanwhile."""
+    """Enforcement of the cluster's policies while the context lasts. Raises what went wrong
+    meanwhile.
+    """
     nodes.write([])
     for hook in ("FORWARD", "INPUT"):
         nodes.inside("iptables", "--insert", hook, "--jump", CHAIN)

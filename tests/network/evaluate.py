@@ -1,4 +1,6 @@
-"""The meaning of policies by a third party: the Go module cyclonus, in a small program built once into the cache."""
+"""The meaning of policies by a third party: the Go module cyclonus, in a small program built once
+into the cache.
+"""
 
 import json
 import os
@@ -21,7 +23,9 @@ Policy = dict[str, Any]
 
 @lru_cache(maxsize=1)
 def evaluator() -> Path:
-    """The program, for its sources as they are now. Raises SourceFailed or StepFailed when it cannot be built."""
+    """The program, for its sources as they are now. Raises SourceFailed or StepFailed when it
+    cannot be built.
+    """
     recipe = GoBuild(
         key=f"network-{PROGRAM}-{module_digest(MODULES / PROGRAM)}",
         title="The evaluator of NetworkPolicies",
@@ -32,15 +36,24 @@ def evaluator() -> Path:
     cache = default_cache(os.environ)
     with Progress(cache / "logs") as progress:
         build_cache = BuildCache(progress, cache)
-        entry = build_cache.obtain(recipe.key, recipe.title, lambda step, into: build(recipe, build_cache, step, into))
+        entry = build_cache.obtain(
+            recipe.key, recipe.title, lambda step, into: build(recipe, build_cache, step, into)
+        )
     return entry / PROGRAM
 
 
 def ask(questions: Sequence[Question], sets: Sequence[Sequence[Policy]]) -> list[str]:
-    """For each set of policies a letter for each question: y allowed, e the sender's say no, i the receiver's do."""
+    """For each set of policies a letter for each question: y allowed, e the sender's say no, i the
+    receiver's do.
+    """
     given = {"questions": [question.as_json() for question in questions], "sets": sets}
     done = subprocess.run(
-        [evaluator()], input=json.dumps(given), capture_output=True, text=True, check=False, timeout=120
+        [evaluator()],
+        input=json.dumps(given),
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=120,
     )
     assert done.returncode == 0, done.stderr
     answers: list[str] = json.loads(done.stdout)

@@ -41,7 +41,9 @@ class Variant:
         return _names(self.rows, question)
 
     def expects(self, question: Question) -> str:
-        """The evaluator's letter. What is denied is denied at both ends, as far as they are ours."""
+        """The evaluator's letter. What is denied is denied at both ends, as far as they are
+        ours.
+        """
         if self.allows(question):
             return "y"
         if not question.source.is_ours or _names(self.in_vain, question):
@@ -74,8 +76,19 @@ def _variant(name: str, base: dict[str, Any], given: dict[str, Any]) -> Variant:
     def rows(key: str) -> dict[str, tuple[str, ...]]:
         return {row: tuple(who) for row, who in {**base.get(key, {}), **given.get(key, {})}.items()}
 
-    world = {**given.get("addresses", {}), **{key: given[key] for key in ("namespace", "template") if key in given}}
-    return Variant(name, given["words"], tuple(given["set"]), rows("rows"), rows("in vain"), rows("unasked"), world)
+    world = {
+        **given.get("addresses", {}),
+        **{key: given[key] for key in ("namespace", "template") if key in given},
+    }
+    return Variant(
+        name,
+        given["words"],
+        tuple(given["set"]),
+        rows("rows"),
+        rows("in vain"),
+        rows("unasked"),
+        world,
+    )
 
 
 def contradictions(variant: Variant, asked: Iterable[Question], answers: str) -> Iterator[str]:
@@ -83,5 +96,8 @@ def contradictions(variant: Variant, asked: Iterable[Question], answers: str) ->
     for question, answer in zip(asked, answers, strict=True):
         expected = variant.expects(question)
         if expected != answer:
-            who = f"{question.source.name} ({question.source.ip}) -> {question.row} ({question.target.ip})"
+            who = (
+                f"{question.source.name} ({question.source.ip}) -> {question.row}"
+                f" ({question.target.ip})"
+            )
             yield f"{who}: {SAID[answer]}, expected: {SAID[expected]}"

@@ -36,14 +36,31 @@ def _command_of(process: Path) -> list[bytes]:
 
 def helm_test(world: World) -> tuple[int, str]:
     """Exit status, and what it said."""
-    command = ["helm", "test", RELEASE, "--namespace", RELEASE_NAMESPACE, "--logs", "--timeout", "3m"]
+    command = [
+        "helm",
+        "test",
+        RELEASE,
+        "--namespace",
+        RELEASE_NAMESPACE,
+        "--logs",
+        "--timeout",
+        "3m",
+    ]
     environment = {**os.environ, "KUBECONFIG": str(world.kubeconfig)}
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=200)
+    done = subprocess.run(
+        command, env=environment, capture_output=True, text=True, check=False, timeout=200
+    )
     return done.returncode, done.stdout + done.stderr
 
 
 def left_behind(world: World) -> list[str]:
     """Objects of the trial that are still there, but for the pod with the result."""
-    words = ["get", "pods,serviceaccounts,roles,rolebindings,configmaps", "--all-namespaces", "-o", "name"]
+    words = [
+        "get",
+        "pods,serviceaccounts,roles,rolebindings,configmaps",
+        "--all-namespaces",
+        "-o",
+        "name",
+    ]
     names = [name for name in world.kubectl(*words).split() if "vdi-network" in name]
     return [name for name in names if name != "pod/vdi-network-test"]

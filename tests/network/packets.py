@@ -1,4 +1,5 @@
-"""NetworkPolicies on a real node, the rest: what people notice, a hole, and nothing that enforces them at all.
+"""NetworkPolicies on a real node, the rest: what people notice, a hole, and nothing that enforces
+them at all.
 
 On the cluster of the end-to-end tests, in some two minutes: pytest tests/network/packets.py
 """
@@ -36,7 +37,9 @@ def enforcing(sessions: World) -> Iterator[World]:
 
 
 def test_enforced_policies_do_not_disturb_users(enforcing: World) -> None:
-    """Traefik and gateway reach the desktop, the operator its agent; the desktop is opened, left and suspended."""
+    """Traefik and gateway reach the desktop, the operator its agent; the desktop is opened, left
+    and suspended.
+    """
     with template(enforcing, "enforced", lifecycle={"idleTimeout": f"{IDLE_TIMEOUT}s"}):
         start(enforcing, "nina", "enforced")
         with enforcing.browser("nina") as browser:
@@ -45,7 +48,11 @@ def test_enforced_policies_do_not_disturb_users(enforcing: World) -> None:
             browser.open_terminal()
             browser.wait_for_change(before, pixels=20_000)
         # Only its agent can know that no one is there any more.
-        wait_until("it is noticed that nobody is there", lambda: condition(enforcing, "nina", "Idle"), 2 * IDLE_TIMEOUT)
+        wait_until(
+            "it is noticed that nobody is there",
+            lambda: condition(enforcing, "nina", "Idle"),
+            2 * IDLE_TIMEOUT,
+        )
         reach(enforcing, "nina", "Suspended", seconds=2 * IDLE_TIMEOUT)
 
 
@@ -58,7 +65,9 @@ def test_missing_policy_is_named(enforcing: World) -> None:
     assert status != 0 and "DOES NOT ENFORCE" not in said
     for words in ("desktop -> the API server 443", "fetcher -> names", "desktop -> neighbour 8080"):
         assert f"{words}: gets through, and should be blocked" in said, said
-    assert "desktop -> desktop 8080" not in said.partition("connections are not as")[2], "that one is denied twice"
+    assert "desktop -> desktop 8080" not in said.partition("connections are not as")[2], (
+        "that one is denied twice"
+    )
 
 
 def test_unenforced_policies_are_reported(sessions: World) -> None:
@@ -66,5 +75,7 @@ def test_unenforced_policies_are_reported(sessions: World) -> None:
     assert status != 0
     assert "THIS CLUSTER DOES NOT ENFORCE NetworkPolicies: all" in said
     assert left_behind(sessions) == [], "its account least of all"
-    pod = json.loads(sessions.kubectl("-n", RELEASE_NAMESPACE, "get", "pod", "vdi-network-test", "-o", "json"))
+    pod = json.loads(
+        sessions.kubectl("-n", RELEASE_NAMESPACE, "get", "pod", "vdi-network-test", "-o", "json")
+    )
     assert pod["status"]["phase"] == "Failed"

@@ -1,4 +1,6 @@
-"""Roles of the matrix: the pods of a rendered chart with their labels and ports, all others, and addresses."""
+"""Roles of the matrix: the pods of a rendered chart with their labels and ports, all others, and
+addresses.
+"""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -19,7 +21,8 @@ NODE = "192.168.1.10"
 TEMPLATE = "ubuntu-desktop"
 # Of workloads that are not called as they are without "vdi-".
 _NAMES = {"vdi-postgresql": "PostgreSQL", "vdi-redis": "Redis"}
-# One of each network that is no internet; among them the metadata addresses of clouds that have one of their own.
+# One of each network that is no internet; among them the metadata addresses of clouds that have one
+# of their own.
 PRIVATE = (
     "0.1.2.3", "10.1.2.3", "100.100.100.200", "127.0.0.53", "168.63.129.16", "169.254.1.1", "172.20.0.1",
     "192.0.0.192", "192.168.7.7", "198.19.0.1", "239.1.1.1", "255.255.255.255",
@@ -42,7 +45,9 @@ class Port:
 
 @dataclass(frozen=True)
 class Role:
-    """Somebody of whom it is asked what they may: a pod, or (without a namespace) what is outside the cluster."""
+    """Somebody of whom it is asked what they may: a pod, or (without a namespace) what is outside
+    the cluster.
+    """
 
     # As in the table; several roles may share one, and then the same must hold for each of them.
     name: str
@@ -58,7 +63,9 @@ class Role:
         return {
             "ip": self.ip,
             "namespace": self.namespace,
-            "namespaceLabels": {"kubernetes.io/metadata.name": self.namespace} if self.namespace else {},
+            "namespaceLabels": (
+                {"kubernetes.io/metadata.name": self.namespace} if self.namespace else {}
+            ),
             "labels": dict(self.labels),
         }
 
@@ -87,7 +94,9 @@ class Question:
 
 
 def questions(roles: list[Role]) -> Iterator[Question]:
-    """All pairs of roles, all ports: but for what no policy of ours can decide, and what a pod says to itself."""
+    """All pairs of roles, all ports: but for what no policy of ours can decide, and what a pod says
+    to itself.
+    """
     for source in roles:
         for target in roles:
             if source.sends and source is not target and (source.is_ours or target.is_ours):
@@ -95,14 +104,27 @@ def questions(roles: list[Role]) -> Iterator[Question]:
 
 
 def roles_of(
-    rendered: list[Object], *, namespace: str = "vdi-sessions", template: str = TEMPLATE, **addresses: str
+    rendered: list[Object],
+    *,
+    namespace: str = "vdi-sessions",
+    template: str = TEMPLATE,
+    **addresses: str,
 ) -> list[Role]:
-    """Everybody, where this chart is installed. `template`: of Alice's desktop; `addresses`: more, `IP PORT...`."""
+    """Everybody, where this chart is installed. `template`: of Alice's desktop; `addresses`: more,
+    `IP PORT...`.
+    """
     split = {name: given.split() for name, given in addresses.items()}
     more = [
-        Role(name, ip, tuple(Port(int(port)) for port in ports), sends=False) for name, (ip, *ports) in split.items()
+        Role(name, ip, tuple(Port(int(port)) for port in ports), sends=False)
+        for name, (ip, *ports) in split.items()
     ]
-    return [*_desktops(namespace, template), *_workloads(rendered), *_others(namespace), *_addresses(), *more]
+    return [
+        *_desktops(namespace, template),
+        *_workloads(rendered),
+        *_others(namespace),
+        *_addresses(),
+        *more,
+    ]
 
 
 # The one that a desktop streams from over WebRTC, and another that no relay may reach.
@@ -142,7 +164,11 @@ _EXTRA = {
 def _workloads(rendered: list[Object]) -> Iterator[Role]:
     """The chart's own pods: two of each, since replicas are peers too."""
     for number, made in enumerate(rendered):
-        spec = made["spec"]["jobTemplate"]["spec"] if made["kind"] == "CronJob" else made.get("spec", {})
+        spec = (
+            made["spec"]["jobTemplate"]["spec"]
+            if made["kind"] == "CronJob"
+            else made.get("spec", {})
+        )
         template = spec.get("template", {})
         if "spec" not in template or template["spec"].get("hostNetwork"):
             continue
@@ -150,13 +176,16 @@ def _workloads(rendered: list[Object]) -> Iterator[Role]:
         name = _NAMES.get(workload, workload.removeprefix("vdi-"))
         metadata = {"namespace": made["metadata"]["namespace"], **template["metadata"]}
         for replica in (1, 2):
-            yield _pod(name, f"10.42.{replica}.{number}", metadata, template["spec"], *_EXTRA.get(name, ()))
+            yield _pod(
+                name, f"10.42.{replica}.{number}", metadata, template["spec"], *_EXTRA.get(name, ())
+            )
 
 
 def _pod(name: str, ip: str, metadata: Object, spec: Object, *extra: Port) -> Role:
     (container,) = spec["containers"]
     ports = [
-        Port(port["containerPort"], port.get("protocol", "TCP"), port["name"]) for port in container.get("ports", [])
+        Port(port["containerPort"], port.get("protocol", "TCP"), port["name"])
+        for port in container.get("ports", [])
     ]
     labels = tuple(sorted(metadata["labels"].items()))
     return Role(name, ip, (*ports, *extra), metadata["namespace"], labels, is_ours=True)
@@ -171,17 +200,22 @@ _USUAL = (
 
 
 def _others(namespace: str) -> Iterator[Role]:
-    def other(name: str, ip: str, where: str, label: str, *ports: Port, is_ours: bool = False) -> Role:
+    def other(
+        name: str, ip: str, where: str, label: str, *ports: Port, is_ours: bool = False
+    ) -> Role:
         key, _, value = label.partition("=")
         return Role(name, ip, ports, where, ((key, value),), is_ours=is_ours)
 
     known = "app.kubernetes.io/name"
     yield other("Traefik", "10.42.3.1", "kube-system", f"{known}=traefik", Port(8443), Port(8000))
     yield other("Prometheus", "10.42.3.2", "monitoring", f"{known}=prometheus", Port(9090))
-    yield other("DNS", "10.42.3.3", "kube-system", "k8s-app=kube-dns", Port(53, "UDP"), Port(53), Port(9153))
+    yield other(
+        "DNS", "10.42.3.3", "kube-system", "k8s-app=kube-dns", Port(53, "UDP"), Port(53), Port(9153)
+    )
     yield other("stranger", "10.42.3.4", "default", "app=web", *_USUAL)
     yield other("neighbour", "10.42.3.5", "vdi-system", "app=web", *_USUAL)
-    # Whatever else is in the sessions' namespace: it is denied everything, unless that is the release's own namespace.
+    # Whatever else is in the sessions' namespace: it is denied everything, unless that is the
+    # release's own namespace.
     if namespace != "vdi-system":
         yield other("lodger", "10.42.3.6", namespace, "app=web", Port(80), Port(443), is_ours=True)
 

@@ -1,4 +1,6 @@
-"""The chart's NetworkPolicies mean to a third party's evaluator what the matrix says: all pairs, both ways."""
+"""The chart's NetworkPolicies mean to a third party's evaluator what the matrix says: all pairs,
+both ways.
+"""
 
 from collections.abc import Iterator
 from copy import deepcopy
@@ -30,7 +32,9 @@ def test_permitted_connections_are_those_of_the_matrix(helm: Path, name: str) ->
 
 
 def without_each_part(policies: list[Policy]) -> Iterator[tuple[str, list[Policy]]]:
-    """The policies with one thing taken away: a policy, a direction, a rule, a peer, a port, an exception."""
+    """The policies with one thing taken away: a policy, a direction, a rule, a peer, a port, an
+    exception.
+    """
     for number, policy in enumerate(policies):
         name, spec = policy["metadata"]["name"], policy["spec"]
         yield f"{name}", [*policies[:number], *policies[number + 1 :]]
@@ -51,27 +55,41 @@ def without_each_part(policies: list[Policy]) -> Iterator[tuple[str, list[Policy
                 yield f"{name}: {way} rule {place}", changed(way, place)
                 for inner in (peers, "ports"):
                     yield from (
-                        (f"{name}: {way} rule {place}: {inner} {index}", changed(way, place, inner, index))
+                        (
+                            f"{name}: {way} rule {place}: {inner} {index}",
+                            changed(way, place, inner, index),
+                        )
                         for index in range(len(rule.get(inner) or []))
                     )
                 for index, peer in enumerate(rule.get(peers) or []):
                     excepted = peer.get("ipBlock", {}).get("except", [])
                     yield from (
-                        (f"{name}: except {one}", changed(way, place, peers, index, "ipBlock", "except", nth))
+                        (
+                            f"{name}: except {one}",
+                            changed(way, place, peers, index, "ipBlock", "except", nth),
+                        )
                         for nth, one in enumerate(excepted)
                         if not any(is_within(one, other) for other in excepted if other != one)
                     )
 
 
 def is_within(inner: str, outer: str) -> bool:
-    """Whether an exception is no exception beside a wider one: the API server's, where its address is a private one."""
+    """Whether an exception is no exception beside a wider one: the API server's, where its address
+    is a private one.
+    """
     small, large = ip_network(inner), ip_network(outer)
-    return small.version == large.version and small.network_address in large and small.prefixlen >= large.prefixlen
+    return (
+        small.version == large.version
+        and small.network_address in large
+        and small.prefixlen >= large.prefixlen
+    )
 
 
 @pytest.mark.parametrize("name", VARIANTS)
 def test_removed_rule_breaks_the_matrix(helm: Path, name: str) -> None:
-    """So the test above can fail, and no rule is there for nothing. A rule without its last peer is open to all."""
+    """So the test above can fail, and no rule is there for nothing. A rule without its last peer is
+    open to all.
+    """
     variant = VARIANTS[name]
     policies, roles = world_of(helm, variant)
     asked = list(questions(roles))
@@ -79,7 +97,9 @@ def test_removed_rule_breaks_the_matrix(helm: Path, name: str) -> None:
     assert len(mutants) >= 40
     answers = ask(asked, list(mutants.values()))
     unnoticed = [
-        what for what, answer in zip(mutants, answers, strict=True) if not any(contradictions(variant, asked, answer))
+        what
+        for what, answer in zip(mutants, answers, strict=True)
+        if not any(contradictions(variant, asked, answer))
     ]
     assert unnoticed == []
 

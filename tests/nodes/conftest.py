@@ -1,7 +1,8 @@
-"""Three nodes with the operator installed by the chart; the same cluster for all tests of a run, made once.
+"""Three nodes with the operator installed by the chart; the same cluster for all tests of a run,
+made once.
 
-`tests/run.sh nodes` takes it down afterwards; after a test run by hand it stays for the next one, until
-`vdi demo down --name nodes`.
+`tests/run.sh nodes` takes it down afterwards; after a test run by hand it stays for the next one,
+until `vdi demo down --name nodes`.
 """
 
 import os

@@ -19,12 +19,16 @@ def pods_that_run() -> set[str]:
     for process in Path("/proc").iterdir():
         if process.name.isdecimal():
             with suppress(OSError):  # it has ended
-                found.update(uid.replace("_", "-") for uid in _POD.findall((process / "cgroup").read_text()))
+                found.update(
+                    uid.replace("_", "-") for uid in _POD.findall((process / "cgroup").read_text())
+                )
     return found
 
 
 def pods_with(volume: str) -> set[str]:
-    """The uids of the pods that have this PersistentVolume of local-path mounted now, on any node."""
+    """The uids of the pods that have this PersistentVolume of local-path mounted now, on any
+    node.
+    """
     owners: dict[str, str] = {}
     for process in Path("/proc").iterdir():
         if not process.name.isdecimal():
@@ -54,13 +58,18 @@ class MountLog:
     @property
     def twice(self) -> dict[str, list[frozenset[str]]]:
         """The volumes that two pods had mounted at the same moment."""
-        found = {volume: [uids for uids in sets if len(uids) > 1] for volume, sets in self.together.items()}
+        found = {
+            volume: [uids for uids in sets if len(uids) > 1]
+            for volume, sets in self.together.items()
+        }
         return {volume: uids for volume, uids in found.items() if uids}
 
 
 @contextmanager
 def mounts_watched(*volumes: str) -> Iterator[MountLog]:
-    """Read the mount tables again and again while the context lasts. Raises what went wrong meanwhile."""
+    """Read the mount tables again and again while the context lasts. Raises what went wrong
+    meanwhile.
+    """
     log, ended, trouble = MountLog(), threading.Event(), list[BaseException]()
 
     def watch() -> None:

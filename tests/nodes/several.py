@@ -19,12 +19,17 @@ from vdi.devcluster.progress import Progress
 
 # Resources of a desktop of which six fit on one node of two CPUs.
 LIGHT = {"defaultGPU": 0, "defaultMemory": "1Gi"}
-# By then Kubernetes has called a node not Ready, which it does after 50 s, and what follows has been done.
+# By then Kubernetes has called a node not Ready, which it does after 50 s, and what follows has
+# been done.
 LOST_SECONDS = 120.0
 _FOR_10_SECONDS = {"operator": "Exists", "effect": "NoExecute", "tolerationSeconds": 10}
-# Placement of a desktop that Kubernetes deletes so soon after its node was lost, not after the usual 300 s.
+# Placement of a desktop that Kubernetes deletes so soon after its node was lost, not after the
+# usual 300 s.
 GIVES_UP_SOON = {
-    "tolerations": [{"key": f"node.kubernetes.io/{state}", **_FOR_10_SECONDS} for state in ("not-ready", "unreachable")]
+    "tolerations": [
+        {"key": f"node.kubernetes.io/{state}", **_FOR_10_SECONDS}
+        for state in ("not-ready", "unreachable")
+    ]
 }
 
 
@@ -42,12 +47,25 @@ class Nodes:
 
     @property
     def spare(self) -> str:
-        """A further node that people can do without: the gateway's volume, and so the gateway, is not on it."""
-        return next(name for name in self.names[1:] if name not in self.of_component("gateway").values())
+        """A further node that people can do without: the gateway's volume, and so the gateway, is
+        not on it.
+        """
+        return next(
+            name for name in self.names[1:] if name not in self.of_component("gateway").values()
+        )
 
     def of_component(self, component: str) -> dict[str, str]:
         """The pods of operator or gateway and their nodes."""
-        words = ["-n", RELEASE_NAMESPACE, "get", "pods", "-l", f"app.kubernetes.io/component={component}", "-o", "json"]
+        words = [
+            "-n",
+            RELEASE_NAMESPACE,
+            "get",
+            "pods",
+            "-l",
+            f"app.kubernetes.io/component={component}",
+            "-o",
+            "json",
+        ]
         pods = json.loads(self.world.kubectl(*words))["items"]
         return {pod["metadata"]["name"]: pod["spec"]["nodeName"] for pod in pods}
 
@@ -75,7 +93,9 @@ class Nodes:
         status = cluster.status(self.cluster)
         of_node = {found.name: found.components for found in status.nodes}
         components = of_node.get(node) or (status.components if node == self.names[0] else [])
-        found = [each.pid for each in components if each.name == component and each.state == "running"]
+        found = [
+            each.pid for each in components if each.name == component and each.state == "running"
+        ]
         return found[0] if found and found[0] else None
 
     def kill(self, node: str, *components: str) -> None:
@@ -90,7 +110,9 @@ class Nodes:
         cluster.cut_node(self.cluster, node)
 
     def bring_back(self, node: str) -> None:
-        """Start a further node that was stopped, join one whose network was cut, and wait until it is Ready."""
+        """Start a further node that was stopped, join one whose network was cut, and wait until it
+        is Ready.
+        """
         with Progress(Path(tempfile.mkdtemp(prefix="vdi-nodes-"))) as progress:
             cluster.start_node(self.cluster, node, progress=progress)
 
@@ -98,7 +120,10 @@ class Nodes:
         """Wait until Kubernetes has noticed that the node does not respond."""
 
         def noticed() -> bool:
-            return any(status.name == node and status.ready is False for status in cluster.status(self.cluster).nodes)
+            return any(
+                status.name == node and status.ready is False
+                for status in cluster.status(self.cluster).nodes
+            )
 
         wait_until(f"{node} is not Ready", noticed, LOST_SECONDS)
 
@@ -115,17 +140,30 @@ class Nodes:
 
 @contextmanager
 def foreign_pod(world: World, node: str, **container: object) -> Iterator[str]:
-    """A Ready pod of someone else on this node, in the namespace `default`, while the context lasts: its name."""
-    base = {"name": "foreign", "image": "docker.io/library/debian:13-slim", "command": ["sleep", "infinity"]}
+    """A Ready pod of someone else on this node, in the namespace `default`, while the context
+    lasts: its name.
+    """
+    base = {
+        "name": "foreign",
+        "image": "docker.io/library/debian:13-slim",
+        "command": ["sleep", "infinity"],
+    }
     spec = {
         "nodeSelector": {"kubernetes.io/hostname": node},
         "terminationGracePeriodSeconds": 0,
         "containers": [base | container],
     }
-    pod = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "foreign", "namespace": "default"}, "spec": spec}
+    pod = {
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": {"name": "foreign", "namespace": "default"},
+        "spec": spec,
+    }
     world.kubectl("-n", "default", "apply", "-f", "-", stdin=json.dumps(pod))
     try:
-        world.kubectl("-n", "default", "wait", "pod/foreign", "--for=condition=Ready", "--timeout=60s")
+        world.kubectl(
+            "-n", "default", "wait", "pod/foreign", "--for=condition=Ready", "--timeout=60s"
+        )
         yield "foreign"
     finally:
         world.kubectl("-n", "default", "delete", "pod", "foreign")
@@ -136,4 +174,6 @@ def drain(world: World, node: str) -> subprocess.Popen[str]:
     words = ["drain", node, "--ignore-daemonsets", "--delete-emptydir-data", "--timeout=5m"]
     environment = {**os.environ, "KUBECONFIG": str(world.kubeconfig)}
     pipe = subprocess.PIPE
-    return subprocess.Popen(["kubectl", *words], env=environment, stdout=pipe, stderr=subprocess.STDOUT, text=True)
+    return subprocess.Popen(
+        ["kubectl", *words], env=environment, stdout=pipe, stderr=subprocess.STDOUT, text=True
+    )

@@ -1,4 +1,6 @@
-"""A node dies and comes back: desktops without a home run elsewhere meanwhile, the others wait and keep their files."""
+"""A node dies and comes back: desktops without a home run elsewhere meanwhile, the others wait and
+keep their files.
+"""
 
 import pytest
 
@@ -13,7 +15,9 @@ pytestmark = pytest.mark.timeout(600)
 def test_returning_node_never_mounts_a_home_twice(nodes: Nodes) -> None:
     world, node = nodes.world, nodes.spare
     with (
-        template(world, "roams", resources=LIGHT, placement=GIVES_UP_SOON, persistence={"enabled": False}),
+        template(
+            world, "roams", resources=LIGHT, placement=GIVES_UP_SOON, persistence={"enabled": False}
+        ),
         template(world, "stays", resources=LIGHT, placement=GIVES_UP_SOON),
     ):
         with nodes.only(node):
@@ -21,12 +25,17 @@ def test_returning_node_never_mounts_a_home_twice(nodes: Nodes) -> None:
             start(world, "abe", "stays")
             reach(world, "lea", "Running")
         run_in(world, "abe", "echo mine > ~/mine.txt")
-        volume, before = nodes.volume_of("abe"), {name: uid_of(world, name) for name in ("abe", "lea")}
+        volume, before = (
+            nodes.volume_of("abe"),
+            {name: uid_of(world, name) for name in ("abe", "lea")},
+        )
         with mounts_watched(volume) as mounts:
             nodes.kill(node, "kubelet", "containerd")
             nodes.cut(node)
             lost = f"The node {node} does not respond"
-            wait_until("abe's session says so", lambda: lost in message_of(world, "abe"), LOST_SECONDS)
+            wait_until(
+                "abe's session says so", lambda: lost in message_of(world, "abe"), LOST_SECONDS
+            )
             nodes.wait_moved("lea", node, LOST_SECONDS)
             reach(world, "abe", "Creating", f"{lost}, and may still be writing to")
             assert pods_that_run() >= set(before.values()), "no one can stop what runs on that node"
@@ -38,7 +47,10 @@ def test_returning_node_never_mounts_a_home_twice(nodes: Nodes) -> None:
             reach(world, "abe", "Running", seconds=120)
             assert nodes.of("abe") == node
             assert run_in(world, "abe", "cat ~/mine.txt") == "mine\n"
-            wait_until("the desktops of before have ended", lambda: not pods_that_run() & set(before.values()))
+            wait_until(
+                "the desktops of before have ended",
+                lambda: not pods_that_run() & set(before.values()),
+            )
             assert nodes.of("lea") != node
         assert mounts.pods(volume) == {before["abe"], uid_of(world, "abe")}
         assert mounts.twice == {}

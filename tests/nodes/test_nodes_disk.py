@@ -1,4 +1,6 @@
-"""The disk of one node is full: desktops go elsewhere, and the session of one that cannot says why."""
+"""The disk of one node is full: desktops go elsewhere, and the session of one that cannot says
+why.
+"""
 
 import os
 import subprocess
@@ -20,7 +22,9 @@ GIB = 1 << 30
 
 @contextmanager
 def own_disk(nodes: Nodes, node: str) -> Iterator[Path]:
-    """The node's kubelet has a disk of its own, of 2 GiB, while the context lasts; all share one otherwise."""
+    """The node's kubelet has a disk of its own, of 2 GiB, while the context lasts; all share one
+    otherwise.
+    """
     disk = layout_of(nodes.cluster).of_node(nodes.names.index(node) + 1).node / "kubelet"
     cluster.stop_node(nodes.cluster, node)
     subprocess.run(["mount", "-t", "tmpfs", "-o", "size=2g", "vdi-disk", disk], check=True)
@@ -46,7 +50,9 @@ def test_a_node_whose_disk_is_full_gets_no_desktops(nodes: Nodes) -> None:
             reach(world, "lea", "Running")
         run_in(world, "abe", "echo mine > ~/mine.txt")
         with (filling := disk / "filling").open("wb") as file:
-            os.posix_fallocate(file.fileno(), 0, 5 * GIB // 4)  # the kubelet evicts when less than 1 GiB is left
+            os.posix_fallocate(
+                file.fileno(), 0, 5 * GIB // 4
+            )  # the kubelet evicts when less than 1 GiB is left
 
         nodes.wait_moved("lea", node, 120)
         full = f"node {node} is short of disk"
@@ -54,10 +60,15 @@ def test_a_node_whose_disk_is_full_gets_no_desktops(nodes: Nodes) -> None:
         start(world, "leo", "roams")
         assert nodes.of("leo") != node
         said = world.vdi("doctor", check=False)
-        assert "node_under_pressure" in said and f"{node} is short of disk" in said.replace("\n", " "), said
+        assert "node_under_pressure" in said and f"{node} is short of disk" in said.replace(
+            "\n", " "
+        ), said
 
         filling.unlink()
         reach(world, "abe", "Running", seconds=120)
         assert nodes.of("abe") == node
         assert run_in(world, "abe", "cat ~/mine.txt") == "mine\n"
-        wait_until("the doctor says so", lambda: "node_under_pressure" not in world.vdi("doctor", check=False))
+        wait_until(
+            "the doctor says so",
+            lambda: "node_under_pressure" not in world.vdi("doctor", check=False),
+        )

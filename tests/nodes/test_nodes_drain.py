@@ -1,10 +1,21 @@
-"""A drain of one of three nodes: people see a notice, desktops without a home move, the others say why they cannot."""
+"""A drain of one of three nodes: people see a notice, desktops without a home move, the others say
+why they cannot.
+"""
 
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from e2e.desktops import PYTHON_ON_SCREEN, condition, live_pod_of, reach, run_in, start, template, uid_of
+from e2e.desktops import (
+    PYTHON_ON_SCREEN,
+    condition,
+    live_pod_of,
+    reach,
+    run_in,
+    start,
+    template,
+    uid_of,
+)
 from e2e.world import World
 from nodes.mounts import mounts_watched
 from nodes.several import LIGHT, Nodes, drain
@@ -28,8 +39,12 @@ print(sum("xfce4-notifyd" in (window.get_wm_class() or ()) for window in shown))
 
 
 def notices_in(world: World, pod: str) -> int:
-    """The number of notices that this desktop shows; 0 also while that is unknown, as a window closes."""
-    said = world.kubectl("exec", pod, "--", "sh", "-c", f"{PYTHON_ON_SCREEN} -c '{_FIND_NOTICES}' || echo 0")
+    """The number of notices that this desktop shows; 0 also while that is unknown, as a window
+    closes.
+    """
+    said = world.kubectl(
+        "exec", pod, "--", "sh", "-c", f"{PYTHON_ON_SCREEN} -c '{_FIND_NOTICES}' || echo 0"
+    )
     return int(said.split()[-1])
 
 
@@ -51,13 +66,21 @@ def test_drain_is_announced_and_moves_desktops_without_a_home(nodes: Nodes) -> N
         volumes = {name: nodes.volume_of(name) for name in WITH_HOME}
 
         def sees_it(name: str) -> bool:
-            return wait_until(f"{name} sees the notice", lambda: notices_in(world, before[name]["name"]) > 0)
+            return wait_until(
+                f"{name} sees the notice", lambda: notices_in(world, before[name]["name"]) > 0
+            )
 
-        with mounts_watched(*volumes.values()) as mounts, ThreadPoolExecutor(len(everyone)) as people:
-            assert not any(people.map(lambda name: notices_in(world, before[name]["name"]), everyone))
+        with (
+            mounts_watched(*volumes.values()) as mounts,
+            ThreadPoolExecutor(len(everyone)) as people,
+        ):
+            assert not any(
+                people.map(lambda name: notices_in(world, before[name]["name"]), everyone)
+            )
             draining = drain(world, node)
             try:
-                # Asked in the pods of before: whoever was stopped without a notice cannot be asked any more.
+                # Asked in the pods of before: whoever was stopped without a notice cannot be asked
+                # any more.
                 assert all(people.map(sees_it, everyone))
                 said, _ = draining.communicate(timeout=120)
             finally:
@@ -66,7 +89,12 @@ def test_drain_is_announced_and_moves_desktops_without_a_home(nodes: Nodes) -> N
             for name in WITHOUT_HOME:
                 nodes.wait_moved(name, node)
             for name in WITH_HOME:
-                reach(world, name, "Pending", f"the home is on node {node}, and node {node} is cordoned")
+                reach(
+                    world,
+                    name,
+                    "Pending",
+                    f"the home is on node {node}, and node {node} is cordoned",
+                )
                 admitted = condition(world, name, "Admitted")
                 assert admitted and admitted["reason"] == "NodesUnavailable"
 

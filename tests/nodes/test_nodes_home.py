@@ -1,4 +1,6 @@
-"""A home on a node's disk keeps its desktop on that node: the queue says so when the node is full."""
+"""A home on a node's disk keeps its desktop on that node: the queue says so when the node is
+full.
+"""
 
 import pytest
 
@@ -24,7 +26,10 @@ def test_queue_names_the_full_node_of_a_home(nodes: Nodes) -> None:
             admitted = condition(world, "alice", "Admitted")
             assert admitted and admitted["reason"] == "HomeNodeFull"
             said = message_of(world, "alice")
-            assert f"all {FAKE_GPUS} {GPU} on node {node} are in use ({FAKE_GPUS} by other workloads)" in said
+            assert (
+                f"all {FAKE_GPUS} {GPU} on node {node} are in use ({FAKE_GPUS} by other workloads)"
+                in said
+            )
             if not nodes.names[3:]:
                 assert f"the capacity of nodes {first} and {third} does not help it" in said
         reach(world, "alice", "Running")

@@ -1,4 +1,6 @@
-"""A node joins: it gets the images of templates with `prePull` before the first desktop, and runs desktops."""
+"""A node joins: it gets the images of templates with `prePull` before the first desktop, and runs
+desktops.
+"""
 
 import json
 import os
@@ -27,16 +29,22 @@ def image(tmp_path: Path) -> Path:
     with Progress(tmp_path / "logs") as progress:
         program = binaries.ensure(["pause"], progress=progress)["pause"]
     layer = tmp_path / "layer.tar"
-    write_program_layer({f"/{tmp_path.name}": program}, layer)  # named after this run, so that it is new to all nodes
+    write_program_layer(
+        {f"/{tmp_path.name}": program}, layer
+    )  # named after this run, so that it is new to all nodes
     arch = {"x86_64": "amd64", "aarch64": "arm64"}[os.uname().machine]
     config = ImageConfig(entrypoint=(f"/{tmp_path.name}",), user="65535:65535")
-    document = config.document(arch=arch, diff_id=sha256(layer.read_bytes()).hexdigest(), comment="pause")
+    document = config.document(
+        arch=arch, diff_id=sha256(layer.read_bytes()).hexdigest(), comment="pause"
+    )
     with registry(tmp_path):
         push_image("late/pause", "1", layer.read_bytes(), json.dumps(document).encode())
     return tmp_path
 
 
-def test_joining_node_pulls_images_before_the_first_desktop(nodes: Nodes, image: Path, tmp_path: Path) -> None:
+def test_joining_node_pulls_images_before_the_first_desktop(
+    nodes: Nodes, image: Path, tmp_path: Path
+) -> None:
     world, before = nodes.world, nodes.names
 
     def wait_pulled(count: int) -> None:
@@ -58,9 +66,15 @@ def test_joining_node_pulls_images_before_the_first_desktop(nodes: Nodes, image:
         joining = background.submit(cluster.add_node, nodes.cluster, progress=progress)
 
         def joined() -> int | None:
-            return nodes.process(name, "containerd") if (name := nodes.names[-1]) not in before else None
+            return (
+                nodes.process(name, "containerd")
+                if (name := nodes.names[-1]) not in before
+                else None
+            )
 
-        process = wait_until("its containerd runs", joined)  # the kubelet waits until the images are loaded
+        process = wait_until(
+            "its containerd runs", joined
+        )  # the kubelet waits until the images are loaded
         registries.enter_context(registry(image, process))
         node = joining.result()
         wait_pulled(len(before) + 1)

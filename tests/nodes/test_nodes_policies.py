@@ -26,7 +26,9 @@ def enforcing(nodes: Nodes) -> Enforcing:
 def connects(world: World, namespace: str, pod: str, address: str, port: int) -> bool:
     """Whether a connection from this pod is taken."""
     script = f"timeout 3 bash -c '</dev/tcp/{address}/{port}' 2>/dev/null && echo yes || echo no"
-    return world.kubectl("-n", namespace, "exec", pod, "--", "sh", "-c", script).split()[-1] == "yes"
+    return (
+        world.kubectl("-n", namespace, "exec", pod, "--", "sh", "-c", script).split()[-1] == "yes"
+    )
 
 
 def test_policies_hold_between_nodes(nodes: Nodes) -> None:
@@ -35,12 +37,21 @@ def test_policies_hold_between_nodes(nodes: Nodes) -> None:
         for name, node in (("lea", second), ("liv", third)):
             with nodes.only(node):
                 start(world, name, "roams")
-        sender, target = live_pod_of(world, "lea")["metadata"]["name"], live_pod_of(world, "liv")["status"]["podIP"]
+        sender, target = (
+            live_pod_of(world, "lea")["metadata"]["name"],
+            live_pod_of(world, "liv")["status"]["podIP"],
+        )
         with foreign_pod(world, first) as stranger:
-            ways = [("vdi-sessions", sender, STREAM), ("vdi-sessions", sender, AGENT), ("default", stranger, STREAM)]
+            ways = [
+                ("vdi-sessions", sender, STREAM),
+                ("vdi-sessions", sender, AGENT),
+                ("default", stranger, STREAM),
+            ]
 
             def through() -> list[bool]:
-                return [connects(world, namespace, pod, target, port) for namespace, pod, port in ways]
+                return [
+                    connects(world, namespace, pod, target, port) for namespace, pod, port in ways
+                ]
 
             assert all(through()), "nothing enforces the policies yet"
             with enforced(enforcing(nodes)):

@@ -1,4 +1,6 @@
-"""A pool over three nodes: each has a part of it, and what a node that leaves had is started on the others."""
+"""A pool over three nodes: each has a part of it, and what a node that leaves had is started on the
+others.
+"""
 
 from collections import Counter
 
@@ -13,7 +15,9 @@ REPLICAS = 3
 
 
 def waiting(nodes: Nodes) -> Counter[str]:
-    """The number of unclaimed desktops of the pool on each node, of those that the API server shows Ready."""
+    """The number of unclaimed desktops of the pool on each node, of those that the API server shows
+    Ready.
+    """
     pods = nodes.world.items("pod", "vdi.kasm.io/pool,!vdi.kasm.io/session")
     return Counter(pod["spec"]["nodeName"] for pod in pods if is_ready(pod))
 
@@ -38,9 +42,14 @@ def test_pool_spreads_over_nodes_and_is_refilled_after_a_loss(nodes: Nodes) -> N
         assert admitted and admitted["reason"] == "ClaimedFromPool"
         assert nodes.of(session) != not_on
 
-    with template(world, "kiosk", resources=LIGHT, persistence={"enabled": False}) as name, pool(world, name, REPLICAS):
+    with (
+        template(world, "kiosk", resources=LIGHT, persistence={"enabled": False}) as name,
+        pool(world, name, REPLICAS),
+    ):
         wait_until("the pool is full", lambda: waiting(nodes).total() == REPLICAS, 180)
-        assert len(waiting(nodes)) == REPLICAS, "each on a node of its own: a node that fails takes a part of the pool"
+        assert len(waiting(nodes)) == REPLICAS, (
+            "each on a node of its own: a node that fails takes a part of the pool"
+        )
 
         cordoned = further_node()
         world.kubectl("cordon", cordoned)

@@ -25,15 +25,27 @@ def leader_of(nodes: Nodes) -> str:
 
 def wait_for_all(nodes: Nodes) -> None:
     for component in ("operator", "gateway"):
-        nodes.world.kubectl("-n", RELEASE_NAMESPACE, "rollout", "status", f"deploy/vdi-{component}", "--timeout=120s")
+        nodes.world.kubectl(
+            "-n",
+            RELEASE_NAMESPACE,
+            "rollout",
+            "status",
+            f"deploy/vdi-{component}",
+            "--timeout=120s",
+        )
 
 
-def test_losing_the_node_of_operator_and_gateway_stops_nothing(nodes: Nodes, tmp_path: Path) -> None:
+def test_losing_the_node_of_operator_and_gateway_stops_nothing(
+    nodes: Nodes, tmp_path: Path
+) -> None:
     world, (first, *others) = nodes.world, nodes.names[:3]
     world.kubectl("label", "node", *others, f"{LABEL}=", "--overwrite")
     apart = [f"{scope}nodeSelector.{LABEL}=" for scope in ("", "gateway.")]
     servers = [f"{server}.nodeSelector.kubernetes\\.io/hostname={first}" for server in SERVERS]
-    with replicated(world, nodes.cluster, tmp_path, *apart, *servers), template(world, "light", resources=LIGHT):
+    with (
+        replicated(world, nodes.cluster, tmp_path, *apart, *servers),
+        template(world, "light", resources=LIGHT),
+    ):
         wait_for_all(nodes)
         operators, gateways = nodes.of_component("operator"), nodes.of_component("gateway")
         assert set(operators.values()) == set(gateways.values()) == set(others)
@@ -54,11 +66,15 @@ def test_losing_the_node_of_operator_and_gateway_stops_nothing(nodes: Nodes, tmp
                 assert after != before and operators[after] != lost
 
                 nodes.wait_not_ready(lost)
-                wait_until("no request is lost", lambda: all(is_known(portal) for _ in range(IN_A_ROW)))
+                wait_until(
+                    "no request is lost", lambda: all(is_known(portal) for _ in range(IN_A_ROW))
+                )
                 start(world, "ron", "light")
                 assert nodes.of("ron") != lost
             finally:
                 nodes.bring_back(lost)
             wait_for_all(nodes)
-            assert leader_of(nodes) == after, "who was lost does not go on as if nothing had happened"
+            assert leader_of(nodes) == after, (
+                "who was lost does not go on as if nothing had happened"
+            )
             wait_until("no request is lost", lambda: all(is_known(portal) for _ in range(IN_A_ROW)))

@@ -1,4 +1,6 @@
-"""A rolling upgrade: one node after the other is drained, restarted and put back; each desktop moves once."""
+"""A rolling upgrade: one node after the other is drained, restarted and put back; each desktop
+moves once.
+"""
 
 import os
 import subprocess
@@ -20,7 +22,9 @@ TAINT = "vdi-test/old:PreferNoSchedule"
 
 @contextmanager
 def watched(world: World, *words: str) -> Iterator[list[str]]:
-    """The output of `kubectl get --watch` while the context lasts, a line for each change; complete at its end."""
+    """The output of `kubectl get --watch` while the context lasts, a line for each change; complete
+    at its end.
+    """
     lines: list[str] = []
     with subprocess.Popen(
         ["kubectl", "get", "--watch", *words],
@@ -43,7 +47,14 @@ def test_a_rolling_upgrade_moves_each_desktop_once(nodes: Nodes) -> None:
     everyone = [name for names in desktops.values() for name in names]
     of_pod = "jsonpath={.metadata.labels.vdi\\.kasm\\.io/session} {.metadata.uid}{'\\n'}"
     pods_of_desktops = ["-n", "vdi-sessions", "pods", "-l", "vdi.kasm.io/session", "-o", of_pod]
-    operators = ["-n", RELEASE_NAMESPACE, "deploy", "vdi-operator", "-o", "jsonpath={.status.availableReplicas}{'\\n'}"]
+    operators = [
+        "-n",
+        RELEASE_NAMESPACE,
+        "deploy",
+        "vdi-operator",
+        "-o",
+        "jsonpath={.status.availableReplicas}{'\\n'}",
+    ]
     with template(world, "roams", resources=LIGHT, persistence={"enabled": False}):
         for node, names in desktops.items():
             with nodes.only(node):
@@ -62,7 +73,9 @@ def test_a_rolling_upgrade_moves_each_desktop_once(nodes: Nodes) -> None:
                         draining.kill()
                     assert draining.returncode == 0, said
                     for name, pod in zip(names, pods, strict=True):
-                        assert f'evicting pods/"{pod}"' in said or f'evicting pods "{pod}"' in said, said
+                        assert (
+                            f'evicting pods/"{pod}"' in said or f'evicting pods "{pod}"' in said
+                        ), said
                         nodes.wait_moved(name, node)
                     assert "would violate the pod's disruption budget" in said
                     cluster.stop_node(nodes.cluster, node)
@@ -79,4 +92,6 @@ def test_a_rolling_upgrade_moves_each_desktop_once(nodes: Nodes) -> None:
         name, uid = line.split()
         runs[name].add(uid)
     assert runs == {name: {before[name], after[name]} for name in everyone}
-    assert all(int(line or 0) >= 1 for line in map(str.strip, available)), f"no operator was there: {available}"
+    assert all(int(line or 0) >= 1 for line in map(str.strip, available)), (
+        f"no operator was there: {available}"
+    )

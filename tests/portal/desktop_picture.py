@@ -35,13 +35,15 @@ _ENVIRONMENT = (
     "grep -E '^(DISPLAY|XAUTHORITY|DBUS_SESSION_BUS_ADDRESS|XDG_[A-Z_]+)='); "
 )
 _SET_LOOK = (
-    "xfconf-query -c xsettings -p /Net/ThemeName -s {theme}; xfconf-query -c xfwm4 -p /general/theme -s {theme}; "
+    "xfconf-query -c xsettings -p /Net/ThemeName -s {theme}; xfconf-query -c xfwm4 -p"
+    " /general/theme -s {theme}; "
     # As the portal of the scene.
     "xfconf-query -c xfce4-panel -p /plugins/plugin-10/digital-time-format -s 'Fri 20 Nov  12:02'; "
     "rm -rf ~/.mozilla ~/.config/mozilla; "
 )
 _START_FIREFOX = (
-    "(setsid firefox-esr --width 1180 --height 780 file:///home/user/Documents/vdi/use/index.html >/dev/null 2>&1 &)"
+    "(setsid firefox-esr --width 1180 --height 780 file:///home/user/Documents/vdi/use/index.html"
+    " >/dev/null 2>&1 &)"
 )
 
 
@@ -85,7 +87,9 @@ def find_demo(what: str) -> run.Demo | None:
             f"`vdi demo up --name {CLUSTER}` starts one.\n"
         )
         return None
-    login = ready_user(layout.kubeconfig, layout.root, run.portal_url(settings.websecure_port), run.USER)
+    login = ready_user(
+        layout.kubeconfig, layout.root, run.portal_url(settings.websecure_port), run.USER
+    )
     return run.Demo(layout.kubeconfig, layout.root / "tools", login)
 
 
@@ -94,7 +98,9 @@ def take(demo: run.Demo, url: str) -> Image.Image:
     with _SharpBrowser(url, demo.login, width=_SIZE[0], height=_SIZE[1]) as browser:
         browser.log_in()
         browser.open()
-        browser.page.mouse.move(_SIZE[0] - 20, 20)  # on nothing that would show a tooltip or an address
+        browser.page.mouse.move(
+            _SIZE[0] - 20, 20
+        )  # on nothing that would show a tooltip or an address
         wallpaper = wait_until_drawn(browser)
         in_desktop(demo, _START_FIREFOX)
         browser.wait_for_change(wallpaper, pixels=_WINDOW_PIXELS, timeout_s=_SECONDS)
@@ -106,7 +112,9 @@ def wait_until_drawn(browser: DesktopBrowser) -> Image.Image:
     deadline, last, picture = time.monotonic() + _SECONDS, None, browser.picture()
     while picture != last or colours_in_the_middle(picture) < _COLOURS_OF_CONTENT:
         if time.monotonic() > deadline:
-            raise NoPictureError(f"the desktop drew nothing, or did not come to rest, within {_SECONDS:.0f} s")
+            raise NoPictureError(
+                f"the desktop drew nothing, or did not come to rest, within {_SECONDS:.0f} s"
+            )
         browser.page.wait_for_timeout(_PAUSE_MILLISECONDS)
         last, picture = picture, browser.picture()
     return picture
@@ -123,7 +131,9 @@ def kubectl(demo: run.Demo, *words: str, data: bytes = b"") -> str:
     """Its output. Raises CalledProcessError."""
     environment = {**os.environ, "KUBECONFIG": str(demo.kubeconfig)}
     command = [str(demo.tools / "kubectl"), "-n", run.NAMESPACE, *words]
-    return subprocess.run(command, check=True, input=data, env=environment, stdout=subprocess.PIPE).stdout.decode()
+    return subprocess.run(
+        command, check=True, input=data, env=environment, stdout=subprocess.PIPE
+    ).stdout.decode()
 
 
 def in_desktop(demo: run.Demo, script: str, data: bytes = b"", session: str = run.SESSION) -> None:

@@ -58,12 +58,16 @@ SHOTS = {
     "portal-catalogue": Shot(path="/catalogue", user="alice", until=".cards"),
     "portal-start": Shot(path="/catalogue/blender", user="carol", until="main form"),
     "portal-desktop": Shot(path="/desktops/alice-ubuntu", user="alice", until="main .card"),
-    "portal-waiting": Shot(path="/of/wait-queued", user="alice", until="html", margin=0, width=720, height=660),
+    "portal-waiting": Shot(
+        path="/of/wait-queued", user="alice", until="html", margin=0, width=720, height=660
+    ),
     "portal-history": Shot(path="/history", user="alice", until="tbody tr:nth-child(6)", margin=0),
     "portal-usage": Shot(path="/history/usage?of=everyone", user="grace", until=".columns"),
     "portal-admin": Shot(path="/admin", user="grace", until="#slots"),
     "portal-doctor": Shot(path="/admin/doctor", user="grace", until="article"),
-    "portal-login": Shot(path="/of/login", user="alice", until="html", margin=0, width=720, height=580),
+    "portal-login": Shot(
+        path="/of/login", user="alice", until="html", margin=0, width=720, height=580
+    ),
     "portal-account": Shot(path="/of/account", user="alice", until="main form.card"),
 }
 

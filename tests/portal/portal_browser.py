@@ -32,12 +32,16 @@ class Visitor:
 
 @contextmanager
 def chromium(rules: str = "") -> Iterator[Browser]:
-    """A headless Chromium. Raises RuntimeError without one. `rules`: more of --host-resolver-rules."""
+    """A headless Chromium. Raises RuntimeError without one. `rules`: more of
+    --host-resolver-rules.
+    """
     executable = find_chromium()
     if executable is None:
         raise RuntimeError("no browser found: install chromium")
     with sync_playwright() as playwright:
-        arguments = [*CHROMIUM_ARGS, f"--host-resolver-rules={rules}"] if rules else [*CHROMIUM_ARGS]
+        arguments = (
+            [*CHROMIUM_ARGS, f"--host-resolver-rules={rules}"] if rules else [*CHROMIUM_ARGS]
+        )
         browser = playwright.chromium.launch(executable_path=executable, args=arguments)
         try:
             yield browser
@@ -71,11 +75,22 @@ def visitor(
     if person is not None:
         secret, _ = server.run(server.stage.logins.begin(identity_of(person), Device()))
         context.add_cookies(
-            [{"name": LOGIN_COOKIE, "value": secret, "url": server.url, "secure": True, "httpOnly": True}]
+            [
+                {
+                    "name": LOGIN_COOKIE,
+                    "value": secret,
+                    "url": server.url,
+                    "secure": True,
+                    "httpOnly": True,
+                }
+            ]
         )
     page = context.new_page()
     guest = Visitor(server, context, page)
-    page.on("console", lambda one: guest.complaints.append(one.text) if one.type in ("error", "warning") else None)
+    page.on(
+        "console",
+        lambda one: guest.complaints.append(one.text) if one.type in ("error", "warning") else None,
+    )
     page.on("pageerror", lambda error: guest.complaints.append(str(error)))
     try:
         yield guest

@@ -1,7 +1,8 @@
-"""Every page that a browser can meet: the portal's own by their path, and those of the login and of a desktop's host.
+"""Every page that a browser can meet: the portal's own by their path, and those of the login and of
+a desktop's host.
 
-The stage serves the portal alone. The other pages are rendered from the templates of the product and put under a path
-of the portal, where they find the portal's files.
+The stage serves the portal alone. The other pages are rendered from the templates of the product
+and put under a path of the portal, where they find the portal's files.
 """
 
 import re
@@ -48,10 +49,18 @@ _EDGE_FILES = Path(vdi.gateway.edge.__file__).parent / "static"
 
 
 def other_pages(server: Server) -> dict[str, str]:
-    """Pages of the login, of the account, and of a desktop's host, by the path that `serve_others` gives them."""
+    """Pages of the login, of the account, and of a desktop's host, by the path that `serve_others`
+    gives them.
+    """
     renderer, now = Renderer(server.stage.settings), server.stage.clock.wall
     host = f"portal.{server.stage.settings.domain}:{server.port}"
-    scope = {"type": "http", "method": "GET", "path": "/", "query_string": b"", "headers": [(b"host", host.encode())]}
+    scope = {
+        "type": "http",
+        "method": "GET",
+        "path": "/",
+        "query_string": b"",
+        "headers": [(b"host", host.encode())],
+    }
 
     def fill(template: str, **context: Any) -> str:
         return renderer.fill(Request(scope), template, **context)
@@ -80,11 +89,18 @@ def other_pages(server: Server) -> dict[str, str]:
     }
     login = Login(address="203.0.113.7", agent="", **of_alice)
     other_login = msgspec.structs.replace(
-        login, id="2", address="198.51.100.24", created=now - timedelta(days=3), seen=now - timedelta(hours=15)
+        login,
+        id="2",
+        address="198.51.100.24",
+        created=now - timedelta(days=3),
+        seen=now - timedelta(hours=15),
     )
     token = ApiToken(label="nightly backup", **of_alice)
     token = msgspec.structs.replace(
-        token, created=now - timedelta(days=6), seen=now - timedelta(hours=10), expires=now + timedelta(days=24)
+        token,
+        created=now - timedelta(days=6),
+        seen=now - timedelta(hours=10),
+        expires=now + timedelta(days=24),
     )
 
     def account(**context: Any) -> str:
@@ -107,29 +123,45 @@ def other_pages(server: Server) -> dict[str, str]:
     over_websocket = {"page": "/", "waits": "/.vdi/wait?next=/", "may_switch": True}
     login_page = {"next_page": "/", "provider_url": "/login/oidc", "email": ""}
     return {
-        "/of/login": fill("login.html", notice="", provider="Example", with_password=True, **login_page),
-        "/of/login-refused": fill("login.html", notice="Wrong.", provider="", with_password=True, **login_page),
+        "/of/login": fill(
+            "login.html", notice="", provider="Example", with_password=True, **login_page
+        ),
+        "/of/login-refused": fill(
+            "login.html", notice="Wrong.", provider="", with_password=True, **login_page
+        ),
         "/of/terms": fill("terms.html", next_page="/", brand=brand),
-        "/of/login-problem": fill("login_problem.html", words="Example did not sign you in.", again="/login"),
-        "/of/logged-out": fill("logged_out.html", provider="Example", provider_url="https://sso.example.com"),
+        "/of/login-problem": fill(
+            "login_problem.html", words="Example did not sign you in.", again="/login"
+        ),
+        "/of/logged-out": fill(
+            "logged_out.html", provider="Example", provider_url="https://sso.example.com"
+        ),
         "/of/account": account(),
         "/of/account-of-admin": account(user=ADMIN, new_token="vdi_secret", new_label="backup"),
-        "/of/cli-authorize": fill("cli_authorize.html", user=ALICE, asked={}, days=30, client="laptop"),
+        "/of/cli-authorize": fill(
+            "cli_authorize.html", user=ALICE, asked={}, days=30, client="laptop"
+        ),
         "/of/cli-done": fill("cli_done.html", back="", code="1234"),
         "/of/wait-queued": wait_page(queued),
-        "/of/wait-starting": waiting({"phase": "Creating", "message": "The image is being fetched."}),
+        "/of/wait-starting": waiting(
+            {"phase": "Creating", "message": "The image is being fetched."}
+        ),
         "/of/wait-failed": waiting({"phase": "Failed", "message": "The image is missing."}),
         "/of/wait-hangs": waiting({"phase": "Creating", "conditions": [HANGS]}),
         "/of/wait-suspended": waiting({"phase": "Suspended"}, suspended=True),
         "/of/door": fill("door.html", title="No access", message="m", again="/", start="", now=now),
-        "/of/ended": fill("door.html", title="Ended", message=ENDED, again="", start="blender", now=now),
-        "/of/transport": fill("transport.html", name="alice-maps", owner="", why="No server.", **over_websocket),
+        "/of/ended": fill(
+            "door.html", title="Ended", message=ENDED, again="", start="blender", now=now
+        ),
+        "/of/transport": fill(
+            "transport.html", name="alice-maps", owner="", why="No server.", **over_websocket
+        ),
     }
 
 
 def serve_others(page: Page, server: Server, *scripts: str) -> list[str]:
-    """Let this browser find the other pages, and their files; gives their paths. Of the edge's scripts, only `scripts`
-    are not empty.
+    """Let this browser find the other pages, and their files; gives their paths. Of the edge's
+    scripts, only `scripts` are not empty.
     """
     pages = other_pages(server)
 
@@ -141,6 +173,8 @@ def serve_others(page: Page, server: Server, *scripts: str) -> list[str]:
     page.route(re.compile(r"/static/(wait|transport)\.js"), script)
     page.route(
         f"{server.url}/of/*",
-        lambda route: route.fulfill(body=pages[urlsplit(route.request.url).path], content_type="text/html"),
+        lambda route: route.fulfill(
+            body=pages[urlsplit(route.request.url).path], content_type="text/html"
+        ),
     )
     return [*pages]

@@ -1,4 +1,6 @@
-"""A portal that a real browser can open: a PortalStage behind TLS on loopback, in a thread of its own."""
+"""A portal that a real browser can open: a PortalStage behind TLS on loopback, in a thread of its
+own.
+"""
 
 import asyncio
 import datetime
@@ -23,10 +25,16 @@ SECONDS = 10.0
 
 
 class Server:
-    """The stage while it is served. Its world belongs to the server's thread: change it within `do`."""
+    """The stage while it is served. Its world belongs to the server's thread: change it within
+    `do`.
+    """
 
     def __init__(
-        self, stage: PortalStage, loop: asyncio.AbstractEventLoop, port: int, uvicorn_server: uvicorn.Server
+        self,
+        stage: PortalStage,
+        loop: asyncio.AbstractEventLoop,
+        port: int,
+        uvicorn_server: uvicorn.Server,
     ) -> None:
         self.stage = stage
         self.port = port
@@ -54,23 +62,33 @@ class Server:
         return asyncio.run_coroutine_threadsafe(work, self._loop).result(SECONDS)
 
     def break_connections(self) -> None:
-        """Cut what browsers have open now, as a proxy that restarts does. To be called within `do`."""
+        """Cut what browsers have open now, as a proxy that restarts does. To be called within
+        `do`.
+        """
         for connection in [*self._uvicorn.server_state.connections]:
             connection.transport.abort()
 
 
 @contextmanager
 def serve(
-    folder: Path, *, limits: Limits | None = None, now: datetime.datetime | None = None, domain: str = ""
+    folder: Path,
+    *,
+    limits: Limits | None = None,
+    now: datetime.datetime | None = None,
+    domain: str = "",
 ) -> Iterator[Server]:
-    """A portal at https://portal.vdi.localhost:PORT, where PORT is free; its certificate is not trusted.
+    """A portal at https://portal.vdi.localhost:PORT, where PORT is free; its certificate is not
+    trusted.
 
-    With `domain` it takes itself for one at the usual port of that domain; see `portal_browser.chromium`.
+    With `domain` it takes itself for one at the usual port of that domain; see
+    `portal_browser.chromium`.
     """
     listener = socket.create_server(("127.0.0.1", 0))
     port = listener.getsockname()[1]
     settings = Settings(domain=domain) if domain else Settings(url_port=port)
-    stage = PortalStage(limits=limits, settings=settings, now=now or datetime.datetime.now(datetime.UTC))
+    stage = PortalStage(
+        limits=limits, settings=settings, now=now or datetime.datetime.now(datetime.UTC)
+    )
     certificate, key = _certificate(folder)
     server = uvicorn.Server(
         uvicorn.Config(
@@ -89,7 +107,8 @@ def serve(
         loops.append(asyncio.get_running_loop())
         ready.set()
         await server.serve([listener])
-        # Not sooner: a request that is still being answered would open another connection, which no one closes.
+        # Not sooner: a request that is still being answered would open another connection, which no
+        # one closes.
         await stage.close()
 
     thread = threading.Thread(target=asyncio.run, args=(main(),), daemon=True)

@@ -1,4 +1,6 @@
-"""A made-up company on a Friday at noon, put into a portal: for browser tests and the documentation's pictures."""
+"""A made-up company on a Friday at noon, put into a portal: for browser tests and the
+documentation's pictures.
+"""
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
@@ -31,7 +33,13 @@ USERS = {
         User("dave@example.com", "Dave Dahl", frozenset({"design"})),
         User("erin@example.com", "Erin Evans", frozenset({"research"})),
         User("frank@example.com", "Frank Fischer", frozenset({"design"})),
-        User("grace@example.com", "Grace Hill", frozenset({"staff"}), admin=True, login_id="login-grace"),
+        User(
+            "grace@example.com",
+            "Grace Hill",
+            frozenset({"staff"}),
+            admin=True,
+            login_id="login-grace",
+        ),
     )
 }
 LIMITS = Limits(
@@ -42,9 +50,13 @@ LIMITS = Limits(
 # GPU slots by node; the doctor says why gpu-node-3 has so few.
 _NODES = {"gpu-node-1": 4, "gpu-node-2": 4, "gpu-node-3": 1, "cpu-node-1": 0}
 _EXPIRING = {"type": "Expiring", "status": "True", "reason": "ExpiringSoon"}
-_POOLS = {"firefox": (3, 3, ""), "ubuntu-desktop": (0, 2, f"All {sum(_NODES.values())} nvidia.com/gpu are in use.")}
+_POOLS = {
+    "firefox": (3, 3, ""),
+    "ubuntu-desktop": (0, 2, f"All {sum(_NODES.values())} nvidia.com/gpu are in use."),
+}
 _CROWD = ("heidi", "ivan", "judy", "niaj", "olivia", "rupert", "sybil", "trent")
-# Desktops that people had on some days of each week of this month: name, template, days, begin, hours, end.
+# Desktops that people had on some days of each week of this month: name, template, days, begin,
+# hours, end.
 _WEEK = "Mon Tue Wed Thu Fri"
 _HABITS = (
     ("alice-ubuntu", "ubuntu-desktop", _WEEK, "08:40", 7.4, EndReason.USER),
@@ -93,7 +105,12 @@ _ENTRIES: tuple[tuple[str, str, int, int], ...] = (
 )  # fmt: skip
 _FOLDER = {
     "entries": [
-        {"name": name, "kind": kind, "sizeBytes": size, "modified": int((START - timedelta(hours=hours)).timestamp())}
+        {
+            "name": name,
+            "kind": kind,
+            "sizeBytes": size,
+            "modified": int((START - timedelta(hours=hours)).timestamp()),
+        }
         for name, kind, size, hours in _ENTRIES
     ],
     "isCut": False,
@@ -101,14 +118,34 @@ _FOLDER = {
     "sizeBytes": 10_700_000_000,
 }
 _SCRIPTS = (
-    {"source": "template", "state": "Ended", "exitCode": 0, "output": "The licence server answers.\n"},
-    {"source": "user", "state": "Ended", "exitCode": 127, "output": "linking a file with a long name\n" * 60},
+    {
+        "source": "template",
+        "state": "Ended",
+        "exitCode": 0,
+        "output": "The licence server answers.\n",
+    },
+    {
+        "source": "user",
+        "state": "Ended",
+        "exitCode": 127,
+        "output": "linking a file with a long name\n" * 60,
+    },
 )
 
 
-def _kind(title: str, icon: str, gpu: int, cpu: int, gib: int, description: str, **spec: Any) -> dict[str, Any]:
-    size = {"defaultGPU": gpu, "defaultCPU": str(cpu), "defaultMemory": f"{gib}Gi"} | spec.pop("most", {})
-    return {"displayName": title, "icon": icon, "description": description, "resources": size, **spec}
+def _kind(
+    title: str, icon: str, gpu: int, cpu: int, gib: int, description: str, **spec: Any
+) -> dict[str, Any]:
+    size = {"defaultGPU": gpu, "defaultCPU": str(cpu), "defaultMemory": f"{gib}Gi"} | spec.pop(
+        "most", {}
+    )
+    return {
+        "displayName": title,
+        "icon": icon,
+        "description": description,
+        "resources": size,
+        **spec,
+    }
 
 
 _TEMPLATES = {
@@ -159,21 +196,28 @@ class _Desktop:
 
     @property
     def created(self) -> datetime:
-        return datetime.combine(START, time.fromisoformat(self.at), UTC) - timedelta(days=self.days_ago)
+        return datetime.combine(START, time.fromisoformat(self.at), UTC) - timedelta(
+            days=self.days_ago
+        )
 
 
-def _waiting(name: str, template: str, at: str, position: int, earliest: str, gpus: int = 1) -> _Desktop:
+def _waiting(
+    name: str, template: str, at: str, position: int, earliest: str, gpus: int = 1
+) -> _Desktop:
     nodes = [node for node, slots in _NODES.items() if slots >= gpus]
     message = (
-        f"Waiting for capacity, number {position} in line: all {sum(_NODES[node] for node in nodes)} nvidia.com/gpu on "
-        f"nodes {', '.join(nodes[:-1])} and {nodes[-1]} are in use. Capacity is expected by {earliest} UTC."
+        f"Waiting for capacity, number {position} in line: all"
+        f" {sum(_NODES[node] for node in nodes)} nvidia.com/gpu on nodes {', '.join(nodes[:-1])}"
+        f" and {nodes[-1]} are in use. Capacity is expected by {earliest} UTC."
     )
     conditions = [
         {"type": "TemplateFound", "status": "True", "reason": "Found"},
         {"type": "Admitted", "status": "False", "reason": "GPUsBusy", "message": message},
     ]
     queue = {"position": position, "reason": "GPUsBusy", "earliestSlot": earliest}
-    spec = {"resources": {"gpu": gpus, "memory": _TEMPLATES[template]["resources"]["defaultMemory"]}}
+    spec = {
+        "resources": {"gpu": gpus, "memory": _TEMPLATES[template]["resources"]["defaultMemory"]}
+    }
     status = {"message": message, "queue": queue, "conditions": conditions}
     return _Desktop(name, template, "Pending", at=at, spec=spec, status=status)
 
@@ -232,14 +276,18 @@ _FINDINGS = (
 
 
 def furnish(stage: PortalStage, *, crowd: int = 0) -> None:
-    """Put the scene into the stage, moved to the time of its clock, and `crowd` suspended and failed desktops more."""
+    """Put the scene into the stage, moved to the time of its clock, and `crowd` suspended and
+    failed desktops more.
+    """
     moved = stage.clock.wall - START
     stage.put(*(a_template(name, **spec) for name, spec in _TEMPLATES.items()), *map(_pool, _POOLS))
     stage.put(*(_session(stage, desktop, moved) for desktop in _DESKTOPS), *_crowd(stage, crowd))
     for name, slots in _NODES.items():
         offer = {"nvidia.com/gpu": str(slots)} if slots else {}
         status = {"capacity": offer, "allocatable": offer}
-        stage.cluster.nodes.append({"metadata": {"name": name, "labels": {}}, "spec": {}, "status": status})
+        stage.cluster.nodes.append(
+            {"metadata": {"name": name, "labels": {}}, "spec": {}, "status": status}
+        )
     for session, run in _past(moved):
         stage.remember(session, run)
     homes = {(f"{name.partition('-')[0]}@example.com", template) for name, template, *_ in _HABITS}
@@ -251,17 +299,25 @@ def furnish(stage: PortalStage, *, crowd: int = 0) -> None:
         stage.enter_act(f"{user}@example.com", action, target, at=at, address="203.0.113.7", **more)
     stage.agent.folders["alice-ubuntu"] = msgspec.json.encode(_FOLDER)
     stage.agent.scripts["alice-render"] = msgspec.json.encode({"scripts": _SCRIPTS})
-    summary = f"Checked {len(_DESKTOPS)} sessions and {len(_NODES)} nodes: {count_findings(_FINDINGS)}."
+    summary = (
+        f"Checked {len(_DESKTOPS)} sessions and {len(_NODES)} nodes: {count_findings(_FINDINGS)}."
+    )
     stage.services.doctor.last = Report(stage.clock.wall - timedelta(minutes=3), summary, _FINDINGS)
 
 
 def _session(stage: PortalStage, desktop: _Desktop, moved: timedelta) -> VDISession:
     created = desktop.created + moved
     status = {"phase": desktop.phase, "url": _url(stage, desktop.name)} | desktop.status
-    spec: dict[str, Any] = {"timeout": f"{desktop.hours}h", "suspended": desktop.phase == "Suspended"} | desktop.spec
+    spec: dict[str, Any] = {
+        "timeout": f"{desktop.hours}h",
+        "suspended": desktop.phase == "Suspended",
+    } | desktop.spec
     if desktop.node:
         started = created + timedelta(seconds=1)
-        times = {"startTime": format_time(started), "expiresAt": format_time(started + timedelta(hours=desktop.hours))}
+        times = {
+            "startTime": format_time(started),
+            "expiresAt": format_time(started + timedelta(hours=desktop.hours)),
+        }
         status |= {"podName": desktop.name, "nodeName": desktop.node, **times}
         if "persistence" not in _TEMPLATES[desktop.template]:
             status["homeClaim"] = _claim_name(desktop.user, desktop.template)
@@ -272,7 +328,11 @@ def _session(stage: PortalStage, desktop: _Desktop, moved: timedelta) -> VDISess
     for guest in access:
         if hours := guest.pop("hours", 0):
             guest["expires"] = format_time(START + moved + timedelta(hours=hours))
-    names: dict[str, Any] = {"user": desktop.user, "template": desktop.template, "created": format_time(created)}
+    names: dict[str, Any] = {
+        "user": desktop.user,
+        "template": desktop.template,
+        "created": format_time(created),
+    }
     return a_session(desktop.name, status=status, access=access, **names, **spec)
 
 
@@ -288,7 +348,11 @@ def _crowd(stage: PortalStage, crowd: int) -> Iterable[VDISession]:
         name, phase = f"{who}-{number}", "Failed" if failed else "Suspended"
         status = {"phase": phase, "message": message, "url": _url(stage, name)}
         created = format_time(stage.clock.wall - timedelta(days=1, minutes=number))
-        spec: dict[str, Any] = {"user": f"{who}@example.com", "template": "qgis", "suspended": not failed}
+        spec: dict[str, Any] = {
+            "user": f"{who}@example.com",
+            "template": "qgis",
+            "suspended": not failed,
+        }
         yield a_session(name, created=created, status=status, **spec)
 
 
@@ -296,7 +360,9 @@ def _pool(template: str) -> VDIPool:
     ready, replicas, message = _POOLS[template]
     status = {"ready": ready, "starting": 0, "claimed": 12, "message": message}
     spec = {"template": template, "replicas": replicas}
-    return msgspec.convert({"metadata": {"name": f"{template}-ready"}, "spec": spec, "status": status}, VDIPool)
+    return msgspec.convert(
+        {"metadata": {"name": f"{template}-ready"}, "spec": spec, "status": status}, VDIPool
+    )
 
 
 def _claim_name(user: str, template: str) -> str:
@@ -319,25 +385,45 @@ def _home(user: str, template: str) -> HomeClaim:
 
 
 def _past(moved: timedelta) -> Iterator[tuple[SessionRow, RunRow]]:
-    """Sessions of this month with their runs: the habits of each day before today, and the desktops that run now."""
+    """Sessions of this month with their runs: the habits of each day before today, and the desktops
+    that run now.
+    """
     for day in (START.replace(day=number) for number in range(1, START.day)):
         for place, (name, template, days, begin, hours, reason) in enumerate(_HABITS):
             if f"{day:%a}" in days:
                 # Minutes, of 20, by which days differ.
                 change = (day.day * 7 + place * 5) % 20
-                start = datetime.combine(day, time.fromisoformat(begin), UTC) + timedelta(minutes=change)
-                length = timedelta(hours=hours if reason is EndReason.TIMEOUT else hours * (1 - change / 60))
+                start = datetime.combine(day, time.fromisoformat(begin), UTC) + timedelta(
+                    minutes=change
+                )
+                length = timedelta(
+                    hours=hours if reason is EndReason.TIMEOUT else hours * (1 - change / 60)
+                )
                 waited = 60.0 * change if change > 13 and place % 2 else None
                 ends = {"ended": start + moved + length, "end_reason": reason}
-                yield _run(f"{name}-{day.day}", name, template, start + moved, change, queue_seconds=waited, **ends)
+                yield _run(
+                    f"{name}-{day.day}",
+                    name,
+                    template,
+                    start + moved,
+                    change,
+                    queue_seconds=waited,
+                    **ends,
+                )
     for place, desktop in enumerate(_DESKTOPS):
         if desktop.phase == "Running":
             yield _run(desktop.name, desktop.name, desktop.template, desktop.created + moved, place)
 
 
-def _run(key: str, name: str, template: str, start: datetime, change: int, **rest: Any) -> tuple[SessionRow, RunRow]:
+def _run(
+    key: str, name: str, template: str, start: datetime, change: int, **rest: Any
+) -> tuple[SessionRow, RunRow]:
     user, offer = f"{name.partition('-')[0]}@example.com", _TEMPLATES[template]["resources"]
-    gib, ended, reason = float(offer["defaultMemory"][:-2]), rest.get("ended"), rest.get("end_reason")
+    gib, ended, reason = (
+        float(offer["defaultMemory"][:-2]),
+        rest.get("ended"),
+        rest.get("end_reason"),
+    )
     startup = 1.7 + gib / 16 + change / 12
     run = RunRow(
         uid=f"uid-{key}", start=start, ready=start + timedelta(seconds=startup), gpus=offer["defaultGPU"],

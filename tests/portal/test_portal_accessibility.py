@@ -18,7 +18,8 @@ from vdi.gateway.rights import User
 pytestmark = pytest.mark.timeout(300)
 
 GRAVE = ("serious", "critical")
-# Less than serious for axe-core; every page of ours has these. (Selkies' page, under our bar, has no heading.)
+# Less than serious for axe-core; every page of ours has these. (Selkies' page, under our bar, has
+# no heading.)
 LANDMARKS = ("page-has-heading-one", "landmark-one-main")
 LARGEST_BYTES = 150_000
 _PINNED = Path(__file__).parent / "axe"
@@ -32,10 +33,14 @@ def axe() -> str:
 
 
 def grave_violations(page: Page, *, also: Sequence[str] = ()) -> list[dict[str, Any]]:
-    """The violations on the page that axe-core calls serious or critical, and those of the rules `also`."""
+    """The violations on the page that axe-core calls serious or critical, and those of the rules
+    `also`.
+    """
     page.evaluate(axe())
     found: list[dict[str, Any]] = page.evaluate(_RUN)
-    return [violation for violation in found if violation["impact"] in GRAVE or violation["id"] in also]
+    return [
+        violation for violation in found if violation["impact"] in GRAVE or violation["id"] in also
+    ]
 
 
 def paths_of(which: str, guest: Visitor) -> list[str]:
@@ -63,7 +68,9 @@ def test_no_page_has_a_serious_fault_or_weighs_150_kb(
         session.send("Network.enable")
         session.send("Network.setCacheDisabled", {"cacheDisabled": True})
         loaded: list[int] = []
-        session.on("Network.loadingFinished", lambda event: loaded.append(int(event["encodedDataLength"])))
+        session.on(
+            "Network.loadingFinished", lambda event: loaded.append(int(event["encodedDataLength"]))
+        )
         for path in paths_of(which, guest):
             loaded.clear()
             guest.go(path)

@@ -1,4 +1,6 @@
-"""The bar in a real Chromium: over a stand-in for Selkies' page with our image's script, served by the gateway."""
+"""The bar in a real Chromium: over a stand-in for Selkies' page with our image's script, served by
+the gateway.
+"""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -43,7 +45,12 @@ SENT = "type => heard.filter((one) => one === type || one?.type === type)"
 
 @contextmanager
 def desktop(
-    browser: Browser, server: Server, person: User = ALICE, *, name: str = "alice-ubuntu", **options: Any
+    browser: Browser,
+    server: Server,
+    person: User = ALICE,
+    *,
+    name: str = "alice-ubuntu",
+    **options: Any,
 ) -> Iterator[Visitor]:
     """Somebody in a desktop, with its picture and the bar."""
     host = server.stage.settings.url(server.stage.settings.host(name))
@@ -63,7 +70,10 @@ def desktop(
     server.run(server.stage.edge.revoker.poll())
     server.do(route_session)
     with visitor(browser, server, person, **options) as guest:
-        guest.page.route(lambda url: url.startswith(f"{host}/") and "/.vdi/" not in url and "/api/" not in url, serve)
+        guest.page.route(
+            lambda url: url.startswith(f"{host}/") and "/.vdi/" not in url and "/api/" not in url,
+            serve,
+        )
         guest.page.goto(f"{host}/.vdi/start")
         guest.page.goto(f"{host}/?v=1")  # redirects pass a route of Playwright by
         handle(guest.page).wait_for()
@@ -134,7 +144,9 @@ def test_bar_steers_selkies(inside: Visitor) -> None:
     page = inside.page
     for selkies_own in (".toggle-handle", ".virtual-keyboard-button"):
         expect(page.locator(selkies_own)).to_be_hidden()
-    page.evaluate("postMessage({type: 'clipboardContentUpdate', text: 'copied there'}, location.origin)")
+    page.evaluate(
+        "postMessage({type: 'clipboardContentUpdate', text: 'copied there'}, location.origin)"
+    )
     clipboard = opened(page, "Clipboard").get_by_role("textbox", name="Clipboard of the desktop")
     expect(clipboard).to_have_value("copied there")
     clipboard.fill("from here")
@@ -147,7 +159,9 @@ def test_bar_steers_selkies(inside: Visitor) -> None:
         {"type": "pipelineControl", "pipeline": "audio", "enabled": False}
     ]
     assert page.evaluate(SENT, "upload") == ["upload"]
-    page.evaluate("postMessage({type: 'toggleDashboard'}, location.origin)")  # Selkies' own shortcut
+    page.evaluate(
+        "postMessage({type: 'toggleDashboard'}, location.origin)"
+    )  # Selkies' own shortcut
     expect(bar(page)).to_have_count(0)
     handle(page).click()
     bar(page).get_by_role("button", name="Advanced").click()
@@ -182,7 +196,9 @@ def test_owner_extends_and_suspends_from_the_bar(server: Server, inside: Visitor
 
 def test_guest_reads_whose_desktop_and_until_when(browser: Browser, server: Server) -> None:
     with desktop(browser, server, name="bob-review") as guest:
-        expect(handle(guest.page)).to_contain_text("You are watching bob@example.com's desktop, view only, until ")
+        expect(handle(guest.page)).to_contain_text(
+            "You are watching bob@example.com's desktop, view only, until "
+        )
         handle(guest.page).click()
         offered = bar(guest.page).get_by_role("button").all_inner_texts()
         assert offered == ["Screen"]
@@ -224,7 +240,9 @@ def test_page_that_hears_words_but_has_no_picture_requests_one(inside: Visitor) 
 def test_bar_loads_at_most_30_kb(inside: Visitor) -> None:
     of_bar: list[Response] = []
 
-    def keep(answer: Response) -> None:  # its body is read later: waiting for it here could outlast the test's own wait
+    def keep(
+        answer: Response,
+    ) -> None:  # its body is read later: waiting for it here could outlast the test's own wait
         if "/.vdi/" in answer.url and "/fonts/" not in answer.url:
             of_bar.append(answer)
 
@@ -268,7 +286,11 @@ def agent_drives(server: Server) -> Iterator[Actor]:
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("width", [1280, 390])
 def test_person_takes_over_from_an_agent_and_gives_back(
-    browser: Browser, server: Server, agent_drives: Actor, width: int, scheme: Literal["light", "dark"]
+    browser: Browser,
+    server: Server,
+    agent_drives: Actor,
+    width: int,
+    scheme: Literal["light", "dark"],
 ) -> None:
     with desktop(browser, server, size=(width, 700), scheme=scheme) as guest:
         page = guest.page
@@ -276,7 +298,9 @@ def test_person_takes_over_from_an_agent_and_gives_back(
             "An agent drives this desktop, started by alice@example.com's token nightly"
         )
         opened(page, "Agent").get_by_role("button", name="Take over").click()
-        expect(handle(page)).to_contain_text("alice@example.com has taken over from the agent", timeout=15_000)
+        expect(handle(page)).to_contain_text(
+            "alice@example.com has taken over from the agent", timeout=15_000
+        )
         opened(page, "Agent").get_by_role("button", name="Give back").wait_for()
         assert grave_violations(page) == []
         page.get_by_role("button", name="Give back").click()

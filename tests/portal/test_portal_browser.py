@@ -1,4 +1,6 @@
-"""The portal in a real browser: live without a reload, by keyboard, on a phone, in the dark, and without scripts."""
+"""The portal in a real browser: live without a reload, by keyboard, on a phone, in the dark, and
+without scripts.
+"""
 
 import asyncio
 import io
@@ -38,11 +40,15 @@ def acts(server: Server) -> list[str]:
 
 
 def quiet(guest: Visitor) -> list[str]:
-    """Complaints of the browser, but for features that it does not know in Permissions-Policy, and for thumbnails
-    (503): these desktops have no agent that takes one.
+    """Complaints of the browser, but for features that it does not know in Permissions-Policy, and
+    for thumbnails (503): these desktops have no agent that takes one.
     """
     known = ("Permissions-Policy", "status of 503")
-    return [complaint for complaint in guest.complaints if not any(words in complaint for words in known)]
+    return [
+        complaint
+        for complaint in guest.complaints
+        if not any(words in complaint for words in known)
+    ]
 
 
 @pytest.mark.parametrize("width", first_of([320, 390, 768]))
@@ -53,11 +59,13 @@ def test_no_page_is_wider_than_the_screen(browser: Browser, server: Server, widt
                 guest.go(path)
                 assert guest.page.evaluate("document.documentElement.scrollWidth") <= width, path
                 assert guest.page.evaluate(_SCROLLING_NAVIGATIONS) == [], path
-            # The browser mentions each page that is itself the answer to an address that does not exist, and the files
-            # of a desktop that does not run.
+            # The browser mentions each page that is itself the answer to an address that does not
+            # exist, and the files of a desktop that does not run.
             refused = [path for path in paths if path.endswith(("/not-there", "alice-web/files"))]
             complaints = quiet(guest)
-            assert len(complaints) == len(refused) and all(" 404 " in text or " 409 " in text for text in complaints)
+            assert len(complaints) == len(refused) and all(
+                " 404 " in text or " 409 " in text for text in complaints
+            )
 
 
 def test_a_card_follows_its_desktop_and_the_focus_stays(server: Server, guest: Visitor) -> None:
@@ -89,7 +97,10 @@ def test_the_focus_stays_on_links_and_on_the_same_guest(server: Server, guest: V
     expect(guest.page.locator("#card-uid-alice-ubuntu")).to_contain_text("shared with 1 person")
     expect(name).to_be_focused()
     guest.go("/desktops/alice-ubuntu")
-    facts, guests = guest.page.locator(".facts").first, guest.page.get_by_role("list", name="Shared with")
+    facts, guests = (
+        guest.page.locator(".facts").first,
+        guest.page.get_by_role("list", name="Shared with"),
+    )
     guest.page.get_by_text("Technical details").click()
     address = facts.get_by_role("link")
     address.focus()
@@ -113,8 +124,12 @@ def test_the_focus_stays_on_links_and_on_the_same_guest(server: Server, guest: V
 
 
 @pytest.mark.parametrize("refused", [False, True], ids=["again", "refused"])
-def test_broken_stream_resumes_from_the_shown_state(server: Server, guest: Visitor, refused: bool) -> None:
-    """Refused: by a proxy without a gateway. The browser then gives up, and the page opens a stream of its own."""
+def test_broken_stream_resumes_from_the_shown_state(
+    server: Server, guest: Visitor, refused: bool
+) -> None:
+    """Refused: by a proxy without a gateway. The browser then gives up, and the page opens a stream
+    of its own.
+    """
     session, status = running("from-elsewhere", template="firefox"), 503 if refused else 200
     guest.go("/")
     server.put(session)
@@ -122,7 +137,9 @@ def test_broken_stream_resumes_from_the_shown_state(server: Server, guest: Visit
     expect(heading).to_be_visible()
     if refused:
         guest.page.route("**/events?*", lambda route: route.fulfill(status=503))
-    with guest.page.expect_response(lambda answer: "/events?" in answer.url and answer.status == status):
+    with guest.page.expect_response(
+        lambda answer: "/events?" in answer.url and answer.status == status
+    ):
         server.do(server.break_connections)
         server.do(lambda: server.stage.drop(session))
     guest.page.unroute("**/events?*")
@@ -146,7 +163,9 @@ def test_form_submitted_twice_acts_once(server: Server, guest: Visitor) -> None:
     guest.go("/catalogue/qgis")
     box = guest.page.get_by_role("button", name="Start without opening").bounding_box()
     assert box
-    guest.page.mouse.dblclick(box["x"] + 5, box["y"] + 5)  # a locator would wait for the page that is on its way
+    guest.page.mouse.dblclick(
+        box["x"] + 5, box["y"] + 5
+    )  # a locator would wait for the page that is on its way
     wait_until("it has arrived", lambda: server.stage.cluster.waiting > 0)
     guest.page.mouse.dblclick(box["x"] + 5, box["y"] + 5)
     server.do(answer.set)
@@ -195,7 +214,10 @@ def test_a_share_offers_its_invitation_to_copy(browser: Browser, server: Server)
         expect(guest.page.get_by_role("button", name="Copied")).to_be_visible()
         invitation = guest.page.evaluate("navigator.clipboard.readText()")
         address = server.stage.settings.url(server.stage.settings.host("alice-ubuntu"))
-        assert f"alice@example.com shares the desktop alice-ubuntu with you: {address}/\n" in invitation
+        assert (
+            f"alice@example.com shares the desktop alice-ubuntu with you: {address}/\n"
+            in invitation
+        )
         assert invitation.endswith(f": {server.url}/shared")
         assert quiet(guest) == []
 
@@ -207,19 +229,26 @@ def test_options_begin_with_those_of_the_last_start(guest: Visitor) -> None:
 
 
 def test_the_waiting_page_keeps_the_names_in_its_title(server: Server, guest: Visitor) -> None:
-    page_text = other_pages(server)["/of/wait-queued"].replace("· VDI</title>", "· Example Desks</title>")
+    page_text = other_pages(server)["/of/wait-queued"].replace(
+        "· VDI</title>", "· Example Desks</title>"
+    )
     update = {"stage": "starting", "summary": "<h1>Starting</h1>", "steps": ""}
     event = f"event: stage\ndata: {json.dumps(update)}\n\n"
     serve_others(guest.page, server, "wait.js")
-    guest.page.route("**/of/wait-queued", lambda route: route.fulfill(body=page_text, content_type="text/html"))
-    guest.page.route("**/.vdi/events?*", lambda route: route.fulfill(body=event, content_type="text/event-stream"))
+    guest.page.route(
+        "**/of/wait-queued", lambda route: route.fulfill(body=page_text, content_type="text/html")
+    )
+    guest.page.route(
+        "**/.vdi/events?*",
+        lambda route: route.fulfill(body=event, content_type="text/event-stream"),
+    )
     guest.go("/of/wait-queued")
     expect(guest.page).to_have_title("Starting: alice-training · Example Desks")
 
 
 def serve_waiting_page(guest: Visitor, server: Server, *, without_gateway: int) -> list[str]:
-    """The waiting page of a suspended desktop, for which the gateway answers after so many requests of a script; gives
-    what is asked for it.
+    """The waiting page of a suspended desktop, for which the gateway answers after so many requests
+    of a script; gives what is asked for it.
     """
     page, asked = other_pages(server)["/of/wait-suspended"], list[str]()
 
@@ -229,7 +258,9 @@ def serve_waiting_page(guest: Visitor, server: Server, *, without_gateway: int) 
         if is_page:
             route.fulfill(body=page, content_type="text/html")
         else:
-            route.fulfill(status=503, headers={"X-VDI-Gateway": "1"} if len(asked) > without_gateway else {})
+            route.fulfill(
+                status=503, headers={"X-VDI-Gateway": "1"} if len(asked) > without_gateway else {}
+            )
 
     guest.page.route(lambda url: urlsplit(url).path == "/.vdi/wait", wait)
     return asked
@@ -245,7 +276,9 @@ def test_the_waiting_page_outlasts_an_update_of_the_gateway(server: Server, gues
             route.fulfill(status=503)
 
     # Pauses of the edge's scripts take a hundredth of their time.
-    guest.page.add_init_script("const set = setTimeout; window.setTimeout = (work, pause) => set(work, pause / 100)")
+    guest.page.add_init_script(
+        "const set = setTimeout; window.setTimeout = (work, pause) => set(work, pause / 100)"
+    )
     serve_others(guest.page, server, "wait.js")
     asked = serve_waiting_page(guest, server, without_gateway=2)
     guest.page.route("**/.vdi/events?*", events)
@@ -256,9 +289,13 @@ def test_the_waiting_page_outlasts_an_update_of_the_gateway(server: Server, gues
 
 
 @pytest.mark.parametrize("status", [401, 503], ids=["ended", "suspended"])
-def test_transport_page_yields_to_the_waiting_page(server: Server, guest: Visitor, status: int) -> None:
+def test_transport_page_yields_to_the_waiting_page(
+    server: Server, guest: Visitor, status: int
+) -> None:
     serve_others(guest.page, server, "transport.js")
-    guest.page.route("**/api/status", lambda route: route.fulfill(status=status, headers={"X-VDI-Gateway": "1"}))
+    guest.page.route(
+        "**/api/status", lambda route: route.fulfill(status=status, headers={"X-VDI-Gateway": "1"})
+    )
     guest.page.route("**/api/turn", lambda route: route.fulfill(json={"iceServers": []}))
     asked = serve_waiting_page(guest, server, without_gateway=1)  # at first it lacks its database
     guest.go("/of/transport")
@@ -304,7 +341,9 @@ def test_end_is_confirmed_in_place_and_by_keyboard(server: Server, guest: Visito
     end.click()
     question.get_by_label("Delete my files too").check()
     question.get_by_role("button", name="End the desktop").click()
-    expect(guest.page.get_by_text("alice-ubuntu is being ended. Its files are deleted.")).to_be_visible()
+    expect(
+        guest.page.get_by_text("alice-ubuntu is being ended. Its files are deleted.")
+    ).to_be_visible()
     assert acts(server) == ["session.end"]
     assert quiet(guest) == []
 
@@ -330,7 +369,8 @@ def test_buttons_on_cards_act_on_their_desktop(server: Server, guest: Visitor) -
 def test_catalogue_filters_while_typing(guest: Visitor) -> None:
     guest.go("/catalogue")
     expect(guest.page.locator(".cards > li")).to_have_count(6)
-    # At once: on a slow machine htmx aborts the request of one key for that of the next, and the console says so.
+    # At once: on a slow machine htmx aborts the request of one key for that of the next, and the
+    # console says so.
     guest.page.get_by_label("Search desktops").fill("blend")
     expect(guest.page.locator(".cards > li")).to_have_count(1)
     expect(guest.page.get_by_label("Search desktops")).to_be_focused()
@@ -338,11 +378,15 @@ def test_catalogue_filters_while_typing(guest: Visitor) -> None:
     assert quiet(guest) == []
 
 
-def test_chosen_session_stays_chosen_while_its_row_changes(browser: Browser, server: Server) -> None:
+def test_chosen_session_stays_chosen_while_its_row_changes(
+    browser: Browser, server: Server
+) -> None:
     with visitor(browser, server, ADMIN) as guest:
         guest.go("/admin/sessions?q=alice&phase=Running")
         guest.page.get_by_label("All sessions on this page").check()
-        server.put(running("alice-ubuntu", template="ubuntu-desktop", status={"nodeName": "gpu-node-7"}))
+        server.put(
+            running("alice-ubuntu", template="ubuntu-desktop", status={"nodeName": "gpu-node-7"})
+        )
         expect(guest.page.locator("tbody")).to_contain_text("gpu-node-7")
         server.put(running("alice-maps", template="qgis"))
         expect(guest.page.locator("tbody tr")).to_have_count(3)
@@ -351,7 +395,9 @@ def test_chosen_session_stays_chosen_while_its_row_changes(browser: Browser, ser
         guest.page.get_by_label("Message").fill("Maintenance at 18:00")
         guest.page.get_by_role("button", name="Announce").click()
         expect(guest.page.get_by_text("The end is announced in 2 sessions.")).to_be_visible()
-        planned = server.do(lambda: server.stage.cluster.objects["alice-ubuntu"]["spec"]["plannedEnd"])
+        planned = server.do(
+            lambda: server.stage.cluster.objects["alice-ubuntu"]["spec"]["plannedEnd"]
+        )
         assert (planned["action"], planned["message"]) == ("Suspend", "Maintenance at 18:00")
         assert quiet(guest) == []
 
@@ -360,7 +406,8 @@ def test_start_button_sends_the_browsers_time_zone(browser: Browser, server: Ser
     with visitor(browser, server, zone="Asia/Kolkata") as guest:
         guest.go("/catalogue")
         guest.page.get_by_role("button", name="Start Firefox").click()
-        # Chromium, asked to close while the page of the desktop was on its way, hung once for minutes.
+        # Chromium, asked to close while the page of the desktop was on its way, hung once for
+        # minutes.
         expect(guest.page.get_by_role("heading", name="alice-firefox")).to_be_visible()
         assert acts(server) == ["session.start"]
         zone = server.stage.cluster.objects["alice-firefox"]["spec"]["timeZone"]
@@ -381,8 +428,13 @@ def test_notify_me_notifies_once_the_desktop_is_ready(server: Server, guest: Vis
     guest.page.get_by_role("button", name="Notify me when alice-maps is ready").click()
     expect(guest.page.get_by_role("button", name="You are notified")).to_be_disabled()
     server.put(running("alice-maps", template="qgis"))
-    # Playwright's `wait_for_function` looks a second time from inside the page, where the portal's policy forbids eval.
-    wait_until("the person is told", lambda: guest.page.evaluate("told.includes('alice-maps is ready')"), 30)
+    # Playwright's `wait_for_function` looks a second time from inside the page, where the portal's
+    # policy forbids eval.
+    wait_until(
+        "the person is told",
+        lambda: guest.page.evaluate("told.includes('alice-maps is ready')"),
+        30,
+    )
     assert guest.page.evaluate("told.length") == 2, "the first one says what comes"
     assert quiet(guest) == []
 
@@ -395,7 +447,9 @@ def test_notify_me_works_on_the_waiting_page(server: Server, guest: Visitor) -> 
     serve_others(guest.page, server, "wait.js")
     guest.page.route(
         "**/.vdi/events?*",
-        lambda route: route.fulfill(body=ready if asked else "retry: 100\n\n", content_type="text/event-stream"),
+        lambda route: route.fulfill(
+            body=ready if asked else "retry: 100\n\n", content_type="text/event-stream"
+        ),
     )
     guest.go("/of/wait-queued")
     guest.page.get_by_role("button", name="Notify me when alice-training is ready").click()
@@ -453,10 +507,14 @@ def test_times_are_in_the_readers_own_zone(browser: Browser, server: Server) -> 
     with visitor(browser, server, zone="Asia/Kolkata") as guest:
         guest.go("/")
         assert "left" in guest.page.locator("#card-uid-alice-ubuntu time").inner_text()
-        expect(guest.page.locator("#card-uid-alice-training time[data-say=until]").first).to_contain_text("in about")
+        expect(
+            guest.page.locator("#card-uid-alice-training time[data-say=until]").first
+        ).to_contain_text("in about")
         notice = guest.page.locator(".notice", has_text="this desktop ends at")
         expect(notice).to_contain_text("After 4h this desktop ends at 17:36.")
-        expect(notice.locator("time")).to_have_attribute("title", re.compile(r"\d{1,2} [A-Z][a-z]{2} \d{4}, 17:36, "))
+        expect(notice.locator("time")).to_have_attribute(
+            "title", re.compile(r"\d{1,2} [A-Z][a-z]{2} \d{4}, 17:36, ")
+        )
         guest.go("/history")
         assert "UTC" not in guest.page.locator("table").inner_text()
 
@@ -493,10 +551,14 @@ def test_card_shows_a_thumbnail_while_the_page_is_visible(server: Server, guest:
     expect(picture).to_be_visible()
     expect(card.locator(".screen .tile")).to_be_hidden()
     assert picture.evaluate("image => [image.naturalWidth, image.alt]") == [320, ""]
-    wait_until("both are asked for", lambda: (asked("alice-ubuntu"), asked("alice-render")) == (1, 1))
+    wait_until(
+        "both are asked for", lambda: (asked("alice-ubuntu"), asked("alice-render")) == (1, 1)
+    )
     expect(guest.page.locator("#card-uid-alice-render .screen")).to_be_hidden()
 
-    server.put(running("alice-ubuntu", template="ubuntu-desktop", resources={"gpu": 1, "memory": "8Gi"}))
+    server.put(
+        running("alice-ubuntu", template="ubuntu-desktop", resources={"gpu": 1, "memory": "8Gi"})
+    )
     expect(card).to_contain_text("8 GiB")
     expect(picture).to_be_visible()
     assert asked("alice-ubuntu") == 1, "a card that changes keeps its picture"
@@ -515,14 +577,25 @@ def test_card_shows_a_thumbnail_while_the_page_is_visible(server: Server, guest:
     wait_until("it is asked for again", lambda: asked("alice-ubuntu") == 3)
     expect(guest.page.locator("#card-uid-alice-ubuntu .screen img")).to_be_visible()
 
-    server.put(a_session("alice-ubuntu", template="ubuntu-desktop", status={"phase": "Suspended"}, suspended=True))
+    server.put(
+        a_session(
+            "alice-ubuntu", template="ubuntu-desktop", status={"phase": "Suspended"}, suspended=True
+        )
+    )
     expect(card).to_contain_text("Suspended")
     expect(guest.page.locator("#card-uid-alice-ubuntu .screen")).to_have_count(0)
 
 
 def test_thumbnails_are_loaded_only_on_the_owners_list(browser: Browser, server: Server) -> None:
-    server.do(lambda: server.stage.agent.screens.update({"alice-ubuntu": a_screen(), "bob-review": a_screen()}))
-    for person, paths in ((ALICE, ("/shared", "/desktops/alice-ubuntu")), (ADMIN, ("/", "/admin", "/admin/sessions"))):
+    server.do(
+        lambda: server.stage.agent.screens.update(
+            {"alice-ubuntu": a_screen(), "bob-review": a_screen()}
+        )
+    )
+    for person, paths in (
+        (ALICE, ("/shared", "/desktops/alice-ubuntu")),
+        (ADMIN, ("/", "/admin", "/admin/sessions")),
+    ):
         with visitor(browser, server, person) as guest:
             for path in paths:
                 guest.go(path)
@@ -537,7 +610,9 @@ _DROP = """() => {
 }"""
 
 
-def test_files_are_uploaded_dropped_and_downloaded(browser: Browser, server: Server, tmp_path: Path) -> None:
+def test_files_are_uploaded_dropped_and_downloaded(
+    browser: Browser, server: Server, tmp_path: Path
+) -> None:
     home = tmp_path / "home"
     (home / "Documents").mkdir(parents=True)
     with files_agent(server.stage, home, "alice-ubuntu"), visitor(browser, server) as guest:
@@ -554,4 +629,7 @@ def test_files_are_uploaded_dropped_and_downloaded(browser: Browser, server: Ser
         expect(guest.page.get_by_role("status").first).to_have_text("b & ä.txt uploaded.")
         with guest.page.expect_download() as download:
             guest.page.get_by_role("link", name="Download b & ä.txt").click()
-        assert (download.value.suggested_filename, download.value.path().read_text()) == ("b & ä.txt", "dropped")
+        assert (download.value.suggested_filename, download.value.path().read_text()) == (
+            "b & ä.txt",
+            "dropped",
+        )

@@ -1,4 +1,6 @@
-"""The list of films and the player in a real browser; `film.mp4` is pixelflux' own, without an index."""
+"""The list of films and the player in a real browser; `film.mp4` is pixelflux' own, without an
+index.
+"""
 
 from pathlib import Path
 from typing import Literal

@@ -1,4 +1,6 @@
-"""Requests of accounts by the API server's own audit log, beside the rights that RBAC grants them."""
+"""Requests of accounts by the API server's own audit log, beside the rights that RBAC grants
+them.
+"""
 
 import json
 from collections.abc import Callable, Iterable, Iterator
@@ -42,7 +44,8 @@ class Right:
 
     def covers(self, request: Request) -> bool:
         return (
-            (self.group, self.resource, self.verb) == (request.group, request.resource, request.verb)
+            (self.group, self.resource, self.verb)
+            == (request.group, request.resource, request.verb)
             and self.namespace in ("", request.namespace)
             and self.name in ("", request.name)
         )
@@ -52,16 +55,24 @@ class Right:
 
 
 def requests_of(log: Path, account: str, *, skip: int = 0) -> set[Request]:
-    """Requests of `system:serviceaccount:NAMESPACE:NAME` after the first `skip` bytes, without discovery."""
+    """Requests of `system:serviceaccount:NAMESPACE:NAME` after the first `skip` bytes, without
+    discovery.
+    """
     with log.open("rb") as lines:
         lines.seek(skip)
         events = [json.loads(line) for line in lines if line.endswith(b"\n")]
-    return {_request(event) for event in events if event["user"]["username"] == account and "objectRef" in event}
+    return {
+        _request(event)
+        for event in events
+        if event["user"]["username"] == account and "objectRef" in event
+    }
 
 
 def _request(event: Object) -> Request:
     thing = event["objectRef"]
-    resource = thing.get("resource", "") + (f"/{thing['subresource']}" if "subresource" in thing else "")
+    resource = thing.get("resource", "") + (
+        f"/{thing['subresource']}" if "subresource" in thing else ""
+    )
     said = event.get("annotations", {})
     return Request(
         thing.get("namespace", ""),
@@ -75,10 +86,15 @@ def _request(event: Object) -> Request:
 
 
 def rights_of(get: Get, account: str) -> set[Right]:
-    """The rights from all roles that are bound to this account itself, not to a group that it is in."""
+    """The rights from all roles that are bound to this account itself, not to a group that it is
+    in.
+    """
     _, _, namespace, name = account.split(":")
     subject = ("ServiceAccount", namespace, name)
-    roles = {(role["metadata"].get("namespace", ""), role["metadata"]["name"]): role for role in _roles(get)}
+    roles = {
+        (role["metadata"].get("namespace", ""), role["metadata"]["name"]): role
+        for role in _roles(get)
+    }
     rights: set[Right] = set()
     for binding in (*get("rolebindings"), *get("clusterrolebindings")):
         subjects = {
@@ -111,7 +127,9 @@ def not_granted(requests: Iterable[Request], rights: Iterable[Right]) -> list[st
     """Requests that were refused, or that no role of the account's own covers."""
     given = list(rights)
     return sorted(
-        str(request) for request in requests if not request.allowed or not any(right.covers(request) for right in given)
+        str(request)
+        for request in requests
+        if not request.allowed or not any(right.covers(request) for right in given)
     )
 
 

@@ -37,7 +37,9 @@ def a_session(
     if deleting:
         metadata["deletionTimestamp"] = created
     base = {"user": "alice@example.com", "template": "ubuntu-desktop"}
-    return msgspec.convert({"metadata": metadata, "spec": base | spec, "status": status or {}}, VDISession)
+    return msgspec.convert(
+        {"metadata": metadata, "spec": base | spec, "status": status or {}}, VDISession
+    )
 
 
 def a_template(name: str = "ubuntu-desktop", *, generation: int = 1, **spec: Any) -> VDITemplate:
@@ -64,12 +66,18 @@ def a_pod(
         "annotations": {"vdi.kasm.io/template-revision": "1"},
     }
     volumes = [{"name": "home", "persistentVolumeClaim": {"claimName": home}}] if home else []
-    conditions = [{"type": "Ready", "status": str(ready), "lastTransitionTime": "2026-11-20T08:00:03Z"}]
+    conditions = [
+        {"type": "Ready", "status": str(ready), "lastTransitionTime": "2026-11-20T08:00:03Z"}
+    ]
     base: dict[str, Any] = {"phase": "Running" if ready else "Pending", "conditions": conditions}
     if container is not None:
-        base["containerStatuses"] = [{"name": "desktop", "image": "registry.example.com/desktop:1", **container}]
+        base["containerStatuses"] = [
+            {"name": "desktop", "image": "registry.example.com/desktop:1", **container}
+        ]
     spec = {"nodeName": node, "volumes": volumes}
-    return msgspec.convert({"metadata": meta | metadata, "spec": spec, "status": base | (status or {})}, Pod)
+    return msgspec.convert(
+        {"metadata": meta | metadata, "spec": spec, "status": base | (status or {})}, Pod
+    )
 
 
 def a_node(
@@ -82,10 +90,18 @@ def a_node(
     allocatable: dict[str, str] | None = None,
     **spec: Any,
 ) -> Node:
-    """A node with 8 GPUs, 16 CPUs, 64Gi and 110 pods; keywords are fields of its spec, `allocatable` replaces some."""
-    metadata = {"name": name, "uid": uid or f"uid-{name}", "labels": {"kubernetes.io/hostname": name} | (labels or {})}
+    """A node with 8 GPUs, 16 CPUs, 64Gi and 110 pods; keywords are fields of its spec,
+    `allocatable` replaces some.
+    """
+    metadata = {
+        "name": name,
+        "uid": uid or f"uid-{name}",
+        "labels": {"kubernetes.io/hostname": name} | (labels or {}),
+    }
     status = {
-        "allocatable": {GPU: "8", "cpu": "16", "memory": "64Gi", "pods": "110"} | (allocatable or {}),
+        "allocatable": (
+            {GPU: "8", "cpu": "16", "memory": "64Gi", "pods": "110"} | (allocatable or {})
+        ),
         "conditions": [{"type": "Ready", "status": str(ready)}],
         "images": [{"names": ["registry.example.com/desktop@sha256:1", image]} for image in images],
     }
@@ -94,12 +110,16 @@ def a_node(
 
 def a_claim(phase: str = "Bound", name: str = "home") -> PersistentVolumeClaim:
     """A home."""
-    return msgspec.convert({"metadata": {"name": name}, "status": {"phase": phase}}, PersistentVolumeClaim)
+    return msgspec.convert(
+        {"metadata": {"name": name}, "status": {"phase": phase}}, PersistentVolumeClaim
+    )
 
 
 def a_route(host: str = "alice-desktop.vdi.localhost") -> Route:
     """The route to `host`."""
-    return msgspec.convert({"metadata": {"name": "alice-desktop", "annotations": {"vdi.kasm.io/host": host}}}, Route)
+    return msgspec.convert(
+        {"metadata": {"name": "alice-desktop", "annotations": {"vdi.kasm.io/host": host}}}, Route
+    )
 
 
 def a_service() -> Service:
@@ -109,4 +129,6 @@ def a_service() -> Service:
 
 def a_secret(created: str = CREATED) -> Secret:
     """The Secret with the password."""
-    return msgspec.convert({"metadata": {"name": "alice-desktop-auth", "creationTimestamp": created}}, Secret)
+    return msgspec.convert(
+        {"metadata": {"name": "alice-desktop-auth", "creationTimestamp": created}}, Secret
+    )

@@ -11,7 +11,8 @@ from cryptography.x509.oid import NameOID
 
 
 def self_signed(*names: str, days: int, address: str = "") -> tuple[str, str]:
-    """A certificate and its private key, both as PEM, valid from 90 days ago until so many days from now.
+    """A certificate and its private key, both as PEM, valid from 90 days ago until so many days
+    from now.
 
     `address`: an IP address beside the DNS names.
     """

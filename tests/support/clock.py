@@ -8,7 +8,9 @@ from vdi.kube.clock import SystemClock
 
 
 class FakeClock:
-    """Stands still until the test moves it. A test may also set wall time and monotonic time on their own."""
+    """Stands still until the test moves it. A test may also set wall time and monotonic time on
+    their own.
+    """
 
     def __init__(self, start: datetime = datetime(2026, 11, 20, 12, tzinfo=UTC)) -> None:
         self.wall = start

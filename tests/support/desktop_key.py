@@ -11,7 +11,9 @@ DATA = {KEY_ENTRY: base64.b64encode(KEY).decode()}
 
 def tokens_of(name: str = "alice-desktop", *, uid: str = "", key: bytes = KEY) -> DesktopTokens:
     """Of a session whose pod is its own; its uid by default is that of `builders.a_session`."""
-    return derive_tokens(key, namespace="vdi-sessions", name=name, uid=uid or f"uid-{name}", pod=name)
+    return derive_tokens(
+        key, namespace="vdi-sessions", name=name, uid=uid or f"uid-{name}", pod=name
+    )
 
 
 # Selkies' master token of alice-desktop.

@@ -1,4 +1,6 @@
-"""Fenced blocks of README and docs/: the commands that they type, and the objects and values of ours that they show."""
+"""Fenced blocks of README and docs/: the commands that they type, and the objects and values of
+ours that they show.
+"""
 
 import json
 import re
@@ -44,12 +46,16 @@ def all_blocks() -> list[Block]:
         text = page.read_text()
         for fence in _FENCE.finditer(text):
             line = text.count("\n", 0, fence.start()) + 1
-            found.append(Block(str(page.relative_to(ROOT)), line, fence[2], textwrap.dedent(fence[3])))
+            found.append(
+                Block(str(page.relative_to(ROOT)), line, fence[2], textwrap.dedent(fence[3]))
+            )
     return found
 
 
 def commands(block: Block) -> Iterator[list[str]]:
-    """The words of each program that a block starts, without redirections, `sudo` and variables before it."""
+    """The words of each program that a block starts, without redirections, `sudo` and variables
+    before it.
+    """
     text = _HERE_DOCUMENT.sub(r"\2", block.text)
     if block.language == "console":
         text = "\n".join(_PROMPT.findall(text))
@@ -104,7 +110,11 @@ def objects() -> list[tuple[str, Given]]:
     found = []
     for block in all_blocks():
         for document in yaml.safe_load_all(block.text) if block.language == "yaml" else ():
-            fitting = [given for given in readings(document) if given.kind != "values" and not errors(given)]
+            fitting = [
+                given
+                for given in readings(document)
+                if given.kind != "values" and not errors(given)
+            ]
             found += [(str(block), given) for given in fitting[:1]]
     return found
 
@@ -118,9 +128,13 @@ def errors(given: Given) -> list[str]:
 
 @cache
 def spec_schema(kind: str) -> dict[str, Any]:
-    """A kind's spec in JSON Schema's own words: unknown fields are refused, a quantity is text or a number."""
+    """A kind's spec in JSON Schema's own words: unknown fields are refused, a quantity is text or a
+    number.
+    """
     [crd] = [crd for crd in build_crds() if crd["spec"]["names"]["kind"] == kind]
-    strict: dict[str, Any] = _strict(crd["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]["spec"])
+    strict: dict[str, Any] = _strict(
+        crd["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]["spec"]
+    )
     return strict
 
 

@@ -1,4 +1,6 @@
-"""Objects of any msgspec struct with hostile text in every field that holds text, and what may reach a terminal."""
+"""Objects of any msgspec struct with hostile text in every field that holds text, and what may
+reach a terminal.
+"""
 
 import re
 from collections.abc import Iterator
@@ -7,11 +9,11 @@ from typing import Any
 
 from msgspec import inspect
 
-# OSC 0, 8 and 52, CSI in 7 and 8 bits, direction, zero-width, tag and private-use characters, and lines.
+# OSC 0, 8 and 52, CSI in 7 and 8 bits, direction, zero-width, tag and private-use characters, and
+# lines.
 HOSTILE = (
-    "x\x1b]0;title\x07\x1b]52;c;Y2xpcA==\x07\x1b[2J\x1b[31mred\x1b[0m\x1b]8;;https://evil.example\x07link"
-    "\u202eright\u2066left\u2069\u200b\u200d\ufeff\x9b2J\x9d0;t\x9c\x85\u2028\u2029\r\x08\x7f\x00"
-    "\U000e0041\U000f0000\nPassword: forged"
+    "x\x1b]0;title\x07\x1b]52;c;Y2xpcA==\x07\x1b[2J\x1b[31mred\x1b[0m\x1b]8;;https://evil.example\x07link\u202eright\u2066left\u2069\u200b\u200d\ufeff\x9b2J\x9d0;t\x9c\x85\u2028\u2029\r\x08\x7f\x00\U000e0041\U000f0000\nPassword:"
+    " forged"
 )
 
 # What `vdi.cli.terminal.style` and the marks of rich's progress write.
@@ -21,7 +23,9 @@ Path = tuple[str | int, ...]
 
 
 def sample(kind: type, text: str = "text") -> Any:
-    """An object of this type as JSON with every field filled: texts with `text`, times and codes as they must be."""
+    """An object of this type as JSON with every field filled: texts with `text`, times and codes as
+    they must be.
+    """
     return _sample(inspect.type_info(kind), {}, text)
 
 
@@ -45,7 +49,11 @@ def _sample(kind: inspect.Type, schema: dict[str, Any], text: str) -> Any:
         case inspect.DateTimeType():
             return "2026-11-20T08:00:00Z"
         case inspect.UnionType():
-            return _sample(next(one for one in kind.types if not isinstance(one, inspect.NoneType)), schema, text)
+            return _sample(
+                next(one for one in kind.types if not isinstance(one, inspect.NoneType)),
+                schema,
+                text,
+            )
         case inspect.DictType():
             return {text: _sample(kind.value_type, {}, text)}
         case inspect.ListType() | inspect.VarTupleType() | inspect.CollectionType():
@@ -55,7 +63,9 @@ def _sample(kind: inspect.Type, schema: dict[str, Any], text: str) -> Any:
 
 
 def _field(field: inspect.Field, text: str) -> Any:
-    is_time = field.encode_name.endswith("Timestamp")  # those of ObjectMeta, which is in no CRD's schema
+    is_time = field.encode_name.endswith(
+        "Timestamp"
+    )  # those of ObjectMeta, which is in no CRD's schema
     return _sample(field.type, {"format": "date-time"} if is_time else {}, text)
 
 
@@ -71,7 +81,9 @@ def leaves(obj: Any, path: Path = ()) -> Iterator[Path]:
     """The paths of all texts in the object."""
     if isinstance(obj, str):
         yield path
-    for key, value in obj.items() if isinstance(obj, dict) else enumerate(obj) if isinstance(obj, list) else ():
+    for key, value in (
+        obj.items() if isinstance(obj, dict) else enumerate(obj) if isinstance(obj, list) else ()
+    ):
         yield from leaves(value, (*path, key))
 
 
@@ -92,6 +104,8 @@ def with_text(obj: Any, path: Path, text: str) -> Any:
 
 
 def unsafe(written: str) -> list[str]:
-    """The characters that must not reach a terminal: all but printable ones, lines, tabs and our own styles."""
+    """The characters that must not reach a terminal: all but printable ones, lines, tabs and our
+    own styles.
+    """
     rest = OUR_STYLES.sub("", written)
     return sorted({ascii(one) for one in rest if not (one.isprintable() or one in "\n\t")})

@@ -1,4 +1,6 @@
-"""A server that answers each request with bytes of the test's choice, and answers that take the memory of a reader."""
+"""A server that answers each request with bytes of the test's choice, and answers that take the
+memory of a reader.
+"""
 
 import asyncio
 import gzip
@@ -102,8 +104,9 @@ async def serve_answer(answer: Answer) -> AsyncIterator[HostileServer]:
     try:
         yield hostile
     finally:
-        # A client that timed out may have left before its connection reached `take`, and nothing would close that.
-        # The server accepts in order: when a connection of our own has ended, `take` has all before it.
+        # A client that timed out may have left before its connection reached `take`, and nothing
+        # would close that. The server accepts in order: when a connection of our own has ended,
+        # `take` has all before it.
         reader, writer = await asyncio.open_connection(host, port)
         writer.write_eof()
         await reader.read()

@@ -1,4 +1,6 @@
-"""Rights of operator and gateway, from permissions.yaml: for the tests, and for the tables in the docs."""
+"""Rights of operator and gateway, from permissions.yaml: for the tests, and for the tables in the
+docs.
+"""
 
 from pathlib import Path
 from typing import Any
@@ -36,7 +38,9 @@ class Role(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         return [rule.policy_rule() for rule in self.rules]
 
 
-_ALL = msgspec.yaml.decode(Path(__file__).with_suffix(".yaml").read_bytes(), type=dict[str, list[Role]])
+_ALL = msgspec.yaml.decode(
+    Path(__file__).with_suffix(".yaml").read_bytes(), type=dict[str, list[Role]]
+)
 OPERATOR = _ALL["operator"]
 GATEWAY = _ALL["gateway"]
 

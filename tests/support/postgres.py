@@ -1,6 +1,8 @@
-"""A real PostgreSQL for tests: a process of the test's own, on a socket in a folder of its own, gone at the end.
+"""A real PostgreSQL for tests: a process of the test's own, on a socket in a folder of its own,
+gone at the end.
 
-Import the fixtures where they are needed: `from support.postgres import postgres_server, postgres_url`.
+Import the fixtures where they are needed: `from support.postgres import postgres_server,
+postgres_url`.
 """
 
 import os
@@ -23,7 +25,9 @@ _NO_ONE = 65534
 
 def _binaries() -> Path:
     """Debian keeps them off the PATH; the newest version, if there are several."""
-    found = sorted(Path("/usr/lib/postgresql").glob("*/bin/postgres"), key=lambda path: int(path.parts[-3]))
+    found = sorted(
+        Path("/usr/lib/postgresql").glob("*/bin/postgres"), key=lambda path: int(path.parts[-3])
+    )
     if found:
         return found[-1].parent
     if program := shutil.which("postgres"):
@@ -41,12 +45,34 @@ class Postgres:
         self.folder = folder
         self.binaries = _binaries()
         self._process: subprocess.Popen[bytes] | None = None
-        self._as_whom = {"user": _NO_ONE, "group": _NO_ONE, "extra_groups": []} if os.geteuid() == 0 else {}
-        self.run("initdb", "-D", str(folder / "data"), "-U", "postgres", "-A", "trust", "-E", "UTF8", "--no-sync")
+        self._as_whom = (
+            {"user": _NO_ONE, "group": _NO_ONE, "extra_groups": []} if os.geteuid() == 0 else {}
+        )
+        self.run(
+            "initdb",
+            "-D",
+            str(folder / "data"),
+            "-U",
+            "postgres",
+            "-A",
+            "trust",
+            "-E",
+            "UTF8",
+            "--no-sync",
+        )
 
     def start(self) -> None:
         """Return when it answers."""
-        options = ["-k", str(self.folder), "-c", "listen_addresses=", "-c", "fsync=off", "-c", "shared_buffers=16MB"]
+        options = [
+            "-k",
+            str(self.folder),
+            "-c",
+            "listen_addresses=",
+            "-c",
+            "fsync=off",
+            "-c",
+            "shared_buffers=16MB",
+        ]
         with (self.folder / "log").open("ab") as log:
             self._process = subprocess.Popen(
                 [self.binaries / "postgres", "-D", self.folder / "data", *options],
@@ -58,7 +84,9 @@ class Postgres:
         wait_until("PostgreSQL answers", self._answers)
 
     def stop(self, how: signal.Signals = signal.SIGINT) -> None:
-        """SIGINT: cut everybody off and shut down; SIGQUIT: as if the machine had lost its power."""
+        """SIGINT: cut everybody off and shut down; SIGQUIT: as if the machine had lost its
+        power.
+        """
         if self._process is not None:
             self._process.send_signal(how)
             self._process.wait(30)
@@ -81,7 +109,9 @@ class Postgres:
 
     def psql(self, database: str, statement: str) -> str:
         """The output of psql for a statement."""
-        return self.run("psql", "-h", str(self.folder), "-U", "postgres", "-d", database, "-qAtc", statement)
+        return self.run(
+            "psql", "-h", str(self.folder), "-U", "postgres", "-d", database, "-qAtc", statement
+        )
 
     def _answers(self) -> bool:
         if self._process is None or self._process.poll() is not None:
@@ -90,7 +120,9 @@ class Postgres:
         return subprocess.run(ready, check=False).returncode == 0
 
     def run(self, program: str, *arguments: str) -> str:
-        """The output of one of PostgreSQL's own programs. Raises AssertionError with its message when it fails."""
+        """The output of one of PostgreSQL's own programs. Raises AssertionError with its message
+        when it fails.
+        """
         command = [self.binaries / program, *arguments]
         done = subprocess.run(
             command,
@@ -108,7 +140,9 @@ class Postgres:
 @pytest.fixture(scope="session")
 def postgres_server() -> Iterator[Postgres]:
     """One server for all tests of the run; a test that stops it starts it again."""
-    folder = Path(tempfile.mkdtemp(prefix="vdi-pg-"))  # not pytest's: those only their owner may enter
+    folder = Path(
+        tempfile.mkdtemp(prefix="vdi-pg-")
+    )  # not pytest's: those only their owner may enter
     if os.geteuid() == 0:
         os.chown(folder, _NO_ONE, _NO_ONE)
     try:

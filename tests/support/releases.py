@@ -1,4 +1,6 @@
-"""A checkout of ours with a tag, and images small enough for each test: what a release is made from."""
+"""A checkout of ours with a tag, and images small enough for each test: what a release is made
+from.
+"""
 
 import io
 import json
@@ -26,7 +28,9 @@ def git(folder: Path, *words: str) -> str:
     """Output of git in `folder`, as somebody."""
     identity = ("-c", "user.name=A", "-c", "user.email=a@example.com", "-c", "commit.gpgsign=false")
     command = ["git", "-C", str(folder), *identity, *words]
-    return subprocess.run(command, check=True, capture_output=True, text=True, timeout=60).stdout.strip()
+    return subprocess.run(
+        command, check=True, capture_output=True, text=True, timeout=60
+    ).stdout.strip()
 
 
 def make_checkout(folder: Path) -> Path:
@@ -47,11 +51,15 @@ def make_checkout(folder: Path) -> Path:
 
 
 def make_image(folder: Path, name: str, *, package: str = "bash") -> Path:
-    """The archive of an image with two packages of Debian, of which one is removed, and a Python distribution."""
+    """The archive of an image with two packages of Debian, of which one is removed, and a Python
+    distribution.
+    """
     layer, target = folder / f"{name}.layer", folder / f"{name}.tar"
     files = {
         "var/lib/dpkg/status": _STATUS.replace("bash", package),
-        "opt/vdi/lib/httpx-0.28.1.dist-info/METADATA": "Metadata-Version: 2.4\nName: httpx\nVersion: 0.28.1\n\nText\n",
+        "opt/vdi/lib/httpx-0.28.1.dist-info/METADATA": (
+            "Metadata-Version: 2.4\nName: httpx\nVersion: 0.28.1\n\nText\n"
+        ),
         "name": name,
     }
     with tarfile.open(layer, "w") as archive:
@@ -60,7 +68,14 @@ def make_image(folder: Path, name: str, *, package: str = "bash") -> Path:
             entry.size = len(text)
             archive.addfile(entry, io.BytesIO(text.encode()))
     tag = f"localhost/vdi/{name}:dev"
-    write_archive(target, name=tag, layer=layer, config=ImageConfig(user="65532"), arch="amd64", comment="a test's")
+    write_archive(
+        target,
+        name=tag,
+        layer=layer,
+        config=ImageConfig(user="65532"),
+        arch="amd64",
+        comment="a test's",
+    )
     return target
 
 

@@ -54,7 +54,9 @@ class S3:
 
     @property
     def keys(self) -> list[str]:
-        return sorted(str(path.relative_to(self.bucket)) for path in self.bucket.rglob("*") if path.is_file())
+        return sorted(
+            str(path.relative_to(self.bucket)) for path in self.bucket.rglob("*") if path.is_file()
+        )
 
     @property
     def variables(self) -> dict[str, str]:

@@ -1,4 +1,6 @@
-"""The table of docs/streaming.md: fields of `streaming`, and what each generation of Selkies gets of them."""
+"""The table of docs/streaming.md: fields of `streaming`, and what each generation of Selkies gets
+of them.
+"""
 
 import re
 from pathlib import Path
@@ -16,4 +18,6 @@ ROWS = [
 def streams(row: list[str]) -> list[tuple[dict[str, Any], str]]:
     """The row's `streaming` for each generation, and its cell: variables, or `refused`."""
     fields = yaml.safe_load("{" + row[0].strip("`") + "}")
-    return [({**fields, "selkies": number}, cell) for number, cell in (("2", row[1]), ("1", row[2]))]
+    return [
+        ({**fields, "selkies": number}, cell) for number, cell in (("2", row[1]), ("1", row[2]))
+    ]

@@ -17,8 +17,11 @@ PATIENCE = 40.0
 _FIRST_PAUSE = 0.001
 
 
-def wait_until(what: str, true: Callable[[], T | None], seconds: float = 60.0, *, every: float = 0.1) -> T:
-    """The first answer that is true; AssertionError with `what` and the last answer after so many seconds.
+def wait_until(
+    what: str, true: Callable[[], T | None], seconds: float = 60.0, *, every: float = 0.1
+) -> T:
+    """The first answer that is true; AssertionError with `what` and the last answer after so many
+    seconds.
 
     `every`: the longest pause, for questions that cost something.
     """
@@ -32,11 +35,17 @@ def wait_until(what: str, true: Callable[[], T | None], seconds: float = 60.0, *
 
 
 @overload
-async def eventually(true: Callable[[], Awaitable[T | None]], what: str = ..., seconds: float = ...) -> T: ...
+async def eventually(
+    true: Callable[[], Awaitable[T | None]], what: str = ..., seconds: float = ...
+) -> T: ...
 @overload
 async def eventually(true: Callable[[], T | None], what: str = ..., seconds: float = ...) -> T: ...
-async def eventually(true: Callable[[], object], what: str = "the condition", seconds: float = PATIENCE) -> object:
-    """`wait_until` in an event loop, where `true` may be a coroutine function. `what` is for conditions with a name."""
+async def eventually(
+    true: Callable[[], object], what: str = "the condition", seconds: float = PATIENCE
+) -> object:
+    """`wait_until` in an event loop, where `true` may be a coroutine function. `what` is for
+    conditions with a name.
+    """
     deadline = time.monotonic() + seconds
     pause = _FIRST_PAUSE
     while not (answer := await _answer(true)):
@@ -56,12 +65,18 @@ def _late(what: str, seconds: float, answer: object) -> str:
 
 
 def is_waiting(pid: int) -> bool:
-    """Whether the main thread of this process waits for something to happen. Linux: state S in /proc."""
+    """Whether the main thread of this process waits for something to happen. Linux: state S in
+    /proc.
+    """
     return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "S"
 
 
-def hold_calls(monkeypatch: pytest.MonkeyPatch, owner: type, name: str) -> tuple[asyncio.Event, asyncio.Event]:
-    """Let calls of an asynchronous method wait: the first event says that one has come, the second lets them go on."""
+def hold_calls(
+    monkeypatch: pytest.MonkeyPatch, owner: type, name: str
+) -> tuple[asyncio.Event, asyncio.Event]:
+    """Let calls of an asynchronous method wait: the first event says that one has come, the second
+    lets them go on.
+    """
     begun, go_on = asyncio.Event(), asyncio.Event()
     method = getattr(owner, name)
 

@@ -1,4 +1,6 @@
-"""A web server on a port of its own, for as long as a test needs it: an aiohttp application, or a thread."""
+"""A web server on a port of its own, for as long as a test needs it: an aiohttp application, or a
+thread.
+"""
 
 import asyncio
 import socket
@@ -10,15 +12,17 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 from aiohttp import web
 
-# Turns of asyncio's loop from a connection's acceptance until its protocol knows of it, and one more.
+# Turns of asyncio's loop from a connection's acceptance until its protocol knows of it, and one
+# more.
 _ACCEPT_TURNS = 4
 
 
 def listen(host: str = "127.0.0.1", port: int = 0) -> socket.socket:
-    """A socket for a server, on a free port when `port` is 0, that sends each part of an answer at once.
+    """A socket for a server, on a free port when `port` is 0, that sends each part of an answer at
+    once.
 
-    asyncio sees to that for sockets that it has made itself; with ours a second part would wait 40 ms for the client's
-    acknowledgement of the first.
+    asyncio sees to that for sockets that it has made itself; with ours a second part would wait 40
+    ms for the client's acknowledgement of the first.
     """
     listener = socket.create_server((host, port))
     listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -27,12 +31,16 @@ def listen(host: str = "127.0.0.1", port: int = 0) -> socket.socket:
 
 @asynccontextmanager
 async def serve_app(
-    app: web.Application, host: str = "127.0.0.1", port: int = 0, *, tls: ssl.SSLContext | None = None
+    app: web.Application,
+    host: str = "127.0.0.1",
+    port: int = 0,
+    *,
+    tls: ssl.SSLContext | None = None,
 ) -> AsyncIterator[int]:
     """Serve while the context lasts, on a free port when `port` is 0; gives the port.
 
-    At the end every connection is closed, also one that was accepted a moment before, which aiohttp and asyncio leave
-    open: it would fail whatever test is running when it is collected.
+    At the end every connection is closed, also one that was accepted a moment before, which aiohttp
+    and asyncio leave open: it would fail whatever test is running when it is collected.
     """
     runner = web.AppRunner(app, access_log=None, handle_signals=False, shutdown_timeout=0.1)
     await runner.setup()
@@ -52,7 +60,9 @@ async def serve_app(
 def serve_handler(
     handler: type[BaseHTTPRequestHandler], *, tls: ssl.SSLContext | None = None
 ) -> Iterator[ThreadingHTTPServer]:
-    """Serve in a thread while the context lasts, on a free port, for tests that have no event loop."""
+    """Serve in a thread while the context lasts, on a free port, for tests that have no event
+    loop.
+    """
     with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
         if tls:
             server.socket = tls.wrap_socket(server.socket, server_side=True)

@@ -53,15 +53,33 @@ async def test_names_below_localhost_are_this_machine_and_no_cookie_is_kept(
 @pytest.mark.parametrize(
     "address",
     [
-        *("127.0.0.1", "127.8.8.8", "::1", "::ffff:127.0.0.1", "0.0.0.0", "::", "169.254.169.254", "fe80::1%eth0"),
-        *("::ffff:169.254.169.254", "fd00:ec2::254", "100.100.100.200", "168.63.129.16", "224.0.0.1", "ff02::1"),
+        *(
+            "127.0.0.1",
+            "127.8.8.8",
+            "::1",
+            "::ffff:127.0.0.1",
+            "0.0.0.0",
+            "::",
+            "169.254.169.254",
+            "fe80::1%eth0",
+        ),
+        *(
+            "::ffff:169.254.169.254",
+            "fd00:ec2::254",
+            "100.100.100.200",
+            "168.63.129.16",
+            "224.0.0.1",
+            "ff02::1",
+        ),
     ],
 )
 def test_addresses_of_the_machine_itself(address: str) -> None:
     assert is_of_machine(address)
 
 
-@pytest.mark.parametrize("address", ["10.43.0.1", "192.168.1.1", "203.0.113.7", "fd00:42::1", "2001:db8::1"])
+@pytest.mark.parametrize(
+    "address", ["10.43.0.1", "192.168.1.1", "203.0.113.7", "fd00:42::1", "2001:db8::1"]
+)
 def test_addresses_that_others_reach_too(address: str) -> None:
     assert not is_of_machine(address)
 
@@ -73,7 +91,9 @@ async def test_nothing_is_sent_to_the_machine_where_it_is_refused(
     port, requests = server
     url = f"http://{host}:{port}/"
     async with open_client(url, seconds=5, to_machine=False) as client:
-        with pytest.raises(HTTP_ERRORS, match=r"127\.0\.0\.1 is a loopback, link-local or metadata address"):
+        with pytest.raises(
+            HTTP_ERRORS, match=r"127\.0\.0\.1 is a loopback, link-local or metadata address"
+        ):
             await client.request("GET", url)
     assert not requests
 
@@ -93,9 +113,13 @@ async def test_connection_without_an_address_is_an_error_of_the_network(
                 await client.request("GET", url)
 
 
-async def test_an_address_replaces_the_resolution_of_a_name(server: tuple[int, list[tuple[str, str]]]) -> None:
+async def test_an_address_replaces_the_resolution_of_a_name(
+    server: tuple[int, list[tuple[str, str]]],
+) -> None:
     port, requests = server
-    async with open_client("http://nobody.invalid", seconds=5, connect=f"127.0.0.1:{port}") as client:
+    async with open_client(
+        "http://nobody.invalid", seconds=5, connect=f"127.0.0.1:{port}"
+    ) as client:
         assert (await client.request("GET", "http://nobody.invalid/")).status == 200
     assert requests == [("nobody.invalid", "")]
 
@@ -140,12 +164,24 @@ async def test_hostile_answers_are_refused_and_take_no_memory(name: str) -> None
 @pytest.mark.parametrize(
     ("answer", "reason"),
     [
-        (HOSTILE["nested"], "the response has Content-Encoding 'gzip, gzip, gzip'; allowed: identity"),
+        (
+            HOSTILE["nested"],
+            "the response has Content-Encoding 'gzip, gzip, gzip'; allowed: identity",
+        ),
         (HOSTILE["endless chunks"], "the response is too large: more than 65536 bytes"),
         (HOSTILE["chunks of one byte"], "the response has too many chunks of less than 128 bytes"),
-        (HOSTILE["endless informational responses"], "no header of the response within 131072 bytes"),
-        (HOSTILE["deep JSON"], "the response cannot be read as dict: maximum recursion depth exceeded"),
-        (HOSTILE["length above what comes"], "peer closed connection without sending complete message body"),
+        (
+            HOSTILE["endless informational responses"],
+            "no header of the response within 131072 bytes",
+        ),
+        (
+            HOSTILE["deep JSON"],
+            "the response cannot be read as dict: maximum recursion depth exceeded",
+        ),
+        (
+            HOSTILE["length above what comes"],
+            "peer closed connection without sending complete message body",
+        ),
     ],
 )
 async def test_a_refusal_names_the_limit(answer: Answer, reason: str) -> None:
@@ -191,7 +227,9 @@ async def test_lines_have_a_largest_length_and_a_start_has_its_bytes() -> None:
         async with http.stream("GET", server.url) as response:
             assert await response.start(3) == b"a\nb"
         async with http.stream("GET", server.url) as response:
-            with pytest.raises(BadResponseError, match="a line of the response is too long: more than 69999 bytes"):
+            with pytest.raises(
+                BadResponseError, match="a line of the response is too long: more than 69999 bytes"
+            ):
                 assert [line async for line in response.lines(69_999)]
 
 
@@ -199,7 +237,11 @@ async def test_lines_have_a_largest_length_and_a_start_has_its_bytes() -> None:
 CLIENTS = {
     "httpx": ["http_client.py"],
     "websockets": ["latency_probe/client.py"],
-    "urllib.request": ["devcluster/binaries/download.py", "devcluster/images/base.py", "http_client.py"],
+    "urllib.request": [
+        "devcluster/binaries/download.py",
+        "devcluster/images/base.py",
+        "http_client.py",
+    ],
     "http.client": [
         "devcluster/binaries/download.py",
         "devcluster/fake_gpus.py",
@@ -213,8 +255,12 @@ def test_no_one_else_reads_answers() -> None:
     source = Path(vdi.__file__).parent
     others = ("aiohttp", "h11", "httpcore", "pycurl", "requests", "urllib3")
     names = {name.partition(".")[0] for name in (*CLIENTS, *others)}
-    texts = {str(path.relative_to(source)): path.read_text() for path in sorted(source.rglob("*.py"))}
-    trees = {file: ast.parse(text) for file, text in texts.items() if any(name in text for name in names)}
+    texts = {
+        str(path.relative_to(source)): path.read_text() for path in sorted(source.rglob("*.py"))
+    }
+    trees = {
+        file: ast.parse(text) for file, text in texts.items() if any(name in text for name in names)
+    }
     users: dict[str, list[str]] = {name: [] for name in (*CLIENTS, *others)}
     for file, tree in trees.items():
         imported = {name for node in ast.walk(tree) for name in imported_by(node)}
@@ -232,13 +278,21 @@ def test_no_one_else_reads_answers() -> None:
             unbounded = [ast.unparse(call) for call in calls[file] if reads(call) and not call.args]
             assert not unbounded, f"{file} reads without a limit: {unbounded}"
     for file in CLIENTS["websockets"]:
-        (opened,) = [call for call in calls[file] if isinstance(call.func, ast.Name) and call.func.id == "connect"]
+        (opened,) = [
+            call
+            for call in calls[file]
+            if isinstance(call.func, ast.Name) and call.func.id == "connect"
+        ]
         options = {option.arg: ast.unparse(option.value) for option in opened.keywords}
         assert (options["compression"], options["max_size"]) == ("None", "MAX_MESSAGE_BYTES"), file
 
 
 def reads(call: ast.Call) -> bool:
-    return isinstance(call.func, ast.Attribute) and call.func.attr in ("read", "readlines", "readall")
+    return isinstance(call.func, ast.Attribute) and call.func.attr in (
+        "read",
+        "readlines",
+        "readall",
+    )
 
 
 def imported_by(node: ast.AST) -> list[str]:

@@ -43,5 +43,8 @@ def test_a_file_that_was_created_meanwhile_stays(tmp_path: Path) -> None:
 
 
 def test_a_name_that_cannot_be_is_said(tmp_path: Path) -> None:
-    with pytest.raises(NewFileError, match="cannot be written: File name too long"), new_file(tmp_path / ("a" * 250)):
+    with (
+        pytest.raises(NewFileError, match="cannot be written: File name too long"),
+        new_file(tmp_path / ("a" * 250)),
+    ):
         pass

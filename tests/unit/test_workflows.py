@@ -15,7 +15,9 @@ by_name = pytest.mark.parametrize("path", WORKFLOWS, ids=lambda path: path.stem)
 
 @by_name
 def test_each_action_is_pinned_by_commit(path: Path) -> None:
-    used = [line.strip().removeprefix("- ") for line in path.read_text().splitlines() if "uses:" in line]
+    used = [
+        line.strip().removeprefix("- ") for line in path.read_text().splitlines() if "uses:" in line
+    ]
     assert used
     assert [line for line in used if not PINNED.fullmatch(line)] == []
 

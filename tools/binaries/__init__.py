@@ -1,4 +1,5 @@
-"""Programs that the tests and tools use beside those of the embedded cluster, from the same kinds of sources.
+"""Programs that the tests and tools use beside those of the embedded cluster, from the same kinds
+of sources.
 
 `python -m tools.binaries NAME...` prints a line name=path for each program, of both.
 """
@@ -31,7 +32,8 @@ KWOK = "v0.7.0"  # renovate: go sigs.k8s.io/kwok
 KARPENTER = "v1.11.0"  # renovate: go sigs.k8s.io/karpenter
 PEBBLE = "v2.10.1"  # renovate: go github.com/letsencrypt/pebble/v2
 REGISTRY = "v3.1.2"  # renovate: go github.com/distribution/distribution/v3
-# 2.45.1. Dex' tags have a major version that the path of its module lacks: only a commit is a version of the module.
+# 2.45.1. Dex' tags have a major version that the path of its module lacks: only a commit is a
+# version of the module.
 DEX = "v0.0.0-20260303133905-11d2eeb52b42"
 VERSITYGW = "v1.8.0"  # renovate: go github.com/versity/versitygw
 ACTIONLINT = "v1.7.12"  # renovate: go github.com/rhysd/actionlint
@@ -44,12 +46,16 @@ _MODULES = Path(__file__).parent / "go"
 _PROMETHEUS_PROGRAMS = ("prometheus", "promtool")
 
 
-def ensure(names: Iterable[str], *, progress: Progress, cache: Path | None = None) -> dict[str, Path]:
+def ensure(
+    names: Iterable[str], *, progress: Progress, cache: Path | None = None
+) -> dict[str, Path]:
     """As `vdi.devcluster.binaries.ensure`, for the names of `RECIPES`."""
     return binaries.ensure(names, progress=progress, cache=cache, recipes=RECIPES)
 
 
-def _go_tool(name: str, version: str, package: str, variables: Mapping[str, str] | None = None) -> GoBuild:
+def _go_tool(
+    name: str, version: str, package: str, variables: Mapping[str, str] | None = None
+) -> GoBuild:
     return go_tool(name, version, package, variables, _MODULES)
 
 
@@ -99,18 +105,32 @@ RECIPES: Mapping[str, tuple[Recipe, ...]] = {
     # The major version that many still have: the chart is tried with both.
     "helm3": (
         helm_release("helm3", HELM3),
-        _go_tool("helm3", HELM3, "helm.sh/helm/v3/cmd/helm", {"helm.sh/helm/v3/internal/version.version": HELM3}),
+        _go_tool(
+            "helm3",
+            HELM3,
+            "helm.sh/helm/v3/cmd/helm",
+            {"helm.sh/helm/v3/internal/version.version": HELM3},
+        ),
     ),
     **dict.fromkeys(_PROMETHEUS_PROGRAMS, (_PROMETHEUS, _PROMETHEUS_PACKAGE)),
     # These are published without a checksum, or not at all; the modules' are locked.
     "kwok": (_go_tool("kwok", KWOK, "sigs.k8s.io/kwok/cmd/kwok"),),
-    # Karpenter's core with its provider for nodes without machines: what the tests of autoscaling run.
+    # Karpenter's core with its provider for nodes without machines: what the tests of autoscaling
+    # run.
     "karpenter": (_go_tool("karpenter", KARPENTER, "sigs.k8s.io/karpenter/kwok"),),
-    **{name: (crd,) for crd in starmap(_karpenter_crd, _KARPENTER_CRDS.items()) for name in crd.provides},
+    **{
+        name: (crd,)
+        for crd in starmap(_karpenter_crd, _KARPENTER_CRDS.items())
+        for name in crd.provides
+    },
     "pebble": (_go_tool("pebble", PEBBLE, "github.com/letsencrypt/pebble/v2/cmd/pebble"),),
-    "actionlint": (_go_tool("actionlint", ACTIONLINT, "github.com/rhysd/actionlint/cmd/actionlint"),),
+    "actionlint": (
+        _go_tool("actionlint", ACTIONLINT, "github.com/rhysd/actionlint/cmd/actionlint"),
+    ),
     # What the tests of releases push to.
-    "registry": (_go_tool("registry", REGISTRY, "github.com/distribution/distribution/v3/cmd/registry"),),
+    "registry": (
+        _go_tool("registry", REGISTRY, "github.com/distribution/distribution/v3/cmd/registry"),
+    ),
     # An identity provider.
     "dex": (_go_tool("dex", DEX, "github.com/dexidp/dex/cmd/dex"),),
     # An S3 server: where the tests keep films.
@@ -124,7 +144,10 @@ _CONTAINERD_PACKAGE = DebianPackage(
     package="containerd",
 )
 _RUNC_PACKAGE = DebianPackage(
-    key="runc", title="unpack the distribution's runc", provides={"runc": "usr/sbin/runc"}, package="runc"
+    key="runc",
+    title="unpack the distribution's runc",
+    provides={"runc": "usr/sbin/runc"},
+    package="runc",
 )
 _OLDER_BUILD = kubernetes_build(OLDER_KUBERNETES, OLDER_ETCD, "kubernetes-1.34", _MODULES)
 _OLDER: Mapping[str, tuple[Recipe, ...]] = {
@@ -135,7 +158,9 @@ _OLDER: Mapping[str, tuple[Recipe, ...]] = {
 
 
 def link_older(folder: Path, *, progress: Progress) -> None:
-    """Fill `folder` with links to the older programs, for VDI_BINARIES. Raises BinaryUnavailable, OSError."""
+    """Fill `folder` with links to the older programs, for VDI_BINARIES. Raises BinaryUnavailable,
+    OSError.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     for name, path in binaries.ensure(_OLDER, progress=progress, recipes=_OLDER).items():
         link = folder / name

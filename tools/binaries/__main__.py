@@ -15,11 +15,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """The command line: 0 ok, 1 a binary could not be had, 2 usage."""
     parser = argparse.ArgumentParser(
         prog="python -m tools.binaries",
-        description="Find, download or build programs of the embedded cluster and of the tests; print where they are.",
+        description=(
+            "Find, download or build programs of the embedded cluster and of the tests; print where"
+            " they are."
+        ),
         epilog="Example: python -m tools.binaries etcd kube-apiserver kubectl",
     )
     parser.add_argument("name", nargs="*", metavar="NAME", help=f"one of {', '.join(RECIPES)}")
-    older = f"link Kubernetes {OLDER_KUBERNETES} and the distribution's containerd into FOLDER: VDI_BINARIES=FOLDER"
+    older = (
+        f"link Kubernetes {OLDER_KUBERNETES} and the distribution's containerd into FOLDER:"
+        " VDI_BINARIES=FOLDER"
+    )
     parser.add_argument("--older", type=Path, metavar="FOLDER", help=older)
     options = parser.parse_args(arguments)
     if unknown := [name for name in options.name if name not in RECIPES]:

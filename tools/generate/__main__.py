@@ -1,4 +1,5 @@
-"""`python -m tools.generate` writes every generated file; with `--check` it changes nothing and names the stale ones.
+"""`python -m tools.generate` writes every generated file; with `--check` it changes nothing and
+names the stale ones.
 
 Exit status: 0 everything is up to date, 1 stale files (with `--check`), 2 usage.
 """
@@ -11,7 +12,9 @@ from pathlib import Path
 
 from tools.generate.chart_render import ROOT
 
-sys.path.insert(0, str(ROOT / "tests"))  # tables of the network and of permissions are made from what tests expect
+sys.path.insert(
+    0, str(ROOT / "tests")
+)  # tables of the network and of permissions are made from what tests expect
 from tools.generate import (
     api_reference,
     chart,
@@ -39,7 +42,10 @@ def files_from_code() -> Files:
     made[chart.SCHEMA] = chart.schema_text(chart.SCHEMA.read_text())
     made[dashboard.FILE] = dashboard.text()
     made[network_tables.PAGE] = network_tables.page_text(network_tables.PAGE.read_text())
-    made |= {page: permissions.page_text(page.read_text(), roles) for page, roles in permissions.PAGES.items()}
+    made |= {
+        page: permissions.page_text(page.read_text(), roles)
+        for page, roles in permissions.PAGES.items()
+    }
     made |= doctor_pages.render()
     made[doctor_rules.FILE] = doctor_rules.text()
     made |= {ROOT / "manifests" / name: text for name, text in plan.render_files().items()}
@@ -64,8 +70,12 @@ STAGES: Sequence[Callable[[], Files]] = (files_from_code, files_from_values, fil
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Write or check all files."""
-    parser = argparse.ArgumentParser(prog="python -m tools.generate", description=__doc__.splitlines()[0])
-    parser.add_argument("--check", action="store_true", help="change nothing; exit with 1 if a file is stale")
+    parser = argparse.ArgumentParser(
+        prog="python -m tools.generate", description=__doc__.splitlines()[0]
+    )
+    parser.add_argument(
+        "--check", action="store_true", help="change nothing; exit with 1 if a file is stale"
+    )
     check = parser.parse_args(arguments).check
     stale: list[Path] = []
     for stage in STAGES:

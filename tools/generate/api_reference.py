@@ -54,10 +54,14 @@ def _reasons() -> Iterator[str]:
     yield "A waiting container may also have a reason of the kubelet's own (PodReady)."
     of_sessions = [(reason.condition, reason.value, reason.meaning) for reason in Reason]
     of_pods = [
-        (_CONDITIONS_OF_POD_REASONS.get(reason, "PodReady"), reason.value, reason.meaning) for reason in PodReason
+        (_CONDITIONS_OF_POD_REASONS.get(reason, "PodReady"), reason.value, reason.meaning)
+        for reason in PodReason
     ]
     order = (*CONDITION_TYPES, *WARNING_TYPES)
-    rows = sorted(of_sessions + of_pods, key=lambda row: (order.index(row[0].replace(":", ",").split(",")[0]), row[0]))
+    rows = sorted(
+        of_sessions + of_pods,
+        key=lambda row: (order.index(row[0].replace(":", ",").split(",")[0]), row[0]),
+    )
     for condition, group in groupby(rows, key=lambda row: row[0]):
         yield from ("", f"| {condition} | |", "|---|---|")
         yield from (f"| `{code}` | {meaning} |" for _, code, meaning in group)
@@ -73,11 +77,20 @@ def _kind(crd: dict[str, Any], used: dict[str, str]) -> str:
         f"{schema['description']} Lives {scope}; short name `{names['shortNames'][0]}`.",
         "",
     ]
-    if fields := [f"`{selectable_field['jsonPath'][1:]}`" for selectable_field in version.get("selectableFields", ())]:
-        lines += [f"Selectable with `--field-selector` (Kubernetes 1.31 and later): {', '.join(fields)}.", ""]
+    if fields := [
+        f"`{selectable_field['jsonPath'][1:]}`"
+        for selectable_field in version.get("selectableFields", ())
+    ]:
+        lines += [
+            f"Selectable with `--field-selector` (Kubernetes 1.31 and later): {', '.join(fields)}.",
+            "",
+        ]
     for part in ("spec", "status"):
         lines += [f"| `{part}` | allowed | meaning |", "|---|---|---|"]
-        lines += [_row(*field, used, limits=part == "spec") for field in _fields(schema["properties"][part])]
+        lines += [
+            _row(*field, used, limits=part == "spec")
+            for field in _fields(schema["properties"][part])
+        ]
         lines.append("")
     return "\n".join(lines)
 
@@ -89,7 +102,9 @@ def _fields(schema: Schema, path: str = "") -> Iterator[tuple[str, Schema, bool]
         yield f"{path}{name}", field, name in required
         if "properties" in field:
             yield from _fields(field, f"{path}{name}.")
-        if "properties" in field.get("items", ()) and name != "conditions":  # those are Kubernetes' own
+        if (
+            "properties" in field.get("items", ()) and name != "conditions"
+        ):  # those are Kubernetes' own
             yield from _fields(field["items"], f"{path}{name}[].")
 
 
@@ -108,7 +123,11 @@ def _plain(default: object) -> str:
 
 def _allowed(field: Schema, used: dict[str, str], *, limits: bool) -> str:
     """Type or format, then what else the schema demands of those who write the field."""
-    rules = [rule for rule in describe_allowed(field).split("; ") if rule and not rule.startswith(_IMPLIED)]
+    rules = [
+        rule
+        for rule in describe_allowed(field).split("; ")
+        if rule and not rule.startswith(_IMPLIED)
+    ]
     kind = _type_name(field)
     for start, name in _FORMATS.items():
         if found := next((rule for rule in rules if rule.startswith(start)), ""):
@@ -138,4 +157,6 @@ def _type_name(field: Schema) -> str:
         return f"list of {_type_name(field['items'])}"
     if "additionalProperties" in field:
         return f"map to {_type_name(field['additionalProperties'])}"
-    return str(field.get("format", field["type"])) if field["type"] == "string" else str(field["type"])
+    return (
+        str(field.get("format", field["type"])) if field["type"] == "string" else str(field["type"])
+    )

@@ -1,4 +1,6 @@
-"""Blocks of docs that need a render of the chart: the table of docs/sizing.md, the images of install-variants.md."""
+"""Blocks of docs that need a render of the chart: the table of docs/sizing.md, the images of
+install-variants.md.
+"""
 
 from pathlib import Path
 from typing import Any
@@ -16,20 +18,32 @@ WITHOUT_SERVERS = ("--set", "postgresql.enabled=false", "--set", "redis.enabled=
 GPU_TEMPLATE = ROOT / "docs/examples/template-gpu.yaml"
 
 
-def desktop(objects: list[Object], resources: dict[str, str]) -> tuple[dict[str, int], dict[str, int]]:
+def desktop(
+    objects: list[Object], resources: dict[str, str]
+) -> tuple[dict[str, int], dict[str, int]]:
     """What a template's desktop requests with the operator of that render, and its limits."""
-    (operator,) = [one for one in objects if (one["kind"], one["metadata"]["name"]) == ("Deployment", "vdi-operator")]
+    (operator,) = [
+        one
+        for one in objects
+        if (one["kind"], one["metadata"]["name"]) == ("Deployment", "vdi-operator")
+    ]
     variables = operator["spec"]["template"]["spec"]["containers"][0]["env"]
     asked = {
-        variable["name"]: variable["value"] for variable in variables if variable["name"].startswith("VDI_REQUESTS_")
+        variable["name"]: variable["value"]
+        for variable in variables
+        if variable["name"].startswith("VDI_REQUESTS_")
     }
     limit = {"cpu": resources["defaultCPU"], "memory": resources["defaultMemory"]}
-    request = {name: smaller_quantity(asked[f"VDI_REQUESTS_{name.upper()}"], limit[name]) for name in limit}
+    request = {
+        name: smaller_quantity(asked[f"VDI_REQUESTS_{name.upper()}"], limit[name]) for name in limit
+    }
     return amounts(request), amounts(limit)
 
 
 def offered(objects: list[Object], name: str = "small") -> dict[str, str]:
-    (found,) = [one for one in objects if one["kind"] == "VDITemplate" and one["metadata"]["name"] == name]
+    (found,) = [
+        one for one in objects if one["kind"] == "VDITemplate" and one["metadata"]["name"] == name
+    ]
     resources: dict[str, str] = found["spec"]["resources"]
     return resources
 
@@ -40,18 +54,28 @@ def rows(helm: Path) -> list[node_fit.Row]:
     production = render(helm, PRODUCTION)
     of_small = desktop(small, offered(small))
     made = [
-        node_fit.Row(node_fit.server(cores, memory), words, node_fit.requests_of(objects), *of_small)
+        node_fit.Row(
+            node_fit.server(cores, memory), words, node_fit.requests_of(objects), *of_small
+        )
         for cores, memory in ((2, 4), (4, 8))
         for words, objects in ((f"`{SMALL}`", small), ("the same with SQLite, without Redis", lean))
     ]
     gpu: dict[str, Any] = yaml.safe_load(GPU_TEMPLATE.read_text())["spec"]["resources"]
     nothing: dict[str, int] = {}
     made.append(
-        node_fit.Row(node_fit.agent(8, 32), f"`{PRODUCTION}`", nothing, *desktop(production, offered(production)))
+        node_fit.Row(
+            node_fit.agent(8, 32),
+            f"`{PRODUCTION}`",
+            nothing,
+            *desktop(production, offered(production)),
+        )
     )
     made += (
         node_fit.Row(
-            node, f"the same, [a GPU desktop](examples/{GPU_TEMPLATE.name})", nothing, *desktop(production, gpu)
+            node,
+            f"the same, [a GPU desktop](examples/{GPU_TEMPLATE.name})",
+            nothing,
+            *desktop(production, gpu),
         )
         for node in (node_fit.agent(16, 64, 8), node_fit.agent(32, 128, 16))
     )
@@ -60,8 +84,13 @@ def rows(helm: Path) -> list[node_fit.Row]:
 
 def sizing(helm: Path) -> str:
     """The table, and what the release requests with each values file."""
-    sums = (f"`{name}` {node_fit.show(node_fit.requests_of(render(helm, name)))}" for name in (SMALL, PRODUCTION))
-    return f"{node_fit.table(rows(helm))}\n\nThe chart's pods request, with jobs: {'; '.join(sums)}."
+    sums = (
+        f"`{name}` {node_fit.show(node_fit.requests_of(render(helm, name)))}"
+        for name in (SMALL, PRODUCTION)
+    )
+    return (
+        f"{node_fit.table(rows(helm))}\n\nThe chart's pods request, with jobs: {'; '.join(sums)}."
+    )
 
 
 def images(helm: Path) -> list[tuple[str, list[str]]]:
@@ -76,5 +105,9 @@ def images(helm: Path) -> list[tuple[str, list[str]]]:
 def image_table(helm: Path) -> str:
     lines = ["| image | needed with |", "|---|---|"]
     return "\n".join(
-        lines + [f"| `{image}` | {', '.join(f'`{name}`' for name in files)} |" for image, files in images(helm)]
+        lines
+        + [
+            f"| `{image}` | {', '.join(f'`{name}`' for name in files)} |"
+            for image, files in images(helm)
+        ]
     )

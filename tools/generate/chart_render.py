@@ -61,6 +61,11 @@ def pod_specs(made: Object) -> list[tuple[int, Object]]:
 def images_of(objects: list[Object]) -> set[str]:
     """Every image that a cluster has to fetch for them, desktops' included."""
     pods = [spec for made in objects for _, spec in pod_specs(made)]
-    containers = [each for spec in pods for part in ("containers", "initContainers") for each in spec.get(part, [])]
+    containers = [
+        each
+        for spec in pods
+        for part in ("containers", "initContainers")
+        for each in spec.get(part, [])
+    ]
     templates = [made["spec"]["image"] for made in objects if made["kind"] == "VDITemplate"]
     return {container["image"] for container in containers} | set(templates)

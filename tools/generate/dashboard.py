@@ -46,40 +46,74 @@ _BUSY = (
 
 ROWS: dict[str, list[Panel]] = {
     "Users and desktops": [
-        Panel("Running desktops", "", {"": 'sum(vdi_sessions{phase="Running"})'}, width=4, kind="stat"),
+        Panel(
+            "Running desktops", "", {"": 'sum(vdi_sessions{phase="Running"})'}, width=4, kind="stat"
+        ),
         Panel("Waiting for capacity", "", {"": "max(vdi_waiting_sessions)"}, width=4, kind="stat"),
         Panel("Longest wait", "", {"": "max(vdi_longest_wait_seconds)"}, "s", 4, "stat"),
-        Panel("Failed", "They need an administrator.", {"": 'sum(vdi_sessions{phase="Failed"})'}, width=4, kind="stat"),
+        Panel(
+            "Failed",
+            "They need an administrator.",
+            {"": 'sum(vdi_sessions{phase="Failed"})'},
+            width=4,
+            kind="stat",
+        ),
         Panel(
             "Starts under 30 s, last day",
-            "The SLO is 99 %, over 30 days. A start counts from creation and includes the wait for capacity.",
+            "The SLO is 99 %, over 30 days. A start counts from creation and includes the wait for"
+            " capacity.",
             {
-                "": 'sum(increase(session_startup_seconds_bucket{le="30.0"}[1d]))'
-                " / sum(increase(session_startup_seconds_count[1d]))"
+                "": (
+                    'sum(increase(session_startup_seconds_bucket{le="30.0"}[1d]))'
+                    " / sum(increase(session_startup_seconds_count[1d]))"
+                )
             },
             "percentunit",
             8,
             "stat",
         ),
         Panel("Sessions by phase", "", {"{{phase}}": "sum by (phase) (vdi_sessions)"}),
-        Panel("Start-up", "From creation until the desktop responds.", _quantiles("session_startup_seconds"), "s"),
-        Panel("Wait for capacity", "Of sessions that were admitted.", _quantiles("vdi_queue_wait_seconds"), "s"),
-        Panel("Pools", "", {"{{pool}} {{state}}": "sum by (pool, state) (vdi_pool_desktops)"}, width=24),
+        Panel(
+            "Start-up",
+            "From creation until the desktop responds.",
+            _quantiles("session_startup_seconds"),
+            "s",
+        ),
+        Panel(
+            "Wait for capacity",
+            "Of sessions that were admitted.",
+            _quantiles("vdi_queue_wait_seconds"),
+            "s",
+        ),
+        Panel(
+            "Pools",
+            "",
+            {"{{pool}} {{state}}": "sum by (pool, state) (vdi_pool_desktops)"},
+            width=24,
+        ),
     ],
     "Latency (vdi session probe)": [
         Panel(
             "Inputs with effect within 50 ms, last day",
             "The SLO is 95 %. From a probe's key to the decoded picture that shows it.",
             {
-                "{{template}}": 'sum by (template) (increase(session_glass_to_glass_seconds_bucket{le="0.05"}[1d]))'
-                " / sum by (template) (increase(session_glass_to_glass_seconds_count[1d]))"
+                "{{template}}": (
+                    "sum by (template)"
+                    ' (increase(session_glass_to_glass_seconds_bucket{le="0.05"}[1d])) / sum by'
+                    " (template) (increase(session_glass_to_glass_seconds_count[1d]))"
+                )
             },
             "percentunit",
             kind="stat",
         ),
-        Panel("Input to picture", "All templates.", _quantiles("session_glass_to_glass_seconds"), "s"),
         Panel(
-            "First picture", "From the first request to the desktop.", _quantiles("session_first_picture_seconds"), "s"
+            "Input to picture", "All templates.", _quantiles("session_glass_to_glass_seconds"), "s"
+        ),
+        Panel(
+            "First picture",
+            "From the first request to the desktop.",
+            _quantiles("session_first_picture_seconds"),
+            "s",
         ),
         Panel(
             "Frames per second",
@@ -133,7 +167,11 @@ ROWS: dict[str, list[Panel]] = {
             _by("vdi_api_requests_total", "method", "status"),
             "reqps",
         ),
-        Panel("Keys in the work queue", "", {"{{controller}}": "sum by (controller) (vdi_workqueue_depth)"}),
+        Panel(
+            "Keys in the work queue",
+            "",
+            {"{{controller}}": "sum by (controller) (vdi_workqueue_depth)"},
+        ),
         Panel("Objects in the caches", "", {"{{kind}}": "max by (kind) (vdi_cache_objects)"}),
     ],
     "Gateway": [
@@ -146,7 +184,8 @@ ROWS: dict[str, list[Panel]] = {
         Panel("Checks at the edge", "", _quantiles("vdi_gateway_verify_seconds"), "s"),
         Panel(
             "Checks a minute, and running desktops",
-            "Each page that is open is checked; none, while people work, means that requests do not get so far.",
+            "Each page that is open is checked; none, while people work, means that requests do not"
+            " get so far.",
             {
                 "checks": "60 * sum(rate(vdi_gateway_verifications_total[$__rate_interval]))",
                 "running": 'sum(vdi_sessions{phase="Running"})',
@@ -179,7 +218,14 @@ def build() -> dict[str, Any]:
     y = 0
     for title, row in ROWS.items():
         panels.append(
-            _place({"type": "row", "title": title, "collapsed": False, "panels": []}, len(panels), 0, y, 24, 1)
+            _place(
+                {"type": "row", "title": title, "collapsed": False, "panels": []},
+                len(panels),
+                0,
+                y,
+                24,
+                1,
+            )
         )
         y += 1
         x = height = 0
@@ -190,7 +236,12 @@ def build() -> dict[str, Any]:
             panels.append(_place(_panel(panel), len(panels), x, y, panel.width, height))
             x += panel.width
         y += height
-    datasource = {"name": "datasource", "label": "Prometheus", "type": "datasource", "query": "prometheus"}
+    datasource = {
+        "name": "datasource",
+        "label": "Prometheus",
+        "type": "datasource",
+        "query": "prometheus",
+    }
     return {
         "uid": "vdi-overview",
         "title": "Desktops on Kubernetes",
@@ -204,13 +255,20 @@ def build() -> dict[str, Any]:
     }
 
 
-def _place(panel: dict[str, Any], number: int, x: int, y: int, width: int, height: int) -> dict[str, Any]:
+def _place(
+    panel: dict[str, Any], number: int, x: int, y: int, width: int, height: int
+) -> dict[str, Any]:
     return {"id": number + 1, **panel, "gridPos": {"x": x, "y": y, "w": width, "h": height}}
 
 
 def _panel(panel: Panel) -> dict[str, Any]:
     targets = [
-        {"refId": chr(ord("A") + number), "datasource": _DATASOURCE, "expr": query, "legendFormat": legend}
+        {
+            "refId": chr(ord("A") + number),
+            "datasource": _DATASOURCE,
+            "expr": query,
+            "legendFormat": legend,
+        }
         for number, (legend, query) in enumerate(panel.queries.items())
     ]
     return {

@@ -1,4 +1,6 @@
-"""The doctor's catalogue as pages: docs/doctor.md is the index, docs/doctor/ has a page for each layer."""
+"""The doctor's catalogue as pages: docs/doctor.md is the index, docs/doctor/ has a page for each
+layer.
+"""
 
 import textwrap
 from collections.abc import Iterator
@@ -23,10 +25,18 @@ class Layer(NamedTuple):
 
 # In the order of the index.
 LAYERS = {
-    "control plane": Layer("Control plane", "the CRDs, the operator, and sessions that it refuses or does not act on"),
-    "infrastructure": Layer("Infrastructure", "nodes, GPUs, images, volumes, DNS and the API server"),
-    "data plane": Layer("Data plane", "Traefik, routes, certificates, the desktop itself, and the gateway"),
-    "probes": Layer("Probes", "what only `vdi doctor --probe` finds, which makes requests and pods of its own"),
+    "control plane": Layer(
+        "Control plane", "the CRDs, the operator, and sessions that it refuses or does not act on"
+    ),
+    "infrastructure": Layer(
+        "Infrastructure", "nodes, GPUs, images, volumes, DNS and the API server"
+    ),
+    "data plane": Layer(
+        "Data plane", "Traefik, routes, certificates, the desktop itself, and the gateway"
+    ),
+    "probes": Layer(
+        "Probes", "what only `vdi doctor --probe` finds, which makes requests and pods of its own"
+    ),
     "kasm": Layer("Kasm", "pods of Kasm Workspaces that wait or fail"),
 }
 
@@ -55,7 +65,9 @@ def _index_lines() -> Iterator[str]:
     yield _INDEX_HEAD
     for layer, (title, scope) in LAYERS.items():
         number = sum(code.layer == layer for code in CODES.values())
-        yield _wrapped(f"- [{title}]({_page(layer).relative_to(INDEX.parent)}): {scope}; {number} codes.")
+        yield _wrapped(
+            f"- [{title}]({_page(layer).relative_to(INDEX.parent)}): {scope}; {number} codes."
+        )
 
 
 def _layer_lines(layer: str) -> Iterator[str]:
@@ -74,4 +86,6 @@ def _layer_lines(layer: str) -> Iterator[str]:
 
 def _wrapped(line: str) -> str:
     indent = "  " if line.startswith("- ") else ""
-    return textwrap.fill(line, 120, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False)
+    return textwrap.fill(
+        line, 120, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False
+    )

@@ -1,4 +1,6 @@
-"""The chart's rules for the doctor of gateway and CronJob, made from what `vdi.doctor.collect` reads."""
+"""The chart's rules for the doctor of gateway and CronJob, made from what `vdi.doctor.collect`
+reads.
+"""
 
 from collections import defaultdict
 from pathlib import Path
@@ -22,5 +24,9 @@ def text() -> str:
     rules["get", LOGGED.group].append(f"{LOGGED.plural}/log")
     lines = []
     for (verb, group), resources in sorted(rules.items()):
-        lines += [f'- apiGroups: ["{group}"]', f"  resources: [{', '.join(sorted(resources))}]", f"  verbs: [{verb}]"]
+        lines += [
+            f'- apiGroups: ["{group}"]',
+            f"  resources: [{', '.join(sorted(resources))}]",
+            f"  verbs: [{verb}]",
+        ]
     return f"{_HEAD}{chr(10).join(lines)}\n{{{{- end }}}}\n"

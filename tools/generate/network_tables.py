@@ -15,20 +15,35 @@ def grid(variant: Variant) -> list[str]:
 
 
 def _merged(rows: dict[str, tuple[str, ...]]) -> list[tuple[str, str, tuple[str, ...]]]:
-    """Rows as (target, ports, who): ports of one target that the same people may use share a row."""
+    """Rows as (target, ports, who): ports of one target that the same people may use share a
+    row.
+    """
     found: dict[tuple[str, frozenset[str]], list[str]] = {}
     names: dict[tuple[str, frozenset[str]], tuple[str, ...]] = {}
     for row, who in rows.items():
         target, _, port = row.rpartition(" ")
-        found.setdefault((target, frozenset(who)), []).append(port.removesuffix("/TCP").replace("/UDP", " UDP"))
+        found.setdefault((target, frozenset(who)), []).append(
+            port.removesuffix("/TCP").replace("/UDP", " UDP")
+        )
         names.setdefault((target, frozenset(who)), who)
-    return [(target, ", ".join(ports), names[target, who]) for (target, who), ports in found.items()]
+    return [
+        (target, ", ".join(ports), names[target, who]) for (target, who), ports in found.items()
+    ]
 
 
 def _place(item: tuple[str, tuple[str, ...]]) -> tuple[int, str, int]:
     """Our own pods first, then names, the API server, and the rest of the world."""
     target, _, port = item[0].rpartition(" ")
-    order = ("desktop", "gateway", "operator", "PostgreSQL", "Redis", "node with coturn", "DNS", "DNS on the node")
+    order = (
+        "desktop",
+        "gateway",
+        "operator",
+        "PostgreSQL",
+        "Redis",
+        "node with coturn",
+        "DNS",
+        "DNS on the node",
+    )
     number = order.index(target) if target in order else len(order)
     return number, target, int(port.partition("/")[0])
 
@@ -44,9 +59,18 @@ def tables() -> str:
     base, production, *others = load()
     lines: list[str] = []
     for each in (base, production):
-        lines += [f"### {each.name.capitalize()}: {each.words}", "", *_values(each), *grid(each), ""]
+        lines += [
+            f"### {each.name.capitalize()}: {each.words}",
+            "",
+            *_values(each),
+            *grid(each),
+            "",
+        ]
     lines += ["Real packets test these too (`tests/network/matrix.yaml` has their tables):", ""]
-    lines += [textwrap.fill(f"- {other.name}: {other.words}", 120, subsequent_indent="  ") for other in others]
+    lines += [
+        textwrap.fill(f"- {other.name}: {other.words}", 120, subsequent_indent="  ")
+        for other in others
+    ]
     return "\n".join(lines)
 
 

@@ -1,6 +1,8 @@
-"""How many desktops a node has room for beside everything else: requests added up as the scheduler does.
+"""How many desktops a node has room for beside everything else: requests added up as the scheduler
+does.
 
-`table` makes docs/sizing.md; tests/cluster/test_chart_values_files.py holds it equal to what helm renders.
+`table` makes docs/sizing.md; tests/cluster/test_chart_values_files.py holds it equal to what helm
+renders.
 """
 
 from collections.abc import Iterable
@@ -15,11 +17,13 @@ from vdi.cluster.units import Amounts, amounts
 MEBI = 2**20
 # docs/install.md: eviction-hard. What is below it is not given to pods.
 EVICTION = amounts({"memory": "200Mi"})
-# docs/install.md: system-reserved and kube-reserved of a server. 1.6 GB, as K3s' own profiling has it with a workload.
+# docs/install.md: system-reserved and kube-reserved of a server. 1.6 GB, as K3s' own profiling has
+# it with a workload.
 SERVER = amounts({"cpu": "200m", "memory": "1536Mi"})
 # The same of an agent, of which K3s' profiling says 275 MB.
 AGENT = amounts({"cpu": "100m", "memory": "768Mi"})
-# CoreDNS and metrics-server request 100m and 70Mi each; Traefik, ServiceLB and local-path request nothing.
+# CoreDNS and metrics-server request 100m and 70Mi each; Traefik, ServiceLB and local-path request
+# nothing.
 K3S_PODS = amounts({"cpu": "200m", "memory": "140Mi"})
 
 
@@ -91,14 +95,21 @@ class Row:
         """As Markdown."""
         node, left = self.node, self.node.left(self.ours)
         shares = "" if node.shares is None else f", {node.shares} GPU shares"
-        bounds = {f"{name} {left[name] // much}": left[name] // much for name, much in self.request.items()}
+        bounds = {
+            f"{name} {left[name] // much}": left[name] // much
+            for name, much in self.request.items()
+        }
         if node.shares is not None:
             bounds[f"GPU {node.shares}"] = node.shares
-        all_out = fits(left, self.limit) if node.shares is None else min(fits(left, self.limit), node.shares)
+        all_out = (
+            fits(left, self.limit)
+            if node.shares is None
+            else min(fits(left, self.limit), node.shares)
+        )
         return (
-            f"| {node.words}: {node.cores} cores, {node.gigabytes} GB{shares} | {self.words} | {show(node.reserved)}"
-            f" | {show(node.others)} | {show(self.ours)} | {show(left)} | {show(self.request)}"
-            f" | {', '.join(bounds)} | **{self.desktops}** | {all_out} |"
+            f"| {node.words}: {node.cores} cores, {node.gigabytes} GB{shares} | {self.words} |"
+            f" {show(node.reserved)} | {show(node.others)} | {show(self.ours)} | {show(left)} |"
+            f" {show(self.request)} | {', '.join(bounds)} | **{self.desktops}** | {all_out} |"
         )
 
 
@@ -108,9 +119,8 @@ def show(much: Amounts) -> str:
 
 
 HEAD = (
-    "| node | values | reserved | K3s' pods | ours | left | a desktop requests | by each | **desktops** |"
-    " all at their limits |\n"
-    "|---|---|---|---|---|---|---|---|---|---|"
+    "| node | values | reserved | K3s' pods | ours | left | a desktop requests | by each |"
+    " **desktops** | all at their limits |\n|---|---|---|---|---|---|---|---|---|---|"
 )
 
 

@@ -1,4 +1,6 @@
-"""Builds the files of a release from the commit that has its tag: nothing that is not committed goes in."""
+"""Builds the files of a release from the commit that has its tag: nothing that is not committed
+goes in.
+"""
 
 import json
 import os
@@ -27,7 +29,8 @@ from tools.release.signing import PROVENANCE, sign, write_public_key
 from vdi.release.signatures import PUBLIC_KEY
 
 NAME = "vdi-kubernetes"
-# Images of ours that the chart names; each is REGISTRY/NAME. They only run, so they have no build tools.
+# Images of ours that the chart names; each is REGISTRY/NAME. They only run, so they have no build
+# tools.
 IMAGES = ("vdi", "desktop")
 GALLERY_TEMPLATES = "docs/examples/gallery"
 # The registry in the sources' references, which no node can pull from.
@@ -40,7 +43,8 @@ class ReleaseError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Release:
-    """What is built: the version as Python and as charts write it, the commit, its time (seconds), where images go.
+    """What is built: the version as Python and as charts write it, the commit, its time (seconds),
+    where images go.
 
     `source` is the address of the repository; empty when it is not known.
     """
@@ -76,7 +80,9 @@ class Release:
 
 def git(*words: str, root: Path = ROOT) -> str:
     """Output of git in the checkout."""
-    done = subprocess.run(["git", "-C", root, *words], capture_output=True, text=True, check=False, timeout=60)
+    done = subprocess.run(
+        ["git", "-C", root, *words], capture_output=True, text=True, check=False, timeout=60
+    )
     if done.returncode != 0:
         raise ReleaseError(f"git {' '.join(words)}: {done.stderr.strip()}")
     return done.stdout.strip()
@@ -85,11 +91,15 @@ def git(*words: str, root: Path = ROOT) -> str:
 def check_registry(registry: str) -> None:
     """Raise ReleaseError for what is no place in a registry."""
     if not re.fullmatch(r"[a-z0-9][a-z0-9.-]*(:\d+)?(/[a-z0-9][a-z0-9._-]*)+", registry):
-        raise ReleaseError(f"REGISTRY={registry}: allowed: HOST[:PORT]/PATH, such as registry.example.com/vdi")
+        raise ReleaseError(
+            f"REGISTRY={registry}: allowed: HOST[:PORT]/PATH, such as registry.example.com/vdi"
+        )
 
 
 def find_release(version: str, registry: str, root: Path = ROOT) -> Release:
-    """The release `version` of the checkout at `root`. Raises ReleaseError when it may not be made from there."""
+    """The release `version` of the checkout at `root`. Raises ReleaseError when it may not be made
+    from there.
+    """
     try:
         python_version = str(Version(version))
     except InvalidVersion:
@@ -107,27 +117,42 @@ def find_release(version: str, registry: str, root: Path = ROOT) -> Release:
     if git("rev-list", "-n1", tag, root=root) != commit:
         raise ReleaseError(f"the tag {tag} is not at this commit. Run: git checkout {tag}")
     if not re.search(
-        rf"^## {re.escape(version)} - \d{{4}}-\d\d-\d\d$", (root / "CHANGELOG.md").read_text(), re.MULTILINE
+        rf"^## {re.escape(version)} - \d{{4}}-\d\d-\d\d$",
+        (root / "CHANGELOG.md").read_text(),
+        re.MULTILINE,
     ):
         raise ReleaseError(f'CHANGELOG.md has no section "## {version} - YYYY-MM-DD"')
-    return Release(python_version, version, commit, commit_time(root), registry, source_address(root))
+    return Release(
+        python_version, version, commit, commit_time(root), registry, source_address(root)
+    )
 
 
 def check_generated() -> None:
     """Raise ReleaseError for generated files that are stale."""
-    if subprocess.run([sys.executable, "-m", "tools.generate", "--check"], cwd=ROOT, check=False).returncode != 0:
+    if (
+        subprocess.run(
+            [sys.executable, "-m", "tools.generate", "--check"], cwd=ROOT, check=False
+        ).returncode
+        != 0
+    ):
         raise ReleaseError("generated files are stale: `make verify` fails")
 
 
 def find_snapshot(registry: str, root: Path = ROOT) -> Release:
-    """What `make images` builds: this checkout as it is. SOURCE_DATE_EPOCH counts, else the commit's time."""
+    """What `make images` builds: this checkout as it is. SOURCE_DATE_EPOCH counts, else the
+    commit's time.
+    """
     if registry:
         check_registry(registry)
     python_version = metadata.version(NAME)
-    commit = git("rev-parse", "HEAD", root=root) + ("-dirty" if git("status", "--porcelain", root=root) else "")
+    commit = git("rev-parse", "HEAD", root=root) + (
+        "-dirty" if git("status", "--porcelain", root=root) else ""
+    )
     given = os.environ.get("SOURCE_DATE_EPOCH", "")
     if given and not given.isdecimal():
-        raise ReleaseError(f"SOURCE_DATE_EPOCH={given}: allowed: seconds, such as {commit_time(root)}")
+        raise ReleaseError(
+            f"SOURCE_DATE_EPOCH={given}: allowed: seconds, such as {commit_time(root)}"
+        )
     epoch = int(given) if given else commit_time(root)
     version = semantic_version(python_version)
     return Release(python_version, version, commit, epoch, registry, source_address(root))
@@ -139,11 +164,20 @@ def commit_time(root: Path) -> int:
 
 
 def source_address(root: Path) -> str:
-    """The address of the repository, from the remote `origin`; empty when that is no address on a server."""
+    """The address of the repository, from the remote `origin`; empty when that is no address on a
+    server.
+    """
     done = subprocess.run(
-        ["git", "-C", root, "remote", "get-url", "origin"], capture_output=True, text=True, check=False, timeout=60
+        ["git", "-C", root, "remote", "get-url", "origin"],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
     )
-    found = re.fullmatch(r"(?:https://(?:[^@/]*@)?|ssh://git@|git@)([^/:]+)[/:](.+?)(?:\.git)?/?", done.stdout.strip())
+    found = re.fullmatch(
+        r"(?:https://(?:[^@/]*@)?|ssh://git@|git@)([^/:]+)[/:](.+?)(?:\.git)?/?",
+        done.stdout.strip(),
+    )
     return f"https://{found[1]}/{found[2]}" if found else ""
 
 
@@ -168,8 +202,8 @@ def write_images(
 
 
 def gallery_templates(release: Release, digests: Mapping[str, str], root: Path = ROOT) -> str:
-    """The templates of the gallery's images that were built, as YAML, with their names: by digest where a registry
-    has them. Empty without such an image.
+    """The templates of the gallery's images that were built, as YAML, with their names: by digest
+    where a registry has them. Empty without such an image.
     """
     templates = []
     for name in sorted(digests.keys() - set(IMAGES)):
@@ -194,7 +228,8 @@ def write_files(
 ) -> None:
     """Write a release to `target`, an empty folder, and sign it. `images` as for `write_images`.
 
-    The chart has a signature of its own, which is also in the wheel: `vdi install --verify` proves its files.
+    The chart has a signature of its own, which is also in the wheel: `vdi install --verify` proves
+    its files.
     """
     started = datetime.now(UTC)
     digests = write_images(programs, release, target, images)
@@ -210,9 +245,13 @@ def write_files(
         chart = shutil.make_archive(str(Path(scratch) / "chart"), "gztar", source / "charts", "vdi")
         Path(chart).rename(target / f"vdi-{release.version}.tgz")
         _write_packages(release, source, target)
-        shutil.make_archive(str(target / f"vdi-manifests-{release.version}"), "gztar", source, "manifests")
+        shutil.make_archive(
+            str(target / f"vdi-manifests-{release.version}"), "gztar", source, "manifests"
+        )
         bill = target / f"vdi_kubernetes-{release.python_version}.cdx.json"
-        locked = shutil.copy(source / "requirements/run.txt", Path(scratch) / "requirements.txt")  # syft knows the name
+        locked = shutil.copy(
+            source / "requirements/run.txt", Path(scratch) / "requirements.txt"
+        )  # syft knows the name
         write_bill(programs, f"file:{locked}", bill, NAME, release.version)
         if templates := gallery_templates(release, digests, source):
             (target / f"vdi-gallery-{release.version}.yaml").write_text(templates)
@@ -235,7 +274,11 @@ def image_values(release: Release, digests: Mapping[str, str]) -> dict[str, Any]
     """The chart's values that name the images: by digest where a registry has them."""
     repository, _, tag = release.reference("vdi").rpartition(":")
     return {
-        "image": {"repository": repository, "tag": tag, "digest": digests["vdi"] if release.registry else ""},
+        "image": {
+            "repository": repository,
+            "tag": tag,
+            "digest": digests["vdi"] if release.registry else "",
+        },
         "templates": {"small": {"image": _named(release, "desktop", digests)}},
     }
 
@@ -246,9 +289,13 @@ def write_references(values: Path, release: Release, digests: Mapping[str, str])
     text = values.read_text()
     for name, value in (*images["image"].items(), ("image", images["templates"]["small"]["image"])):
         written = json.dumps(value)
-        text, changed = re.subn(rf'^( +{name}): ""$', rf"\1: {written}", text, count=1, flags=re.MULTILINE)
+        text, changed = re.subn(
+            rf'^( +{name}): ""$', rf"\1: {written}", text, count=1, flags=re.MULTILINE
+        )
         if not changed:
-            raise ReleaseError(f'{values.name} has no empty {name}: ""; the chart of a checkout names no image')
+            raise ReleaseError(
+                f'{values.name} has no empty {name}: ""; the chart of a checkout names no image'
+            )
     values.write_text(text)
 
 
@@ -262,9 +309,15 @@ def _provenance(release: Release, started: datetime, images: Sequence[str]) -> d
                 "registry": release.registry,
                 "images": list(images),
             },
-            "internalParameters": {"python": sys.version.split()[0], "sourceDateEpoch": release.epoch},
+            "internalParameters": {
+                "python": sys.version.split()[0],
+                "sourceDateEpoch": release.epoch,
+            },
             "resolvedDependencies": [
-                {"uri": f"git+{NAME}@refs/tags/v{release.version}", "digest": {"gitCommit": release.commit}}
+                {
+                    "uri": f"git+{NAME}@refs/tags/v{release.version}",
+                    "digest": {"gitCommit": release.commit},
+                }
             ],
         },
         "runDetails": {
@@ -281,7 +334,9 @@ def _write_packages(release: Release, source: Path, target: Path) -> None:
     }
     made = source / "dist"
     command = [sys.executable, "-m", "hatchling", "build", "-d", str(made)]
-    done = subprocess.run(command, cwd=source, env=env, capture_output=True, text=True, check=False, timeout=300)
+    done = subprocess.run(
+        command, cwd=source, env=env, capture_output=True, text=True, check=False, timeout=300
+    )
     if done.returncode != 0:
         raise ReleaseError(f"the packages were not built:\n{done.stderr}")
     for path in made.iterdir():

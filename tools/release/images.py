@@ -1,6 +1,8 @@
-"""Images as OCI layouts, one tar file for each with all its platforms, and their bills of materials.
+"""Images as OCI layouts, one tar file for each with all its platforms, and their bills of
+materials.
 
-docker, podman or buildah builds; oras writes manifests, index and layout; syft reads what is installed.
+docker, podman or buildah builds; oras writes manifests, index and layout; syft reads what is
+installed.
 """
 
 import gzip
@@ -29,15 +31,24 @@ _BUILD_TOOL = re.compile(
 
 
 def build_images(
-    version: str, epoch: int, report: Callable[[str], None], progress: Progress, gallery: Sequence[str] = ()
+    version: str,
+    epoch: int,
+    report: Callable[[str], None],
+    progress: Progress,
+    gallery: Sequence[str] = (),
 ) -> dict[str, dict[str, Path]]:
-    """The archives of `docker save`, by name and architecture, for each platform that this machine can build for.
+    """The archives of `docker save`, by name and architecture, for each platform that this machine
+    can build for.
 
-    `version` is the package's, `epoch` SOURCE_DATE_EPOCH, `gallery` the names of images of the gallery that are built
-    too. Reports the builder and what is left out. Raises NoBuilder, ImageFailed, StepFailed.
+    `version` is the package's, `epoch` SOURCE_DATE_EPOCH, `gallery` the names of images of the
+    gallery that are built too. Reports the builder and what is left out. Raises NoBuilder,
+    ImageFailed, StepFailed.
     """
     platforms = find_platforms(os.environ, docker=is_base_from_registry(progress=progress))
-    report(f"{platforms.builder} builds {', '.join(f'linux/{arch}' for arch in platforms.architectures)}")
+    report(
+        f"{platforms.builder} builds"
+        f" {', '.join(f'linux/{arch}' for arch in platforms.architectures)}"
+    )
     for reason in platforms.left_out:
         report(f"  left out: {reason}")
     versions = {"vdi": version, "desktop": "", **dict.fromkeys(gallery, "")}
@@ -51,22 +62,45 @@ def build_images(
 
 
 def write_layout(
-    programs: Programs, archives: Mapping[str, Path], target: Path, *, name: str, annotations: Mapping[str, str]
+    programs: Programs,
+    archives: Mapping[str, Path],
+    target: Path,
+    *,
+    name: str,
+    annotations: Mapping[str, str],
 ) -> str:
-    """Write the layout of an image under `name`, a reference with a tag, from an archive for each architecture.
+    """Write the layout of an image under `name`, a reference with a tag, from an archive for each
+    architecture.
 
     Gives the digest, which no registry changes.
     """
     repository, _, tag = name.rpartition(":")
-    notes = [word for key, value in annotations.items() for word in ("--annotation", f"{key}={value}")]
+    notes = [
+        word for key, value in annotations.items() for word in ("--annotation", f"{key}={value}")
+    ]
     with tempfile.TemporaryDirectory(dir=target.parent) as scratch:
         layout = Path(scratch) / "layout"
         for arch, archive in archives.items():
             layers = _unpack(archive, files := Path(scratch) / arch)
-            config = ("--config", f"config.json:{_CONFIG}", *(f"{layer}:{_LAYER}" for layer in layers))
-            programs.run("oras", "push", "--oci-layout", f"{layout}:{arch}", *notes, *config, cwd=files)
+            config = (
+                "--config",
+                f"config.json:{_CONFIG}",
+                *(f"{layer}:{_LAYER}" for layer in layers),
+            )
+            programs.run(
+                "oras", "push", "--oci-layout", f"{layout}:{arch}", *notes, *config, cwd=files
+            )
             shutil.rmtree(files)
-        programs.run("oras", "manifest", "index", "create", "--oci-layout", f"{layout}:{tag}", *archives, *notes)
+        programs.run(
+            "oras",
+            "manifest",
+            "index",
+            "create",
+            "--oci-layout",
+            f"{layout}:{tag}",
+            *archives,
+            *notes,
+        )
         digest = programs.run("oras", "resolve", "--oci-layout", f"{layout}:{tag}")
         _name_by_tag_and_digest(layout / "index.json", repository, tag, digest)
         with tarfile.open(target, "w") as packed:
@@ -84,7 +118,10 @@ def _unpack(archive: Path, folder: Path) -> list[str]:
         (folder / "config.json").write_bytes(_open(source, manifest["Config"]).read())
         for number, layer in enumerate(manifest["Layers"]):
             names.append(f"{number}.tar.gz")
-            with (folder / names[-1]).open("wb") as file, gzip.GzipFile("", "wb", 6, file, mtime=0) as packed:
+            with (
+                (folder / names[-1]).open("wb") as file,
+                gzip.GzipFile("", "wb", 6, file, mtime=0) as packed,
+            ):
                 shutil.copyfileobj(_open(source, layer), packed, 1 << 20)
     return names
 
@@ -101,7 +138,9 @@ def _open(archive: tarfile.TarFile, name: str) -> IO[bytes]:
 
 
 def _name_by_tag_and_digest(index: Path, repository: str, tag: str, digest: str) -> None:
-    """A node without a registry then has the image that a chart names by digest. oras finds it by its tag."""
+    """A node without a registry then has the image that a chart names by digest. oras finds it by
+    its tag.
+    """
     document = json.loads(index.read_text())
     (entry,) = [found for found in document["manifests"] if found["annotations"].get(TAG) == tag]
     by_tag = entry | {"annotations": {TAG: tag, _NAME: f"{repository}:{tag}"}}
@@ -110,9 +149,15 @@ def _name_by_tag_and_digest(index: Path, repository: str, tag: str, digest: str)
 
 
 def write_bill(programs: Programs, source: str, target: Path, name: str, version: str) -> list[str]:
-    """Write the bill of materials (CycloneDX) of `source`, as syft names it; gives the build tools in it."""
+    """Write the bill of materials (CycloneDX) of `source`, as syft names it; gives the build tools
+    in it.
+    """
     named = ("--source-name", name, "--source-version", version)
-    packages = ("--select-catalogers=-file", "--output", f"cyclonedx-json={target}")  # not each file by itself
+    packages = (
+        "--select-catalogers=-file",
+        "--output",
+        f"cyclonedx-json={target}",
+    )  # not each file by itself
     programs.run("syft", "scan", "--quiet", source, *named, *packages)
     components = json.loads(target.read_text()).get("components", [])
     return sorted({part["name"] for part in components if _BUILD_TOOL.fullmatch(part["name"])})

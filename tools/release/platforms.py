@@ -1,4 +1,6 @@
-"""Platforms that this machine can build images for, with the builder that `vdi.devcluster` finds."""
+"""Platforms that this machine can build images for, with the builder that `vdi.devcluster`
+finds.
+"""
 
 import subprocess
 from collections.abc import Mapping
@@ -23,7 +25,8 @@ class Platforms:
 
 
 def find_platforms(env: Mapping[str, str], *, docker: bool, binfmt: Path = _BINFMT) -> Platforms:
-    """Look for a builder and its platforms. `docker`: whether Docker may build, as `find_builder` takes it.
+    """Look for a builder and its platforms. `docker`: whether Docker may build, as `find_builder`
+    takes it.
 
     Without any builder Debian's Buildah is named, which a build then installs.
     """
@@ -40,12 +43,16 @@ def find_platforms(env: Mapping[str, str], *, docker: bool, binfmt: Path = _BINF
 
 
 def _foreign_problem(builder: str, arch: str, env: Mapping[str, str], binfmt: Path) -> str | None:
-    """The reason why `builder` cannot build for another architecture than this machine's; None when it can."""
+    """The reason why `builder` cannot build for another architecture than this machine's; None when
+    it can.
+    """
     advice = f"install QEMU's user mode for {arch} (Debian: qemu-user-static and binfmt-support)"
     if builder == "docker":
         platforms = _docker_platforms(env)
         return (
-            None if f"linux/{arch}" in platforms else f"docker buildx offers {', '.join(platforms) or 'none'}; {advice}"
+            None
+            if f"linux/{arch}" in platforms
+            else f"docker buildx offers {', '.join(platforms) or 'none'}; {advice}"
         )
     handler = binfmt / _EMULATORS[arch]
     try:
@@ -64,5 +71,7 @@ def _docker_platforms(env: Mapping[str, str]) -> list[str]:
         )  # fmt: skip
     except (OSError, subprocess.TimeoutExpired):
         return []
-    lines = [line.partition(":")[2] for line in done.stdout.splitlines() if line.startswith("Platforms:")]
+    lines = [
+        line.partition(":")[2] for line in done.stdout.splitlines() if line.startswith("Platforms:")
+    ]
     return [name.strip().rstrip("*") for line in lines for name in line.split(",") if name.strip()]

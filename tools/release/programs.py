@@ -1,4 +1,6 @@
-"""cosign, syft, oras and helm: those in PATH, else a download, else a build from the locked modules in `go/`."""
+"""cosign, syft, oras and helm: those in PATH, else a download, else a build from the locked modules
+in `go/`.
+"""
 
 import shutil
 import subprocess
@@ -26,7 +28,11 @@ def _tar(name: str, version: str, repository: str) -> Download:
     stem = f"{name}_{version.removeprefix('v')}"
     checksums = github_file(repository, version, f"{stem}_checksums.txt")
     return archive(
-        name, version, github_file(repository, version, f"{stem}_linux_{{arch}}.tar.gz"), checksums, {name: name}
+        name,
+        version,
+        github_file(repository, version, f"{stem}_linux_{{arch}}.tar.gz"),
+        checksums,
+        {name: name},
     )
 
 
@@ -38,7 +44,10 @@ _COSIGN = Download(
     checksum=github_file("sigstore/cosign", COSIGN, "cosign_checksums.txt"),
 )
 RECIPES = {
-    "cosign": (_COSIGN, go_tool("cosign", COSIGN, "github.com/sigstore/cosign/v3/cmd/cosign", modules=_MODULES)),
+    "cosign": (
+        _COSIGN,
+        go_tool("cosign", COSIGN, "github.com/sigstore/cosign/v3/cmd/cosign", modules=_MODULES),
+    ),
     "syft": (
         _tar("syft", SYFT, "anchore/syft"),
         go_tool("syft", SYFT, "github.com/anchore/syft/cmd/syft", modules=_MODULES),

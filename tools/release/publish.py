@@ -16,21 +16,27 @@ from vdi.release.signatures import PUBLIC_KEY, verify_folder
 
 
 def publish(programs: Programs, dist: Path, registry: str, key: Path) -> list[str]:
-    """Push what the key has signed, and sign each digest; gives the references. Raises ProgramError."""
+    """Push what the key has signed, and sign each digest; gives the references. Raises
+    ProgramError.
+    """
     with tempfile.TemporaryDirectory() as scratch:
         write_public_key(programs, key, public := Path(scratch) / PUBLIC_KEY)
         verify_folder(programs.path("cosign"), dist, public)
     pushed = {}
     for reference, layout in push_images(programs, dist, registry).items():
         name = layout.name.removeprefix("vdi-image-").partition("-")[0]
-        pushed[reference] = [("cyclonedx", path) for path in sorted(dist.glob(f"vdi-image-{name}-*.cdx.json"))]
+        pushed[reference] = [
+            ("cyclonedx", path) for path in sorted(dist.glob(f"vdi-image-{name}-*.cdx.json"))
+        ]
     pushed[_push_chart(programs, next(dist.glob("vdi-*.tgz")), registry)] = []
     words = ("--key", key, *KEY_ALONE, "--yes")
     for reference, bills in pushed.items():
         print(f"signing {reference}")
         programs.run("cosign", "sign", *words, reference)
         for kind, predicate in [("slsaprovenance1", dist / PROVENANCE), *bills]:
-            programs.run("cosign", "attest", *words, "--type", kind, "--predicate", predicate, reference)
+            programs.run(
+                "cosign", "attest", *words, "--type", kind, "--predicate", predicate, reference
+            )
     return list(pushed)
 
 
@@ -45,7 +51,9 @@ def push_images(programs: Programs, folder: Path, registry: str) -> dict[str, Pa
         print(f"pushing {repository}:{tag}")
         programs.run("oras", "cp", "--from-oci-layout", f"{layout}:{tag}", f"{repository}:{tag}")
         if (found := programs.run("oras", "resolve", f"{repository}:{tag}")) != digest:
-            raise ProgramError(f"{repository}:{tag}: the registry has {found}, the release {digest}")
+            raise ProgramError(
+                f"{repository}:{tag}: the registry has {found}, the release {digest}"
+            )
         pushed[f"{repository}@{digest}"] = layout
     return pushed
 
@@ -56,8 +64,13 @@ def _push_chart(programs: Programs, chart: Path, registry: str) -> str:
     loopback = ("--plain-http",) if registry.startswith("localhost:") else ()
     programs.run("helm", "push", chart, f"oci://{registry}/charts", *loopback)
     reference = f"{registry}/charts/vdi@{programs.run('oras', 'resolve', tag)}"
-    there = [layer["digest"] for layer in json.loads(programs.run("oras", "manifest", "fetch", reference))["layers"]]
+    there = [
+        layer["digest"]
+        for layer in json.loads(programs.run("oras", "manifest", "fetch", reference))["layers"]
+    ]
     signed = f"sha256:{hashlib.sha256(chart.read_bytes()).hexdigest()}"
     if there != [signed]:
-        raise ProgramError(f"{tag}: the registry has the chart {' '.join(there)}, the release {signed}")
+        raise ProgramError(
+            f"{tag}: the registry has the chart {' '.join(there)}, the release {signed}"
+        )
     return reference

@@ -10,7 +10,9 @@ PROVENANCE = "provenance.json"
 
 def sign(programs: Programs, folder: Path, key: Path) -> None:
     """Write checksums and their signature into `folder`. Raises ProgramError."""
-    (folder / SUMS).write_text("".join(f"{digest}  {name}\n" for name, digest in checksums(folder).items()))
+    (folder / SUMS).write_text(
+        "".join(f"{digest}  {name}\n" for name, digest in checksums(folder).items())
+    )
     words = ("--key", key, *KEY_ALONE, "--yes", "--bundle", folder / BUNDLE)
     programs.run("cosign", "sign-blob", *words, folder / SUMS)
     (folder / BUNDLE).chmod(0o644)

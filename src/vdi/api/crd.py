@@ -1,4 +1,5 @@
-"""CustomResourceDefinitions, generated from the structs of this package, and descriptions of their fields.
+"""CustomResourceDefinitions, generated from the structs of this package, and descriptions of their
+fields.
 
 The chart carries the written copy (`charts/vdi/files/crds`); a unit test holds the two equal.
 """
@@ -21,8 +22,8 @@ Schema = dict[str, Any]
 def struct_schema(struct: type[Struct], *, defaults: bool) -> Schema:
     """The schema of a struct and of everything in it.
 
-    `defaults`: whether the structs' defaults are the API server's too. An empty text, list or map is never one: it says
-    no more than a missing field.
+    `defaults`: whether the structs' defaults are the API server's too. An empty text, list or map
+    is never one: it says no more than a missing field.
     """
     kind = inspect.type_info(struct)
     assert isinstance(kind, inspect.StructType)  # noqa: S101 - for the type checker
@@ -49,7 +50,9 @@ def _field(field: inspect.Field, defaults: bool) -> Schema:
         if any("default" in inner for inner in schema.get("properties", {}).values()):
             schema["default"] = {}
     elif field.default not in (NODEFAULT, None, "", ()):
-        schema["default"] = field.default.value if isinstance(field.default, Enum) else field.default
+        schema["default"] = (
+            field.default.value if isinstance(field.default, Enum) else field.default
+        )
     return schema
 
 
@@ -80,14 +83,15 @@ def _type(kind: inspect.Type, defaults: bool) -> Schema:
             return {"type": "boolean"}
         case _:
             raise TypeError(
-                f"{kind} is not supported in a CRD; allowed: struct, text, enum, int, bool, text or int, tuple of "
-                "one type, dict"
+                f"{kind} is not supported in a CRD; allowed: struct, text, enum, int, bool, text or"
+                " int, tuple of one type, dict"
             )
 
 
 Kind = type[VDISession] | type[VDITemplate] | type[VDIPool]
 
-# Values that `kubectl get` shows before the operator has written a status, or where it omits a zero.
+# Values that `kubectl get` shows before the operator has written a status, or where it omits a
+# zero.
 _SHOWN_BEFORE_THE_FIRST_WRITE: dict[Kind, dict[str, Any]] = {
     VDISession: {"phase": "Pending"},
     VDIPool: {"ready": 0, "starting": 0, "claimed": 0},
@@ -106,7 +110,9 @@ def session_crd() -> dict[str, Any]:
     ]
     # Not in category `all`: `kubectl delete all --all` in the namespace would end every desktop.
     names = {"shortNames": ["vdi"], "categories": ["kasm"]}
-    return _crd(VDISession, "Namespaced", names, columns, (".spec.user", ".spec.template", ".status.phase"))
+    return _crd(
+        VDISession, "Namespaced", names, columns, (".spec.user", ".spec.template", ".status.phase")
+    )
 
 
 def template_crd() -> dict[str, Any]:
@@ -122,7 +128,9 @@ def template_crd() -> dict[str, Any]:
         _column("Image Ready", ".status.prePull.ready", type="integer", priority=1),
         _column("Description", ".spec.description", priority=1),
     ]
-    return _crd(VDITemplate, "Cluster", {"shortNames": ["vdit"], "categories": ["kasm"]}, columns, ())
+    return _crd(
+        VDITemplate, "Cluster", {"shortNames": ["vdit"], "categories": ["kasm"]}, columns, ()
+    )
 
 
 def pool_crd() -> dict[str, Any]:
@@ -152,11 +160,17 @@ def build_crds() -> tuple[dict[str, Any], ...]:
 
 
 def _column(name: str, path: str, *, type: str = "string", priority: int = 0) -> dict[str, Any]:
-    return {"name": name, "type": type, "jsonPath": path} | ({"priority": priority} if priority else {})
+    return {"name": name, "type": type, "jsonPath": path} | (
+        {"priority": priority} if priority else {}
+    )
 
 
 def _crd(
-    kind: Kind, scope: str, names: dict[str, list[str]], columns: list[dict[str, Any]], selectable: tuple[str, ...]
+    kind: Kind,
+    scope: str,
+    names: dict[str, list[str]],
+    columns: list[dict[str, Any]],
+    selectable: tuple[str, ...],
 ) -> dict[str, Any]:
     version: dict[str, Any] = {
         "name": VERSION,
@@ -172,10 +186,21 @@ def _crd(
     return {
         "apiVersion": "apiextensions.k8s.io/v1",
         "kind": "CustomResourceDefinition",
-        "metadata": {"name": f"{kind.plural}.{GROUP}", "annotations": {"helm.sh/resource-policy": "keep"}},
+        "metadata": {
+            "name": f"{kind.plural}.{GROUP}",
+            "annotations": {"helm.sh/resource-policy": "keep"},
+        },
         "spec": {
             "group": GROUP,
-            "names": {"kind": name, "listKind": f"{name}List", "plural": kind.plural, "singular": name.lower()} | names,
+            "names": (
+                {
+                    "kind": name,
+                    "listKind": f"{name}List",
+                    "plural": kind.plural,
+                    "singular": name.lower(),
+                }
+                | names
+            ),
             "scope": scope,
             "versions": [version],
         },
@@ -183,13 +208,20 @@ def _crd(
 
 
 def _object_schema(kind: Kind) -> Schema:
-    """The whole object's schema; metadata is the API server's own, and status has only the defaults named above."""
+    """The whole object's schema; metadata is the API server's own, and status has only the defaults
+    named above.
+    """
     schema = struct_schema(kind, defaults=False)
-    properties = {"apiVersion": {"type": "string"}, "kind": {"type": "string"}, "metadata": {"type": "object"}}
+    properties = {
+        "apiVersion": {"type": "string"},
+        "kind": {"type": "string"},
+        "metadata": {"type": "object"},
+    }
     properties["spec"] = struct_schema(kind.__annotations__["spec"], defaults=True)
     properties["status"] = status = schema["properties"]["status"]
-    # The status has one writer, so one owner is enough. Otherwise the server tracks the owner of each field of each
-    # condition (managedFields): a third of a session's size, and a sixth of the time of a write.
+    # The status has one writer, so one owner is enough. Otherwise the server tracks the owner of
+    # each field of each condition (managedFields): a third of a session's size, and a sixth of the
+    # time of a write.
     status["x-kubernetes-map-type"] = "atomic"
     for name, default in _SHOWN_BEFORE_THE_FIRST_WRITE.get(kind, {}).items():
         status["default"] = {}
@@ -204,11 +236,19 @@ _INDEX = re.compile(r"\[[^]]*\]")
 def describe_allowed(field: Schema) -> str:
     """The values that a field's schema allows; empty when it allows every value of its type."""
     said = [", ".join(f"`{value}`" for value in field["enum"])] if "enum" in field else []
-    rules = (*field.get("x-kubernetes-validations", ()), *field.get("items", {}).get("x-kubernetes-validations", ()))
+    rules = (
+        *field.get("x-kubernetes-validations", ()),
+        *field.get("items", {}).get("x-kubernetes-validations", ()),
+    )
     said += [rule["message"].removeprefix("must be ") for rule in rules]
     if "minimum" in field:
         said.append(f"at least {field['minimum']}")
-    units = (("maximum", ""), ("maxLength", " characters"), ("maxItems", " entries"), ("maxProperties", " entries"))
+    units = (
+        ("maximum", ""),
+        ("maxLength", " characters"),
+        ("maxItems", " entries"),
+        ("maxProperties", " entries"),
+    )
     if "x-kubernetes-int-or-string" not in field:
         said += [f"at most {field[keyword]}{unit}" for keyword, unit in units if keyword in field]
     if "pattern" in field and not rules:
@@ -217,7 +257,8 @@ def describe_allowed(field: Schema) -> str:
 
 
 def allowed_in_session(path: str) -> str:
-    """The allowed values of a VDISession's field, by its path in the API server's words (`spec.access[0].user`).
+    """The allowed values of a VDISession's field, by its path in the API server's words
+    (`spec.access[0].user`).
 
     Empty when the kind has no such field, or allows every value of its type.
     """

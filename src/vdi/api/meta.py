@@ -1,4 +1,6 @@
-"""Kubernetes object metadata, pruned to the fields this project reads. Part of every struct decoded from the API."""
+"""Kubernetes object metadata, pruned to the fields this project reads. Part of every struct decoded
+from the API.
+"""
 
 from collections.abc import Iterable
 from typing import Annotated
@@ -48,7 +50,9 @@ class Condition(msgspec.Struct, rename="camel", omit_defaults=True, gc=False):
     reason: Annotated[str, doc("Reason code, for programs.", maxLength=1024)]
     message: Annotated[str, explanation("Explanation for people.")] = ""
     last_transition_time: Annotated[str, instant("When status last changed.")] = ""
-    observed_generation: Annotated[int, doc("Generation of the object that this condition describes.")] = 0
+    observed_generation: Annotated[
+        int, doc("Generation of the object that this condition describes.")
+    ] = 0
 
 
 def find_condition(conditions: Iterable[Condition], kind: str) -> Condition | None:

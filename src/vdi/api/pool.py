@@ -15,16 +15,23 @@ class PoolSpec(msgspec.Struct, rename="camel", omit_defaults=True):
     template: Annotated[
         str,
         object_name(
-            "Name of the VDITemplate to start. Its desktops must have no home, because a home cannot be attached "
-            "to a running desktop."
+            "Name of the VDITemplate to start. Its desktops must have no home, because a home"
+            " cannot be attached to a running desktop."
         ),
     ]
     replicas: Annotated[
-        int, doc("Number of started desktops to keep available. `kubectl scale` and autoscalers set it.", minimum=0)
+        int,
+        doc(
+            "Number of started desktops to keep available. `kubectl scale` and autoscalers set it.",
+            minimum=0,
+        ),
     ] = 1
     schedule: Annotated[
         PoolSchedule | None,
-        doc("When the pool keeps desktops ready; outside these times it keeps none. Default: always."),
+        doc(
+            "When the pool keeps desktops ready; outside these times it keeps none. Default:"
+            " always."
+        ),
     ] = None
 
 
@@ -35,8 +42,12 @@ class PoolStatus(msgspec.Struct, rename="camel", omit_defaults=True):
     starting: Annotated[int, doc("Desktops that are starting.")] = 0
     claimed: Annotated[int, doc("Running sessions whose desktop came from this pool.")] = 0
     message: Annotated[str, explanation("What the pool waits for, in one sentence.")] = ""
-    selector: Annotated[str, doc("Label selector of the pool's desktops, for the scale subresource.")] = ""
-    observed_generation: Annotated[int, doc("Generation of the pool that this status describes.")] = 0
+    selector: Annotated[
+        str, doc("Label selector of the pool's desktops, for the scale subresource.")
+    ] = ""
+    observed_generation: Annotated[
+        int, doc("Generation of the pool that this status describes.")
+    ] = 0
     conditions: Annotated[
         tuple[Condition, ...],
         doc(

@@ -1,4 +1,6 @@
-"""Films of a template's desktops, and the mark in their picture: `spec.recording` and `spec.watermark`."""
+"""Films of a template's desktops, and the mark in their picture: `spec.recording` and
+`spec.watermark`.
+"""
 
 from enum import StrEnum
 from typing import Annotated
@@ -25,14 +27,21 @@ class RecordingMode(StrEnum):
 
 
 class TemplateRecording(msgspec.Struct, rename="camel", omit_defaults=True):
-    """A film of each desktop: its picture and sound. The gateway keeps it (gateway.recordings of the chart)."""
+    """A film of each desktop: its picture and sound. The gateway keeps it (gateway.recordings of
+    the chart).
+    """
 
     mode: Annotated[
         RecordingMode,
-        doc("OnDemand: the owner starts and stops the film. Always: no one sees the desktop without one."),
+        doc(
+            "OnDemand: the owner starts and stops the film. Always: no one sees the desktop without"
+            " one."
+        ),
     ] = RecordingMode.OFF
     retention: Annotated[str, duration("How long a film is kept after its end.")] = "720h"
-    owner_may_watch: Annotated[bool, doc("true: owners may watch the films of their own desktops.")] = False
+    owner_may_watch: Annotated[
+        bool, doc("true: owners may watch the films of their own desktops.")
+    ] = False
 
 
 class TemplateWatermark(msgspec.Struct, rename="camel", omit_defaults=True):
@@ -41,11 +50,13 @@ class TemplateWatermark(msgspec.Struct, rename="camel", omit_defaults=True):
     text: Annotated[
         str,
         doc(
-            "The text. {user}: the owner's e-mail address, which a pool's desktops do not have yet. {time}: the time, "
-            "renewed each hour; a stream has the time of its beginning.",
+            "The text. {user}: the owner's e-mail address, which a pool's desktops do not have yet."
+            " {time}: the time, renewed each hour; a stream has the time of its beginning.",
             PRINTABLE,
             minLength=1,
             maxLength=128,
         ),
     ]
-    position: Annotated[str, doc("Where it is; Moving: it wanders.", enum=list(POSITIONS))] = "Moving"
+    position: Annotated[str, doc("Where it is; Moving: it wanders.", enum=list(POSITIONS))] = (
+        "Moving"
+    )

@@ -11,7 +11,9 @@ CronText = Annotated[
     str,
     doc("Five fields as in cron, such as 0 18 * * MON-FRI.", CRON, maxLength=64),
 ]
-TimeZoneText = Annotated[str, doc("Time zone of the times (IANA name).", TIME_ZONE, minLength=1, maxLength=64)]
+TimeZoneText = Annotated[
+    str, doc("Time zone of the times (IANA name).", TIME_ZONE, minLength=1, maxLength=64)
+]
 
 
 class Window(msgspec.Struct, rename="camel", omit_defaults=True):
@@ -23,7 +25,12 @@ class Window(msgspec.Struct, rename="camel", omit_defaults=True):
 
 Windows = Annotated[
     tuple[Window, ...],
-    doc("Working hours; windows may overlap.", minItems=1, maxItems=16, **{"x-kubernetes-list-type": "atomic"}),
+    doc(
+        "Working hours; windows may overlap.",
+        minItems=1,
+        maxItems=16,
+        **{"x-kubernetes-list-type": "atomic"},
+    ),
 ]
 
 
@@ -42,8 +49,8 @@ class TemplateSchedule(msgspec.Struct, rename="camel", omit_defaults=True):
     cancel_on_activity: Annotated[
         bool,
         doc(
-            "true: a user who uses mouse or keyboard while the warning is shown keeps the desktop until the end of "
-            "the next window."
+            "true: a user who uses mouse or keyboard while the warning is shown keeps the desktop"
+            " until the end of the next window."
         ),
     ] = True
 
@@ -73,8 +80,9 @@ class SessionSchedule(msgspec.Struct, rename="camel", omit_defaults=True, gc=Fal
     end: Annotated[
         str | None,
         doc(
-            "Time of day at which the desktop is suspended, such as 18:00, after a warning that input cancels. An end "
-            "before the start is on the next day. Default: it runs until its time limit or idle timeout.",
+            "Time of day at which the desktop is suspended, such as 18:00, after a warning that"
+            " input cancels. An end before the start is on the next day. Default: it runs until its"
+            " time limit or idle timeout.",
             TIME_OF_DAY,
             maxLength=5,
         ),

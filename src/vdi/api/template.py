@@ -37,7 +37,8 @@ from vdi.api.recording import TemplateRecording, TemplateWatermark
 from vdi.api.schedule import TemplateSchedule
 from vdi.api.streaming import RULES, TemplateApp, TemplateKeyboard, TemplateStreaming
 
-# Without dyn() the API server assumes that string(integer) may have any length, and refuses the rule as too costly.
+# Without dyn() the API server assumes that string(integer) may have any length, and refuses the
+# rule as too costly.
 _GPUS, _MOST_GPUS = "string(dyn(self.defaultGPU))", "string(dyn(self.maxGPU))"
 _MAXIMUM_GPU = Rule(
     "!has(self.maxGPU) || self.defaultGPU <= self.maxGPU",
@@ -60,40 +61,53 @@ class TemplateResources(msgspec.Struct, rename="camel", omit_defaults=True):
         default_within_maximum("defaultEphemeralStorage", "maxEphemeralStorage"),
         Rule(
             "!has(self.maxEphemeralStorage) || has(self.defaultEphemeralStorage)",
-            "maxEphemeralStorage needs defaultEphemeralStorage, because a session without a value would have no limit",
+            "maxEphemeralStorage needs defaultEphemeralStorage, because a session without a value"
+            " would have no limit",
             field_path=".maxEphemeralStorage",
         ),
     )
 
-    default_gpu: Annotated[int, doc("GPUs. 0: a CPU desktop, which ignores the session's gpu.", minimum=0)] = (
-        msgspec.field(name="defaultGPU", default=1)
-    )
+    default_gpu: Annotated[
+        int, doc("GPUs. 0: a CPU desktop, which ignores the session's gpu.", minimum=0)
+    ] = msgspec.field(name="defaultGPU", default=1)
     default_memory: Annotated[Quantity, quantity("Memory.", DESKTOP_MEMORY)] = "4Gi"
-    default_cpu: Annotated[Quantity, quantity("CPUs.", CPU)] = msgspec.field(name="defaultCPU", default="2")
+    default_cpu: Annotated[Quantity, quantity("CPUs.", CPU)] = msgspec.field(
+        name="defaultCPU", default="2"
+    )
     max_gpu: Annotated[
         int | None,
         doc(
-            "The maximum number of GPUs that a session may request. Default: the larger of 1 and defaultGPU.", minimum=0
+            "The maximum number of GPUs that a session may request. Default: the larger of 1 and"
+            " defaultGPU.",
+            minimum=0,
         ),
     ] = msgspec.field(name="maxGPU", default=None)
     max_memory: Annotated[
         Quantity | None,
-        quantity("The maximum memory that a session may request. Default: defaultMemory.", DESKTOP_MEMORY),
+        quantity(
+            "The maximum memory that a session may request. Default: defaultMemory.", DESKTOP_MEMORY
+        ),
     ] = None
     max_cpu: Annotated[
-        Quantity | None, quantity("The maximum number of CPUs that a session may request. Default: defaultCPU.", CPU)
+        Quantity | None,
+        quantity(
+            "The maximum number of CPUs that a session may request. Default: defaultCPU.", CPU
+        ),
     ] = msgspec.field(name="maxCPU", default=None)
     default_ephemeral_storage: Annotated[
         Quantity | None,
         quantity(
-            "Local disk of the node: data outside home and volumes, and logs. The pod requests all of it, and a "
-            "desktop that uses more is evicted. Default: no request and no limit.",
+            "Local disk of the node: data outside home and volumes, and logs. The pod requests all"
+            " of it, and a desktop that uses more is evicted. Default: no request and no limit.",
             MEMORY,
         ),
     ] = None
     max_ephemeral_storage: Annotated[
         Quantity | None,
-        quantity("The maximum local disk that a session may request. Default: defaultEphemeralStorage.", MEMORY),
+        quantity(
+            "The maximum local disk that a session may request. Default: defaultEphemeralStorage.",
+            MEMORY,
+        ),
     ] = None
 
     def __post_init__(self) -> None:
@@ -107,7 +121,8 @@ class SecretKeyRef(msgspec.Struct, rename="camel", omit_defaults=True):
     name: Annotated[str, object_name("Name of the Secret.")]
     key: Annotated[str, doc("Key in the Secret.", pattern="^[-._a-zA-Z0-9]+$", maxLength=253)]
     optional: Annotated[
-        bool, doc("true: the desktop starts without the variable if the Secret or the key is missing.")
+        bool,
+        doc("true: the desktop starts without the variable if the Secret or the key is missing."),
     ] = False
 
 
@@ -121,13 +136,17 @@ class ConfigMapKeyRef(msgspec.Struct, rename="camel", omit_defaults=True):
     """A key of a ConfigMap in the session's namespace."""
 
     name: Annotated[str, object_name("Name of the ConfigMap.")]
-    key: Annotated[str, doc("Key in the ConfigMap.", pattern="^[-._a-zA-Z0-9]+$", maxLength=253)] = "startup.sh"
+    key: Annotated[
+        str, doc("Key in the ConfigMap.", pattern="^[-._a-zA-Z0-9]+$", maxLength=253)
+    ] = "startup.sh"
 
 
 class StartupScript(msgspec.Struct, rename="camel", omit_defaults=True):
     """A script that the image runs at each start of a desktop, as the desktop's user."""
 
-    config_map_key_ref: Annotated[ConfigMapKeyRef, doc("A key of a ConfigMap in the session's namespace.")]
+    config_map_key_ref: Annotated[
+        ConfigMapKeyRef, doc("A key of a ConfigMap in the session's namespace.")
+    ]
 
 
 class EnvVar(msgspec.Struct, rename="camel", omit_defaults=True):
@@ -177,31 +196,37 @@ class TemplatePersistence(msgspec.Struct, rename="camel", omit_defaults=True):
 
     rules: ClassVar[tuple[Rule, ...]] = (default_within_maximum("size", "maxSize"),)
 
-    enabled: Annotated[bool, doc("Whether desktops have a home volume, unless the session sets it.")] = True
+    enabled: Annotated[
+        bool, doc("Whether desktops have a home volume, unless the session sets it.")
+    ] = True
     size: Annotated[Quantity, quantity("Size of a new home volume.", MEMORY)] = "10Gi"
     max_size: Annotated[
         Quantity | None,
-        quantity("The maximum size of a new home volume that a session may request. Default: size.", MEMORY),
+        quantity(
+            "The maximum size of a new home volume that a session may request. Default: size.",
+            MEMORY,
+        ),
     ] = None
     storage_class: Annotated[str, object_name("StorageClass of a new home volume.")] = "local-path"
     scope: Annotated[
         HomeScope,
         doc(
-            "Who shares a home. UserAndTemplate: each user has one home per template. User: each user has one home "
-            "for all templates with this scope. Session: each session has its own home, which is deleted with it. "
-            "An existing home of user and template stays in use under User."
+            "Who shares a home. UserAndTemplate: each user has one home per template. User: each"
+            " user has one home for all templates with this scope. Session: each session has its"
+            " own home, which is deleted with it. An existing home of user and template stays in"
+            " use under User."
         ),
     ] = HomeScope.USER_AND_TEMPLATE
     access_mode: Annotated[
         AccessMode,
         doc(
-            "Access mode of a new home volume. ReadWriteOnce: one running desktop at a time. ReadWriteMany: "
-            "several; the StorageClass must support it."
+            "Access mode of a new home volume. ReadWriteOnce: one running desktop at a time."
+            " ReadWriteMany: several; the StorageClass must support it."
         ),
     ] = AccessMode.READ_WRITE_ONCE
-    mount_path: Annotated[str, doc("Path of the user's home directory in the image.", ABSOLUTE_PATH, maxLength=512)] = (
-        "/home/user"
-    )
+    mount_path: Annotated[
+        str, doc("Path of the user's home directory in the image.", ABSOLUTE_PATH, maxLength=512)
+    ] = "/home/user"
 
     def __post_init__(self) -> None:
         quantities_as_text(self, "size", "max_size")
@@ -228,14 +253,22 @@ class SecretVolume(msgspec.Struct, rename="camel", omit_defaults=True):
 class VolumeGroup(msgspec.Struct, rename="camel", omit_defaults=True):
     """A group whose members get the volume."""
 
-    name: Annotated[str, doc("Group, as the login names it.", PRINTABLE, minLength=1, maxLength=254)]
-    read_only: Annotated[bool, doc("false: desktops of its members may write to the volume.")] = True
+    name: Annotated[
+        str, doc("Group, as the login names it.", PRINTABLE, minLength=1, maxLength=254)
+    ]
+    read_only: Annotated[bool, doc("false: desktops of its members may write to the volume.")] = (
+        True
+    )
 
 
 class NFSVolume(msgspec.Struct, rename="camel", omit_defaults=True):
-    """An NFS export. Pod Security `restricted` forbids it in a pod; use a claim with an NFS volume instead."""
+    """An NFS export. Pod Security `restricted` forbids it in a pod; use a claim with an NFS volume
+    instead.
+    """
 
-    server: Annotated[str, doc("Host name or address of the server.", pattern="^[!-~]+$", maxLength=253)]
+    server: Annotated[
+        str, doc("Host name or address of the server.", pattern="^[!-~]+$", maxLength=253)
+    ]
     path: Annotated[str, doc("Exported path.", ABSOLUTE_PATH, maxLength=512)]
 
 
@@ -244,26 +277,30 @@ class TemplateVolume(msgspec.Struct, rename="camel", omit_defaults=True):
 
     rules: ClassVar[tuple[Rule, ...]] = (
         Rule(
-            "[has(self.persistentVolumeClaim), has(self.configMap), has(self.secret), has(self.nfs)]"
-            ".exists_one(given, given)",
+            "[has(self.persistentVolumeClaim), has(self.configMap), has(self.secret),"
+            " has(self.nfs)].exists_one(given, given)",
             "needs exactly one of persistentVolumeClaim, configMap, secret and nfs",
-            '"\'" + self.name + "\' has " + (has(self.persistentVolumeClaim) || has(self.configMap) || '
-            "has(self.secret) || has(self.nfs) ? 'several' : 'none') + ' of persistentVolumeClaim, configMap, secret "
-            "and nfs, and needs exactly one'",
+            '"\'" + self.name + "\' has " + (has(self.persistentVolumeClaim) ||'
+            " has(self.configMap) || has(self.secret) || has(self.nfs) ? 'several' : 'none') + ' of"
+            " persistentVolumeClaim, configMap, secret and nfs, and needs exactly one'",
         ),
         Rule(
             "!has(self.subPath) || !self.subPath.contains('{group}') || "
             "(has(self.groups) && self.groups.size() > 0 && self.mountPath.contains('{group}'))",
             "{group} in subPath needs groups, and {group} in mountPath",
-            '"\'" + self.name + "\' has {group} in subPath, and needs groups, and {group} in mountPath"',
+            '"\'" + self.name + "\' has {group} in subPath, and needs groups, and {group} in'
+            ' mountPath"',
         ),
     )
 
-    name: Annotated[str, doc("Name of the volume in the pod.", HOST_LABEL, NOT_OURS, minLength=1, maxLength=63)]
+    name: Annotated[
+        str, doc("Name of the volume in the pod.", HOST_LABEL, NOT_OURS, minLength=1, maxLength=63)
+    ]
     mount_path: Annotated[
         str,
         doc(
-            "Where it is mounted, also inside the home. With {group} in subPath, {group} is the folder of the group.",
+            "Where it is mounted, also inside the home. With {group} in subPath, {group} is the"
+            " folder of the group.",
             ABSOLUTE_PATH,
             NOT_SHARED_MEMORY,
             maxLength=512,
@@ -272,28 +309,40 @@ class TemplateVolume(msgspec.Struct, rename="camel", omit_defaults=True):
     sub_path: Annotated[
         str | None,
         doc(
-            "Folder or file of the volume that is mounted; a folder that does not exist is created. {user}: the folder "
-            "of the user. {group}: a folder for each of the user's groups among groups. Default: the whole volume.",
+            "Folder or file of the volume that is mounted; a folder that does not exist is created."
+            " {user}: the folder of the user. {group}: a folder for each of the user's groups among"
+            " groups. Default: the whole volume.",
             SUB_PATH,
             maxLength=255,
         ),
     ] = None
-    read_only: Annotated[bool, doc("false: the desktop can write to it. Ignored if groups is set.")] = True
+    read_only: Annotated[
+        bool, doc("false: the desktop can write to it. Ignored if groups is set.")
+    ] = True
     groups: Annotated[
         tuple[VolumeGroup, ...],
         doc(
-            "Who gets the volume. A user in several groups may write if one of them may. Only desktops that the "
-            "gateway starts have groups. Default: everyone, as readOnly says.",
+            "Who gets the volume. A user in several groups may write if one of them may. Only"
+            " desktops that the gateway starts have groups. Default: everyone, as readOnly says.",
             list_key="name",
             maxItems=64,
         ),
     ] = ()
-    persistent_volume_claim: Annotated[ClaimVolume | None, doc("An existing claim in the session's namespace.")] = None
-    config_map: Annotated[ConfigMapVolume | None, doc("An existing ConfigMap in the session's namespace.")] = None
-    secret: Annotated[SecretVolume | None, doc("An existing Secret in the session's namespace.")] = None
+    persistent_volume_claim: Annotated[
+        ClaimVolume | None, doc("An existing claim in the session's namespace.")
+    ] = None
+    config_map: Annotated[
+        ConfigMapVolume | None, doc("An existing ConfigMap in the session's namespace.")
+    ] = None
+    secret: Annotated[
+        SecretVolume | None, doc("An existing Secret in the session's namespace.")
+    ] = None
     nfs: Annotated[
         NFSVolume | None,
-        doc("An NFS export. Pod Security `restricted` forbids it; use a claim with an NFS volume instead."),
+        doc(
+            "An NFS export. Pod Security `restricted` forbids it; use a claim with an NFS volume"
+            " instead."
+        ),
     ] = None
 
 
@@ -301,7 +350,9 @@ class TemplateProgram(msgspec.Struct, rename="camel", omit_defaults=True):
     """Programs from an image, mounted read-only beside the desktop's own."""
 
     image: Annotated[str, doc("Image whose files are mounted.", IMAGE, minLength=1, maxLength=512)]
-    mount_path: Annotated[str, doc("Where its files are mounted.", ABSOLUTE_PATH, NOT_SHARED_MEMORY, maxLength=512)]
+    mount_path: Annotated[
+        str, doc("Where its files are mounted.", ABSOLUTE_PATH, NOT_SHARED_MEMORY, maxLength=512)
+    ]
 
 
 class UserNamespaces(StrEnum):
@@ -324,7 +375,8 @@ class TemplateIsolation(msgspec.Struct, rename="camel", omit_defaults=True):
         Rule(
             # The field's own default, {}, is checked before those in it are there.
             "!has(self.rootInDesktop) || !self.rootInDesktop || self.userNamespaces == 'Required'",
-            "'true' needs userNamespaces: Required, because without a user namespace root would be the node's root",
+            "'true' needs userNamespaces: Required, because without a user namespace root would be"
+            " the node's root",
             field_path=".rootInDesktop",
         ),
     )
@@ -332,12 +384,17 @@ class TemplateIsolation(msgspec.Struct, rename="camel", omit_defaults=True):
     user_namespaces: Annotated[
         UserNamespaces,
         doc(
-            "Whether the pod has a user namespace, in which its user ids are none of the node's. Auto: if all nodes "
-            "and volumes for the desktop allow it. Required: else the session waits. Off: never."
+            "Whether the pod has a user namespace, in which its user ids are none of the node's."
+            " Auto: if all nodes and volumes for the desktop allow it. Required: else the session"
+            " waits. Off: never."
         ),
     ] = UserNamespaces.AUTO
     root_in_desktop: Annotated[
-        bool, doc("true: the user is root inside, without a capability, and can install packages. Ignores runAsUser.")
+        bool,
+        doc(
+            "true: the user is root inside, without a capability, and can install packages. Ignores"
+            " runAsUser."
+        ),
     ] = False
 
 
@@ -345,17 +402,29 @@ class Toleration(msgspec.Struct, rename="camel", omit_defaults=True):
     """A toleration, as in a pod's spec."""
 
     key: Annotated[
-        str | None, doc("Key of the taint. Default: every key (operator Exists).", pattern="^[!-~]*$", maxLength=317)
-    ] = None
-    operator: Annotated[str | None, doc("How the value is compared. Default: Equal.", enum=["Exists", "Equal"])] = None
-    value: Annotated[str | None, doc("Value of the taint.", pattern="^[!-~]*$", maxLength=63)] = None
-    effect: Annotated[
         str | None,
-        doc("Effect of the taint. Default: every effect.", enum=["NoSchedule", "PreferNoSchedule", "NoExecute"]),
+        doc(
+            "Key of the taint. Default: every key (operator Exists).",
+            pattern="^[!-~]*$",
+            maxLength=317,
+        ),
     ] = None
-    toleration_seconds: Annotated[int | None, doc("Seconds that a NoExecute taint is tolerated. Default: forever.")] = (
+    operator: Annotated[
+        str | None, doc("How the value is compared. Default: Equal.", enum=["Exists", "Equal"])
+    ] = None
+    value: Annotated[str | None, doc("Value of the taint.", pattern="^[!-~]*$", maxLength=63)] = (
         None
     )
+    effect: Annotated[
+        str | None,
+        doc(
+            "Effect of the taint. Default: every effect.",
+            enum=["NoSchedule", "PreferNoSchedule", "NoExecute"],
+        ),
+    ] = None
+    toleration_seconds: Annotated[
+        int | None, doc("Seconds that a NoExecute taint is tolerated. Default: forever.")
+    ] = None
 
 
 # The health path of Selkies 2.
@@ -370,7 +439,9 @@ class Protocol(StrEnum):
 
     @classmethod
     def _missing_(cls, _value: object) -> "Protocol":
-        """A value of a later version: nothing is assumed of the image, so it gets no token and has no viewers."""
+        """A value of a later version: nothing is assumed of the image, so it gets no token and has
+        no viewers.
+        """
         return cls.WEB
 
 
@@ -395,21 +466,28 @@ class Placement(msgspec.Struct, rename="camel", omit_defaults=True):
     ] = {}
     tolerations: Annotated[
         tuple[Toleration, ...],
-        doc("Taints that the desktop tolerates.", maxItems=32, **{"x-kubernetes-list-type": "atomic"}),
+        doc(
+            "Taints that the desktop tolerates.",
+            maxItems=32,
+            **{"x-kubernetes-list-type": "atomic"},
+        ),
     ] = ()
-    runtime_class_name: Annotated[str | None, object_name("RuntimeClass of the pod, such as nvidia.")] = None
+    runtime_class_name: Annotated[
+        str | None, object_name("RuntimeClass of the pod, such as nvidia.")
+    ] = None
 
 
 _OPERATORS_KEY = (
-    "key.startsWith('vdi.kasm.io/') || key in ['app.kubernetes.io/name', 'app.kubernetes.io/component',"
-    " 'app.kubernetes.io/managed-by']"
+    "key.startsWith('vdi.kasm.io/') || key in ['app.kubernetes.io/name',"
+    " 'app.kubernetes.io/component', 'app.kubernetes.io/managed-by']"
 )
 _FREE_KEYS = Rule(
     f"!self.exists(key, {_OPERATORS_KEY})",
-    "must not have keys of the operator: vdi.kasm.io/..., app.kubernetes.io/name, app.kubernetes.io/component and "
-    "app.kubernetes.io/managed-by; every other key is allowed",
-    f'"\'" + self.filter(key, {_OPERATORS_KEY})[0] + "\' belongs to the operator; allowed: every key except '
-    'vdi.kasm.io/..., app.kubernetes.io/name, app.kubernetes.io/component and app.kubernetes.io/managed-by"',
+    "must not have keys of the operator: vdi.kasm.io/..., app.kubernetes.io/name,"
+    " app.kubernetes.io/component and app.kubernetes.io/managed-by; every other key is allowed",
+    f'"\'" + self.filter(key, {_OPERATORS_KEY})[0] + "\' belongs to the operator; allowed: every'
+    " key except vdi.kasm.io/..., app.kubernetes.io/name, app.kubernetes.io/component and"
+    ' app.kubernetes.io/managed-by"',
 )
 _LABEL_VALUE = msgspec.Meta(
     extra_json_schema={"maxLength": 63, "pattern": "^(([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9])?$"}
@@ -425,7 +503,11 @@ class PodTemplateMetadata(msgspec.Struct, rename="camel", omit_defaults=True):
     ] = {}
     annotations: Annotated[
         dict[str, Annotated[str, msgspec.Meta(extra_json_schema={"maxLength": 4096})]],
-        doc("Annotations of the pod, for an autoscaler, a service mesh or a scanner.", _FREE_KEYS, maxProperties=32),
+        doc(
+            "Annotations of the pod, for an autoscaler, a service mesh or a scanner.",
+            _FREE_KEYS,
+            maxProperties=32,
+        ),
     ] = {}
 
 
@@ -435,7 +517,8 @@ class PodTemplateSpec(msgspec.Struct, rename="camel", omit_defaults=True):
     priority_class_name: Annotated[
         str | None,
         object_name(
-            "PriorityClass of the pod, for the scheduler and for evictions. The queue uses the session's priority."
+            "PriorityClass of the pod, for the scheduler and for evictions. The queue uses the"
+            " session's priority."
         ),
     ] = None
 
@@ -446,7 +529,9 @@ class PodTemplate(msgspec.Struct, rename="camel", omit_defaults=True):
     metadata: Annotated[PodTemplateMetadata, doc("Labels and annotations.")] = msgspec.field(
         default_factory=PodTemplateMetadata
     )
-    spec: Annotated[PodTemplateSpec, doc("Fields of the pod's spec.")] = msgspec.field(default_factory=PodTemplateSpec)
+    spec: Annotated[PodTemplateSpec, doc("Fields of the pod's spec.")] = msgspec.field(
+        default_factory=PodTemplateSpec
+    )
 
 
 class LocalObjectReference(msgspec.Struct, rename="camel", omit_defaults=True):
@@ -485,35 +570,42 @@ class Lifecycle(msgspec.Struct, rename="camel", omit_defaults=True):
     max_timeout: Annotated[
         str | None,
         duration(
-            "The maximum length of one run, regardless of the session's timeout. Default: the cluster's "
-            "sessions.maxTimeout (a value of the chart)."
+            "The maximum length of one run, regardless of the session's timeout. Default: the"
+            " cluster's sessions.maxTimeout (a value of the chart)."
         ),
     ] = None
-    on_timeout: Annotated[TimeoutAction, doc("At the end of a run: delete the session, or suspend it.")] = (
-        TimeoutAction.TERMINATE
-    )
+    on_timeout: Annotated[
+        TimeoutAction, doc("At the end of a run: delete the session, or suspend it.")
+    ] = TimeoutAction.TERMINATE
     idle_timeout: Annotated[
         str | None,
         duration(
-            "How long a desktop may be without a connection and without input, unless the session sets it. "
-            "Default: no limit."
+            "How long a desktop may be without a connection and without input, unless the session"
+            " sets it. Default: no limit."
         ),
     ] = None
-    on_idle: Annotated[IdleAction, doc("After the idle timeout: suspend the session, or delete it.")] = (
-        IdleAction.SUSPEND
-    )
+    on_idle: Annotated[
+        IdleAction, doc("After the idle timeout: suspend the session, or delete it.")
+    ] = IdleAction.SUSPEND
 
 
 _Member = Annotated[
-    str, msgspec.Meta(extra_json_schema={"x-kubernetes-validations": [PRINTABLE.as_schema()], "maxLength": 254})
+    str,
+    msgspec.Meta(
+        extra_json_schema={"x-kubernetes-validations": [PRINTABLE.as_schema()], "maxLength": 254}
+    ),
 ]
 
 
 class TemplateAccess(msgspec.Struct, rename="camel", omit_defaults=True):
-    """Users who may start desktops of a template. Both lists empty: everyone. The gateway enforces it."""
+    """Users who may start desktops of a template. Both lists empty: everyone. The gateway enforces
+    it.
+    """
 
     users: Annotated[tuple[_Member, ...], doc("E-mail addresses.", maxItems=1024)] = ()
-    groups: Annotated[tuple[_Member, ...], doc("Groups as reported by the login.", maxItems=256)] = ()
+    groups: Annotated[
+        tuple[_Member, ...], doc("Groups as reported by the login.", maxItems=256)
+    ] = ()
 
 
 class Agents(msgspec.Struct, rename="camel", omit_defaults=True):
@@ -527,21 +619,34 @@ class Agents(msgspec.Struct, rename="camel", omit_defaults=True):
         ),
     )
 
-    enabled: Annotated[bool, doc("true: owners and collaborators may have agents act in their desktops.")] = False
-    counts_as_use: Annotated[
-        bool, doc("Whether an agent's actions count as input for the idle timeout. false: only people's input does.")
+    enabled: Annotated[
+        bool, doc("true: owners and collaborators may have agents act in their desktops.")
     ] = False
-    run: Annotated[bool, doc("true: agents may also run commands in the desktop, as its user.")] = False
-    record_text: Annotated[bool, doc("true: the audit log has the text that agents type; false: only its length.")] = (
+    counts_as_use: Annotated[
+        bool,
+        doc(
+            "Whether an agent's actions count as input for the idle timeout. false: only people's"
+            " input does."
+        ),
+    ] = False
+    run: Annotated[bool, doc("true: agents may also run commands in the desktop, as its user.")] = (
         False
     )
+    record_text: Annotated[
+        bool, doc("true: the audit log has the text that agents type; false: only its length.")
+    ] = False
 
 
-_HAS_ROOT = "has(self.isolation) && has(self.isolation.rootInDesktop) && self.isolation.rootInDesktop"
+_HAS_ROOT = (
+    "has(self.isolation) && has(self.isolation.rootInDesktop) && self.isolation.rootInDesktop"
+)
 _HAS_AGENTS = "has(self.agents) && has(self.agents.enabled) && self.agents.enabled"
-# Root can replace the programs of the image that make the film, draw the mark, and put people's input first.
+# Root can replace the programs of the image that make the film, draw the mark, and put people's
+# input first.
 _UNDONE_BY_ROOT = {
-    "recording.mode": "has(self.recording) && has(self.recording.mode) && self.recording.mode == 'Always'",
+    "recording.mode": (
+        "has(self.recording) && has(self.recording.mode) && self.recording.mode == 'Always'"
+    ),
     "watermark": "has(self.watermark)",
     "agents.enabled": _HAS_AGENTS,
 }
@@ -552,29 +657,31 @@ class TemplateSpec(msgspec.Struct, rename="camel", omit_defaults=True):
 
     rules: ClassVar[tuple[Rule, ...]] = (
         Rule(
-            "!has(self.volumes) || self.volumes.all(v, self.volumes.exists_one(w, w.mountPath == v.mountPath))",
+            "!has(self.volumes) || self.volumes.all(v, self.volumes.exists_one(w, w.mountPath =="
+            " v.mountPath))",
             "each mountPath must be used once",
             field_path=".volumes",
         ),
         Rule(
             "!has(self.volumes) || self.volumes.all(v, v.mountPath != self.persistence.mountPath)",
             "a volume must not be mounted at the home's path (persistence.mountPath)",
-            '"mounted at \'" + self.persistence.mountPath + "\', which is the mount path of the home '
-            '(persistence.mountPath)"',
+            '"mounted at \'" + self.persistence.mountPath + "\', which is the mount path of the'
+            ' home (persistence.mountPath)"',
             ".volumes",
         ),
         *(
             Rule(
                 f"!({_HAS_ROOT}) || !({condition})",
-                f"'true' is not possible with {field}: root can undo it; allowed: false, or no {field}",
+                f"'true' is not possible with {field}: root can undo it; allowed: false, or no"
+                f" {field}",
                 field_path=".isolation.rootInDesktop",
             )
             for field, condition in _UNDONE_BY_ROOT.items()
         ),
         Rule(
             f"!has(self.watermark) || !({_HAS_AGENTS})",
-            "'true' is not possible with watermark, which pictures for agents do not have; allowed: false, or no "
-            "watermark",
+            "'true' is not possible with watermark, which pictures for agents do not have; allowed:"
+            " false, or no watermark",
             field_path=".agents.enabled",
         ),
         *RULES,
@@ -582,51 +689,78 @@ class TemplateSpec(msgspec.Struct, rename="camel", omit_defaults=True):
 
     image: Annotated[
         str,
-        doc("Image of the desktop. It serves HTTP on port, and runs as runAsUser.", IMAGE, minLength=1, maxLength=512),
+        doc(
+            "Image of the desktop. It serves HTTP on port, and runs as runAsUser.",
+            IMAGE,
+            minLength=1,
+            maxLength=512,
+        ),
     ]
     display_name: Annotated[str, doc("Display name.", PRINTABLE, maxLength=128)] = ""
-    description: Annotated[str, doc("Purpose of this desktop.", PRINTABLE_LINES, maxLength=2048)] = ""
+    description: Annotated[
+        str, doc("Purpose of this desktop.", PRINTABLE_LINES, maxLength=2048)
+    ] = ""
     icon: Annotated[
         str,
         doc(
-            "Icon in the portal: the name of one of its icons, such as browser, or the address of a picture: "
-            "data:image/, or https: where gateway.portal.iconOrigins of the chart allows it.",
+            "Icon in the portal: the name of one of its icons, such as browser, or the address of a"
+            " picture: data:image/, or https: where gateway.portal.iconOrigins of the chart"
+            " allows it.",
             pattern="^[ -~]*$",
             maxLength=16384,
         ),
     ] = ""
-    resources: Annotated[TemplateResources, doc("Default and maximum resources of a desktop.")] = msgspec.field(
-        default_factory=TemplateResources
+    resources: Annotated[TemplateResources, doc("Default and maximum resources of a desktop.")] = (
+        msgspec.field(default_factory=TemplateResources)
     )
-    env: Annotated[tuple[EnvVar, ...], doc("Environment variables of the desktop.", list_key="name", maxItems=128)] = ()
+    env: Annotated[
+        tuple[EnvVar, ...],
+        doc("Environment variables of the desktop.", list_key="name", maxItems=128),
+    ] = ()
     streaming: Annotated[
-        TemplateStreaming, doc("Settings of picture, sound and input; omitted settings are those of the image.")
+        TemplateStreaming,
+        doc("Settings of picture, sound and input; omitted settings are those of the image."),
     ] = msgspec.field(default_factory=TemplateStreaming)
-    app: Annotated[TemplateApp | None, doc("A single application instead of a whole desktop.")] = None
-    keyboard: Annotated[TemplateKeyboard | None, doc("Keyboard of the desktop. Default: the image's keyboard.")] = None
-    recording: Annotated[TemplateRecording | None, doc("Films of the desktops. Default: none are made.")] = None
-    watermark: Annotated[TemplateWatermark | None, doc("A text in the picture. Default: none.")] = None
+    app: Annotated[TemplateApp | None, doc("A single application instead of a whole desktop.")] = (
+        None
+    )
+    keyboard: Annotated[
+        TemplateKeyboard | None, doc("Keyboard of the desktop. Default: the image's keyboard.")
+    ] = None
+    recording: Annotated[
+        TemplateRecording | None, doc("Films of the desktops. Default: none are made.")
+    ] = None
+    watermark: Annotated[TemplateWatermark | None, doc("A text in the picture. Default: none.")] = (
+        None
+    )
     agents: Annotated[
-        Agents | None, doc("Software agents in desktops of this template. The image must be ours. Default: none.")
+        Agents | None,
+        doc("Software agents in desktops of this template. The image must be ours. Default: none."),
     ] = None
     protocol: Annotated[
         Protocol,
         doc(
-            "What the image serves. Selkies: a desktop that Selkies streams. Web: any page, such as KasmVNC, "
-            "noVNC, code-server or JupyterLab; it needs the gateway, and can be shared with full control only."
+            "What the image serves. Selkies: a desktop that Selkies streams. Web: any page, such as"
+            " KasmVNC, noVNC, code-server or JupyterLab; it needs the gateway, and can be shared"
+            " with full control only."
         ),
     ] = Protocol.SELKIES
-    port: Annotated[int, doc("Port that the image serves on.", NOT_THE_AGENTS, minimum=1, maximum=65535)] = 8080
+    port: Annotated[
+        int, doc("Port that the image serves on.", NOT_THE_AGENTS, minimum=1, maximum=65535)
+    ] = 8080
     scheme: Annotated[
         Scheme,
-        doc("Protocol of the image on port. HTTPS: its certificate is not verified, because it is the image's own."),
+        doc(
+            "Protocol of the image on port. HTTPS: its certificate is not verified, because it is"
+            " the image's own."
+        ),
     ] = Scheme.HTTP
     health_path: Annotated[
         str,
         doc(
-            "Path that responds with a status from 200 to 399 when the desktop is ready. /api/health means /health "
-            "for an image of Selkies 1, and / with protocol Web; with basicAuthSecret, the check is only that the "
-            "port accepts connections.",
+            "Path that responds with a status from 200 to 399 when the desktop is ready."
+            " /api/health means /health for an image of Selkies 1, and / with protocol Web; with"
+            " basicAuthSecret, the check is only that the port accepts connections.",
             URL_PATH,
             maxLength=512,
         ),
@@ -634,75 +768,90 @@ class TemplateSpec(msgspec.Struct, rename="camel", omit_defaults=True):
     basic_auth_secret: Annotated[
         LocalObjectReference | None,
         doc(
-            "Secret in the session's namespace with the keys username and password, for an image with basic auth "
-            "(type kubernetes.io/basic-auth). The gateway adds them to each request; browsers do not receive them."
+            "Secret in the session's namespace with the keys username and password, for an image"
+            " with basic auth (type kubernetes.io/basic-auth). The gateway adds them to each"
+            " request; browsers do not receive them."
         ),
     ] = None
     run_as_user: Annotated[
-        int, doc("User and group id of the image's processes and of the home.", minimum=1, maximum=2147483647)
+        int,
+        doc(
+            "User and group id of the image's processes and of the home.",
+            minimum=1,
+            maximum=2147483647,
+        ),
     ] = 1000
-    persistence: Annotated[TemplatePersistence, doc("Defaults for the home volume.")] = msgspec.field(
-        default_factory=TemplatePersistence
+    persistence: Annotated[TemplatePersistence, doc("Defaults for the home volume.")] = (
+        msgspec.field(default_factory=TemplatePersistence)
     )
-    shm_size: Annotated[Quantity, quantity("Size of /dev/shm; it counts towards the desktop's memory.", MEMORY)] = "1Gi"
+    shm_size: Annotated[
+        Quantity, quantity("Size of /dev/shm; it counts towards the desktop's memory.", MEMORY)
+    ] = "1Gi"
     volumes: Annotated[
         tuple[TemplateVolume, ...],
         doc("Volumes in addition to the home, also inside it.", list_key="name", maxItems=16),
     ] = ()
     programs: Annotated[
-        tuple[TemplateProgram, ...], doc("Images with programs, mounted read-only.", list_key="mountPath", maxItems=8)
+        tuple[TemplateProgram, ...],
+        doc("Images with programs, mounted read-only.", list_key="mountPath", maxItems=8),
     ] = ()
-    isolation: Annotated[TemplateIsolation, doc("User namespaces, and root inside the desktop.")] = msgspec.field(
-        default_factory=TemplateIsolation
-    )
+    isolation: Annotated[
+        TemplateIsolation, doc("User namespaces, and root inside the desktop.")
+    ] = msgspec.field(default_factory=TemplateIsolation)
     startup_script: Annotated[
         StartupScript | None,
         doc(
-            "Script that runs at each start before the applications, as the desktop's user. The desktop waits for it "
-            "for 10 s at most. The image has to run the file in VDI_STARTUP_SCRIPT, as vdi/desktop does."
+            "Script that runs at each start before the applications, as the desktop's user. The"
+            " desktop waits for it for 10 s at most. The image has to run the file in"
+            " VDI_STARTUP_SCRIPT, as vdi/desktop does."
         ),
     ] = None
-    placement: Annotated[Placement, doc("Where desktops of this template may run.")] = msgspec.field(
-        default_factory=Placement
+    placement: Annotated[Placement, doc("Where desktops of this template may run.")] = (
+        msgspec.field(default_factory=Placement)
     )
-    pod_template: Annotated[PodTemplate, doc("Additional settings of the desktop's pod.")] = msgspec.field(
-        default_factory=PodTemplate
+    pod_template: Annotated[PodTemplate, doc("Additional settings of the desktop's pod.")] = (
+        msgspec.field(default_factory=PodTemplate)
     )
     image_pull_secrets: Annotated[
         tuple[LocalObjectReference, ...],
-        doc("Secrets in the session's namespace for private registries.", list_key="name", maxItems=16),
+        doc(
+            "Secrets in the session's namespace for private registries.",
+            list_key="name",
+            maxItems=16,
+        ),
     ] = ()
-    lifecycle: Annotated[Lifecycle, doc("How long desktops run, and what happens at the end.")] = msgspec.field(
-        default_factory=Lifecycle
+    lifecycle: Annotated[Lifecycle, doc("How long desktops run, and what happens at the end.")] = (
+        msgspec.field(default_factory=Lifecycle)
     )
     schedule: Annotated[
         TemplateSchedule | None,
         doc(
-            "Working hours: desktops that run at the end of a window are suspended. A desktop that is started "
-            "outside the windows runs until the end of the next one. Default: always."
+            "Working hours: desktops that run at the end of a window are suspended. A desktop that"
+            " is started outside the windows runs until the end of the next one. Default: always."
         ),
     ] = None
-    access: Annotated[TemplateAccess, doc("Who may start desktops of this template.")] = msgspec.field(
-        default_factory=TemplateAccess
+    access: Annotated[TemplateAccess, doc("Who may start desktops of this template.")] = (
+        msgspec.field(default_factory=TemplateAccess)
     )
     service_workers: Annotated[
         bool,
         doc(
-            "true: pages of the desktop may register service workers, as code-server does. The gateway enforces "
-            "it, and changes take effect immediately. A service worker stays in the browsers of all users who "
-            "opened the desktop."
+            "true: pages of the desktop may register service workers, as code-server does. The"
+            " gateway enforces it, and changes take effect immediately. A service worker stays in"
+            " the browsers of all users who opened the desktop."
         ),
     ] = False
     thumbnails: Annotated[
         bool,
         doc(
-            "true: the portal shows the owner of a desktop a small picture of its screen, and no one else. "
-            "The gateway enforces it, and changes take effect immediately. false: for desktops whose screen must "
-            "not appear outside of them."
+            "true: the portal shows the owner of a desktop a small picture of its screen, and no"
+            " one else. The gateway enforces it, and changes take effect immediately. false: for"
+            " desktops whose screen must not appear outside of them."
         ),
     ] = True
     pre_pull: Annotated[
-        bool, doc("true: every node that may run a desktop of this template has its image in advance.")
+        bool,
+        doc("true: every node that may run a desktop of this template has its image in advance."),
     ] = False
 
     def __post_init__(self) -> None:
@@ -729,7 +878,9 @@ class PrePullStatus(msgspec.Struct, rename="camel", omit_defaults=True):
     desired: Annotated[int, doc("Nodes that should have it.")] = 0
     ready: Annotated[int, doc("Nodes that have the image.")] = 0
     pulling: Annotated[tuple[str, ...], doc("Nodes that are pulling the image.")] = ()
-    failed: Annotated[tuple[PrePullFailure, ...], doc("Nodes that failed to pull the image, and the reason.")] = ()
+    failed: Annotated[
+        tuple[PrePullFailure, ...], doc("Nodes that failed to pull the image, and the reason.")
+    ] = ()
 
 
 class LargestSize(msgspec.Struct, rename="camel", omit_defaults=True, frozen=True):
@@ -743,21 +894,25 @@ class TemplateStatus(msgspec.Struct, rename="camel", omit_defaults=True):
     """The template's state, as observed by the operator."""
 
     pre_pull: Annotated[
-        PrePullStatus | None, doc("Progress of pulling the image on the nodes; absent without prePull.")
+        PrePullStatus | None,
+        doc("Progress of pulling the image on the nodes; absent without prePull."),
     ] = None
-    observed_generation: Annotated[int, doc("Generation of the template that this status describes.")] = 0
+    observed_generation: Annotated[
+        int, doc("Generation of the template that this status describes.")
+    ] = 0
     largest: Annotated[
         LargestSize | None,
         doc(
-            "The most that the nodes have which may run its desktops. A resize to more is refused. Absent where there "
-            "is no such node, and where a cluster autoscaler may bring a larger one."
+            "The most that the nodes have which may run its desktops. A resize to more is refused."
+            " Absent where there is no such node, and where a cluster autoscaler may bring a larger"
+            " one."
         ),
     ] = None
     conditions: Annotated[
         tuple[Condition, ...],
         doc(
-            "ImagePulled: whether every node that should have the image has it. SettingsIgnored: the image ignores "
-            "a setting of the template.",
+            "ImagePulled: whether every node that should have the image has it. SettingsIgnored:"
+            " the image ignores a setting of the template.",
             list_key="type",
             maxItems=32,
         ),
@@ -765,7 +920,9 @@ class TemplateStatus(msgspec.Struct, rename="camel", omit_defaults=True):
 
 
 class VDITemplate(msgspec.Struct, rename="camel", omit_defaults=True):
-    """A kind of desktop that users can start. Changes apply from the next start, not to running desktops."""
+    """A kind of desktop that users can start. Changes apply from the next start, not to running
+    desktops.
+    """
 
     plural: ClassVar[str] = "vditemplates"
 

@@ -1,4 +1,6 @@
-"""Errors of the Kubernetes API as users read them, with the exit code of each. Called by `KubeConnection` alone."""
+"""Errors of the Kubernetes API as users read them, with the exit code of each. Called by
+`KubeConnection` alone.
+"""
 
 import re
 
@@ -39,14 +41,17 @@ def in_words(error: KubeError, *, namespace: str, credentials: str, server: str 
             text = f"cannot reach the API server {error.server} ({credentials}): {error.why}"
             return CliError(text, COULD_NOT_LOOK)
         case Unauthorized():
-            text = f"the API server {server} rejects the credentials of {credentials}: {error.message}"
+            text = (
+                f"the API server {server} rejects the credentials of {credentials}: {error.message}"
+            )
             return CliError(text, COULD_NOT_LOOK)
         case Forbidden():
             return CliError(_forbidden(error, namespace), COULD_NOT_LOOK)
         case NotFound(api_missing=True):
             return CliError(
                 f"the vdi CRDs are not on this cluster ({server}): install the chart,"
-                f" helm upgrade --install vdi charts/vdi --namespace {namespace} --create-namespace",
+                f" helm upgrade --install vdi charts/vdi --namespace {namespace}"
+                " --create-namespace",
                 COULD_NOT_LOOK,
             )
         case NotFound() | AlreadyExists() | Conflict():
@@ -58,23 +63,31 @@ def in_words(error: KubeError, *, namespace: str, credentials: str, server: str 
 
 
 def _forbidden(error: ApiError, namespace: str) -> str:
-    """Name the permission that is missing: the server's sentence has user, verb, resource and namespace in it."""
+    """Name the permission that is missing: the server's sentence has user, verb, resource and
+    namespace in it.
+    """
     found = _DENIED.search(error.message)
     if found is None:
         return f"the API server refuses: {error.message}"
     where = f"in namespace {found['namespace']}" if found["namespace"] else "in the whole cluster"
     return (
-        f"{found['user']} may not {found['verb']} {found['resource']} {where} (in namespace {namespace}): an "
-        "administrator of the cluster must grant that verb with a Role"
+        f"{found['user']} may not {found['verb']} {found['resource']} {where} (in namespace"
+        f" {namespace}): an administrator of the cluster must grant that verb with a Role"
     )
 
 
 def _invalid(error: ApiError) -> str:
-    """The server's own words, one line for each field; a pattern only where no rule says the same in words."""
+    """The server's own words, one line for each field; a pattern only where no rule says the same
+    in words.
+    """
     if not error.causes:
         return f"the API server refuses this: {error.message}"
     in_words = {cause.field for cause in error.causes if _PATTERN not in cause.message}
-    shown = [cause for cause in error.causes if _PATTERN not in cause.message or cause.field not in in_words]
+    shown = [
+        cause
+        for cause in error.causes
+        if _PATTERN not in cause.message or cause.field not in in_words
+    ]
     said = [(escape(cause.field), escape(cause.words)) for cause in shown]
     lines = [f"  {field}: {words}" if field else f"  {words}" for field, words in said]
     return "the API server refuses this:\n" + "\n".join(lines)

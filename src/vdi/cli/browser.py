@@ -1,4 +1,6 @@
-"""Opens an address in the person's own browser, where there is one. The address may come from a gateway that lies."""
+"""Opens an address in the person's own browser, where there is one. The address may come from a
+gateway that lies.
+"""
 
 import os
 import re
@@ -8,12 +10,16 @@ from urllib.parse import urlsplit
 
 from vdi.cli.errors import CliError
 
-# Of this form every program reads the same host, and none takes it for an option: no user, no backslash, only ASCII.
-_ADDRESS = re.compile(r"(?P<scheme>https?)://(?P<host>[A-Za-z0-9.-]+|\[[0-9a-f:]+\])(:[0-9]{1,5})?([/?#][!-\[\]-~]*)?")
+# Of this form every program reads the same host, and none takes it for an option: no user, no
+# backslash, only ASCII.
+_ADDRESS = re.compile(
+    r"(?P<scheme>https?)://(?P<host>[A-Za-z0-9.-]+|\[[0-9a-f:]+\])(:[0-9]{1,5})?([/?#][!-\[\]-~]*)?"
+)
 
 
 def check_address(url: str, domain: str) -> None:
-    """Raise CliError unless a browser may get this address: HTTPS, or HTTP to this machine, at or below the domain.
+    """Raise CliError unless a browser may get this address: HTTPS, or HTTP to this machine, at or
+    below the domain.
 
     An empty domain allows each host: the address is the operator's, which knows the domain.
     """
@@ -24,7 +30,10 @@ def check_address(url: str, domain: str) -> None:
     is_inside = not domain or host == domain or host.endswith(f".{domain}")
     if not (found and is_inside and (found["scheme"] == "https" or is_local(host))):
         where = f" at or below {domain}" if domain else ""
-        raise CliError(f"the browser does not get the address {url!r}; allowed: an https:// address of a host{where}")
+        raise CliError(
+            f"the browser does not get the address {url!r}; allowed: an https:// address of a"
+            f" host{where}"
+        )
 
 
 def domain_of(server: str) -> str:
@@ -40,7 +49,9 @@ def domain_of(server: str) -> str:
 
 def has_screen() -> bool:
     """Whether a graphical browser can be opened. A text browser would take over the terminal."""
-    return sys.platform in ("darwin", "win32") or bool(os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY"))
+    return sys.platform in ("darwin", "win32") or bool(
+        os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")
+    )
 
 
 def opens_browser(url: str, domain: str) -> bool:

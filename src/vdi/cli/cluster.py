@@ -31,16 +31,30 @@ from vdi.devcluster.progress import Progress, StepFailed
 from vdi.devcluster.status import ClusterStatus
 
 app = new_app(
-    "A real Kubernetes cluster on this machine, from the real components, for trying things out and for tests. "
-    "If you already have a cluster (K3s, k3d, kind, ...), you do not need this: install charts/vdi there with Helm."
+    "A real Kubernetes cluster on this machine, from the real components, for trying things out and"
+    " for tests. If you already have a cluster (K3s, k3d, kind, ...), you do not need this: install"
+    " charts/vdi there with Helm."
 )
 PARTLY_REMOVED = "Parts of the cluster may be left: run the same command again."
 _READY = {True: "Ready", False: "not Ready", None: "unknown (the API server does not say)"}
-_EXPECTED = (ClusterError, StepFailed, BinaryUnavailable, NoBuilder, ImageFailed, BadProgram, PackagesUnavailable)
+_EXPECTED = (
+    ClusterError,
+    StepFailed,
+    BinaryUnavailable,
+    NoBuilder,
+    ImageFailed,
+    BadProgram,
+    PackagesUnavailable,
+)
 
-Name = Annotated[str, typer.Option("--name", help="Name of the cluster: a-z, 0-9 and -, at most 10.")]
+Name = Annotated[
+    str, typer.Option("--name", help="Name of the cluster: a-z, 0-9 and -, at most 10.")
+]
 NodeCount = Annotated[
-    int | None, typer.Option("--nodes", min=1, max=MAX_NODES, help="Number of nodes, each with its own kubelet.")
+    int | None,
+    typer.Option(
+        "--nodes", min=1, max=MAX_NODES, help="Number of nodes, each with its own kubelet."
+    ),
 ]
 
 
@@ -57,7 +71,8 @@ def progress_of(name: str) -> Iterator[Progress]:
 
 @contextmanager
 def errors_in_words(*more: type[Exception], interrupted: str = "") -> Iterator[None]:
-    """Turn what building and running a cluster may raise, and `more`, into one sentence and an exit code.
+    """Turn what building and running a cluster may raise, and `more`, into one sentence and an exit
+    code.
 
     `interrupted` is said after Ctrl-C: what is left, and how to go on.
     """
@@ -71,16 +86,25 @@ def errors_in_words(*more: type[Exception], interrupted: str = "") -> Iterator[N
 
 @app.command(
     epilog=examples(
-        "cluster up --fake-gpus 4", "cluster up --nodes 3", "cluster up --control-plane-only --name dev -o json"
+        "cluster up --fake-gpus 4",
+        "cluster up --nodes 3",
+        "cluster up --control-plane-only --name dev -o json",
     )
 )
 def up(
     name: Name = "demo",
     control_plane_only: Annotated[
-        bool, typer.Option("--control-plane-only", help="API server and controllers, but no node: does not need root.")
+        bool,
+        typer.Option(
+            "--control-plane-only",
+            help="API server and controllers, but no node: does not need root.",
+        ),
     ] = False,
     fake_gpus: Annotated[
-        int | None, typer.Option("--fake-gpus", min=0, max=64, help="Simulate this many nvidia.com/gpu on each node.")
+        int | None,
+        typer.Option(
+            "--fake-gpus", min=0, max=64, help="Simulate this many nvidia.com/gpu on each node."
+        ),
     ] = None,
     nodes: NodeCount = None,
     install_packages: Annotated[
@@ -91,11 +115,14 @@ def up(
 ) -> None:
     """Start the cluster. If it is already running, repair what is broken and report it.
 
-    An existing cluster, such as that of the demo after a power failure, is started with the options it was created
-    with. The node needs root: the command uses sudo, only for its last steps. If you already have a cluster (K3s,
-    k3d, kind), install the chart charts/vdi there with Helm instead.
+    An existing cluster, such as that of the demo after a power failure, is started with the options
+    it was created with. The node needs root: the command uses sudo, only for its last steps. If you
+    already have a cluster (K3s, k3d, kind), install the chart charts/vdi there with Helm instead.
     """
-    with errors_in_words(interrupted="What this command started is undone."), progress_of(name) as progress:
+    with (
+        errors_in_words(interrupted="What this command started is undone."),
+        progress_of(name) as progress,
+    ):
         made = cluster.up(
             name,
             control_plane_only=control_plane_only,
@@ -107,7 +134,9 @@ def up(
         )
     facts = {"server": made.server, "wasRunning": made.was_running, "nodes": list(made.nodes)}
     data = {"name": name, **facts, "fakeGpus": made.fake_gpus, "kubeconfig": str(made.kubeconfig)}
-    lines = [f"Cluster {name!r} {'was already running' if made.was_running else 'is up'}: {made.server}"]
+    lines = [
+        f"Cluster {name!r} {'was already running' if made.was_running else 'is up'}: {made.server}"
+    ]
     if len(made.nodes) > 1:
         lines.append(f"{len(made.nodes)} nodes: {', '.join(made.nodes)}")
     if made.fake_gpus:
@@ -119,10 +148,16 @@ def up(
 
 @app.command(epilog=examples("cluster down --name dev", "cluster down -o json"))
 def down(name: Name = "demo", output: OutputOption = Output.TABLE) -> None:
-    """Stop the cluster and remove everything that belongs to it. Downloaded and built files stay in the cache."""
+    """Stop the cluster and remove everything that belongs to it. Downloaded and built files stay in
+    the cache.
+    """
     with errors_in_words(interrupted=PARTLY_REMOVED):
         removed = cluster.down(name)
-    there = f"Removed from cluster {name!r}: {', '.join(removed)}." if removed else f"There is no cluster {name!r}."
+    there = (
+        f"Removed from cluster {name!r}: {', '.join(removed)}."
+        if removed
+        else f"There is no cluster {name!r}."
+    )
     print_object({"removed": removed}, output, lambda: [there])
 
 
@@ -136,12 +171,20 @@ def down(name: Name = "demo", output: OutputOption = Output.TABLE) -> None:
 )
 def nodes(
     name: Name = "demo",
-    add_node: Annotated[bool, typer.Option("--add-node", help="Add a node, with the images of the first one.")] = False,
+    add_node: Annotated[
+        bool, typer.Option("--add-node", help="Add a node, with the images of the first one.")
+    ] = False,
     stop_node: Annotated[
-        str, typer.Option("--stop-node", metavar="NODE", help="End all its processes at once, as a power cut does.")
+        str,
+        typer.Option(
+            "--stop-node",
+            metavar="NODE",
+            help="End all its processes at once, as a power cut does.",
+        ),
     ] = "",
     cut_node: Annotated[
-        str, typer.Option("--cut-node", metavar="NODE", help="Cut its network; its pods keep running.")
+        str,
+        typer.Option("--cut-node", metavar="NODE", help="Cut its network; its pods keep running."),
     ] = "",
     start_node: Annotated[
         str, typer.Option("--start-node", metavar="NODE", help="Start it again, with its network.")
@@ -150,13 +193,17 @@ def nodes(
 ) -> None:
     """Show the nodes; add one, stop one, cut its network, or start it again.
 
-    To see what happens to desktops when a node fails. The first node runs the control plane and is never stopped alone.
-    Status 1 when a node is not Ready.
+    To see what happens to desktops when a node fails. The first node runs the control plane and is
+    never stopped alone. Status 1 when a node is not Ready.
     """
     requested = [bool(option) for option in (add_node, stop_node, cut_node, start_node)]
     if sum(requested) > 1:
-        raise typer.BadParameter("only one of --add-node, --stop-node, --cut-node and --start-node at a time")
-    with errors_in_words(interrupted="`vdi cluster nodes` shows what was done; run the same command again."):
+        raise typer.BadParameter(
+            "only one of --add-node, --stop-node, --cut-node and --start-node at a time"
+        )
+    with errors_in_words(
+        interrupted="`vdi cluster nodes` shows what was done; run the same command again."
+    ):
         if add_node:
             with progress_of(name) as progress:
                 cluster.add_node(name, progress=progress)
@@ -178,7 +225,9 @@ def status(
     name: Name = "demo",
     output: OutputOption = Output.TABLE,
 ) -> None:
-    """Show the state of each process, of the nodes and of the add-ons. Status 1: something is broken."""
+    """Show the state of each process, of the nodes and of the add-ons. Status 1: something is
+    broken.
+    """
     with errors_in_words():
         found = cluster.status(name)
     print_object(msgspec.to_builtins(found), output, lambda: _status_lines(found))
@@ -187,7 +236,9 @@ def status(
 
 @app.command(epilog=examples("cluster logs kube-apiserver -f", "cluster logs vdi-demo-2/kubelet"))
 def logs(
-    component: Annotated[str, typer.Argument(help="Name of the component; without it they are listed.")] = "",
+    component: Annotated[
+        str, typer.Argument(help="Name of the component; without it they are listed.")
+    ] = "",
     name: Name = "demo",
     follow: Annotated[bool, typer.Option("-f", "--follow", help="Follow the log.")] = False,
 ) -> None:
@@ -196,7 +247,9 @@ def logs(
         layout = layout_of(name)
         known = {path.stem: path for path in sorted(layout.logs.glob("*.log"))}
         if not known:
-            raise ClusterError(f"there is no cluster {name!r}, so there are no logs in {layout.logs}")
+            raise ClusterError(
+                f"there is no cluster {name!r}, so there are no logs in {layout.logs}"
+            )
         if settings := layout.load():
             for number in settings.node_numbers[1:]:
                 for path in sorted(layout.of_node(number).logs.glob("*.log")):
@@ -216,7 +269,8 @@ def logs(
 def kubeconfig(
     name: Name = "demo",
     content: Annotated[
-        bool, typer.Option("--print", help=("Print the content instead of the path; it contains a key."))
+        bool,
+        typer.Option("--print", help="Print the content instead of the path; it contains a key."),
     ] = False,
 ) -> None:
     """Print the path of the administrator's kubeconfig."""
@@ -231,18 +285,27 @@ def _status_lines(found: ClusterStatus) -> list[str]:
     if found.state == "absent":
         return [f"There is no cluster {found.name!r}: `vdi cluster up` creates one."]
     components = [(component.name, component) for component in found.components]
-    components += [(f"{node.name}/{each.name}", each) for node in found.nodes for each in node.components]
+    components += [
+        (f"{node.name}/{each.name}", each) for node in found.nodes for each in node.components
+    ]
     rows = [
         [label, each.state, str(each.pid or "-"), str(each.restarts), each.last_exit or "-"]
         for label, each in components
     ]
-    rows += [[addon.name, "running" if addon.ready else "not ready", "-", "-", addon.detail] for addon in found.addons]
+    rows += [
+        [addon.name, "running" if addon.ready else "not ready", "-", "-", addon.detail]
+        for addon in found.addons
+    ]
     lines = [f"Cluster {found.name!r} is {found.state}: {found.server}"]
     lines += columns(["COMPONENT", "STATE", "PID", "RESTARTS", "LAST EXIT"], rows)
     if found.control_plane_only:
         return lines
     several = len(found.nodes) > 1
-    gpus = f", {found.fake_gpus} simulated GPUs{' on each node' if several else ''}" if found.fake_gpus else ""
+    gpus = (
+        f", {found.fake_gpus} simulated GPUs{' on each node' if several else ''}"
+        if found.fake_gpus
+        else ""
+    )
     ready = "" if several else f"Node {_READY[found.node_ready]}; "
     lines += _node_lines(found) if several else []
     return [*lines, f"{ready}HTTPS for desktops on 127.0.0.1:{found.websecure_port}{gpus}"]
@@ -251,4 +314,7 @@ def _status_lines(found: ClusterStatus) -> list[str]:
 def _node_lines(found: ClusterStatus) -> list[str]:
     if not found.nodes:
         return [f"There is no cluster {found.name!r} with nodes: `vdi cluster up` creates one."]
-    return columns(["NODE", "STATE", "READY"], [[node.name, node.state, _READY[node.ready]] for node in found.nodes])
+    return columns(
+        ["NODE", "STATE", "READY"],
+        [[node.name, node.state, _READY[node.ready]] for node in found.nodes],
+    )

@@ -33,7 +33,9 @@ def completion(shell: Annotated[Shell, typer.Argument(help="Name of the shell.")
 
 
 def prepare() -> None:
-    """Make the answers to shells available, which Typer does by itself only with its own options for completion."""
+    """Make the answers to shells available, which Typer does by itself only with its own options
+    for completion.
+    """
     from typer._completion_classes import completion_init
 
     completion_init()

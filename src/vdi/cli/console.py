@@ -1,4 +1,6 @@
-"""rich's console for texts that other people wrote; a module of its own, because rich takes long to import."""
+"""rich's console for texts that other people wrote; a module of its own, because rich takes long to
+import.
+"""
 
 import sys
 from collections.abc import Iterable
@@ -12,14 +14,18 @@ from vdi.printable import escape
 
 
 class SafeConsole(Console):
-    """Escapes each piece of text before it is styled; rich's own sequences go past the guard of stdout and stderr."""
+    """Escapes each piece of text before it is styled; rich's own sequences go past the guard of
+    stdout and stderr.
+    """
 
     def __init__(self, *, stderr: bool = False, **options: Any) -> None:
         stream = sys.stderr if stderr else sys.stdout
         stream = stream.unguarded if isinstance(stream, GuardedStream) else stream
         super().__init__(file=stream, markup=False, **options)
 
-    def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
+    def render(
+        self, renderable: RenderableType, options: ConsoleOptions | None = None
+    ) -> Iterable[Segment]:
         """rich's segments, those with text escaped."""
         for segment in super().render(renderable, options):
             yield segment if segment.control else segment._replace(text=escape(segment.text, "\n"))

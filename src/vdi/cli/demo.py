@@ -17,18 +17,31 @@ app = new_app()
 @app.command(epilog=examples("demo up --screenshot demo.png", "demo up --nodes 3 -o json"))
 def up(
     name: Name = "demo",
-    screenshot: Annotated[Path | None, typer.Option("--screenshot", help="Save a picture of the desktop here.")] = None,
+    screenshot: Annotated[
+        Path | None, typer.Option("--screenshot", help="Save a picture of the desktop here.")
+    ] = None,
     nodes: NodeCount = None,
     with_scene: Annotated[
-        bool, typer.Option("--scene/--no-scene", help="Add people, templates, sessions and a pool to try.")
+        bool,
+        typer.Option(
+            "--scene/--no-scene", help="Add people, templates, sessions and a pool to try."
+        ),
     ] = True,
     timeout_factor: TimeoutFactor = 1.0,
     output: OutputOption = Output.TABLE,
 ) -> None:
-    """Build what is missing, start a cluster, install the chart, create a user, and start a session."""
+    """Build what is missing, start a cluster, install the chart, create a user, and start a
+    session.
+    """
     down_again = f"vdi demo down{'' if name == 'demo' else f' --name {name}'}"
-    left = f"Run the same command again to go on; a cluster that it has started keeps running until {down_again}."
-    with errors_in_words(run.DemoError, NoPictureError, interrupted=left), progress_of(name) as progress:
+    left = (
+        "Run the same command again to go on; a cluster that it has started keeps running until"
+        f" {down_again}."
+    )
+    with (
+        errors_in_words(run.DemoError, NoPictureError, interrupted=left),
+        progress_of(name) as progress,
+    ):
         demo = run.up(
             name,
             browser=screenshot is not None,
@@ -65,7 +78,11 @@ def up(
         "password": demo.login.password,
         "people": [{"user": person.user, "password": person.password} for person in people],
         "leftOut": left_out,
-        "desktop": {"session": run.SESSION, "url": url, "screenshot": str(screenshot) if screenshot else None},
+        "desktop": {
+            "session": run.SESSION,
+            "url": url,
+            "screenshot": str(screenshot) if screenshot else None,
+        },
         "kubeconfig": str(demo.kubeconfig),
         "tools": str(demo.tools),
     }
@@ -74,7 +91,9 @@ def up(
 
 @app.command(epilog=examples("demo down", "demo down -o json"))
 def down(name: Name = "demo", output: OutputOption = Output.TABLE) -> None:
-    """Stop the demo and restore the machine's state. Built programs and images stay in the cache."""
+    """Stop the demo and restore the machine's state. Built programs and images stay in the
+    cache.
+    """
     with errors_in_words(interrupted=PARTLY_REMOVED):
         removed = run.down(name)
     line = f"Removed: {', '.join(removed)}." if removed else f"There is no demo {name!r}."

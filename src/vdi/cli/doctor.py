@@ -55,30 +55,40 @@ _COLOURS = {"+": typer.colors.GREEN, "-": typer.colors.RED}
 @with_connection
 def doctor(
     connection: KubeConnection,
-    session: Annotated[str | None, typer.Argument(help="Only this session and its dependencies.")] = None,
+    session: Annotated[
+        str | None, typer.Argument(help="Only this session and its dependencies.")
+    ] = None,
     *,
     everything: Annotated[bool, typer.Option("--all", help="Sessions of all namespaces.")] = False,
     output: FindingsOption = FindingsOutput.TEXT,
     bundle: Annotated[
         Path | None,
         typer.Option(
-            "--bundle", metavar="FILE", help="Save the collected data in this file, without secrets and user names."
+            "--bundle",
+            metavar="FILE",
+            help="Save the collected data in this file, without secrets and user names.",
         ),
     ] = None,
     source: Annotated[
         Path | None,
         typer.Option("--from", metavar="FILE", help="Check a bundle instead of a cluster."),
     ] = None,
-    explain: Annotated[str | None, typer.Option("--explain", metavar="CODE", help="Explain a code.")] = None,
+    explain: Annotated[
+        str | None, typer.Option("--explain", metavar="CODE", help="Explain a code.")
+    ] = None,
     fix: Annotated[
-        bool, typer.Option("--fix", help="Fix problems that need no decision: shows each change and asks.")
+        bool,
+        typer.Option(
+            "--fix", help="Fix problems that need no decision: shows each change and asks."
+        ),
     ] = False,
     tries: Annotated[
         bool,
         typer.Option(
             "--probe",
             help=(
-                "Try the connection to a desktop, TURN, and a pod with a volume, which is created and removed; up "
+                "Try the connection to a desktop, TURN, and a pod with a volume, which is created"
+                " and removed; up "
                 "to 2 minutes."
             ),
         ),
@@ -89,30 +99,45 @@ def doctor(
             "--record",
             metavar="NAMESPACE/NAME",
             help=(
-                "Store the counts in this existing ConfigMap: the gateway's metrics show them. The exit status is "
+                "Store the counts in this existing ConfigMap: the gateway's metrics show them. The"
+                " exit status is "
                 "then 0."
             ),
         ),
     ] = None,
-    yes: Annotated[bool, typer.Option("--yes", "-y", help="Don't ask before changes of --fix.")] = False,
-    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Print evidence in full.")] = False,
+    yes: Annotated[
+        bool, typer.Option("--yes", "-y", help="Don't ask before changes of --fix.")
+    ] = False,
+    verbose: Annotated[
+        bool, typer.Option("--verbose", "-v", help="Print evidence in full.")
+    ] = False,
 ) -> None:
-    """Find what is broken and where, with evidence and the command that fixes it. Changes nothing without --fix.
+    """Find what is broken and where, with evidence and the command that fixes it. Changes nothing
+    without --fix.
 
-    Each cause is listed first, with its consequences below it. Status 0: no problems; 1: findings; 3: something
-    could not be checked, which does not mean that it passed.
+    Each cause is listed first, with its consequences below it. Status 0: no problems; 1: findings;
+    3: something could not be checked, which does not mean that it passed.
     """
     if explain is not None:
         _explain(explain)
         return
     _refuse_together(
-        (everything and session, f"--all cannot go with a session ({session}): name its namespace with -n"),
-        (fix and (source or output is not FindingsOutput.TEXT), "--fix cannot go with --from or -o: it asks a person"),
+        (
+            everything and session,
+            f"--all cannot go with a session ({session}): name its namespace with -n",
+        ),
+        (
+            fix and (source or output is not FindingsOutput.TEXT),
+            "--fix cannot go with --from or -o: it asks a person",
+        ),
         (
             record is not None and not re.fullmatch(r"[^/]+/[^/]+", record),
             f"--record {record}: allowed: NAMESPACE/NAME",
         ),
-        (record is not None and source, "--record cannot go with --from: it is about a cluster as it is now"),
+        (
+            record is not None and source,
+            "--record cannot go with --from: it is about a cluster as it is now",
+        ),
         (tries and source, "--probe cannot go with --from: it tries a cluster"),
         (yes and not fix, "--yes is for --fix"),
     )
@@ -122,8 +147,14 @@ def doctor(
     else:
         # The CronJob that records may not read Helm's releases, which hold their values.
         compares = record is None
-        snapshot = connection.run(lambda client: collect(client, scope, SYSTEM_CLOCK, releases=compares))
-    if session and not snapshot.sessions and "vdisessions" not in snapshot.unreadable_kinds | set(snapshot.absent):
+        snapshot = connection.run(
+            lambda client: collect(client, scope, SYSTEM_CLOCK, releases=compares)
+        )
+    if (
+        session
+        and not snapshot.sessions
+        and "vdisessions" not in snapshot.unreadable_kinds | set(snapshot.absent)
+    ):
         raise CliError(f"there is no session {session} in namespace {snapshot.scope.namespace}")
     if bundle:
         save_bundle(redact(snapshot), bundle)
@@ -148,10 +179,14 @@ def _refuse_together(*refused: tuple[object, str]) -> None:
             raise CliError(message, USAGE)
 
 
-def _keep(connection: KubeConnection, where: str, findings: list[Finding], snapshot: Snapshot) -> None:
+def _keep(
+    connection: KubeConnection, where: str, findings: list[Finding], snapshot: Snapshot
+) -> None:
     namespace, _, name = where.partition("/")
     patch = to_patch(record_of(findings, snapshot.taken_at))
-    connection.run(lambda client: client.patch(CONFIG_MAPS, name, patch, namespace=namespace, into=msgspec.Raw))
+    connection.run(
+        lambda client: client.patch(CONFIG_MAPS, name, patch, namespace=namespace, into=msgspec.Raw)
+    )
 
 
 def _explain(code: str) -> None:
@@ -185,14 +220,20 @@ def save_bundle(snapshot: Snapshot, file: Path) -> None:
         raise CliError(f"--bundle {file}: {error}", COULD_NOT_LOOK) from error
 
 
-def apply_fixes(connection: KubeConnection, findings: Sequence[Finding], snapshot: Snapshot, *, yes: bool) -> None:
-    """Fix the causes that have a fix, one question each unless `yes`. What follows from a cause goes with it.
+def apply_fixes(
+    connection: KubeConnection, findings: Sequence[Finding], snapshot: Snapshot, *, yes: bool
+) -> None:
+    """Fix the causes that have a fix, one question each unless `yes`. What follows from a cause
+    goes with it.
 
-    Raises CliError where no one can be asked, or a change is refused; those before it are made then.
+    Raises CliError where no one can be asked, or a change is refused; those before it are made
+    then.
     """
     prepared = connection.run(lambda client: _prepare_all(client, findings, snapshot))
     if not prepared:
-        typer.echo("--fix: none of these findings can be fixed automatically. The remedies are above.")
+        typer.echo(
+            "--fix: none of these findings can be fixed automatically. The remedies are above."
+        )
         return
     made = 0
     for finding, step in prepared:
@@ -204,10 +245,15 @@ def apply_fixes(connection: KubeConnection, findings: Sequence[Finding], snapsho
             typer.echo(said)
             made += said == _MADE
     left = "" if made == len(prepared) else f", {len(prepared) - made} skipped"
-    typer.echo(f"\n{made} change{'' if made == 1 else 's'} made{left}. Check again: {PROGRAM} doctor{connection.flags}")
+    typer.echo(
+        f"\n{made} change{'' if made == 1 else 's'} made{left}. Check again: {PROGRAM}"
+        f" doctor{connection.flags}"
+    )
 
 
-async def _prepare_all(client: Client, findings: Sequence[Finding], snapshot: Snapshot) -> list[tuple[Finding, Change]]:
+async def _prepare_all(
+    client: Client, findings: Sequence[Finding], snapshot: Snapshot
+) -> list[tuple[Finding, Change]]:
     causes = [finding for finding in roots(list(findings)) if finding.code in FIXES]
     changes = await asyncio.gather(*(prepare_fix(client, cause, snapshot) for cause in causes))
     return [(cause, change) for cause, change in zip(causes, changes, strict=True) if change]

@@ -1,4 +1,6 @@
-"""Failure of a command: a message and an exit code. Raised everywhere in this package, printed by `main`."""
+"""Failure of a command: a message and an exit code. Raised everywhere in this package, printed by
+`main`.
+"""
 
 from vdi.findings import ExitCode
 
@@ -10,7 +12,9 @@ INTERRUPTED = 130
 
 
 class CliError(Exception):
-    """Raised when a command ends without what it was asked for; the message is whole sentences for the person."""
+    """Raised when a command ends without what it was asked for; the message is whole sentences for
+    the person.
+    """
 
     def __init__(self, message: str, exit_code: int = FINDINGS) -> None:
         super().__init__(message)

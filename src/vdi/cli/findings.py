@@ -9,7 +9,11 @@ import typer
 from vdi.cli.terminal import style
 from vdi.findings.render import Report, as_data, as_junit, as_text
 
-_COLOURS = {"ERROR": typer.colors.RED, "WARNING": typer.colors.YELLOW, "UNKNOWN": typer.colors.MAGENTA}
+_COLOURS = {
+    "ERROR": typer.colors.RED,
+    "WARNING": typer.colors.YELLOW,
+    "UNKNOWN": typer.colors.MAGENTA,
+}
 
 
 class FindingsOutput(StrEnum):

@@ -1,4 +1,5 @@
-"""Client of the gateway's REST API with a token, for the commands that work without access to the cluster.
+"""Client of the gateway's REST API with a token, for the commands that work without access to the
+cluster.
 
 Every failure is a `CliError`. Sizes are limited, since the gateway may be anyone's.
 """
@@ -35,8 +36,8 @@ _CONNECT_SECONDS = 10.0
 # The gateway sends a comment every 20 s: a stream that is silent for 60 s is dead.
 _SILENT_SECONDS = 60.0
 
-# Bytes of a response, of a list with all its pages, and of an export as CSV. JSON takes up to 20 times as much
-# memory.
+# Bytes of a response, of a list with all its pages, and of an export as CSV. JSON takes up to 20
+# times as much memory.
 _LARGEST_RESPONSE, _LARGEST_LIST, _LARGEST_TEXT = 8 * 2**20, 32 * 2**20, 128 * 2**20
 _MOST_PAGES = 10_000
 # Bytes: a session takes about 10 KiB.
@@ -60,7 +61,8 @@ class NoSuchThingError(CliError):
 class GatewayClient:
     """One gateway. An async context manager.
 
-    `connect`: ADDRESS:PORT of its Traefik inside the cluster, where its certificate is not verified.
+    `connect`: ADDRESS:PORT of its Traefik inside the cluster, where its certificate is not
+    verified.
     """
 
     def __init__(self, server: str, *, token: str = "", ca: str = "", connect: str = "") -> None:
@@ -92,7 +94,9 @@ class GatewayClient:
         """Raise CliError unless there is a gateway with a trusted certificate."""
         async with self._open("GET", "/api/v1/openapi.json") as answer:
             if answer.headers.get("content-type", "").partition(";")[0] != "application/json":
-                raise CliError(f"{self.server} is not a gateway of VDI; check the address", COULD_NOT_LOOK)
+                raise CliError(
+                    f"{self.server} is not a gateway of VDI; check the address", COULD_NOT_LOOK
+                )
 
     async def post_form(self, path: str, fields: Mapping[str, str]) -> Response:
         """Send a form outside of the API; the answer, whatever it is."""
@@ -123,30 +127,48 @@ class GatewayClient:
         size = 0
         cursor: str | None = ""
         for _ in range(_MOST_PAGES):
-            response = await self._whole("GET", path, query=query | ({"cursor": cursor} if cursor else {}))
+            response = await self._whole(
+                "GET", path, query=query | ({"cursor": cursor} if cursor else {})
+            )
             size += len(response.body)
             if size > _LARGEST_LIST:
-                raise CliError(f"{self.server}: the list {path} is too large: more than {_LARGEST_LIST} bytes")
+                raise CliError(
+                    f"{self.server}: the list {path} is too large: more than {_LARGEST_LIST} bytes"
+                )
             page = self._decoded(response, _Page)
             found += page.items
             cursor = page.next
             if not cursor:
                 return found
-        raise CliError(f"{self.server}: the list {path} is too large: more than {_MOST_PAGES} pages")
+        raise CliError(
+            f"{self.server}: the list {path} is too large: more than {_MOST_PAGES} pages"
+        )
 
     async def send(
-        self, method: str, path: str, *, body: Mapping[str, Any] | None = None, query: Mapping[str, str] | None = None
+        self,
+        method: str,
+        path: str,
+        *,
+        body: Mapping[str, Any] | None = None,
+        query: Mapping[str, str] | None = None,
     ) -> Any:
         """Send one request; returns the JSON of the response, or None when it has no body."""
         response = await self._whole(method, path, body=body, query=query)
         return self._decoded(response, dict[str, Any]) if response.body else None
 
     async def _whole(
-        self, method: str, path: str, *, body: Mapping[str, Any] | None = None, query: Mapping[str, str] | None = None
+        self,
+        method: str,
+        path: str,
+        *,
+        body: Mapping[str, Any] | None = None,
+        query: Mapping[str, str] | None = None,
     ) -> Response:
         data = None if body is None else json.dumps(body).encode()
         headers = {"Content-Type": "application/json"} if body is not None else {}
-        async with self._open(method, f"/api/v1{path}", query=query, data=data, headers=headers) as answer:
+        async with self._open(
+            method, f"/api/v1{path}", query=query, data=data, headers=headers
+        ) as answer:
             return Response(answer.status, await answer.read(_LARGEST_RESPONSE))
 
     def _decoded(self, response: Response, into: type[T]) -> T:
@@ -156,11 +178,18 @@ class GatewayClient:
             raise self._failed(error) from error
 
     @asynccontextmanager
-    async def events(self, path: str, **query: str) -> AsyncIterator[AsyncIterator[tuple[str, str]]]:
+    async def events(
+        self, path: str, **query: str
+    ) -> AsyncIterator[AsyncIterator[tuple[str, str]]]:
         """A stream of Server-Sent Events, as (event, data)."""
         headers = {"Accept": "text/event-stream"}
         async with self._open(
-            "GET", f"/api/v1{path}", query=query, headers=headers, seconds=None, silent_seconds=_SILENT_SECONDS
+            "GET",
+            f"/api/v1{path}",
+            query=query,
+            headers=headers,
+            seconds=None,
+            silent_seconds=_SILENT_SECONDS,
         ) as answer:
             yield self._events(answer)
 
@@ -175,7 +204,9 @@ class GatewayClient:
                 if not line:
                     name, data, size = "", [], 0
                 if size > _LARGEST_EVENT:
-                    raise BadResponseError(f"an event of the response is too large: more than {_LARGEST_EVENT} bytes")
+                    raise BadResponseError(
+                        f"an event of the response is too large: more than {_LARGEST_EVENT} bytes"
+                    )
                 field, _, value = line.partition(":")
                 if field == "event":
                     name = value.removeprefix(" ")
@@ -217,14 +248,19 @@ class GatewayClient:
 
     def _failed(self, error: Exception) -> CliError:
         if isinstance(error, BadResponseError):
-            return CliError(f"{self.server} does not respond as a gateway of VDI does: {error}", COULD_NOT_LOOK)
+            return CliError(
+                f"{self.server} does not respond as a gateway of VDI does: {error}", COULD_NOT_LOOK
+            )
         if untrusted := certificate_error(error):
             why = f"its certificate is not trusted ({untrusted.verify_message})"
             return CliError(
-                f"{self.server}: {why}. If its authority is your own: vdi login {self.server} --ca-file FILE",
+                f"{self.server}: {why}. If its authority is your own: vdi login {self.server}"
+                " --ca-file FILE",
                 COULD_NOT_LOOK,
             )
-        return CliError(f"cannot reach the gateway {self.server}: {reason_of(error)}", COULD_NOT_LOOK)
+        return CliError(
+            f"cannot reach the gateway {self.server}: {reason_of(error)}", COULD_NOT_LOOK
+        )
 
 
 def quote(text: str) -> str:
@@ -238,9 +274,11 @@ def tls(ca: str) -> ssl.SSLContext:
     try:
         context = ssl.create_default_context(cadata=ca or None)
     except (ssl.SSLError, ValueError) as error:
-        raise CliError(f"the certificate authority cannot be used: {error}", COULD_NOT_LOOK) from error
-    # Python 3.13 refuses authorities without key identifiers by default. Those that people make themselves seldom have
-    # them, and `vdi.kube` accepts them too.
+        raise CliError(
+            f"the certificate authority cannot be used: {error}", COULD_NOT_LOOK
+        ) from error
+    # Python 3.13 refuses authorities without key identifiers by default. Those that people make
+    # themselves seldom have them, and `vdi.kube` accepts them too.
     context.verify_flags &= ~ssl.VERIFY_X509_STRICT
     return context
 
@@ -252,11 +290,15 @@ def _refusal(server: str, response: Response) -> CliError:
         problem = response.json(dict[str, Any])
         detail = str(problem["detail"])
     except (BadResponseError, KeyError):
-        words = f"{server} responds with {status}, which a gateway of VDI does not do; check the address"
+        words = (
+            f"{server} responds with {status}, which a gateway of VDI does not do; check the"
+            " address"
+        )
         return CliError(words, COULD_NOT_LOOK)
     if status == 401:
         return LoggedOutError(
-            f"{server} rejects the login that is stored here: {detail} Log in again: vdi login {server}",
+            f"{server} rejects the login that is stored here: {detail} Log in again: vdi login"
+            f" {server}",
             COULD_NOT_LOOK,
         )
     if status == 404:
@@ -272,5 +314,7 @@ def _line(error: Mapping[str, Any]) -> str:
     value = error.get("value")
     allowed = error.get("allowed", "")
     return (
-        f"{error.get('field')}: {value!r} is not {allowed}" if value is not None else f"{error.get('field')}: {allowed}"
+        f"{error.get('field')}: {value!r} is not {allowed}"
+        if value is not None
+        else f"{error.get('field')}: {allowed}"
     )

@@ -1,4 +1,6 @@
-"""`vdi gpu`: configure, status and verify the sharing of GPUs, with their pages. The decisions are in `vdi.gpu`."""
+"""`vdi gpu`: configure, status and verify the sharing of GPUs, with their pages. The decisions are
+in `vdi.gpu`.
+"""
 
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -13,7 +15,15 @@ from vdi.api.session import VDISession
 from vdi.api.template import VDITemplate
 from vdi.cli.errors import FINDINGS, USAGE, CliError
 from vdi.cli.findings import FindingsOption, FindingsOutput, paint, print_report
-from vdi.cli.options import PROGRAM, DryRun, KubeConnection, examples, new_app, seconds_of, with_cluster
+from vdi.cli.options import (
+    PROGRAM,
+    DryRun,
+    KubeConnection,
+    examples,
+    new_app,
+    seconds_of,
+    with_cluster,
+)
 from vdi.cli.output import Output, OutputOption, age, columns, now_utc, print_object
 from vdi.cli.progress import ProgressView
 from vdi.cli.terminal import end_on_interrupt
@@ -41,12 +51,14 @@ from vdi.kube.clock import SYSTEM_CLOCK
 from vdi.kube.transport import Client
 from vdi.session.lifetime import idle_since
 
-app = new_app("Share each GPU among several desktops by time-slicing. It isolates neither memory nor faults.")
+app = new_app(
+    "Share each GPU among several desktops by time-slicing. It isolates neither memory nor faults."
+)
 
 UNKNOWN = "UNKNOWN"
 WHOLE_GPUS = (
-    "BUSY and MEMORY are those of whole GPUs: under time-slicing it is unknown how much each desktop uses, and "
-    "whether it is idle."
+    "BUSY and MEMORY are those of whole GPUs: under time-slicing it is unknown how much each"
+    " desktop uses, and whether it is idle."
 )
 
 
@@ -61,7 +73,8 @@ def status_data(state: GpuState, measured: GpuMeasurements | None = None) -> dic
         "devicePlugins": [_plugin_data(plugin) for plugin in state.plugins],
         "runtimeClassNvidia": state.runtime_class,
         "nodes": [
-            _node_data(node, state) | (_busy_data(node.name, measured) if measured else {}) for node in state.gpu_nodes
+            _node_data(node, state) | (_busy_data(node.name, measured) if measured else {})
+            for node in state.gpu_nodes
         ],
         "notes": list(notes_on(state)),
     } | ({"dcgmExporters": list(measured.exporters)} if measured else {})
@@ -78,7 +91,11 @@ def _busy_data(node: str, measured: GpuMeasurements) -> dict[str, Any]:
         }
         for gpu in measured.nodes.get(node, ())
     ]
-    return {"busy": measured.busy(node), "busyUnknown": measured.problems.get(node), "measured": gpus}
+    return {
+        "busy": measured.busy(node),
+        "busyUnknown": measured.problems.get(node),
+        "measured": gpus,
+    }
 
 
 def _plugin_data(plugin: DaemonSet) -> dict[str, Any]:
@@ -110,30 +127,68 @@ def _node_data(node: Node, state: GpuState) -> dict[str, Any]:
 def status_lines(state: GpuState, measured: GpuMeasurements) -> list[str]:
     """The page of `status` for people."""
     data = status_data(state, measured)
-    kind = f"GPU Operator, ClusterPolicy {data['clusterPolicy']}" if state.policy else "device plugin"
-    chosen = f"{state.namespace}/{data['configMap']}" if data["configMap"] else "none: GPUs are not shared"
+    kind = (
+        f"GPU Operator, ClusterPolicy {data['clusterPolicy']}" if state.policy else "device plugin"
+    )
+    chosen = (
+        f"{state.namespace}/{data['configMap']}"
+        if data["configMap"]
+        else "none: GPUs are not shared"
+    )
     facts = {
         "Managed by": kind,
         "ConfigMap": chosen + (f", default {data['default']}" if data["default"] else ""),
-        "Device plugin": "; ".join(
-            f"{plugin['namespace']}/{plugin['name']}, {plugin['ready']} of {plugin['desired']} pods ready"
-            for plugin in data["devicePlugins"]
-        )
-        or "none found",
+        "Device plugin": (
+            "; ".join(
+                f"{plugin['namespace']}/{plugin['name']}, {plugin['ready']} of {plugin['desired']}"
+                " pods ready"
+                for plugin in data["devicePlugins"]
+            )
+            or "none found"
+        ),
         "RuntimeClass": "nvidia exists" if state.runtime_class else "nvidia does not exist",
         "DCGM exporter": ", ".join(measured.exporters) or "none found",
     }
     lines = [f"{name + ':':<15}{value}" for name, value in facts.items()]
     if not data["nodes"]:
-        return [*lines, "", f"No node has a GPU that Kubernetes knows of ({RESOURCE} or {RENAMED})."]
-    header = ["NODE", "GPUS", "PRODUCT", "CONFIG", "SHARING", "REPLICAS", "RESOURCE", "ADVERTISED", "IN USE"]
+        return [
+            *lines,
+            "",
+            f"No node has a GPU that Kubernetes knows of ({RESOURCE} or {RENAMED}).",
+        ]
+    header = [
+        "NODE",
+        "GPUS",
+        "PRODUCT",
+        "CONFIG",
+        "SHARING",
+        "REPLICAS",
+        "RESOURCE",
+        "ADVERTISED",
+        "IN USE",
+    ]
     header += ["BUSY", "MEMORY"]
-    fields = ("node", "gpus", "product", "config", "sharing", "replicas", "resource", "advertised", "inUse")
-    rows = [["-" if node[field] is None else str(node[field]) for field in fields] for node in data["nodes"]]
+    fields = (
+        "node",
+        "gpus",
+        "product",
+        "config",
+        "sharing",
+        "replicas",
+        "resource",
+        "advertised",
+        "inUse",
+    )
+    rows = [
+        ["-" if node[field] is None else str(node[field]) for field in fields]
+        for node in data["nodes"]
+    ]
     rows = [[*row, *_busy_cells(node)] for row, node in zip(rows, data["nodes"], strict=True)]
     lines += ["", *columns(header, rows)]
     unknown = [
-        f"Node {node['node']}: {UNKNOWN}: {node['busyUnknown']}" for node in data["nodes"] if node["busyUnknown"]
+        f"Node {node['node']}: {UNKNOWN}: {node['busyUnknown']}"
+        for node in data["nodes"]
+        if node["busyUnknown"]
     ]
     notes = [WHOLE_GPUS] if measured.nodes else []
     return [*lines, *note_lines([*data["notes"], *notes, *unknown])]
@@ -157,7 +212,13 @@ def healthy_lines(state: GpuState) -> list[str]:
     """One line for each node that is as it should be."""
     lines = []
     for node in status_data(state)["nodes"]:
-        gpus = "? GPUs" if node["gpus"] is None else "1 GPU" if node["gpus"] == 1 else f"{node['gpus']} GPUs"
+        gpus = (
+            "? GPUs"
+            if node["gpus"] is None
+            else "1 GPU"
+            if node["gpus"] == 1
+            else f"{node['gpus']} GPUs"
+        )
         count = f"{gpus} x {node['replicas']}"
         lines.append(f"✓ node {node['node']}: {count} = {node['allocatable']} {node['resource']}")
     return lines
@@ -172,32 +233,43 @@ def plan_lines(plan: SharingPlan) -> list[str]:
         for change in plan.changes
         for line in [change.title, *(f"  {diff_line}" for diff_line in diff_lines(change)), ""]
     ]
-    return lines + [f"restart DaemonSet {daemon_set.namespace}/{daemon_set.name}" for daemon_set in plan.restarts]
+    return lines + [
+        f"restart DaemonSet {daemon_set.namespace}/{daemon_set.name}"
+        for daemon_set in plan.restarts
+    ]
 
 
 def plan_data(plan: SharingPlan) -> dict[str, Any]:
     """The planned changes, for `-o json`."""
     changes = [
         {
-            "action": "create" if change.before is None else "delete" if change.after is None else "patch",
+            "action": (
+                "create" if change.before is None else "delete" if change.after is None else "patch"
+            ),
             "kind": change.resource.kind,
             "namespace": change.namespace,
             "name": change.name,
-            "body": dict(change.after or {})
-            if change.before is None
-            else None
-            if change.after is None
-            else change.patch,
+            "body": (
+                dict(change.after or {})
+                if change.before is None
+                else None
+                if change.after is None
+                else change.patch
+            ),
         }
         for change in plan.changes
     ]
-    restarts = [{"namespace": daemon_set.namespace, "name": daemon_set.name} for daemon_set in plan.restarts]
+    restarts = [
+        {"namespace": daemon_set.namespace, "name": daemon_set.name} for daemon_set in plan.restarts
+    ]
     return {"steps": changes, "restarts": restarts}
 
 
 @dataclass(frozen=True, slots=True)
 class Changed:
-    """Result of a change of the sharing: its plan, the cluster now, and the findings that are left."""
+    """Result of a change of the sharing: its plan, the cluster now, and the findings that are
+    left.
+    """
 
     plan: SharingPlan
     state: GpuState
@@ -226,12 +298,21 @@ async def _change(
         for daemon_set in plan.restarts:
             began = time.monotonic()
             await restart_daemon_set(client, daemon_set, SYSTEM_CLOCK)
-            view.passed(f"restart DaemonSet {daemon_set.namespace}/{daemon_set.name}", time.monotonic() - began)
+            view.passed(
+                f"restart DaemonSet {daemon_set.namespace}/{daemon_set.name}",
+                time.monotonic() - began,
+            )
         if seconds is None:
             return Changed(plan, state, notes)
         began = time.monotonic()
-        state, left = await wait_until_settled(client, findings, view.waiting, seconds=seconds, clock=SYSTEM_CLOCK)
-        words = "the nodes advertise what they should" if not left else "the nodes do not advertise what they should"
+        state, left = await wait_until_settled(
+            client, findings, view.waiting, seconds=seconds, clock=SYSTEM_CLOCK
+        )
+        words = (
+            "the nodes advertise what they should"
+            if not left
+            else "the nodes do not advertise what they should"
+        )
         view.passed(words, time.monotonic() - began, well=not left)
     return Changed(plan, state, notes, left)
 
@@ -240,7 +321,8 @@ async def _change(
     epilog=examples(
         "gpu configure --replicas 8 --dry-run",
         "gpu configure --replicas 8",
-        "gpu configure --replicas 8 --config big=2 --config whole=1 --node gpu-2=big --node gpu-3=whole",
+        "gpu configure --replicas 8 --config big=2 --config whole=1 --node gpu-2=big --node"
+        " gpu-3=whole",
         "gpu configure --undo",
     )
 )
@@ -249,43 +331,68 @@ def configure(
     connection: KubeConnection,
     ctx: typer.Context,
     *,
-    replicas: Annotated[int, typer.Option(help="How many desktops may share one GPU; 1: not shared.")] = 8,
+    replicas: Annotated[
+        int, typer.Option(help="How many desktops may share one GPU; 1: not shared.")
+    ] = 8,
     config: Annotated[
-        list[str] | None, typer.Option("--config", metavar="NAME=REPLICAS", help="An additional named configuration.")
+        list[str] | None,
+        typer.Option(
+            "--config", metavar="NAME=REPLICAS", help="An additional named configuration."
+        ),
     ] = None,
     node: Annotated[
         list[str] | None,
-        typer.Option("--node", metavar="NODE=NAME", help="A node with another configuration than the default."),
+        typer.Option(
+            "--node",
+            metavar="NODE=NAME",
+            help="A node with another configuration than the default.",
+        ),
     ] = None,
     default: Annotated[
         str | None,
         typer.Option(
-            "--default", metavar="NAME", help="Name of the configuration for all other nodes.", show_default="any"
+            "--default",
+            metavar="NAME",
+            help="Name of the configuration for all other nodes.",
+            show_default="any",
         ),
     ] = None,
     rename_by_default: Annotated[
         bool,
-        typer.Option("--rename-by-default", help="Advertise nvidia.com/gpu.shared instead of nvidia.com/gpu."),
+        typer.Option(
+            "--rename-by-default", help="Advertise nvidia.com/gpu.shared instead of nvidia.com/gpu."
+        ),
     ] = False,
     fail_requests_greater_than_one: Annotated[
         bool,
-        typer.Option("--fail-requests-greater-than-one", help="Pods that request more than one slice fail."),
+        typer.Option(
+            "--fail-requests-greater-than-one", help="Pods that request more than one slice fail."
+        ),
     ] = False,
     mig_strategy: Annotated[
-        str, typer.Option(help="For GPUs that MIG divides into equal parts, each of which is then shared: single.")
+        str,
+        typer.Option(
+            help="For GPUs that MIG divides into equal parts, each of which is then shared: single."
+        ),
     ] = "none",
-    undo: Annotated[bool, typer.Option("--undo", help="Restore the state before the first configure.")] = False,
+    undo: Annotated[
+        bool, typer.Option("--undo", help="Restore the state before the first configure.")
+    ] = False,
     dry_run: DryRun = False,
     wait: Annotated[
-        bool, typer.Option("--wait/--no-wait", help="Wait until the nodes advertise the configured GPUs.")
+        bool,
+        typer.Option(
+            "--wait/--no-wait", help="Wait until the nodes advertise the configured GPUs."
+        ),
     ] = True,
     timeout: Annotated[str, typer.Option(help="Maximum time to wait.")] = "10m",
     output: OutputOption = Output.TABLE,
 ) -> None:
-    """Share the GPUs: set ConfigMap, ClusterPolicy and node labels, restart what needs it, and verify the nodes.
+    """Share the GPUs: set ConfigMap, ClusterPolicy and node labels, restart what needs it, and
+    verify the nodes.
 
-    Works with the GPU Operator and with the device plugin alone. Running desktops are not affected. The command can
-    be repeated at any time.
+    Works with the GPU Operator and with the device plugin alone. Running desktops are not affected.
+    The command can be repeated at any time.
     """
     if undo:
         _refuse_beside_undo(ctx)
@@ -298,9 +405,13 @@ def configure(
         if undo:
             # Afterwards nothing is configured, which is no finding then.
             checks = _check_plugins_and_nodes
-            return await _change(client, state, plan_undo(state), checks, dry_run=dry_run, seconds=seconds)
+            return await _change(
+                client, state, plan_undo(state), checks, dry_run=dry_run, seconds=seconds
+            )
         request = parse_request(sharing, default_key(state, default), configs, nodes)
-        return await _change(client, state, plan_configure(state, request), find, dry_run=dry_run, seconds=seconds)
+        return await _change(
+            client, state, plan_configure(state, request), find, dry_run=dry_run, seconds=seconds
+        )
 
     with _errors_in_words(connection):
         # Wrong options are reported also where no cluster responds.
@@ -309,14 +420,25 @@ def configure(
     left, notes = changed.findings, [] if undo else changed.notes
     lines = plan_lines(changed.plan) if dry_run or changed.plan.empty else []
     lines += healthy_lines(changed.state) if seconds is not None and not left else []
-    data = {**plan_data(changed.plan), "findings": [finding.public() for finding in left], "notes": notes}
-    print_object(data, output, lambda: [*lines, *note_lines(notes), *map(paint, findings_as_text(left))])
+    data = {
+        **plan_data(changed.plan),
+        "findings": [finding.public() for finding in left],
+        "notes": notes,
+    }
+    print_object(
+        data, output, lambda: [*lines, *note_lines(notes), *map(paint, findings_as_text(left))]
+    )
     if left:
-        typer.echo(f"not done within {timeout}; check again: {PROGRAM} gpu verify{connection.flags}", err=True)
+        typer.echo(
+            f"not done within {timeout}; check again: {PROGRAM} gpu verify{connection.flags}",
+            err=True,
+        )
     raise typer.Exit(exit_code(left))
 
 
-def user_lines(sessions: Iterable[VDISession], templates: Iterable[VDITemplate], now: datetime) -> list[str]:
+def user_lines(
+    sessions: Iterable[VDISession], templates: Iterable[VDITemplate], now: datetime
+) -> list[str]:
     """The desktops that hold GPUs, node by node."""
     from vdi.gateway.limits import gpus_of
 
@@ -327,7 +449,10 @@ def user_lines(sessions: Iterable[VDISession], templates: Iterable[VDITemplate],
             used = age(status.last_activity_time, now) if idle_since(session, template) else "-"
             names = [status.node_name, str(gpus), session.spec.user, session.metadata.name]
             rows.append([*names, age(status.start_time, now), used])
-    return ["", *columns(["NODE", "GPUS", "USER", "DESKTOP", "RUNNING FOR", "IDLE FOR"], sorted(rows))]
+    return [
+        "",
+        *columns(["NODE", "GPUS", "USER", "DESKTOP", "RUNNING FOR", "IDLE FOR"], sorted(rows)),
+    ]
 
 
 @app.command(epilog=examples("gpu status", "gpu status -o wide", "gpu status -o json"))
@@ -335,10 +460,12 @@ def user_lines(sessions: Iterable[VDISession], templates: Iterable[VDITemplate],
 def status(
     connection: KubeConnection,
     output: Annotated[
-        Literal["table", "wide", "json", "yaml"], typer.Option("--output", "-o", help="Output format.")
+        Literal["table", "wide", "json", "yaml"],
+        typer.Option("--output", "-o", help="Output format."),
     ] = "table",
 ) -> None:
-    """Show the GPUs of each node, how they are shared, how many are in use, and their load (DCGM exporter).
+    """Show the GPUs of each node, how they are shared, how many are in use, and their load (DCGM
+    exporter).
 
     With -o wide also the desktops that hold GPUs, and their users.
     """
@@ -349,11 +476,17 @@ def status(
         if output != "wide":
             return state, measured, []
         templates = await client.list(TEMPLATES, into=VDITemplate)
-        return state, measured, user_lines(await client.list(SESSIONS, into=VDISession), templates, now_utc())
+        return (
+            state,
+            measured,
+            user_lines(await client.list(SESSIONS, into=VDISession), templates, now_utc()),
+        )
 
     with _errors_in_words(connection):
         state, measured, users = connection.run(look)
-    print_object(status_data(state, measured), output, lambda: [*status_lines(state, measured), *users])
+    print_object(
+        status_data(state, measured), output, lambda: [*status_lines(state, measured), *users]
+    )
 
 
 @app.command(epilog=examples("gpu verify", "gpu verify -o json", "gpu verify -o junit"))
@@ -362,14 +495,18 @@ def verify(
     connection: KubeConnection,
     output: FindingsOption = FindingsOutput.TEXT,
 ) -> None:
-    """Check whether each node advertises GPUs x replicas, and if not, why. Status 1: findings; 3: unknown."""
+    """Check whether each node advertises GPUs x replicas, and if not, why. Status 1: findings; 3:
+    unknown.
+    """
     with _errors_in_words(connection):
         state = connection.run(collect)
     findings = find(state)
     code = exit_code(findings)
     about = {"nodes": status_data(state)["nodes"]}
     notes = [] if code else ["\n".join(healthy_lines(state))]
-    print_report(Report(tool="vdi gpu verify", findings=findings, context=about, notes=notes), output)
+    print_report(
+        Report(tool="vdi gpu verify", findings=findings, context=about, notes=notes), output
+    )
     raise typer.Exit(code)
 
 
@@ -379,13 +516,20 @@ def _check_plugins_and_nodes(state: GpuState) -> list[Finding]:
 
 def _refuse_beside_undo(ctx: typer.Context) -> None:
     # An undo restores the recorded state, so options about the sharing would have no effect.
-    about_sharing = ("replicas", "config", "node", "default", "rename_by_default", "fail_requests_greater_than_one")
+    about_sharing = (
+        "replicas",
+        "config",
+        "node",
+        "default",
+        "rename_by_default",
+        "fail_requests_greater_than_one",
+    )
     for name in (*about_sharing, "mig_strategy"):
         source = ctx.get_parameter_source(name)
         if source is not None and source.name == "COMMANDLINE":
             raise CliError(
-                f"--{name.replace('_', '-')} cannot be combined with --undo, which restores the previous state; "
-                "allowed: --dry-run, --no-wait, --timeout, -o",
+                f"--{name.replace('_', '-')} cannot be combined with --undo, which restores the"
+                " previous state; allowed: --dry-run, --no-wait, --timeout, -o",
                 USAGE,
             )
 
@@ -395,7 +539,9 @@ def _errors_in_words(connection: KubeConnection) -> Iterator[None]:
     """Refusals as errors of the command, and Ctrl-C that says what is left."""
     see = f"{PROGRAM} gpu verify{connection.flags}"
     try:
-        with end_on_interrupt(f"Interrupted. Changes so far are kept; run the same command again. To see them: {see}"):
+        with end_on_interrupt(
+            f"Interrupted. Changes so far are kept; run the same command again. To see them: {see}"
+        ):
             yield
     except RefusedError as error:
         raise CliError("\n".join(error.problems), USAGE if error.usage else FINDINGS) from error

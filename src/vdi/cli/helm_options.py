@@ -1,4 +1,5 @@
-"""Options of the commands that run Helm, and the namespace of a release or gateway where none was given.
+"""Options of the commands that run Helm, and the namespace of a release or gateway where none was
+given.
 
 Used by install, upgrade, uninstall, `kasm install` and `gateway user`.
 """
@@ -13,7 +14,15 @@ import typer
 from vdi.api.meta import RELEASE_NAMESPACE
 from vdi.cli.errors import COULD_NOT_LOOK, USAGE, CliError
 from vdi.cli.findings import FindingsOption, FindingsOutput
-from vdi.cli.options import CLUSTER_OPTIONS, DryRun, KubeConnection, Options, Yes, replace_parameter, seconds_of
+from vdi.cli.options import (
+    CLUSTER_OPTIONS,
+    DryRun,
+    KubeConnection,
+    Options,
+    Yes,
+    replace_parameter,
+    seconds_of,
+)
 from vdi.cli.output import Output, OutputOption
 from vdi.helm.arguments import Place
 from vdi.helm.errors import HelmUnavailableError
@@ -25,7 +34,12 @@ if TYPE_CHECKING:
 
 ValuesFiles = Annotated[
     list[Path] | None,
-    typer.Option("--values", "-f", metavar="FILE", help="Values; the last file takes precedence. Put secrets here."),
+    typer.Option(
+        "--values",
+        "-f",
+        metavar="FILE",
+        help="Values; the last file takes precedence. Put secrets here.",
+    ),
 ]
 Timeout = Annotated[str, typer.Option("--timeout", help="Time limit until everything is ready.")]
 
@@ -104,7 +118,10 @@ def _change_options(
 ) -> ChangeOptions:
     at, files = _release_options(**release), existing_files(values)
     if verify is not None and not verify.is_file():
-        raise CliError(f"--verify {verify}: there is no such file; allowed: the public key of the release", USAGE)
+        raise CliError(
+            f"--verify {verify}: there is no such file; allowed: the public key of the release",
+            USAGE,
+        )
     return ChangeOptions(at, chart, files, tuple(sets or ()), verify, dry_run, yes)
 
 
@@ -116,14 +133,20 @@ _RELEASE: Options = {
                 "--namespace",
                 "-n",
                 envvar="VDI_RELEASE_NAMESPACE",
-                help=f"Namespace of operator and gateway; default: the release's namespace, or {RELEASE_NAMESPACE}.",
+                help=(
+                    "Namespace of operator and gateway; default: the release's namespace, or"
+                    f" {RELEASE_NAMESPACE}."
+                ),
             ),
         ],
         None,
     ),
     "release": (Annotated[str, typer.Option("--release", help="Name of the Helm release.")], "vdi"),
     "helm": (
-        Annotated[Path | None, typer.Option("--helm", metavar="PATH", help="Helm 3 or 4; default: the one in PATH.")],
+        Annotated[
+            Path | None,
+            typer.Option("--helm", metavar="PATH", help="Helm 3 or 4; default: the one in PATH."),
+        ],
         None,
     ),
     "timeout": (Timeout, "10m"),
@@ -133,12 +156,18 @@ _RELEASE: Options = {
 _CHANGE: Options = {
     "values": (ValuesFiles, None),
     "sets": (
-        Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="A single value, as for helm.")],
+        Annotated[
+            list[str] | None,
+            typer.Option("--set", metavar="KEY=VALUE", help="A single value, as for helm."),
+        ],
         None,
     ),
     "chart": (
         Annotated[
-            Path | None, typer.Option("--chart", metavar="DIR", help="The chart; default: the one included in vdi.")
+            Path | None,
+            typer.Option(
+                "--chart", metavar="DIR", help="The chart; default: the one included in vdi."
+            ),
         ],
         None,
     ),
@@ -148,7 +177,10 @@ _CHANGE: Options = {
             typer.Option(
                 "--verify",
                 metavar="KEY",
-                help="Public key: chart and images must be signed with its private key. Needs the program cosign.",
+                help=(
+                    "Public key: chart and images must be signed with its private key. Needs the"
+                    " program cosign."
+                ),
             ),
         ],
         None,
@@ -166,18 +198,26 @@ def existing_files(values: list[Path] | None) -> tuple[Path, ...]:
     """The values files. Raises CliError for one that is not there."""
     for value in values or ():
         if not value.is_file():
-            raise CliError(f"-f {value}: there is no such file; allowed: YAML files with values", USAGE)
+            raise CliError(
+                f"-f {value}: there is no such file; allowed: YAML files with values", USAGE
+            )
     return tuple(value.absolute() for value in values or ())
 
 
-def locate(connection: KubeConnection, find: Callable[["Client"], Awaitable[list[str]]], what: str) -> KubeConnection:
-    """The connection with a namespace: the given one, else where `what` is, else the default. Raises CliError."""
+def locate(
+    connection: KubeConnection, find: Callable[["Client"], Awaitable[list[str]]], what: str
+) -> KubeConnection:
+    """The connection with a namespace: the given one, else where `what` is, else the default.
+    Raises CliError.
+    """
     if connection.namespace:
         return connection
     namespaces = connection.run(find)
     if len(namespaces) > 1:
         there = ", ".join(namespaces)
-        raise CliError(f"--namespace is missing: {what} is in several namespaces; allowed: {there}", USAGE)
+        raise CliError(
+            f"--namespace is missing: {what} is in several namespaces; allowed: {there}", USAGE
+        )
     (namespace,) = namespaces or [RELEASE_NAMESPACE]
     if namespace != RELEASE_NAMESPACE:
         typer.echo(f"Found {what} in namespace {namespace}.", err=True)

@@ -12,7 +12,14 @@ from vdi.cli.output import Output, OutputOption, print_object
 from vdi.cli.progress import ProgressView
 from vdi.cli.terminal import end_on_interrupt
 from vdi.release.chart import RefusedError
-from vdi.release.images import NAMESPACE, BadArchiveError, Loading, NodeResult, load_images, read_archive
+from vdi.release.images import (
+    NAMESPACE,
+    BadArchiveError,
+    Loading,
+    NodeResult,
+    load_images,
+    read_archive,
+)
 
 if TYPE_CHECKING:
     from vdi.kube.transport import Client
@@ -20,8 +27,8 @@ if TYPE_CHECKING:
 app = new_app()
 
 _LATER = (
-    "A node that joins later does not have them: run the command again with --node NAME, or put the archives into "
-    "/var/lib/rancher/k3s/agent/images on that node (K3s)."
+    "A node that joins later does not have them: run the command again with --node NAME, or put the"
+    " archives into /var/lib/rancher/k3s/agent/images on that node (K3s)."
 )
 
 
@@ -41,7 +48,8 @@ def images() -> None:
 def load(
     connection: KubeConnection,
     archives: Annotated[
-        list[Path], typer.Argument(metavar="ARCHIVE...", help=("Tar files with images, optionally gzipped."))
+        list[Path],
+        typer.Argument(metavar="ARCHIVE...", help="Tar files with images, optionally gzipped."),
     ],
     *,
     node: Annotated[
@@ -52,11 +60,14 @@ def load(
         typer.Option(
             "--containerd",
             metavar="SOCKET",
-            help=("containerd's socket on the nodes; default: K3s' own, or containerd's default."),
+            help="containerd's socket on the nodes; default: K3s' own, or containerd's default.",
         ),
     ] = None,
     ctr: Annotated[
-        str | None, typer.Option("--ctr", metavar="PATH", help="ctr on the nodes; default: K3s' own, or /usr/bin/ctr.")
+        str | None,
+        typer.Option(
+            "--ctr", metavar="PATH", help="ctr on the nodes; default: K3s' own, or /usr/bin/ctr."
+        ),
     ] = None,
     kubectl: KubectlPath = None,
     timeout: Annotated[str, typer.Option("--timeout", help="Time limit for each node.")] = "10m",
@@ -64,8 +75,8 @@ def load(
 ) -> None:
     """Load images from archives onto every node, without a registry, and pin them there.
 
-    A pod on each node passes the archive to the node's containerd; it is removed at the end, also after Ctrl-C.
-    Status 1: a node does not have all images; 130: interrupted.
+    A pod on each node passes the archive to the node's containerd; it is removed at the end, also
+    after Ctrl-C. Status 1: a node does not have all images; 130: interrupted.
     """
     seconds = seconds_of("--timeout", timeout)
     for option, path in (("--containerd", containerd), ("--ctr", ctr)):
@@ -114,4 +125,6 @@ def load(
     line = f"{len(results) - len(failed)} of {len(results)} nodes have all images. {_LATER}"
     print_object({"images": names, "nodes": nodes}, output, lambda: [line])
     if failed:
-        raise CliError("; ".join(f"node {result.node}: {result.problem}" for result in failed), FINDINGS)
+        raise CliError(
+            "; ".join(f"node {result.node}: {result.problem}" for result in failed), FINDINGS
+        )

@@ -1,8 +1,8 @@
 """`vdi install` and `vdi upgrade`: operator and gateway on a cluster, by our own chart.
 
-Signatures, preflight, difference, question, helm: the decisions and the work are in `vdi.release`. Without values an
-install asks for domain, certificate and administrators, and makes values of the chart of them. `vdi uninstall` uses the
-same question and errors.
+Signatures, preflight, difference, question, helm: the decisions and the work are in `vdi.release`.
+Without values an install asks for domain, certificate and administrators, and makes values of the
+chart of them. `vdi uninstall` uses the same question and errors.
 """
 
 import re
@@ -62,25 +62,39 @@ _CERTIFICATE_KINDS = {
     "resolver": "traefik.certResolver",
 }
 _CERTIFICATES = (
-    "none (Traefik's own), secret:NAME (a TLS Secret), issuer:NAME (a ClusterIssuer of cert-manager),"
-    " resolver:NAME (a certificate resolver of Traefik)"
+    "none (Traefik's own), secret:NAME (a TLS Secret), issuer:NAME (a ClusterIssuer of"
+    " cert-manager), resolver:NAME (a certificate resolver of Traefik)"
 )
 
 
 def change_release(
-    options: ChangeOptions, *, upgrading: bool, typed: Mapping[str, Any] | None = None, sqlite: str = ""
+    options: ChangeOptions,
+    *,
+    upgrading: bool,
+    typed: Mapping[str, Any] | None = None,
+    sqlite: str = "",
 ) -> None:
     """Check, show, ask, and let helm do it. Raises CliError.
 
-    `typed`: values by their path. `sqlite`: `move` or `leave` what a gateway has that uses SQLite until now.
+    `typed`: values by their path. `sqlite`: `move` or `leave` what a gateway has that uses SQLite
+    until now.
     """
     if options.at.output is FindingsOutput.JUNIT and not options.dry_run:
-        raise CliError(f"-o {options.at.output} is for --dry-run: it prints the checks alone", USAGE)
+        raise CliError(
+            f"-o {options.at.output} is for --dry-run: it prints the checks alone", USAGE
+        )
     with failures_in_words():
         found = find_chart(options.chart)
         # The copy lasts until helm has ended: helm reads the chart again after the question.
         with verified_copy(found, options.key) if options.key else nullcontext(found) as chart:
-            _change(options, options.at.located(), chart, typed or {}, upgrading=upgrading, sqlite=sqlite)
+            _change(
+                options,
+                options.at.located(),
+                chart,
+                typed or {},
+                upgrading=upgrading,
+                sqlite=sqlite,
+            )
 
 
 def _change(
@@ -95,11 +109,23 @@ def _change(
     async def check(client: Client) -> tuple[Facts, list[Finding], Steps]:
         before = deployed(await read_revisions(client, at.place.namespace, at.release))
         # Without a file the release's own values go on, over the new chart's defaults.
-        kept = without_choice(before.config or {}) if upgrading and before and not options.files else {}
-        change = Change(at.release, str(chart.folder), at.place, Values(kept, options.files, options.sets, typed))
+        kept = (
+            without_choice(before.config or {})
+            if upgrading and before and not options.files
+            else {}
+        )
+        change = Change(
+            at.release,
+            str(chart.folder),
+            at.place,
+            Values(kept, options.files, options.sets, typed),
+        )
         steps = choose_steps(change, before, sqlite)
         if sqlite and steps.change is change:
-            typer.echo("The gateway does not use SQLite: there is no history to move or to leave.", err=True)
+            typer.echo(
+                "The gateway does not use SQLite: there is no history to move or to leave.",
+                err=True,
+            )
         with ProgressView() as view:
             view.waiting("the cluster is being checked")
             facts = await collect_facts(client, at.helm, chart, steps.change)
@@ -116,7 +142,9 @@ def _change(
     output = FindingsOutput(at.output)
     facts, findings, steps = at.connection.run(check)
     plan = plan_install(facts)
-    changes = changes_between(facts.before.objects() if facts.before else [], facts.objects, facts.namespace)
+    changes = changes_between(
+        facts.before.objects() if facts.before else [], facts.objects, facts.namespace
+    )
     context: dict[str, Any] = {"plan": plan, "changes": change_data(changes), "revision": None}
     report = Report(tool="vdi preflight", findings=findings, context=context)
     if options.key:
@@ -130,7 +158,9 @@ def _change(
     elif refused or options.dry_run:
         print_report(report, output)
     if refused:
-        count = f"{len(refused)} problem{'s prevent' if len(refused) > 1 else ' prevents'} the change"
+        count = (
+            f"{len(refused)} problem{'s prevent' if len(refused) > 1 else ' prevents'} the change"
+        )
         raise CliError(f"{count}; nothing was changed: {refused[0].message}")
     if options.dry_run:
         return
@@ -141,7 +171,9 @@ def _change(
         print_report(report, output)
         return
     where = f"revision {revision.version} of {revision.name} in the namespace {revision.namespace}"
-    typer.echo(f"{'Upgraded' if upgrading else 'Installed'}: {where}, chart {revision.chart_words}.")
+    typer.echo(
+        f"{'Upgraded' if upgrading else 'Installed'}: {where}, chart {revision.chart_words}."
+    )
     if not upgrading and revision.info.notes.strip():
         typer.echo(f"\n{revision.info.notes.strip()}")
 
@@ -151,16 +183,23 @@ def _print_changes(facts: Facts, changes: Sequence[ObjectChange], steps: Steps) 
     typer.echo(f"\nFrom {before} to {facts.chart.words}: {summary_line(changes)}")
     print_lines(change_lines(changes) if facts.before else new_lines(changes))
     if steps.after_move:
-        typer.echo("After the move, a second revision releases SQLite's volume and starts all replicas.")
+        typer.echo(
+            "After the move, a second revision releases SQLite's volume and starts all replicas."
+        )
 
 
-def _question(facts: Facts, changes: Sequence[ObjectChange], steps: Steps, *, upgrading: bool) -> str:
+def _question(
+    facts: Facts, changes: Sequence[ObjectChange], steps: Steps, *, upgrading: bool
+) -> str:
     if not upgrading:
         return f"Install {facts.chart.words} into namespace {facts.namespace}?"
     unchanged = "" if changes else "Objects that were changed or deleted by hand are restored. "
     old = f" from {facts.before.chart_words}" if facts.before else ""
     during_move = " While the history is moved, no one can log in." if steps.after_move else ""
-    return f"{unchanged}Upgrade{old} to {facts.chart.words}? Running desktops are not affected.{during_move}"
+    return (
+        f"{unchanged}Upgrade{old} to {facts.chart.words}? Running desktops are not"
+        f" affected.{during_move}"
+    )
 
 
 @contextmanager
@@ -170,7 +209,9 @@ def failures_in_words() -> Iterator[None]:
         with end_on_interrupt("Interrupted; nothing was changed since the last line above."):
             yield
     except (NotDoneError, HelmError, RefusedError) as error:
-        stopped = isinstance(error, HelmInterruptedError) or (isinstance(error, NotDoneError) and error.interrupted)
+        stopped = isinstance(error, HelmInterruptedError) or (
+            isinstance(error, NotDoneError) and error.interrupted
+        )
         raise CliError(str(error), INTERRUPTED if stopped else FINDINGS) from error
 
 
@@ -184,13 +225,14 @@ def confirm_change(question: str, yes: bool) -> None:
 def verified_copy(chart: Chart, key: Path) -> Iterator[Chart]:
     """A private copy of the chart, of which every file is proven. Raises CliError.
 
-    Helm reads the chart again after the question, which may take hours. In the original folder someone else could
-    change a file in that time.
+    Helm reads the chart again after the question, which may take hours. In the original folder
+    someone else could change a file in that time.
     """
     if key.resolve().is_relative_to(chart.folder.resolve()):
         raise CliError(
-            f"--verify {key}: the key is in the chart's own folder {chart.folder}: whoever changed the chart could "
-            "have changed it, too; allowed: a public key from a place that you trust",
+            f"--verify {key}: the key is in the chart's own folder {chart.folder}: whoever changed"
+            " the chart could have changed it, too; allowed: a public key from a place that you"
+            " trust",
             USAGE,
         )
     with tempfile.TemporaryDirectory(prefix="vdi-chart-") as private:
@@ -269,7 +311,10 @@ def change_lines(changes: Sequence[ObjectChange]) -> Iterator[str]:
     """Changed objects, each with its changed fields."""
     for change in changes:
         after = "  (leaves the release, remains on the cluster)" if change.action == "=" else ""
-        yield style(f"{change.action} {change.title}", fg=_COLOURS.get(change.action), bold=True) + after
+        yield (
+            style(f"{change.action} {change.title}", fg=_COLOURS.get(change.action), bold=True)
+            + after
+        )
         lines = [line for field in change.fields for line in field.lines]
         for line in lines[:_FIELDS]:
             yield "    " + style(line, fg=_COLOURS.get(line.strip()[:1]))
@@ -285,7 +330,10 @@ def change_data(changes: Sequence[ObjectChange]) -> list[dict[str, Any]]:
             "kind": change.kind,
             "namespace": change.namespace,
             "name": change.name,
-            "fields": [{"path": field.path, "before": field.before, "after": field.after} for field in change.fields],
+            "fields": [
+                {"path": field.path, "before": field.before, "after": field.after}
+                for field in change.fields
+            ],
         }
         for change in changes
     ]
@@ -329,7 +377,9 @@ def admin_values(text: str) -> Mapping[str, Any]:
     """The value of e-mail addresses that are separated by commas. Raises ValueError."""
     users = [check_address(address) for address in filter(None, map(str.strip, text.split(",")))]
     if not users:
-        raise ValueError(f"{text!r} contains no administrator; allowed: e-mail addresses, separated by commas")
+        raise ValueError(
+            f"{text!r} contains no administrator; allowed: e-mail addresses, separated by commas"
+        )
     return {"gateway.adminUsers": users}
 
 
@@ -347,8 +397,8 @@ _QUESTIONS = (
     Question("--domain", "Domain; desktops and portal have hosts below it", None, domain_values),
     Question(
         "--certificate",
-        "Certificate of *.DOMAIN: none (Traefik's own), secret:NAME (a TLS Secret), issuer:NAME (of cert-manager),"
-        " resolver:NAME (of Traefik)",
+        "Certificate of *.DOMAIN: none (Traefik's own), secret:NAME (a TLS Secret), issuer:NAME (of"
+        " cert-manager), resolver:NAME (of Traefik)",
         "none",
         certificate_values,
     ),
@@ -356,14 +406,16 @@ _QUESTIONS = (
 )
 
 
-def essential_values(domain: str | None, certificate: str | None, admin: str | None, *, ask: bool) -> dict[str, Any]:
+def essential_values(
+    domain: str | None, certificate: str | None, admin: str | None, *, ask: bool
+) -> dict[str, Any]:
     """Values of the options; with `ask`, what was not given is asked. Raises CliError."""
     given = dict(zip(_QUESTIONS, (domain, certificate, admin), strict=True))
     missing = [question.option for question, text in given.items() if text is None]
     if ask and missing and not sys.stdin.isatty():
         raise CliError(
-            f"{' and '.join(missing)} {'is' if len(missing) == 1 else 'are'} missing, and there is no terminal for "
-            "questions. Set them, or pass values with -f or --set",
+            f"{' and '.join(missing)} {'is' if len(missing) == 1 else 'are'} missing, and there is"
+            " no terminal for questions. Set them, or pass values with -f or --set",
             USAGE,
         )
     values: dict[str, Any] = {}
@@ -387,14 +439,17 @@ def _ask(question: Question) -> Mapping[str, Any]:
         except ValueError as error:
             raise typer.BadParameter(str(error)) from error
 
-    values: Mapping[str, Any] = typer.prompt(question.text, default=question.default, value_proc=read, err=True)
+    values: Mapping[str, Any] = typer.prompt(
+        question.text, default=question.default, value_proc=read, err=True
+    )
     return values
 
 
 @app.command(
     epilog=examples(
         "install",
-        "install --domain vdi.example.com --certificate secret:vdi-wildcard --admin you@example.com --yes",
+        "install --domain vdi.example.com --certificate secret:vdi-wildcard --admin you@example.com"
+        " --yes",
         "install -f my-values.yaml --dry-run",
         "install -f my-values.yaml --verify release.pub",
     )
@@ -404,25 +459,31 @@ def install(
     options: ChangeOptions,
     *,
     domain: Annotated[
-        str | None, typer.Option("--domain", metavar="DOMAIN", help="Desktops and portal have hosts below it.")
+        str | None,
+        typer.Option("--domain", metavar="DOMAIN", help="Desktops and portal have hosts below it."),
     ] = None,
     certificate: Annotated[
         str | None,
         typer.Option(
-            "--certificate", metavar="KIND", help="Of *.DOMAIN: none, secret:NAME, issuer:NAME or resolver:NAME."
+            "--certificate",
+            metavar="KIND",
+            help="Of *.DOMAIN: none, secret:NAME, issuer:NAME or resolver:NAME.",
         ),
     ] = None,
     admin: Annotated[
         str | None,
-        typer.Option("--admin", metavar="EMAIL", help="Administrators of the portal, separated by commas."),
+        typer.Option(
+            "--admin", metavar="EMAIL", help="Administrators of the portal, separated by commas."
+        ),
     ] = None,
 ) -> None:
-    """Check the cluster, show what would be created, ask, and install CRDs, operator, gateway and templates.
+    """Check the cluster, show what would be created, ask, and install CRDs, operator, gateway and
+    templates.
 
-    Without values it asks for domain, certificate and administrator unless options set them. It waits until
-    everything is ready and shows what it waits for. A failed installation is rolled back, and the reason is shown.
-    Status 1: refused or failed, or a signature is wrong; 3: a signature could not be checked; 130: interrupted, and
-    rolled back.
+    Without values it asks for domain, certificate and administrator unless options set them. It
+    waits until everything is ready and shows what it waits for. A failed installation is rolled
+    back, and the reason is shown. Status 1: refused or failed, or a signature is wrong; 3: a
+    signature could not be checked; 130: interrupted, and rolled back.
     """
     typed = essential_values(domain, certificate, admin, ask=not (options.files or options.sets))
     change_release(options, upgrading=False, typed=typed)
@@ -442,17 +503,25 @@ def upgrade(
     *,
     move_history: Annotated[
         bool,
-        typer.Option("--move-history", help="From SQLite to PostgreSQL: move logins, API tokens, history and audit."),
+        typer.Option(
+            "--move-history",
+            help="From SQLite to PostgreSQL: move logins, API tokens, history and audit.",
+        ),
     ] = False,
     leave_history_behind: Annotated[
-        bool, typer.Option("--leave-history-behind", help="From SQLite to PostgreSQL: begin with an empty database.")
+        bool,
+        typer.Option(
+            "--leave-history-behind",
+            help="From SQLite to PostgreSQL: begin with an empty database.",
+        ),
     ] = False,
 ) -> None:
     """Show what would change, field by field, ask, and upgrade. Running desktops are not affected.
 
-    Without -f the release keeps its values, and --set changes single ones; with -f the files replace all of them. A
-    failed upgrade is rolled back automatically, and the reason is shown. Status 1: refused or failed, or a
-    signature is wrong; 3: a signature could not be checked; 130: interrupted.
+    Without -f the release keeps its values, and --set changes single ones; with -f the files
+    replace all of them. A failed upgrade is rolled back automatically, and the reason is shown.
+    Status 1: refused or failed, or a signature is wrong; 3: a signature could not be checked; 130:
+    interrupted.
     """
     if move_history and leave_history_behind:
         raise CliError("--move-history, --leave-history-behind: give one of them", USAGE)

@@ -49,37 +49,72 @@ from vdi.kasm.preflight.needs import PlannedRelease, plan_of_values
 from vdi.kasm.validate import notes
 from vdi.kasm.validate import validate as validate_installation
 from vdi.kasm.values.check import Subject, check_values
-from vdi.kasm.values.render import CHART, PROFILES, BadOptionsError, Ingress, InstallOptions, merged, profile_of, render
+from vdi.kasm.values.render import (
+    CHART,
+    PROFILES,
+    BadOptionsError,
+    Ingress,
+    InstallOptions,
+    merged,
+    profile_of,
+    render,
+)
 from vdi.kube.clock import SYSTEM_CLOCK
 from vdi.new_file import NewFileError, new_file
 from vdi.snapshot.dns import dns_down
 from vdi.snapshot.model import Scope, Snapshot
 from vdi.snapshot.redact import redact
 
-app = new_app("Kasm Workspaces on K3s: check the cluster, create values, install, validate, diagnose.")
-values_commands = new_app("Values for Kasm's chart: create a file from a few options, or check your own.")
+app = new_app(
+    "Kasm Workspaces on K3s: check the cluster, create values, install, validate, diagnose."
+)
+values_commands = new_app(
+    "Values for Kasm's chart: create a file from a few options, or check your own."
+)
 app.add_typer(values_commands, name="values")
 
 CHECKS = (nodes_unwell, dns_down, kasm_chains)
-_PROFILES = ", ".join(f"{each.name} ({each.node or 'the presets of the chart'})" for each in PROFILES)
+_PROFILES = ", ".join(
+    f"{each.name} ({each.node or 'the presets of the chart'})" for each in PROFILES
+)
 NEWEST = ALL[-1].letter
 CHARTS = ", ".join(f"{generation.letter} ({generation.chart})" for generation in ALL)
-GenerationOption = Annotated[str, typer.Option("--generation", "-g", help=f"Generation of the chart: {CHARTS}.")]
+GenerationOption = Annotated[
+    str, typer.Option("--generation", "-g", help=f"Generation of the chart: {CHARTS}.")
+]
 VersionOption = Annotated[
     str | None,
-    typer.Option("--chart-version", metavar="VERSION", help="Version of the chart.", show_default="newest known"),
+    typer.Option(
+        "--chart-version",
+        metavar="VERSION",
+        help="Version of the chart.",
+        show_default="newest known",
+    ),
 ]
-ReleaseOption = Annotated[str, typer.Option("--release", metavar="NAME", help="Name of the Helm release.")]
+ReleaseOption = Annotated[
+    str, typer.Option("--release", metavar="NAME", help="Name of the Helm release.")
+]
 KasmNamespace = Annotated[
-    str, typer.Option("--namespace", "-n", envvar="VDI_KASM_NAMESPACE", help="Namespace of Kasm Workspaces.")
+    str,
+    typer.Option(
+        "--namespace", "-n", envvar="VDI_KASM_NAMESPACE", help="Namespace of Kasm Workspaces."
+    ),
 ]
-with_kasm = replace_parameter({"namespace": (KasmNamespace, "kasm"), **CLUSTER_OPTIONS}, KubeConnection)
+with_kasm = replace_parameter(
+    {"namespace": (KasmNamespace, "kasm"), **CLUSTER_OPTIONS}, KubeConnection
+)
 KasmValues = Annotated[
     list[Path] | None,
-    typer.Option("--values", "-f", metavar="FILE", help="Your values; the last file takes precedence. - is stdin."),
+    typer.Option(
+        "--values",
+        "-f",
+        metavar="FILE",
+        help="Your values; the last file takes precedence. - is stdin.",
+    ),
 ]
 Hostname = Annotated[
-    str | None, typer.Option(help="Host name for browsers.", show_default="the host name that is configured")
+    str | None,
+    typer.Option(help="Host name for browsers.", show_default="the host name that is configured"),
 ]
 
 
@@ -108,7 +143,8 @@ def read_values(files: list[Path] | None) -> dict[str, Any]:
     name="render",
     epilog=examples(
         "kasm values render --hostname kasm.example.com --profile 8gb --tls-secret kasm-tls",
-        "kasm values render --hostname kasm.example.com --profile 4gb --tls-secret kasm-tls -w values.yaml",
+        "kasm values render --hostname kasm.example.com --profile 4gb --tls-secret kasm-tls -w"
+        " values.yaml",
         "kasm values render -g A --hostname kasm.example.com --storage-class local-path",
     ),
 )
@@ -124,12 +160,14 @@ def render_command(
     storage_class: Annotated[
         str,
         typer.Option(
-            help="StorageClass of the database's volume.", show_default="cluster's default; with 4gb, 8gb local-path"
+            help="StorageClass of the database's volume.",
+            show_default="cluster's default; with 4gb, 8gb local-path",
         ),
     ] = "",
     tls_secret: Annotated[str, typer.Option(help="Secret of type kubernetes.io/tls.")] = "",
     write: Annotated[
-        Path | None, typer.Option("--write", "-w", metavar="FILE", help="Write here.", show_default="print it")
+        Path | None,
+        typer.Option("--write", "-w", metavar="FILE", help="Write here.", show_default="print it"),
     ] = None,
 ) -> None:
     """Create a values file, ordered and commented, from a few options. It contains no passwords."""
@@ -159,11 +197,16 @@ def render_command(
             stream.write(text.encode())
     except (NewFileError, OSError) as error:
         raise CliError(f"{error}; name another file") from error
-    typer.echo(f"Wrote {write}. Next: {PROGRAM} kasm preflight -g {found.letter} -f {write}", err=True)
+    typer.echo(
+        f"Wrote {write}. Next: {PROGRAM} kasm preflight -g {found.letter} -f {write}", err=True
+    )
 
 
 @values_commands.command(
-    name="check", epilog=examples("kasm values check my-values.yaml", "kasm values check my-values.yaml -g B -o json")
+    name="check",
+    epilog=examples(
+        "kasm values check my-values.yaml", "kasm values check my-values.yaml -g B -o json"
+    ),
 )
 def check_command(
     file: Annotated[Path, typer.Argument(metavar="FILE", help="Your values; - is stdin.")],
@@ -172,7 +215,8 @@ def check_command(
     chart_version: VersionOption = None,
     output: FindingsOption = FindingsOutput.TEXT,
 ) -> None:
-    """Check your values file against the chart: keys that it does not read, and values that do harm.
+    """Check your values file against the chart: keys that it does not read, and values that do
+    harm.
 
     Status 0: no problems, or only warnings; 1: errors.
     """
@@ -213,18 +257,22 @@ def preflight(
     ingress: Annotated[
         Ingress | None,
         typer.Option(
-            help="How browsers connect: the cluster's Traefik, or a LoadBalancer.", show_default="the values' setting"
+            help="How browsers connect: the cluster's Traefik, or a LoadBalancer.",
+            show_default="the values' setting",
         ),
     ] = None,
     output: FindingsOption = FindingsOutput.TEXT,
 ) -> None:
-    """Check whether this cluster can run Kasm Workspaces; each item has observed and expected value and a fix.
+    """Check whether this cluster can run Kasm Workspaces; each item has observed and expected value
+    and a fix.
 
-    Requests are compared with the free capacity of the nodes. Status 0: it can (warnings included); 1: it cannot;
-    3: an item could not be checked, which does not mean that it passed.
+    Requests are compared with the free capacity of the nodes. Status 0: it can (warnings included);
+    1: it cannot; 3: an item could not be checked, which does not mean that it passed.
     """
     planned = _planned(generation, chart_version, read_values(values), connection.namespace)
-    planned = replace(planned, hostname=hostname or planned.hostname, ingress=ingress or planned.ingress)
+    planned = replace(
+        planned, hostname=hostname or planned.hostname, ingress=ingress or planned.ingress
+    )
     findings, _ = _checked(connection, planned)
     _report("preflight", findings, planned, output)
     raise typer.Exit(exit_code(findings))
@@ -245,21 +293,27 @@ def install(
     generation: GenerationOption = NEWEST,
     chart_version: VersionOption = None,
     chart: Annotated[
-        str, typer.Option(metavar="CHART", help="Folder, archive or address.", show_default="the published one")
+        str,
+        typer.Option(
+            metavar="CHART", help="Folder, archive or address.", show_default="the published one"
+        ),
     ] = "",
     ignore: Annotated[
         list[str] | None,
-        typer.Option(metavar="ITEM", help="Go on although this item of the preflight fails, such as dns."),
+        typer.Option(
+            metavar="ITEM", help="Go on although this item of the preflight fails, such as dns."
+        ),
     ] = None,
     release: ReleaseOption = "kasm",
     timeout: Timeout = "20m",
     dry_run: DryRun = False,
     output: FindingsOption = FindingsOutput.TEXT,
 ) -> None:
-    """Install Kasm Workspaces, or upgrade it: check values and cluster, then run helm upgrade --install.
+    """Install Kasm Workspaces, or upgrade it: check values and cluster, then run helm upgrade
+    --install.
 
-    Status 1: something stands in the way, or helm failed; 130: interrupted. Nothing is undone: the output names the
-    command that does.
+    Status 1: something stands in the way, or helm failed; 130: interrupted. Nothing is undone: the
+    output names the command that does.
     """
     files = existing_files(values)
     if not files:
@@ -289,7 +343,9 @@ def install(
     except (HelmFailedError, HelmInterruptedError) as error:
         code = INTERRUPTED if isinstance(error, HelmInterruptedError) else FINDINGS
         raise CliError(f"{error}\n{after_failure(change, was_there=was_there)}", code) from error
-    typer.echo(f"Helm: everything is ready. Next: {PROGRAM} kasm validate {at.place.options}", err=True)
+    typer.echo(
+        f"Helm: everything is ready. Next: {PROGRAM} kasm validate {at.place.options}", err=True
+    )
 
 
 def _planned(
@@ -305,13 +361,21 @@ def _planned(
 def _checked(connection: KubeConnection, planned: PlannedRelease) -> tuple[list[Finding], bool]:
     """The preflight's findings, and whether a Kasm is there already."""
     facts = connection.run(
-        lambda client: collect_preflight(client, namespace=planned.namespace, hostname=planned.hostname)
+        lambda client: collect_preflight(
+            client, namespace=planned.namespace, hostname=planned.hostname
+        )
     )
     return run_preflight(facts, planned), find_installed(facts, planned.namespace) is not None
 
 
-def _report(command: str, findings: list[Finding], planned: PlannedRelease, output: FindingsOutput) -> None:
-    about = {"chart": planned.needs.source, "hostname": planned.hostname, "ingress": planned.ingress}
+def _report(
+    command: str, findings: list[Finding], planned: PlannedRelease, output: FindingsOutput
+) -> None:
+    about = {
+        "chart": planned.needs.source,
+        "hostname": planned.hostname,
+        "ingress": planned.ingress,
+    }
     print_report(Report(tool=f"vdi kasm {command}", findings=findings, context=about), output)
 
 
@@ -328,20 +392,30 @@ def validate(
     *,
     hostname: Hostname = None,
     connect: Annotated[
-        str, typer.Option(metavar="ADDRESS[:PORT]", help="Connect there instead of to the address of the host name.")
+        str,
+        typer.Option(
+            metavar="ADDRESS[:PORT]",
+            help="Connect there instead of to the address of the host name.",
+        ),
     ] = "",
     output: FindingsOption = FindingsOutput.TEXT,
 ) -> None:
-    """Check an installation of Kasm Workspaces: release, pods, Services, volumes, database, way in, web UI.
+    """Check an installation of Kasm Workspaces: release, pods, Services, volumes, database, way in,
+    web UI.
 
-    Each line has the expected and the observed value. Status 0: valid (warnings included); 1: not valid; 3: a line
-    could not be checked, which does not mean that it passed.
+    Each line has the expected and the observed value. Status 0: valid (warnings included); 1: not
+    valid; 3: a line could not be checked, which does not mean that it passed.
     """
     if connect and not _is_address(connect):
-        raise CliError(f"--connect is {connect!r}; allowed: an IP address, or one with a port (a.b.c.d:443)", USAGE)
+        raise CliError(
+            f"--connect is {connect!r}; allowed: an IP address, or one with a port (a.b.c.d:443)",
+            USAGE,
+        )
     namespace = connection.namespace
     found = connection.run(
-        lambda client: collect_validate(client, namespace=namespace, hostname=hostname or "", connect=connect)
+        lambda client: collect_validate(
+            client, namespace=namespace, hostname=hostname or "", connect=connect
+        )
     )
     findings = validate_installation(found)
     installed = find_installed(found, namespace)
@@ -352,7 +426,9 @@ def validate(
         "hostname": found.hostname,
         "notes": noted,
     }
-    print_report(Report(tool="vdi kasm validate", findings=findings, context=about, notes=noted), output)
+    print_report(
+        Report(tool="vdi kasm validate", findings=findings, context=about, notes=noted), output
+    )
     raise typer.Exit(exit_code(findings))
 
 
@@ -379,27 +455,38 @@ def diagnose(
     connection: KubeConnection,
     pod: Annotated[
         str | None,
-        typer.Argument(help=("Only this pod, or the pods of this workload, and everything that they wait for.")),
+        typer.Argument(
+            help="Only this pod, or the pods of this workload, and everything that they wait for."
+        ),
     ] = None,
     *,
     output: FindingsOption = FindingsOutput.TEXT,
     bundle: Annotated[
         Path | None,
         typer.Option(
-            "--bundle", metavar="FILE", help=("Save the collected data in this file, without secrets and names.")
+            "--bundle",
+            metavar="FILE",
+            help="Save the collected data in this file, without secrets and names.",
         ),
     ] = None,
     source: Annotated[
-        Path | None, typer.Option("--from", metavar="FILE", help="Check a bundle instead of a cluster.")
+        Path | None,
+        typer.Option("--from", metavar="FILE", help="Check a bundle instead of a cluster."),
     ] = None,
 ) -> None:
-    """Find out why pods of Kasm are stuck, as in Init:1/5: what each waits for, the cause, and how to fix it.
+    """Find out why pods of Kasm are stuck, as in Init:1/5: what each waits for, the cause, and how
+    to fix it.
 
-    Identify an init container by its name: the same number is a different one in another chart. Changes nothing.
-    Status 0: no problems; 1: findings; 3: something could not be checked, which does not mean that it passed.
+    Identify an init container by its name: the same number is a different one in another chart.
+    Changes nothing. Status 0: no problems; 1: findings; 3: something could not be checked, which
+    does not mean that it passed.
     """
     scope = Scope(connection.namespace, kasm=True)
-    snapshot = read_bundle(source) if source else connection.run(lambda client: collect(client, scope, SYSTEM_CLOCK))
+    snapshot = (
+        read_bundle(source)
+        if source
+        else connection.run(lambda client: collect(client, scope, SYSTEM_CLOCK))
+    )
     if bundle:
         save_bundle(redact(snapshot), bundle)
     places = find_kasm(snapshot)
@@ -435,27 +522,41 @@ def _starting(snapshot: Snapshot) -> list[Finding]:
     """Pods that are not ready, with which nothing is wrong yet."""
     if snapshot.unreadable_kinds & kasm_chains.needs:
         return []
-    return [link.finding for link in all_links(snapshot) if link.is_starting and link.finding.object.startswith("pod/")]
+    return [
+        link.finding
+        for link in all_links(snapshot)
+        if link.is_starting and link.finding.object.startswith("pod/")
+    ]
 
 
 def _require_pods(snapshot: Snapshot, places: Iterable[Installation], namespace: str) -> None:
     if any(place.pods or place.workloads for place in places):
         return
     elsewhere = {pod.metadata.namespace for pod in snapshot.pods if is_kasms(pod)}
-    hint = f"; it is in {', '.join(sorted(elsewhere))}: name it with --namespace" if elsewhere else ""
+    hint = (
+        f"; it is in {', '.join(sorted(elsewhere))}: name it with --namespace" if elsewhere else ""
+    )
     raise CliError(f"there is no Kasm in namespace {namespace}{hint}")
 
 
 def _about(
     places: Iterable[Installation], pod: str, findings: list[Finding], starting: list[Finding]
 ) -> tuple[list[Finding], list[Finding]]:
-    """Findings about this pod with their causes, and its starting containers. Raises CliError for an unknown pod."""
+    """Findings about this pod with their causes, and its starting containers. Raises CliError for
+    an unknown pod.
+    """
     names = [pod.name for kasm in places for pod in kasm.pods]
     workloads = [workload.name for kasm in places for workload in kasm.workloads]
-    chosen = [name for name in names if name == pod or (pod in workloads and name.startswith(f"{pod}-"))]
+    chosen = [
+        name for name in names if name == pod or (pod in workloads and name.startswith(f"{pod}-"))
+    ]
     if not chosen and pod not in workloads:
         near = difflib.get_close_matches(pod, [*names, *workloads], n=2)
-        hint = f"; did you mean {' or '.join(near)}?" if near else f"; available: {', '.join(names) or 'none'}"
+        hint = (
+            f"; did you mean {' or '.join(near)}?"
+            if near
+            else f"; available: {', '.join(names) or 'none'}"
+        )
         raise CliError(f"Kasm has no pod or workload {pod}{hint}")
     by_key = {finding.key: finding for finding in findings}
     kept: set[str] = set()
@@ -466,23 +567,40 @@ def _about(
             while key in by_key and key not in kept:
                 kept.add(key)
                 key = by_key[key].caused_by
-    found = [finding for finding in findings if finding.key in kept or finding.severity is Severity.UNKNOWN]
+    found = [
+        finding
+        for finding in findings
+        if finding.key in kept or finding.severity is Severity.UNKNOWN
+    ]
     return found, [finding for finding in starting if finding.object.rpartition("/")[2] in chosen]
 
 
-def _summary(places: Iterable[Installation], findings: list[Finding], starting: list[Finding]) -> str:
+def _summary(
+    places: Iterable[Installation], findings: list[Finding], starting: list[Finding]
+) -> str:
     looked = "; ".join(_words(place) for place in places)
-    rest = f"{len(starting)} pods are starting, and they have no problems so far" if starting else "no problems found"
+    rest = (
+        f"{len(starting)} pods are starting, and they have no problems so far"
+        if starting
+        else "no problems found"
+    )
     return f"Checked {looked}: {count_findings(findings) if findings else rest}."
 
 
 def _words(kasm: Installation) -> str:
     ready = sum(pod.ready for pod in kasm.pods)
-    generation = f", generation {kasm.generation.letter}" if kasm.generation else ", an unknown chart"
-    return f"{len(kasm.pods)} pods in {kasm.namespace} ({kasm.chart or 'no chart label'}{generation}), {ready} ready"
+    generation = (
+        f", generation {kasm.generation.letter}" if kasm.generation else ", an unknown chart"
+    )
+    return (
+        f"{len(kasm.pods)} pods in {kasm.namespace} ({kasm.chart or 'no chart label'}{generation}),"
+        f" {ready} ready"
+    )
 
 
-def _context(snapshot: Snapshot, places: Iterable[Installation], starting: list[Finding]) -> dict[str, Any]:
+def _context(
+    snapshot: Snapshot, places: Iterable[Installation], starting: list[Finding]
+) -> dict[str, Any]:
     return {
         "takenAt": snapshot.taken_at,
         "namespaces": [
@@ -495,5 +613,7 @@ def _context(snapshot: Snapshot, places: Iterable[Installation], starting: list[
             }
             for place in places
         ],
-        "starting": [{"object": finding.object, "message": finding.message} for finding in starting],
+        "starting": [
+            {"object": finding.object, "message": finding.message} for finding in starting
+        ],
     }

@@ -1,9 +1,11 @@
-"""`vdi login`, `logout`, `whoami` and `usage`: a user at a gateway, whose token replaces access to the cluster.
+"""`vdi login`, `logout`, `whoami` and `usage`: a user at a gateway, whose token replaces access to
+the cluster.
 
-`gateway_of` and `ask_gateway` also serve `vdi gateway user release`. The login is an OAuth authorization code flow with
-PKCE: the user agrees in the browser, and a code comes back. With a browser on this machine it comes to a port on the
-loopback address (RFC 8252, 7.3); otherwise the user types it. A code alone is useless: it needs the verifier, which
-this process sends to the gateway only.
+`gateway_of` and `ask_gateway` also serve `vdi gateway user release`. The login is an OAuth
+authorization code flow with PKCE: the user agrees in the browser, and a code comes back. With a
+browser on this machine it comes to a port on the loopback address (RFC 8252, 7.3); otherwise the
+user types it. A code alone is useless: it needs the verifier, which this process sends to the
+gateway only.
 """
 
 import asyncio
@@ -29,7 +31,16 @@ from vdi.cli.errors import FINDINGS, USAGE, CliError
 from vdi.cli.gateway_client import GatewayClient, LoggedOutError, tls
 from vdi.cli.logins import Login, Logins, read_logins, write_logins
 from vdi.cli.options import PROGRAM, KubeConnection, examples, new_app
-from vdi.cli.output import Output, OutputOption, Raw, columns, fact_lines, print_data, print_lines, print_object
+from vdi.cli.output import (
+    Output,
+    OutputOption,
+    Raw,
+    columns,
+    fact_lines,
+    print_data,
+    print_lines,
+    print_object,
+)
 from vdi.cli.session.backend import Target
 from vdi.cli.session.gateway_backend import GatewayTarget
 from vdi.cli.session.kube_backend import KubeTarget
@@ -47,7 +58,9 @@ _BROWSER_SECONDS = 300.0
 # Limits of a request to the loopback address, where any program of this machine may connect.
 _LONGEST_REQUEST = 8192
 _REQUEST_SECONDS = 10.0
-_REVIEWS = Resource("authentication.k8s.io", "v1", "selfsubjectreviews", "SelfSubjectReview", namespaced=False)
+_REVIEWS = Resource(
+    "authentication.k8s.io", "v1", "selfsubjectreviews", "SelfSubjectReview", namespaced=False
+)
 # Amounts that `use` of `GET /me` counts.
 _AMOUNTS = {
     "sessions": "desktops",
@@ -71,44 +84,62 @@ _PAGE = """<!doctype html><html lang="en"><meta charset="utf-8"><meta name="colo
 def login(
     server: Annotated[
         str | None,
-        typer.Argument(envvar="VDI_SERVER", help="Address of the portal; default: the one of the last login."),
+        typer.Argument(
+            envvar="VDI_SERVER", help="Address of the portal; default: the one of the last login."
+        ),
     ] = None,
     no_browser: Annotated[
-        bool, typer.Option("--no-browser", help="Print the address, and ask for the code that it shows.")
+        bool,
+        typer.Option("--no-browser", help="Print the address, and ask for the code that it shows."),
     ] = False,
     ca_file: Annotated[
         Path | None,
-        typer.Option(help="Certificate of your own authority (PEM), trusted for this gateway only."),
+        typer.Option(
+            help="Certificate of your own authority (PEM), trusted for this gateway only."
+        ),
     ] = None,
     output: OutputOption = Output.TABLE,
 ) -> None:
     """Log in to a gateway through the browser.
 
-    The token is stored in ~/.config/vdi/login.json, readable only by you, and expires after 30 days or with
-    `logout`. From then on the session commands use the gateway, unless an option, KUBECONFIG or a pod's own account
-    names a cluster.
+    The token is stored in ~/.config/vdi/login.json, readable only by you, and expires after 30 days
+    or with `logout`. From then on the session commands use the gateway, unless an option,
+    KUBECONFIG or a pod's own account names a cluster.
     """
     logins = read_logins()
     address = server_url(server or logins.current) if server or logins.current else ""
     if not address:
-        raise CliError("no gateway is known; give its address, such as https://portal.vdi.example.com", USAGE)
+        raise CliError(
+            "no gateway is known; give its address, such as https://portal.vdi.example.com", USAGE
+        )
     before = logins.gateways.get(address)
     ca = _read_authority(ca_file) if ca_file else (before.ca if before else "")
-    made = _by_code(address, ca) if no_browser or not has_screen() else asyncio.run(_by_browser(address, ca))
+    made = (
+        _by_code(address, ca)
+        if no_browser or not has_screen()
+        else asyncio.run(_by_browser(address, ca))
+    )
     # Read again: another login may have been stored while the browser was open.
     write_logins(Logins(address, {**read_logins().gateways, address: made}))
     if before:
         with suppress(CliError):  # a token that cannot be revoked expires by itself
             asyncio.run(revoke_token(address, before))
-    line = f"logged in to {address} as {escape(made.user)}" + (f" until {escape(made.expires)}" if made.expires else "")
-    print_object({"server": address, "user": made.user, "expires": made.expires or None}, output, lambda: [line])
+    line = f"logged in to {address} as {escape(made.user)}" + (
+        f" until {escape(made.expires)}" if made.expires else ""
+    )
+    print_object(
+        {"server": address, "user": made.user, "expires": made.expires or None},
+        output,
+        lambda: [line],
+    )
     _say_if_unused(address)
 
 
 @app.command(epilog=examples("logout", "logout https://portal.vdi.example.com -o json"))
 def logout(
     server: Annotated[
-        str | None, typer.Argument(help="Address of the portal; default: the one that commands use.")
+        str | None,
+        typer.Argument(help="Address of the portal; default: the one that commands use."),
     ] = None,
     output: OutputOption = Output.TABLE,
 ) -> None:
@@ -118,7 +149,9 @@ def logout(
     login = logins.gateways.pop(address, None)
     if login is None:
         known = ", ".join(logins.gateways) or "none"
-        raise CliError(f"you are not logged in{f' to {address}' if address else ''} (logged in to: {known})")
+        raise CliError(
+            f"you are not logged in{f' to {address}' if address else ''} (logged in to: {known})"
+        )
     if logins.current == address:
         logins.current = next(iter(logins.gateways), "")
     try:
@@ -128,12 +161,15 @@ def logout(
     except CliError as error:
         write_logins(logins)
         raise CliError(
-            f"the token is removed here, but could not be revoked: {error.message}\nIt "
-            f"expires{f' at {login.expires}' if login.expires else ''}; to revoke it earlier: {address}/account",
+            f"the token is removed here, but could not be revoked: {error.message}\nIt"
+            f" expires{f' at {login.expires}' if login.expires else ''}; to revoke it earlier:"
+            f" {address}/account",
             FINDINGS,
         ) from error
     write_logins(logins)
-    line = f"logged out of {address}" + (f"; commands now use {logins.current}" if logins.current else "")
+    line = f"logged out of {address}" + (
+        f"; commands now use {logins.current}" if logins.current else ""
+    )
     print_object({"server": address, "current": logins.current or None}, output, lambda: [line])
 
 
@@ -170,12 +206,19 @@ async def _by_browser(server: str, ca: str) -> Login:
             request = AuthorizationRequest(server, waiting.uri)
             if not opens_browser(request.url, urlsplit(server).hostname or ""):
                 typer.echo("The browser did not open automatically.", err=True)
-            typer.echo(f"Confirm in the browser; if it shows nothing, open\n  {request.url}", err=True)
-            return await exchange_code(client, request, await waiting.code(request, _BROWSER_SECONDS), ca)
+            typer.echo(
+                f"Confirm in the browser; if it shows nothing, open\n  {request.url}", err=True
+            )
+            return await exchange_code(
+                client, request, await waiting.code(request, _BROWSER_SECONDS), ca
+            )
 
 
 def _ask_for_code(address: str) -> str:
-    typer.echo(f"Open this address in a browser, confirm, and enter the code that it shows:\n  {address}", err=True)
+    typer.echo(
+        f"Open this address in a browser, confirm, and enter the code that it shows:\n  {address}",
+        err=True,
+    )
     code = typer.prompt("Code", err=True) if sys.stdin.isatty() else sys.stdin.readline()
     if not code.strip():
         raise CliError("no code was entered, so you are not logged in")
@@ -187,8 +230,8 @@ def _say_if_unused(address: str) -> None:
     target = choose_target(KubeConnection(), None, os.environ)
     if not (isinstance(target, GatewayTarget) and target.server == address):
         typer.echo(
-            f"Session commands still use another target, because {target.why}: use --server {address}, or set "
-            f"VDI_SERVER. See {PROGRAM} whoami",
+            f"Session commands still use another target, because {target.why}: use --server"
+            f" {address}, or set VDI_SERVER. See {PROGRAM} whoami",
             err=True,
         )
 
@@ -216,7 +259,9 @@ class AuthorizationRequest:
         return f"{self.server}/cli/authorize?{urlencode(query)}"
 
 
-async def exchange_code(client: GatewayClient, request: AuthorizationRequest, code: str, ca: str) -> Login:
+async def exchange_code(
+    client: GatewayClient, request: AuthorizationRequest, code: str, ca: str
+) -> Login:
     """Exchange the code for a token. Raises CliError with the gateway's reason."""
     given = {"code": code, "code_verifier": request.verifier, "redirect_uri": request.redirect_uri}
     response = await client.post_form("/cli/token", given)
@@ -226,7 +271,10 @@ async def exchange_code(client: GatewayClient, request: AuthorizationRequest, co
             return Login(answer["user"], answer["token"], answer.get("expires", ""), ca)
         why = str(answer["error_description"])
     except (BadResponseError, KeyError) as error:
-        words = f"{request.server} responds with {response.status} to the code, which a gateway of VDI does not do"
+        words = (
+            f"{request.server} responds with {response.status} to the code, which a gateway of VDI"
+            " does not do"
+        )
         raise CliError(words) from error
     raise CliError(f"{request.server} issues no token for this code: {why}")
 
@@ -251,15 +299,18 @@ class LoopbackReceiver:
                 answer = await self._answer
         except TimeoutError as error:
             said = (
-                f"the request was not confirmed in the browser within {seconds:.0f} s; try again, or use --no-browser"
+                f"the request was not confirmed in the browser within {seconds:.0f} s; try again,"
+                " or use --no-browser"
             )
             raise CliError(said) from error
-        # Any page in the browser can send a code to this port. Without the state of this request, a stranger's code
-        # would log the user in to the stranger's account.
+        # Any page in the browser can send a code to this port. Without the state of this request, a
+        # stranger's code would log the user in to the stranger's account.
         if not hmac.compare_digest(answer.get("state", ""), request.state):
             raise CliError("the response from the browser belongs to another login; try again")
         if not answer.get("code"):
-            raise CliError(f"the gateway sent no code back: {answer.get('error', 'no reason was given')}")
+            raise CliError(
+                f"the gateway sent no code back: {answer.get('error', 'no reason was given')}"
+            )
         return answer["code"]
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -273,7 +324,11 @@ class LoopbackReceiver:
             url = urlsplit(words[1] if len(words) == 3 and words[0] == "GET" else "")
             found = {name: values[0] for name, values in parse_qs(url.query).items()}
             ours = url.path == "/callback" and "state" in found
-            page = "Logged in. Return to the terminal. You can close this page." if ours else "Not found."
+            page = (
+                "Logged in. Return to the terminal. You can close this page."
+                if ours
+                else "Not found."
+            )
             writer.write(_response(200 if ours else 404, page))
             await writer.drain()
             if ours and not self._answer.done():
@@ -287,9 +342,10 @@ class LoopbackReceiver:
 def _response(status: int, text: str) -> bytes:
     body = (_PAGE % text).encode()
     head = (
-        f"HTTP/1.1 {status} {'OK' if status == 200 else 'Not Found'}\r\nContent-Type: text/html; charset=utf-8\r\n"
-        f"Content-Length: {len(body)}\r\nContent-Security-Policy: default-src 'none'\r\n"
-        "Referrer-Policy: no-referrer\r\nCache-Control: no-store\r\nConnection: close\r\n\r\n"
+        f"HTTP/1.1 {status} {'OK' if status == 200 else 'Not Found'}\r\nContent-Type: text/html;"
+        f" charset=utf-8\r\nContent-Length: {len(body)}\r\nContent-Security-Policy: default-src"
+        " 'none'\r\nReferrer-Policy: no-referrer\r\nCache-Control: no-store\r\nConnection:"
+        " close\r\n\r\n"
     )
     return head.encode() + body
 
@@ -319,14 +375,20 @@ class UsageOutput(StrEnum):
 
 
 def gateway_of(target: Target, what: str) -> GatewayTarget:
-    """The target, if it is a gateway. Raises CliError; `what` says why only a gateway can answer."""
+    """The target, if it is a gateway. Raises CliError; `what` says why only a gateway can
+    answer.
+    """
     if isinstance(target, GatewayTarget):
         return target
-    raise CliError(f"{what}, and you are not logged in to one: {PROGRAM} login {_portal_of(target)}", USAGE)
+    raise CliError(
+        f"{what}, and you are not logged in to one: {PROGRAM} login {_portal_of(target)}", USAGE
+    )
 
 
 def _portal_of(target: Target) -> str:
-    """The portal's address by the operator's settings in that cluster; a placeholder where they cannot be read."""
+    """The portal's address by the operator's settings in that cluster; a placeholder where they
+    cannot be read.
+    """
     from vdi.release.facts import settings_of
 
     found: list[dict[str, Any]] = []
@@ -345,7 +407,9 @@ def ask_gateway(target: GatewayTarget, work: Callable[[GatewayClient], Awaitable
     """The answer to requests with the user's token. Raises CliError."""
 
     async def ask() -> T:
-        async with GatewayClient(target.server, token=target.login.token, ca=target.login.ca) as client:
+        async with GatewayClient(
+            target.server, token=target.login.token, ca=target.login.ca
+        ) as client:
             return await work(client)
 
     return asyncio.run(ask())
@@ -375,7 +439,9 @@ def describe_use(use: Mapping[str, Any]) -> str:
     """Limited amounts, such as `1 of 3 desktops, 12.5 of 100 GPU hours this month`."""
     known = [(use[field], what) for field, what in _AMOUNTS.items() if field in use]
     return ", ".join(
-        f"{amount['used']:g} of {amount['limit']:g} {what}" for amount, what in known if amount["limit"] is not None
+        f"{amount['used']:g} of {amount['limit']:g} {what}"
+        for amount, what in known
+        if amount["limit"] is not None
     )
 
 
@@ -413,24 +479,35 @@ def _at_cluster(target: Target) -> dict[str, Any]:
     }
 
 
-@app.command(epilog=examples("usage", "usage --everyone --month 2026-11", "usage --everyone --by template -o csv"))
+@app.command(
+    epilog=examples(
+        "usage", "usage --everyone --month 2026-11", "usage --everyone --by template -o csv"
+    )
+)
 @with_backend
 def usage(
     target: Target,
     *,
     month: Annotated[
-        str | None, typer.Option("--month", help="Calendar month (UTC), such as 2026-11; default: this month.")
+        str | None,
+        typer.Option("--month", help="Calendar month (UTC), such as 2026-11; default: this month."),
     ] = None,
     by: Annotated[By, typer.Option("--by", help="Rows of the table.")] = By.USER,
-    everyone: Annotated[bool, typer.Option("--everyone", help="Usage of all users; for administrators.")] = False,
-    output: Annotated[UsageOutput, typer.Option("--output", "-o", help="What to print.")] = UsageOutput.TABLE,
+    everyone: Annotated[
+        bool, typer.Option("--everyone", help="Usage of all users; for administrators.")
+    ] = False,
+    output: Annotated[
+        UsageOutput, typer.Option("--output", "-o", help="What to print.")
+    ] = UsageOutput.TABLE,
 ) -> None:
     """Show how many hours your desktops ran in a month."""
     area, query = "/admin" if everyone else "", {"month": month} if month else {}
     gateway = gateway_of(target, "usage is kept by the gateway")
     if output is UsageOutput.CSV:
         query |= {"what": "usage", "format": "csv", "by": by}
-        typer.echo(ask_gateway(gateway, lambda client: client.text(f"{area}/export", **query)), nl=False)
+        typer.echo(
+            ask_gateway(gateway, lambda client: client.text(f"{area}/export", **query)), nl=False
+        )
         return
     report = ask_gateway(gateway, lambda client: client.get(f"{area}/usage", **query))
     if output is not UsageOutput.TABLE:
@@ -447,6 +524,12 @@ def usage_table(rows: Sequence[Raw], by: By) -> list[str]:
     """The lines of users or templates."""
     hours = ("hours", "gpuHours", "agentHours")
     cells = [
-        [row["name"], *(f"{row[name]:.1f}" for name in hours), str(row["sessions"]), str(row["runs"])] for row in rows
+        [
+            row["name"],
+            *(f"{row[name]:.1f}" for name in hours),
+            str(row["sessions"]),
+            str(row["runs"]),
+        ]
+        for row in rows
     ]
     return columns([by.upper(), "HOURS", "GPU HOURS", "AGENT HOURS", "DESKTOPS", "RUNS"], cells)

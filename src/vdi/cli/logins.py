@@ -45,7 +45,8 @@ def read_logins() -> Logins:
     path = login_file()
     try:
         with path.open("rb") as file:
-            # The mode of the opened file, not of the name: the file could be exchanged between the two calls.
+            # The mode of the opened file, not of the name: the file could be exchanged between the
+            # two calls.
             mode = stat.S_IMODE(os.fstat(file.fileno()).st_mode)
             text = file.read()
     except FileNotFoundError:
@@ -54,21 +55,25 @@ def read_logins() -> Logins:
         raise CliError(f"{path} cannot be read: {error.strerror}", COULD_NOT_LOOK) from error
     if os.name == "posix" and mode & 0o077:
         raise CliError(
-            f"{path} has mode {mode:04o}, so others on this machine may read the tokens in it; allowed: 0600. Log "
-            f"in again, so that tokens that may have been read become invalid: rm {path}; vdi login URL",
+            f"{path} has mode {mode:04o}, so others on this machine may read the tokens in it;"
+            " allowed: 0600. Log in again, so that tokens that may have been read become invalid:"
+            f" rm {path}; vdi login URL",
             COULD_NOT_LOOK,
         )
     try:
         return msgspec.json.decode(text, type=Logins)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise CliError(f"{path} is damaged ({error}): remove it and log in again", COULD_NOT_LOOK) from error
+        raise CliError(
+            f"{path} is damaged ({error}): remove it and log in again", COULD_NOT_LOOK
+        ) from error
 
 
 def write_logins(logins: Logins) -> None:
     """Write the file atomically."""
     path = login_file()
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    # Replaced in one step, so that a command that reads meanwhile finds the old logins or the new ones.
+    # Replaced in one step, so that a command that reads meanwhile finds the old logins or the new
+    # ones.
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=".login-")  # mode 0600
     try:
         with os.fdopen(handle, "wb") as file:

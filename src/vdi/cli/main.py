@@ -1,7 +1,8 @@
 """The `vdi` command, also installed as `kubectl-vdi` so that `kubectl vdi` works.
 
-Mounts the nouns, loads a noun's module only when the noun is typed, and turns every error into one line and an exit
-code: 0 ok, 1 findings or failure, 2 usage, 3 could not look. A new noun needs a line in `NOUNS`.
+Mounts the nouns, loads a noun's module only when the noun is typed, and turns every error into one
+line and an exit code: 0 ok, 1 findings or failure, 2 usage, 3 could not look. A new noun needs a
+line in `NOUNS`.
 """
 
 import importlib
@@ -51,7 +52,9 @@ _MODULES = {
 
 
 class Nouns(TyperGroup):
-    """The root command. Its help needs only `NOUNS`; a noun's module is imported when a command of it runs."""
+    """The root command. Its help needs only `NOUNS`; a noun's module is imported when a command of
+    it runs.
+    """
 
     def __init__(self, **attributes: Any) -> None:
         super().__init__(**attributes)
@@ -68,7 +71,9 @@ def load_noun(name: str) -> Any:
     """Import the module of a noun and return its command."""
     noun: typer.Typer = importlib.import_module(f"vdi.cli.{_MODULES.get(name, name)}").app
     noun.rich_markup_mode = None
-    command: Any = typer.main.get_command(noun)  # an app with one command and no callback is that command
+    command: Any = typer.main.get_command(
+        noun
+    )  # an app with one command and no callback is that command
     command = getattr(command, "commands", {}).get(name, command)
     command.help = command.help or NOUNS[name]
     return command
@@ -76,7 +81,9 @@ def load_noun(name: str) -> Any:
 
 @dataclass(slots=True)
 class _Debug:
-    """Whether tracebacks are printed: set by the root's options, read after the command has failed."""
+    """Whether tracebacks are printed: set by the root's options, read after the command has
+    failed.
+    """
 
     enabled: bool = False
 
@@ -100,11 +107,20 @@ def _print_version(requested: bool) -> None:
         raise typer.Exit
 
 
-@app.callback(epilog=examples("session create --template ubuntu-desktop --user alice@example.com --wait", "session ls"))
+@app.callback(
+    epilog=examples(
+        "session create --template ubuntu-desktop --user alice@example.com --wait", "session ls"
+    )
+)
 def root(
-    debug: Annotated[bool, typer.Option("--debug", envvar="VDI_DEBUG", help="Show the traceback of an error.")] = False,
+    debug: Annotated[
+        bool, typer.Option("--debug", envvar="VDI_DEBUG", help="Show the traceback of an error.")
+    ] = False,
     _version: Annotated[
-        bool, typer.Option("--version", is_eager=True, callback=_print_version, help="Print the version and exit.")
+        bool,
+        typer.Option(
+            "--version", is_eager=True, callback=_print_version, help="Print the version and exit."
+        ),
     ] = False,
 ) -> None:
     """Desktops on Kubernetes: start one, check its state, open it in the browser."""
@@ -112,7 +128,9 @@ def root(
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command; the exit code is returned, so that the console script's `sys.exit` ends with it."""
+    """Run one command; the exit code is returned, so that the console script's `sys.exit` ends with
+    it.
+    """
     with guarded_output():
         return _run(argv)
 
@@ -120,7 +138,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _run(argv: Sequence[str] | None) -> int:
     _debug.enabled = False
     if "_VDI_COMPLETE" in os.environ:  # a shell asks for the words that could come next
-        # Typer adds its completion only to programs with its own options for it, which this one does not have.
+        # Typer adds its completion only to programs with its own options for it, which this one
+        # does not have.
         from vdi.cli.completion import prepare
 
         prepare()
@@ -134,7 +153,10 @@ def _run(argv: Sequence[str] | None) -> int:
     except Exception as error:
         _show(
             f"unexpected {_describe(error)}",
-            hint=f"This is a bug in {PROGRAM}. For the traceback: {PROGRAM} --debug ..., or VDI_DEBUG=1.",
+            hint=(
+                f"This is a bug in {PROGRAM}. For the traceback: {PROGRAM} --debug ..., or"
+                " VDI_DEBUG=1."
+            ),
         )
         return FINDINGS
     return 0

@@ -1,4 +1,5 @@
-"""Options that many commands share: the cluster and namespace they talk to, durations, and the examples in their help.
+"""Options that many commands share: the cluster and namespace they talk to, durations, and the
+examples in their help.
 
 `main` imports this module at every start, so heavy imports stand inside the functions.
 """
@@ -30,7 +31,9 @@ Kubeconfig = Annotated[
         help="Credentials file; default: $KUBECONFIG, the pod's own account, ~/.kube/config.",
     ),
 ]
-Context = Annotated[str | None, typer.Option(envvar="VDI_CONTEXT", help="Context of the kubeconfig to use.")]
+Context = Annotated[
+    str | None, typer.Option(envvar="VDI_CONTEXT", help="Context of the kubeconfig to use.")
+]
 TimeoutFactor = Annotated[
     float,
     typer.Option(
@@ -38,16 +41,21 @@ TimeoutFactor = Annotated[
         envvar="VDI_TIMEOUT_FACTOR",
         min=1,
         max=100,
-        help="Multiply the time limits, for a slow or emulated machine; above 1, images are loaded first.",
+        help=(
+            "Multiply the time limits, for a slow or emulated machine; above 1, images are loaded"
+            " first."
+        ),
     ),
 ]
 
 
 KubectlPath = Annotated[
-    Path | None, typer.Option("--kubectl", metavar="PATH", help="kubectl; default: the one in PATH.")
+    Path | None,
+    typer.Option("--kubectl", metavar="PATH", help="kubectl; default: the one in PATH."),
 ]
 DryRun = Annotated[
-    bool, typer.Option("--dry-run", help="Check and show what would be done, without changing anything.")
+    bool,
+    typer.Option("--dry-run", help="Check and show what would be done, without changing anything."),
 ]
 Yes = Annotated[bool, typer.Option("--yes", "-y", help="Don't ask.")]
 
@@ -61,7 +69,9 @@ def new_app(text: str | None = None) -> typer.Typer:
 
 
 def of_kind(kind: str) -> Callable[[Any], Any]:
-    """Callback of an argument for names: `session rm $(session ls -o name)` hands in KIND/NAME, as kubectl takes it."""
+    """Callback of an argument for names: `session rm $(session ls -o name)` hands in KIND/NAME, as
+    kubectl takes it.
+    """
 
     def without_kind(names: str | list[str]) -> str | list[str]:
         if isinstance(names, list):
@@ -72,7 +82,9 @@ def of_kind(kind: str) -> Callable[[Any], Any]:
 
 
 def program_name(argv0: str) -> str:
-    """The command as it is typed: a kubectl plugin is a program `kubectl-...` that is typed as `kubectl ...`."""
+    """The command as it is typed: a kubectl plugin is a program `kubectl-...` that is typed as
+    `kubectl ...`.
+    """
     return "kubectl vdi" if Path(argv0).name.startswith("kubectl-") else "vdi"
 
 
@@ -111,11 +123,15 @@ class KubeConnection:
         program = shutil.which(given or "kubectl")
         if program is None:
             missing = f"--kubectl {given}: is no program" if given else "kubectl is not in PATH"
-            raise CliError(f"{missing}; allowed: --kubectl PATH", USAGE if given else COULD_NOT_LOOK)
+            raise CliError(
+                f"{missing}; allowed: --kubectl PATH", USAGE if given else COULD_NOT_LOOK
+            )
         return [program, *self.cluster_words]
 
     def run(self, work: Callable[["Client"], Awaitable[T]]) -> T:
-        """Open a client, do the work, close it. Errors of the API come out as `CliError`, in words."""
+        """Open a client, do the work, close it. Errors of the API come out as `CliError`, in
+        words.
+        """
         import asyncio
 
         from vdi.cli.api_errors import in_words
@@ -125,7 +141,9 @@ class KubeConnection:
         from vdi.version import user_agent
 
         async def session() -> T:
-            async with Client(config, field_manager="vdi-cli", user_agent=user_agent("vdi-cli")) as client:
+            async with Client(
+                config, field_manager="vdi-cli", user_agent=user_agent("vdi-cli")
+            ) as client:
                 return await work(client)
 
         server = None
@@ -135,7 +153,10 @@ class KubeConnection:
             return asyncio.run(session())
         except KubeError as error:
             raise in_words(
-                error, namespace=self.namespace, credentials=self.credentials_in_words, server=server
+                error,
+                namespace=self.namespace,
+                credentials=self.credentials_in_words,
+                server=server,
             ) from error
 
     @property
@@ -184,7 +205,12 @@ Options = Mapping[str, tuple[Any, Any]]
 CLUSTER_OPTIONS: Options = {"kubeconfig": (Kubeconfig, None), "context": (Context, None)}
 CONNECTION_OPTIONS: Options = {
     "namespace": (
-        Annotated[str, typer.Option("--namespace", "-n", envvar="VDI_NAMESPACE", help="Namespace of the sessions.")],
+        Annotated[
+            str,
+            typer.Option(
+                "--namespace", "-n", envvar="VDI_NAMESPACE", help="Namespace of the sessions."
+            ),
+        ],
         DEFAULT_NAMESPACE,
     ),
     **CLUSTER_OPTIONS,
@@ -194,10 +220,11 @@ CONNECTION_OPTIONS: Options = {
 def replace_parameter(
     options: Options, make: Callable[..., T]
 ) -> Callable[[Callable[Concatenate[T, ...], None]], Callable[..., None]]:
-    """A decorator that replaces a command's first parameter by options; `make` gets their values by name.
+    """A decorator that replaces a command's first parameter by options; `make` gets their values by
+    name.
 
-    Typer reads options from the signature of a function. So what several commands have in common stands here once, and
-    a command receives what `make` builds of it.
+    Typer reads options from the signature of a function. So what several commands have in common
+    stands here once, and a command receives what `make` builds of it.
     """
 
     def decorate(command: Callable[Concatenate[T, ...], None]) -> Callable[..., None]:
@@ -216,10 +243,14 @@ def signature_with(options: Options, command: Callable[..., None]) -> inspect.Si
     """The signature that Typer sees: these options replace the first parameter of the command."""
     own = list(inspect.signature(command, eval_str=True).parameters.values())[1:]
     more = [
-        inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, annotation=annotation, default=default)
+        inspect.Parameter(
+            name, inspect.Parameter.KEYWORD_ONLY, annotation=annotation, default=default
+        )
         for name, (annotation, default) in options.items()
     ]
-    return inspect.Signature([parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY) for parameter in own] + more)
+    return inspect.Signature(
+        [parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY) for parameter in own] + more
+    )
 
 
 with_connection = replace_parameter(CONNECTION_OPTIONS, KubeConnection)

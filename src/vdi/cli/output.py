@@ -1,4 +1,6 @@
-"""Data for people and scripts: tables, JSON, YAML, ages. Called by every command that prints data."""
+"""Data for people and scripts: tables, JSON, YAML, ages. Called by every command that prints
+data.
+"""
 
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -86,7 +88,10 @@ def columns(header: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
     widths = [max(len(row[i]) for row in table) for i in range(len(header))]
     lines = []
     for number, row in enumerate(table):
-        cells = [_paint(header[i], cell, cell.ljust(widths[i]), number == 0) for i, cell in enumerate(row)]
+        cells = [
+            _paint(header[i], cell, cell.ljust(widths[i]), number == 0)
+            for i, cell in enumerate(row)
+        ]
         lines.append(_GAP.join(cells).rstrip())
     return lines
 
@@ -98,7 +103,9 @@ def _paint(column: str, cell: str, padded: str, is_header: bool) -> str:
 
 
 def fact_lines(facts: Mapping[str, str]) -> list[str]:
-    """One line for each fact that has a value. Further lines of a value are indented: none can pretend to be a fact."""
+    """One line for each fact that has a value. Further lines of a value are indented: none can
+    pretend to be a fact.
+    """
     width = 11
     return [
         f"{name + ':':<{width}}" + f"\n{'':{width}}".join(escape(value.rstrip(), "\n").split("\n"))
@@ -125,7 +132,9 @@ def condition_lines(conditions: Sequence[Condition], now: datetime) -> list[str]
 
 def without_managed_fields(obj: Raw) -> Raw:
     """The object without the bookkeeping of server-side apply, which no one reads."""
-    metadata = {key: value for key, value in obj.get("metadata", {}).items() if key != "managedFields"}
+    metadata = {
+        key: value for key, value in obj.get("metadata", {}).items() if key != "managedFields"
+    }
     return {**obj, "metadata": metadata} if "metadata" in obj else obj
 
 
@@ -140,7 +149,8 @@ def print_data(data: Any, output: str) -> None:
         import yaml
 
         text = yaml.safe_dump(data, sort_keys=False, allow_unicode=True)
-        # The stream's escapes would be part of a value in YAML without quotes; with YAML's own it is read as it was.
+        # The stream's escapes would be part of a value in YAML without quotes; with YAML's own it
+        # is read as it was.
         if not is_printable(text, "\n"):
             text = yaml.safe_dump(data, sort_keys=False, allow_unicode=False)
         typer.echo(text, nl=False)
@@ -166,7 +176,8 @@ def print_objects(
 ) -> None:
     """Print a list of objects in the requested form.
 
-    `table` gets the objects and whether the wide form is requested; `empty` is printed instead of an empty table.
+    `table` gets the objects and whether the wide form is requested; `empty` is printed instead of
+    an empty table.
     """
     match output:
         case ListOutput.JSON | ListOutput.YAML:

@@ -1,4 +1,6 @@
-"""`vdi pool`: ls, show and scale. Pools keep desktops started for whoever comes next; administrators make them."""
+"""`vdi pool`: ls, show and scale. Pools keep desktops started for whoever comes next;
+administrators make them.
+"""
 
 from collections.abc import Awaitable, Sequence
 from typing import Annotated, Any
@@ -54,8 +56,12 @@ def show(
     output: OutputOption = Output.TABLE,
 ) -> None:
     """Show how many desktops a pool has ready, and what it waits for."""
-    raw = connection.run(lambda client: _found(client, client.get(POOLS, name, into=dict[str, Any]), name))
-    print_object(without_managed_fields(raw), output, lambda: pool_lines(msgspec.convert(raw, VDIPool)))
+    raw = connection.run(
+        lambda client: _found(client, client.get(POOLS, name, into=dict[str, Any]), name)
+    )
+    print_object(
+        without_managed_fields(raw), output, lambda: pool_lines(msgspec.convert(raw, VDIPool))
+    )
 
 
 @app.command(epilog=examples("pool scale warm --replicas 3", "pool scale warm --replicas 0"))
@@ -64,13 +70,22 @@ def scale(
     connection: KubeConnection,
     name: Name,
     *,
-    replicas: Annotated[int, typer.Option("--replicas", min=0, help="Number of started desktops to keep.")],
+    replicas: Annotated[
+        int, typer.Option("--replicas", min=0, help="Number of started desktops to keep.")
+    ],
     output: OutputOption = Output.TABLE,
 ) -> None:
-    """Change how many desktops are kept ready, as `kubectl scale vdipool` does. Desktops in use are not affected."""
+    """Change how many desktops are kept ready, as `kubectl scale vdipool` does. Desktops in use are
+    not affected.
+    """
     change = {"spec": {"replicas": replicas}}
-    raw = connection.run(lambda client: _found(client, client.patch(POOLS, name, change, into=dict[str, Any]), name))
-    line = f"pool {name}: desktops to keep ready: {replicas}; see {PROGRAM} pool show {name}{connection.flags}"
+    raw = connection.run(
+        lambda client: _found(client, client.patch(POOLS, name, change, into=dict[str, Any]), name)
+    )
+    line = (
+        f"pool {name}: desktops to keep ready: {replicas}; see {PROGRAM} pool show"
+        f" {name}{connection.flags}"
+    )
     print_object(without_managed_fields(raw), output, lambda: [line])
 
 
@@ -81,7 +96,9 @@ async def _found(client: Client, work: Awaitable[Raw], name: str) -> Raw:
     except NotFound as error:
         if error.api_missing:
             raise
-        there = sorted(str(raw["metadata"]["name"]) for raw in await client.list(POOLS, into=dict[str, Any]))
+        there = sorted(
+            str(raw["metadata"]["name"]) for raw in await client.list(POOLS, into=dict[str, Any])
+        )
         known = ", ".join(there) or "none"
         raise CliError(f"there is no pool {name}; available on this cluster: {known}") from error
 
@@ -91,17 +108,30 @@ def pool_table(items: Sequence[Raw], wide: bool) -> list[str]:
     now, rows = now_utc(), []
     for pool in (msgspec.convert(raw, VDIPool) for raw in items):
         meta, spec, status = pool.metadata, pool.spec, pool.status
-        counts = [str(count) for count in (spec.replicas, status.ready, status.starting, status.claimed)]
+        counts = [
+            str(count) for count in (spec.replicas, status.ready, status.starting, status.claimed)
+        ]
         row = [meta.name, spec.template, *counts, age(meta.creation_timestamp, now)]
         rows.append([*row, status.message or "-"] if wide else row)
-    header = ["NAME", "TEMPLATE", "DESIRED", "READY", "STARTING", "CLAIMED", "AGE", *(["MESSAGE"] if wide else [])]
+    header = [
+        "NAME",
+        "TEMPLATE",
+        "DESIRED",
+        "READY",
+        "STARTING",
+        "CLAIMED",
+        "AGE",
+        *(["MESSAGE"] if wide else []),
+    ]
     return columns(header, rows)
 
 
 def pool_lines(pool: VDIPool) -> list[str]:
     """The lines of `show`."""
     meta, spec, status = pool.metadata, pool.spec, pool.status
-    counts = f"{status.ready} of {spec.replicas}" + (f", {status.starting} starting" if status.starting else "")
+    counts = f"{status.ready} of {spec.replicas}" + (
+        f", {status.starting} starting" if status.starting else ""
+    )
     facts = {
         "Pool": meta.name,
         "Template": spec.template,
@@ -112,5 +142,9 @@ def pool_lines(pool: VDIPool) -> list[str]:
     }
     lines = fact_lines(facts)
     if not status.conditions:
-        return [*lines, "", "No conditions yet: the operator has not processed the pool. Is it running?"]
+        return [
+            *lines,
+            "",
+            "No conditions yet: the operator has not processed the pool. Is it running?",
+        ]
     return [*lines, *condition_lines(status.conditions, now_utc())]

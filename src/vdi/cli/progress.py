@@ -1,6 +1,7 @@
 """Progress on the terminal, stage by stage.
 
-It goes to stderr, so that stdout keeps the command's result. Without a terminal nothing is redrawn: lines only.
+It goes to stderr, so that stdout keeps the command's result. Without a terminal nothing is redrawn:
+lines only.
 """
 
 from types import TracebackType
@@ -13,7 +14,9 @@ if TYPE_CHECKING:
 
 
 class PassedStage(NamedTuple):
-    """A stage that is over: what was reached, and the seconds since the stage before it (or since the start)."""
+    """A stage that is over: what was reached, and the seconds since the stage before it (or since
+    the start).
+    """
 
     text: str
     seconds: float
@@ -34,7 +37,8 @@ class ProgressView:
             TimeElapsedColumn(),
             console=self._console,
             transient=True,
-            # rich would read the colours and links in what others print meanwhile, and pass them on.
+            # rich would read the colours and links in what others print meanwhile, and pass them
+            # on.
             redirect_stdout=False,
             redirect_stderr=False,
         )
@@ -48,7 +52,10 @@ class ProgressView:
         return self
 
     def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
     ) -> None:
         if self._task is not None:
             self._spinner.stop()
@@ -58,7 +65,9 @@ class ProgressView:
         from rich.text import Text
 
         mark = ("✓", "green") if well else ("–", "yellow")
-        self._console.print(Text.assemble(mark, f" {escape(text)} ", (f"{seconds:.1f}s", "dim")), soft_wrap=True)
+        self._console.print(
+            Text.assemble(mark, f" {escape(text)} ", (f"{seconds:.1f}s", "dim")), soft_wrap=True
+        )
 
     def waiting(self, text: str) -> None:
         """Show what is waited for; without a terminal it is printed only when it changes."""

@@ -1,4 +1,6 @@
-"""`vdi template`: ls and show read templates; new prints one for an image; try starts it once (`vdi.image_check`)."""
+"""`vdi template`: ls and show read templates; new prints one for an image; try starts it once
+(`vdi.image_check`).
+"""
 
 import json
 import re
@@ -88,55 +90,79 @@ def list_(
 ) -> None:
     """List the templates: those of the cluster, or those that you can use at the gateway."""
     found = target.run(lambda backend: backend.templates())
-    name, empty = (lambda raw: f"vditemplate/{raw['metadata']['name']}"), "there are no templates that you can use"
+    name, empty = (
+        (lambda raw: f"vditemplate/{raw['metadata']['name']}"),
+        "there are no templates that you can use",
+    )
     print_objects(found, output, name=name, table=template_table, empty=empty)
 
 
-@app.command(epilog=examples("template show ubuntu-desktop", "template show ubuntu-desktop -o yaml"))
+@app.command(
+    epilog=examples("template show ubuntu-desktop", "template show ubuntu-desktop -o yaml")
+)
 @with_backend
 def show(
     target: Target,
-    name: Annotated[str, typer.Argument(help="Name of the template.", callback=of_kind("vditemplate"))],
+    name: Annotated[
+        str, typer.Argument(help="Name of the template.", callback=of_kind("vditemplate"))
+    ],
     output: OutputOption = Output.TABLE,
 ) -> None:
     """Show a template: what its desktops consist of, and the maximum that a session may request."""
     raw = target.run(lambda backend: get_template(backend, name))
-    print_object(without_managed_fields(raw), output, lambda: template_lines(msgspec.convert(raw, VDITemplate)))
+    print_object(
+        without_managed_fields(raw),
+        output,
+        lambda: template_lines(msgspec.convert(raw, VDITemplate)),
+    )
 
 
 @app.command(epilog=examples("template new lab --from-image registry.example.com/lab:1 > lab.yaml"))
 def new(
     name: Annotated[str, typer.Argument(help="Name of the template.")],
     *,
-    image: Annotated[str, typer.Option("--from-image", metavar="IMAGE", help="Image of its desktops.")],
+    image: Annotated[
+        str, typer.Option("--from-image", metavar="IMAGE", help="Image of its desktops.")
+    ],
 ) -> None:
     """Print the YAML of a template for an image. Nothing is created.
 
-    The template fits an image with Selkies 2 on port 8080; comments name the fields that any other image needs.
+    The template fits an image with Selkies 2 on port 8080; comments name the fields that any other
+    image needs.
     """
     if not re.fullmatch(SUBDOMAIN, name):
-        raise CliError(f"the template's name is {name!r}; allowed: lower-case letters, digits, - and .", USAGE)
+        raise CliError(
+            f"the template's name is {name!r}; allowed: lower-case letters, digits, - and .", USAGE
+        )
     title = name.replace("-", " ").capitalize()
     words = {"name": name, "title": json.dumps(title), "image": json.dumps(image)}
     typer.echo(_NEW.format(program=PROGRAM, api=API_VERSION, **words), nl=False)
 
 
-@app.command("try", epilog=examples("template try lab.yaml", "template try ubuntu-desktop -o junit"))
+@app.command(
+    "try", epilog=examples("template try lab.yaml", "template try ubuntu-desktop -o junit")
+)
 @with_connection
 def try_(
     connection: KubeConnection,
     subject: Annotated[
-        str, typer.Argument(metavar="FILE|TEMPLATE", help="YAML of a template, - for stdin; else the name of one.")
+        str,
+        typer.Argument(
+            metavar="FILE|TEMPLATE", help="YAML of a template, - for stdin; else the name of one."
+        ),
     ],
     *,
-    timeout: Annotated[str, typer.Option("--timeout", help="Time limit for the start of the desktop.")] = "5m",
+    timeout: Annotated[
+        str, typer.Option("--timeout", help="Time limit for the start of the desktop.")
+    ] = "5m",
     output: FindingsOption = FindingsOutput.TEXT,
 ) -> None:
-    """Start a desktop of a template once: the doctor's findings, and the requirements of docs/your-image.md it meets.
+    """Start a desktop of a template once: the doctor's findings, and the requirements of
+    docs/your-image.md it meets.
 
-    The session, and the template of a file, are deleted at the end, also after Ctrl-C. Token table and agent are
-    checked with kubectl from PATH. Status 0: all requirements are met; 1: some are not; 3: some could not be checked;
-    130: interrupted.
+    The session, and the template of a file, are deleted at the end, also after Ctrl-C. Token table
+    and agent are checked with kubectl from PATH. Status 0: all requirements are met; 1: some are
+    not; 3: some could not be checked; 130: interrupted.
     """
     from vdi.cli.progress import ProgressView
     from vdi.image_check.judge import TRIAL, Observation, make_report
@@ -162,7 +188,10 @@ def try_(
             try:
                 return await check_image(check)
             except AlreadyExists as error:
-                remove = f"kubectl -n {connection.namespace} delete --ignore-not-found vdisession,vditemplate {TRIAL}"
+                remove = (
+                    f"kubectl -n {connection.namespace} delete --ignore-not-found"
+                    f" vdisession,vditemplate {TRIAL}"
+                )
                 raise CliError(f"another try is running. If it was killed: {remove}") from error
 
     with end_on_interrupt("Interrupted; the session is deleted."):
@@ -172,7 +201,9 @@ def try_(
 
 
 def _read_template(file: str) -> Raw:
-    """A template as it is written in a file: the API server refuses a field that it does not know."""
+    """A template as it is written in a file: the API server refuses a field that it does not
+    know.
+    """
     try:
         raw = read_yaml(Path(file))
         if (found := (raw.get("apiVersion"), raw.get("kind"))) != (API_VERSION, "VDITemplate"):
@@ -187,7 +218,9 @@ async def get_template(backend: Backend, name: str) -> Raw:
     """The template; one that is missing is an error that says which there are."""
     found = await backend.template(name)
     if found is None:
-        known = ", ".join(str(raw["metadata"]["name"]) for raw in await backend.templates()) or "none"
+        known = (
+            ", ".join(str(raw["metadata"]["name"]) for raw in await backend.templates()) or "none"
+        )
         raise CliError(f"there is no template {name}; {backend.offers}: {known}")
     return found
 
@@ -197,8 +230,17 @@ def template_table(items: Sequence[Raw], wide: bool) -> list[str]:
     now, rows = now_utc(), []
     for template in (msgspec.convert(raw, VDITemplate) for raw in items):
         spec, ask = template.spec, template.spec.resources
-        row = [template.metadata.name, spec.display_name or "-", str(ask.default_gpu), str(ask.default_memory)]
-        row += [str(ask.default_cpu), pulled(template), age(template.metadata.creation_timestamp, now)]
+        row = [
+            template.metadata.name,
+            spec.display_name or "-",
+            str(ask.default_gpu),
+            str(ask.default_memory),
+        ]
+        row += [
+            str(ask.default_cpu),
+            pulled(template),
+            age(template.metadata.creation_timestamp, now),
+        ]
         rows.append([*row, spec.image, spec.description or "-"] if wide else row)
     header = [
         "NAME",
@@ -247,7 +289,9 @@ def _home(home: TemplatePersistence) -> str:
 def _runs(life: Lifecycle) -> str:
     """Time limit and idle timeout, each with its action."""
     length = f"at most {life.max_timeout}" if life.max_timeout else "set by the session"
-    idle = f"after {life.idle_timeout} without use {_end(life.on_idle)}" if life.idle_timeout else ""
+    idle = (
+        f"after {life.idle_timeout} without use {_end(life.on_idle)}" if life.idle_timeout else ""
+    )
     return f"{length}, {_end(life.on_timeout)}" + (f"; {idle}" if idle else "")
 
 
@@ -261,14 +305,24 @@ def _end(action: TimeoutAction | IdleAction) -> str:
 
 def _streams(streaming: TemplateStreaming) -> str:
     """Settings of the stream, each with its lock."""
-    said = {name: value for name, value in msgspec.to_builtins(streaming).items() if name != "locked"}
-    shown = {name: ("on" if value else "off") if isinstance(value, bool) else value for name, value in said.items()}
+    said = {
+        name: value for name, value in msgspec.to_builtins(streaming).items() if name != "locked"
+    }
+    shown = {
+        name: ("on" if value else "off") if isinstance(value, bool) else value
+        for name, value in said.items()
+    }
     locked = streaming.locked
-    return ", ".join(f"{name} {value}{' (locked)' if name in locked else ''}" for name, value in shown.items())
+    return ", ".join(
+        f"{name} {value}{' (locked)' if name in locked else ''}" for name, value in shown.items()
+    )
 
 
 def _pre_pull_lines(progress: PrePullStatus) -> list[str]:
-    lines = ["", f"Pre-pull of {progress.image}: {progress.ready} of {progress.desired} nodes have it"]
+    lines = [
+        "",
+        f"Pre-pull of {progress.image}: {progress.ready} of {progress.desired} nodes have it",
+    ]
     if progress.pulling:
         lines.append(f"  in progress: {', '.join(progress.pulling)}")
     lines += [f"  failed on {node.node}: {node.message or node.reason}" for node in progress.failed]
@@ -278,7 +332,10 @@ def _pre_pull_lines(progress: PrePullStatus) -> list[str]:
 def template_lines(template: VDITemplate) -> list[str]:
     """The lines of `show`."""
     spec, ask, home = template.spec, template.spec.resources, template.spec.persistence
-    gpu = f"{ask.default_gpu}, at most {ask.max_gpu if ask.max_gpu is not None else max(1, ask.default_gpu)}"
+    gpu = (
+        f"{ask.default_gpu}, at most"
+        f" {ask.max_gpu if ask.max_gpu is not None else max(1, ask.default_gpu)}"
+    )
     facts = {
         "Template": template.metadata.name,
         "Name": spec.display_name,
@@ -286,7 +343,9 @@ def template_lines(template: VDITemplate) -> list[str]:
         "Image": spec.image,
         "Serves": serves(spec),
         "GPU": gpu if ask.default_gpu else "none: desktops without a GPU",
-        "Memory": f"{ask.default_memory}{f', at most {ask.max_memory}' if ask.max_memory is not None else ''}",
+        "Memory": (
+            f"{ask.default_memory}{f', at most {ask.max_memory}' if ask.max_memory is not None else ''}"
+        ),
         "CPU": f"{ask.default_cpu}{f', at most {ask.max_cpu}' if ask.max_cpu is not None else ''}",
         "Disk": _local_disk(ask),
         "Home": _home(home) if home.enabled else "none",
@@ -295,7 +354,11 @@ def template_lines(template: VDITemplate) -> list[str]:
         "Runs": _runs(spec.lifecycle),
         "Streaming": _streams(spec.streaming),
         "App": shlex.join(spec.app.command) if spec.app else "",
-        "Keyboard": " ".join(filter(None, (spec.keyboard.layout, spec.keyboard.variant))) if spec.keyboard else "",
+        "Keyboard": (
+            " ".join(filter(None, (spec.keyboard.layout, spec.keyboard.variant)))
+            if spec.keyboard
+            else ""
+        ),
         "Pre-pull": pulled(template) if spec.pre_pull else "",
         "Revision": str(template.metadata.generation),
     }
@@ -313,7 +376,8 @@ def template_lines(template: VDITemplate) -> list[str]:
     if spec.volumes:
         lines += ["", "Volumes"]
         rows = [
-            [volume.name, volume.mount_path, "read-only" if volume.read_only else "writable"] for volume in spec.volumes
+            [volume.name, volume.mount_path, "read-only" if volume.read_only else "writable"]
+            for volume in spec.volumes
         ]
         lines += [f"  {line}" for line in columns(["NAME", "MOUNTED AT", "ACCESS"], rows)]
     return lines

@@ -1,10 +1,11 @@
 """Guarded stdout and stderr, styles, and the question before a change.
 
-Objects of the cluster, answers of a gateway and logs hold text of other people. Control characters in it could change
-the window's title, the clipboard or lines above; direction marks could reverse what is read. So `main` runs every
-command within `guarded_output`, which escapes them in all that is written to stdout and stderr. Only styles of `style`
-pass: they carry a key of this process that text from outside cannot know. rich makes its own control sequences, so
-`SafeConsole` (in `console`) escapes text before rich styles it.
+Objects of the cluster, answers of a gateway and logs hold text of other people. Control characters
+in it could change the window's title, the clipboard or lines above; direction marks could reverse
+what is read. So `main` runs every command within `guarded_output`, which escapes them in all that
+is written to stdout and stderr. Only styles of `style` pass: they carry a key of this process that
+text from outside cannot know. rich makes its own control sequences, so `SafeConsole` (in `console`)
+escapes text before rich styles it.
 """
 
 import codecs
@@ -45,9 +46,13 @@ def _sequence(code: int) -> str:
 
 
 class GuardedStream:
-    """A text stream that writes only printable characters, new lines, tabs and styles of `style`."""
+    """A text stream that writes only printable characters, new lines, tabs and styles of
+    `style`.
+    """
 
-    buffer = None  # click would write UTF-8 there, past the guard, where the stream is declared as ASCII
+    buffer = (
+        None  # click would write UTF-8 there, past the guard, where the stream is declared as ASCII
+    )
 
     def __init__(self, stream: TextIO) -> None:
         self.unguarded = stream
@@ -59,10 +64,14 @@ class GuardedStream:
         if "\x1b" not in text:  # nearly all of a log
             self.unguarded.write(escape(text, _LAYOUT))
             return len(text)
-        # Only our own styles carry the key. Any other sequence stays in the text parts and is escaped there.
+        # Only our own styles carry the key. Any other sequence stays in the text parts and is
+        # escaped there.
         parts = _STYLE.split(text)  # text and the codes of styles take turns
         self.unguarded.write(
-            "".join(f"\x1b[{part}m" if at % 2 else escape(part, _LAYOUT) for at, part in enumerate(parts))
+            "".join(
+                f"\x1b[{part}m" if at % 2 else escape(part, _LAYOUT)
+                for at, part in enumerate(parts)
+            )
         )
         return len(text)
 
@@ -97,7 +106,11 @@ def end_on_interrupt(message: str) -> Iterator[None]:
 
 
 def confirm(question: str, *, untouched: str = "nothing was changed") -> bool:
-    """Whether the user confirms. Raises CliError without a terminal; `untouched` says what is unchanged."""
+    """Whether the user confirms. Raises CliError without a terminal; `untouched` says what is
+    unchanged.
+    """
     if not sys.stdin.isatty():
-        raise CliError(f"{untouched}, because there is no terminal for the question: use --yes", USAGE)
+        raise CliError(
+            f"{untouched}, because there is no terminal for the question: use --yes", USAGE
+        )
     return typer.confirm(question, err=True)

@@ -1,4 +1,5 @@
-"""`vdi uninstall`: ends the desktops, removes the release, keeps the homes unless --delete-homes is given.
+"""`vdi uninstall`: ends the desktops, removes the release, keeps the homes unless --delete-homes is
+given.
 
 The order of the removal and its waits are in `vdi.release.remove`.
 """
@@ -36,32 +37,40 @@ app = new_app()
 
 
 @app.command(
-    epilog=examples("uninstall --dry-run", "uninstall", "uninstall --delete-homes --crds", "uninstall --force")
+    epilog=examples(
+        "uninstall --dry-run", "uninstall", "uninstall --delete-homes --crds", "uninstall --force"
+    )
 )
 @with_release
 def uninstall(
     at: ReleaseOptions,
     *,
     delete_homes: Annotated[
-        bool, typer.Option("--delete-homes", help="Also delete all homes with the files of all users.")
+        bool,
+        typer.Option("--delete-homes", help="Also delete all homes with the files of all users."),
     ] = False,
     crds: Annotated[
-        bool, typer.Option("--crds", help="Also delete the CRDs, and with them all templates and pools.")
+        bool,
+        typer.Option("--crds", help="Also delete the CRDs, and with them all templates and pools."),
     ] = False,
     force: Annotated[
-        bool, typer.Option("--force", help="Remove finalizers if no operator is running to remove them.")
+        bool,
+        typer.Option("--force", help="Remove finalizers if no operator is running to remove them."),
     ] = False,
     dry_run: DryRun = False,
     yes: Yes = False,
 ) -> None:
-    """End all desktops while the operator is running, remove operator and gateway, and list what is kept.
+    """End all desktops while the operator is running, remove operator and gateway, and list what is
+    kept.
 
-    Homes are kept, and a later installation uses them again. The command asks before it removes anything, and again
-    before it deletes homes. Status 1: refused or failed; 130: interrupted.
+    Homes are kept, and a later installation uses them again. The command asks before it removes
+    anything, and again before it deletes homes. Status 1: refused or failed; 130: interrupted.
     """
     with failures_in_words():
         at = at.located()
-        plan = at.connection.run(lambda client: plan_removal(client, at.release, at.place.namespace))
+        plan = at.connection.run(
+            lambda client: plan_removal(client, at.release, at.place.namespace)
+        )
         doomed = plan.homes if delete_homes else plan.lost_homes
         if at.output is Output.TABLE:
             print_lines(plan_lines(plan, doomed, crds=crds))
@@ -69,44 +78,65 @@ def uninstall(
         if not dry_run:
             confirm_change("Uninstall?", yes)
             if doomed:
-                confirm_change(f"Delete {count(doomed, 'home')} with all files? This cannot be undone.", yes)
-            at.connection.run(lambda client: _apply(client, at, plan, homes=delete_homes, crds=crds, force=force))
+                confirm_change(
+                    f"Delete {count(doomed, 'home')} with all files? This cannot be undone.", yes
+                )
+            at.connection.run(
+                lambda client: _apply(client, at, plan, homes=delete_homes, crds=crds, force=force)
+            )
     stays = staying(plan, doomed, crds=crds)
     lines = ["\nWhat stays:" if stays else "\nNothing stays.", *(f"  {line}" for line in stays)]
-    print_object({**_data(plan), "removed": not dry_run, "stays": stays}, Output(at.output), lambda: lines)
+    print_object(
+        {**_data(plan), "removed": not dry_run, "stays": stays}, Output(at.output), lambda: lines
+    )
 
 
 def refuse_unsafe(plan: Removal, *, crds: bool, force: bool) -> None:
     """Raise CliError for what would harm sessions or other releases."""
     if plan.revision is None and not (plan.sessions or plan.homes or plan.crds):
-        raise CliError(f"there is no release {plan.release} in the namespace {plan.namespace}, and no object of it")
+        raise CliError(
+            f"there is no release {plan.release} in the namespace {plan.namespace}, and no object"
+            " of it"
+        )
     if plan.revision is None and plan.operators:
         there = ", ".join(operator.object for operator in plan.operators)
         raise CliError(
-            f"there is no release {plan.release} in the namespace {plan.namespace}, but {there} is running; to remove "
-            "its release, name it with --release and --namespace"
+            f"there is no release {plan.release} in the namespace {plan.namespace}, but {there} is"
+            " running; to remove its release, name it with --release and --namespace"
         )
     if plan.sessions and not plan.operator_works and not force:
         raise CliError(no_operator(plan))
     if crds and plan.elsewhere:
-        words = f"--crds would delete {plan.elsewhere} sessions in other namespaces, which another operator looks after"
+        words = (
+            f"--crds would delete {plan.elsewhere} sessions in other namespaces, which another"
+            " operator looks after"
+        )
         raise CliError(f"{words}; allowed once they no longer exist")
     if crds and plan.other_operators:
-        words = f"--crds would delete the kinds, templates and pools of {', '.join(plan.other_operators)}"
+        words = (
+            "--crds would delete the kinds, templates and pools of"
+            f" {', '.join(plan.other_operators)}"
+        )
         raise CliError(f"{words}; allowed when no other release exists, or without --crds")
 
 
-async def _apply(client: Client, at: ReleaseOptions, plan: Removal, *, homes: bool, crds: bool, force: bool) -> None:
+async def _apply(
+    client: Client, at: ReleaseOptions, plan: Removal, *, homes: bool, crds: bool, force: bool
+) -> None:
     with ProgressView() as view:
         run = HelmRun(client, at.helm, view, at.seconds)
         await end_sessions(run, plan, force=force)
         # The operator goes after its sessions: no one else removes their finalizers.
         if plan.revision is not None:
             await uninstall_release(run, plan, at.place)
-        # Someone may have started a session since `end_sessions`; without an operator its finalizer stays.
+        # Someone may have started a session since `end_sessions`; without an operator its finalizer
+        # stays.
         if late := await left_sessions(client, plan.sessions_namespaces):
             again = "run the same command again with --force"
-            raise CliError(f"started during this command, and now without an operator: {', '.join(late)}; {again}")
+            raise CliError(
+                f"started during this command, and now without an operator: {', '.join(late)};"
+                f" {again}"
+            )
         kept = [home for home in plan.homes if not is_owned(home)]
         if homes and kept:
             await delete_homes(run, kept)
@@ -120,17 +150,30 @@ def plan_lines(plan: Removal, doomed: tuple[HomeSummary, ...], *, crds: bool) ->
         state = f"revision {plan.revision.version}, {plan.revision.status}"
         lines = [f"Release {plan.release} in {plan.namespace}: {state}"]
     else:
-        lines = [f"There is no release {plan.release} in {plan.namespace}; its remaining objects are removed."]
-    lines += [f"Session {session.metadata.name} of {session.spec.user}: will be ended" for session in plan.sessions]
+        lines = [
+            f"There is no release {plan.release} in {plan.namespace}; its remaining objects are"
+            " removed."
+        ]
+    lines += [
+        f"Session {session.metadata.name} of {session.spec.user}: will be ended"
+        for session in plan.sessions
+    ]
     lines += [f"Pool {pool}: its desktops will be ended" for pool in plan.pools]
     if not plan.operator_works and plan.sessions:
         lines.append(
-            "No operator is running: the sessions' finalizers are removed, and Kubernetes deletes what they own."
+            "No operator is running: the sessions' finalizers are removed, and Kubernetes deletes"
+            " what they own."
         )
     if doomed:
-        lines += ["Homes that are DELETED, with all files in them:", *(f"  {_describe(home)}" for home in doomed)]
+        lines += [
+            "Homes that are DELETED, with all files in them:",
+            *(f"  {_describe(home)}" for home in doomed),
+        ]
     if crds:
-        lines.append(f"CRDs: {', '.join(plan.crds) or 'none exist'}; with them all templates and pools are deleted")
+        lines.append(
+            f"CRDs: {', '.join(plan.crds) or 'none exist'}; with them all templates and pools are"
+            " deleted"
+        )
     return lines
 
 
@@ -145,11 +188,19 @@ def staying(plan: Removal, doomed: tuple[HomeSummary, ...], *, crds: bool) -> li
     lines = [f"home of {_describe(home)}, used again by the next installation" for home in homes]
     if plan.crds and not crds:
         lines.append(f"CRDs {', '.join(plan.crds)}: vdi uninstall --crds")
-        lines += [f"template {template}: kubectl delete vditemplate {template}" for template in plan.templates]
+        lines += [
+            f"template {template}: kubectl delete vditemplate {template}"
+            for template in plan.templates
+        ]
     if plan.reservations:
         names = ", ".join(plan.reservations[:5]) + (", ..." if len(plan.reservations) > 5 else "")
-        what = f"{count(plan.reservations, 'configmap')} vdi-host-NAME, the first users of the host names {names}"
-        lines.append(f"{what}, {_WHY}: kubectl -n {plan.sessions_namespaces[0]} delete configmap -l {HOST}")
+        what = (
+            f"{count(plan.reservations, 'configmap')} vdi-host-NAME, the first users of the host"
+            f" names {names}"
+        )
+        lines.append(
+            f"{what}, {_WHY}: kubectl -n {plan.sessions_namespaces[0]} delete configmap -l {HOST}"
+        )
     for kept_object in plan.kept:
         inside = [home for home in homes if kept_object == f"namespace/{home.namespace}"]
         holds = f", with {count(inside, 'home')} in it" if inside else ""
@@ -157,10 +208,13 @@ def staying(plan: Removal, doomed: tuple[HomeSummary, ...], *, crds: bool) -> li
             holds = f", the key of the desktops' addresses, {_WHY}"
         lines.append(f"{kept_object}{holds}: kubectl delete {kept_object}")
     for volume in plan.volumes:
-        lines.append(f"{volume}, which opens only with the password in its Secret: kubectl delete {volume}")
+        lines.append(
+            f"{volume}, which opens only with the password in its Secret: kubectl delete {volume}"
+        )
     if plan.revision is not None:
         lines.append(
-            f"namespace/{plan.namespace}, with what is listed in it: kubectl delete namespace/{plan.namespace}"
+            f"namespace/{plan.namespace}, with what is listed in it: kubectl delete"
+            f" namespace/{plan.namespace}"
         )
     return lines
 

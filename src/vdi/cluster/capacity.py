@@ -1,7 +1,7 @@
 """Placement and free capacity of nodes: the scheduler's rules as numbers. Pure.
 
-Used by the queue, the pre-pull, the doctor and the preflight of kasm. Taints that come and go with a node's state
-are not part of the placement: they close the node (`NodeCapacity.closed`).
+Used by the queue, the pre-pull, the doctor and the preflight of kasm. Taints that come and go with
+a node's state are not part of the placement: they close the node (`NodeCapacity.closed`).
 """
 
 import re
@@ -13,7 +13,8 @@ from vdi.api.template import Toleration
 from vdi.cluster.objects import Node, NodeSelectorTerm, NodeStatus, Taint
 from vdi.cluster.units import Amounts, amounts
 
-# Taints of this prefix come and go with a node's state (cordoned, not ready, short of memory or disk).
+# Taints of this prefix come and go with a node's state (cordoned, not ready, short of memory or
+# disk).
 _OF_CONDITION = "node.kubernetes.io/"
 # Phrases for taints whose names do not fit after "node n is".
 _STATES = {
@@ -25,7 +26,8 @@ _STATES = {
 }
 _KEEPS_AWAY = frozenset({"NoSchedule", "NoExecute"})
 USER_NAMESPACES, IMAGE_VOLUMES = "user namespaces", "image volumes"
-# The oldest versions whose default has the feature. Kernel: idmapped tmpfs, for /dev/shm and Secrets.
+# The oldest versions whose default has the feature. Kernel: idmapped tmpfs, for /dev/shm and
+# Secrets.
 _OLDEST = {
     USER_NAMESPACES: {"kubelet": "1.33", "kernel": "6.3"},
     IMAGE_VOLUMES: {"kubelet": "1.35", "containerd": "2.1"},
@@ -33,7 +35,9 @@ _OLDEST = {
 
 
 class Need(NamedTuple):
-    """A feature that a node must have, of one handler of its container runtime (a RuntimeClass; empty: the default)."""
+    """A feature that a node must have, of one handler of its container runtime (a RuntimeClass;
+    empty: the default).
+    """
 
     feature: str
     handler: str = ""
@@ -51,7 +55,9 @@ class Tolerance:
     @classmethod
     def of(cls, given: Toleration) -> "Tolerance":
         """From a template or a pod."""
-        return cls(given.key or "", given.operator or "Equal", given.value or "", given.effect or "")
+        return cls(
+            given.key or "", given.operator or "Equal", given.value or "", given.effect or ""
+        )
 
     def covers(self, taint: Taint) -> bool:
         """Whether a pod with it tolerates this taint, by the rules of Kubernetes."""
@@ -64,7 +70,9 @@ class Tolerance:
 
 @dataclass(frozen=True, slots=True)
 class Demand:
-    """Capacity and placement that a pod needs. Sessions of equal demand form one group of the queue."""
+    """Capacity and placement that a pod needs. Sessions of equal demand form one group of the
+    queue.
+    """
 
     # Amounts by resource, sorted, without zeros: equal demands are equal values.
     takes: tuple[tuple[str, int], ...]
@@ -120,7 +128,8 @@ class NodeCapacity:
     def fits(self, takes: Iterable[tuple[str, int]]) -> bool:
         """Whether this much is free."""
         free = self.free
-        for name, number in takes:  # noqa: SIM110 -- the hottest loop of the queue: twice as fast as all()
+        # The hottest loop of the queue: twice as fast as all().
+        for name, number in takes:  # noqa: SIM110
             if free.get(name, 0) < number:
                 return False
         return True
@@ -141,9 +150,11 @@ class NodeCapacity:
 
 
 def find_lack(status: NodeStatus, need: Need) -> str:
-    """A node's lack for a feature, such as "kernel 5.15.0 (6.3 or newer is needed)"; empty: the feature works."""
-    # Fails closed: what a node does not report, it does not have. The kubelet refuses `hostUsers: false` by the same
-    # report of its runtime.
+    """A node's lack for a feature, such as "kernel 5.15.0 (6.3 or newer is needed)"; empty: the
+    feature works.
+    """
+    # Fails closed: what a node does not report, it does not have. The kubelet refuses `hostUsers:
+    # false` by the same report of its runtime.
     info = status.node_info
     runtime, _, version = info.container_runtime_version.partition("://")
     found = {"kubelet": info.kubelet_version, "kernel": info.kernel_version, runtime: version}
@@ -155,7 +166,9 @@ def find_lack(status: NodeStatus, need: Need) -> str:
     able = [one.name for one in status.runtime_handlers if one.features.get("userNamespaces")]
     if need.feature == USER_NAMESPACES and need.handler not in able:
         of_handler = f" for the runtime class {need.handler}" if need.handler else ""
-        lacks.append(f"{runtime or 'a runtime'} {version}".rstrip() + f" without user namespaces{of_handler}")
+        lacks.append(
+            f"{runtime or 'a runtime'} {version}".rstrip() + f" without user namespaces{of_handler}"
+        )
     return " and ".join(lacks)
 
 
@@ -164,7 +177,9 @@ def _numbers(version: str) -> tuple[int, ...]:
 
 
 def read_capacity(node: Node) -> NodeCapacity:
-    """The capacity of the empty node. Raises ValueError if an allocatable resource is no quantity."""
+    """The capacity of the empty node. Raises ValueError if an allocatable resource is no
+    quantity.
+    """
     allocatable = amounts(node.status.allocatable)
     keeping = [taint for taint in node.spec.taints if taint.effect in _KEEPS_AWAY]
     return NodeCapacity(
@@ -196,7 +211,9 @@ def allows_placement(demand: Demand, capacity: NodeCapacity) -> bool:
         return False
     if any(capacity.find_lack(need) for need in demand.needs):
         return False
-    return all(any(tolerance.covers(taint) for tolerance in demand.tolerances) for taint in capacity.taints)
+    return all(
+        any(tolerance.covers(taint) for tolerance in demand.tolerances) for taint in capacity.taints
+    )
 
 
 def reaches_home(demand: Demand, capacity: NodeCapacity) -> bool:

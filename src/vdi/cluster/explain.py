@@ -1,7 +1,9 @@
-"""Explanations of pods that are not ready: pod, claim and Events in, a reason and a sentence out. Pure.
+"""Explanations of pods that are not ready: pod, claim and Events in, a reason and a sentence out.
+Pure.
 
-Status, CLI, doctor, helm and kasm share them. `explain` tries `RULES` in order, and the first rule that answers wins;
-`explain_pull` reads the kubelet's messages about images, `explain_unschedulable` the scheduler's.
+Status, CLI, doctor, helm and kasm share them. `explain` tries `RULES` in order, and the first rule
+that answers wins; `explain_pull` reads the kubelet's messages about images, `explain_unschedulable`
+the scheduler's.
 """
 
 import re
@@ -45,9 +47,12 @@ def chart_subject(name: str) -> Subject:
     )
 
 
-_SUMMARY = re.compile(r"(\d+)/(\d+) nodes are available: (.*?)\.?(?:\s+(?:preemption|no new claims).*)?$", re.DOTALL)
+_SUMMARY = re.compile(
+    r"(\d+)/(\d+) nodes are available: (.*?)\.?(?:\s+(?:preemption|no new claims).*)?$", re.DOTALL
+)
 _CLAUSES: tuple[tuple[str, PodReason, str], ...] = (
-    # pattern of one clause, code, message; {n}: number of nodes, {what}: the group, others: of the subject
+    # pattern of one clause, code, message; {n}: number of nodes, {what}: the group, others: of the
+    # subject
     (r"Insufficient (?P<what>\S*gpu\S*)", PodReason.NO_GPU_FREE, "{n} without a free GPU ({what})"),
     (r"Insufficient memory", PodReason.NO_CAPACITY, "{n} without enough free memory"),
     (r"Insufficient cpu", PodReason.NO_CAPACITY, "{n} without enough free CPU"),
@@ -58,8 +63,16 @@ _CLAUSES: tuple[tuple[str, PodReason, str], ...] = (
         PodReason.HOME_ON_OTHER_NODE,
         "{n} other than the one with the {volume}",
     ),
-    (r"(?:node\(s\) )?didn't find available persistent volumes", PodReason.NO_VOLUME, "{n} without a volume to bind"),
-    (r"(?:node\(s\) )?did not have enough free storage", PodReason.NO_VOLUME, "{n} without enough free storage"),
+    (
+        r"(?:node\(s\) )?didn't find available persistent volumes",
+        PodReason.NO_VOLUME,
+        "{n} without a volume to bind",
+    ),
+    (
+        r"(?:node\(s\) )?did not have enough free storage",
+        PodReason.NO_VOLUME,
+        "{n} without enough free storage",
+    ),
     (
         r"(?:node\(s\) )?had untolerated taint\(?s?\)? ?(?P<what>\{.*?\})?",
         PodReason.NODES_TAINTED,
@@ -74,9 +87,11 @@ _CLAUSES: tuple[tuple[str, PodReason, str], ...] = (
 )
 # Messages of two of the scheduler's plugins, each with a cache of its own.
 _MISSING_CLAIM = re.compile(
-    r'(?:could not find v1\.)?persistentvolumeclaim "(?:[^"/]+/)?([^"/]+)"(?: not found|$)', re.IGNORECASE
+    r'(?:could not find v1\.)?persistentvolumeclaim "(?:[^"/]+/)?([^"/]+)"(?: not found|$)',
+    re.IGNORECASE,
 )
-# The first of these among several causes becomes the reason: the one that a person can change most easily.
+# The first of these among several causes becomes the reason: the one that a person can change most
+# easily.
 _ORDER = (
     PodReason.HOME_ON_OTHER_NODE,
     PodReason.NO_GPU_FREE,
@@ -89,19 +104,28 @@ _ORDER = (
 
 
 def explain_unschedulable(message: str, subject: Subject = DESKTOP) -> tuple[PodReason, str]:
-    """Code and sentence for the message of `PodScheduled=False`; the scheduler's own message where no rule fits."""
+    """Code and sentence for the message of `PodScheduled=False`; the scheduler's own message where
+    no rule fits.
+    """
     claim = _MISSING_CLAIM.search(message)
     if claim:
         return PodReason.MISSING_HOME, f"The volume claim {claim[1]!r} does not exist yet."
     if "unbound immediate PersistentVolumeClaims" in message:
-        return PodReason.HOME_PENDING, f"The {subject.volume} is not bound yet. {subject.title} starts when it is."
+        return (
+            PodReason.HOME_PENDING,
+            f"The {subject.volume} is not bound yet. {subject.title} starts when it is.",
+        )
     if "is being deleted" in message and "persistentvolumeclaim" in message:
-        return PodReason.HOME_LEAVING, f"The {subject.volume} is being deleted. {subject.title} starts with a new one."
+        return (
+            PodReason.HOME_LEAVING,
+            f"The {subject.volume} is being deleted. {subject.title} starts with a new one.",
+        )
     summary = _SUMMARY.search(message.strip())
     if summary is None:
         why = message.strip() or "the scheduler reports no reason"
         return PodReason.UNSCHEDULABLE, f"No node can run {subject.name}: {why}"
-    # Commas separate the clauses, but a taint may contain one. Each clause begins with a number of nodes.
+    # Commas separate the clauses, but a taint may contain one. Each clause begins with a number of
+    # nodes.
     clauses = re.split(r", (?=\d+ )", summary[3])
     found = [_explain_clause(clause.strip(), subject) for clause in clauses]
     codes = [code for code, _ in found]
@@ -109,7 +133,10 @@ def explain_unschedulable(message: str, subject: Subject = DESKTOP) -> tuple[Pod
     if int(summary[2]) == 0:
         return PodReason.NO_NODE, "The cluster has no node."
     nodes = "the only node" if summary[2] == "1" else f"any of {summary[2]} nodes"
-    return code, f"There is not enough capacity on {nodes}: {', '.join(words for _, words in found)}."
+    return (
+        code,
+        f"There is not enough capacity on {nodes}: {', '.join(words for _, words in found)}.",
+    )
 
 
 def _explain_clause(clause: str, subject: Subject) -> tuple[PodReason, str]:
@@ -119,18 +146,31 @@ def _explain_clause(clause: str, subject: Subject) -> tuple[PodReason, str]:
             named = match.groupdict().get("what") or ""
             taint = f"taint {named.strip('{}: ')}" if named.startswith("{") else named
             return code, words.format(
-                n=count, what=taint or "tainted", volume=subject.volume, selector=subject.node_selector
+                n=count,
+                what=taint or "tainted",
+                volume=subject.volume,
+                selector=subject.node_selector,
             )
     return PodReason.UNSCHEDULABLE, clause.rstrip(".")
 
 
 # Reasons of a waiting container that concern its image.
 IMAGE_REASONS = frozenset(
-    {"ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull", "ImageInspectError"}
+    {
+        "ErrImagePull",
+        "ImagePullBackOff",
+        "InvalidImageName",
+        "ErrImageNeverPull",
+        "ImageInspectError",
+    }
 )
 _CAUSES = (
     # pattern in the message or the reason itself, code, words
-    ("InvalidImageName", PodReason.IMAGE_NAME_INVALID, "its name is not a valid image name; fix {field}"),
+    (
+        "InvalidImageName",
+        PodReason.IMAGE_NAME_INVALID,
+        "its name is not a valid image name; fix {field}",
+    ),
     (
         "ErrImageNeverPull",
         PodReason.IMAGE_NOT_PRESENT,
@@ -140,12 +180,18 @@ _CAUSES = (
         r"\b40[13]\b|denied|unauthori[sz]ed|forbidden|authentication required",
         PodReason.IMAGE_PULL_DENIED,
         # registries answer so for an image that does not exist, too
-        "the registry has no such image or denies access to it; check name and tag in {field}, and {secrets}",
+        (
+            "the registry has no such image or denies access to it; check name and tag in {field},"
+            " and {secrets}"
+        ),
     ),
     (  # before "not found", which containerd says after it
         r"no match for platform|no matching manifest",
         PodReason.IMAGE_WRONG_PLATFORM,
-        "it has no build for the node's architecture; build one, or place the template's desktops on other nodes",
+        (
+            "it has no build for the node's architecture; build one, or place the template's"
+            " desktops on other nodes"
+        ),
     ),
     (
         r"not found|manifest unknown|does not exist|no such image|\b404\b",
@@ -162,10 +208,21 @@ _CAUSES = (
         PodReason.REGISTRY_WITHOUT_TLS,
         "the registry speaks plain HTTP, and the node expects TLS",
     ),
-    (r"x509|certificate", PodReason.REGISTRY_NOT_TRUSTED, "the node does not trust the registry's certificate"),
-    (r"toomanyrequests|rate limit|\b429\b", PodReason.REGISTRY_BUSY, "the registry limits the rate of pulls"),
     (
-        r"connection refused|timeout|i/o timeout|no route to host|unreachable|deadline exceeded|TLS handshake|EOF",
+        r"x509|certificate",
+        PodReason.REGISTRY_NOT_TRUSTED,
+        "the node does not trust the registry's certificate",
+    ),
+    (
+        r"toomanyrequests|rate limit|\b429\b",
+        PodReason.REGISTRY_BUSY,
+        "the registry limits the rate of pulls",
+    ),
+    (
+        (
+            r"connection refused|timeout|i/o timeout|no route to host|unreachable|deadline"
+            r" exceeded|TLS handshake|EOF"
+        ),
         PodReason.REGISTRY_UNREACHABLE,
         "the registry does not respond to the node",
     ),
@@ -173,16 +230,21 @@ _CAUSES = (
 _UNKNOWN = PodReason.IMAGE_PULL
 # Prefixes of containerd and runc before the actual reason, each around the next.
 _RUNTIME = re.compile(
-    r"(?:failed to create (?:containerd task|shim task|shim)|OCI runtime create failed|runc create failed"
-    r"|unable to start container process|error during container init|rpc error: code = \w+ desc = [^:]+): "
+    r"(?:failed to create (?:containerd task|shim task|shim)|OCI runtime create failed|runc create"
+    r" failed"
+    r"|unable to start container process|error during container init|rpc error: code = \w+ desc ="
+    r" [^:]+): "
 )
-# Names in a message are ignored: an image called certificate-tool:404 does not tell what went wrong.
+# Names in a message are ignored: an image called certificate-tool:404 does not tell what went
+# wrong.
 _NAMES = re.compile(r'"[^" ]+"|https?://\S+|\bsha256:[0-9a-f]+')
 # Codes that `explain_pull` gives.
 IMAGE_CODES = frozenset({code for _, code, _ in _CAUSES} | {_UNKNOWN})
 
 
-def explain_pull(image: str, reason: str, message: str, subject: Subject = DESKTOP) -> tuple[PodReason, str]:
+def explain_pull(
+    image: str, reason: str, message: str, subject: Subject = DESKTOP
+) -> tuple[PodReason, str]:
     """Code and sentence for a failed pull; the kubelet's own message where no rule fits."""
     said = _NAMES.sub("", message)
     for pattern, code, words in _CAUSES:
@@ -204,8 +266,14 @@ def last_lines(text: str) -> str:
 
 
 def first_line(text: str) -> str:
-    """The first line without the layers of the container runtime, at most 300 characters, ending as a sentence does."""
-    line = _RUNTIME.sub("", text.strip().splitlines()[0].strip()).removesuffix(": unknown") if text.strip() else ""
+    """The first line without the layers of the container runtime, at most 300 characters, ending as
+    a sentence does.
+    """
+    line = (
+        _RUNTIME.sub("", text.strip().splitlines()[0].strip()).removesuffix(": unknown")
+        if text.strip()
+        else ""
+    )
     return as_sentence(line, 300)
 
 
@@ -235,7 +303,9 @@ class StartState:
 
     def newest(self, *reasons: str) -> Event | None:
         """The newest Event with one of these reasons and a meaningful message."""
-        matching = [e for e in self.events if e.reason in reasons and e.note and not PASSING.search(e.note)]
+        matching = [
+            e for e in self.events if e.reason in reasons and e.note and not PASSING.search(e.note)
+        ]
         return max(matching, key=lambda event: event.seen, default=None)
 
 
@@ -264,39 +334,50 @@ def _pod_failed(start: StartState) -> Explanation | None:
     node = start.pod.spec.node_name or "its node"
     detail = f" ({status.message.strip().rstrip('.')})" if status.message else ""
     if status.reason == "Evicted" and _OVER_DISK_LIMIT.search(status.message):
-        words = f"{start.subject.title} used more local disk than its limit, and {node} evicted it{detail}."
+        words = (
+            f"{start.subject.title} used more local disk than its limit, and {node} evicted"
+            f" it{detail}."
+        )
         return Explanation(PodReason.OUT_OF_EPHEMERAL_STORAGE, words)
     if status.reason == "Evicted":
         return Explanation(
-            PodReason.EVICTED, f"{node} ran short of resources and evicted {start.subject.name}{detail}."
+            PodReason.EVICTED,
+            f"{node} ran short of resources and evicted {start.subject.name}{detail}.",
         )
     if status.reason.startswith("OutOf") or status.reason == "UnexpectedAdmissionError":
         return Explanation(PodReason.NODE_REFUSED, f"{node} refused {start.subject.name}{detail}.")
     return Explanation(
         PodReason.POD_FAILED,
-        f"{start.subject.title}'s pod has ended and is not restarted: {status.reason or status.phase}{detail}.",
+        f"{start.subject.title}'s pod has ended and is not restarted:"
+        f" {status.reason or status.phase}{detail}.",
     )
 
 
 def _node_lost(start: StartState) -> Explanation | None:
-    # A desktop that writes to a volume is not started elsewhere before it is certain that the first one has ended: two
-    # pods that write to one volume would destroy files.
+    # A desktop that writes to a volume is not started elsewhere before it is certain that the first
+    # one has ended: two pods that write to one volume would destroy files.
     pod, node = start.pod, start.pod.spec.node_name
     if not start.node_lost or not node:
         return None
-    what = f"The node {node} does not respond" if start.node else f"The node {node} no longer exists"
+    what = (
+        f"The node {node} does not respond" if start.node else f"The node {node} no longer exists"
+    )
     if not pod.terminating:
         return Explanation(
             PodReason.NODE_LOST,
-            f"{what}. If this continues, Kubernetes deletes {start.subject.name} after a few minutes.",
+            f"{what}. If this continues, Kubernetes deletes {start.subject.name} after a few"
+            " minutes.",
         )
     if not pod.writes_to:
-        return Explanation(PodReason.NODE_LOST, f"{what}. {start.subject.title} is restarted on another node.")
+        return Explanation(
+            PodReason.NODE_LOST, f"{what}. {start.subject.title} is restarted on another node."
+        )
     return Explanation(
         PodReason.NODE_LOST,
-        f"{what}, and may still be writing to {pod.writes_to[0]!r}: {start.subject.name} is restarted when the node "
-        "is back. If the node is switched off permanently, an administrator releases the volume (kubectl taint "
-        f"nodes {node} node.kubernetes.io/out-of-service=nodeshutdown:NoExecute).",
+        f"{what}, and may still be writing to {pod.writes_to[0]!r}: {start.subject.name} is"
+        " restarted when the node is back. If the node is switched off permanently, an"
+        f" administrator releases the volume (kubectl taint nodes {node}"
+        " node.kubernetes.io/out-of-service=nodeshutdown:NoExecute).",
     )
 
 
@@ -307,16 +388,22 @@ def _pod_terminating(start: StartState) -> Explanation | None:
     if evicted and evicted.status == "True":
         why = evicted.message.strip().rstrip(".") or evicted.reason
         return Explanation(
-            PodReason.EVICTED, f"{start.subject.title} must leave {start.pod.spec.node_name or 'its node'}: {why}."
+            PodReason.EVICTED,
+            f"{start.subject.title} must leave {start.pod.spec.node_name or 'its node'}: {why}.",
         )
     return Explanation(
-        PodReason.POD_STOPPING, f"{start.subject.title}'s pod is being deleted; a new one follows.", stuck=False
+        PodReason.POD_STOPPING,
+        f"{start.subject.title}'s pod is being deleted; a new one follows.",
+        stuck=False,
     )
 
 
 def was_out_of_memory(ended: Terminated) -> bool:
-    """Whether the kernel killed the container, or a program without which it ends, since its memory was used up."""
-    # By the runtime, or by the image's own termination message: the runtime may learn of the kill too late.
+    """Whether the kernel killed the container, or a program without which it ends, since its memory
+    was used up.
+    """
+    # By the runtime, or by the image's own termination message: the runtime may learn of the kill
+    # too late.
     return ended.reason == "OOMKilled" or ended.message.startswith(f"{PodReason.OUT_OF_MEMORY}: ")
 
 
@@ -337,7 +424,8 @@ def _image(start: StartState) -> Explanation | None:
     if desktop is None or reason not in IMAGE_REASONS:
         return None
     if reason == "ImagePullBackOff":
-        # Its own message only says that the kubelet backs off. The Event of the failure before it has the cause.
+        # Its own message only says that the kubelet backs off. The Event of the failure before it
+        # has the cause.
         event = start.newest("Failed")
         message = event.note if event else message
     return Explanation(*explain_pull(desktop.image or "the image", reason, message, start.subject))
@@ -353,31 +441,46 @@ _MISSING = {
 def _missing_reference(start: StartState) -> Explanation | None:
     """A missing Secret, ConfigMap or key, in the environment or as a volume."""
     _, reason, message = _waiting(start)
-    event = start.newest("FailedMount") if reason in ("", "ContainerCreating", "PodInitializing") else None
+    event = (
+        start.newest("FailedMount")
+        if reason in ("", "ContainerCreating", "PodInitializing")
+        else None
+    )
     text = message if reason == "CreateContainerConfigError" else (event.note if event else "")
     if key := re.search(r"couldn't find key (\S+) in (Secret|ConfigMap) (?:\S+/)?(\S+)", text):
         return Explanation(
             PodReason.MISSING_KEY,
-            f"{start.subject.title} needs the key {key[1]!r}, which is missing in the {key[2]} {key[3]!r}.",
+            f"{start.subject.title} needs the key {key[1]!r}, which is missing in the {key[2]}"
+            f" {key[3]!r}.",
         )
     if gone := re.search(r'(secret|configmap|persistentvolumeclaim) "([^"]+)" not found', text):
         reason_missing, kind = _MISSING[gone[1]]
-        return Explanation(reason_missing, f"{start.subject.title} needs the {kind} {gone[2]!r}, which does not exist.")
+        return Explanation(
+            reason_missing,
+            f"{start.subject.title} needs the {kind} {gone[2]!r}, which does not exist.",
+        )
     if reason == "CreateContainerConfigError":
-        return Explanation(PodReason.BAD_POD_CONFIG, f"{start.subject.title} cannot be created: {first_line(message)}")
+        return Explanation(
+            PodReason.BAD_POD_CONFIG,
+            f"{start.subject.title} cannot be created: {first_line(message)}",
+        )
     return None
 
 
-# Reasons of a container that the runtime could not start, waiting or terminated. Their messages are the runtime's.
-_NOT_STARTED = frozenset({"RunContainerError", "CreateContainerError", "StartError", "ContainerCannotRun"})
+# Reasons of a container that the runtime could not start, waiting or terminated. Their messages are
+# the runtime's.
+_NOT_STARTED = frozenset(
+    {"RunContainerError", "CreateContainerError", "StartError", "ContainerCannotRun"}
+)
 
 
 def _built_for_another(start: StartState) -> Explanation:
     architecture = start.node.metadata.labels.get("kubernetes.io/arch") if start.node else None
     return Explanation(
         PodReason.BAD_COMMAND,
-        f"The image's program cannot be started: exec format error. It is built for another architecture than the "
-        f"node's{f' ({architecture})' if architecture else ''}, or is a script without `#!`.",
+        "The image's program cannot be started: exec format error. It is built for another"
+        f" architecture than the node's{f' ({architecture})' if architecture else ''}, or is a"
+        " script without `#!`.",
     )
 
 
@@ -386,11 +489,14 @@ _IDMAP_ERROR = re.compile(r"MOUNT_ATTR_IDMAP|mount_setattr|idmap mounts")
 
 
 def find_idmap_error(pod: Pod) -> str:
-    """The runtime's message that a volume cannot be mounted in the pod's user namespace; empty: no such error."""
+    """The runtime's message that a volume cannot be mounted in the pod's user namespace; empty: no
+    such error.
+    """
     desktop = pod.desktop
     if pod.spec.host_users or desktop is None or desktop.state.running:
         return ""
-    # Only of containers that did not start: a program of the desktop can write any termination message.
+    # Only of containers that did not start: a program of the desktop can write any termination
+    # message.
     for state in (desktop.state, desktop.last_state):
         error = state.waiting or state.terminated
         if error and error.reason in _NOT_STARTED and _IDMAP_ERROR.search(error.message):
@@ -402,7 +508,10 @@ def _no_idmapped_mounts(start: StartState) -> Explanation | None:
     error = find_idmap_error(start.pod)
     if not error:
         return None
-    words = f"Node {start.pod.spec.node_name} cannot mount a volume in the user namespace of {start.subject.name}"
+    words = (
+        f"Node {start.pod.spec.node_name} cannot mount a volume in the user namespace of"
+        f" {start.subject.name}"
+    )
     return Explanation(PodReason.NO_IDMAPPED_MOUNTS, f"{words}: {error}")
 
 
@@ -418,11 +527,16 @@ def _bad_start(start: StartState) -> Explanation | None:
         return _built_for_another(start)
     if re.search(r"mount|mkdir|rootfs|not a directory", message):
         return Explanation(
-            PodReason.BAD_MOUNT, f"Something cannot be mounted into {start.subject.name}: {first_line(message)}"
+            PodReason.BAD_MOUNT,
+            f"Something cannot be mounted into {start.subject.name}: {first_line(message)}",
         )
     if re.search(r"executable file not found|no such file or directory|permission denied", message):
-        return Explanation(PodReason.BAD_COMMAND, f"The image's program cannot be started: {first_line(message)}")
-    return Explanation(PodReason.CANNOT_START, f"The container cannot be started: {first_line(message) or reason}")
+        return Explanation(
+            PodReason.BAD_COMMAND, f"The image's program cannot be started: {first_line(message)}"
+        )
+    return Explanation(
+        PodReason.CANNOT_START, f"The container cannot be started: {first_line(message) or reason}"
+    )
 
 
 def _crash_loop(start: StartState) -> Explanation | None:
@@ -430,19 +544,26 @@ def _crash_loop(start: StartState) -> Explanation | None:
     if desktop is None:
         return None
     ended = desktop.state.terminated or desktop.last_state.terminated
-    if not ended or not (desktop.restart_count or reason == "CrashLoopBackOff" or desktop.state.terminated):
+    if not ended or not (
+        desktop.restart_count or reason == "CrashLoopBackOff" or desktop.state.terminated
+    ):
         return None
     # One that was ready since its last crash hangs now.
-    if desktop.ready or (desktop.state.running and (not desktop.restart_count or not_responding_since(start.pod))):
+    if desktop.ready or (
+        desktop.state.running and (not desktop.restart_count or not_responding_since(start.pod))
+    ):
         return None
     words = last_line(ended.message)
-    if words.endswith("exec format error"):  # runc starts the program after the container counts as started
+    if words.endswith(
+        "exec format error"
+    ):  # runc starts the program after the container counts as started
         return _built_for_another(start)
     times = "once" if desktop.restart_count <= 1 else f"{desktop.restart_count} times"
     why = f"last log line: {words!r}" if words else "it left no message"
     return Explanation(
         PodReason.CRASH_LOOP,
-        f"{start.subject.title} stopped with exit code {ended.exit_code} and was restarted {times}; {why}.",
+        f"{start.subject.title} stopped with exit code {ended.exit_code} and was restarted {times};"
+        f" {why}.",
     )
 
 
@@ -450,29 +571,38 @@ def _volume(start: StartState) -> Explanation | None:
     claim = start.claim
     if claim and claim.status.phase == "Lost":
         return Explanation(
-            PodReason.HOME_LOST, f"The volume of the home {claim.metadata.name!r} no longer exists; its claim is lost."
+            PodReason.HOME_LOST,
+            f"The volume of the home {claim.metadata.name!r} no longer exists; its claim is lost.",
         )
     if claim and claim.status.phase == "Pending" and (event := start.newest("ProvisioningFailed")):
         return Explanation(
-            PodReason.HOME_NOT_PROVISIONED, f"The {start.subject.volume} cannot be created: {first_line(event.note)}"
+            PodReason.HOME_NOT_PROVISIONED,
+            f"The {start.subject.volume} cannot be created: {first_line(event.note)}",
         )
     event = start.newest("FailedMount", "FailedAttachVolume")
     if not start.pod.spec.node_name or not _is_creating(start) or event is None:
         return None
     if "Multi-Attach" in event.note:
-        words = "A volume is still attached to another node; it is attached here when that node releases it."
+        words = (
+            "A volume is still attached to another node; it is attached here when that node"
+            " releases it."
+        )
         return Explanation(PodReason.VOLUME_ELSEWHERE, words)
     if re.search(r"permission denied", event.note, re.IGNORECASE):
         words = f"A volume cannot be mounted, permission denied: {first_line(event.note)}"
         return Explanation(PodReason.VOLUME_PERMISSION, words)
-    return Explanation(PodReason.VOLUME_MOUNT, f"A volume cannot be mounted: {first_line(event.note)}")
+    return Explanation(
+        PodReason.VOLUME_MOUNT, f"A volume cannot be mounted: {first_line(event.note)}"
+    )
 
 
 def _sandbox(start: StartState) -> Explanation | None:
     event = start.newest("FailedCreatePodSandBox")
     if not start.pod.spec.node_name or not _is_creating(start) or event is None:
         return None
-    return Explanation(PodReason.NODE_NETWORK, f"The node cannot set up the pod: {first_line(event.note)}")
+    return Explanation(
+        PodReason.NODE_NETWORK, f"The node cannot set up the pod: {first_line(event.note)}"
+    )
 
 
 def _gated(start: StartState) -> Explanation | None:
@@ -488,25 +618,35 @@ def _unschedulable(start: StartState) -> Explanation | None:
         return None
     code, sentence = explain_unschedulable(condition.message, start.subject)
     if code == PodReason.HOME_PENDING and start.claim and start.claim.status.phase == "Bound":
-        # The scheduler's message is older than the binding of the volume, or it means another volume.
+        # The scheduler's message is older than the binding of the volume, or it means another
+        # volume.
         if sum(volume.persistent_volume_claim is not None for volume in start.pod.spec.volumes) > 1:
-            return Explanation(PodReason.VOLUME_PENDING, "A volume that the template mounts is not bound yet.")
+            return Explanation(
+                PodReason.VOLUME_PENDING, "A volume that the template mounts is not bound yet."
+            )
         words = f"The {start.subject.volume} is bound; the scheduler has not retried yet."
         return Explanation(PodReason.SCHEDULER_LATE, words)
     return Explanation(code, sentence)
 
 
-# Messages of the kubelet for a probe that got a response, and the mistake. Other responses are normal during a start.
+# Messages of the kubelet for a probe that got a response, and the mistake. Other responses are
+# normal during a start.
 _REFUSALS = (
     (
         r"statuscode: 40[13]\b",
         (
-            "its health path requires a password. Set healthPath in the template to a path without one, or name "
-            "the Secret with the password in basicAuthSecret"
+            "its health path requires a password. Set healthPath in the template to a path without"
+            " one, or name the Secret with the password in basicAuthSecret"
         ),
     ),
-    (r"statuscode: 404\b", "this page does not exist. Set healthPath in the template to an existing page"),
-    (r"server gave HTTP response to HTTPS client", "it uses HTTP, but the template has scheme: HTTPS. Set it to HTTP"),
+    (
+        r"statuscode: 404\b",
+        "this page does not exist. Set healthPath in the template to an existing page",
+    ),
+    (
+        r"server gave HTTP response to HTTPS client",
+        "it uses HTTP, but the template has scheme: HTTPS. Set it to HTTP",
+    ),
     (
         r"statuscode: 400\b|malformed HTTP (?:response|status)",
         "it does not accept plain HTTP. If it uses HTTPS, set scheme: HTTPS in the template",
@@ -517,7 +657,10 @@ _REFUSALS = (
 # Messages of the kubelet for a probe that failed, and a clause that says how.
 _PROBE_FAILURES = (
     (r"connection refused", "nothing listens on its port"),
-    (r"deadline exceeded|Client\.Timeout|timed? ?out", "it does not answer its health check in time"),
+    (
+        r"deadline exceeded|Client\.Timeout|timed? ?out",
+        "it does not answer its health check in time",
+    ),
     (r"statuscode: (\d+)", "it answers its health check with status {0}"),
 )
 
@@ -525,15 +668,28 @@ _PROBE_FAILURES = (
 def explain_probe(start: StartState) -> str:
     """A clause that says how the kubelet's last probe failed; empty: no Event says so."""
     event = start.newest("Unhealthy")
-    matches = ((re.search(pattern, event.note), words) for pattern, words in _PROBE_FAILURES) if event else ()
+    matches = (
+        ((re.search(pattern, event.note), words) for pattern, words in _PROBE_FAILURES)
+        if event
+        else ()
+    )
     return next((words.format(*match.groups()) for match, words in matches if match), "")
 
 
 def not_responding_since(pod: Pod) -> str:
-    """The time since when a running container that was ready has not been; empty: it is, or it never was."""
-    # The condition's time moves only when its status flips. After the start of this container, it was True before.
+    """The time since when a running container that was ready has not been; empty: it is, or it
+    never was.
+    """
+    # The condition's time moves only when its status flips. After the start of this container, it
+    # was True before.
     ready, running = pod.condition("Ready"), pod.desktop.state.running if pod.desktop else None
-    if ready is None or ready.status == "True" or running is None or pod.terminating or not running.started_at:
+    if (
+        ready is None
+        or ready.status == "True"
+        or running is None
+        or pod.terminating
+        or not running.started_at
+    ):
         return ""
     since = ready.last_transition_time
     return since if since and parse_time(since) > parse_time(running.started_at) else ""
@@ -561,16 +717,27 @@ def _progress(start: StartState) -> Explanation:
     if not pod.spec.node_name:
         return Explanation(PodReason.SCHEDULING, "Looking for a node with capacity.", stuck=False)
     if desktop is None or _is_creating(start):
-        volume = f" and its {start.subject.volume}" if start.claim and start.claim.status.phase != "Bound" else ""
+        volume = (
+            f" and its {start.subject.volume}"
+            if start.claim and start.claim.status.phase != "Bound"
+            else ""
+        )
         return Explanation(
-            PodReason.PREPARING, f"Node {pod.spec.node_name} is preparing the image{volume}.", stuck=False
+            PodReason.PREPARING,
+            f"Node {pod.spec.node_name} is preparing the image{volume}.",
+            stuck=False,
         )
     if desktop.state.waiting:
         waiting = desktop.state.waiting
         return Explanation(
-            waiting.reason or PodReason.WAITING, first_line(waiting.message) or f"Waiting: {waiting.reason}"
+            waiting.reason or PodReason.WAITING,
+            first_line(waiting.message) or f"Waiting: {waiting.reason}",
         )
-    return Explanation(PodReason.STARTING, f"{start.subject.title} is starting and does not respond yet.", stuck=False)
+    return Explanation(
+        PodReason.STARTING,
+        f"{start.subject.title} is starting and does not respond yet.",
+        stuck=False,
+    )
 
 
 RULES: tuple[Rule, ...] = (

@@ -1,7 +1,8 @@
-"""Pods, nodes, volumes and Events as this project reads them: structs with only the fields that are used. Pure.
+"""Pods, nodes, volumes and Events as this project reads them: structs with only the fields that are
+used. Pure.
 
-The reflectors of `vdi.kube` and the collectors of doctor, kasm and helm decode into them. `gc=False` is safe, because
-none of them can be part of a reference cycle.
+The reflectors of `vdi.kube` and the collectors of doctor, kasm and helm decode into them.
+`gc=False` is safe, because none of them can be part of a reference cycle.
 """
 
 from collections.abc import Mapping
@@ -26,15 +27,17 @@ class Container(msgspec.Struct, rename="camel", gc=False):
 
 
 class PodResources(msgspec.Struct, rename="camel", gc=False):
-    """`spec` of any pod: its node and the capacity that it takes. Containers are dropped once they are summed up."""
+    """`spec` of any pod: its node and the capacity that it takes. Containers are dropped once they
+    are summed up.
+    """
 
     node_name: str = ""
     containers: tuple[Container, ...] = ()
     init_containers: tuple[Container, ...] = ()
     overhead: dict[str, str] = {}
     resources: ResourceRequirements = msgspec.field(default_factory=ResourceRequirements)
-    # Not a field of Kubernetes. Pods of equal requests share one dict, which is never changed: a cluster has thousands
-    # of pods and few kinds of them.
+    # Not a field of Kubernetes. Pods of equal requests share one dict, which is never changed: a
+    # cluster has thousands of pods and few kinds of them.
     takes: dict[str, int] = {}
 
     def __post_init__(self) -> None:
@@ -47,13 +50,15 @@ class PodResources(msgspec.Struct, rename="camel", gc=False):
 
 _NONE = ResourceRequirements()
 _KNOWN = 4096
-# Sums by encoded requests. Lives as long as the process, and is cleared when it has grown too large.
+# Sums by encoded requests. Lives as long as the process, and is cleared when it has grown too
+# large.
 _known_takes: dict[bytes, dict[str, int]] = {}
 
 
 def _takes_of(spec: PodResources) -> dict[str, int]:
     asked = (spec.containers, spec.init_containers, spec.overhead, spec.resources)
-    # Encoding takes a tenth of the time of adding it all up, which would happen for every change of every pod.
+    # Encoding takes a tenth of the time of adding it all up, which would happen for every change of
+    # every pod.
     key = msgspec.msgpack.encode(asked)
     known = _known_takes.get(key)
     if known is None:
@@ -66,10 +71,11 @@ def _takes_of(spec: PodResources) -> dict[str, int]:
 
 
 def _sum_up(spec: PodResources) -> dict[str, int]:
-    """Requests of a pod as the scheduler counts them: containers are added, init containers count by the largest.
+    """Requests of a pod as the scheduler counts them: containers are added, init containers count
+    by the largest.
 
-    Init containers that restart (sidecars, KEP-753) run beside all later ones. Requests of the whole pod (KEP-2837)
-    replace those of its containers.
+    Init containers that restart (sidecars, KEP-753) run beside all later ones. Requests of the
+    whole pod (KEP-2837) replace those of its containers.
     """
     total = {PODS: 1}
     for container in spec.containers:
@@ -154,15 +160,22 @@ class NodeSelectorRequirement(msgspec.Struct, rename="camel", gc=False, frozen=T
 
 
 class NodeSelectorTerm(msgspec.Struct, rename="camel", gc=False, frozen=True):
-    """One of several `nodeSelectorTerms`: all of its expressions must hold. Without any it selects no node."""
+    """One of several `nodeSelectorTerms`: all of its expressions must hold. Without any it selects
+    no node.
+    """
 
     match_expressions: tuple[NodeSelectorRequirement, ...] = ()
     match_fields: tuple[NodeSelectorRequirement, ...] = ()
 
     def means(self, name: str, labels: Mapping[str, str]) -> bool:
         """Whether it selects the node of this name and these labels."""
-        by_label = all(expression.holds(labels.get(expression.key)) for expression in self.match_expressions)
-        by_name = all(field.holds(name if field.key == "metadata.name" else None) for field in self.match_fields)
+        by_label = all(
+            expression.holds(labels.get(expression.key)) for expression in self.match_expressions
+        )
+        by_name = all(
+            field.holds(name if field.key == "metadata.name" else None)
+            for field in self.match_fields
+        )
         return bool(self.match_expressions or self.match_fields) and by_label and by_name
 
 
@@ -282,9 +295,13 @@ class ContainerStatus(msgspec.Struct, rename="camel", gc=False):
 
     @property
     def is_stuck(self) -> bool:
-        """Whether an init container has failed, or waits for its next try. It should end with status 0."""
+        """Whether an init container has failed, or waits for its next try. It should end with
+        status 0.
+        """
         waiting, ended = self.state.waiting, self.state.terminated
-        return bool(waiting and waiting.reason != "PodInitializing") or bool(ended and ended.exit_code)
+        return bool(waiting and waiting.reason != "PodInitializing") or bool(
+            ended and ended.exit_code
+        )
 
 
 class PodCondition(msgspec.Struct, rename="camel", gc=False, frozen=True):
@@ -301,7 +318,13 @@ class PodCondition(msgspec.Struct, rename="camel", gc=False, frozen=True):
         return self.transitioned or ""
 
 
-READ_CONDITIONS = ("PodScheduled", "Ready", "DisruptionTarget", "PodResizePending", "PodResizeInProgress")
+READ_CONDITIONS = (
+    "PodScheduled",
+    "Ready",
+    "DisruptionTarget",
+    "PodResizePending",
+    "PodResizeInProgress",
+)
 
 
 class PodStatus(msgspec.Struct, rename="camel", gc=False):
@@ -316,7 +339,9 @@ class PodStatus(msgspec.Struct, rename="camel", gc=False):
     container_statuses: tuple[ContainerStatus, ...] = ()
 
     def __post_init__(self) -> None:
-        self.conditions = tuple(condition for condition in self.conditions if condition.type in READ_CONDITIONS)
+        self.conditions = tuple(
+            condition for condition in self.conditions if condition.type in READ_CONDITIONS
+        )
 
 
 class PersistentVolumeClaimSource(msgspec.Struct, rename="camel", gc=False):
@@ -360,16 +385,23 @@ class Pod(msgspec.Struct, gc=False):
 
     @property
     def desktop(self) -> ContainerStatus | None:
-        """Status of the main container; that of an init container while it keeps the main one from starting."""
+        """Status of the main container; that of an init container while it keeps the main one from
+        starting.
+        """
         desktop = self.status.container_statuses[0] if self.status.container_statuses else None
         if self.status.init_container_statuses and (desktop is None or not desktop.is_started):
-            return next((status for status in self.status.init_container_statuses if status.is_stuck), desktop)
+            return next(
+                (status for status in self.status.init_container_statuses if status.is_stuck),
+                desktop,
+            )
         return desktop
 
     @property
     def home_claim(self) -> str | None:
         """The claim of the volume `home`, if any."""
-        sources = (volume.persistent_volume_claim for volume in self.spec.volumes if volume.name == "home")
+        sources = (
+            volume.persistent_volume_claim for volume in self.spec.volumes if volume.name == "home"
+        )
         return next((source.claim_name for source in sources if source), None)
 
     @property
@@ -385,13 +417,19 @@ class Pod(msgspec.Struct, gc=False):
 
     def condition(self, kind: str) -> PodCondition | None:
         """The condition of that type, if there is one."""
-        return next((condition for condition in self.status.conditions if condition.type == kind), None)
+        return next(
+            (condition for condition in self.status.conditions if condition.type == kind), None
+        )
 
     @property
     def gated(self) -> bool:
         """Whether a scheduling gate keeps it from the scheduler."""
         condition = self.condition("PodScheduled")
-        return not self.spec.node_name and condition is not None and condition.reason == "SchedulingGated"
+        return (
+            not self.spec.node_name
+            and condition is not None
+            and condition.reason == "SchedulingGated"
+        )
 
     @property
     def ready(self) -> bool:
@@ -431,7 +469,9 @@ class NodeCondition(msgspec.Struct, rename="camel", gc=False):
 
 
 class NodeImage(msgspec.Struct, gc=False):
-    """`status.images[]` of a Node: one image with all its names; null for one whose tags have moved away."""
+    """`status.images[]` of a Node: one image with all its names; null for one whose tags have moved
+    away.
+    """
 
     names: tuple[str, ...] | None = None
 
@@ -443,7 +483,9 @@ class NodeInfo(msgspec.Struct, rename="camel", gc=False):
 
 
 class RuntimeHandler(msgspec.Struct, gc=False):
-    """`status.runtimeHandlers[]` of a Node: the features of one handler of its runtime; an empty name: the default."""
+    """`status.runtimeHandlers[]` of a Node: the features of one handler of its runtime; an empty
+    name: the default.
+    """
 
     name: str = ""
     features: dict[str, bool] = {}
@@ -468,7 +510,10 @@ class Node(msgspec.Struct, gc=False):
     @property
     def ready(self) -> bool:
         """Whether the condition Ready is True."""
-        return any(condition.type == "Ready" and condition.status == "True" for condition in self.status.conditions)
+        return any(
+            condition.type == "Ready" and condition.status == "True"
+            for condition in self.status.conditions
+        )
 
 
 class PersistentVolumeClaimSpec(msgspec.Struct, rename="camel", gc=False):
@@ -525,4 +570,9 @@ class Event(msgspec.Struct, rename="camel", gc=False):
     def seen(self) -> str:
         """The time of its last occurrence, as far as it is known."""
         last = self.series.last_observed_time if self.series else ""
-        return last or self.deprecated_last_timestamp or self.event_time or self.metadata.creation_timestamp
+        return (
+            last
+            or self.deprecated_last_timestamp
+            or self.event_time
+            or self.metadata.creation_timestamp
+        )

@@ -1,6 +1,7 @@
 """Reasons why a pod is not ready: codes for programs, given by `vdi.cluster.explain`.
 
-They stand in the condition PodReady of a session, so they are constants of the API and never renamed.
+They stand in the condition PodReady of a session, so they are constants of the API and never
+renamed.
 """
 
 from enum import StrEnum
@@ -10,7 +11,8 @@ from typing import Self
 class PodReason(StrEnum):
     """The value is the code; `meaning` is for the API reference.
 
-    A waiting container may have a reason of the kubelet's that is not here; it is passed on as it is.
+    A waiting container may have a reason of the kubelet's that is not here; it is passed on as it
+    is.
     """
 
     meaning: str
@@ -49,8 +51,10 @@ class PodReason(StrEnum):
     BAD_COMMAND = "BadCommand", "The image's program cannot be started."
     PROBE_REFUSED = (
         "ProbeRefused",
-        "The image responds, but not as the template expects: another scheme, no such health path, or a "
-        "password is required.",
+        (
+            "The image responds, but not as the template expects: another scheme, no such health"
+            " path, or a password is required."
+        ),
     )
     NOT_RESPONDING = "NotResponding", "The desktop was ready, but does not respond now."
     CANNOT_START = "CannotStart", "The container cannot be started."
@@ -66,11 +70,20 @@ class PodReason(StrEnum):
         "The image is not on the node, and the pull policy does not allow pulling it.",
     )
     IMAGE_PULL_DENIED = "ImagePullDenied", "The registry denies the pull."
-    IMAGE_WRONG_PLATFORM = "ImageWrongPlatform", "The image has no build for the node's architecture."
+    IMAGE_WRONG_PLATFORM = (
+        "ImageWrongPlatform",
+        "The image has no build for the node's architecture.",
+    )
     IMAGE_NOT_FOUND = "ImageNotFound", "The registry has no such image."
     REGISTRY_UNKNOWN = "RegistryUnknown", "The registry's host name cannot be resolved."
-    REGISTRY_NOT_TRUSTED = "RegistryNotTrusted", "The node does not trust the registry's certificate."
-    REGISTRY_WITHOUT_TLS = "RegistryWithoutTLS", "The registry speaks plain HTTP, and the node expects TLS."
+    REGISTRY_NOT_TRUSTED = (
+        "RegistryNotTrusted",
+        "The node does not trust the registry's certificate.",
+    )
+    REGISTRY_WITHOUT_TLS = (
+        "RegistryWithoutTLS",
+        "The registry speaks plain HTTP, and the node expects TLS.",
+    )
     REGISTRY_BUSY = "RegistryBusy", "The registry limits the rate of pulls."
     REGISTRY_UNREACHABLE = "RegistryUnreachable", "The registry does not respond."
     IMAGE_PULL = "ImagePull", "The image cannot be pulled."
@@ -84,19 +97,27 @@ class PodReason(StrEnum):
     NODES_CORDONED = "NodesCordoned", "The nodes are cordoned."
     NO_NODE = "NoNode", "The cluster has no node."
     UNSCHEDULABLE = "Unschedulable", "The scheduler finds no node."
-    SCHEDULING_GATED = "SchedulingGated", "Another controller has not removed its scheduling gate from the pod yet."
+    SCHEDULING_GATED = (
+        "SchedulingGated",
+        "Another controller has not removed its scheduling gate from the pod yet.",
+    )
     SCHEDULING = "Scheduling", "The scheduler is looking for a node."
     PREPARING = "Preparing", "The node is pulling the image and mounting volumes."
     WAITING = "Waiting", "The container is waiting, and the kubelet reports no reason."
     STARTING = "Starting", "The desktop is starting."
 
 
-# Reasons that stay until a person changes something. A missing Secret is not among them: the operator or GitOps may
-# create it a moment after the pod. Nor is a taint: a node that joins has one.
+# Reasons that stay until a person changes something. A missing Secret is not among them: the
+# operator or GitOps may create it a moment after the pod. Nor is a taint: a node that joins has
+# one.
 LASTING_REASONS = frozenset(
     {
         *(PodReason.IMAGE_NAME_INVALID, PodReason.IMAGE_NOT_PRESENT, PodReason.IMAGE_PULL_DENIED),
-        *(PodReason.IMAGE_WRONG_PLATFORM, PodReason.IMAGE_NOT_FOUND, PodReason.REGISTRY_NOT_TRUSTED),
+        *(
+            PodReason.IMAGE_WRONG_PLATFORM,
+            PodReason.IMAGE_NOT_FOUND,
+            PodReason.REGISTRY_NOT_TRUSTED,
+        ),
         PodReason.REGISTRY_WITHOUT_TLS,
         *(PodReason.NODES_CORDONED, PodReason.BAD_COMMAND, PodReason.HOME_LOST),
     }

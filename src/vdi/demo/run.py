@@ -1,7 +1,8 @@
-"""The demo: cluster, images, chart, a user of the portal, one session and its picture, by the same commands that people
-would type.
+"""The demo: cluster, images, chart, a user of the portal, one session and its picture, by the same
+commands that people would type.
 
-Called by `vdi demo` and by the end-to-end tests. Every part is idempotent: existing parts are left as they are.
+Called by `vdi demo` and by the end-to-end tests. Every part is idempotent: existing parts are left
+as they are.
 """
 
 import json
@@ -28,7 +29,8 @@ from vdi.devcluster.progress import Progress
 RELEASE = "vdi"
 NAMESPACE, DOMAIN = "vdi-sessions", "vdi.localhost"
 SESSION, USER, TEMPLATE = "first", "you@example.com", "small"
-# What one GPU offers under time-slicing; the demo's node pretends to have it, so that GPU templates can be tried.
+# What one GPU offers under time-slicing; the demo's node pretends to have it, so that GPU templates
+# can be tried.
 FAKE_GPUS = 8
 
 _INSTALL_SECONDS, SESSION_SECONDS, _COMMAND_SECONDS = 600.0, 300.0, 60.0
@@ -43,12 +45,18 @@ class PeopleError(DemoError):
 
 
 def ready_user(
-    kubeconfig: Path, folder: Path, portal: str, user: str, *, admin: bool = True, timeout_factor: float = 1.0
+    kubeconfig: Path,
+    folder: Path,
+    portal: str,
+    user: str,
+    *,
+    admin: bool = True,
+    timeout_factor: float = 1.0,
 ) -> Login:
     """A user of the portal with a generated password, the same as long as the cluster lives.
 
-    The cluster has only a hash, so the password is kept in `folder`, for its owner alone. `timeout_factor` multiplies
-    the time limit of each command. Raises PeopleError.
+    The cluster has only a hash, so the password is kept in `folder`, for its owner alone.
+    `timeout_factor` multiplies the time limit of each command. Raises PeopleError.
     """
     file, seconds = folder / f"portal-login-{user}.json", _COMMAND_SECONDS * timeout_factor
     if file.exists() and user in _run(kubeconfig, "ls", "-o", "name", seconds=seconds).split():
@@ -60,7 +68,9 @@ def ready_user(
     return Login(portal, user, password)
 
 
-def add_user(kubeconfig: Path, user: str, password: str, *more: str, seconds: float = _COMMAND_SECONDS) -> None:
+def add_user(
+    kubeconfig: Path, user: str, password: str, *more: str, seconds: float = _COMMAND_SECONDS
+) -> None:
     """Create a local user, or give an existing one this password. Raises PeopleError."""
     known = user in _run(kubeconfig, "ls", "-o", "name", seconds=seconds).split()
     words = ["passwd", user] if known else ["add", user, *more]
@@ -77,11 +87,18 @@ def _run(kubeconfig: Path, *words: str, stdin: str = "", seconds: float = _COMMA
     environment = {**os.environ, "KUBECONFIG": str(kubeconfig), "NO_COLOR": "1"}
     try:
         done = subprocess.run(
-            command, input=stdin, env=environment, capture_output=True, text=True, check=False, timeout=seconds
+            command,
+            input=stdin,
+            env=environment,
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=seconds,
         )
     except subprocess.TimeoutExpired as error:
         raise PeopleError(
-            f"`vdi gateway user {words[0]}` did not end in {seconds:g} s; on a slow machine set VDI_TIMEOUT_FACTOR=10"
+            f"`vdi gateway user {words[0]}` did not end in {seconds:g} s; on a slow machine set"
+            " VDI_TIMEOUT_FACTOR=10"
         ) from error
     if done.returncode != 0:
         raise PeopleError(f"`vdi gateway user {words[0]}`: {done.stderr.strip()}")
@@ -102,10 +119,15 @@ class Demo:
 
 
 def checkout() -> Path:
-    """The project's root: the demo needs the chart and the Containerfiles. Raises DemoError outside a checkout."""
+    """The project's root: the demo needs the chart and the Containerfiles. Raises DemoError outside
+    a checkout.
+    """
     root = Path(__file__).resolve().parents[3]
     if not (root / "charts" / "vdi" / "Chart.yaml").is_file():
-        raise DemoError("the demo needs a checkout of the project (charts/ and images/), not an installed package")
+        raise DemoError(
+            "the demo needs a checkout of the project (charts/ and images/), not an installed"
+            " package"
+        )
     return root
 
 
@@ -118,10 +140,11 @@ def up(
     timeout_factor: float = 1.0,
     progress: Progress,
 ) -> Demo:
-    """Bring up the cluster, install operator and gateway through the chart, and create a user who can log in.
+    """Bring up the cluster, install operator and gateway through the chart, and create a user who
+    can log in.
 
-    With `browser`, have one for pictures. `nodes` is as in `cluster.up`. `templates` are chart values.
-    `timeout_factor` (at least 1) multiplies the time limits, for a slow machine.
+    With `browser`, have one for pictures. `nodes` is as in `cluster.up`. `templates` are chart
+    values. `timeout_factor` (at least 1) multiplies the time limits, for a slow machine.
 
     Raises DemoError, ClusterError, StepFailed, BinaryUnavailable and what building an image raises.
     """
@@ -141,24 +164,34 @@ def up(
         repository, _, tag = images.VDI.rpartition(":")
         values = {
             "image": {"repository": repository, "tag": tag},
-            "templates": {**templates, TEMPLATE: {**templates.get(TEMPLATE, {}), "image": images.DESKTOP}},
+            "templates": {
+                **templates,
+                TEMPLATE: {**templates.get(TEMPLATE, {}), "image": images.DESKTOP},
+            },
             "urlPort": made.websecure_port,
             "gateway": {"doctor": True},
             "probe": {"enabled": False},  # a machine for a try has better things to do
-            # The tag stays the same when the image was built again: its archive's name has a digest.
+            # The tag stays the same when the image was built again: its archive's name has a
+            # digest.
             "podAnnotations": {"image": vdi_image.parent.name},
         }
         (file := made.state_dir / "values.yaml").write_text(json.dumps(values))
         _install(file, made.kubeconfig, tools, timeout_factor=timeout_factor, progress=progress)
         with progress.step(f"vdi gateway user add {USER} --admin"):
             login = ready_user(
-                made.kubeconfig, made.state_dir, portal_url(made.websecure_port), USER, timeout_factor=timeout_factor
+                made.kubeconfig,
+                made.state_dir,
+                portal_url(made.websecure_port),
+                USER,
+                timeout_factor=timeout_factor,
             )
         return Demo(made.kubeconfig, tools, login, timeout_factor)
 
 
 def start_session(demo: Demo, *, progress: Progress) -> str:
-    """Start the demo's session, or find it running: its URL. Raises StepFailed with the session's own message."""
+    """Start the demo's session, or find it running: its URL. Raises StepFailed with the session's
+    own message.
+    """
     create = ["session", "create", SESSION, "--user", USER, "--template", TEMPLATE, "--wait"]
     limit = f"{SESSION_SECONDS * demo.timeout_factor:.0f}s"
     command: list[str | Path] = [sys.executable, "-m", "vdi", *create, "--timeout-wait", limit]
@@ -175,7 +208,8 @@ def start_session(demo: Demo, *, progress: Progress) -> str:
 def take_picture(url: str, demo: Demo, file: Path, *, progress: Progress) -> None:
     """Log in at the portal, open the desktop, type into its terminal, and save what is seen.
 
-    Raises NoPictureError; when it is the desktop that fails, the file has what the browser showed then.
+    Raises NoPictureError; when it is the desktop that fails, the file has what the browser showed
+    then.
     """
     with (
         progress.step(f"Log in to the portal, open the desktop and take {file}"),
@@ -202,7 +236,9 @@ def portal_url(websecure_port: int) -> str:
 
 
 def down(name: str) -> list[str]:
-    """Stop everything the demo started; returns what was removed. Built programs and images stay in the cache."""
+    """Stop everything the demo started; returns what was removed. Built programs and images stay in
+    the cache.
+    """
     return cluster.down(name)
 
 
@@ -211,7 +247,11 @@ def _make_parts(browser: bool, progress: Progress) -> tuple[Mapping[str, Path], 
     found: dict[str, Path] = {}
 
     def programs() -> list[Path]:
-        found.update(binaries.ensure([*CONTROL_PLANE_BINARIES, *NODE_BINARIES, "kubectl", "helm"], progress=progress))
+        found.update(
+            binaries.ensure(
+                [*CONTROL_PLANE_BINARIES, *NODE_BINARIES, "kubectl", "helm"], progress=progress
+            )
+        )
         return []
 
     def window() -> list[Path]:
@@ -227,7 +267,9 @@ def _make_parts(browser: bool, progress: Progress) -> tuple[Mapping[str, Path], 
     return found, progress.side_by_side([programs, window, pictures])[2]
 
 
-def _install(values: Path, kubeconfig: Path, tools: Path, *, timeout_factor: float, progress: Progress) -> None:
+def _install(
+    values: Path, kubeconfig: Path, tools: Path, *, timeout_factor: float, progress: Progress
+) -> None:
     here = ("--all-namespaces", "--selector", f"owner=helm,name={RELEASE},status=deployed")
     there = kubectl(kubeconfig, tools / "kubectl", "get", "secrets", *here, "-o", "name").strip()
     words = ["upgrade" if there else "install", "--yes"]
@@ -239,11 +281,17 @@ def _install(values: Path, kubeconfig: Path, tools: Path, *, timeout_factor: flo
 
 
 def _folder_of_tools(folder: Path, found: Mapping[str, Path]) -> Path:
-    """A folder for the PATH with kubectl, helm, vdi and `kubectl-vdi`, by which `kubectl vdi` works."""
+    """A folder for the PATH with kubectl, helm, vdi and `kubectl-vdi`, by which `kubectl vdi`
+    works.
+    """
     folder.mkdir(exist_ok=True)
     scripts = Path(sys.executable).parent
     programs = {name: found[name] for name in ("kubectl", "helm")}
-    for name, program in {**programs, "vdi": scripts / "vdi", "kubectl-vdi": scripts / "kubectl-vdi"}.items():
+    for name, program in {
+        **programs,
+        "vdi": scripts / "vdi",
+        "kubectl-vdi": scripts / "kubectl-vdi",
+    }.items():
         link = folder / name
         link.unlink(missing_ok=True)
         link.symlink_to(program)
@@ -257,7 +305,9 @@ def _environment(kubeconfig: Path) -> dict[str, str]:
 def kubectl(kubeconfig: Path, program: Path, *words: str, stdin: str = "") -> str:
     """Output of kubectl in the sessions' namespace. Raises DemoError."""
     argv, environment = [str(program), "-n", NAMESPACE, *words], _environment(kubeconfig)
-    done = subprocess.run(argv, input=stdin, env=environment, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        argv, input=stdin, env=environment, capture_output=True, text=True, check=False
+    )
     if done.returncode != 0:
         raise DemoError(f"`kubectl {' '.join(words)}`: {done.stderr.strip()}")
     return done.stdout

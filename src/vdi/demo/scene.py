@@ -1,6 +1,8 @@
-"""The demo's scene: templates, people and sessions that show what README promises. Called by `vdi demo up`.
+"""The demo's scene: templates, people and sessions that show what README promises. Called by `vdi
+demo up`.
 
-Only the templates are there before the first desktop's picture. Objects that exist are left as they are.
+Only the templates are there before the first desktop's picture. Objects that exist are left as they
+are.
 """
 
 import json
@@ -24,9 +26,21 @@ _POOL_CORES, _POOL_GIB = 2, 6
 _SUSPENDED = {"idleTimeout": "1h", "onTimeout": "Suspend"}
 
 
-def _desktop(name: str, description: str, cpu: int, memory: str, gpus: int = 0, **more: Any) -> dict[str, Any]:
-    resources = {"defaultGPU": gpus, "maxGPU": gpus and run.FAKE_GPUS, "defaultCPU": str(cpu), "defaultMemory": memory}
-    named = {"image": images.DESKTOP, "displayName": name, "description": description, "resources": resources}
+def _desktop(
+    name: str, description: str, cpu: int, memory: str, gpus: int = 0, **more: Any
+) -> dict[str, Any]:
+    resources = {
+        "defaultGPU": gpus,
+        "maxGPU": gpus and run.FAKE_GPUS,
+        "defaultCPU": str(cpu),
+        "defaultMemory": memory,
+    }
+    named = {
+        "image": images.DESKTOP,
+        "displayName": name,
+        "description": description,
+        "resources": resources,
+    }
     return {**named, "lifecycle": _SUSPENDED, **more}
 
 
@@ -34,10 +48,19 @@ def _desktop(name: str, description: str, cpu: int, memory: str, gpus: int = 0, 
 TEMPLATES: Specs = {
     run.TEMPLATE: {"lifecycle": _SUSPENDED},
     "developer": _desktop(
-        "Developer", "More memory and processors, and a larger home", 2, "6Gi", persistence={"size": "20Gi"}
+        "Developer",
+        "More memory and processors, and a larger home",
+        2,
+        "6Gi",
+        persistence={"size": "20Gi"},
     ),
     "cad": _desktop(
-        "CAD", "A desktop with a GPU. The demo's GPUs are simulated: it draws in software", 2, "4Gi", 1, icon="gpu"
+        "CAD",
+        "A desktop with a GPU. The demo's GPUs are simulated: it draws in software",
+        2,
+        "4Gi",
+        1,
+        icon="gpu",
     ),
     "kiosk": _desktop(
         "Kiosk browser",
@@ -50,11 +73,20 @@ TEMPLATES: Specs = {
         lifecycle={"maxTimeout": "2h", "idleTimeout": "15m", "onIdle": "Terminate"},
     ),
 }
-# One pod takes all GPUs, so that the next session waits. It is created when that pod runs: the queue would start the
-# smaller request first.
+# One pod takes all GPUs, so that the next session waits. It is created when that pod runs: the
+# queue would start the smaller request first.
 _RUNNING: Specs = {
-    "alice-desktop": {"user": ALICE, "template": run.TEMPLATE, "access": [{"user": BOB, "role": "viewer"}]},
-    "bob-cad": {"user": BOB, "template": "cad", "resources": {"gpu": run.FAKE_GPUS}, "timeout": "2h"},
+    "alice-desktop": {
+        "user": ALICE,
+        "template": run.TEMPLATE,
+        "access": [{"user": BOB, "role": "viewer"}],
+    },
+    "bob-cad": {
+        "user": BOB,
+        "template": "cad",
+        "resources": {"gpu": run.FAKE_GPUS},
+        "timeout": "2h",
+    },
 }
 _WAITING: Specs = {"alice-cad": {"user": ALICE, "template": "cad"}}
 _POOL: Specs = {"kiosk": {"template": "kiosk", "replicas": 1}}
@@ -66,11 +98,15 @@ def seed(demo: run.Demo, *, progress: Progress) -> tuple[Sequence[Login], str]:
     Returns the people who can log in, and why the pool is missing (empty: it is not).
     """
     with progress.step("People, a shared desktop, a queue for the GPUs and a pool"):
-        ready = partial(run.ready_user, demo.kubeconfig, demo.kubeconfig.parent, demo.login.portal, admin=False)
+        ready = partial(
+            run.ready_user, demo.kubeconfig, demo.kubeconfig.parent, demo.login.portal, admin=False
+        )
         people = [ready(user, timeout_factor=demo.timeout_factor) for user in (ALICE, BOB)]
         left_out = missing_capacity(os.cpu_count() or 1, Path("/proc/meminfo").read_text())
         kubectl = partial(run.kubectl, demo.kubeconfig, demo.tools / "kubectl")
-        create_objects(kubectl, pool=not left_out, seconds=run.SESSION_SECONDS * demo.timeout_factor)
+        create_objects(
+            kubectl, pool=not left_out, seconds=run.SESSION_SECONDS * demo.timeout_factor
+        )
         return people, left_out
 
 
@@ -80,22 +116,29 @@ def missing_capacity(cores: int, meminfo: str) -> str:
     if cores >= _POOL_CORES and free >= _POOL_GIB:
         return ""
     return (
-        f"the pool of kiosk desktops: it needs {_POOL_CORES} cores and {_POOL_GIB} GiB of free memory; "
-        f"this machine has {cores} and {free:.1f} GiB"
+        f"the pool of kiosk desktops: it needs {_POOL_CORES} cores and {_POOL_GIB} GiB of free"
+        f" memory; this machine has {cores} and {free:.1f} GiB"
     )
 
 
 def create_objects(kubectl: Callable[..., str], *, pool: bool, seconds: float) -> None:
-    """Create the sessions, and the pool where there is capacity for it. `seconds`: limit of a start. Raises DemoError.
+    """Create the sessions, and the pool where there is capacity for it. `seconds`: limit of a
+    start. Raises DemoError.
 
-    A run that was interrupted, or was too slow, is continued by the next one, which waits for the desktops again.
+    A run that was interrupted, or was too slow, is continued by the next one, which waits for the
+    desktops again.
     """
     there = kubectl("get", "vdi,vdipool", "-o", "name").split()
 
     def create(kind: str, specs: Specs) -> None:
         for name, spec in specs.items():
             if f"{kind.lower()}.{GROUP}/{name}" not in there:
-                manifest = {"apiVersion": API_VERSION, "kind": kind, "metadata": {"name": name}, "spec": spec}
+                manifest = {
+                    "apiVersion": API_VERSION,
+                    "kind": kind,
+                    "metadata": {"name": name},
+                    "spec": spec,
+                }
                 kubectl("create", "-f", "-", stdin=json.dumps(manifest))
 
     create(SESSIONS.kind, _RUNNING)

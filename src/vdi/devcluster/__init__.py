@@ -1,1 +1,3 @@
-"""A real Kubernetes cluster on this machine, for the demo and the tests: programs, images, node. Knows no sessions."""
+"""A real Kubernetes cluster on this machine, for the demo and the tests: programs, images, node.
+Knows no sessions.
+"""

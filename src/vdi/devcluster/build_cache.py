@@ -1,7 +1,7 @@
 """The cache of programs and images, and what those who fill it share.
 
-An entry is a folder that appears complete or not at all: it is built under another name and then renamed, while a lock
-file keeps every other process (and thread) from building the same one.
+An entry is a folder that appears complete or not at all: it is built under another name and then
+renamed, while a lock file keeps every other process (and thread) from building the same one.
 """
 
 import contextlib
@@ -22,15 +22,20 @@ _LOCK_POLL_SECONDS = 0.2
 
 
 class SourceFailed(Exception):  # noqa: N818 - named for what happened
-    """Raised when a source cannot provide what was requested, with the reason. The next source is tried then."""
+    """Raised when a source cannot provide what was requested, with the reason. The next source is
+    tried then.
+    """
 
 
 def architecture() -> str:
-    """Go's name of this machine's architecture. Raises SourceFailed for one that the cluster does not run on."""
+    """Go's name of this machine's architecture. Raises SourceFailed for one that the cluster does
+    not run on.
+    """
     machine = platform.machine()
     if machine not in _MACHINES:
         raise SourceFailed(
-            f"machine {machine!r} is not supported: the cluster runs on linux {' and '.join(ARCHITECTURES)}"
+            f"machine {machine!r} is not supported: the cluster runs on linux"
+            f" {' and '.join(ARCHITECTURES)}"
         )
     return _MACHINES[machine]
 
@@ -46,7 +51,9 @@ def default_cache(env: Mapping[str, str]) -> Path:
 
 @dataclass(frozen=True)
 class BuildCache:
-    """The cache's folder, with the progress display, the environment and the machine's architecture."""
+    """The cache's folder, with the progress display, the environment and the machine's
+    architecture.
+    """
 
     progress: Progress
     folder: Path
@@ -58,7 +65,8 @@ class BuildCache:
         return self.folder / f"{key}-{self.arch}"
 
     def obtain(self, key: str, title: str, fetch: Callable[[Step, Path], None]) -> Path:
-        """The entry `key`: from the cache, else built by `fetch(step, folder)` as one step of the display.
+        """The entry `key`: from the cache, else built by `fetch(step, folder)` as one step of the
+        display.
 
         Raises what `fetch` raises, and leaves no incomplete entry then.
         """
@@ -69,7 +77,9 @@ class BuildCache:
             if entry.is_dir():  # built by another while we waited
                 return entry
             scratch = self.folder / "unfinished" / entry.name
-            shutil.rmtree(scratch, ignore_errors=True)  # of a killed process: no other one holds the lock
+            shutil.rmtree(
+                scratch, ignore_errors=True
+            )  # of a killed process: no other one holds the lock
             scratch.mkdir(parents=True)
             try:
                 with self.progress.step(title) as step:
@@ -81,7 +91,9 @@ class BuildCache:
 
     @contextlib.contextmanager
     def lock(self, name: str) -> Iterator[None]:
-        """Hold the lock `name` against all other processes and threads. The kernel frees it when a process dies."""
+        """Hold the lock `name` against all other processes and threads. The kernel frees it when a
+        process dies.
+        """
         folder = self.folder / "locks"
         folder.mkdir(parents=True, exist_ok=True)
         with (folder / name).open("wb") as file:

@@ -1,7 +1,8 @@
-"""A real Kubernetes cluster on this machine: up, down, status, images. For the command line, the demo and the tests.
+"""A real Kubernetes cluster on this machine: up, down, status, images. For the command line, the
+demo and the tests.
 
-`control_plane_only` runs etcd, API server, controller manager and scheduler on the loopback address, as any user. The
-full node needs root and lives in namespaces of its own.
+`control_plane_only` runs etcd, API server, controller manager and scheduler on the loopback
+address, as any user. The full node needs root and lives in namespaces of its own.
 """
 
 import contextlib
@@ -45,7 +46,9 @@ class Cluster:
 
     @property
     def web_ca(self) -> Path:
-        """The authority behind the desktops' certificate: what a browser has to trust. Only with a node."""
+        """The authority behind the desktops' certificate: what a browser has to trust. Only with a
+        node.
+        """
         return self.state_dir / "pki" / "web-ca.crt"
 
 
@@ -60,16 +63,22 @@ def up(
     timeout_factor: float = 1.0,
     progress: Progress,
 ) -> Cluster:
-    """Bring cluster `name` up, or say that it is. Raises ClusterError, StepFailed, BinaryUnavailable.
+    """Bring cluster `name` up, or say that it is. Raises ClusterError, StepFailed,
+    BinaryUnavailable.
 
-    An existing cluster is started as it was made; `control_plane_only`, `fake_gpus` (of each node) and `nodes` may not
-    contradict that. `image_archives` (docker-archive) are loaded into the nodes, into the first one while the add-ons
-    start. `timeout_factor` (at least 1) multiplies the time limits, for a slow machine. An interrupted first start
-    leaves nothing behind; one that failed leaves its logs.
+    An existing cluster is started as it was made; `control_plane_only`, `fake_gpus` (of each node)
+    and `nodes` may not contradict that. `image_archives` (docker-archive) are loaded into the
+    nodes, into the first one while the add-ons start. `timeout_factor` (at least 1) multiplies the
+    time limits, for a slow machine. An interrupted first start leaves nothing behind; one that
+    failed leaves its logs.
     """
     layout = layout_of(name)
     choose_kind = partial(
-        starting.choose_kind, name, control_plane_only=control_plane_only, fake_gpus=fake_gpus, nodes=nodes
+        starting.choose_kind,
+        name,
+        control_plane_only=control_plane_only,
+        fake_gpus=fake_gpus,
+        nodes=nodes,
     )
     with _rights(choose_kind(layout.load()).control_plane_only, "A full node"), layout.locked():
         known = layout.load()  # again: sudo may have waited long for a password
@@ -100,7 +109,9 @@ def up(
 
 
 def down(name: str = "demo") -> list[str]:
-    """Stop cluster `name` and remove all it had, however broken it is. Says what was removed. Raises ClusterError."""
+    """Stop cluster `name` and remove all it had, however broken it is. Says what was removed.
+    Raises ClusterError.
+    """
     layout = layout_of(name)
     if not layout.root.exists() and not host_remains(layout) and find_supervisor(layout) is None:
         return []
@@ -117,7 +128,9 @@ def status(name: str = "demo") -> ClusterStatus:
 
 
 def add_node(name: str, *, progress: Progress) -> str:
-    """Add a node to the running cluster `name`; returns the node's name. Raises ClusterError, StepFailed."""
+    """Add a node to the running cluster `name`; returns the node's name. Raises ClusterError,
+    StepFailed.
+    """
     layout = layout_of(name)
     _running(layout)
     with _rights(False, "Another node"), layout.locked():
@@ -132,7 +145,9 @@ def add_node(name: str, *, progress: Progress) -> str:
 
 
 def start_node(name: str, node: str, *, progress: Progress) -> None:
-    """Start a node that was stopped, and join one whose network was cut. Raises ClusterError, StepFailed."""
+    """Start a node that was stopped, and join one whose network was cut. Raises ClusterError,
+    StepFailed.
+    """
     layout = layout_of(name)
     number = _further_node(_running(layout), node)
     with _rights(False, "Starting a node"), layout.locked():
@@ -141,7 +156,9 @@ def start_node(name: str, node: str, *, progress: Progress) -> None:
 
 
 def stop_node(name: str, node: str) -> None:
-    """End all processes of a node, its pods too, at once, as a power cut does. Raises ClusterError."""
+    """End all processes of a node, its pods too, at once, as a power cut does. Raises
+    ClusterError.
+    """
     layout = layout_of(name)
     number = _further_node(_running(layout), node)
     with _rights(False, "Stopping a node"), layout.locked():
@@ -149,11 +166,16 @@ def stop_node(name: str, node: str) -> None:
 
 
 def cut_node(name: str, node: str) -> None:
-    """Cut the network of a node; its pods go on. Raises ClusterError, also for a node that is stopped."""
+    """Cut the network of a node; its pods go on. Raises ClusterError, also for a node that is
+    stopped.
+    """
     layout = layout_of(name)
     number = _further_node(_running(layout), node)
     if find_supervisor(layout.of_node(number)) is None:
-        raise ClusterError(f"node {node!r} is stopped: `vdi cluster nodes --name {name} --start-node {node}` starts it")
+        raise ClusterError(
+            f"node {node!r} is stopped: `vdi cluster nodes --name {name} --start-node {node}`"
+            " starts it"
+        )
     with _rights(False, "Cutting a node's network"), layout.locked():
         privileged.cut_node(layout, number)
 
@@ -161,9 +183,14 @@ def cut_node(name: str, node: str) -> None:
 def _running(layout: Layout) -> ClusterSettings:
     settings = layout.load()
     if settings is None or find_supervisor(layout) is None:
-        raise ClusterError(f"cluster {layout.name!r} is not running: `vdi cluster up --name {layout.name}` starts it")
+        raise ClusterError(
+            f"cluster {layout.name!r} is not running: `vdi cluster up --name {layout.name}`"
+            " starts it"
+        )
     if settings.control_plane_only:
-        raise ClusterError(f"cluster {layout.name!r} was made with --control-plane-only: it has no nodes")
+        raise ClusterError(
+            f"cluster {layout.name!r} was made with --control-plane-only: it has no nodes"
+        )
     return settings
 
 
@@ -171,16 +198,22 @@ def _further_node(settings: ClusterSettings, node: str) -> int:
     names = {settings.name_of(number): number for number in settings.node_numbers[1:]}
     if node in names:
         return names[node]
-    allowed = f"allowed: {', '.join(names)}" if names else "`vdi cluster nodes --add-node` adds a node"
+    allowed = (
+        f"allowed: {', '.join(names)}" if names else "`vdi cluster nodes --add-node` adds a node"
+    )
     if node == settings.node_name:
-        raise ClusterError(f"node {node!r} runs the control plane, without which nothing can be seen; {allowed}")
+        raise ClusterError(
+            f"node {node!r} runs the control plane, without which nothing can be seen; {allowed}"
+        )
     raise ClusterError(f"cluster {settings.name!r} has no node {node!r}; {allowed}")
 
 
 def host_remains(layout: Layout) -> bool:
     """Whether the host still has something of a full node of this name."""
     cgroups = [Path(mount.path) / f"vdi-{layout.name}" for mount in probe.cgroup_mounts()]
-    return any(path.exists() for path in (layout.run, Path(f"/sys/class/net/vdi-{layout.name}"), *cgroups))
+    return any(
+        path.exists() for path in (layout.run, Path(f"/sys/class/net/vdi-{layout.name}"), *cgroups)
+    )
 
 
 def _bring_up(
@@ -197,9 +230,17 @@ def _bring_up(
     found = binaries.ensure(names, progress=progress)
     addons: list[Path] = []
     if not kind.control_plane_only:
-        addons = [*images.ensure_addons(found, progress=progress), images.ensure_base(progress=progress)]
-    settings = known if known and find_supervisor(layout) else starting.choose_settings(layout.name, known, kind)
-    # A control plane leaves a slow machine too little: beside it, images took five times as long in an emulated one.
+        addons = [
+            *images.ensure_addons(found, progress=progress),
+            images.ensure_base(progress=progress),
+        ]
+    settings = (
+        known
+        if known and find_supervisor(layout)
+        else starting.choose_settings(layout.name, known, kind)
+    )
+    # A control plane leaves a slow machine too little: beside it, images took five times as long in
+    # an emulated one.
     is_slow = timeout_factor > 1
     images_first = is_slow and not settings.control_plane_only
     if find_supervisor(layout) is None:
@@ -261,9 +302,15 @@ def _bring_up_node(
 
 
 def _settle(
-    layout: Layout, settings: ClusterSettings, found: Mapping[str, Path], timeout_factor: float, progress: Progress
+    layout: Layout,
+    settings: ClusterSettings,
+    found: Mapping[str, Path],
+    timeout_factor: float,
+    progress: Progress,
 ) -> None:
-    with progress.step("Apply the add-ons" if settings.networks else "Apply Traefik's CRDs") as step:
+    with progress.step(
+        "Apply the add-ons" if settings.networks else "Apply Traefik's CRDs"
+    ) as step:
         starting.wait_pods_allowed(layout, settings, step, timeout_factor=timeout_factor)
         apply_addons(step, layout, settings, found)
     if settings.networks:
@@ -303,6 +350,7 @@ def _take_down(layout: Layout, *, node: bool) -> list[str]:
             removed.append(f"the folder {layout.root}")
     except PermissionError as error:
         raise ClusterError(
-            f"cluster {layout.name!r} was started by root: `sudo vdi cluster down --name {layout.name}`"
+            f"cluster {layout.name!r} was started by root: `sudo vdi cluster down --name"
+            f" {layout.name}`"
         ) from error
     return removed

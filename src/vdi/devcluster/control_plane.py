@@ -1,4 +1,6 @@
-"""The control plane's command lines: pure functions from the cluster's settings to supervised components."""
+"""The control plane's command lines: pure functions from the cluster's settings to supervised
+components.
+"""
 
 import json
 from collections.abc import Mapping
@@ -8,13 +10,21 @@ from vdi.devcluster.layout import ClusterSettings, Layout
 from vdi.devcluster.networks import CONTROL_PLANE_SERVICES
 from vdi.devcluster.supervisor import Component
 
-CONTROL_PLANE_BINARIES = ("etcd", "kube-apiserver", "kube-controller-manager", "kube-scheduler", "kubectl")
+CONTROL_PLANE_BINARIES = (
+    "etcd",
+    "kube-apiserver",
+    "kube-controller-manager",
+    "kube-scheduler",
+    "kubectl",
+)
 
 
 def control_plane(
     layout: Layout, settings: ClusterSettings, binaries: Mapping[str, Path], *, needs_file: str = ""
 ) -> list[Component]:
-    """etcd, API server, controller manager and scheduler, all on one address; they start once `needs_file` exists."""
+    """etcd, API server, controller manager and scheduler, all on one address; they start once
+    `needs_file` exists.
+    """
     return [
         _etcd(layout, settings, binaries["etcd"], needs_file),
         _apiserver(layout, settings, binaries["kube-apiserver"]),
@@ -35,8 +45,8 @@ def control_plane(
 def write_control_plane_config(layout: Layout) -> None:
     """Anonymous requests may ask for the API server's health and for nothing else.
 
-    logs/audit.log has the requests of service accounts, except Kubernetes' own, without bodies: account, verb,
-    resource, and the decision of RBAC.
+    logs/audit.log has the requests of service accounts, except Kubernetes' own, without bodies:
+    account, verb, resource, and the decision of RBAC.
     """
     health = [{"path": path} for path in ("/livez", "/readyz", "/healthz")]
     content = {
@@ -63,8 +73,15 @@ def _audit_policy(layout: Layout) -> Path:
 
 
 def _etcd(layout: Layout, settings: ClusterSettings, binary: Path, needs_file: str) -> Component:
-    client, peer = f"https://127.0.0.1:{settings.etcd_port}", f"https://127.0.0.1:{settings.etcd_peer_port}"
-    certificate, key, ca = layout.pki / "etcd.crt", layout.pki / "etcd.key", layout.pki / "etcd-ca.crt"
+    client, peer = (
+        f"https://127.0.0.1:{settings.etcd_port}",
+        f"https://127.0.0.1:{settings.etcd_peer_port}",
+    )
+    certificate, key, ca = (
+        layout.pki / "etcd.crt",
+        layout.pki / "etcd.key",
+        layout.pki / "etcd-ca.crt",
+    )
     argv = [
         str(binary),
         "--name=default",
@@ -85,7 +102,9 @@ def _etcd(layout: Layout, settings: ClusterSettings, binary: Path, needs_file: s
         "--log-level=warn",
     ]
     if settings.control_plane_only:
-        argv.append("--unsafe-no-fsync")  # a test's cluster: a power cut may cost it its data, waiting for the disk not
+        argv.append(
+            "--unsafe-no-fsync"
+        )  # a test's cluster: a power cut may cost it its data, waiting for the disk not
     ready = {"tcp": f"127.0.0.1:{settings.etcd_port}"}
     return Component(name="etcd", argv=argv, ready=ready, needs_file=needs_file)
 
@@ -117,10 +136,13 @@ def _apiserver(layout: Layout, settings: ClusterSettings, binary: Path) -> Compo
         "--service-account-issuer=https://kubernetes.default.svc.cluster.local",
         f"--service-account-signing-key-file={pki / 'service-account.key'}",
         f"--service-account-key-file={pki / 'service-account.pub'}",
-        f"--service-cluster-ip-range={settings.networks.services if settings.networks else CONTROL_PLANE_SERVICES}",
+        (
+            f"--service-cluster-ip-range={settings.networks.services if settings.networks else CONTROL_PLANE_SERVICES}"
+        ),
     ]
     if settings.control_plane_only:
-        # A loopback address is refused as the endpoint of the Service `kubernetes`, which is unreachable anyway.
+        # A loopback address is refused as the endpoint of the Service `kubernetes`, which is
+        # unreachable anyway.
         argv.append("--endpoint-reconciler-type=none")
     else:
         argv += [

@@ -1,8 +1,8 @@
 """Certificates and kubeconfigs of every component and of the administrator.
 
-`ca` is Kubernetes' own; `etcd-ca` admits only the API server to the database; `web-ca` signs the certificate that
-browsers
-see and nothing beyond its domain, so trusting it is harmless. Existing files are kept.
+`ca` is Kubernetes' own; `etcd-ca` admits only the API server to the database; `web-ca` signs the
+certificate that browsers see and nothing beyond its domain, so trusting it is harmless. Existing
+files are kept.
 """
 
 import base64
@@ -50,8 +50,13 @@ class Authority:
         names: Sequence[str] = (),
         server: bool = False,
     ) -> tuple[Path, Path]:
-        """A certificate and its key for `common_name`; `names` are DNS names and addresses. Existing ones are kept."""
-        certificate_file, key_file = self.folder / f"{file_name}.crt", self.folder / f"{file_name}.key"
+        """A certificate and its key for `common_name`; `names` are DNS names and addresses.
+        Existing ones are kept.
+        """
+        certificate_file, key_file = (
+            self.folder / f"{file_name}.crt",
+            self.folder / f"{file_name}.key",
+        )
         if certificate_file.exists() and key_file.exists():
             return certificate_file, key_file
         key = ec.generate_private_key(ec.SECP256R1())
@@ -60,7 +65,10 @@ class Authority:
             _builder(_name(common_name, organisation), self.certificate.subject, key)
             .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
             .add_extension(x509.ExtendedKeyUsage(usages), critical=False)
-            .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(self.key.public_key()), critical=False)
+            .add_extension(
+                x509.AuthorityKeyIdentifier.from_issuer_public_key(self.key.public_key()),
+                critical=False,
+            )
         )
         if names:
             builder = builder.add_extension(
@@ -68,18 +76,24 @@ class Authority:
             )
         write_key(key_file, key)
         certificate = builder.sign(self.key, hashes.SHA256())
-        write_private(certificate_file, certificate.public_bytes(serialization.Encoding.PEM), mode=0o644)
+        write_private(
+            certificate_file, certificate.public_bytes(serialization.Encoding.PEM), mode=0o644
+        )
         return certificate_file, key_file
 
 
 def authority(folder: Path, name: str, common_name: str, *, only_domain: str = "") -> Authority:
-    """Load the authority `name` from `folder`, or make it. `only_domain` limits what it can vouch for."""
+    """Load the authority `name` from `folder`, or make it. `only_domain` limits what it can vouch
+    for.
+    """
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     certificate_file, key_file = folder / f"{name}.crt", folder / f"{name}.key"
     if certificate_file.exists() and key_file.exists():
         key = serialization.load_pem_private_key(key_file.read_bytes(), password=None)
         assert isinstance(key, ec.EllipticCurvePrivateKey)  # noqa: S101 - we wrote it
-        return Authority(folder, name, x509.load_pem_x509_certificate(certificate_file.read_bytes()), key)
+        return Authority(
+            folder, name, x509.load_pem_x509_certificate(certificate_file.read_bytes()), key
+        )
     key = ec.generate_private_key(ec.SECP256R1())
     subject = _name(common_name, "")
     usage = x509.KeyUsage(
@@ -93,32 +107,44 @@ def authority(folder: Path, name: str, common_name: str, *, only_domain: str = "
         .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
     )
     if only_domain:
-        limits = x509.NameConstraints(permitted_subtrees=[x509.DNSName(only_domain)], excluded_subtrees=None)
+        limits = x509.NameConstraints(
+            permitted_subtrees=[x509.DNSName(only_domain)], excluded_subtrees=None
+        )
         builder = builder.add_extension(limits, critical=True)
     certificate = builder.sign(key, hashes.SHA256())
     write_key(key_file, key)
-    write_private(certificate_file, certificate.public_bytes(serialization.Encoding.PEM), mode=0o644)
+    write_private(
+        certificate_file, certificate.public_bytes(serialization.Encoding.PEM), mode=0o644
+    )
     return Authority(folder, name, certificate, key)
 
 
 def service_account_key(folder: Path) -> tuple[Path, Path]:
-    """The pair that signs and checks service-account tokens: (private, public). Existing ones are kept."""
+    """The pair that signs and checks service-account tokens: (private, public). Existing ones are
+    kept.
+    """
     private, public = folder / "service-account.key", folder / "service-account.pub"
     if not (private.exists() and public.exists()):
         key = ec.generate_private_key(ec.SECP256R1())
         write_key(private, key)
-        pem = key.public_key().public_bytes(serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo)
+        pem = key.public_key().public_bytes(
+            serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo
+        )
         write_private(public, pem)
     return private, public
 
 
 def write_key(path: Path, key: ec.EllipticCurvePrivateKey) -> None:
     """Write a private key for its owner's eyes only."""
-    pem = key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+    pem = key.private_bytes(
+        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    )
     write_private(path, pem)
 
 
-def _builder(subject: x509.Name, issuer: x509.Name, key: ec.EllipticCurvePrivateKey) -> x509.CertificateBuilder:
+def _builder(
+    subject: x509.Name, issuer: x509.Name, key: ec.EllipticCurvePrivateKey
+) -> x509.CertificateBuilder:
     now = datetime.datetime.now(datetime.UTC)
     return (
         x509.CertificateBuilder()
@@ -164,7 +190,10 @@ TRAEFIK = Client("vdi:traefik")
 
 
 def node_clients(node_name: str) -> dict[str, Client]:
-    return {"kubelet": Client(f"system:node:{node_name}", "system:nodes"), "kube-proxy": Client("system:kube-proxy")}
+    return {
+        "kubelet": Client(f"system:node:{node_name}", "system:nodes"),
+        "kube-proxy": Client("system:kube-proxy"),
+    }
 
 
 def write_credentials(layout: Layout, settings: ClusterSettings) -> None:
@@ -172,9 +201,21 @@ def write_credentials(layout: Layout, settings: ClusterSettings) -> None:
     layout.config.mkdir(mode=0o700, exist_ok=True)
     ca = authority(layout.pki, "ca", f"vdi cluster {settings.name}")
     services = settings.networks.services if settings.networks else CONTROL_PLANE_SERVICES
-    api_service = settings.networks.api_service if settings.networks else services.replace(".0/16", ".1")
-    names = ["kubernetes", "kubernetes.default", "kubernetes.default.svc", "kubernetes.default.svc.cluster.local"]
-    ca.issue("apiserver", "kube-apiserver", names=[*names, "localhost", settings.api_host, api_service], server=True)
+    api_service = (
+        settings.networks.api_service if settings.networks else services.replace(".0/16", ".1")
+    )
+    names = [
+        "kubernetes",
+        "kubernetes.default",
+        "kubernetes.default.svc",
+        "kubernetes.default.svc.cluster.local",
+    ]
+    ca.issue(
+        "apiserver",
+        "kube-apiserver",
+        names=[*names, "localhost", settings.api_host, api_service],
+        server=True,
+    )
     ca.issue("apiserver-kubelet", "kube-apiserver-kubelet", organisation="system:masters")
     service_account_key(layout.pki)
 
@@ -186,7 +227,9 @@ def write_credentials(layout: Layout, settings: ClusterSettings) -> None:
     if not settings.control_plane_only:
         clients["traefik"] = TRAEFIK
         write_node_credentials(layout, settings)
-        web_ca = authority(layout.pki, "web-ca", f"vdi cluster {settings.name} desktops", only_domain=WEB_DOMAIN)
+        web_ca = authority(
+            layout.pki, "web-ca", f"vdi cluster {settings.name} desktops", only_domain=WEB_DOMAIN
+        )
         web_ca.issue("web", f"*.{WEB_DOMAIN}", names=[f"*.{WEB_DOMAIN}", WEB_DOMAIN], server=True)
     _write_clients(layout, settings, ca, clients)
     admin = ca.issue("admin", "vdi:admin", organisation="system:masters")
@@ -195,18 +238,29 @@ def write_credentials(layout: Layout, settings: ClusterSettings) -> None:
 
 
 def write_node_credentials(layout: Layout, settings: ClusterSettings) -> None:
-    """Make what the node of this layout needs: kubelet's own certificate, and those of its clients."""
+    """Make what the node of this layout needs: kubelet's own certificate, and those of its
+    clients.
+    """
     layout.config.mkdir(mode=0o700, parents=True, exist_ok=True)
     ca = authority(layout.pki, "ca", f"vdi cluster {settings.name}")
-    name, address = settings.name_of(layout.number), settings.node_networks.address_of(layout.number)
+    name, address = (
+        settings.name_of(layout.number),
+        settings.node_networks.address_of(layout.number),
+    )
     ca.issue(layout.certificate("kubelet-server"), name, names=[name, address], server=True)
     _write_clients(layout, settings, ca, node_clients(name))
 
 
-def _write_clients(layout: Layout, settings: ClusterSettings, ca: Authority, clients: Mapping[str, Client]) -> None:
+def _write_clients(
+    layout: Layout, settings: ClusterSettings, ca: Authority, clients: Mapping[str, Client]
+) -> None:
     for component, client in clients.items():
-        certificate = ca.issue(layout.certificate(component), client.user, organisation=client.group)
-        _write_kubeconfig(layout.component_kubeconfig(component), settings, ca, certificate, component)
+        certificate = ca.issue(
+            layout.certificate(component), client.user, organisation=client.group
+        )
+        _write_kubeconfig(
+            layout.component_kubeconfig(component), settings, ca, certificate, component
+        )
 
 
 def _write_kubeconfig(
@@ -218,7 +272,13 @@ def _write_kubeconfig(
         "kind": "Config",
         "current-context": context,
         "clusters": [
-            {"name": context, "cluster": {"server": settings.server, "certificate-authority-data": _inline(ca.file)}}
+            {
+                "name": context,
+                "cluster": {
+                    "server": settings.server,
+                    "certificate-authority-data": _inline(ca.file),
+                },
+            }
         ],
         "users": [
             {
@@ -231,7 +291,9 @@ def _write_kubeconfig(
         ],
         "contexts": [{"name": context, "context": {"cluster": context, "user": user}}],
     }
-    write_private(path, json.dumps(content, indent=1).encode())  # JSON is YAML, and every reader takes it
+    write_private(
+        path, json.dumps(content, indent=1).encode()
+    )  # JSON is YAML, and every reader takes it
 
 
 def _inline(path: Path) -> str:

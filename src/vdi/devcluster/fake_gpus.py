@@ -1,7 +1,9 @@
-"""Keeps a node advertising GPUs that it does not have: `python fake_gpus.py HOST:PORT NODE COUNT CA CERT KEY`.
+"""Keeps a node advertising GPUs that it does not have: `python fake_gpus.py HOST:PORT NODE COUNT CA
+CERT KEY`.
 
-Runs under the supervisor, as the node itself. A kubelet that starts again sets extended resources it does not know to
-zero, so the number is looked at again and again. Standard library only, like the supervisor.
+Runs under the supervisor, as the node itself. A kubelet that starts again sets extended resources
+it does not know to zero, so the number is looked at again and again. Standard library only, like
+the supervisor.
 """
 
 import http.client
@@ -16,14 +18,18 @@ _LOOK_EVERY = 2.0
 _LARGEST_ANSWER = 8 * 2**20
 
 
-def ask(connection: http.client.HTTPSConnection, method: str, path: str, body: Any = None) -> dict[str, Any]:
+def ask(
+    connection: http.client.HTTPSConnection, method: str, path: str, body: Any = None
+) -> dict[str, Any]:
     """One request; raises OSError with the API server's words when it refuses."""
     headers = {"Content-Type": "application/strategic-merge-patch+json"}
     connection.request(method, path, None if body is None else json.dumps(body), headers)
     response = connection.getresponse()
     content = response.read(_LARGEST_ANSWER)
     if response.status != http.client.OK:
-        raise OSError(f"{method} {path}: status {response.status} {content[:300].decode(errors='replace')}")
+        raise OSError(
+            f"{method} {path}: status {response.status} {content[:300].decode(errors='replace')}"
+        )
     answer: dict[str, Any] = json.loads(content)
     return answer
 

@@ -1,8 +1,10 @@
-"""Changes to the host for a full node (cgroups, link, packet rules, forwarding), and their removal. Root only.
+"""Changes to the host for a full node (cgroups, link, packet rules, forwarding), and their removal.
+Root only.
 
-Everything on the host carries the cluster's name (link, cgroup, rules' comment, /run folder), so that it is found again
-even when the cluster's own files are broken. What was changed rather than added is noted beforehand, once for all
-clusters of the machine: the last one to go puts it back, for the others still need it.
+Everything on the host carries the cluster's name (link, cgroup, rules' comment, /run folder), so
+that it is found again even when the cluster's own files are broken. What was changed rather than
+added is noted beforehand, once for all clusters of the machine: the last one to go puts it back,
+for the others still need it.
 """
 
 import contextlib
@@ -51,17 +53,24 @@ def node_link(number: int) -> str:
 def run(*argv: str, check: bool = True) -> str:
     """Run one of the system's tools and return its output. Raises ClusterError with its words."""
     done = subprocess.run(
-        argv, capture_output=True, text=True, stdin=subprocess.DEVNULL, env={"PATH": SYSTEM_PATH, "LC_ALL": "C"}
+        argv,
+        capture_output=True,
+        text=True,
+        stdin=subprocess.DEVNULL,
+        env={"PATH": SYSTEM_PATH, "LC_ALL": "C"},
     )
     if check and done.returncode != 0:
-        raise ClusterError(f"`{shlex.join(argv)}` ended with status {done.returncode}: {done.stderr.strip()}")
+        raise ClusterError(
+            f"`{shlex.join(argv)}` ended with status {done.returncode}: {done.stderr.strip()}"
+        )
     return done.stdout
 
 
 def prepare(layout: Layout, settings: ClusterSettings, cgroups: Iterable[CgroupMount]) -> None:
     """Make folders, cgroups and packet rules. No process of the cluster may run.
 
-    As after a machine's restart: sockets, leased addresses and cgroups of an earlier run go, its data stays.
+    As after a machine's restart: sockets, leased addresses and cgroups of an earlier run go, its
+    data stays.
     """
     _remove_tree(layout.run)
     _remove_tree(layout.node / "cni")
@@ -77,7 +86,9 @@ def prepare(layout: Layout, settings: ClusterSettings, cgroups: Iterable[CgroupM
 
 
 def prepare_node(layout: Layout, cgroups: Iterable[CgroupMount]) -> None:
-    """Make folders and cgroups of a further node. None of its processes may run; the first node runs."""
+    """Make folders and cgroups of a further node. None of its processes may run; the first node
+    runs.
+    """
     _remove_tree(layout.run)
     _remove_tree(layout.node / "cni")
     _make_node_folders(layout)
@@ -85,8 +96,9 @@ def prepare_node(layout: Layout, cgroups: Iterable[CgroupMount]) -> None:
 
 
 def _make_node_folders(layout: Layout) -> None:
-    # A container in a user namespace passes through the runtime's folder to its own root as an ordinary user. A folder
-    # that may be passed but not listed shows others nothing, and the sockets in it have modes of their own.
+    # A container in a user namespace passes through the runtime's folder to its own root as an
+    # ordinary user. A folder that may be passed but not listed shows others nothing, and the
+    # sockets in it have modes of their own.
     layout.run.mkdir(mode=0o711, parents=True, exist_ok=True)
     for ours in (layout.node, *host_folders(layout).values()):
         ours.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -125,14 +137,30 @@ def rules(settings: ClusterSettings) -> list[list[str]]:
     back = ["-m", "conntrack", "--ctstate", "RELATED,ESTABLISHED"]
     iptables = ["iptables", "-w", "10"]
     return [
-        [*iptables, "-t", "nat", "-A", "POSTROUTING", "-s", source, "!", "-o", link, *tag, "-j", "MASQUERADE"],
+        [
+            *iptables,
+            "-t",
+            "nat",
+            "-A",
+            "POSTROUTING",
+            "-s",
+            source,
+            "!",
+            "-o",
+            link,
+            *tag,
+            "-j",
+            "MASQUERADE",
+        ],
         [*iptables, "-t", "filter", "-I", "FORWARD", "-i", link, *tag, "-j", "ACCEPT"],
         [*iptables, "-t", "filter", "-I", "FORWARD", "-o", link, *back, *tag, "-j", "ACCEPT"],
     ]
 
 
 def rules_of(saved: str, name: str) -> list[tuple[str, list[str]]]:
-    """From `iptables-save`: (table, rule without its -A) of every rule with the cluster's comment."""
+    """From `iptables-save`: (table, rule without its -A) of every rule with the cluster's
+    comment.
+    """
     table, found = "", []
     for line in saved.splitlines():
         if line.startswith("*"):
@@ -160,13 +188,19 @@ def make_cgroup(mount: CgroupMount, cgroup: str) -> None:
     ours = root / cgroup
     ours.mkdir(exist_ok=True)
     if mount.v2 and (root / "cgroup.controllers").read_text().strip():
-        requested = " ".join(f"+{controller}" for controller in (root / "cgroup.controllers").read_text().split())
+        requested = " ".join(
+            f"+{controller}" for controller in (root / "cgroup.controllers").read_text().split()
+        )
         for folder in (root, ours):
             try:
                 (folder / "cgroup.subtree_control").write_text(requested)
             except OSError as error:
-                raise ClusterError(f"{folder}/cgroup.subtree_control: {requested}: {error.strerror}") from error
-    if "cpu" in mount.controllers:  # v1: what the kubelet gives its pods, or those of further nodes get a part of it
+                raise ClusterError(
+                    f"{folder}/cgroup.subtree_control: {requested}: {error.strerror}"
+                ) from error
+    if (
+        "cpu" in mount.controllers
+    ):  # v1: what the kubelet gives its pods, or those of further nodes get a part of it
         (ours / "cpu.shares").write_text(str(1024 * (os.cpu_count() or 1)))
     if "cpuset" in mount.controllers:  # v1: a new set is empty, and nothing can run in it
         for setting in ("cpuset.cpus", "cpuset.mems"):
@@ -183,8 +217,9 @@ def connect(settings: ClusterSettings, pid: int) -> None:
     taken = [str(other) for other in others if other.prefixlen > 1 and other.overlaps(ours)]
     if taken:
         raise ClusterError(
-            f"the cluster's addresses {networks.link} are now routed elsewhere ({', '.join(taken)}); `vdi cluster down "
-            f"--name {settings.name}` removes it with all data in it, and a new one chooses others"
+            f"the cluster's addresses {networks.link} are now routed elsewhere"
+            f" ({', '.join(taken)}); `vdi cluster down --name {settings.name}` removes it with all"
+            " data in it, and a new one chooses others"
         )
     prefix = ip_network(networks.link).prefixlen
     run("ip", "link", "add", link, "type", "veth", "peer", "name", "eth0", "netns", str(pid))
@@ -193,14 +228,32 @@ def connect(settings: ClusterSettings, pid: int) -> None:
 
 
 def connect_node(settings: ClusterSettings, number: int, first_pid: int, pid: int) -> None:
-    """Join a further node to the first one, which runs as `first_pid`: process `pid` is in its network namespace."""
+    """Join a further node to the first one, which runs as `first_pid`: process `pid` is in its
+    network namespace.
+    """
     networks = settings.node_networks
     link = node_link(number)
     prefix = ip_network(networks.link).prefixlen
     in_first = _inside(first_pid)
-    if link in run(*in_first, "ip", "-brief", "link", "show", "type", "veth").replace("@", " ").split():
+    if (
+        link
+        in run(*in_first, "ip", "-brief", "link", "show", "type", "veth").replace("@", " ").split()
+    ):
         run(*in_first, "ip", "link", "delete", link)
-    run(*in_first, "ip", "link", "add", link, "type", "veth", "peer", "name", "eth0", "netns", str(pid))
+    run(
+        *in_first,
+        "ip",
+        "link",
+        "add",
+        link,
+        "type",
+        "veth",
+        "peer",
+        "name",
+        "eth0",
+        "netns",
+        str(pid),
+    )
     run(*in_first, "ip", "address", "add", f"{networks.gateway_of(number)}/{prefix}", "dev", link)
     # Packets to a node that is not there must not take the host's way out.
     for own in (networks.all_pods, networks.all_links):
@@ -212,7 +265,9 @@ def connect_node(settings: ClusterSettings, number: int, first_pid: int, pid: in
 
 
 def join_network(settings: ClusterSettings, number: int, first_pid: int) -> None:
-    """Take the link of a further node up and set the route to its pods: a link that goes down loses its routes."""
+    """Take the link of a further node up and set the route to its pods: a link that goes down loses
+    its routes.
+    """
     networks = settings.node_networks
     run(*_inside(first_pid), "ip", "link", "set", node_link(number), "up")
     way = ["via", networks.address_of(number), "dev", node_link(number)]
@@ -220,7 +275,9 @@ def join_network(settings: ClusterSettings, number: int, first_pid: int) -> None
 
 
 def cut_network(number: int, first_pid: int) -> None:
-    """Take the link of a further node down, as if its cable were pulled out. Its processes go on."""
+    """Take the link of a further node down, as if its cable were pulled out. Its processes go
+    on.
+    """
     run(*_inside(first_pid), "ip", "link", "set", node_link(number), "down")
 
 
@@ -229,7 +286,9 @@ def _inside(pid: int) -> list[str]:
 
 
 def listen(settings: ClusterSettings) -> socket.socket:
-    """The entry point for HTTPS on the host's loopback address. Raises ClusterError when somebody took the port."""
+    """The entry point for HTTPS on the host's loopback address. Raises ClusterError when somebody
+    took the port.
+    """
     listener = socket.socket()
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -238,17 +297,19 @@ def listen(settings: ClusterSettings) -> socket.socket:
     except OSError as error:
         listener.close()
         raise ClusterError(
-            f"port {settings.websecure_port} of 127.0.0.1, which this cluster's desktops use, is in use "
-            f"({error.strerror}); free it, or remove the cluster with `vdi cluster down --name {settings.name}`: a new "
-            "one chooses another"
+            f"port {settings.websecure_port} of 127.0.0.1, which this cluster's desktops use, is in"
+            f" use ({error.strerror}); free it, or remove the cluster with `vdi cluster down --name"
+            f" {settings.name}`: a new one chooses another"
         ) from error
     return listener
 
 
 def clean(layout: Layout, cgroups: Iterable[CgroupMount]) -> list[str]:
-    """Remove all of the cluster from the host, however little is left to know it by. Says what it removed.
+    """Remove all of the cluster from the host, however little is left to know it by. Says what it
+    removed.
 
-    Goes on after a failure and raises ClusterError at the end with everything that could not be removed.
+    Goes on after a failure and raises ClusterError at the end with everything that could not be
+    removed.
     """
     name = layout.name
     removed: list[str] = []
@@ -265,7 +326,8 @@ def clean(layout: Layout, cgroups: Iterable[CgroupMount]) -> list[str]:
     attempt(f"the packet rules with the comment vdi-{name}", lambda: remove_rules(name))
     attempt(f"the link {link_name(name)}", lambda: _remove_link(name))
     attempt(
-        f"the cgroups vdi-{name}", lambda: sum(_remove_cgroup(Path(mount.path) / f"vdi-{name}") for mount in cgroups)
+        f"the cgroups vdi-{name}",
+        lambda: sum(_remove_cgroup(Path(mount.path) / f"vdi-{name}") for mount in cgroups),
     )
     attempt(f"the sockets in {layout.run}", lambda: _remove_tree(layout.run))
     others = [path for path in layout.run.parent.glob("vdi-*") if path.is_dir()]
@@ -274,7 +336,9 @@ def clean(layout: Layout, cgroups: Iterable[CgroupMount]) -> list[str]:
         if notes.ip_forward != "1":
             attempt("IPv4 forwarding", lambda: _IP_FORWARD.write_text(notes.ip_forward))
         for folder in reversed(notes.made_folders):
-            with contextlib.suppress(FileNotFoundError, OSError):  # somebody else's by now, if not empty
+            with contextlib.suppress(
+                FileNotFoundError, OSError
+            ):  # somebody else's by now, if not empty
                 Path(folder).rmdir()
         _SHARED_NOTES.unlink(missing_ok=True)
     attempt(f"the folder {layout.root}", lambda: _remove_tree(layout.root))
@@ -293,7 +357,9 @@ def _read_notes(layout: Layout) -> HostNotes | None:
 def _remove_link(name: str) -> bool:
     if not (Path("/sys/class/net") / link_name(name)).exists():
         return False
-    run("ip", "link", "delete", link_name(name), check=False)  # it may just be going with its other end
+    run(
+        "ip", "link", "delete", link_name(name), check=False
+    )  # it may just be going with its other end
     return True
 
 
@@ -310,13 +376,17 @@ def _remove_tree(path: Path) -> bool:
         return False
     mounts = [line.split()[4] for line in Path("/proc/self/mountinfo").read_text().splitlines()]
     if inside := [mount for mount in mounts if Path(mount).is_relative_to(path)]:
-        raise ClusterError(f"{path} is not removed: {', '.join(inside)} is mounted there; unmount that first")
+        raise ClusterError(
+            f"{path} is not removed: {', '.join(inside)} is mounted there; unmount that first"
+        )
     shutil.rmtree(path)
     return True
 
 
 def _remove_empty_tables(before: Sequence[str]) -> bool:
-    """With the nft backend the first rule makes a table that outlives it: take away what we were the first to use."""
+    """With the nft backend the first rule makes a table that outlives it: take away what we were
+    the first to use.
+    """
     if shutil.which("nft", path=SYSTEM_PATH) is None:
         return False
     content: dict[str, bool] = {}
@@ -325,7 +395,9 @@ def _remove_empty_tables(before: Sequence[str]) -> bool:
         if line.startswith("*"):
             table = line[1:]
             content[table] = False
-        elif line.startswith("-A ") or (line.startswith(":") and not line.split()[1].startswith("ACCEPT")):
+        elif line.startswith("-A ") or (
+            line.startswith(":") and not line.split()[1].startswith("ACCEPT")
+        ):
             content[table] = True
     for table, used in content.items():
         if not used and table not in before:

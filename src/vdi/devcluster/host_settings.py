@@ -1,8 +1,9 @@
-"""This machine's settings for pip, apt and proxies, in a form that a build can use and an image cannot keep.
+"""This machine's settings for pip, apt and proxies, in a form that a build can use and an image
+cannot keep.
 
-Two folders are made: one is mounted over the build's /root (pip's configuration, the certificate authorities, wheel
-folders), one over its /etc/apt. Both folders exist in the image already, so not even an empty file stays behind.
-Proxies need no file: builders pass their variables on by name.
+Two folders are made: one is mounted over the build's /root (pip's configuration, the certificate
+authorities, wheel folders), one over its /etc/apt. Both folders exist in the image already, so not
+even an empty file stays behind. Proxies need no file: builders pass their variables on by name.
 """
 
 import configparser
@@ -15,35 +16,56 @@ from dataclasses import dataclass
 from pathlib import Path
 
 PROXY_VARIABLES = tuple(
-    spelled for name in ("http_proxy", "https_proxy", "ftp_proxy", "no_proxy") for spelled in (name, name.upper())
+    spelled
+    for name in ("http_proxy", "https_proxy", "ftp_proxy", "no_proxy")
+    for spelled in (name, name.upper())
 )
 _AUTHORITY_VARIABLES = ("SSL_CERT_FILE", "SSL_CERT_DIR")
 # Paths that only these folders have: none may be in an image.
 LEFTOVERS = ("root/.config", "root/ca.crt", "root/.netrc", "root/find-links-0", "etc/apt/ca.crt")
 
-_PIP_SETTINGS = ("index-url", "extra-index-url", "trusted-host", "no-index", "proxy", "timeout", "retries")
+_PIP_SETTINGS = (
+    "index-url",
+    "extra-index-url",
+    "trusted-host",
+    "no-index",
+    "proxy",
+    "timeout",
+    "retries",
+)
 _CA_VARIABLES = ("PIP_CERT", "SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE")
 _SYSTEM_CA = (Path("/etc/ssl/certs/ca-certificates.crt"), Path("/etc/pki/tls/certs/ca-bundle.crt"))
 _KEYRING = "/usr/share/keyrings/debian-archive-keyring.gpg"
-_APT_SETTINGS = ("Acquire::http::", "Acquire::https::", "Acquire::Check-", "Acquire::Retries", "Acquire::ForceIPv")
+_APT_SETTINGS = (
+    "Acquire::http::",
+    "Acquire::https::",
+    "Acquire::Check-",
+    "Acquire::Retries",
+    "Acquire::ForceIPv",
+)
 
 
 def image_pull_environment(env: Mapping[str, str]) -> dict[str, str]:
-    """The variables of `env` that containerd needs to reach registries: proxies and certificate authorities."""
+    """The variables of `env` that containerd needs to reach registries: proxies and certificate
+    authorities.
+    """
     return {name: env[name] for name in (*PROXY_VARIABLES, *_AUTHORITY_VARIABLES) if name in env}
 
 
 def without_proxies(env: Mapping[str, str]) -> dict[str, str]:
     """`env` for a program that talks to the embedded cluster alone.
 
-    The cluster's addresses are chosen when it is created, so no one can name them in NO_PROXY before.
+    The cluster's addresses are chosen when it is created, so no one can name them in NO_PROXY
+    before.
     """
     return {name: value for name, value in env.items() if name not in PROXY_VARIABLES}
 
 
 @dataclass(frozen=True)
 class BuildFolders:
-    """Mounts of a build, as (folder here, folder in the build), and texts that must not be in the result."""
+    """Mounts of a build, as (folder here, folder in the build), and texts that must not be in the
+    result.
+    """
 
     mounts: tuple[tuple[Path, str], ...]
     private: tuple[str, ...]
@@ -57,7 +79,9 @@ def pip_settings(env: Mapping[str, str], files: Iterable[Path]) -> dict[str, str
         if parser.read(file):
             for section in ("global", "install"):
                 if parser.has_section(section):
-                    settings.update({key.replace("_", "-"): value for key, value in parser.items(section)})
+                    settings.update(
+                        {key.replace("_", "-"): value for key, value in parser.items(section)}
+                    )
     for name, value in env.items():
         if name.startswith("PIP_"):
             settings[name.removeprefix("PIP_").lower().replace("_", "-")] = value
@@ -66,9 +90,16 @@ def pip_settings(env: Mapping[str, str], files: Iterable[Path]) -> dict[str, str
 
 def pip_files(env: Mapping[str, str], home: Path) -> list[Path]:
     """pip's configuration files, in the order in which pip reads them."""
-    folders = [Path(folder) / "pip" for folder in env.get("XDG_CONFIG_DIRS", "/etc/xdg").split(":") if folder]
+    folders = [
+        Path(folder) / "pip"
+        for folder in env.get("XDG_CONFIG_DIRS", "/etc/xdg").split(":")
+        if folder
+    ]
     user = Path(env.get("XDG_CONFIG_HOME") or home / ".config") / "pip"
-    files = [folder / "pip.conf" for folder in (*folders, Path("/etc"), home / ".pip", user, Path(sys.prefix))]
+    files = [
+        folder / "pip.conf"
+        for folder in (*folders, Path("/etc"), home / ".pip", user, Path(sys.prefix))
+    ]
     return [*files, *([Path(env["PIP_CONFIG_FILE"])] if env.get("PIP_CONFIG_FILE") else [])]
 
 
@@ -77,7 +108,9 @@ def prepare_home(folder: Path, env: Mapping[str, str], home: Path) -> BuildFolde
     folder.mkdir(mode=0o700)
     settings = pip_settings(env, pip_files(env, home))
     lines = ["[global]", "disable-pip-version-check = true"]
-    values = {key: "\n    ".join(settings[key].split()) for key in _PIP_SETTINGS if settings.get(key)}
+    values = {
+        key: "\n    ".join(settings[key].split()) for key in _PIP_SETTINGS if settings.get(key)
+    }
     lines += [f"{key} = {value}" for key, value in values.items()]
     ca = find_ca(env, settings)
     if ca is not None:
@@ -91,26 +124,35 @@ def prepare_home(folder: Path, env: Mapping[str, str], home: Path) -> BuildFolde
         (folder / ".netrc").chmod(0o600)
     (folder / ".config" / "pip").mkdir(parents=True)
     (folder / ".config" / "pip" / "pip.conf").write_text("\n".join(lines) + "\n")
-    proxies = [env[name] for name in PROXY_VARIABLES if "no_proxy" not in name.lower() and env.get(name)]
-    indexes = [settings[key] for key in ("index-url", "extra-index-url", "proxy") if settings.get(key)]
+    proxies = [
+        env[name] for name in PROXY_VARIABLES if "no_proxy" not in name.lower() and env.get(name)
+    ]
+    indexes = [
+        settings[key] for key in ("index-url", "extra-index-url", "proxy") if settings.get(key)
+    ]
     return BuildFolders(((folder, "/root"), *mounts), (*proxies, *indexes, "/root/ca.crt"))
 
 
 def find_ca(env: Mapping[str, str], settings: Mapping[str, str]) -> Path | None:
-    """The certificate authorities this machine trusts: pip's own setting, the usual variables, the system's."""
+    """The certificate authorities this machine trusts: pip's own setting, the usual variables, the
+    system's.
+    """
     named = [settings.get("cert"), *(env.get(name) for name in _CA_VARIABLES)]
     candidates = [*(Path(name) for name in named if name), *_SYSTEM_CA]
     return next((path for path in candidates if path.is_file()), None)
 
 
 def prepare_apt(folder: Path, sources: Iterable[str], dump: str, ca: Path | None) -> BuildFolders:
-    """Fill `folder`, which the build sees as /etc/apt, with package sources and the settings of `apt-config dump`.
+    """Fill `folder`, which the build sees as /etc/apt, with package sources and the settings of
+    `apt-config dump`.
 
     `ca` is copied in here too: apt fetches as a user who cannot look into /root.
     """
     for part in ("apt.conf.d", "preferences.d", "sources.list.d", "trusted.gpg.d", "auth.conf.d"):
         (folder / part).mkdir(parents=True)
-    (folder / "sources.list.d" / "machine.list").write_text("".join(f"{line}\n" for line in sources))
+    (folder / "sources.list.d" / "machine.list").write_text(
+        "".join(f"{line}\n" for line in sources)
+    )
     lines = apt_settings(dump)
     if ca is not None:
         shutil.copyfile(ca, folder / "ca.crt")
@@ -126,16 +168,22 @@ def prepare_apt(folder: Path, sources: Iterable[str], dump: str, ca: Path | None
 
 
 def apt_settings(dump: str) -> list[str]:
-    """The lines of `apt-config dump` that say how to reach package servers, without the certificate file's path."""
-    lines = [line for line in dump.splitlines() if line.startswith(_APT_SETTINGS) and "::CAInfo" not in line]
+    """The lines of `apt-config dump` that say how to reach package servers, without the certificate
+    file's path.
+    """
+    lines = [
+        line
+        for line in dump.splitlines()
+        if line.startswith(_APT_SETTINGS) and "::CAInfo" not in line
+    ]
     return [line for line in lines if not line.endswith('"";')]
 
 
 def debian_sources(targets: str, suite: str) -> list[str]:
     """One-line package sources of Debian `suite` on the servers that this machine uses.
 
-    `targets` has a line `URI SUITE COMPONENT ORIGIN` per package list, as `apt_targets` prints them; none of Debian's
-    gives none (an Ubuntu machine): mmdebstrap then takes its default server.
+    `targets` has a line `URI SUITE COMPONENT ORIGIN` per package list, as `apt_targets` prints
+    them; none of Debian's gives none (an Ubuntu machine): mmdebstrap then takes its default server.
     """
     main: list[str] = []
     security: list[str] = []
@@ -165,7 +213,9 @@ def _answer(*argv: str) -> str:
     if shutil.which(argv[0]) is None:
         return ""
     env = {**os.environ, "LC_ALL": "C.UTF-8"}
-    done = subprocess.run(argv, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=30, env=env)
+    done = subprocess.run(
+        argv, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=30, env=env
+    )
     return done.stdout if done.returncode == 0 else ""
 
 

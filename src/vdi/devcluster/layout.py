@@ -1,6 +1,7 @@
 """The files of a cluster: one folder per cluster, with the settings chosen when it was created.
 
-The settings stay the same over every `up` of a cluster, so that kubeconfigs, addresses and URLs stay good.
+The settings stay the same over every `up` of a cluster, so that kubeconfigs, addresses and URLs
+stay good.
 """
 
 import contextlib
@@ -45,7 +46,9 @@ class ClusterSettings(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def node_networks(self) -> Networks:
-        """The networks of a cluster that has nodes. Raises ClusterError where there is only a control plane."""
+        """The networks of a cluster that has nodes. Raises ClusterError where there is only a
+        control plane.
+        """
         if self.networks is None:
             raise ClusterError(f"cluster {self.name} is a control plane without nodes")
         return self.networks
@@ -76,7 +79,9 @@ class _File:
 
 @dataclass(frozen=True)
 class Layout:
-    """The files of one cluster and of its first node; those of a further node are in a folder of its own."""
+    """The files of one cluster and of its first node; those of a further node are in a folder of
+    its own.
+    """
 
     root: Path
     # Of a further node: the files of its cluster.
@@ -96,12 +101,13 @@ class Layout:
     etcd = _File("etcd")
     # Generated configuration of the components, their kubeconfigs too.
     config = _File("config")
-    # There once the add-ons' kinds and rights are: Traefik is started then, not to stumble over their absence.
+    # There once the add-ons' kinds and rights are: Traefik is started then, not to stumble over
+    # their absence.
     addons_applied = _File("addons-applied")
     # Data of containerd, kubelet and pods (root's); paths of at most a few characters below it.
     node = _File("node")
-    # There once nothing has to wait for the node's images: what does is started then. That is a further node's kubelet
-    # and, on a slow machine, the control plane.
+    # There once nothing has to wait for the node's images: what does is started then. That is a
+    # further node's kubelet and, on a slow machine, the control plane.
     images_loaded = _File("images-loaded")
     # There while the node's network is cut.
     network_cut = _File("network-cut")
@@ -121,11 +127,17 @@ class Layout:
     @property
     def run(self) -> Path:
         """Sockets of a full node: short, because a socket's path has at most 107 characters."""
-        return self.cluster.run / f"node-{self.number}" if self.cluster else Path("/run") / f"vdi-{self.name}"
+        return (
+            self.cluster.run / f"node-{self.number}"
+            if self.cluster
+            else Path("/run") / f"vdi-{self.name}"
+        )
 
     @property
     def cgroup(self) -> str:
-        """The node's cgroup, in each hierarchy; those of the further nodes are in that of the cluster."""
+        """The node's cgroup, in each hierarchy; those of the further nodes are in that of the
+        cluster.
+        """
         return f"{self.cluster.cgroup}/node-{self.number}" if self.cluster else f"vdi-{self.name}"
 
     def of_node(self, number: int) -> "Layout":
@@ -140,18 +152,26 @@ class Layout:
         return self.config / f"{component}.kubeconfig"
 
     def load(self) -> ClusterSettings | None:
-        """The cluster's settings, or None when there is no such cluster (or only remains of one)."""
+        """The cluster's settings, or None when there is no such cluster (or only remains of
+        one).
+        """
         try:
             return msgspec.json.decode(self.settings_file.read_bytes(), type=ClusterSettings)
         except (FileNotFoundError, msgspec.DecodeError):
             return None
 
     def save(self, settings: ClusterSettings) -> None:
-        write_private(self.settings_file, msgspec.json.format(msgspec.json.encode(settings), indent=1), mode=0o644)
+        write_private(
+            self.settings_file,
+            msgspec.json.format(msgspec.json.encode(settings), indent=1),
+            mode=0o644,
+        )
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
-        """Hold the cluster against a second `up` or `down`. Raises ClusterError when another one is at work."""
+        """Hold the cluster against a second `up` or `down`. Raises ClusterError when another one is
+        at work.
+        """
         new = [folder for folder in (self.root, *self.root.parents) if not folder.exists()]
         self.root.mkdir(mode=0o700, parents=True, exist_ok=True)
         for folder in new:
@@ -162,7 +182,8 @@ class Layout:
                 fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError as error:
                 raise ClusterError(
-                    f"another `vdi cluster` command is running for cluster {self.name!r}; try again when it has ended"
+                    f"another `vdi cluster` command is running for cluster {self.name!r}; try again"
+                    " when it has ended"
                 ) from error
             yield
         finally:
@@ -172,7 +193,9 @@ class Layout:
 def invoking_user() -> pwd.struct_passwd:
     """Owner of the cluster: under sudo, the person who typed the command."""
     uid = os.getuid()
-    return pwd.getpwuid(int(os.environ["SUDO_UID"]) if uid == 0 and "SUDO_UID" in os.environ else uid)
+    return pwd.getpwuid(
+        int(os.environ["SUDO_UID"]) if uid == 0 and "SUDO_UID" in os.environ else uid
+    )
 
 
 def give_to_invoker(path: Path) -> None:
@@ -183,7 +206,9 @@ def give_to_invoker(path: Path) -> None:
 
 
 def state_root() -> Path:
-    """The folder of all clusters: VDI_STATE, else XDG_STATE_HOME/vdi, else ~/.local/state/vdi of the invoking user."""
+    """The folder of all clusters: VDI_STATE, else XDG_STATE_HOME/vdi, else ~/.local/state/vdi of
+    the invoking user.
+    """
     if chosen := os.environ.get("VDI_STATE"):
         return Path(chosen).absolute()
     if base := os.environ.get("XDG_STATE_HOME"):
@@ -195,8 +220,8 @@ def layout_of(name: str) -> Layout:
     """Folder of cluster `name`. Raises ClusterError for a name that is not allowed."""
     if not _NAME.fullmatch(name):
         raise ClusterError(
-            f"name {name!r}: allowed: 1 to 10 of a-z, 0-9 and -, beginning with a letter, not ending with - (links "
-            "and cgroups are named after it)"
+            f"name {name!r}: allowed: 1 to 10 of a-z, 0-9 and -, beginning with a letter, not"
+            " ending with - (links and cgroups are named after it)"
         )
     return Layout(state_root() / name)
 
@@ -211,7 +236,9 @@ def write_private(path: Path, content: bytes, mode: int = 0o600) -> None:
 
 
 def free_ports(count: int, requested: int = 0) -> list[int]:
-    """Different free TCP ports of the loopback address; the first is `requested` if that is free."""
+    """Different free TCP ports of the loopback address; the first is `requested` if that is
+    free.
+    """
     with contextlib.ExitStack() as held:
         return [_bind_free(held, requested if index == 0 else 0) for index in range(count)]
 

@@ -1,7 +1,9 @@
-"""Every decision that depends on the machine, in one place and pure: `Machine` (what `probe` saw) -> configuration.
+"""Every decision that depends on the machine, in one place and pure: `Machine` (what `probe` saw)
+-> configuration.
 
-What cannot be tried on the machine at hand (cgroup v2, containerd 2, systemd-resolved, other distributions) is tested
-here by its inputs. Sources: containerd's own documents on config versions 2 and 3, the kernel's on cgroups.
+What cannot be tried on the machine at hand (cgroup v2, containerd 2, systemd-resolved, other
+distributions) is tested here by its inputs. Sources: containerd's own documents on config versions
+2 and 3, the kernel's on cgroups.
 """
 
 import json
@@ -13,12 +15,20 @@ import msgspec
 
 from vdi.devcluster.layout import ClusterSettings, Layout
 
-# Programs the node needs and their packages, of the same names on Debian 12/13 and Ubuntu 22.04/24.04.
-TOOLS = {"ip": "iproute2", "iptables": "iptables", "mount": "mount", "nsenter": "util-linux", "unshare": "util-linux"}
+# Programs the node needs and their packages, of the same names on Debian 12/13 and Ubuntu
+# 22.04/24.04.
+TOOLS = {
+    "ip": "iproute2",
+    "iptables": "iptables",
+    "mount": "mount",
+    "nsenter": "util-linux",
+    "unshare": "util-linux",
+}
 
 GIB = 1024**3
 
-# Processes and threads of one pod. Without a limit, a fork bomb in one desktop leaves the node no process ID.
+# Processes and threads of one pod. Without a limit, a fork bomb in one desktop leaves the node no
+# process ID.
 POD_PIDS = 4096
 # Of the disk: with less the kubelet evicts pods and deletes images that nothing uses.
 KEPT_FREE_BYTES = GIB
@@ -58,7 +68,8 @@ def snapshotter(machine: Machine) -> str:
 def choose_resolv_conf(machine: Machine) -> str | None:
     """The first resolver file with a name server that the node's own network can reach, or None.
 
-    A name server on 127.0.0.0/8 (systemd-resolved's stub, dnsmasq) is the host's loopback, not the node's.
+    A name server on 127.0.0.0/8 (systemd-resolved's stub, dnsmasq) is the host's loopback, not the
+    node's.
     """
     for path, servers in machine.nameservers.items():
         if any(not ip_address(server.partition("%")[0]).is_loopback for server in servers):
@@ -70,7 +81,10 @@ def explain_missing_tools(tools: Iterable[str]) -> str:
     """One sentence with the command that installs them."""
     tools = list(tools)
     packages = " ".join(sorted({TOOLS[tool] for tool in tools}))
-    return f"the node needs {', '.join(tools)}: install with `apt-get install {packages}`, or add --install-packages"
+    return (
+        f"the node needs {', '.join(tools)}: install with `apt-get install {packages}`, or add"
+        " --install-packages"
+    )
 
 
 def containerd_config(machine: Machine, layout: Layout, *, cni: Path, runc: Path) -> str:
@@ -90,7 +104,9 @@ address = "{layout.run}/containerd.sock"
 path = "{layout.node}/opt"
 """
     old = machine.containerd < (2, 0)
-    runtime = 'plugins."io.containerd.grpc.v1.cri"' if old else 'plugins."io.containerd.cri.v1.runtime"'
+    runtime = (
+        'plugins."io.containerd.grpc.v1.cri"' if old else 'plugins."io.containerd.cri.v1.runtime"'
+    )
     images = runtime if old else 'plugins."io.containerd.cri.v1.images"'
     runtime_body = f"""\
 restrict_oom_score_adj = {json.dumps(not machine.may_lower_oom_score)}
@@ -114,18 +130,29 @@ conf_dir = "{layout.config}/cni"
 config_path = "/etc/containerd/certs.d"
 """
     if old:
-        return f'version = 2\n{head}[{runtime}]\nsandbox_image = "{PAUSE_IMAGE}"\n{runtime_body}{details}'
+        return (
+            f"version = 2\n{head}[{runtime}]\nsandbox_image ="
+            f' "{PAUSE_IMAGE}"\n{runtime_body}{details}'
+        )
     pinned = (
-        f'[{images}]\nsnapshotter = "{snapshotter(machine)}"\n[{images}.pinned_images]\nsandbox = "{PAUSE_IMAGE}"\n'
+        f'[{images}]\nsnapshotter = "{snapshotter(machine)}"\n[{images}.pinned_images]\nsandbox ='
+        f' "{PAUSE_IMAGE}"\n'
     )
     return f"version = 3\n{head}[{runtime}]\n{runtime_body}{pinned}{details}"
 
 
 def cni_config(settings: ClusterSettings, machine: Machine, layout: Layout) -> dict[str, object]:
-    """Pods on point-to-point links of their own: unlike a bridge that needs no `br_netfilter`, which is the host's."""
+    """Pods on point-to-point links of their own: unlike a bridge that needs no `br_netfilter`,
+    which is the host's.
+    """
     pods = ip_network(settings.node_networks.pods_of(layout.number))
-    # The range of all nodes, so that what pods send to those of other nodes keeps its address; given are the node's.
-    own = {"subnet": settings.node_networks.all_pods, "rangeStart": str(pods[2]), "rangeEnd": str(pods[-2])}
+    # The range of all nodes, so that what pods send to those of other nodes keeps its address;
+    # given are the node's.
+    own = {
+        "subnet": settings.node_networks.all_pods,
+        "rangeStart": str(pods[2]),
+        "rangeEnd": str(pods[-2]),
+    }
     address = {
         "type": "host-local",
         "ranges": [[{**own, "gateway": str(pods[1])}]],
@@ -142,8 +169,12 @@ def cni_config(settings: ClusterSettings, machine: Machine, layout: Layout) -> d
     }
 
 
-def kubelet_config(settings: ClusterSettings, machine: Machine, layout: Layout) -> dict[str, object]:
-    """The kubelet's configuration: a guest on the machine, so it reserves, limits and tunes nothing of the host's."""
+def kubelet_config(
+    settings: ClusterSettings, machine: Machine, layout: Layout
+) -> dict[str, object]:
+    """The kubelet's configuration: a guest on the machine, so it reserves, limits and tunes nothing
+    of the host's.
+    """
     return {
         "apiVersion": "kubelet.config.k8s.io/v1beta1",
         "kind": "KubeletConfiguration",
@@ -168,21 +199,28 @@ def kubelet_config(settings: ClusterSettings, machine: Machine, layout: Layout) 
             "nodefs.available": str(KEPT_FREE_BYTES),
             "imagefs.available": str(KEPT_FREE_BYTES),
         },
-        "evictionPressureTransitionPeriod": "30s",  # 5 min by default: too long for people who wait and for tests
+        "evictionPressureTransitionPeriod": (
+            "30s"
+        ),  # 5 min by default: too long for people who wait and for tests
         "failSwapOn": False,
         "featureGates": {"KubeletInUserNamespace": True},  # tolerates what a guest may not set
-        "imageGCHighThresholdPercent": 100,  # never: an image that was loaded by hand cannot be pulled again
+        "imageGCHighThresholdPercent": (
+            100
+        ),  # never: an image that was loaded by hand cannot be pulled again
         "podPidsLimit": POD_PIDS,
         "oomScoreAdj": -999 if machine.may_lower_oom_score else 0,
         "resolvConf": str(layout.config / "resolv.conf"),
         "serializeImagePulls": False,
-        # With cgroup v2 the kernel would else end a whole desktop for one program that takes too much.
+        # With cgroup v2 the kernel would else end a whole desktop for one program that takes too
+        # much.
         "singleProcessOOMKill": True,
         "volumePluginDir": f"{layout.node}/volume-plugins",  # else it makes one below /usr/libexec
     }
 
 
 def resolv_conf(machine: Machine) -> str:
-    """resolv.conf of pods that use the node's DNS: the chosen file's name servers, if any can be reached."""
+    """resolv.conf of pods that use the node's DNS: the chosen file's name servers, if any can be
+    reached.
+    """
     path = choose_resolv_conf(machine)
     return "".join(f"nameserver {server}\n" for server in machine.nameservers[path]) if path else ""

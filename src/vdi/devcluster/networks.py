@@ -1,4 +1,6 @@
-"""Addresses of the embedded cluster: pure choice of ranges that no route of the host already uses."""
+"""Addresses of the embedded cluster: pure choice of ranges that no route of the host already
+uses.
+"""
 
 from collections.abc import Iterable, Iterator
 from ipaddress import IPv4Network, ip_network
@@ -18,7 +20,8 @@ class NoFreeNetwork(Exception):  # noqa: N818 - named for what is the case
 
 
 class Networks(msgspec.Struct, frozen=True, kw_only=True):
-    """The ranges of one cluster, as text: `link` joins host and first node, the others exist inside the nodes only.
+    """The ranges of one cluster, as text: `link` joins host and first node, the others exist inside
+    the nodes only.
 
     `link` and `pods` are those of the first node; those of the others follow them.
     """
@@ -47,7 +50,9 @@ class Networks(msgspec.Struct, frozen=True, kw_only=True):
         return str(ip_network(self.link).supernet(new_prefix=_RANGE))
 
     def link_of(self, number: int) -> str:
-        """The range of the link to node `number`: from the host to the first node, from there to each of the others."""
+        """The range of the link to node `number`: from the host to the first node, from there to
+        each of the others.
+        """
         return _nth(self.link, number)
 
     def gateway_of(self, number: int) -> str:
@@ -78,14 +83,17 @@ def _nth(first: str, number: int) -> str:
 
 
 def choose_networks(taken: Iterable[str]) -> Networks:
-    """A /24 for a node's pods, a /20 for Services and a /30 for a link, outside every range in `taken` (CIDRs).
+    """A /24 for a node's pods, a /20 for Services and a /30 for a link, outside every range in
+    `taken` (CIDRs).
 
-    Tries 10.213-10.249 and 172.20-172.31, away from what K3s (10.42, 10.43), kubeadm (10.96, 10.244) and Docker
-    (172.17-172.19) take. Raises NoFreeNetwork.
+    Tries 10.213-10.249 and 172.20-172.31, away from what K3s (10.42, 10.43), kubeadm (10.96,
+    10.244) and Docker (172.17-172.19) take. Raises NoFreeNetwork.
     """
     used = [ip_network(cidr, strict=False) for cidr in taken]
     # A default route, or the two halves a VPN installs, is a way out, not somebody's network.
-    used = [network for network in used if isinstance(network, IPv4Network) and network.prefixlen > 1]
+    used = [
+        network for network in used if isinstance(network, IPv4Network) and network.prefixlen > 1
+    ]
     for block in _candidates():
         if not any(block.overlaps(other) for other in used):
             parts = list(block.subnets(new_prefix=_RANGE))
@@ -94,7 +102,8 @@ def choose_networks(taken: Iterable[str]) -> Networks:
             return Networks(link=str(link), pods=str(pods), services=str(parts[0]))
     tried = "10.213.0.0-10.249.255.255 and 172.20.0.0-172.31.255.255"
     raise NoFreeNetwork(
-        f"no private /16 is free of the host's routes; tried {tried}, taken: {', '.join(map(str, used))}"
+        f"no private /16 is free of the host's routes; tried {tried}, taken:"
+        f" {', '.join(map(str, used))}"
     )
 
 

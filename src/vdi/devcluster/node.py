@@ -1,9 +1,11 @@
-"""A full node: containerd, kubelet and kube-proxy as supervised components, with their configuration.
+"""A full node: containerd, kubelet and kube-proxy as supervised components, with their
+configuration.
 
-The first node runs beside the control plane, and Traefik beside it, twice: for browsers on this machine, and for pods.
-Further nodes have a supervisor each.
+The first node runs beside the control plane, and Traefik beside it, twice: for browsers on this
+machine, and for pods. Further nodes have a supervisor each.
 
-Pure functions and writing of files; what touches the host is in `host`, what needs root goes through `privileged`.
+Pure functions and writing of files; what touches the host is in `host`, what needs root goes
+through `privileged`.
 """
 
 import json
@@ -15,7 +17,13 @@ from typing import Any
 
 from vdi.devcluster import fake_gpus
 from vdi.devcluster.layout import ClusterSettings, Layout, write_private
-from vdi.devcluster.machine import Machine, cni_config, containerd_config, kubelet_config, resolv_conf
+from vdi.devcluster.machine import (
+    Machine,
+    cni_config,
+    containerd_config,
+    kubelet_config,
+    resolv_conf,
+)
 from vdi.devcluster.probe import SYSTEM_PATH
 from vdi.devcluster.supervisor import Component
 
@@ -24,8 +32,9 @@ NODE_BINARIES = (
     "traefik", "coredns", "local-path-provisioner", "pause",
 )  # fmt: skip
 
-# What the kubelet would set for the whole machine, and refuses to run without (component-helpers/node/util/sysctl).
-# In its own mount namespace these files say what it wants to read; the host's kernel stays as its owner has it.
+# What the kubelet would set for the whole machine, and refuses to run without
+# (component-helpers/node/util/sysctl). In its own mount namespace these files say what it wants to
+# read; the host's kernel stays as its owner has it.
 KERNEL_TUNABLES = {
     "vm/overcommit_memory": "1",
     "vm/panic_on_oom": "0",
@@ -39,26 +48,35 @@ _TRAEFIK_HEALTH, _POD_TRAEFIK_HEALTH = "127.0.0.1:8082", "127.0.0.1:8083"
 _TRAEFIK_SERVICE_PORT = 443
 
 _RESOLVE = '[ ! -e /etc/resolv.conf ] || mount --bind "$0" /etc/resolv.conf; exec "$@"'
-# The words before a program that asks the cluster's DNS as pods do, although it is not a pod. It gets a mount
-# namespace with the resolv.conf that follows. All become the next by exec: pid and socket stay.
+# The words before a program that asks the cluster's DNS as pods do, although it is not a pod. It
+# gets a mount namespace with the resolv.conf that follows. All become the next by exec: pid and
+# socket stay.
 _WITH_CLUSTER_DNS = ("unshare", "--mount", "sh", "-ec", _RESOLVE)
 
 
 def _with_tunables(layout: Layout) -> list[str]:
-    """Words before the kubelet, which becomes the next by exec: files over what it reads of the kernel's settings.
+    """Words before the kubelet, which becomes the next by exec: files over what it reads of the
+    kernel's settings.
 
-    No other mount namespace may have them: where a part of /proc is covered, the kernel lets no one mount a new /proc
-    in a user namespace. Everything but /proc stays shared, so that containerd sees the volumes that the kubelet mounts.
+    No other mount namespace may have them: where a part of /proc is covered, the kernel lets no one
+    mount a new /proc in a user namespace. Everything but /proc stays shared, so that containerd
+    sees the volumes that the kubelet mounts.
     """
-    binds = [f"mount --bind '{_tunable_file(layout, name)}' /proc/sys/{name}" for name in KERNEL_TUNABLES]
+    binds = [
+        f"mount --bind '{_tunable_file(layout, name)}' /proc/sys/{name}" for name in KERNEL_TUNABLES
+    ]
     script = " && ".join(["mount --make-rprivate /proc", *binds, 'exec "$@"'])
     return ["unshare", "--mount", "--propagation", "unchanged", "sh", "-c", script, "sh"]
 
 
 def host_folders(layout: Layout) -> dict[str, Path]:
-    """Folders that the node's programs insist on, and what they get instead inside the node's mount namespace."""
+    """Folders that the node's programs insist on, and what they get instead inside the node's mount
+    namespace.
+    """
     return {
-        "/run/mount": layout.run / "mount",  # where mount(8), which the kubelet calls, keeps a table
+        "/run/mount": (
+            layout.run / "mount"
+        ),  # where mount(8), which the kubelet calls, keeps a table
         "/run/containerd": layout.run / "shims",  # shim sockets: fixed in the shim
         "/var/lib/kubelet": layout.node / "kubelet",  # device plugins look for the kubelet there
         "/var/lib/cni": layout.node / "cni",
@@ -71,11 +89,16 @@ def setup_commands(layout: Layout, settings: ClusterSettings) -> list[list[str]]
     """Commands that the node's supervisor runs first, inside its namespaces."""
     networks = settings.node_networks
     commands = [["mount", "--make-rshared", "/"]]
-    commands += [["mount", "--bind", str(ours), theirs] for theirs, ours in host_folders(layout).items()]
+    commands += [
+        ["mount", "--bind", str(ours), theirs] for theirs, ours in host_folders(layout).items()
+    ]
     if layout.cluster:  # the class `local-path` names one path for all nodes
         commands.append(["mount", "--bind", str(layout.volumes), str(layout.cluster.volumes)])
-    # Names of registries are asked where the node's network can reach, not at a stub on the host's loopback.
-    resolver = f"[ ! -e /etc/resolv.conf ] || mount --bind '{layout.config}/resolv.conf' /etc/resolv.conf"
+    # Names of registries are asked where the node's network can reach, not at a stub on the host's
+    # loopback.
+    resolver = (
+        f"[ ! -e /etc/resolv.conf ] || mount --bind '{layout.config}/resolv.conf' /etc/resolv.conf"
+    )
     commands.append(["sh", "-c", resolver])
     address, gateway = networks.address_of(layout.number), networks.gateway_of(layout.number)
     prefix = ip_network(networks.link).prefixlen
@@ -90,7 +113,10 @@ def setup_commands(layout: Layout, settings: ClusterSettings) -> list[list[str]]
 
 
 def node(
-    layout: Layout, settings: ClusterSettings, binaries: Mapping[str, Path], pull_environment: Mapping[str, str]
+    layout: Layout,
+    settings: ClusterSettings,
+    binaries: Mapping[str, Path],
+    pull_environment: Mapping[str, str],
 ) -> list[Component]:
     """The node's components; on the first node they start after those of the control plane.
 
@@ -126,7 +152,9 @@ def node(
     ]
     if layout.cluster is None:
         traefik = binaries["traefik"]
-        components.append(_traefik(layout, traefik, "traefik", _TRAEFIK_HEALTH, listen_name="websecure"))
+        components.append(
+            _traefik(layout, traefik, "traefik", _TRAEFIK_HEALTH, listen_name="websecure")
+        )
         components.append(_traefik(layout, traefik, "traefik-pods", _POD_TRAEFIK_HEALTH))
     if settings.fake_gpus:
         components.append(_fake_gpus(layout, settings))
@@ -140,29 +168,50 @@ def write_node_config(
     (layout.config / "cni").mkdir(exist_ok=True)
     toml = containerd_config(machine, layout, cni=binaries["cni"], runc=binaries["runc"])
     (layout.config / "containerd.toml").write_text(toml)
-    _write_json(layout.config / "cni" / f"10-vdi-{settings.name}.conflist", cni_config(settings, machine, layout))
+    _write_json(
+        layout.config / "cni" / f"10-vdi-{settings.name}.conflist",
+        cni_config(settings, machine, layout),
+    )
     _write_json(layout.config / "kubelet.json", kubelet_config(settings, machine, layout))
     (layout.config / "resolv.conf").write_text(resolv_conf(machine))
     for name, value in KERNEL_TUNABLES.items():
         _tunable_file(layout, name).write_text(f"{value}\n")
     if layout.cluster is None:
-        browsers = f"127.0.0.1:{settings.websecure_port}"  # a name for the socket that Traefik is given
+        browsers = (  # a name for the socket that Traefik is given
+            f"127.0.0.1:{settings.websecure_port}"
+        )
         pods = f"{settings.node_networks.address_of(layout.number)}:{_TRAEFIK_SERVICE_PORT}"
-        _write_json(layout.config / "traefik.json", _traefik_config(layout, browsers, _TRAEFIK_HEALTH))
-        _write_json(layout.config / "traefik-pods.json", _traefik_config(layout, pods, _POD_TRAEFIK_HEALTH))
+        _write_json(
+            layout.config / "traefik.json", _traefik_config(layout, browsers, _TRAEFIK_HEALTH)
+        )
+        _write_json(
+            layout.config / "traefik-pods.json", _traefik_config(layout, pods, _POD_TRAEFIK_HEALTH)
+        )
         (layout.config / "traefik-resolv.conf").write_text(_cluster_resolv_conf(settings))
-        certificate = {"certFile": str(layout.pki / "web.crt"), "keyFile": str(layout.pki / "web.key")}
+        certificate = {
+            "certFile": str(layout.pki / "web.crt"),
+            "keyFile": str(layout.pki / "web.key"),
+        }
         stores = {"default": {"defaultCertificate": certificate}}
-        _write_json(layout.config / "traefik-tls.json", {"tls": {"stores": stores, "certificates": [certificate]}})
+        _write_json(
+            layout.config / "traefik-tls.json",
+            {"tls": {"stores": stores, "certificates": [certificate]}},
+        )
 
 
 def _control_plane(layout: Layout) -> list[str]:
-    """Dependencies of a component that needs the API server; none for a further node, since it runs already."""
+    """Dependencies of a component that needs the API server; none for a further node, since it runs
+    already.
+    """
     return [] if layout.cluster else ["kube-apiserver"]
 
 
-def _traefik(layout: Layout, binary: Path, name: str, health: str, *, listen_name: str = "") -> Component:
-    """`listen_name`: the entry point whose socket it is given; without one it listens in the node's own network."""
+def _traefik(
+    layout: Layout, binary: Path, name: str, health: str, *, listen_name: str = ""
+) -> Component:
+    """`listen_name`: the entry point whose socket it is given; without one it listens in the node's
+    own network.
+    """
     return Component(
         name=name,
         argv=[
@@ -237,7 +286,9 @@ def _traefik_config(layout: Layout, address: str, health: str) -> dict[str, Any]
             "health": {"address": health},
         },
         "providers": {
-            "providersThrottleDuration": "200ms",  # 2 s by default: a person waits that long for the route
+            "providersThrottleDuration": (
+                "200ms"
+            ),  # 2 s by default: a person waits that long for the route
             "kubernetesCRD": {"allowEmptyServices": True},
             "kubernetesIngress": {"allowEmptyServices": True, "ingressClass": "traefik"},
             "file": {"filename": str(layout.config / "traefik-tls.json"), "watch": False},
@@ -246,8 +297,13 @@ def _traefik_config(layout: Layout, address: str, health: str) -> dict[str, Any]
 
 
 def _cluster_resolv_conf(settings: ClusterSettings) -> str:
-    """resolv.conf of pods: the cluster's DNS completes names such as `vdi-gateway.vdi-system.svc`."""
-    return f"nameserver {settings.node_networks.dns_service}\nsearch svc.cluster.local cluster.local\noptions ndots:5\n"
+    """resolv.conf of pods: the cluster's DNS completes names such as
+    `vdi-gateway.vdi-system.svc`.
+    """
+    return (
+        f"nameserver {settings.node_networks.dns_service}\nsearch svc.cluster.local"
+        " cluster.local\noptions ndots:5\n"
+    )
 
 
 def _write_json(path: Path, content: dict[str, Any]) -> None:

@@ -1,6 +1,7 @@
 """The parts of a full node that need root: done directly by root, through sudo for everyone else.
 
-`python -m vdi.devcluster.privileged FUNCTION STATE_DIR WORD...` is what sudo runs; it prints its result as JSON.
+`python -m vdi.devcluster.privileged FUNCTION STATE_DIR WORD...` is what sudo runs; it prints its
+result as JSON.
 """
 
 import contextlib
@@ -36,22 +37,29 @@ _FUNCTIONS: dict[str, Callable[..., list[str]]] = {}
 def rights(what: str) -> Iterator[None]:
     """Make sure of root, asking for the password at most once, and keep it while the work lasts.
 
-    Inside itself it asks nothing: whoever does several such pieces of work puts one around them all. Raises
-    ClusterError when there is no way to become root; `what` says what it is wanted for.
+    Inside itself it asks nothing: whoever does several such pieces of work puts one around them
+    all. Raises ClusterError when there is no way to become root; `what` says what it is wanted for.
     """
     if os.geteuid() == 0 or _held.is_set():
         yield
         return
     if shutil.which("sudo") is None:
-        raise ClusterError(f"{what} needs root, but sudo is not installed: run it as root, or use --control-plane-only")
+        raise ClusterError(
+            f"{what} needs root, but sudo is not installed: run it as root, or use"
+            " --control-plane-only"
+        )
     print(f"{what} needs root for its last steps; sudo may ask for your password.", file=sys.stderr)  # noqa: T201
     if subprocess.run(["sudo", "-v"]).returncode != 0:
-        raise ClusterError(f"{what} needs root, but sudo refused: run it as root, or use --control-plane-only")
+        raise ClusterError(
+            f"{what} needs root, but sudo refused: run it as root, or use --control-plane-only"
+        )
     done = threading.Event()
 
     def keep() -> None:
         while not done.wait(_KEEP_ALIVE_SECONDS):
-            subprocess.run(["sudo", "-n", "-v"], stdin=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+            subprocess.run(
+                ["sudo", "-n", "-v"], stdin=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+            )
 
     keeper = threading.Thread(target=keep, daemon=True)
     keeper.start()
@@ -65,7 +73,8 @@ def rights(what: str) -> Iterator[None]:
 
 
 def _as_root(function: Callable[..., list[str]]) -> Callable[..., list[str]]:
-    """A function that only root may run: for everyone else sudo runs this module with the function's name.
+    """A function that only root may run: for everyone else sudo runs this module with the
+    function's name.
 
     Its words are texts. Raises ClusterError.
     """
@@ -89,7 +98,9 @@ def _as_root(function: Callable[..., list[str]]) -> Callable[..., list[str]]:
 
 @_as_root
 def start(layout: Layout) -> list[str]:
-    """Start the node's supervisor in namespaces of its own, with everything it needs of the host."""
+    """Start the node's supervisor in namespaces of its own, with everything it needs of the
+    host.
+    """
     settings = layout.load()
     if settings is None or settings.networks is None:
         raise ClusterError(f"{layout.root} contains no full node to start")
@@ -107,16 +118,21 @@ def start(layout: Layout) -> list[str]:
 
 @_as_root
 def start_node(layout: Layout, word: str) -> list[str]:
-    """Start a further node of a running cluster, and join it to the network, if its supervisor runs or not."""
+    """Start a further node of a running cluster, and join it to the network, if its supervisor runs
+    or not.
+    """
     number, settings, first = int(word), layout.load(), find_supervisor(layout)
     if settings is None or first is None:
-        raise ClusterError(f"cluster {layout.name!r} is not running, and node {word} cannot start without it")
+        raise ClusterError(
+            f"cluster {layout.name!r} is not running, and node {word} cannot start without it"
+        )
     node = layout.of_node(number)
     if find_supervisor(node) is None:
         host.prepare_node(node, probe.cgroup_mounts())
         start_supervisor(
             node,
-            # In the process namespace of the first node: when that ends, however it ends, this one ends with it.
+            # In the process namespace of the first node: when that ends, however it ends, this one
+            # ends with it.
             namespaces=["nsenter", "--target", str(first.main.pid), "--pid", *_NAMESPACES],
             prepare=lambda pid: host.connect_node(settings, number, first.main.pid, pid),
         )
@@ -160,9 +176,11 @@ def remove(layout: Layout) -> list[str]:
 def import_images(layout: Layout, ctr: str, *tars: str) -> list[str]:
     """Import image archives into the first node's containerd; says which were new.
 
-    Each archive that was imported is remembered by size and time, so that coming again costs nothing.
+    Each archive that was imported is remembered by size and time, so that coming again costs
+    nothing.
 
-    Imported again is also one whose image is gone: the kubelet deletes images of a disk that is nearly full.
+    Imported again is also one whose image is gone: the kubelet deletes images of a disk that is
+    nearly full.
     """
     memory = _imported(layout)
     memory.mkdir(exist_ok=True)
@@ -187,18 +205,23 @@ def _images(layout: Layout, ctr: str) -> tuple[str, ...]:
 
 
 def _find(name: str, present: Iterable[str]) -> str | None:
-    """containerd completes a name in an archive with the registry: `redis:7` is `docker.io/library/redis:7`."""
+    """containerd completes a name in an archive with the registry: `redis:7` is
+    `docker.io/library/redis:7`.
+    """
     return next((known for known in present if known == name or known.endswith(f"/{name}")), None)
 
 
 def require_room(tar: Path, free: int) -> None:
-    """Raises ClusterError when an archive, which lies there packed and unpacked, leaves the kubelet too little disk."""
+    """Raises ClusterError when an archive, which lies there packed and unpacked, leaves the kubelet
+    too little disk.
+    """
     size = tar.stat().st_size
     if free < 2 * size + KEPT_FREE_BYTES:
         raise ClusterError(
-            f"the image in {tar} needs {2 * size / GIB:.1f} GiB of disk, and {free / GIB:.1f} GiB are free, of which "
-            f"{KEPT_FREE_BYTES / GIB:.0f} must stay free: with less the kubelet deletes images. Free some space: "
-            "`vdi cluster down` removes a cluster with its images, and ~/.cache/vdi can be deleted and is made again"
+            f"the image in {tar} needs {2 * size / GIB:.1f} GiB of disk, and {free / GIB:.1f} GiB"
+            f" are free, of which {KEPT_FREE_BYTES / GIB:.0f} must stay free: with less the kubelet"
+            " deletes images. Free some space: `vdi cluster down` removes a cluster with its"
+            " images, and ~/.cache/vdi can be deleted and is made again"
         )
 
 
@@ -210,11 +233,17 @@ def copy_images(layout: Layout, word: str, ctr: str) -> list[str]:
     """
     node, notes = layout.of_node(int(word)), {}
     for note in _imported(layout).iterdir():
-        mark, *names = note.read_text().splitlines() or [""]  # empty, if the machine went off while it was written
+        mark, *names = note.read_text().splitlines() or [
+            ""
+        ]  # empty, if the machine went off while it was written
         notes[Path(unquote(note.name))] = mark, names
-    unchanged = [str(tar) for tar, (mark, _) in notes.items() if tar.exists() and _mark(tar) == mark]
+    unchanged = [
+        str(tar) for tar, (mark, _) in notes.items() if tar.exists() and _mark(tar) == mark
+    ]
     new = import_images(node, ctr, *unchanged)
-    new += _copy_from_first(layout, node, ctr, [name for _, names in notes.values() for name in names])
+    new += _copy_from_first(
+        layout, node, ctr, [name for _, names in notes.values() for name in names]
+    )
     node.images_loaded.touch()
     return new
 

@@ -13,7 +13,9 @@ _CAP_SYS_RESOURCE = 24
 
 
 def read_machine(*, containerd: Path, state: Path) -> Machine:
-    """See what the node's configuration depends on. `containerd` is the binary, `state` an existing folder."""
+    """See what the node's configuration depends on. `containerd` is the binary, `state` an existing
+    folder.
+    """
     return Machine(
         containerd=_containerd_version(containerd),
         may_lower_oom_score=bool(_bounding_capabilities() >> _CAP_SYS_RESOURCE & 1),
@@ -30,10 +32,16 @@ def missing_tools() -> list[str]:
 
 def routes() -> list[str]:
     """Every IPv4 range that some route of this host already uses, in all its tables."""
-    done = subprocess.run(["ip", "-4", "route", "show", "table", "all"], capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        ["ip", "-4", "route", "show", "table", "all"], capture_output=True, text=True, check=True
+    )
     found = []
     for line in done.stdout.splitlines():
-        words = [word for word in line.split() if word not in ("local", "broadcast", "unreachable", "blackhole", "nat")]
+        words = [
+            word
+            for word in line.split()
+            if word not in ("local", "broadcast", "unreachable", "blackhole", "nat")
+        ]
         if words and re.fullmatch(r"[0-9.]+(/[0-9]+)?", words[0]):
             found.append(words[0])
     return found
@@ -46,8 +54,23 @@ def cgroup_mounts() -> list[CgroupMount]:
         if kind == "cgroup2":
             found.append(CgroupMount(path, v2=True))
         elif kind == "cgroup":
-            names = ("cpu", "cpuacct", "cpuset", "memory", "devices", "freezer", "blkio", "pids", "hugetlb", "net_cls")
-            found.append(CgroupMount(path, v2=False, controllers=tuple(n for n in names if n in options.split(","))))
+            names = (
+                "cpu",
+                "cpuacct",
+                "cpuset",
+                "memory",
+                "devices",
+                "freezer",
+                "blkio",
+                "pids",
+                "hugetlb",
+                "net_cls",
+            )
+            found.append(
+                CgroupMount(
+                    path, v2=False, controllers=tuple(n for n in names if n in options.split(","))
+                )
+            )
     return found
 
 
@@ -59,12 +82,16 @@ def _containerd_version(binary: Path) -> tuple[int, int]:
     done = subprocess.run([binary, "--version"], capture_output=True, text=True, check=True)
     found = re.search(r"\bv?([0-9]+)\.([0-9]+)\.[0-9]+", done.stdout)
     if found is None:
-        raise ClusterError(f"{binary} --version printed {done.stdout.strip()!r}, which contains no version")
+        raise ClusterError(
+            f"{binary} --version printed {done.stdout.strip()!r}, which contains no version"
+        )
     return int(found[1]), int(found[2])
 
 
 def _bounding_capabilities() -> int:
-    """Capabilities that root can have here: the bounding set, since this process may not be root yet."""
+    """Capabilities that root can have here: the bounding set, since this process may not be root
+    yet.
+    """
     text = Path("/proc/self/status").read_text()
     found = re.search(r"^CapBnd:\s*([0-9a-f]+)$", text, re.MULTILINE)
     return int(found[1], 16) if found else 0
@@ -83,12 +110,16 @@ def _nameservers() -> dict[str, tuple[str, ...]]:
     found: dict[str, tuple[str, ...]] = {}
     for path in (Path("/etc/resolv.conf"), Path("/run/systemd/resolve/resolv.conf")):
         if path.exists():
-            found[str(path)] = tuple(re.findall(r"^\s*nameserver\s+(\S+)", path.read_text(), re.MULTILINE))
+            found[str(path)] = tuple(
+                re.findall(r"^\s*nameserver\s+(\S+)", path.read_text(), re.MULTILINE)
+            )
     return found
 
 
 def _mtu() -> int:
     """Of the device behind the default route; 1500 without one."""
-    done = subprocess.run(["ip", "-4", "route", "show", "default"], capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        ["ip", "-4", "route", "show", "default"], capture_output=True, text=True, check=False
+    )
     found = re.search(r"\bdev (\S+)", done.stdout)
     return int(Path(f"/sys/class/net/{found[1]}/mtu").read_text()) if found else 1500

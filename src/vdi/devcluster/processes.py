@@ -1,6 +1,8 @@
-"""Starting, finding and stopping the supervisor: the only process that `vdi cluster` itself starts and ends.
+"""Starting, finding and stopping the supervisor: the only process that `vdi cluster` itself starts
+and ends.
 
-A process is known by its id and its start time together, so that an id that was given out again is never hit.
+A process is known by its id and its start time together, so that an id that was given out again is
+never hit.
 """
 
 import contextlib
@@ -46,14 +48,17 @@ def _stat(pid: int) -> int | None:
 
 
 class Supervised(msgspec.Struct, frozen=True):
-    """The supervisor's own process, and what holds its namespaces open (the same without namespaces)."""
+    """The supervisor's own process, and what holds its namespaces open (the same without
+    namespaces).
+    """
 
     main: ProcessId
     holder: ProcessId
 
 
 def write_spec(layout: Layout, components: list[Component], setup: list[list[str]]) -> None:
-    """Write the supervisor's input: its components, and `setup`, commands it runs first, inside its namespaces.
+    """Write the supervisor's input: its components, and `setup`, commands it runs first, inside its
+    namespaces.
 
     Only its owner can read the file: containerd's environment may have a proxy's password.
     """
@@ -70,14 +75,22 @@ def start_supervisor(
 ) -> None:
     """Start it detached.
 
-    `namespaces` is the command in front of it, `listener` a socket that it keeps for one of its components;
-    `prepare(pid)` runs before it may go on.
+    `namespaces` is the command in front of it, `listener` a socket that it keeps for one of its
+    components; `prepare(pid)` runs before it may go on.
     """
     layout.logs.mkdir(exist_ok=True)
     layout.status.unlink(missing_ok=True)
     listen_fd = listener.fileno() if listener else -1
-    command = [*(namespaces or []), sys.executable, "-I", supervisor.__file__, str(layout.root), str(listen_fd)]
-    # No proxies: components that talk to the API server would send their requests to one. containerd's are in the spec.
+    command = [
+        *(namespaces or []),
+        sys.executable,
+        "-I",
+        supervisor.__file__,
+        str(layout.root),
+        str(listen_fd),
+    ]
+    # No proxies: components that talk to the API server would send their requests to one.
+    # containerd's are in the spec.
     env = {name: os.environ[name] for name in ("HOME", "PATH", "LANG") if name in os.environ}
     with (layout.logs / "supervisor.log").open("ab") as log:
         process = subprocess.Popen(
@@ -94,8 +107,11 @@ def start_supervisor(
     try:
         with process.stdin as stdin:
             pid = _supervisor_below(process, layout) if namespaces else process.pid
-            # Remembered before anything else happens, so that `down` finds it whenever this is interrupted.
-            layout.supervisor.write_bytes(msgspec.json.encode(Supervised(_identify(pid), _identify(process.pid))))
+            # Remembered before anything else happens, so that `down` finds it whenever this is
+            # interrupted.
+            layout.supervisor.write_bytes(
+                msgspec.json.encode(Supervised(_identify(pid), _identify(process.pid)))
+            )
             prepare(pid)
             stdin.write(supervisor.GO)
     except BaseException:
@@ -106,7 +122,9 @@ def start_supervisor(
 
 
 def find_supervisor(layout: Layout) -> Supervised | None:
-    """The running supervisor of this cluster, if there is one; looked for when nothing says which process it is."""
+    """The running supervisor of this cluster, if there is one; looked for when nothing says which
+    process it is.
+    """
     try:
         found = msgspec.json.decode(layout.supervisor.read_bytes(), type=Supervised)
     except (FileNotFoundError, msgspec.DecodeError):
@@ -120,7 +138,9 @@ def _search(layout: Layout) -> Supervised | None:
             with contextlib.suppress(OSError):
                 if _is_supervisor(int(entry.name), layout):
                     parent = int((entry / "stat").read_text().rpartition(")")[2].split()[1])
-                    in_namespaces = b"unshare" in Path(f"/proc/{parent}/cmdline").read_bytes().split(b"\0")
+                    in_namespaces = b"unshare" in Path(
+                        f"/proc/{parent}/cmdline"
+                    ).read_bytes().split(b"\0")
                     main = _identify(int(entry.name))
                     return Supervised(main, _identify(parent) if in_namespaces else main)
     return None
@@ -139,7 +159,10 @@ def stop_supervisor(layout: Layout, *, at_once: bool = False) -> bool:
         wait_until(lambda: not found.main.alive, STOP_SECONDS)
     _signal(found, signal.SIGKILL)
     if not wait_until(lambda: not (found.main.alive or found.holder.alive), STOP_SECONDS):
-        raise ClusterError(f"process {found.main.pid} (the supervisor in {layout.root}) does not end, not even killed")
+        raise ClusterError(
+            f"process {found.main.pid} (the supervisor in {layout.root}) does not end, not even"
+            " killed"
+        )
     return True
 
 
@@ -153,10 +176,14 @@ def host_pids(supervisor_pid: int) -> dict[int, int]:
     """Of each child of the supervisor: the id that the supervisor knows it by -> its id here."""
     found = {}
     with contextlib.suppress(OSError):
-        for child in Path(f"/proc/{supervisor_pid}/task/{supervisor_pid}/children").read_text().split():
+        for child in (
+            Path(f"/proc/{supervisor_pid}/task/{supervisor_pid}/children").read_text().split()
+        ):
             with contextlib.suppress(OSError):
                 status = Path(f"/proc/{child}/status").read_text()
-                seen = next(line for line in status.splitlines() if line.startswith("NSpid:")).split()[1:]
+                seen = next(
+                    line for line in status.splitlines() if line.startswith("NSpid:")
+                ).split()[1:]
                 found[int(seen[-1])] = int(child)
     return found
 
@@ -164,7 +191,8 @@ def host_pids(supervisor_pid: int) -> dict[int, int]:
 def wait_until(condition: Callable[[], bool], seconds: float) -> bool:
     """Look until it holds; False when it still does not after `seconds`.
 
-    Every 50 ms in the first second, and ever more rarely, so that looks do not slow down a slow machine.
+    Every 50 ms in the first second, and ever more rarely, so that looks do not slow down a slow
+    machine.
     """
     began = time.monotonic()
     while not condition():
@@ -181,19 +209,24 @@ def _supervisor_below(process: subprocess.Popen[bytes], layout: Layout) -> int:
     def appeared() -> bool:
         if process.poll() is not None:
             raise ClusterError(
-                f"the node's namespaces could not be created: status {process.returncode}, see supervisor.log"
+                f"the node's namespaces could not be created: status {process.returncode}, see"
+                " supervisor.log"
             )
         found[:] = [pid for pid in _descendants(process.pid) if _is_supervisor(pid, layout)]
         return bool(found)
 
     if not wait_until(appeared, 10):
-        raise ClusterError("the node's namespaces could not be created within 10 s, see supervisor.log")
+        raise ClusterError(
+            "the node's namespaces could not be created within 10 s, see supervisor.log"
+        )
     return found[0]
 
 
 def _descendants(pid: int) -> list[int]:
     with contextlib.suppress(OSError):
-        children = [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+        children = [
+            int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+        ]
         return [*children, *(below for child in children for below in _descendants(child))]
     return []
 

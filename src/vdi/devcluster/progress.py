@@ -1,8 +1,8 @@
 """Progress of long work: live bars with the time on a terminal, plain lines elsewhere.
 
-Used by everything in this room that takes more than a moment. Each step has a log of its own; a step that fails
-says so with the log's last lines. Steps may run side by side (`Progress.side_by_side`); Ctrl-C ends every program
-that a step started.
+Used by everything in this room that takes more than a moment. Each step has a log of its own; a
+step that fails says so with the log's last lines. Steps may run side by side
+(`Progress.side_by_side`); Ctrl-C ends every program that a step started.
 """
 
 import contextlib
@@ -36,7 +36,8 @@ _TERMINATE_SECONDS = 5.0
 _LOOK_SECONDS = 0.5
 _ESCAPES = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 _NOTE_WIDTH = 70
-# Of the display on a terminal. Rich's own 10 take 7 % of a core, and far more where the processor is emulated.
+# Of the display on a terminal. Rich's own 10 take 7 % of a core, and far more where the processor
+# is emulated.
 _REFRESHES_PER_SECOND = 2
 
 
@@ -50,7 +51,9 @@ class StepFailed(Exception):  # noqa: N818 - named for what happened
 
 
 class Cancelled(Exception):  # noqa: N818 - not an error: work was given up
-    """Raised inside a step when work beside it failed or the user pressed Ctrl-C, so that it ends too."""
+    """Raised inside a step when work beside it failed or the user pressed Ctrl-C, so that it ends
+    too.
+    """
 
 
 class Step:
@@ -62,8 +65,12 @@ class Step:
         self._note = ""
         self._last_line = self.started
 
-    def update(self, note: str = "", *, done: float | None = None, total: float | None = None) -> None:
-        """Show `note`, and a bar when `total` is given (any unit). Raises Cancelled when the work was given up."""
+    def update(
+        self, note: str = "", *, done: float | None = None, total: float | None = None
+    ) -> None:
+        """Show `note`, and a bar when `total` is given (any unit). Raises Cancelled when the work
+        was given up.
+        """
         self._note = note
         self._owner._show(self, note, done, total)
         self._owner.raise_if_cancelled()
@@ -81,8 +88,9 @@ class Step:
 
         With `expected_lines` the bar shows how much of its output the program has written.
 
-        The program gets a process group of its own, and the whole group is ended on Ctrl-C. It cannot ask the user
-        anything. Raises StepFailed when it cannot be started or ends with another status than 0; Cancelled.
+        The program gets a process group of its own, and the whole group is ended on Ctrl-C. It
+        cannot ask the user anything. Raises StepFailed when it cannot be started or ends with
+        another status than 0; Cancelled.
         """
         words = [str(word) for word in argv]
         self._owner.raise_if_cancelled()
@@ -101,16 +109,28 @@ class Step:
                     process_group=0,
                 )
             except OSError as error:
-                raise StepFailed(self.title, f"{words[0]} cannot be started: {error}", self.log_path) from error
+                raise StepFailed(
+                    self.title, f"{words[0]} cannot be started: {error}", self.log_path
+                ) from error
             with self._owner.ended_by(functools.partial(_end_group, process)):
                 status = self._follow(process, log, stdin, expected_lines)
         if status != 0:
             self._owner.raise_if_cancelled()
-            how = f"was killed by {signal.Signals(-status).name}" if status < 0 else f"ended with status {status}"
-            raise StepFailed(self.title, f"{Path(words[0]).name} {how}", self.log_path, self._tail(start))
+            how = (
+                f"was killed by {signal.Signals(-status).name}"
+                if status < 0
+                else f"ended with status {status}"
+            )
+            raise StepFailed(
+                self.title, f"{Path(words[0]).name} {how}", self.log_path, self._tail(start)
+            )
 
     def _follow(
-        self, process: subprocess.Popen[bytes], log: IO[bytes], stdin: bytes | None, expected: int | None
+        self,
+        process: subprocess.Popen[bytes],
+        log: IO[bytes],
+        stdin: bytes | None,
+        expected: int | None,
     ) -> int:
         reader = threading.Thread(target=self._read, args=(process, log, expected), daemon=True)
         reader.start()
@@ -122,7 +142,9 @@ class Step:
                 status = process.wait(timeout=1.0)
                 break
             self._owner._show(self, self._note, None, None)
-        reader.join(timeout=_TERMINATE_SECONDS)  # a grandchild that went to the background may hold the pipe open
+        reader.join(
+            timeout=_TERMINATE_SECONDS
+        )  # a grandchild that went to the background may hold the pipe open
         return status
 
     def _read(self, process: subprocess.Popen[bytes], log: IO[bytes], expected: int | None) -> None:
@@ -144,7 +166,9 @@ class Step:
 
 
 class Progress:
-    """The display of a whole piece of work; a context manager. Safe to use from several threads at once."""
+    """The display of a whole piece of work; a context manager. Safe to use from several threads at
+    once.
+    """
 
     def __init__(self, log_dir: Path, console: Console | None = None) -> None:
         self.log_dir = log_dir
@@ -160,7 +184,9 @@ class Progress:
             transient=True,
         )
         self._tasks: dict[Step, TaskID] = {}
-        self._enders: set[Callable[[], None]] = set()  # of what runs at this moment; the lock guards it
+        self._enders: set[Callable[[], None]] = (
+            set()
+        )  # of what runs at this moment; the lock guards it
         self._lock = threading.Lock()
         self._cancelled = threading.Event()
 
@@ -171,7 +197,10 @@ class Progress:
         return self
 
     def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
     ) -> None:
         if kind is not None:
             self.cancel()
@@ -184,8 +213,12 @@ class Progress:
 
     @contextlib.contextmanager
     def step(self, title: str) -> Iterator[Step]:
-        """One step: its time is printed when it ends, with ✓, ✗ when it failed, or – when it was given up."""
-        log_path = self.log_dir / f"{re.sub(r'[^a-z0-9.]+', '-', title.lower()).strip('-')[:80]}.log"
+        """One step: its time is printed when it ends, with ✓, ✗ when it failed, or – when it was
+        given up.
+        """
+        log_path = (
+            self.log_dir / f"{re.sub(r'[^a-z0-9.]+', '-', title.lower()).strip('-')[:80]}.log"
+        )
         log_path.write_bytes(b"")
         step = Step(self, title, log_path)
         if self.console.is_terminal:
@@ -205,14 +238,17 @@ class Progress:
                 if step in self._tasks:
                     self._bars.remove_task(self._tasks.pop(step))
             seconds = time.monotonic() - step.started
-            self.console.print(Text.assemble((mark, style), f" {title} ", (f"{seconds:.1f}s", "dim")), soft_wrap=True)
+            self.console.print(
+                Text.assemble((mark, style), f" {title} ", (f"{seconds:.1f}s", "dim")),
+                soft_wrap=True,
+            )
 
     def side_by_side(self, jobs: Sequence[Callable[[], T]], *, at_once: int = 8) -> list[T]:
         """Run the jobs in threads and return their results in order.
 
-        The first failure, or Ctrl-C, ends all the others and is raised once they have ended; no further step of this
-        display runs then. A job that was given up because of work beside it is no failure: what failed may be in a job
-        that is still ending its own jobs.
+        The first failure, or Ctrl-C, ends all the others and is raised once they have ended; no
+        further step of this display runs then. A job that was given up because of work beside it is
+        no failure: what failed may be in a job that is still ending its own jobs.
         """
         with ThreadPoolExecutor(max_workers=at_once) as pool:
             try:  # around all of it: Ctrl-C may come while the first job runs already, and the next is being submitted
@@ -224,14 +260,18 @@ class Progress:
                 self.cancel()
                 pool.shutdown(wait=True, cancel_futures=True)
                 failures += _failures(futures)
-                raise next((error for error in failures if not isinstance(error, Cancelled)), failures[0])
+                raise next(
+                    (error for error in failures if not isinstance(error, Cancelled)), failures[0]
+                )
             except BaseException:
                 self.cancel()
                 pool.shutdown(wait=True, cancel_futures=True)
                 raise
 
     def cancel(self) -> None:
-        """Give up: what the steps run is ended, and every step raises Cancelled at its next update."""
+        """Give up: what the steps run is ended, and every step raises Cancelled at its next
+        update.
+        """
         self._cancelled.set()
         with self._lock:
             enders = list(self._enders)
@@ -250,7 +290,9 @@ class Progress:
 
     @contextlib.contextmanager
     def ended_by(self, end: Callable[[], None]) -> Iterator[None]:
-        """While the body runs, `end` is how to stop it from another thread; it is called too when the body raises."""
+        """While the body runs, `end` is how to stop it from another thread; it is called too when
+        the body raises.
+        """
         with self._lock:
             self._enders.add(end)
         try:
@@ -275,11 +317,15 @@ class Progress:
         if now - step._last_line >= HEARTBEAT_SECONDS:
             step._last_line = now
             share = f" {100 * done / total:.0f}%" if done is not None and total else ""
-            self.say(f"  {step.title} ... {now - step.started:.0f}s{share} {note[:_NOTE_WIDTH]}".rstrip())
+            self.say(
+                f"  {step.title} ... {now - step.started:.0f}s{share} {note[:_NOTE_WIDTH]}".rstrip()
+            )
 
 
 def _wait_for_all_or_a_failure(futures: Sequence[Future[T]]) -> None:
-    """With a look now and then: a signal that comes just before a thread waits for a lock does not interrupt it."""
+    """With a look now and then: a signal that comes just before a thread waits for a lock does not
+    interrupt it.
+    """
     while True:
         done, left = wait(futures, timeout=_LOOK_SECONDS, return_when=FIRST_EXCEPTION)
         if not left or any(future.exception() for future in done):

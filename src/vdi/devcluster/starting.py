@@ -1,4 +1,5 @@
-"""Steps of `vdi cluster up`: choose the settings of a cluster, write its files, wait for each part, apply the add-ons.
+"""Steps of `vdi cluster up`: choose the settings of a cluster, write its files, wait for each part,
+apply the add-ons.
 
 The add-ons are those of K3s: DNS, local volumes, Traefik's kinds and rights.
 """
@@ -24,26 +25,43 @@ from vdi.devcluster.status import ComponentStatus, read_addons, read_components,
 from vdi.devcluster.supervisor import Component
 
 _MANIFESTS = Path(__file__).parent / "manifests"
-# How long each wait may take, times `timeout_factor`: 5 to 15 s is usual, a loaded machine takes longer.
+# How long each wait may take, times `timeout_factor`: 5 to 15 s is usual, a loaded machine takes
+# longer.
 READY_SECONDS = 120.0
 _LOG_LINES = 12
 
-# Before a program's own words. Where that is not permitted, `nice` says so in the log, and starts it all the same.
+# Before a program's own words. Where that is not permitted, `nice` says so in the log, and starts
+# it all the same.
 _BEFORE_OTHERS = ("nice", "-n", "-10")
 
 # The preferred port of the desktops, so that their URLs stay the same.
 USUAL_WEBSECURE_PORT = 8443
 
 
-def apply_addons(step: Step, layout: Layout, settings: ClusterSettings, binaries: Mapping[str, Path]) -> None:
-    """Apply Traefik's kinds and, where there is a node, all the rest. Applying again heals what was changed."""
+def apply_addons(
+    step: Step, layout: Layout, settings: ClusterSettings, binaries: Mapping[str, Path]
+) -> None:
+    """Apply Traefik's kinds and, where there is a node, all the rest. Applying again heals what was
+    changed.
+    """
     manifests = [binaries["traefik-crds.yaml"].read_text()]
     if settings.networks is not None:
         resolv_conf = (layout.config / "resolv.conf").read_text()
         manifests += render(layout, settings.node_name, settings.networks, resolv_conf)
     kubectl: list[str | Path] = [binaries["kubectl"], "--kubeconfig", layout.kubeconfig]
-    apply: list[str | Path] = ["apply", "--server-side", "--force-conflicts", "--field-manager=vdi-cluster", "-f", "-"]
-    step.run([*kubectl, *apply], env=without_proxies(os.environ), stdin="\n---\n".join(manifests).encode())
+    apply: list[str | Path] = [
+        "apply",
+        "--server-side",
+        "--force-conflicts",
+        "--field-manager=vdi-cluster",
+        "-f",
+        "-",
+    ]
+    step.run(
+        [*kubectl, *apply],
+        env=without_proxies(os.environ),
+        stdin="\n---\n".join(manifests).encode(),
+    )
     layout.addons_applied.touch()
 
 
@@ -54,12 +72,18 @@ def render(layout: Layout, node_name: str, networks: Networks, resolv_conf: str)
     """
     values = {
         "dns_service": networks.dns_service,
-        "forward": "forward . /etc/resolv.conf" if resolv_conf else "# this machine has no name server to ask",
+        "forward": (
+            "forward . /etc/resolv.conf"
+            if resolv_conf
+            else "# this machine has no name server to ask"
+        ),
         "volumes": str(layout.volumes),
         "node_name": node_name,
         "node_address": networks.node_address,
     }
-    return [Template(path.read_text()).substitute(values) for path in sorted(_MANIFESTS.glob("*.yaml"))]
+    return [
+        Template(path.read_text()).substitute(values) for path in sorted(_MANIFESTS.glob("*.yaml"))
+    ]
 
 
 @dataclass(frozen=True)
@@ -74,7 +98,11 @@ class Kind:
         if self.control_plane_only:
             return "a control plane only"
         gpus = f" with {self.fake_gpus} simulated GPUs" if self.fake_gpus else ""
-        return f"a full node{gpus}" if self.nodes == 1 else f"{self.nodes} full nodes{gpus and f'{gpus} each'}"
+        return (
+            f"a full node{gpus}"
+            if self.nodes == 1
+            else f"{self.nodes} full nodes{gpus and f'{gpus} each'}"
+        )
 
     @property
     def options(self) -> str:
@@ -93,11 +121,14 @@ def choose_kind(
     fake_gpus: int | None,
     nodes: int | None = None,
 ) -> Kind:
-    """The requested shape; for what was not requested, the existing one. Raises ClusterError on a contradiction."""
+    """The requested shape; for what was not requested, the existing one. Raises ClusterError on a
+    contradiction.
+    """
     for option, number in (("--fake-gpus", fake_gpus), ("--nodes", nodes)):
         if control_plane_only and number:
             raise ClusterError(
-                f"{option} {number} needs a node, and --control-plane-only creates none: omit one of them"
+                f"{option} {number} needs a node, and --control-plane-only creates none: omit one"
+                " of them"
             )
     if known is None:
         return Kind(control_plane_only, fake_gpus or 0, nodes or 1)
@@ -115,9 +146,10 @@ def choose_kind(
         verb = "is" if requested.nodes == 1 else "are"
         add = f"; `vdi cluster nodes --name {name} --add-node` adds a node" if more else ""
         raise ClusterError(
-            f"cluster {name} was created as {made}, but {requested} {verb} requested. `vdi cluster up --name {name}` "
-            f"starts it as it was created; `vdi cluster down --name {name}` removes it with all data in it, and then "
-            f"`vdi cluster up --name {name}{requested.options}` creates it; another --name creates a second one{add}"
+            f"cluster {name} was created as {made}, but {requested} {verb} requested. `vdi cluster"
+            f" up --name {name}` starts it as it was created; `vdi cluster down --name {name}`"
+            " removes it with all data in it, and then `vdi cluster up --name"
+            f" {name}{requested.options}` creates it; another --name creates a second one{add}"
         )
     return made
 
@@ -126,7 +158,9 @@ def choose_settings(name: str, known: ClusterSettings | None, kind: Kind) -> Clu
     """The settings it had before; only the desktops' port changes, if another program took it."""
     if known is not None:
         if known.websecure_port:
-            return msgspec.structs.replace(known, websecure_port=free_ports(1, known.websecure_port)[0])
+            return msgspec.structs.replace(
+                known, websecure_port=free_ports(1, known.websecure_port)[0]
+            )
         return known
     if kind.control_plane_only:
         api_port, etcd_port, etcd_peer_port = free_ports(3)
@@ -158,7 +192,9 @@ def choose_settings(name: str, known: ClusterSettings | None, kind: Kind) -> Clu
 
 
 def _ranges_of_other_clusters() -> Iterator[str]:
-    """Of clusters that are down for the moment, too: their addresses are written into their certificates."""
+    """Of clusters that are down for the moment, too: their addresses are written into their
+    certificates.
+    """
     for file in state_root().glob("*/cluster.json"):
         other = Layout(file.parent).load()
         if other is not None and other.networks is not None:
@@ -166,7 +202,11 @@ def _ranges_of_other_clusters() -> Iterator[str]:
 
 
 def write_files(
-    layout: Layout, settings: ClusterSettings, binaries: Mapping[str, Path], *, is_slow: bool = False
+    layout: Layout,
+    settings: ClusterSettings,
+    binaries: Mapping[str, Path],
+    *,
+    is_slow: bool = False,
 ) -> None:
     """Everything that the supervisor and the components read.
 
@@ -187,15 +227,25 @@ def write_files(
 
 
 def write_node_files(
-    layout: Layout, settings: ClusterSettings, binaries: Mapping[str, Path], *, is_slow: bool = False
+    layout: Layout,
+    settings: ClusterSettings,
+    binaries: Mapping[str, Path],
+    *,
+    is_slow: bool = False,
 ) -> None:
     """Everything that the supervisor and the components of a further node read."""
     write_node_credentials(layout, settings)
     components = _write_node(layout, settings, binaries)
-    write_spec(layout, _for_a_slow_machine(components) if is_slow else components, setup_commands(layout, settings))
+    write_spec(
+        layout,
+        _for_a_slow_machine(components) if is_slow else components,
+        setup_commands(layout, settings),
+    )
 
 
-def _write_node(layout: Layout, settings: ClusterSettings, binaries: Mapping[str, Path]) -> list[Component]:
+def _write_node(
+    layout: Layout, settings: ClusterSettings, binaries: Mapping[str, Path]
+) -> list[Component]:
     machine = probe.read_machine(containerd=binaries["containerd"], state=layout.root)
     write_node_config(layout, settings, machine, binaries)
     return node(layout, settings, binaries, image_pull_environment(os.environ))
@@ -204,20 +254,31 @@ def _write_node(layout: Layout, settings: ClusterSettings, binaries: Mapping[str
 def _for_a_slow_machine(components: Sequence[Component]) -> list[Component]:
     """Each on one processor, and before other programs.
 
-    With two processors, Go's timers wake twice as many threads while nothing happens. Without enough CPU time the API
-    server loses its connections, and making them again needs more than serving them. Not containerd, which unpacks
-    images side by side, and whose containers would go before other programs too.
+    With two processors, Go's timers wake twice as many threads while nothing happens. Without
+    enough CPU time the API server loses its connections, and making them again needs more than
+    serving them. Not containerd, which unpacks images side by side, and whose containers would go
+    before other programs too.
     """
     return [
-        component
-        if component.name == "containerd"
-        else replace(component, argv=[*_BEFORE_OTHERS, *component.argv], env={**component.env, "GOMAXPROCS": "1"})
+        (
+            component
+            if component.name == "containerd"
+            else replace(
+                component,
+                argv=[*_BEFORE_OTHERS, *component.argv],
+                env={**component.env, "GOMAXPROCS": "1"},
+            )
+        )
         for component in components
     ]
 
 
-def wait_running(layout: Layout, step: Step, *, only: Collection[str] = (), timeout_factor: float) -> None:
-    """Until every component (of `only`, if given) runs that may by now; says which do not, with their logs' ends."""
+def wait_running(
+    layout: Layout, step: Step, *, only: Collection[str] = (), timeout_factor: float
+) -> None:
+    """Until every component (of `only`, if given) runs that may by now; says which do not, with
+    their logs' ends.
+    """
     seconds = READY_SECONDS * timeout_factor
     if layout.cluster:
         later = set() if layout.images_loaded.exists() else {"kubelet", "kube-proxy", "fake-gpus"}
@@ -240,13 +301,24 @@ def wait_running(layout: Layout, step: Step, *, only: Collection[str] = (), time
         lines = []
         for component in awaited():
             if component.state != "running":
-                ended = f", ended {component.restarts} times, last: {component.last_exit}" if component.restarts else ""
-                lines.append(f"{component.name} is {component.state}{ended}\n{log_tail(layout, component.name)}")
+                ended = (
+                    f", ended {component.restarts} times, last: {component.last_exit}"
+                    if component.restarts
+                    else ""
+                )
+                lines.append(
+                    f"{component.name} is"
+                    f" {component.state}{ended}\n{log_tail(layout, component.name)}"
+                )
         raise ClusterError(f"not running after {seconds:.0f} s:\n" + "\n".join(lines))
 
 
-def wait_pods_allowed(layout: Layout, settings: ClusterSettings, step: Step, *, timeout_factor: float) -> None:
-    """Until the controllers have made the default service account: before that every pod is refused."""
+def wait_pods_allowed(
+    layout: Layout, settings: ClusterSettings, step: Step, *, timeout_factor: float
+) -> None:
+    """Until the controllers have made the default service account: before that every pod is
+    refused.
+    """
     seconds = READY_SECONDS * timeout_factor
     step.update("the default service account")
     last: list[status.NoAnswer] = []
@@ -260,10 +332,14 @@ def wait_pods_allowed(layout: Layout, settings: ClusterSettings, step: Step, *, 
         return True
 
     if not wait_until(made, seconds):
-        raise ClusterError(f"the default service account does not exist after {seconds:.0f} s: {last[0]}")
+        raise ClusterError(
+            f"the default service account does not exist after {seconds:.0f} s: {last[0]}"
+        )
 
 
-def wait_node(layout: Layout, settings: ClusterSettings, step: Step, *, timeout_factor: float) -> None:
+def wait_node(
+    layout: Layout, settings: ClusterSettings, step: Step, *, timeout_factor: float
+) -> None:
     """Until the node is Ready and, with the first one, the add-ons' pods are."""
     name = settings.name_of(layout.number)
     seconds = READY_SECONDS * timeout_factor
@@ -279,7 +355,8 @@ def wait_node(layout: Layout, settings: ClusterSettings, step: Step, *, timeout_
     missing: list[str] = []
     if not wait_until(settled, seconds):
         raise ClusterError(
-            f"not ready after {seconds:.0f} s: {', '.join(missing)}\nkubelet says:\n{log_tail(layout, 'kubelet')}"
+            f"not ready after {seconds:.0f} s: {', '.join(missing)}\nkubelet"
+            f" says:\n{log_tail(layout, 'kubelet')}"
         )
 
 

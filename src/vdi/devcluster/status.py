@@ -1,4 +1,5 @@
-"""Status of a cluster: processes as its supervisor reports them, node and add-ons as the API server does.
+"""Status of a cluster: processes as its supervisor reports them, node and add-ons as the API server
+does.
 
 The few requests stand here; people and the operator use `vdi.kube`.
 """
@@ -14,7 +15,8 @@ from vdi.devcluster.layout import ClusterSettings, Layout
 from vdi.devcluster.processes import find_supervisor, host_pids
 from vdi.devcluster.supervisor import State
 
-# Add-ons and their Deployments in kube-system; Traefik runs beside the cluster, among the components.
+# Add-ons and their Deployments in kube-system; Traefik runs beside the cluster, among the
+# components.
 ADDONS = {"coredns": "coredns", "local-path": "local-path-provisioner"}
 _TIMEOUT = 5.0
 _LARGEST_ANSWER = 64 * 2**20
@@ -28,7 +30,9 @@ def get(layout: Layout, settings: ClusterSettings, path: str) -> dict[str, Any]:
     """GET `path` as the administrator. Raises NoAnswer."""
     context = ssl.create_default_context(cafile=str(layout.pki / "ca.crt"))
     context.load_cert_chain(layout.pki / "admin.crt", layout.pki / "admin.key")
-    connection = http.client.HTTPSConnection(settings.api_host, settings.api_port, timeout=_TIMEOUT, context=context)
+    connection = http.client.HTTPSConnection(
+        settings.api_host, settings.api_port, timeout=_TIMEOUT, context=context
+    )
     try:
         connection.request("GET", path, headers={"Accept": "application/json"})
         response = connection.getresponse()
@@ -39,14 +43,17 @@ def get(layout: Layout, settings: ClusterSettings, path: str) -> dict[str, Any]:
         connection.close()
     if response.status != http.client.OK:
         raise NoAnswer(
-            f"GET {settings.server}{path}: status {response.status} {content[:200].decode(errors='replace')}"
+            f"GET {settings.server}{path}: status {response.status}"
+            f" {content[:200].decode(errors='replace')}"
         )
     answer: dict[str, Any] = json.loads(content)
     return answer
 
 
 class ComponentStatus(msgspec.Struct, frozen=True):
-    """One supervised process. `state` is waiting, starting, running, backoff, stopped or dead (not supervised)."""
+    """One supervised process. `state` is waiting, starting, running, backoff, stopped or dead (not
+    supervised).
+    """
 
     name: str
     state: str
@@ -77,7 +84,9 @@ class NodeStatus(msgspec.Struct, frozen=True):
 
 
 class ClusterStatus(msgspec.Struct, frozen=True):
-    """`state` is absent, running, degraded (something is not as it should be) or dead (no supervisor)."""
+    """`state` is absent, running, degraded (something is not as it should be) or dead (no
+    supervisor).
+    """
 
     name: str
     state: str
@@ -120,7 +129,9 @@ def status_of(layout: Layout, settings: ClusterSettings | None) -> ClusterStatus
     components = read_components(layout)
     alive = find_supervisor(layout) is not None
     addons = read_addons(layout, settings) if alive and not settings.control_plane_only else []
-    nodes = [_node_status(layout.of_node(number), settings, alive) for number in settings.node_numbers]
+    nodes = [
+        _node_status(layout.of_node(number), settings, alive) for number in settings.node_numbers
+    ]
     healthy = (
         bool(components)
         and all(component.state == "running" for component in components)
@@ -145,7 +156,13 @@ def status_of(layout: Layout, settings: ClusterSettings | None) -> ClusterStatus
 def _node_status(layout: Layout, settings: ClusterSettings, alive: bool) -> NodeStatus:
     name = settings.name_of(layout.number)
     ready = read_node(layout, settings, name) if alive else None
-    state = "stopped" if find_supervisor(layout) is None else "cut" if layout.network_cut.exists() else "running"
+    state = (
+        "stopped"
+        if find_supervisor(layout) is None
+        else "cut"
+        if layout.network_cut.exists()
+        else "running"
+    )
     return NodeStatus(name, state, ready, read_components(layout) if layout.cluster else [])
 
 
@@ -161,7 +178,9 @@ def read_node(layout: Layout, settings: ClusterSettings, name: str) -> bool | No
     except NoAnswer:
         return None
     conditions = node.get("status", {}).get("conditions", [])
-    return any(condition["type"] == "Ready" and condition["status"] == "True" for condition in conditions)
+    return any(
+        condition["type"] == "Ready" and condition["status"] == "True" for condition in conditions
+    )
 
 
 def read_addons(layout: Layout, settings: ClusterSettings) -> list[AddonStatus]:
@@ -169,10 +188,14 @@ def read_addons(layout: Layout, settings: ClusterSettings) -> list[AddonStatus]:
     found = []
     for name, deployment in ADDONS.items():
         try:
-            content = get(layout, settings, f"/apis/apps/v1/namespaces/kube-system/deployments/{deployment}")
+            content = get(
+                layout, settings, f"/apis/apps/v1/namespaces/kube-system/deployments/{deployment}"
+            )
         except NoAnswer as error:
             found.append(AddonStatus(name, False, str(error)))
         else:
             ready = content.get("status", {}).get("readyReplicas", 0)
-            found.append(AddonStatus(name, ready > 0, f"{ready} of {content['spec']['replicas']} ready"))
+            found.append(
+                AddonStatus(name, ready > 0, f"{ready} of {content['spec']['replicas']} ready")
+            )
     return found

@@ -1,9 +1,11 @@
-"""The one process that keeps a cluster's programs alive: `python supervisor.py STATE_DIR LISTEN_FD`.
+"""The one process that keeps a cluster's programs alive: `python supervisor.py STATE_DIR
+LISTEN_FD`.
 
-`vdi cluster up` starts it detached; it reads `STATE_DIR/spec.json`, starts the components in the order of their
-dependencies, starts again what crashed, reaps, rotates logs and writes `status.json` after every change. SIGTERM stops
-everything in reverse. For a full node it is PID 1 of the node's own namespaces, so whatever it leaves behind the kernel
-takes along. Standard library only, one thread: it must never be the part that fails.
+`vdi cluster up` starts it detached; it reads `STATE_DIR/spec.json`, starts the components in the
+order of their dependencies, starts again what crashed, reaps, rotates logs and writes `status.json`
+after every change. SIGTERM stops everything in reverse. For a full node it is PID 1 of the node's
+own namespaces, so whatever it leaves behind the kernel takes along. Standard library only, one
+thread: it must never be the part that fails.
 
     waiting -> starting -> running          (running: its readiness check answered)
                   ^            |
@@ -29,7 +31,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-# What the starter writes to the supervisor's standard input once the surroundings (the network) are there.
+# What the starter writes to the supervisor's standard input once the surroundings (the network) are
+# there.
 GO = b"go\n"
 
 LOG_BYTES = 20 << 20
@@ -45,8 +48,8 @@ _LISTEN_FDS_START = 3  # sd_listen_fds(3)
 class Component:
     """One program as the spec names it.
 
-    `ready` is how to ask whether it is: `{"tcp": "host:port"}`, `{"unix": path}`, `{"https": "host:port/path",
-    "ca": file}`; empty when its running is all there is to know.
+    `ready` is how to ask whether it is: `{"tcp": "host:port"}`, `{"unix": path}`, `{"https":
+    "host:port/path", "ca": file}`; empty when its running is all there is to know.
     """
 
     name: str
@@ -56,13 +59,16 @@ class Component:
     ready: dict[str, str] = field(default_factory=dict)
     # Non-empty: it is started once this file is there.
     needs_file: str = ""
-    # Non-empty: it gets the supervisor's inherited listening socket under this name, as systemd would hand it on.
+    # Non-empty: it gets the supervisor's inherited listening socket under this name, as systemd
+    # would hand it on.
     listen_name: str = ""
 
 
 @dataclass
 class State:
-    """One component in `status.json`. Times are seconds since the epoch; `last_exit` is in words."""
+    """One component in `status.json`. Times are seconds since the epoch; `last_exit` is in
+    words.
+    """
 
     state: str = "waiting"
     pid: int = 0
@@ -83,14 +89,18 @@ class Process:
     def due(self, now: float) -> bool:
         """Whether it should be started now."""
         needed = self.component.needs_file
-        return self.state.pid == 0 and now >= self._start_at and (not needed or Path(needed).exists())
+        return (
+            self.state.pid == 0 and now >= self._start_at and (not needed or Path(needed).exists())
+        )
 
     def start(self) -> None:
         """Fork and exec with the log as its output. It dies with the supervisor."""
         component = self.component
         try:
             with self.log.open("ab") as log:
-                log.write(f"--- {time.strftime('%Y-%m-%dT%H:%M:%S%z')} {' '.join(component.argv)}\n".encode())
+                log.write(
+                    f"--- {time.strftime('%Y-%m-%dT%H:%M:%S%z')} {' '.join(component.argv)}\n".encode()
+                )
                 log.flush()
                 supervisor = os.getpid()
                 pid = os.fork()
@@ -102,7 +112,9 @@ class Process:
             self.state.pid, self.state.state, self.state.since = pid, "starting", time.time()
 
     def ended(self, status: int, *, asked_to: bool) -> None:
-        """Note how it ended, and when to start it again: at once the first time, then later and later."""
+        """Note how it ended, and when to start it again: at once the first time, then later and
+        later.
+        """
         state = self.state
         if asked_to:
             state.pid, state.state = 0, "stopped"
@@ -110,13 +122,19 @@ class Process:
         if time.time() - state.since > STABLE_SECONDS:
             self._backoff = BACKOFF_FIRST
         code = os.waitstatus_to_exitcode(status)
-        self._later(f"killed by {signal.Signals(-code).name}" if code < 0 else f"exit status {code}")
+        self._later(
+            f"killed by {signal.Signals(-code).name}" if code < 0 else f"exit status {code}"
+        )
 
     def _later(self, why: str) -> None:
         self._start_at = time.monotonic() + self._backoff
         self._backoff = min(self._backoff * 2, BACKOFF_MOST)
         self.state.last_exit = f"{why} at {time.strftime('%H:%M:%S')}"
-        self.state.pid, self.state.state, self.state.restarts = 0, "backoff", self.state.restarts + 1
+        self.state.pid, self.state.state, self.state.restarts = (
+            0,
+            "backoff",
+            self.state.restarts + 1,
+        )
 
     def check_ready(self) -> bool:
         """True when it just turned from starting to running."""
@@ -140,8 +158,18 @@ def _become(component: Component, output: int, listen_fd: int, supervisor: int) 
         if listen_fd >= 0:  # last: the number may be one of the above's
             os.dup2(listen_fd, _LISTEN_FDS_START)
             os.set_inheritable(_LISTEN_FDS_START, True)  # dup2 onto itself would leave it as it was
-            env |= {"LISTEN_PID": str(os.getpid()), "LISTEN_FDS": "1", "LISTEN_FDNAMES": component.listen_name}
-        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD, signal.SIGPIPE):
+            env |= {
+                "LISTEN_PID": str(os.getpid()),
+                "LISTEN_FDS": "1",
+                "LISTEN_FDNAMES": component.listen_name,
+            }
+        for number in (
+            signal.SIGTERM,
+            signal.SIGINT,
+            signal.SIGHUP,
+            signal.SIGCHLD,
+            signal.SIGPIPE,
+        ):
             signal.signal(number, signal.SIG_DFL)
         os.execvpe(argv[0], argv, env)  # noqa: S606 - a fixed argv from our own spec
     except BaseException as error:
@@ -185,7 +213,9 @@ class Supervisor:
     def __init__(self, state_dir: Path, components: list[Component], listen_fd: int) -> None:
         self.status_file, logs = state_dir / "status.json", state_dir / "logs"
         logs.mkdir(exist_ok=True)
-        self.processes = {component.name: Process(component, logs, listen_fd) for component in components}
+        self.processes = {
+            component.name: Process(component, logs, listen_fd) for component in components
+        }
         self._started_order: list[str] = []
         self._been_ready: set[str] = set()
         self._stopping = False
@@ -263,13 +293,17 @@ class Supervisor:
         self._next_rotation = now + _ROTATE_EVERY
         for process in self.processes.values():
             if process.log.exists() and process.log.stat().st_size > LOG_BYTES:
-                with contextlib.suppress(OSError):  # a full disk: then without a copy of the old part
+                with contextlib.suppress(
+                    OSError
+                ):  # a full disk: then without a copy of the old part
                     shutil.copyfile(process.log, process.log.with_suffix(".log.1"))
                 os.truncate(process.log, 0)  # its writer appends, so it goes on at the new end
 
     def write_status(self) -> None:
         """Replace `status.json` in one step, so that a reader never sees half of it."""
-        content = {"components": {name: asdict(process.state) for name, process in self.processes.items()}}
+        content = {
+            "components": {name: asdict(process.state) for name, process in self.processes.items()}
+        }
         partial = self.status_file.with_suffix(".partial")
         try:
             partial.write_text(json.dumps(content, indent=1))
@@ -304,7 +338,9 @@ def main(state_dir: Path, listen_fd: int) -> int:
         if done.returncode != 0:
             print(f"{' '.join(argv)} ended with status {done.returncode}", file=sys.stderr)  # noqa: T201 - its log
             return 1
-    Supervisor(state_dir, [Component(**component) for component in spec["components"]], listen_fd).run()
+    Supervisor(
+        state_dir, [Component(**component) for component in spec["components"]], listen_fd
+    ).run()
     return 0
 
 

@@ -1,7 +1,9 @@
-"""The doctor's reads: collects a snapshot from the API server, and the current object of a fix. Writes nothing.
+"""The doctor's reads: collects a snapshot from the API server, and the current object of a fix.
+Writes nothing.
 
-A list that is not allowed is noted in the snapshot with the missing permission. A run makes at most `BUDGET` requests
-besides logs; for each namespace with Kasm `KASM_BUDGET` more, and one for each Secret in `basicAuthSecret`.
+A list that is not allowed is noted in the snapshot with the missing permission. A run makes at most
+`BUDGET` requests besides logs; for each namespace with Kasm `KASM_BUDGET` more, and one for each
+Secret in `basicAuthSecret`.
 """
 
 import asyncio
@@ -77,22 +79,36 @@ Object = dict[str, Any]
 
 MIDDLEWARES = Resource("traefik.io", "v1alpha1", "middlewares", "Middleware")
 CERTIFICATES = Resource("cert-manager.io", "v1", "certificates", "Certificate")
-RESOURCE_SLICES = Resource("resource.k8s.io", "v1", "resourceslices", "ResourceSlice", namespaced=False)
+RESOURCE_SLICES = Resource(
+    "resource.k8s.io", "v1", "resourceslices", "ResourceSlice", namespaced=False
+)
 SERVERS_TRANSPORTS = Resource("traefik.io", "v1alpha1", "serverstransports", "ServersTransport")
 
-# One list for each kind, whatever the number of sessions: what is read of a single session would cost a request each.
-# Listed in all namespaces whatever the scope, because the cause is often in another one.
-# Routes of all namespaces share Traefik's one table of hosts, and lead to the gateway's namespace.
+# One list for each kind, whatever the number of sessions: what is read of a single session would
+# cost a request each. Listed in all namespaces whatever the scope, because the cause is often in
+# another one. Routes of all namespaces share Traefik's one table of hosts, and lead to the
+# gateway's namespace.
 _REQUEST_PATH = (ROUTES, INGRESSES, MIDDLEWARES, SERVERS_TRANSPORTS, SERVICES, ENDPOINT_SLICES)
-EVERYWHERE = (SESSIONS, PODS, DEPLOYMENTS, DAEMON_SETS, STATEFUL_SETS, NETWORK_POLICIES, *_REQUEST_PATH)
+EVERYWHERE = (
+    SESSIONS,
+    PODS,
+    DEPLOYMENTS,
+    DAEMON_SETS,
+    STATEFUL_SETS,
+    NETWORK_POLICIES,
+    *_REQUEST_PATH,
+)
 # Without that permission, of these the requested namespace is listed; for Kasm, of Deployments too.
-_FALLING_BACK = frozenset({"vdisessions", "pods", "statefulsets"}) | {kind.plural for kind in _REQUEST_PATH}
+_FALLING_BACK = frozenset({"vdisessions", "pods", "statefulsets"}) | {
+    kind.plural for kind in _REQUEST_PATH
+}
 IN_SCOPE = (CLAIMS, CERTIFICATES)
 OF_CLUSTER = (
     *(TEMPLATES, POOLS, NODES, VOLUMES, STORAGE_CLASSES),
     *(CLUSTER_POLICIES, RUNTIME_CLASSES, RESOURCE_SLICES),
 )
-# Permissions of a run, beside those for single Secrets. The chart's rules for gateway and CronJob are made from them.
+# Permissions of a run, beside those for single Secrets. The chart's rules for gateway and CronJob
+# are made from them.
 LISTED = (*EVERYWHERE, *IN_SCOPE, *OF_CLUSTER, EVENTS, LEASES, JOBS)
 READ_ONE = (CRDS, CONFIG_MAPS)
 LOGGED = PODS
@@ -100,11 +116,15 @@ LOGGED = PODS
 OF_KASM_ELSEWHERE = (CLAIMS, SERVICES, ENDPOINT_SLICES, STATEFUL_SETS)
 
 
-async def collect(client: Client, scope: Scope, clock: Clock, *, releases: bool = False) -> Snapshot:
-    """The cluster as it is now. Raises ConnectionFailed and Unauthorized, with which nothing can be read.
+async def collect(
+    client: Client, scope: Scope, clock: Clock, *, releases: bool = False
+) -> Snapshot:
+    """The cluster as it is now. Raises ConnectionFailed and Unauthorized, with which nothing can be
+    read.
 
-    Three rounds: lists, the objects that these name (`vdi.doctor.objects.references`), then logs. `releases`: compare
-    with Helm's records too, which takes one more request for each kind in a manifest.
+    Three rounds: lists, the objects that these name (`vdi.doctor.objects.references`), then logs.
+    `releases`: compare with Helm's records too, which takes one more request for each kind in a
+    manifest.
     """
     reading = _Reading(client, "vdi-doctor", BUDGET, scope=scope)
     here = scope.namespace or None
@@ -118,7 +138,8 @@ async def collect(client: Client, scope: Scope, clock: Clock, *, releases: bool 
         reading.all_of(LEASES, namespace=NODE_LEASES, note="leases@nodes"),
         reading.api_certificate(),
     )
-    # The second round is named by the first: which Secret a template needs, which ConfigMap the device plugin reads.
+    # The second round is named by the first: which Secret a template needs, which ConfigMap the
+    # device plugin reads.
     lists = reading.snapshot(format_time(clock.now()))
     await reading.kasm(kasm_namespaces(lists))
     if here and (other := lease_namespace(lists, here)) != here:
@@ -126,7 +147,10 @@ async def collect(client: Client, scope: Scope, clock: Clock, *, releases: bool 
     secrets, certificates = secrets_to_sign_in(lists), hosts_by_certificate(lists)
     reading.budget += len(secrets) + len(certificates)
     await asyncio.gather(
-        *(reading.one(SECRETS, name, namespace, note="secrets@basicAuthSecret") for namespace, name in secrets),
+        *(
+            reading.one(SECRETS, name, namespace, note="secrets@basicAuthSecret")
+            for namespace, name in secrets
+        ),
         *(reading.one(CONFIG_MAPS, name, namespace) for namespace, name in gpu_config_maps(lists)),
         *(
             reading.one(CONFIG_MAPS, LOCAL_PATH_CONFIG, namespace, note=LOCAL_PATH_CONFIG)
@@ -144,7 +168,8 @@ async def collect(client: Client, scope: Scope, clock: Clock, *, releases: bool 
 
 
 async def prepare_fix(client: Client, finding: Finding, snapshot: Snapshot) -> Change | None:
-    """The change that fixes a finding, made from the object as it is now; None: a person has to, or it is gone.
+    """The change that fixes a finding, made from the object as it is now; None: a person has to, or
+    it is gone.
 
     Raises ApiError and ConnectionFailed.
     """
@@ -179,14 +204,17 @@ class _Reading(Reader):
             absent=tuple(sorted(self.absent)),
             unread=tuple(sorted(self.unread.values(), key=lambda unread: unread.kind)),
             logs=dict(sorted(self.logs.items())),
-            certificates=tuple(sorted(self.certificates, key=lambda one: (one.namespace, one.secret))),
+            certificates=tuple(
+                sorted(self.certificates, key=lambda one: (one.namespace, one.secret))
+            ),
             differences=tuple(self.differences),
             api_certificate_ends=self.api_certificate_ends,
             api_seconds=self.api_seconds,
         )
 
     async def measure_api(self, clock: Clock) -> None:
-        """Read our CRDs one after the other, before many requests wait for each other, and note the slowest.
+        """Read our CRDs one after the other, before many requests wait for each other, and note the
+        slowest.
 
         Raises ConnectionFailed when the API server accepts a connection and does not respond.
         """
@@ -197,8 +225,13 @@ class _Reading(Reader):
                 async with asyncio.timeout(_SMALL_REQUEST_SECONDS):
                     await self.one(CRDS, crd["metadata"]["name"])
             except TimeoutError as error:
-                why = f"it has not responded for {_SMALL_REQUEST_SECONDS:g} s: it hangs, or is overloaded"
-                raise ConnectionFailed(self.client.config.server, "GET customresourcedefinitions", why) from error
+                why = (
+                    f"it has not responded for {_SMALL_REQUEST_SECONDS:g} s: it hangs, or is"
+                    " overloaded"
+                )
+                raise ConnectionFailed(
+                    self.client.config.server, "GET customresourcedefinitions", why
+                ) from error
             took.append(clock.monotonic() - began)
         # The first one also opens the connection, and may wait for a credential plugin.
         self.api_seconds = max(took[1:])
@@ -211,7 +244,8 @@ class _Reading(Reader):
         if self.scope.namespace and falls_back:
             await self.all_of(kind, namespace=self.scope.namespace)
         else:
-            # The kind itself counts as unreadable too, so that no check which needs it reports a pass.
+            # The kind itself counts as unreadable too, so that no check which needs it reports a
+            # pass.
             self.unread[kind.plural] = self.unread[f"{kind.plural}@all"]
 
     async def kasm(self, namespaces: Iterable[str]) -> None:
@@ -220,9 +254,15 @@ class _Reading(Reader):
             self.budget += KASM_BUDGET
             calls = [self.all_of(JOBS, namespace=namespace)]
             if self.scope.namespace not in ("", namespace):
-                unread = [kind for kind in OF_KASM_ELSEWHERE if kind is CLAIMS or f"{kind.plural}@all" in self.unread]
+                unread = [
+                    kind
+                    for kind in OF_KASM_ELSEWHERE
+                    if kind is CLAIMS or f"{kind.plural}@all" in self.unread
+                ]
                 calls += [self.all_of(kind, namespace=namespace) for kind in unread]
-                calls.append(self.all_of(EVENTS, namespace=namespace, field_selector="type=Warning"))
+                calls.append(
+                    self.all_of(EVENTS, namespace=namespace, field_selector="type=Warning")
+                )
             await asyncio.gather(*calls)
 
     async def certificate(self, namespace: str, name: str) -> None:
@@ -232,7 +272,9 @@ class _Reading(Reader):
             try:
                 found = await self.client.get(SECRETS, name, namespace=namespace, into=dict)
             except NotFound:
-                self.certificates.append(Certificate(namespace=namespace, secret=name, problem="missing"))
+                self.certificates.append(
+                    Certificate(namespace=namespace, secret=name, problem="missing")
+                )
                 return
             text = (found.get("data") or {}).get("tls.crt", "")
             self.certificates.append(read_certificate(namespace, name, base64.b64decode(text)))
@@ -244,17 +286,25 @@ class _Reading(Reader):
         try:
             self.differences += await read_differences(self.client, namespace, name)
         except (ApiError, UnexpectedAnswer) as error:
-            words = f"The release {namespace}/{name} is not compared with what Helm installed: {error}"
-            self.unread["secrets@release"] = Unreadable("secrets@release", words, Remedy("Run it as an administrator."))
+            words = (
+                f"The release {namespace}/{name} is not compared with what Helm installed: {error}"
+            )
+            self.unread["secrets@release"] = Unreadable(
+                "secrets@release", words, Remedy("Run it as an administrator.")
+            )
 
     async def api_certificate(self) -> None:
-        """Note when the API server's certificate expires. Without a connection of its own it stays unknown."""
+        """Note when the API server's certificate expires. Without a connection of its own it stays
+        unknown.
+        """
         server, context = urlsplit(self.client.config.server), self.client.config.ssl_context()
         if context is None or not server.hostname:
             return
         try:
             async with asyncio.timeout(_LOG_SECONDS):
-                _, writer = await asyncio.open_connection(server.hostname, server.port or 443, ssl=context)
+                _, writer = await asyncio.open_connection(
+                    server.hostname, server.port or 443, ssl=context
+                )
         except (OSError, TimeoutError):
             return
         shown = writer.get_extra_info("peercert") or {}

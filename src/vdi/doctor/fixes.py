@@ -18,13 +18,20 @@ from vdi.snapshot.model import Raw, Snapshot
 _RESTARTED_AT = "kubectl.kubernetes.io/restartedAt"
 _OPERATORS = 2
 _BROKEN_CONFIGURATION = frozenset(
-    {"gpu_config_invalid", "gpu_config_map_missing", "gpu_default_key_missing", "gpu_node_config_unknown"}
+    {
+        "gpu_config_invalid",
+        "gpu_config_map_missing",
+        "gpu_default_key_missing",
+        "gpu_node_config_unknown",
+    }
 )
 
 
 @dataclass(frozen=True, slots=True)
 class Fix:
-    """The fix of a code. `words`: its effect, for the catalogue and the question before it is made."""
+    """The fix of a code. `words`: its effect, for the catalogue and the question before it is
+    made.
+    """
 
     resource: Resource
     words: str
@@ -46,7 +53,9 @@ def fix_for(finding: Finding) -> Fix | None:
 def _restart(there: Raw, snapshot: Snapshot) -> Raw:
     if there["spec"].get("updateStrategy", {}).get("type") == "OnDelete":
         return there  # it would restart nothing
-    return with_field(there, ("spec", "template", "metadata", "annotations", _RESTARTED_AT), snapshot.taken_at)
+    return with_field(
+        there, ("spec", "template", "metadata", "annotations", _RESTARTED_AT), snapshot.taken_at
+    )
 
 
 def _restart_plugin(there: Raw, snapshot: Snapshot) -> Raw:
@@ -56,7 +65,11 @@ def _restart_plugin(there: Raw, snapshot: Snapshot) -> Raw:
 
 
 def _scale_up(there: Raw, _snapshot: Snapshot) -> Raw:
-    return there if there["spec"].get("replicas", 1) else with_field(there, ("spec", "replicas"), _OPERATORS)
+    return (
+        there
+        if there["spec"].get("replicas", 1)
+        else with_field(there, ("spec", "replicas"), _OPERATORS)
+    )
 
 
 def _name_the_only_key(there: Raw, snapshot: Snapshot) -> Raw:
@@ -68,17 +81,24 @@ def _name_the_only_key(there: Raw, snapshot: Snapshot) -> Raw:
 
 
 def _open_volumes(there: Raw, _snapshot: Snapshot) -> Raw:
-    return with_field(there, ("data", "setup"), open_modes(str((there.get("data") or {}).get("setup", ""))))
+    return with_field(
+        there, ("data", "setup"), open_modes(str((there.get("data") or {}).get("setup", "")))
+    )
 
 
 def _use_runtime_class(there: Raw, _snapshot: Snapshot) -> Raw:
-    return there if _is_of_helm(there) else with_field(there, ("spec", "placement", "runtimeClassName"), "nvidia")
+    return (
+        there
+        if _is_of_helm(there)
+        else with_field(there, ("spec", "placement", "runtimeClassName"), "nvidia")
+    )
 
 
 def _use_encoder(there: Raw, _snapshot: Snapshot) -> Raw:
     env = there["spec"].get("env") or ()
     corrected = [
-        {**variable, "value": "h264enc"} if variable["name"] == "SELKIES_ENCODER" else variable for variable in env
+        {**variable, "value": "h264enc"} if variable["name"] == "SELKIES_ENCODER" else variable
+        for variable in env
     ]
     return there if _is_of_helm(there) else with_field(there, ("spec", "env"), corrected)
 
@@ -94,23 +114,32 @@ _DEFAULT_KEY = Fix(
 )
 # By code.
 FIXES: Mapping[str, Fix] = {
-    "operator_down": Fix(DEPLOYMENTS, "scales an operator that was scaled to 0 up again", _scale_up),
-    "operator_stuck": Fix(DEPLOYMENTS, "restarts the operator; desktops are not affected", _restart),
+    "operator_down": Fix(
+        DEPLOYMENTS, "scales an operator that was scaled to 0 up again", _scale_up
+    ),
+    "operator_stuck": Fix(
+        DEPLOYMENTS, "restarts the operator; desktops are not affected", _restart
+    ),
     "gpu_default_key_missing": _DEFAULT_KEY,
     "gpu_default_key_unset": _DEFAULT_KEY,
-    "gpu_config_not_read": Fix(DAEMON_SETS, "restarts the device plugin; desktops keep their GPUs", _restart_plugin),
+    "gpu_config_not_read": Fix(
+        DAEMON_SETS, "restarts the device plugin; desktops keep their GPUs", _restart_plugin
+    ),
     "gpu_runtime_class_unset": Fix(
         TEMPLATES,
-        "sets the runtime class in a template that does not belong to a Helm release; for desktops that start from "
-        "now on",
+        "sets the runtime class in a template that does not belong to a Helm release; for desktops"
+        " that start from now on",
         _use_runtime_class,
     ),
     "local_path_mode_wrong": Fix(
-        CONFIG_MAPS, "gives new volumes the mode 0777, as K3s does; existing folders keep their mode", _open_volumes
+        CONFIG_MAPS,
+        "gives new volumes the mode 0777, as K3s does; existing folders keep their mode",
+        _open_volumes,
     ),
     "encoder_obsolete": Fix(
         TEMPLATES,
-        "sets h264enc in a template that does not belong to a Helm release; for desktops that start from now on",
+        "sets h264enc in a template that does not belong to a Helm release; for desktops that start"
+        " from now on",
         _use_encoder,
     ),
 }

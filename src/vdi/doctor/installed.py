@@ -1,7 +1,8 @@
-"""Reads of Helm's record of our releases, and of the objects in it, for `vdi.doctor.objects.manifest`. Writes nothing.
+"""Reads of Helm's record of our releases, and of the objects in it, for
+`vdi.doctor.objects.manifest`. Writes nothing.
 
-A release's record holds its values, and with them passwords: only an administrator's own account reads it, neither the
-gateway nor the CronJob.
+A release's record holds its values, and with them passwords: only an administrator's own account
+reads it, neither the gateway nor the CronJob.
 """
 
 import asyncio
@@ -28,7 +29,9 @@ def releases_of(snapshot: Snapshot) -> list[tuple[str, str]]:
 
 
 async def read_differences(client: Client, namespace: str, name: str) -> list[Difference]:
-    """Differences of a release's objects from its manifest; none while an upgrade is under way. Raises ApiError."""
+    """Differences of a release's objects from its manifest; none while an upgrade is under way.
+    Raises ApiError.
+    """
     secrets = await client.list(
         SECRETS,
         namespace=namespace,
@@ -42,11 +45,15 @@ async def read_differences(client: Client, namespace: str, name: str) -> list[Di
     by_kind: dict[tuple[str, str], list[Object]] = defaultdict(list)
     for desired in revision.objects():
         by_kind[desired["apiVersion"], desired["kind"]].append(desired)
-    found = await asyncio.gather(*(_compare_kind(client, revision, objects) for objects in by_kind.values()))
+    found = await asyncio.gather(
+        *(_compare_kind(client, revision, objects) for objects in by_kind.values())
+    )
     return [difference for differences in found for difference in differences]
 
 
-async def _compare_kind(client: Client, revision: Revision, objects: list[Object]) -> list[Difference]:
+async def _compare_kind(
+    client: Client, revision: Revision, objects: list[Object]
+) -> list[Difference]:
     release = f"{revision.namespace}/{revision.name}"
     rollback = f"helm rollback {revision.name} {revision.version} --namespace {revision.namespace}"
     if revision.apply_method == "ssa":
@@ -59,13 +66,17 @@ async def _compare_kind(client: Client, revision: Revision, objects: list[Object
     return [difference for differences in found for difference in differences]
 
 
-async def _read_live(client: Client, revision: Revision, objects: Iterable[Object]) -> dict[tuple[str, str], Object]:
+async def _read_live(
+    client: Client, revision: Revision, objects: Iterable[Object]
+) -> dict[tuple[str, str], Object]:
     """The objects of one kind that exist, in one request for all that have the release's label."""
     live: dict[tuple[str, str], Object] = {}
     labelled = [one for one in objects if _INSTANCE in (one["metadata"].get("labels") or {})]
     if labelled:
         selector = f"{_INSTANCE}={revision.name}"
-        for found in await client.list(_resource(labelled[0]), label_selector=selector, into=Object):
+        for found in await client.list(
+            _resource(labelled[0]), label_selector=selector, into=Object
+        ):
             live[_key(found)] = found
     for desired in objects:
         # Without the label, or the label was taken from it, or it does not exist.
@@ -86,7 +97,9 @@ def _key(found: Object) -> tuple[str, str]:
 
 
 def _resource(found: Object) -> Resource:
-    """The kind of an object, with the plural that Kubernetes guesses, too. The chart names every namespace."""
+    """The kind of an object, with the plural that Kubernetes guesses, too. The chart names every
+    namespace.
+    """
     group, _, version = found["apiVersion"].rpartition("/")
     kind = found["kind"]
     plural = kind.lower()
@@ -94,4 +107,6 @@ def _resource(found: Object) -> Resource:
         plural = f"{plural[:-1]}ies"
     else:
         plural += "es" if plural.endswith("s") else "s"
-    return Resource(group, version, plural, kind, namespaced=bool(found["metadata"].get("namespace")))
+    return Resource(
+        group, version, plural, kind, namespaced=bool(found["metadata"].get("namespace"))
+    )

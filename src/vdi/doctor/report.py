@@ -1,6 +1,8 @@
-"""Output of a run: the report that is printed, the record that a ConfigMap keeps, and the text of a code. Pure.
+"""Output of a run: the report that is printed, the record that a ConfigMap keeps, and the text of a
+code. Pure.
 
-The record holds numbers, no names of people or objects: the CronJob writes it, and the gateway's metrics show it.
+The record holds numbers, no names of people or objects: the CronJob writes it, and the gateway's
+metrics show it.
 """
 
 from collections import Counter
@@ -70,8 +72,8 @@ def record_of(findings: Iterable[Finding], taken_at: str) -> Record:
     return Record(taken_at=taken_at, counts=tuple(counts))
 
 
-# A ConfigMap, because the job is gone before Prometheus scrapes it. A push gateway would be one more server, and a
-# record that is sent to one gateway would be unknown to its other replicas.
+# A ConfigMap, because the job is gone before Prometheus scrapes it. A push gateway would be one
+# more server, and a record that is sent to one gateway would be unknown to its other replicas.
 def to_patch(record: Record) -> dict[str, Any]:
     """The merge patch that stores it in a ConfigMap."""
     return {"data": {KEY: msgspec.json.encode(record).decode()}}
@@ -99,23 +101,36 @@ def make_report(findings: list[Finding], snapshot: Snapshot, *, verbose: bool = 
         summary=summarize(findings, snapshot),
         warnings_fail=True,
         verbose=verbose,
-        context={"takenAt": snapshot.taken_at, "namespace": scope.namespace, "session": scope.session},
+        context={
+            "takenAt": snapshot.taken_at,
+            "namespace": scope.namespace,
+            "session": scope.session,
+        },
         timestamp=snapshot.taken_at,
     )
 
 
 def summarize(findings: list[Finding], snapshot: Snapshot) -> str:
     """One line about the run: its extent, and the number of findings."""
-    looked = f"Checked {_count(len(snapshot.sessions), 'session')} and {_count(len(snapshot.nodes), 'node')}"
+    looked = (
+        f"Checked {_count(len(snapshot.sessions), 'session')} and"
+        f" {_count(len(snapshot.nodes), 'node')}"
+    )
     note = f" {note}" if (note := enforcement_note(snapshot)) else ""
     if findings:
         return f"{looked}: {count_findings(findings)}.{note}"
     # A start that may still go wrong must not read as a good result.
-    starting = [age for diagnosis in active_sessions(snapshot) if (age := diagnosis.starting_seconds) is not None]
+    starting = [
+        age
+        for diagnosis in active_sessions(snapshot)
+        if (age := diagnosis.starting_seconds) is not None
+    ]
     result = "no problems found"
     if starting:
         verb = "has" if len(starting) == 1 else "have"
-        result = f"{_count(len(starting), 'session')} {verb} been starting for {max(starting):.0f} s"
+        result = (
+            f"{_count(len(starting), 'session')} {verb} been starting for {max(starting):.0f} s"
+        )
     return f"{looked} with {len(CHECKS)} checks: {result}.{note}"
 
 

@@ -1,6 +1,7 @@
 """Findings: the result of a check with severity, evidence and remedy. Pure.
 
-The doctor, `vdi gpu verify`, the checklists of Kasm and of our own release, and `vdi template try` all report these.
+The doctor, `vdi gpu verify`, the checklists of Kasm and of our own release, and `vdi template try`
+all report these.
 """
 
 from collections.abc import Iterable
@@ -22,7 +23,9 @@ class Severity(StrEnum):
 
 
 class Remedy(msgspec.Struct, frozen=True):
-    """A sentence that says what to do, and commands that can be pasted unchanged. Either may be missing."""
+    """A sentence that says what to do, and commands that can be pasted unchanged. Either may be
+    missing.
+    """
 
     sentence: str = ""
     commands: tuple[str, ...] = ()
@@ -47,7 +50,8 @@ class Remedy(msgspec.Struct, frozen=True):
 class Finding(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=False):
     """The result of a check. Most checks report only problems, a checklist reports every item."""
 
-    # Name of the problem, or of the item of a checklist. Codes are never renamed and never reused for something else.
+    # Name of the problem, or of the item of a checklist. Codes are never renamed and never reused
+    # for something else.
     code: str
     severity: Severity
     # kind/namespace/name; kind/name without a namespace; a path for a value of a file.
@@ -79,12 +83,18 @@ class Finding(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=False):
     @property
     def text(self) -> str:
         """Message and values in one line."""
-        compared = f"{self.observed} (expected: {self.expected})" if self.expected else self.observed
+        compared = (
+            f"{self.observed} (expected: {self.expected})" if self.expected else self.observed
+        )
         return " ".join(part for part in (self.message, compared) if part)
 
     def public(self) -> dict[str, Any]:
         """The fields for programs, without those that only ranking needs."""
-        return {name: value for name, value in msgspec.to_builtins(self).items() if name != "related_objects"}
+        return {
+            name: value
+            for name, value in msgspec.to_builtins(self).items()
+            if name != "related_objects"
+        }
 
 
 def worst(findings: Iterable[Finding]) -> Severity:
@@ -104,12 +114,16 @@ def errors(findings: Iterable[Finding]) -> list[Finding]:
 
 
 def fails(severity: Severity, *, warnings_fail: bool) -> bool:
-    """Whether a finding of this severity fails a run. `unknown` does not fail it: it leaves it open."""
+    """Whether a finding of this severity fails a run. `unknown` does not fail it: it leaves it
+    open.
+    """
     return severity is Severity.ERROR or (warnings_fail and severity is Severity.WARNING)
 
 
 def exit_code(findings: Iterable[Finding], *, warnings_fail: bool = False) -> int:
-    """Exit code of a command that reports these findings. Warnings of a checklist do not fail it."""
+    """Exit code of a command that reports these findings. Warnings of a checklist do not fail
+    it.
+    """
     severities = {finding.severity for finding in findings}
     if any(fails(severity, warnings_fail=warnings_fail) for severity in severities):
         return ExitCode.FINDINGS

@@ -40,14 +40,17 @@ class Report:
 
     @property
     def conclusion(self) -> str:
-        return self.summary or (f"{count_findings(self.findings)}." if self.findings else "No problems found.")
+        return self.summary or (
+            f"{count_findings(self.findings)}." if self.findings else "No problems found."
+        )
 
 
 def count_findings(findings: Sequence[Finding]) -> str:
     """`1 error, 2 warnings, 9 ok, and 3 consequences`."""
     counts = Counter(finding.severity for finding in roots(findings))
     parts = [
-        f"{counts[severity]} {severity}{'s' if counts[severity] > 1 and severity in _COUNTED else ''}"
+        f"{counts[severity]}"
+        f" {severity}{'s' if counts[severity] > 1 and severity in _COUNTED else ''}"
         for severity in Severity
         if counts[severity]
     ]
@@ -76,10 +79,13 @@ def findings_as_text(findings: Sequence[Finding], *, verbose: bool = True) -> It
 
 
 def _findings_as_text(findings: Sequence[Finding], *, verbose: bool) -> Iterator[str]:
-    # Two templates with two wrong images are two causes, and the second is not hidden behind a number.
+    # Two templates with two wrong images are two causes, and the second is not hidden behind a
+    # number.
     groups = [(finding.code, finding.caused_by or _without_names(finding)) for finding in findings]
     shown: Counter[tuple[str, str]] = Counter()
-    alike = Counter(group for finding, group in zip(findings, groups, strict=True) if not finding.is_ok)
+    alike = Counter(
+        group for finding, group in zip(findings, groups, strict=True) if not finding.is_ok
+    )
     for finding, group in zip(findings, groups, strict=True):
         if finding.is_ok:
             yield from _ok_lines(finding)
@@ -90,13 +96,19 @@ def _findings_as_text(findings: Sequence[Finding], *, verbose: bool) -> Iterator
         yield from _lines(finding, verbose=verbose)
         if shown[group] == _ALIKE and alike[group] > _ALIKE:
             indent = "   " if finding.caused_by else ""
-            yield f"{indent}... and {alike[group] - _ALIKE} more {finding.code} (-o json lists them)"
+            yield (
+                f"{indent}... and {alike[group] - _ALIKE} more {finding.code} (-o json lists them)"
+            )
             yield ""
 
 
 def _without_names(finding: Finding) -> str:
     # Templates and nodes, which have no namespace, may be the cause, so their names stay.
-    names = {name.rpartition("/")[2] for name in (finding.object, *finding.related_objects) if name.count("/") > 1}
+    names = {
+        name.rpartition("/")[2]
+        for name in (finding.object, *finding.related_objects)
+        if name.count("/") > 1
+    }
     longest_first = sorted(map(re.escape, names), key=len, reverse=True)
     return re.sub(rf"\b(?:{'|'.join([*longest_first, '[0-9]+'])})\b", "", finding.message)
 
@@ -109,14 +121,18 @@ def _ok_lines(finding: Finding) -> Iterator[str]:
 
 def _lines(finding: Finding, *, verbose: bool) -> Iterator[str]:
     indent = "   " if finding.caused_by else ""
-    yield indent + _heading("follows" if finding.caused_by else finding.severity.value.upper(), finding)
+    yield indent + _heading(
+        "follows" if finding.caused_by else finding.severity.value.upper(), finding
+    )
     yield from _wrapped(finding.message, f"{indent}  ")
     if not finding.caused_by:
         for name, value in (("observed", finding.observed), ("expected", finding.expected)):
             if value:
                 yield from _wrapped(f"{name}: {value}", f"{indent}  ")
         for line in finding.evidence:
-            yield from _wrapped(line if verbose else shorten_middle(line, _EVIDENCE), f"{indent}  | ")
+            yield from _wrapped(
+                line if verbose else shorten_middle(line, _EVIDENCE), f"{indent}  | "
+            )
         yield from _remedy_lines(finding, indent)
     yield ""
 
@@ -139,7 +155,9 @@ def _remedy_lines(finding: Finding, indent: str) -> Iterator[str]:
 
 def _wrapped(text: str, indent: str) -> list[str]:
     # Names have hyphens, and are there to be pasted too.
-    wrapper = textwrap.TextWrapper(_WIDTH, indent, indent, break_long_words=False, break_on_hyphens=False)
+    wrapper = textwrap.TextWrapper(
+        _WIDTH, indent, indent, break_long_words=False, break_on_hyphens=False
+    )
     return wrapper.wrap(text)
 
 
@@ -158,7 +176,9 @@ def as_junit(report: Report) -> str:
     name = report.tool.replace(" ", ".")
     cases = [_case(finding, name, report) for finding in report.findings]
     cases = cases or [f'  <testcase classname="{name}" name="nothing is wrong"/>\n']
-    failures = sum(fails(finding.severity, warnings_fail=report.warnings_fail) for finding in report.findings)
+    failures = sum(
+        fails(finding.severity, warnings_fail=report.warnings_fail) for finding in report.findings
+    )
     skipped = sum(finding.severity is Severity.UNKNOWN for finding in report.findings)
     head = f'tests="{len(cases)}" failures="{failures}" skipped="{skipped}"'
     head += f' timestamp="{report.timestamp}"' if report.timestamp else ""
@@ -168,7 +188,11 @@ def as_junit(report: Report) -> str:
 
 def _case(finding: Finding, classname: str, report: Report) -> str:
     text = quoteattr(finding.text)
-    details = [*finding.evidence, f"remedy: {finding.remedy.text}", f"caused by: {finding.caused_by or '-'}"]
+    details = [
+        *finding.evidence,
+        f"remedy: {finding.remedy.text}",
+        f"caused by: {finding.caused_by or '-'}",
+    ]
     body = escape("\n".join(details))
     inner = ""
     if finding.severity is Severity.UNKNOWN:
@@ -177,4 +201,7 @@ def _case(finding: Finding, classname: str, report: Report) -> str:
         inner = f"<failure type={quoteattr(finding.severity.value)} message={text}>{body}</failure>"
     elif not finding.is_ok:
         inner = f"<system-out>{escape(finding.text)}\n{body}</system-out>"
-    return f'  <testcase classname="{classname}" name={quoteattr(finding.key.strip())}>{inner}</testcase>\n'
+    return (
+        f'  <testcase classname="{classname}"'
+        f" name={quoteattr(finding.key.strip())}>{inner}</testcase>\n"
+    )

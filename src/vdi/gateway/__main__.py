@@ -1,4 +1,6 @@
-"""The program `python -m vdi.gateway`, which `vdi gateway run` executes: settings, logging, exit codes."""
+"""The program `python -m vdi.gateway`, which `vdi gateway run` executes: settings, logging, exit
+codes.
+"""
 
 import logging
 import os
@@ -22,7 +24,9 @@ DONE, FAILED, USAGE, COULD_NOT_LOOK = range(4)
 
 
 def main() -> int:
-    """Run until SIGTERM or Ctrl-C. Reads VDI_KUBECONFIG, VDI_CONTEXT and the variables of the settings."""
+    """Run until SIGTERM or Ctrl-C. Reads VDI_KUBECONFIG, VDI_CONTEXT and the variables of the
+    settings.
+    """
     try:
         settings = read_settings(os.environ)
     except SettingsError as why:
@@ -30,11 +34,14 @@ def main() -> int:
         return USAGE
     set_up_logging(settings.log_level, settings.log_format)
     for noisy in ("httpx", "httpcore", "aiosqlite", "uvicorn", "alembic"):
-        # They log whole URLs, response headers and the parameters of statements, and with these secrets.
+        # They log whole URLs, response headers and the parameters of statements, and with these
+        # secrets.
         logging.getLogger(noisy).setLevel(logging.WARNING)
     kubeconfig, context = os.environ.get("VDI_KUBECONFIG"), os.environ.get("VDI_CONTEXT")
     try:
-        run_process(load_config(Path(kubeconfig) if kubeconfig else None, context or None), settings)
+        run_process(
+            load_config(Path(kubeconfig) if kubeconfig else None, context or None), settings
+        )
     except (LimitsError, DatabaseUrlError) as why:
         log.critical("%s", why)
         return USAGE
@@ -57,7 +64,9 @@ def main() -> int:
 def _among(error: BaseException, kind: type[Exception]) -> BaseException | None:
     """The error of this kind that a task has failed with, if any."""
     if isinstance(error, BaseExceptionGroup):
-        return next((found for exception in error.exceptions if (found := _among(exception, kind))), None)
+        return next(
+            (found for exception in error.exceptions if (found := _among(exception, kind))), None
+        )
     return error if isinstance(error, kind) else None
 
 

@@ -1,8 +1,9 @@
-"""The gateway process: wiring of its components, the ASGI app of each listener, and serving until a stop signal.
+"""The gateway process: wiring of its components, the ASGI app of each listener, and serving until a
+stop signal.
 
-`run_process` is the program; tests and benchmarks enter `open_gateway` and build the apps themselves. There are two
-listeners: the public one behind Traefik, and the internal one for forwardAuth, the operator, the kubelet and
-Prometheus.
+`run_process` is the program; tests and benchmarks enter `open_gateway` and build the apps
+themselves. There are two listeners: the public one behind Traefik, and the internal one for
+forwardAuth, the operator, the kubelet and Prometheus.
 """
 
 import asyncio
@@ -74,13 +75,15 @@ FIELD_MANAGER = "vdi-gateway"
 _RETRY_SECONDS = 2.0
 # Seconds that answers under way may take after SIGTERM. Streams of events end themselves at once.
 _GRACE_SECONDS = 2
-# Longer than Traefik keeps an idle connection (90 s): so it never uses one that is just being closed.
+# Longer than Traefik keeps an idle connection (90 s): so it never uses one that is just being
+# closed.
 _KEEP_ALIVE_SECONDS = 120
-# Connections at a time; each is a browser that waits, or one of Traefik's. On the internal listener every request is
-# answered in milliseconds.
+# Connections at a time; each is a browser that waits, or one of Traefik's. On the internal listener
+# every request is answered in milliseconds.
 PUBLIC_CONNECTIONS, INTERNAL_CONNECTIONS = 4096, 1024
-# Bytes of all requests that are being received or answered, beside the free ones of each connection; and again of all
-# responses that are not read yet. Two reports of a session's end at a time; the operator sends the next ones again.
+# Bytes of all requests that are being received or answered, beside the free ones of each
+# connection; and again of all responses that are not read yet. Two reports of a session's end at a
+# time; the operator sends the next ones again.
 PUBLIC_BYTES, INTERNAL_BYTES = 32 << 20, 2 * INTERNAL_BODY
 
 
@@ -119,12 +122,14 @@ async def open_gateway(
     address: Callable[[VDISession], str] | None = None,
     passwords: Passwords | None = None,
 ) -> AsyncIterator[Gateway]:
-    """A gateway that watches and works while the context lasts, whether the cluster and the database answer or not.
+    """A gateway that watches and works while the context lasts, whether the cluster and the
+    database answer or not.
 
-    `address`: where a session's desktop is reached; None: its Service. `passwords`: None for the usual cost of a hash.
+    `address`: where a session's desktop is reached; None: its Service. `passwords`: None for the
+    usual cost of a hash.
 
-    Raises LimitsError, DatabaseUrlError or KubeError for what can never work, and what a component failed
-    with. To be entered and left by the same task.
+    Raises LimitsError, DatabaseUrlError or KubeError for what can never work, and what a component
+    failed with. To be entered and left by the same task.
     """
     limits = read_limits_file(settings)
     metrics = Metrics()
@@ -203,7 +208,9 @@ def build_gateway(
         )
     )
     homes_ahead = HomesAhead(context, starter)
-    transfers = TransferCollector(context=context, agent=edge.agent, active=edge.active, audit=audit)
+    transfers = TransferCollector(
+        context=context, agent=edge.agent, active=edge.active, audit=audit
+    )
     services = Services(
         context=context,
         guard=guard,
@@ -214,7 +221,9 @@ def build_gateway(
         history=history,
         homes_ahead=homes_ahead,
         audit=audit,
-        agents=AgentRequests(context=context, agent=edge.agent, issue_ticket=edge.handoff.issue_ticket),
+        agents=AgentRequests(
+            context=context, agent=edge.agent, issue_ticket=edge.handoff.issue_ticket
+        ),
         computer=edge.computer,
         doctor=DoctorRunner(context),
         recordings=edge.recordings,
@@ -225,7 +234,9 @@ def build_gateway(
     api, portal = Api(services), Portal(services)
     diagnosis = DoctorMetrics(context.settings, context.client, context.metrics.registry)
     health = Health(
-        context, edge.problems, (login.external_problems, edge.external_problems, notices.external_problems)
+        context,
+        edge.problems,
+        (login.external_problems, edge.external_problems, notices.external_problems),
     )
     return Gateway(
         context=context,
@@ -260,7 +271,9 @@ def read_limits_file(settings: Settings) -> Limits:
     try:
         text = settings.limits_file.read_text()
     except (OSError, UnicodeDecodeError) as error:
-        raise LimitsError(f"VDI_LIMITS_FILE={str(settings.limits_file)!r}: {_why_unread(error)}") from error
+        raise LimitsError(
+            f"VDI_LIMITS_FILE={str(settings.limits_file)!r}: {_why_unread(error)}"
+        ) from error
     return read_limits(text, str(settings.limits_file))
 
 
@@ -275,7 +288,12 @@ async def _work(gateway: Gateway) -> None:
     await context.cluster.wait_synced()
     gateway.health.begun = True
     settings, sessions = context.settings, len(context.cluster.sessions)
-    log.info("serving %s, %d sessions in %s", settings.portal_url, sessions, ", ".join(settings.namespaces))
+    log.info(
+        "serving %s, %d sessions in %s",
+        settings.portal_url,
+        sessions,
+        ", ".join(settings.namespaces),
+    )
     async with asyncio.TaskGroup() as group:
         group.create_task(gateway.audit.run(), name="audit")
         for component in gateway.components:
@@ -302,8 +320,11 @@ async def _upgrade(context: GatewayContext) -> None:
 def build_public(gateway: Gateway) -> ASGIApp:
     """The ASGI app behind Traefik: the portal and the hosts of desktops."""
     context, settings = gateway.context, gateway.context.settings
-    # Two route tables: a path of the portal is never answered on the host of a desktop, whose page is untrusted.
-    portal = _app(settings, [route for component in gateway.components for route in component.portal_routes()])
+    # Two route tables: a path of the portal is never answered on the host of a desktop, whose page
+    # is untrusted.
+    portal = _app(
+        settings, [route for component in gateway.components for route in component.portal_routes()]
+    )
     desktops = _app(settings, gateway.edge.desktop_routes())
     by_host = HostRouter(
         settings,
@@ -334,8 +355,11 @@ def _with_client_address(app: ASGIApp, context: GatewayContext) -> ASGIApp:
     """Middleware: passes the browser's address to the audit."""
 
     async def serve(scope: Scope, receive: Receive, send: Send) -> None:
-        # uvicorn runs each request in a task of its own, so the address of one is never seen by another.
-        came_from.set(client_address(HTTPConnection(scope), context.settings.trusted_proxies, context.cluster))
+        # uvicorn runs each request in a task of its own, so the address of one is never seen by
+        # another.
+        came_from.set(
+            client_address(HTTPConnection(scope), context.settings.trusted_proxies, context.cluster)
+        )
         await app(scope, receive, send)
 
     return serve
@@ -346,22 +370,29 @@ OnListening = Callable[[int, int], None]
 
 
 async def run_gateway(
-    config: ClusterConfig, settings: Settings, *, stop: asyncio.Event, on_listening: OnListening | None = None
+    config: ClusterConfig,
+    settings: Settings,
+    *,
+    stop: asyncio.Event,
+    on_listening: OnListening | None = None,
 ) -> None:
     """Serve until `stop` is set.
 
-    Raises OSError when a port is taken, LimitsError, DatabaseUrlError or KubeError for what can never
-    work. A cluster or a database that is out of reach is waited for, and /readyz says so.
+    Raises OSError when a port is taken, LimitsError, DatabaseUrlError or KubeError for what can
+    never work. A cluster or a database that is out of reach is waited for, and /readyz says so.
     """
     with (
         listen(settings.public_addr, "VDI_PUBLIC_ADDR") as public,
         listen(settings.internal_addr, "VDI_INTERNAL_ADDR") as internal,
     ):
         async with open_gateway(config, settings) as gateway:
-            # A desktop's programs have no business here; a NetworkPolicy says so only where it is enforced.
+            # A desktop's programs have no business here; a NetworkPolicy says so only where it is
+            # enforced.
             is_refused = gateway.context.cluster.is_desktop
             outside = _uvicorn_config(build_public(gateway), is_refused)
-            inside = _uvicorn_config(build_internal(gateway), is_refused, INTERNAL_CONNECTIONS, INTERNAL_BYTES)
+            inside = _uvicorn_config(
+                build_internal(gateway), is_refused, INTERNAL_CONNECTIONS, INTERNAL_BYTES
+            )
             servers = {_Server(outside): public, _Server(inside): internal}
             ports = [listener.getsockname()[1] for listener in (public, internal)]
             log.info("listening on port %d for the public, on port %d for the cluster", *ports)
@@ -430,7 +461,9 @@ def listen(address: tuple[str, int], variable: str) -> Iterator[socket.socket]:
     try:
         one = socket.create_server((host, port), family=family, backlog=2048)
     except OSError as why:
-        raise OSError(f"{variable}={host}:{port}: cannot listen there: {why.strerror or why}") from why
+        raise OSError(
+            f"{variable}={host}:{port}: cannot listen there: {why.strerror or why}"
+        ) from why
     with one:
         one.setblocking(False)
         yield one

@@ -1,7 +1,7 @@
 """Branding of the pages: name, logo, accent colour, texts at login. Pure.
 
-Colours of text and buttons are derived from the accent colour, so that they are readable in light and dark whatever
-was chosen: contrast of WCAG 2.2 AA (1.4.3).
+Colours of text and buttons are derived from the accent colour, so that they are readable in light
+and dark whatever was chosen: contrast of WCAG 2.2 AA (1.4.3).
 """
 
 from dataclasses import dataclass
@@ -12,8 +12,12 @@ Colour = tuple[float, float, float]
 _READABLE = 4.5
 _STEP = 0.02
 _WHITE, _BLACK = (1.0, 1.0, 1.0), (0.0, 0.0, 0.0)
-# The grounds of `portal.css` on which links stand with the least contrast: --sunken in light, --raised in dark.
-_GROUND_LIGHT, _GROUND_DARK = ((0xEE / 255, 0xF0 / 255, 0xF4 / 255), (0x1C / 255, 0x22 / 255, 0x2B / 255))
+# The grounds of `portal.css` on which links stand with the least contrast: --sunken in light,
+# --raised in dark.
+_GROUND_LIGHT, _GROUND_DARK = (
+    (0xEE / 255, 0xF0 / 255, 0xF4 / 255),
+    (0x1C / 255, 0x22 / 255, 0x2B / 255),
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,12 +45,18 @@ def stylesheet(brand: Brand) -> str:
     chosen = _parse(brand.accent)
     strong = _until_readable(chosen, _WHITE, _BLACK)
     properties = {
-        "accent": (_until_readable(chosen, _GROUND_LIGHT, _BLACK), _until_readable(chosen, _GROUND_DARK, _WHITE)),
+        "accent": (
+            _until_readable(chosen, _GROUND_LIGHT, _BLACK),
+            _until_readable(chosen, _GROUND_DARK, _WHITE),
+        ),
         "accent-strong": (strong, strong),
         "accent-hover": (_mix(strong, _BLACK, 0.15), _mix(strong, _BLACK, 0.15)),
         "accent-wash": (_mix(_WHITE, chosen, 0.1), _mix(_GROUND_DARK, chosen, 0.2)),
     }
-    lines = (f"  --{name}: light-dark({_hex(light)}, {_hex(dark)});" for name, (light, dark) in properties.items())
+    lines = (
+        f"  --{name}: light-dark({_hex(light)}, {_hex(dark)});"
+        for name, (light, dark) in properties.items()
+    )
     return "\n".join((":root {", *lines, "}", ""))
 
 
@@ -66,7 +76,9 @@ def _hex(colour: Colour) -> str:
 
 
 def _until_readable(colour: Colour, ground: Colour, towards: Colour) -> Colour:
-    """The nearest mix of the colour with black or white that can be read on the ground, as bytes round it."""
+    """The nearest mix of the colour with black or white that can be read on the ground, as bytes
+    round it.
+    """
     share = 0.0
     while contrast(mixed := _parse(_hex(_mix(colour, towards, share))), ground) < _READABLE:
         share += _STEP
@@ -74,10 +86,14 @@ def _until_readable(colour: Colour, ground: Colour, towards: Colour) -> Colour:
 
 
 def _mix(one: Colour, other: Colour, share: float) -> Colour:
-    red, green, blue = (mine + (theirs - mine) * min(share, 1.0) for mine, theirs in zip(one, other, strict=True))
+    red, green, blue = (
+        mine + (theirs - mine) * min(share, 1.0) for mine, theirs in zip(one, other, strict=True)
+    )
     return red, green, blue
 
 
 def _luminance(colour: Colour) -> float:
-    red, green, blue = (part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in colour)
+    red, green, blue = (
+        part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in colour
+    )
     return 0.2126 * red + 0.7152 * green + 0.0722 * blue

@@ -1,4 +1,6 @@
-"""The gateway's cache of sessions, templates, pools and homes, and the subscriptions of streams that follow it."""
+"""The gateway's cache of sessions, templates, pools and homes, and the subscriptions of streams
+that follow it.
+"""
 
 import asyncio
 import ipaddress
@@ -45,9 +47,11 @@ _BY_PERSON = "portal-person"
 
 
 class ClusterCache:
-    """Copies of the objects that the gateway needs: it watches them while entered as an async context manager.
+    """Copies of the objects that the gateway needs: it watches them while entered as an async
+    context manager.
 
-    Every request reads from here, none asks the API server. The objects are shared: a reader must not change them.
+    Every request reads from here, none asks the API server. The objects are shared: a reader must
+    not change them.
     """
 
     def __init__(self, client: Client, settings: Settings, clock: Clock = SYSTEM_CLOCK) -> None:
@@ -64,7 +68,9 @@ class ClusterCache:
         self._stack = AsyncExitStack()
         self.reflectors: tuple[Reflector[Any], ...] = (
             *(
-                Reflector(client, SESSIONS, VDISession, self.sessions, namespace=namespace, clock=clock)
+                Reflector(
+                    client, SESSIONS, VDISession, self.sessions, namespace=namespace, clock=clock
+                )
                 for namespace in settings.namespaces
             ),
             Reflector(client, TEMPLATES, VDITemplate, self.templates, clock=clock),
@@ -96,19 +102,25 @@ class ClusterCache:
         return self
 
     async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
     ) -> None:
         await self._stack.__aexit__(kind, error, trace)
 
     def session(self, name: str) -> VDISession | None:
-        """The session of this name. Of several, each in its own namespace, the one that the operator lets have it.
+        """The session of this name. Of several, each in its own namespace, the one that the
+        operator lets have it.
 
         Until the operator has decided about a new session, that is the older one.
         """
         known = (self.sessions.get(namespace, name) for namespace in self.settings.namespaces)
         sessions = [session for session in known if session]
         return min(
-            sessions, key=lambda found: (_has_name_taken(found), found.metadata.creation_timestamp), default=None
+            sessions,
+            key=lambda found: (_has_name_taken(found), found.metadata.creation_timestamp),
+            default=None,
         )
 
     def template(self, name: str) -> VDITemplate | None:
@@ -117,7 +129,11 @@ class ClusterCache:
 
     def templates_for(self, user: User) -> dict[str, VDITemplate]:
         """The templates that the user may start, by name and in its order."""
-        mine = {template.metadata.name: template for template in self.templates.values() if may_use(template, user)}
+        mine = {
+            template.metadata.name: template
+            for template in self.templates.values()
+            if may_use(template, user)
+        }
         return dict(sorted(mine.items()))
 
     def all_homes(self) -> list[HomeSummary]:
@@ -131,7 +147,9 @@ class ClusterCache:
             for claim in self.homes.values()
             if same_user(claim.metadata.annotations.get(USER_ANNOTATION, ""), user)
         ]
-        sessions = [session for session in self.sessions.values() if same_user(session.spec.user, user)]
+        sessions = [
+            session for session in self.sessions.values() if same_user(session.spec.user, user)
+        ]
         return summarize_homes(claims, sessions)
 
     def home_of(self, user: str, name: str) -> HomeSummary | None:
@@ -140,11 +158,16 @@ class ClusterCache:
 
     def by_host(self, host: str) -> VDISession | None:
         """The session at this host (`label.domain`, in lower case, without port) or label."""
-        # `status.url` counts, which the operator writes, and not a host that a session only requests: the request goes
-        # to the session that has the route, so the rights of another one must not count.
+        # `status.url` counts, which the operator writes, and not a host that a session only
+        # requests: the request goes to the session that has the route, so the rights of another one
+        # must not count.
         label = host.removesuffix(f".{self.settings.domain}")
         found = self.sessions.by_index(_BY_URL, self.settings.url(self.settings.host(label)))
-        return min(found, key=lambda session: (session.metadata.creation_timestamp, session.metadata.uid), default=None)
+        return min(
+            found,
+            key=lambda session: (session.metadata.creation_timestamp, session.metadata.uid),
+            default=None,
+        )
 
     def by_uid(self, uid: str) -> VDISession | None:
         """The session with this uid."""
@@ -170,13 +193,18 @@ class ClusterCache:
         return describe_troubles(self.reflectors)
 
     def stuck(self) -> Iterator[str]:
-        """One line per kind whose watch is silent without an error, though it should have been opened again."""
+        """One line per kind whose watch is silent without an error, though it should have been
+        opened again.
+        """
         for reflector in self.reflectors:
             contact = reflector.last_contact
             if reflector.last_error is None and contact is not None:
                 silence = self._clock.monotonic() - contact
                 if silence > STALE:
-                    yield f"{reflector.resource.plural}: no message from the API server for {silence:.0f} s"
+                    yield (
+                        f"{reflector.resource.plural}: no message from the API server for"
+                        f" {silence:.0f} s"
+                    )
 
     def listen(self, listener: Listener) -> None:
         """Call back on every change, at once, from the event loop's thread."""
@@ -194,7 +222,9 @@ def _has_name_taken(session: VDISession) -> bool:
 
 
 def _canonical(address: str) -> str:
-    """One spelling per IP address: a listener for IPv6 names an IPv4 peer `::ffff:10.1.2.3`. Empty for other text."""
+    """One spelling per IP address: a listener for IPv6 names an IPv4 peer `::ffff:10.1.2.3`. Empty
+    for other text.
+    """
     try:
         parsed = ipaddress.ip_address(address)
     except ValueError:
@@ -224,9 +254,10 @@ class Subscription:
 class Subscriptions:
     """Open event streams by user and topic: wakes those that a change of a session concerns.
 
-    One listener on all sessions serves all browsers: a change costs a look-up by user, not a call per browser. A stream
-    reads what it shows from the cache when it is woken, so nothing queues up for a slow browser. Only the event loop's
-    thread changes them, between two awaits: hence no lock.
+    One listener on all sessions serves all browsers: a change costs a look-up by user, not a call
+    per browser. A stream reads what it shows from the cache when it is woken, so nothing queues up
+    for a slow browser. Only the event loop's thread changes them, between two awaits: hence no
+    lock.
     """
 
     def __init__(self, cluster: ClusterCache) -> None:
@@ -237,16 +268,20 @@ class Subscriptions:
         cluster.listen(self._changed)
 
     def sessions_with(self, user: User) -> list[VDISession]:
-        """Sessions that name this user as owner or guest, newest first; a guest's access may have expired."""
+        """Sessions that name this user as owner or guest, newest first; a guest's access may have
+        expired.
+        """
         found = self._cluster.sessions.by_index(_BY_PERSON, normal_user(user.email))
         return sorted(
-            found, key=lambda session: (session.metadata.creation_timestamp, session.metadata.name), reverse=True
+            found,
+            key=lambda session: (session.metadata.creation_timestamp, session.metadata.name),
+            reverse=True,
         )
 
     @contextmanager
     def subscribe(self, user: str | None, topics: Iterable[str]) -> Iterator[Subscription]:
-        """A subscription while its stream is open. With a user it is one of their pages; None: streams are counted
-        elsewhere.
+        """A subscription while its stream is open. With a user it is one of their pages; None:
+        streams are counted elsewhere.
         """
         subscription = Subscription(frozenset(topics))
         mine = self._by_user[user] if user is not None else []
@@ -287,7 +322,10 @@ class Subscriptions:
 
 def people_in(session: VDISession) -> set[str]:
     """The owner and all guests of a session."""
-    return {normal_user(session.spec.user), *(normal_user(access.user) for access in session.spec.access)}
+    return {
+        normal_user(session.spec.user),
+        *(normal_user(access.user) for access in session.spec.access),
+    }
 
 
 def user_topic(user: str) -> str:

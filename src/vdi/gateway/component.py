@@ -1,7 +1,7 @@
 """The context that the gateway's components are built with, and what `app` asks of each of them.
 
-`app` builds one `GatewayContext` and one of each component per process. Only the edge has routes on the hosts of
-desktops and reasons for /readyz, so `app` and `health` ask it for them by name.
+`app` builds one `GatewayContext` and one of each component per process. Only the edge has routes on
+the hosts of desktops and reasons for /readyz, so `app` and `health` ask it for them by name.
 """
 
 import asyncio
@@ -21,14 +21,20 @@ from vdi.kube.transport import Client
 
 
 class Component:
-    """A part of the gateway: login, edge, API, history, portal, health. Each overrides what it has."""
+    """A part of the gateway: login, edge, API, history, portal, health. Each overrides what it
+    has.
+    """
 
     def portal_routes(self) -> Sequence[BaseRoute]:
-        """Answered at `https://portal.<domain>`, on the public listener, and never on the hosts of desktops."""
+        """Answered at `https://portal.<domain>`, on the public listener, and never on the hosts of
+        desktops.
+        """
         return ()
 
     def internal_routes(self) -> Sequence[BaseRoute]:
-        """Answered on the internal listener, whatever the Host: for Traefik and the operator, never for browsers."""
+        """Answered on the internal listener, whatever the Host: for Traefik and the operator, never
+        for browsers.
+        """
         return ()
 
     async def run(self) -> None:
@@ -40,7 +46,9 @@ class Component:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GatewayContext:
-    """Objects that every component shares. There is one per process, and nothing of it is global."""
+    """Objects that every component shares. There is one per process, and nothing of it is
+    global.
+    """
 
     settings: Settings
     # The Kubernetes API, with the gateway's own service account.

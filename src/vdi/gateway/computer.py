@@ -1,10 +1,12 @@
-"""Programs that drive desktops ("computer use"), and the people who take over from them and give back.
+"""Programs that drive desktops ("computer use"), and the people who take over from them and give
+back.
 
-REST API and MCP call `Computer.act`. An action goes to the agent in the desktop, which hands it to pixelflux. One actor
-drives at a time, as the shared state has it, and none while a person has taken over, or is asked to: an annotation of
-the session has that, which outlives the gateway.
+REST API and MCP call `Computer.act`. An action goes to the agent in the desktop, which hands it to
+pixelflux. One actor drives at a time, as the shared state has it, and none while a person has taken
+over, or is asked to: an annotation of the session has that, which outlives the gateway.
 
-The desktop's response is untrusted input: bounded, and a picture is passed on by the size in its header, never decoded.
+The desktop's response is untrusted input: bounded, and a picture is passed on by the size in its
+header, never decoded.
 """
 
 from collections.abc import AsyncIterator, Mapping
@@ -85,7 +87,9 @@ class ComputerAction(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=T
     """One action, in the shape of Anthropic's tool `computer_20251124`."""
 
     action: Annotated[_Kind, doc("Kind of action.")]
-    coordinate: Annotated[_Point | None, doc("`[x, y]` from the upper left corner, in pixels.")] = None
+    coordinate: Annotated[_Point | None, doc("`[x, y]` from the upper left corner, in pixels.")] = (
+        None
+    )
     start_coordinate: Annotated[_Point | None, doc("Where `left_click_drag` begins.")] = None
     region: Annotated[
         Annotated[tuple[_Pixel, ...], Meta(min_length=4, max_length=4)] | None,
@@ -93,26 +97,40 @@ class ComputerAction(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=T
     ] = None
     text: Annotated[
         Annotated[str, Meta(max_length=MAX_TEXT)] | None,
-        doc("Text to type; keys such as `ctrl+s` for `key` and `hold_key`; keys held during a click or scroll."),
+        doc(
+            "Text to type; keys such as `ctrl+s` for `key` and `hold_key`; keys held during a click"
+            " or scroll."
+        ),
     ] = None
     duration: Annotated[
-        Annotated[float, Meta(ge=0, le=MAX_SECONDS)] | None, doc("Seconds for `wait` and `hold_key`.")
+        Annotated[float, Meta(ge=0, le=MAX_SECONDS)] | None,
+        doc("Seconds for `wait` and `hold_key`."),
     ] = None
-    scroll_direction: Annotated[Literal["up", "down", "left", "right"] | None, doc("Direction of `scroll`.")] = None
-    scroll_amount: Annotated[Annotated[int, Meta(ge=0, le=100)] | None, doc("Clicks of the wheel.")] = None
-    repeat: Annotated[Annotated[int, Meta(ge=1, le=50)], doc("How often; each one counts as an action.")] = 1
+    scroll_direction: Annotated[
+        Literal["up", "down", "left", "right"] | None, doc("Direction of `scroll`.")
+    ] = None
+    scroll_amount: Annotated[
+        Annotated[int, Meta(ge=0, le=100)] | None, doc("Clicks of the wheel.")
+    ] = None
+    repeat: Annotated[
+        Annotated[int, Meta(ge=1, le=50)], doc("How often; each one counts as an action.")
+    ] = 1
 
     def __post_init__(self) -> None:
-        if missing := [name for name in _REQUIRED.get(self.action, ()) if getattr(self, name) is None]:
+        if missing := [
+            name for name in _REQUIRED.get(self.action, ()) if getattr(self, name) is None
+        ]:
             raise ValueError(f"{self.action} requires {' and '.join(missing)}")
         if self.repeat * (self.duration or 0) > MAX_SECONDS:
             raise ValueError(f"repeat x duration is more than {MAX_SECONDS} seconds")
 
 
 class _Answer(msgspec.Struct):
-    """pixelflux's response, and that of the agent in the desktop. `data`: the base64 of a PNG, with its quotes.
+    """pixelflux's response, and that of the agent in the desktop. `data`: the base64 of a PNG, with
+    its quotes.
 
-    A view on the response, which goes into ours as it is: decoded, each picture would be in memory three times.
+    A view on the response, which goes into ours as it is: decoded, each picture would be in memory
+    three times.
     """
 
     data: msgspec.Raw = msgspec.Raw(b'""')
@@ -154,18 +172,25 @@ class Computer:
         action: ComputerAction | Mapping[str, object],
         until_read: AsyncExitStack | None = None,
     ) -> msgspec.Raw | str:
-        """The PNG or the text, empty without one, of an action that is done as often as its `repeat` says.
+        """The PNG or the text, empty without one, of an action that is done as often as its
+        `repeat` says.
 
-        A PNG is its base64 as JSON. `until_read`: closed when the client has read it; until then the desktop takes no
-        further action.
+        A PNG is its base64 as JSON. `until_read`: closed when the client has read it; until then
+        the desktop takes no further action.
         """
         try:
             wanted = msgspec.convert(action, ComputerAction, from_attributes=True)
         except msgspec.ValidationError as error:
-            raise ActionDenied("Invalid", f"The action is not valid: {_clean(str(error))}.") from error
+            raise ActionDenied(
+                "Invalid", f"The action is not valid: {_clean(str(error))}."
+            ) from error
         body = msgspec.to_builtins(wanted)
         body.pop("repeat", None)
-        seconds = _ANSWER_SECONDS + (wanted.duration or 0) + len(wanted.text or "") / _CHARACTERS_PER_SECOND
+        seconds = (
+            _ANSWER_SECONDS
+            + (wanted.duration or 0)
+            + len(wanted.text or "") / _CHARACTERS_PER_SECOND
+        )
         async with self._audited(by, name, wanted.action) as attempt:
             detail = attempt.detail
             detail |= _describe(body, record_text=attempt.agents.record_text)
@@ -192,16 +217,25 @@ class Computer:
         return found.data
 
     async def run(
-        self, by: Actor, name: str, command: str, seconds: int, until_read: AsyncExitStack | None = None
+        self,
+        by: Actor,
+        name: str,
+        command: str,
+        seconds: int,
+        until_read: AsyncExitStack | None = None,
     ) -> tuple[int | None, str]:
-        """Run a command as the desktop's user; exit code (None: killed at its time) and the end of its output."""
+        """Run a command as the desktop's user; exit code (None: killed at its time) and the end of
+        its output.
+        """
         if not 0 < len(command) <= MAX_TEXT:
             raise invalid("command", command[:100], f"1 to {MAX_TEXT} characters")
         if not 1 <= seconds <= MAX_SECONDS:
             raise invalid("seconds", seconds, f"1 to {MAX_SECONDS}")
         async with self._audited(by, name, "run") as attempt:
             if not attempt.agents.run:
-                words = f"No commands are run in {name!r}: its template does not have spec.agents.run."
+                words = (
+                    f"No commands are run in {name!r}: its template does not have spec.agents.run."
+                )
                 raise ActionDenied("Conflict", words)
             attempt.detail |= _describe({"text": command}, record_text=attempt.agents.record_text)
             body = {"command": command, "seconds": seconds}
@@ -227,7 +261,8 @@ class Computer:
             parked = Driver("Parked", by.user, by.token, reason)
             await self._take(session, parked)
             owner, shared = normal_user(session.spec.user), self.context.shared
-            # Counted over all desktops and tokens: agents must not flood their owner. Each desktop shows its request.
+            # Counted over all desktops and tokens: agents must not flood their owner. Each desktop
+            # shows its request.
             if await shared.count(f"human/{owner}", HUMAN_SECONDS) <= MAX_HUMAN_REQUESTS:
                 number = f"msg_{uuid4().hex}"
                 self.notices.send(Notice(number, HUMAN_REQUESTED, owner, parked.line, session))
@@ -236,7 +271,9 @@ class Computer:
         """Take over: refuse all agents until someone gives back. Or give back."""
         async with self._audited(by, name, "take_over" if human else "give_back") as attempt:
             if is_token(by.login_id):
-                raise ActionDenied("Forbidden", "Only people take over and give back: no API token does.")
+                raise ActionDenied(
+                    "Forbidden", "Only people take over and give back: no API token does."
+                )
             await self._take(attempt.session, Driver("Human", by.user) if human else None)
 
     async def driver(self, session: VDISession) -> Driver | None:
@@ -254,7 +291,10 @@ class Computer:
             raise ActionDenied(*refused or ("NotFound", name))
         agents = enables_agents(self.context.cluster.template(session.spec.template))
         if agents is None:
-            words = f"No program may drive {name!r}: its template {session.spec.template!r} does not enable agents."
+            words = (
+                f"No program may drive {name!r}: its template {session.spec.template!r} does not"
+                " enable agents."
+            )
             raise ActionDenied("Conflict", words)
         if not is_running(session):
             raise ActionDenied("Conflict", f"The desktop {name!r} is not running.")
@@ -286,14 +326,19 @@ class Computer:
         into: type[T],
         until_read: AsyncExitStack | None,
     ) -> T:
-        """The response of the agent in the desktop, if the actor may drive before the request and after it.
+        """The response of the agent in the desktop, if the actor may drive before the request and
+        after it.
 
-        Whoever lets the actor in has just read their login or token: here it is read again after the request.
+        Whoever lets the actor in has just read their login or token: here it is read again after
+        the request.
         """
         session = attempt.session
         name = session.metadata.name
         if await count_in_window(self.context, "computer", session) > MAX_ACTIONS:
-            words = f"More than {MAX_ACTIONS} actions in {name!r} within {WINDOW_SECONDS} s. Try again in a minute."
+            words = (
+                f"More than {MAX_ACTIONS} actions in {name!r} within {WINDOW_SECONDS} s. Try again"
+                " in a minute."
+            )
             raise ActionDenied("TooManyRequests", words)
         await self._drive(by, session)
         answer = await self.agent.ask(
@@ -319,7 +364,9 @@ class Computer:
         """Write who has taken over, or was asked to; None: give back."""
         meta, note = session.metadata, msgspec.json.encode(driver).decode() if driver else None
         patch = {"metadata": {"uid": meta.uid, "annotations": {DRIVER: note}}}
-        changed = await self.context.client.patch(SESSIONS, meta.name, patch, namespace=meta.namespace, into=VDISession)
+        changed = await self.context.client.patch(
+            SESSIONS, meta.name, patch, namespace=meta.namespace, into=VDISession
+        )
         self.context.cluster.sessions.remember(changed)
         # Other replicas read it here until their watch has brought the annotation, however late.
         if driver:
@@ -329,7 +376,9 @@ class Computer:
 
     @asynccontextmanager
     async def _audited(self, by: Actor, name: str, kind: str) -> AsyncIterator[_Attempt]:
-        """Yield the action, if the actor may drive the session. The audit has one row for it, or counts refusals."""
+        """Yield the action, if the actor may drive the session. The audit has one row for it, or
+        counts refusals.
+        """
         detail = {"token": by.token} if by.token else {}
         outcome, seen, is_counted = FAILED, self.context.cluster.session(name), False
         attempt: _Attempt | None = None
@@ -339,14 +388,17 @@ class Computer:
             outcome = DONE
         except ActionDenied as why:
             outcome = why.code
-            # A failure of the desktop's agent has a cause: the action may have been done. It was done where the actor
-            # has lost the right meanwhile, or has reached a limit while it was repeated.
+            # A failure of the desktop's agent has a cause: the action may have been done. It was
+            # done where the actor has lost the right meanwhile, or has reached a limit while it was
+            # repeated.
             may_be_done = why.__cause__ is not None or (attempt is not None and attempt.is_done)
             is_counted = outcome in _REFUSED and not may_be_done
             raise
         except (SharedUnavailableError, DatabaseUnavailableError) as error:
             outcome = "Unavailable"
-            raise ActionDenied(outcome, "A service that the gateway needs does not respond.") from error
+            raise ActionDenied(
+                outcome, "A service that the gateway needs does not respond."
+            ) from error
         except KubeError as error:
             refused = refused_by_cluster(error, name)
             outcome = refused.code
@@ -367,16 +419,28 @@ def _read(answer: Response, name: str, into: type[T]) -> T:
     try:
         if answer.status == HTTPStatus.OK:
             return answer.json(into)
-        problem = answer.json(_Answer) if answer.status in (HTTPStatus.BAD_REQUEST, HTTPStatus.CONFLICT) else _Answer()
+        problem = (
+            answer.json(_Answer)
+            if answer.status in (HTTPStatus.BAD_REQUEST, HTTPStatus.CONFLICT)
+            else _Answer()
+        )
     except BadResponseError as error:
-        raise ActionDenied("Unavailable", f"The agent in {name!r} did not return a valid response.") from error
+        raise ActionDenied(
+            "Unavailable", f"The agent in {name!r} did not return a valid response."
+        ) from error
     if answer.status == HTTPStatus.BAD_REQUEST:
-        raise ActionDenied("Invalid", f"The desktop {name!r} refuses this action: {_clean(problem.error)}.")
+        raise ActionDenied(
+            "Invalid", f"The desktop {name!r} refuses this action: {_clean(problem.error)}."
+        )
     if answer.status == HTTPStatus.CONFLICT:
-        words = f"A person uses keyboard or mouse of {name!r}. Try again in {ceil(problem.seconds)} s."
+        words = (
+            f"A person uses keyboard or mouse of {name!r}. Try again in {ceil(problem.seconds)} s."
+        )
         raise ActionDenied("HumanInControl", words)
     if answer.status == HTTPStatus.NOT_FOUND:
-        raise ActionDenied("Conflict", f"The desktop {name!r} was started without agents. Restart it.")
+        raise ActionDenied(
+            "Conflict", f"The desktop {name!r} was started without agents. Restart it."
+        )
     raise ActionDenied("Unavailable", f"The agent in {name!r} responds with {answer.status}.")
 
 
@@ -385,21 +449,30 @@ def _decode(text: msgspec.Raw, name: str) -> bytes:
     try:
         return msgspec.json.decode(text, type=bytes)
     except msgspec.DecodeError as error:
-        raise ActionDenied("Unavailable", f"The agent in {name!r} did not return a valid response.") from error
+        raise ActionDenied(
+            "Unavailable", f"The agent in {name!r} did not return a valid response."
+        ) from error
 
 
 def _check_png(data: bytes, name: str) -> None:
     width, height = int.from_bytes(data[16:20]), int.from_bytes(data[20:24])
     if not (data.startswith(_PNG) and 0 < min(width, height) <= max(width, height) <= MAX_SIDE):
-        raise ActionDenied("Unavailable", f"The agent in {name!r} did not return a PNG of at most {MAX_SIDE} pixels.")
+        raise ActionDenied(
+            "Unavailable",
+            f"The agent in {name!r} did not return a PNG of at most {MAX_SIDE} pixels.",
+        )
 
 
 def _describe(body: Mapping[str, object], *, record_text: bool) -> dict[str, str]:
-    """The fields of an action for the audit: of texts only the length, unless the template allows more."""
+    """The fields of an action for the audit: of texts only the length, unless the template allows
+    more.
+    """
     detail = {key: ",".join(map(str, value)) if isinstance(value, tuple | list) else str(value)
               for key, value in body.items() if key not in ("action", "text")}  # fmt: skip
     if isinstance(text := body.get("text"), str):
-        detail |= {"characters": str(len(text))} | ({"text": _clean(text, MAX_TEXT)} if record_text else {})
+        detail |= {"characters": str(len(text))} | (
+            {"text": _clean(text, MAX_TEXT)} if record_text else {}
+        )
     return detail
 
 

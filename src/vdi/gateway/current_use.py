@@ -1,4 +1,6 @@
-"""Current use, for the REST API and the portal: a user's amounts beside the limits, and the GPU slots of the nodes."""
+"""Current use, for the REST API and the portal: a user's amounts beside the limits, and the GPU
+slots of the nodes.
+"""
 
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
@@ -36,8 +38,12 @@ class Use(msgspec.Struct, rename="camel"):
 
     sessions: Annotated[Amount, doc("Running desktops, and suspended ones with a schedule.")]
     gpus: Annotated[Amount, doc("GPUs (or shares of one) in use.")]
-    hours_per_month: Annotated[Amount, doc("Hours that desktops have run in this calendar month (UTC).")]
-    gpu_hours_per_month: Annotated[Amount, doc("GPU hours (hours times GPUs) in this calendar month (UTC).")]
+    hours_per_month: Annotated[
+        Amount, doc("Hours that desktops have run in this calendar month (UTC).")
+    ]
+    gpu_hours_per_month: Annotated[
+        Amount, doc("GPU hours (hours times GPUs) in this calendar month (UTC).")
+    ]
     home_storage: Annotated[Amount, doc("Size of all homes together, in GiB.")]
 
 
@@ -50,9 +56,13 @@ def use_of(cluster: ClusterCache, limit: Limit, user: str, hours: float, gpu_hou
 def uses(cluster: ClusterCache, limits: Limits, used: Mapping[str, Usage]) -> dict[str, Use]:
     """The same of all users who have sessions, homes, hours in `used`, or limits of their own.
 
-    The groups of a user are known only while they are logged in: limits of groups are not in these numbers.
+    The groups of a user are known only while they are logged in: limits of groups are not in these
+    numbers.
     """
-    sessions, homes = defaultdict[str, list[VDISession]](list), defaultdict[str, list[HomeSummary]](list)
+    sessions, homes = (
+        defaultdict[str, list[VDISession]](list),
+        defaultdict[str, list[HomeSummary]](list),
+    )
     for session in cluster.sessions.values():
         sessions[normal_user(session.spec.user)].append(session)
     for home in cluster.all_homes():
@@ -61,7 +71,9 @@ def uses(cluster: ClusterCache, limits: Limits, used: Mapping[str, Usage]) -> di
     def use(user: str) -> Use:
         month = used.get(user)
         hours, gpu_hours = (month.hours, month.gpu_hours) if month else (0.0, 0.0)
-        return _add_up(cluster, limits.of(User(user)), sessions[user], homes[user], hours, gpu_hours)
+        return _add_up(
+            cluster, limits.of(User(user)), sessions[user], homes[user], hours, gpu_hours
+        )
 
     return {user: use(user) for user in {*sessions, *homes, *used, *limits.users} if user}
 
@@ -82,7 +94,9 @@ def _add_up(
         gpus=Amount(gpus, limit.gpus),
         hours_per_month=Amount(round(hours, 2), limit.hours),
         gpu_hours_per_month=Amount(round(gpu_hours, 2), limit.gpu_hours),
-        home_storage=Amount(round(stored / _GIB, 2), None if most is None else round(most / _GIB, 2)),
+        home_storage=Amount(
+            round(stored / _GIB, 2), None if most is None else round(most / _GIB, 2)
+        ),
     )
 
 
@@ -109,7 +123,9 @@ class Slots:
 
 
 class GpuSlots:
-    """Reads the GPU slots of the nodes. `total` is their number at the last reading; None: not known."""
+    """Reads the GPU slots of the nodes. `total` is their number at the last reading; None: not
+    known.
+    """
 
     def __init__(self, context: GatewayContext) -> None:
         self._context = context
@@ -126,14 +142,20 @@ class GpuSlots:
         try:
             raw: list[dict[str, Any]] = await self._context.client.list(NODES, into=dict[str, Any])
         except Forbidden as error:
-            return Slots(unknown=f"The gateway may not read nodes: {error.message} (chart value gateway.doctor)")
+            return Slots(
+                unknown=(
+                    f"The gateway may not read nodes: {error.message} (chart value gateway.doctor)"
+                )
+            )
         except (KubeError, OSError, TimeoutError) as error:
             return Slots(unknown=f"The nodes cannot be read now: {error}")
         # Counted from the sessions, not from the pods' requests, which the gateway may not read.
         used: Counter[str] = Counter()
         for session in cluster.sessions.values():
             if session.status.node_name and session.status.pod_name:
-                used[session.status.node_name] += gpus_of(session, cluster.template(session.spec.template))
+                used[session.status.node_name] += gpus_of(
+                    session, cluster.template(session.spec.template)
+                )
         nodes = [slots for node in raw if (slots := _slots(node, used)).total or slots.used]
         return Slots(tuple(sorted(nodes, key=lambda node: node.name)))
 
@@ -141,4 +163,6 @@ class GpuSlots:
 def _slots(raw: dict[str, Any], used: Counter[str]) -> NodeGpus:
     node = Node(raw)
     total = sum(node.count(resource) for resource in (RESOURCE, RENAMED, *node.mig_resources))
-    return NodeGpus(node.name, total, used[node.name], bool(raw.get("spec", {}).get("unschedulable")))
+    return NodeGpus(
+        node.name, total, used[node.name], bool(raw.get("spec", {}).get("unschedulable"))
+    )

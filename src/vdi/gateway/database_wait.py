@@ -1,8 +1,9 @@
 """A gateway that waits for its database at start, and its page that says so.
 
-No replica is ready then: Traefik answers with its own text, on desktops' hosts with an empty 500. So a replica that
-waits becomes ready for its page, but only while the gateway's Service leads to no replica that has started. Beside one,
-Traefik would send it half of the users, and a rollout to a wrong URL would replace the replicas that work.
+No replica is ready then: Traefik answers with its own text, on desktops' hosts with an empty 500.
+So a replica that waits becomes ready for its page, but only while the gateway's Service leads to no
+replica that has started. Beside one, Traefik would send it half of the users, and a rollout to a
+wrong URL would replace the replicas that work.
 """
 
 from dataclasses import dataclass
@@ -17,7 +18,8 @@ from vdi.http_client import HTTP_ERRORS, is_refused_connection, open_client
 
 # First line of /readyz of a replica that is ready for its page alone.
 WAITING = "waiting"
-# Responses of the Service in a row without a replica that has started, before the page: one that restarts is back then.
+# Responses of the Service in a row without a replica that has started, before the page: one that
+# restarts is back then.
 _LOOKS = 5
 _SECONDS = 2.0
 _MAX_BYTES = 65536
@@ -45,7 +47,8 @@ _PAGE = """<!doctype html>
 class DatabaseWait:
     """State of the wait, and the ASGI app that answers browsers meanwhile."""
 
-    # When the database did not respond for the first time; None: it has responded, or was not asked yet.
+    # When the database did not respond for the first time; None: it has responded, or was not asked
+    # yet.
     since: datetime | None = None
     looks: int = 0
 
@@ -59,8 +62,8 @@ class DatabaseWait:
             return "The gateway is starting. Try again in a moment."
         since = self.since.astimezone(UTC)
         return (
-            f"The gateway's database has not responded since {since:%Y-%m-%d %H:%M:%S} UTC. No one can log in or open "
-            "a desktop until it does. Open desktops are not affected."
+            f"The gateway's database has not responded since {since:%Y-%m-%d %H:%M:%S} UTC. No one"
+            " can log in or open a desktop until it does. Open desktops are not affected."
         )
 
     async def look(self, url: str) -> None:
@@ -86,7 +89,9 @@ async def _is_alone(url: str) -> bool:
         return False
     try:
         async with open_client(url, seconds=_SECONDS, use_proxy=False) as client:
-            response = await client.request("GET", f"{url}/readyz", seconds=_SECONDS, max_bytes=_MAX_BYTES)
+            response = await client.request(
+                "GET", f"{url}/readyz", seconds=_SECONDS, max_bytes=_MAX_BYTES
+            )
     except HTTP_ERRORS as error:
         # A Service without a ready pod refuses connections.
         return is_refused_connection(error)

@@ -1,6 +1,8 @@
-"""Refusals of an action, raised by every layer: code and fields for programs, a sentence for people.
+"""Refusals of an action, raised by every layer: code and fields for programs, a sentence for
+people.
 
-REST API, portal and edge translate them into responses. The API server's errors become refusals here, too.
+REST API, portal and edge translate them into responses. The API server's errors become refusals
+here, too.
 """
 
 import re
@@ -12,7 +14,16 @@ from starlette.exceptions import HTTPException
 
 from vdi.api.constraints import doc
 from vdi.api.crd import allowed_in_session
-from vdi.kube.errors import AlreadyExists, ApiError, Conflict, Forbidden, Invalid, KubeError, NotFound, Replaced
+from vdi.kube.errors import (
+    AlreadyExists,
+    ApiError,
+    Conflict,
+    Forbidden,
+    Invalid,
+    KubeError,
+    NotFound,
+    Replaced,
+)
 from vdi.session.users import AddressError
 
 STATUS = {
@@ -34,7 +45,9 @@ _PART = re.compile(r"[^.\[\]]+")
 class FieldProblem(msgspec.Struct, omit_defaults=True):
     """A field with a value that is not allowed."""
 
-    field: Annotated[str, doc("Path of the field in the body (`resources.gpu`), or the name of the parameter.")]
+    field: Annotated[
+        str, doc("Path of the field in the body (`resources.gpu`), or the name of the parameter.")
+    ]
     allowed: Annotated[str, doc("What is allowed.")]
     value: Annotated[Any, doc("The rejected value; absent if the field is missing.")] = None
 
@@ -42,8 +55,8 @@ class FieldProblem(msgspec.Struct, omit_defaults=True):
 class ActionDenied(Exception):  # noqa: N818 -- read as `except ActionDenied`
     """Raised when an action is denied.
 
-    `code`: a key of STATUS. `sentence`: for the user, names what is allowed. `fields`: the fields of the request that
-    it is about, by their names in the REST API.
+    `code`: a key of STATUS. `sentence`: for the user, names what is allowed. `fields`: the fields
+    of the request that it is about, by their names in the REST API.
     """
 
     def __init__(self, code: str, sentence: str, *fields: FieldProblem) -> None:
@@ -72,7 +85,9 @@ class BusyError(ActionDenied):
 
 
 class CrossSiteError(HTTPException):
-    """Raised when a change was not sent by a page of this host, or its token is of another login."""
+    """Raised when a change was not sent by a page of this host, or its token is of another
+    login.
+    """
 
     def __init__(self, detail: str) -> None:
         super().__init__(403, detail)
@@ -80,7 +95,9 @@ class CrossSiteError(HTTPException):
 
 def refused_address(error: AddressError) -> ActionDenied:
     """The refusal of a request's field `user`."""
-    return ActionDenied("Invalid", f"user: {error}.", FieldProblem("user", error.allowed, error.shown))
+    return ActionDenied(
+        "Invalid", f"user: {error}.", FieldProblem("user", error.allowed, error.shown)
+    )
 
 
 def name_not_available(name: str) -> ActionDenied:
@@ -88,17 +105,24 @@ def name_not_available(name: str) -> ActionDenied:
     return ActionDenied("Conflict", f"name: {name!r} is not available. Choose another name.")
 
 
-def refused_by_cluster(error: KubeError, name: str, sent: Mapping[str, Any] | None = None) -> ActionDenied:
-    """The refusal for an error of the API server at a write to session `name`. `sent`: body of the write."""
+def refused_by_cluster(
+    error: KubeError, name: str, sent: Mapping[str, Any] | None = None
+) -> ActionDenied:
+    """The refusal for an error of the API server at a write to session `name`. `sent`: body of the
+    write.
+    """
     another = ActionDenied(
         "Conflict",
-        f"The desktop {name!r} has ended, and a new desktop has the same name. Reload the page and try again.",
+        f"The desktop {name!r} has ended, and a new desktop has the same name. Reload the page and"
+        " try again.",
     )
     if isinstance(error, Invalid):
         if any(cause.field == "metadata.uid" for cause in error.causes):
             return another  # the API server reads the uid of a former object as an attempt to change the uid
         why = "; ".join(f"{cause.field}: {cause.words}" for cause in error.causes) or error.message
-        return ActionDenied("Invalid", f"The cluster does not accept this: {why}.", *_fields(error, sent or {}))
+        return ActionDenied(
+            "Invalid", f"The cluster does not accept this: {why}.", *_fields(error, sent or {})
+        )
     if isinstance(error, NotFound):
         return ActionDenied("NotFound", f"The desktop {name!r} has ended.")
     if isinstance(error, AlreadyExists):
@@ -107,16 +131,20 @@ def refused_by_cluster(error: KubeError, name: str, sent: Mapping[str, Any] | No
         return another
     if isinstance(error, Conflict):
         return ActionDenied(
-            "Conflict", f"Someone else has just changed the desktop {name!r}. Reload the page and try again."
+            "Conflict",
+            f"Someone else has just changed the desktop {name!r}. Reload the page and try again.",
         )
     if isinstance(error, Forbidden):
         return ActionDenied("Forbidden", f"The cluster refuses this: {error.message}.")
     if isinstance(error, ApiError) and error.status < 500 and error.status != 429:
         return ActionDenied(
-            "Unavailable", f"The cluster responded with {error.status} {error.reason}. Report this to an administrator."
+            "Unavailable",
+            f"The cluster responded with {error.status} {error.reason}. Report this to an"
+            " administrator.",
         )
     return ActionDenied(
-        "Unavailable", "The cluster does not respond right now. Nothing is lost. Try again in a minute."
+        "Unavailable",
+        "The cluster does not respond right now. Nothing is lost. Try again in a minute.",
     )
 
 
@@ -125,7 +153,9 @@ def _fields(error: Invalid, sent: Mapping[str, Any]) -> Iterator[FieldProblem]:
     for cause in error.causes:
         if cause.field.startswith("spec."):
             allowed = allowed_in_session(cause.field) or cause.words
-            yield FieldProblem(cause.field.removeprefix("spec."), allowed, _value(sent, cause.field))
+            yield FieldProblem(
+                cause.field.removeprefix("spec."), allowed, _value(sent, cause.field)
+            )
 
 
 def _value(sent: Any, path: str) -> Any:
@@ -153,4 +183,7 @@ def _describe(problem: FieldProblem) -> str:
     if problem.value is None:
         return f"{problem.field}: allowed: {problem.allowed}."
     shown = msgspec.json.encode(problem.value).decode()
-    return f"{problem.field}: {shown if len(shown) <= 80 else f'{shown[:77]}...'} is not {problem.allowed}."
+    return (
+        f"{problem.field}: {shown if len(shown) <= 80 else f'{shown[:77]}...'} is not"
+        f" {problem.allowed}."
+    )

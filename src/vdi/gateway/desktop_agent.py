@@ -1,13 +1,15 @@
-"""The agent in a desktop: the key that authenticates requests to it, and what users get from it: a small picture of the
-screen, the results of start-up scripts, and latency probes.
+"""The agent in a desktop: the key that authenticates requests to it, and what users get from it: a
+small picture of the screen, the results of start-up scripts, and latency probes.
 
-The gateway asks an agent as the operator does: at the pod's address, with a token derived from the release's desktop
-key. The gateway may read no Secret in the namespaces of sessions, so it derives the tokens itself; the operator draws
-the key and writes the same tokens into the Secrets of desktops.
+The gateway asks an agent as the operator does: at the pod's address, with a token derived from the
+release's desktop key. The gateway may read no Secret in the namespaces of sessions, so it derives
+the tokens itself; the operator draws the key and writes the same tokens into the Secrets of
+desktops.
 
-An agent's response is untrusted input, because its user can put any program in its place: no proxy of the environment,
-no redirects, and a limit to time and size. A picture is stored nowhere. The measurements of a probe are untrusted input
-too: they can change the figures of the user's own template and nothing else.
+An agent's response is untrusted input, because its user can put any program in its place: no proxy
+of the environment, no redirects, and a limit to time and size. A picture is stored nowhere. The
+measurements of a probe are untrusted input too: they can change the figures of the user's own
+template and nothing else.
 """
 
 import asyncio
@@ -72,7 +74,8 @@ from vdi.session.users import normal_user
 
 log = logging.getLogger(__name__)
 
-# For clients of desktops, which speak plain HTTP: loading the usual authorities takes 20 ms each time.
+# For clients of desktops, which speak plain HTTP: loading the usual authorities takes 20 ms each
+# time.
 NO_AUTHORITIES = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
 AGENT_PORT = 8082
 # The desktop's page waits for the report on start-up scripts.
@@ -82,7 +85,8 @@ MAX_SCRIPTS = 2
 MAX_LINES, MAX_CHARACTERS = 40, 4096
 # After a poll that failed.
 POLL_AGAIN_SECONDS = 5.0
-# From the first bytes of the answer to a poll to its last: an agent that sends slowly must not keep bytes from others.
+# From the first bytes of the answer to a poll to its last: an agent that sends slowly must not keep
+# bytes from others.
 POLLED_SECONDS = 5.0
 THUMBNAIL_SECONDS = 5.0  # one more than the agent's program has
 THUMBNAIL_MAX_BYTES = 16 * 1024
@@ -95,7 +99,8 @@ ARMED_SECONDS = 60
 MARK_SECONDS = 3.0
 MARK_MAX_BYTES = 4096
 PROBE_SECONDS = 180.0
-# Requests for one session in so many seconds, over all replicas. Pictures: four open pages with two each.
+# Requests for one session in so many seconds, over all replicas. Pictures: four open pages with two
+# each.
 WINDOW_SECONDS, MAX_THUMBNAILS, MAX_PROBES = 60, 12, 6
 # Seconds of each read and write of a request without a time of its own: a copy of a file.
 SILENT_SECONDS = 30.0
@@ -109,9 +114,10 @@ _TERMINAL_COMMAND = re.compile(r"\x1b\[[0-?]*[ -/]*[@-~]")
 
 def desktop_url(session: VDISession, port: int) -> str:
     """Base URL of a port of the session's pod."""
-    # By address: cluster DNS learns of a ready desktop a moment after its session is Running, and a client that asked
-    # before gets "no such name" for seconds (CoreDNS's `ttl`, 5 s). Under an operator that does not write status.podIP
-    # yet, the name of the headless Service leads to the same port.
+    # By address: cluster DNS learns of a ready desktop a moment after its session is Running, and a
+    # client that asked before gets "no such name" for seconds (CoreDNS's `ttl`, 5 s). Under an
+    # operator that does not write status.podIP yet, the name of the headless Service leads to the
+    # same port.
     address, meta = session.status.pod_ip, session.metadata
     host = address if is_address(address) else f"{service_name(meta.name)}.{meta.namespace}.svc"
     return f"http://{url_host(host)}:{port}"
@@ -134,7 +140,8 @@ class _Secret(msgspec.Struct):
 class DesktopKey:
     """The release's desktop key, read once, and again after a desktop has refused a token.
 
-    Meanwhile the last key counts: neither that desktop nor a slow API server may hold up the others.
+    Meanwhile the last key counts: neither that desktop nor a slow API server may hold up the
+    others.
     """
 
     def __init__(self, client: Client, namespace: str) -> None:
@@ -158,11 +165,15 @@ class DesktopKey:
             raise DesktopKeyError(self._problem)
         meta = session.metadata
         pod = session.status.pod_name
-        return derive_tokens(self._value, namespace=meta.namespace, name=meta.name, uid=meta.uid, pod=pod)
+        return derive_tokens(
+            self._value, namespace=meta.namespace, name=meta.name, uid=meta.uid, pod=pod
+        )
 
     async def _read(self) -> None:
         try:
-            secret = await self._client.get(SECRETS, KEY_SECRET, namespace=self._namespace, into=_Secret)
+            secret = await self._client.get(
+                SECRETS, KEY_SECRET, namespace=self._namespace, into=_Secret
+            )
             self._value = decode_key(secret.data)
         except KubeError as error:
             self._problem = f"the Secret {self._namespace}/{KEY_SECRET} cannot be read: {error}"
@@ -172,7 +183,8 @@ class DesktopKey:
 
 @dataclass(frozen=True, slots=True)
 class DesktopAgent:
-    """Requests to the agents in desktops, and their limits. `address`: base URL of a session's agent.
+    """Requests to the agents in desktops, and their limits. `address`: base URL of a session's
+    agent.
 
     Raises BusyError where a limit is reached: one slow desktop takes none of the others' turns.
     """
@@ -199,7 +211,8 @@ class DesktopAgent:
         lane: Lane = PAGES,
         held: AsyncExitStack | None = None,
     ) -> Response:
-        """One request, complete within `seconds`. Raises ActionDenied, with its cause, without a response.
+        """One request, complete within `seconds`. Raises ActionDenied, with its cause, without a
+        response.
 
         `held`: keeps the request counted, and the bytes of its answer reserved, until it is closed.
         """
@@ -224,7 +237,9 @@ class DesktopAgent:
     async def _read_bounded(
         self, session: VDISession, connection: Connection, max_bytes: int, held: AsyncExitStack
     ) -> bytes:
-        """The whole body, once its bytes are reserved. Raises BadResponseError for one that may be larger."""
+        """The whole body, once its bytes are reserved. Raises BadResponseError for one that may be
+        larger.
+        """
         if connection.length is None:
             raise BadResponseError("its length is not in its header")
         if connection.length > max_bytes:
@@ -236,7 +251,9 @@ class DesktopAgent:
                 received += chunk
         return bytes(received)
 
-    async def read(self, session: VDISession, answer: ResponseStream, max_bytes: int, held: AsyncExitStack) -> bytes:
+    async def read(
+        self, session: VDISession, answer: ResponseStream, max_bytes: int, held: AsyncExitStack
+    ) -> bytes:
         """The whole answer of `stream`, which may not be larger. Raises what `ask` raises."""
         size = max_bytes
         if "Transfer-Encoding" not in answer.headers:  # of both, this one counts
@@ -245,7 +262,9 @@ class DesktopAgent:
         return await answer.read(max_bytes)
 
     async def _reserve(self, session: VDISession, size: int, held: AsyncExitStack) -> None:
-        """Wait until so many bytes of an answer may be in memory, unless it is a small one for a user."""
+        """Wait until so many bytes of an answer may be in memory, unless it is a small one for a
+        user.
+        """
         user = normal_user(session.spec.user)
         if _polling.get():
             await self.polled.reserve(held, user, ANSWER_COPIES * size)
@@ -264,12 +283,20 @@ class DesktopAgent:
 
     @asynccontextmanager
     async def stream(
-        self, session: VDISession, method: str, path: str, lane: Lane = PAGES, **options: Unpack[RequestOptions]
+        self,
+        session: VDISession,
+        method: str,
+        path: str,
+        lane: Lane = PAGES,
+        **options: Unpack[RequestOptions],
     ) -> AsyncIterator[ResponseStream]:
         """One request of any length. Raises ActionDenied, also while it is read."""
         with self.enter(lane, session):
             token = await self._token(session)
-            options["headers"] = {"Authorization": f"Bearer {token}", **(options.get("headers") or {})}
+            options["headers"] = {
+                "Authorization": f"Bearer {token}",
+                **(options.get("headers") or {}),
+            }
             url = f"{self.address(session)}{path}"
             client = open_client(
                 url,
@@ -285,7 +312,9 @@ class DesktopAgent:
                     yield answer
 
     def enter(self, lane: Lane, session: VDISession) -> AbstractContextManager[None]:
-        """Count a request that does not go through `ask` or `stream`, such as to Selkies. Raises BusyError."""
+        """Count a request that does not go through `ask` or `stream`, such as to Selkies. Raises
+        BusyError.
+        """
         owner = normal_user(session.spec.user)
         return self.limits.enter(lane, session.metadata.uid, session.metadata.name, owner)
 
@@ -300,7 +329,9 @@ def _translated(session: VDISession) -> Iterator[None]:
         why = f"The response of the agent in the desktop {name!r} is refused: {error}."
         raise ActionDenied("Conflict", why) from error
     except (HttpError, *HTTP_ERRORS) as error:
-        raise ActionDenied("Unavailable", f"The agent in the desktop {name!r} does not respond.") from error
+        raise ActionDenied(
+            "Unavailable", f"The agent in the desktop {name!r} does not respond."
+        ) from error
 
 
 async def poll_agents(
@@ -326,7 +357,13 @@ async def poll_agents(
                 seconds = await poll(session)
             failing.pop(uid, None)
             await asyncio.sleep(seconds or 0.0)
-        except (ActionDenied, ValueError, OSError, DatabaseUnavailableError, SQLAlchemyError) as error:
+        except (
+            ActionDenied,
+            ValueError,
+            OSError,
+            DatabaseUnavailableError,
+            SQLAlchemyError,
+        ) as error:
             why = type(error).__name__ if isinstance(error, SQLAlchemyError) else str(error)
             level = logging.DEBUG if failing.get(uid) == why else logging.WARNING
             log.log(level, "%s of session %s cannot be stored: %s", what, meta.name, why)
@@ -347,19 +384,29 @@ async def poll_agents(
             await asyncio.sleep(pause)
 
 
-async def ask_memory(agent: DesktopAgent, session: VDISession, template: VDITemplate | None) -> MemoryAlert | None:
-    """The alert of a running desktop, for its owner; None: it has enough memory, or its agent does not say."""
+async def ask_memory(
+    agent: DesktopAgent, session: VDISession, template: VDITemplate | None
+) -> MemoryAlert | None:
+    """The alert of a running desktop, for its owner; None: it has enough memory, or its agent does
+    not say.
+    """
     if template is None or not is_running(session):
         return None
     try:
-        memory = (await agent.ask(session, "GET", "/memory", seconds=1.0, max_bytes=1024)).json(_Memory)
+        memory = (await agent.ask(session, "GET", "/memory", seconds=1.0, max_bytes=1024)).json(
+            _Memory
+        )
     except (ActionDenied, BadResponseError):
         return None
-    return find_memory_alert(session, template, memory.used, memory.limit) if memory.is_short else None
+    return (
+        find_memory_alert(session, template, memory.used, memory.limit) if memory.is_short else None
+    )
 
 
 def find_session(context: GatewayContext, user: User, name: str) -> tuple[VDISession, Role | None]:
-    """A session that the user may know of, and their role in it; None: an administrator. Raises ActionDenied."""
+    """A session that the user may know of, and their role in it; None: an administrator. Raises
+    ActionDenied.
+    """
     session = context.cluster.session(name)
     role = role_in(session, user.email, context.clock()) if session else None
     if session is None or (role is None and not user.admin):
@@ -385,7 +432,9 @@ async def find_to_act(context: GatewayContext, user: User, action: Action, name:
 
 
 async def count_in_window(context: GatewayContext, what: str, session: VDISession) -> int:
-    """Count one more request for this session, over all replicas; the number in this window of time."""
+    """Count one more request for this session, over all replicas; the number in this window of
+    time.
+    """
     window = int(context.clock().timestamp()) // WINDOW_SECONDS
     return await context.shared.count(f"{what}/{session.metadata.uid}/{window}", WINDOW_SECONDS)
 
@@ -395,14 +444,21 @@ class StartupScriptResult(msgspec.Struct, rename="camel", omit_defaults=True):
 
     source: Annotated[
         Literal["template", "user"],
-        doc("Whose script: `startupScript` of the template, or `~/.config/vdi/startup.sh` of the user."),
+        doc(
+            "Whose script: `startupScript` of the template, or `~/.config/vdi/startup.sh` of the"
+            " user."
+        ),
     ]
     state: Annotated[
         Literal["Running", "Ended", "NotStarted"],
         doc("NotStarted: it could not be started; `output` has the reason."),
     ]
-    exit_code: Annotated[int | None, doc("Exit code of a script that has ended; 0: success.")] = None
-    output: Annotated[str, doc(f"Its last lines: at most {MAX_LINES}, and {MAX_CHARACTERS} characters.")] = ""
+    exit_code: Annotated[int | None, doc("Exit code of a script that has ended; 0: success.")] = (
+        None
+    )
+    output: Annotated[
+        str, doc(f"Its last lines: at most {MAX_LINES}, and {MAX_CHARACTERS} characters.")
+    ] = ""
 
 
 class _Report(msgspec.Struct):
@@ -414,13 +470,16 @@ class Begun(msgspec.Struct):
 
     id: Annotated[str, doc("Identifies this probe when its results are submitted.")]
     url: Annotated[str, doc("The desktop's address.")]
-    ticket: Annotated[str, doc("Opens the desktop once, within 30 seconds, with the secret of the state.")]
+    ticket: Annotated[
+        str, doc("Opens the desktop once, within 30 seconds, with the secret of the state.")
+    ]
     mark: Annotated[Mark, doc("Position of the mark.")]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AgentRequests:
-    """Requests of owners to the agents of their desktops, for REST API and portal. Every method raises ActionDenied.
+    """Requests of owners to the agents of their desktops, for REST API and portal. Every method
+    raises ActionDenied.
 
     `issue_ticket`: `TicketHandoff.issue_ticket`, a ticket into the desktop for a probe.
     """
@@ -435,54 +494,83 @@ class AgentRequests:
         session = await self._own(user, name, why)
         if not is_running(session):
             raise ActionDenied(
-                "Conflict", f"The desktop {name!r} is not running, so it has no results of start-up scripts."
+                "Conflict",
+                f"The desktop {name!r} is not running, so it has no results of start-up scripts.",
             )
         answer = await self.agent.ask(
             session, "GET", "/startup-scripts", seconds=SCRIPTS_SECONDS, max_bytes=SCRIPTS_MAX_BYTES
         )
         if answer.status == HTTPStatus.NOT_FOUND:
-            raise ActionDenied("Conflict", f"The image of desktop {name!r} does not report its start-up scripts.")
+            raise ActionDenied(
+                "Conflict", f"The image of desktop {name!r} does not report its start-up scripts."
+            )
         if answer.status != HTTPStatus.OK:
-            raise ActionDenied("Unavailable", f"The agent in {name!r} has no report now ({answer.status}).")
+            raise ActionDenied(
+                "Unavailable", f"The agent in {name!r} has no report now ({answer.status})."
+            )
         try:
             scripts = answer.json(_Report).scripts
         except BadResponseError as error:
-            raise ActionDenied("Conflict", f"The agent in {name!r} did not return a valid report.") from error
+            raise ActionDenied(
+                "Conflict", f"The agent in {name!r} did not return a valid report."
+            ) from error
         return tuple(
-            msgspec.structs.replace(script, output=last_lines(script.output)) for script in scripts[:MAX_SCRIPTS]
+            msgspec.structs.replace(script, output=last_lines(script.output))
+            for script in scripts[:MAX_SCRIPTS]
         )
 
     async def take_thumbnail(self, user: User, name: str) -> bytes | None:
-        """A JPEG of the user's own desktop; None while there is no picture of it (see `has_thumbnail`)."""
+        """A JPEG of the user's own desktop; None while there is no picture of it (see
+        `has_thumbnail`).
+        """
         why = f"Only the owner of desktop {name!r} gets a picture of it."
         session = await self._own(user, name, why)
-        if not has_thumbnail(session, self.context.cluster.template(session.spec.template), Role.OWNER):
+        if not has_thumbnail(
+            session, self.context.cluster.template(session.spec.template), Role.OWNER
+        ):
             return None
-        words = f"Pictures of this desktop are limited to {MAX_THUMBNAILS} within {WINDOW_SECONDS} s."
+        words = (
+            f"Pictures of this desktop are limited to {MAX_THUMBNAILS} within {WINDOW_SECONDS} s."
+        )
         await self.limit("thumbnails", session, MAX_THUMBNAILS, words)
         answer = await self.agent.ask(
             session, "GET", "/thumbnail", seconds=THUMBNAIL_SECONDS, max_bytes=THUMBNAIL_MAX_BYTES
         )
         if answer.status == HTTPStatus.NOT_FOUND:
-            raise ActionDenied("NotFound", f"The image of desktop {name!r} provides no picture for the portal.")
+            raise ActionDenied(
+                "NotFound", f"The image of desktop {name!r} provides no picture for the portal."
+            )
         if answer.status != HTTPStatus.OK:
-            raise ActionDenied("Unavailable", f"The agent in {name!r} has no picture now ({answer.status}).")
-        if (size := jpeg_size(answer.body)) is None or not 0 < min(size) <= max(size) <= THUMBNAIL_MAX_SIDE:
+            raise ActionDenied(
+                "Unavailable", f"The agent in {name!r} has no picture now ({answer.status})."
+            )
+        if (size := jpeg_size(answer.body)) is None or not 0 < min(size) <= max(
+            size
+        ) <= THUMBNAIL_MAX_SIDE:
             raise ActionDenied("Conflict", f"The agent in {name!r} did not return a small JPEG.")
         return answer.body
 
     async def begin_probe(self, user: User, name: str, state: str) -> Begun:
-        """Arm the mark and issue a ticket. `state`: SHA-256 of the caller's secret, in place of a browser's cookie."""
+        """Arm the mark and issue a ticket. `state`: SHA-256 of the caller's secret, in place of a
+        browser's cookie.
+        """
         session = await self._own(user, name, f"Only the owner of desktop {name!r} may probe it.")
         if session.spec.suspended or session.status.phase != Phase.RUNNING:
             phase = session.status.phase or "not started"
             what = "suspended. Resume it first" if session.spec.suspended else phase
-            raise ActionDenied("Conflict", f"The desktop {name!r} has no picture to measure: it is {what}.")
+            raise ActionDenied(
+                "Conflict", f"The desktop {name!r} has no picture to measure: it is {what}."
+            )
         template = self.context.cluster.template(session.spec.template)
         if template and not takes_tokens(template.spec):
-            why = "This desktop cannot be measured: the probe supports only the stream of Selkies 2."
+            why = (
+                "This desktop cannot be measured: the probe supports only the stream of Selkies 2."
+            )
             raise ActionDenied("Conflict", why)
-        words = f"The desktop {name!r} has already been probed {MAX_PROBES} times within {WINDOW_SECONDS} s."
+        words = (
+            f"The desktop {name!r} has already been probed {MAX_PROBES} times within"
+            f" {WINDOW_SECONDS} s."
+        )
         await self.limit("probes", session, MAX_PROBES, words)
         mark = await self._arm(session)
         probe = secrets.token_urlsafe(16)
@@ -490,11 +578,16 @@ class AgentRequests:
         ticket = await self.issue_ticket(user, session, state)
         return Begun(probe, session.status.url, ticket, mark)
 
-    async def finish_probe(self, user: User, name: str, probe: str, found: Measurements | Stage) -> None:
+    async def finish_probe(
+        self, user: User, name: str, probe: str, found: Measurements | Stage
+    ) -> None:
         """Count the measurements, or the stage in which the probe failed: once for each probe."""
         session = await self._own(user, name, f"Only the owner of desktop {name!r} may probe it.")
         if await self.context.shared.pop(f"probe/{probe}") != session.metadata.uid:
-            raise ActionDenied("NotFound", f"There is no active probe {probe!r} of {name!r}: it has ended or expired.")
+            raise ActionDenied(
+                "NotFound",
+                f"There is no active probe {probe!r} of {name!r}: it has ended or expired.",
+            )
         template, metrics = session.spec.template, self.context.metrics
         if not isinstance(found, Measurements):
             metrics.probes.labels(template, found).inc()
@@ -502,7 +595,10 @@ class AgentRequests:
         metrics.probes.labels(template, "measured").inc()
         metrics.first_picture.labels(template).observe(found.first_picture_seconds)
         glass = metrics.glass_to_glass.labels(template)
-        for milliseconds in [*found.input_to_photon_ms, *[MAX_LATENCY_MS] * found.keys_without_effect]:
+        for milliseconds in [
+            *found.input_to_photon_ms,
+            *[MAX_LATENCY_MS] * found.keys_without_effect,
+        ]:
             glass.observe(milliseconds / 1000)
         metrics.probe_frame_rate.labels(template).set(found.frames_per_second)
         metrics.probe_bitrate.labels(template).set(found.bitrate_kbps * 1000)
@@ -510,7 +606,9 @@ class AgentRequests:
         metrics.probe_frames.labels(template, "dropped").inc(found.frames_dropped)
 
     async def _own(self, user: User, name: str, why_not: str) -> VDISession:
-        """The user's own session. What the agents show is for nobody else, administrators included."""
+        """The user's own session. What the agents show is for nobody else, administrators
+        included.
+        """
         _, role = find_session(self.context, user, name)
         if role is not Role.OWNER:
             raise ActionDenied("Forbidden", why_not)
@@ -532,31 +630,46 @@ class AgentRequests:
                 max_bytes=MARK_MAX_BYTES,
             )
         except ActionDenied as denied:
-            log.warning("the agent of session %s cannot be armed: %s", name, denied.__cause__ or denied)
+            log.warning(
+                "the agent of session %s cannot be armed: %s", name, denied.__cause__ or denied
+            )
             raise
         if answer.status == HTTPStatus.NOT_FOUND:
             raise ActionDenied(
-                "Conflict", f"The image of {name!r} cannot show a mark to measure: it is older than this gateway."
+                "Conflict",
+                f"The image of {name!r} cannot show a mark to measure: it is older than this"
+                " gateway.",
             )
         if answer.status != HTTPStatus.OK:
             why = answer.body.decode(errors="replace")[:200].strip()
-            raise ActionDenied("Conflict", f"The agent in {name!r} cannot show its mark ({answer.status}): {why}.")
+            raise ActionDenied(
+                "Conflict", f"The agent in {name!r} cannot show its mark ({answer.status}): {why}."
+            )
         try:
             return answer.json(Mark)
         except BadResponseError as error:
-            raise ActionDenied("Conflict", f"The agent in {name!r} did not return a valid mark.") from error
+            raise ActionDenied(
+                "Conflict", f"The agent in {name!r} did not return a valid mark."
+            ) from error
 
 
 def is_running(session: VDISession) -> bool:
     """Whether its desktop is there to be asked."""
     return (
-        session.status.phase == Phase.RUNNING and not session.spec.suspended and not session.metadata.deletion_timestamp
+        session.status.phase == Phase.RUNNING
+        and not session.spec.suspended
+        and not session.metadata.deletion_timestamp
     )
 
 
 def has_thumbnail(session: VDISession, template: VDITemplate | None, role: Role | None) -> bool:
     """Whether a user with this role gets a picture of the session: only the owner does."""
-    shows = template is not None and template.spec.thumbnails and is_running(session) and not refuse_picture(session)
+    shows = (
+        template is not None
+        and template.spec.thumbnails
+        and is_running(session)
+        and not refuse_picture(session)
+    )
     return role is Role.OWNER and shows
 
 
@@ -574,8 +687,16 @@ def jpeg_size(data: bytes) -> tuple[int, int] | None:
 
 
 def last_lines(output: str) -> str:
-    """The end of a script's output as plain text: no colours, and no characters that reorder others."""
+    """The end of a script's output as plain text: no colours, and no characters that reorder
+    others.
+    """
     # A script's output is untrusted input, of its author and of the desktop's user.
-    text = _TERMINAL_COMMAND.sub("", output[-2 * MAX_CHARACTERS :]).replace("\r\n", "\n").replace("\r", "\n")
-    plain = "".join(character for character in text if character in "\n\t" or character.isprintable())
+    text = (
+        _TERMINAL_COMMAND.sub("", output[-2 * MAX_CHARACTERS :])
+        .replace("\r\n", "\n")
+        .replace("\r", "\n")
+    )
+    plain = "".join(
+        character for character in text if character in "\n\t" or character.isprintable()
+    )
     return "\n".join(plain[-MAX_CHARACTERS:].rstrip().split("\n")[-MAX_LINES:])

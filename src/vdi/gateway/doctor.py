@@ -1,4 +1,5 @@
-"""The doctor in the gateway: runs on request for administrators, and the CronJob's last record as metrics.
+"""The doctor in the gateway: runs on request for administrators, and the CronJob's last record as
+metrics.
 
 A run has the gateway's own permissions; a check that needs more is reported as UNKNOWN.
 """
@@ -46,7 +47,9 @@ class DoctorMetrics(Component):
             await asyncio.sleep(_RECORD_SECONDS)
 
     async def look(self) -> None:
-        """Read the record. After an error the metrics stay as they are: their timestamp shows their age."""
+        """Read the record. After an error the metrics stay as they are: their timestamp shows their
+        age.
+        """
         name, namespace = self._settings.doctor_record, self._settings.gateway_namespace
         said = ""
         try:
@@ -65,7 +68,8 @@ class DoctorMetrics(Component):
             self._gauges = (
                 Gauge(
                     "vdi_doctor_findings",
-                    "Findings of the last run of vdi doctor, causes only, by code, severity and layer.",
+                    "Findings of the last run of vdi doctor, causes only, by code, severity and"
+                    " layer.",
                     ["code", "severity", "layer"],
                     registry=self._registry,
                 ),
@@ -113,7 +117,9 @@ class Report:
 
 
 class DoctorRunner:
-    """The last report of this process; one run at a time, since each costs the API server some thirty requests."""
+    """The last report of this process; one run at a time, since each costs the API server some
+    thirty requests.
+    """
 
     def __init__(self, context: GatewayContext) -> None:
         self._context = context
@@ -121,7 +127,9 @@ class DoctorRunner:
         self._turn = asyncio.Lock()
 
     async def run(self) -> Report:
-        """Run the checks now; a caller who comes while another run is on gets the report of that run."""
+        """Run the checks now; a caller who comes while another run is on gets the report of that
+        run.
+        """
         if self._turn.locked():
             async with self._turn:
                 if self.last is not None:
@@ -139,11 +147,17 @@ async def _run_checks(context: GatewayContext) -> Report:
         async with asyncio.timeout(_RUN_SECONDS):
             snapshot = await collect(context.client, scope, SYSTEM_CLOCK)
     except TimeoutError:
-        why = f"The API server did not respond to all requests within {_RUN_SECONDS:.0f} s. Run the checks again."
+        why = (
+            f"The API server did not respond to all requests within {_RUN_SECONDS:.0f} s. Run the"
+            " checks again."
+        )
         return Report(now, "Nothing could be checked.", failed=why)
     except (KubeError, OSError) as error:
-        return Report(now, "Nothing could be checked.", failed=f"The API server does not respond: {error}")
-    # In a thread: checks of thousands of objects take a while, and live pages must not wait for them.
+        return Report(
+            now, "Nothing could be checked.", failed=f"The API server does not respond: {error}"
+        )
+    # In a thread: checks of thousands of objects take a while, and live pages must not wait for
+    # them.
     findings = await asyncio.to_thread(run_checks, snapshot)
     unknown = sum(finding.severity is Severity.UNKNOWN for finding in findings)
     return Report(now, summarize(findings, snapshot), findings, unknown=unknown)

@@ -1,8 +1,10 @@
-"""Limits of films, for `recordings`: how fast and how much is stored of a desktop, and when its picture ends.
+"""Limits of films, for `recordings`: how fast and how much is stored of a desktop, and when its
+picture ends.
 
-What a desktop sends is untrusted input. A recorder makes so many bytes a second at most, and after an outage a desktop
-has so much waiting; more than that is not a film. The person whose films of a day take most of what is left in the
-storage is refused first, so no desktop can use up the space of another one.
+What a desktop sends is untrusted input. A recorder makes so many bytes a second at most, and after
+an outage a desktop has so much waiting; more than that is not a film. The person whose films of a
+day take most of what is left in the storage is refused first, so no desktop can use up the space of
+another one.
 """
 
 from dataclasses import dataclass, field
@@ -18,8 +20,8 @@ from vdi.session.naming import FILM_REFUSED
 from vdi.session.recording import ON, film_rate, longest_pause
 from vdi.session.users import normal_user
 
-# What may come at once from a desktop that is fetched from every 2 s, and after an outage: what an agent keeps for a
-# gateway that is away (`film.py` of the image), and a little more.
+# What may come at once from a desktop that is fetched from every 2 s, and after an outage: what an
+# agent keeps for a gateway that is away (`film.py` of the image), and a little more.
 AT_ONCE, BURST = 48 << 20, 272 << 20
 # A film costs so much more than its bytes: rows, files and objects are few.
 FILM_BYTES = 4 << 20
@@ -40,7 +42,9 @@ SILENT = "nothing of its film has been stored lately"
 
 @dataclass(eq=False, kw_only=True)
 class FilmLimits:
-    """Decides what may be stored. Every method may raise DatabaseUnavailableError and SharedUnavailableError."""
+    """Decides what may be stored. Every method may raise DatabaseUnavailableError and
+    SharedUnavailableError.
+    """
 
     context: GatewayContext
     store: RecordingStore
@@ -52,7 +56,8 @@ class FilmLimits:
         """The reason why nothing more of this desktop's film is stored now; empty: it is."""
         if self.storage is None:
             return NO_STORAGE
-        # A desktop that was refused waits until all that an agent keeps would fit: it does not flicker.
+        # A desktop that was refused waits until all that an agent keeps would fit: it does not
+        # flicker.
         least = BURST if session.metadata.annotations.get(FILM_REFUSED) == EXCESS else 0
         if await self._budget(session) < least:
             return EXCESS
@@ -62,9 +67,11 @@ class FilmLimits:
         return FULL if taken > MAX_DAY or (space is not None and taken > space) else ""
 
     async def find_silence(self, session: VDISession, *, responds: bool) -> str:
-        """The reason why a film that the agent reports as On is in truth not made; empty: it is, or is not reported.
+        """The reason why a film that the agent reports as On is in truth not made; empty: it is, or
+        is not reported.
 
-        `responds`: the agent has just responded, and had nothing more. Else agent or storage may be away for a while.
+        `responds`: the agent has just responded, and had nothing more. Else agent or storage may be
+        away for a while.
         """
         film = session.status.recording
         if film is None or film.mode == RecordingMode.ON_DEMAND or film.state != ON:
@@ -83,7 +90,9 @@ class FilmLimits:
         await self._keep(session, min(await self._budget(session), AT_ONCE))
 
     async def longest(self, session: VDISession, seconds: float) -> float:
-        """The longest that a film of `seconds` may be now: all films of a run together are no longer than the run."""
+        """The longest that a film of `seconds` may be now: all films of a run together are no
+        longer than the run.
+        """
         filmed, _ = await self.store.run(session.metadata.uid, run_start(session))
         run = self.context.clock() - run_start(session) + CLOCK_SLACK
         return max(0.0, run.total_seconds() - filmed + seconds)
@@ -97,7 +106,8 @@ class FilmLimits:
             left, at = AT_ONCE, max(stored or run_start(session), run_start(session)).timestamp()
         passed = max(0.0, self.context.clock().timestamp() - at)
         made = passed * film_rate(self.context.cluster.template(session.spec.template))
-        # As much as was made meanwhile may come at once, after an outage too; what was left before is not lost.
+        # As much as was made meanwhile may come at once, after an outage too; what was left before
+        # is not lost.
         most = max(AT_ONCE, min(BURST, made))
         return max(left, min(left + made, most))
 

@@ -1,8 +1,10 @@
-"""Storage of films: a folder, which is a claim that all replicas mount, or a bucket of S3. For `recordings`.
+"""Storage of films: a folder, which is a claim that all replicas mount, or a bucket of S3. For
+`recordings`.
 
-A folder has a file for each film. An object in S3 cannot grow, so a film is a prefix there, with an object for each
-piece that was fetched; playback joins them. The gateway stores them with a key of its own, which a policy can restrict
-to the prefix: with tickets of its own (presigned requests) a desktop could store what it likes.
+A folder has a file for each film. An object in S3 cannot grow, so a film is a prefix there, with an
+object for each piece that was fetched; playback joins them. The gateway stores them with a key of
+its own, which a policy can restrict to the prefix: with tickets of its own (presigned requests) a
+desktop could store what it likes.
 
 Every method raises OSError.
 """
@@ -21,7 +23,8 @@ from starlette.responses import FileResponse, Response, StreamingResponse
 from vdi.gateway.in_flight import FILM_PIECE_BYTES
 
 _MEDIA_TYPE = "video/mp4"
-# Of a folder's volume so much stays free, or a twentieth of a small one: the database may be on it, too.
+# Of a folder's volume so much stays free, or a twentieth of a small one: the database may be on it,
+# too.
 _KEPT_FREE = 1 << 30
 _RANGE = re.compile(r"bytes=([0-9]{1,15})-([0-9]{0,15})")
 
@@ -36,7 +39,9 @@ class FilmFolder:
         """Store a piece, never over what is stored. Returns where the next one begins."""
 
         def write() -> int:
-            with os.fdopen(os.open(self._path(film), os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600), "wb") as file:
+            with os.fdopen(
+                os.open(self._path(film), os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600), "wb"
+            ) as file:
                 start = max(file.seek(0, os.SEEK_END), offset)
                 file.seek(start)
                 file.write(piece[start - offset :])
@@ -64,7 +69,9 @@ class FilmFolder:
 
 @dataclass(frozen=True, slots=True)
 class _Pieces:
-    """The objects of a film in order. A film of a day has 43,000: by key they would take 10 MiB for each viewer."""
+    """The objects of a film in order. A film of a day has 43,000: by key they would take 10 MiB for
+    each viewer.
+    """
 
     # Begin of their keys; the rest is the place of each.
     folder: str
@@ -76,13 +83,19 @@ class _Pieces:
 
 
 class FilmBucket:
-    """An object for each piece, `PREFIX/FILM/OFFSET`. Endpoint, region and key: the variables of AWS' own programs."""
+    """An object for each piece, `PREFIX/FILM/OFFSET`. Endpoint, region and key: the variables of
+    AWS' own programs.
+    """
 
     def __init__(self, url: str) -> None:
-        from obstore.store import S3Store  # 20 MiB of memory, which a gateway without a bucket does not need
+        from obstore.store import (
+            S3Store,
+        )  # 20 MiB of memory, which a gateway without a bucket does not need
 
         self._store = S3Store.from_url(
-            url, client_options={"timeout": "10s", "allow_http": True}, retry_config={"max_retries": 2}
+            url,
+            client_options={"timeout": "10s", "allow_http": True},
+            retry_config={"max_retries": 2},
         )
 
     async def put(self, film: str, offset: int, piece: bytes) -> int:
@@ -92,7 +105,9 @@ class FilmBucket:
         with _os_errors():
             try:
                 await self._store.put_async(key, piece, mode="create", use_multipart=False)
-            except AlreadyExistsError:  # another replica stored it, or the database was away after we did
+            except (
+                AlreadyExistsError
+            ):  # another replica stored it, or the database was away after we did
                 return offset + (await self._store.head_async(key))["size"]
         return offset + len(piece)
 
@@ -112,7 +127,9 @@ class FilmBucket:
         headers = {"Accept-Ranges": "bytes", "Content-Length": str(stop - start)}
         if asked:
             headers["Content-Range"] = f"bytes {start}-{stop - 1}/{total}"
-        return StreamingResponse(self._read(pieces, start, stop), 206 if asked else 200, headers, _MEDIA_TYPE)
+        return StreamingResponse(
+            self._read(pieces, start, stop), 206 if asked else 200, headers, _MEDIA_TYPE
+        )
 
     async def delete(self, film: str) -> None:
         pieces = await self._pieces(film)

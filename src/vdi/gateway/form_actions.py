@@ -1,4 +1,6 @@
-"""Actions on a session as the portal's forms and the bar request them: the action's name, and fields of text."""
+"""Actions on a session as the portal's forms and the bar request them: the action's name, and
+fields of text.
+"""
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
@@ -56,9 +58,14 @@ class FormActions:
                 memory, cpu = field("memory")[:32] or None, field("cpu")[:32] or None
                 await actions.resize(user, name, memory, cpu, field("gpu"))
             case Action.SCHEDULE:
-                await actions.schedule(user, name, None if field("remove") == "yes" else read_schedule(form))
+                await actions.schedule(
+                    user, name, None if field("remove") == "yes" else read_schedule(form)
+                )
             case Action.SHARE:
-                role, (_, span) = _read_role(form), SHARE_TIMES[_read_choice("for", field("for"), SHARE_TIMES)]
+                role, (_, span) = (
+                    _read_role(form),
+                    SHARE_TIMES[_read_choice("for", field("for"), SHARE_TIMES)],
+                )
                 expires = self.context.clock() + span if span else None
                 await actions.share(user, name, field("user"), role, expires)
             case Action.UNSHARE:
@@ -66,7 +73,9 @@ class FormActions:
             case Action.REQUEST_ACCESS:
                 await actions.request_access(user, name, _read_role(form), field("for"))
             case Action.ANSWER_ACCESS:  # `allow` or `refuse` has `expires` of the request
-                await actions.answer_access(user, name, field("allow") or field("refuse"), allow="allow" in form)
+                await actions.answer_access(
+                    user, name, field("allow") or field("refuse"), allow="allow" in form
+                )
             case Action.DRIVE:
                 await self.computer.switch(user.actor, name, human=field("human") == "yes")
             case Action.RECORD:

@@ -1,9 +1,9 @@
 """/healthz, /readyz and /metrics, for the kubelet and Prometheus on the internal listener.
 
-Ready means that this process can serve. Until it has begun, everything that is missing makes it unready; without any
-replica that has begun, the page of `database_wait` is served. Later, what all replicas lack alike (database, Redis, API
-server) is reported but takes no replica out of service: open desktops need none of the three, and without any replica
-Traefik could let no one in at all.
+Ready means that this process can serve. Until it has begun, everything that is missing makes it
+unready; without any replica that has begun, the page of `database_wait` is served. Later, what all
+replicas lack alike (database, Redis, API server) is reported but takes no replica out of service:
+open desktops need none of the three, and without any replica Traefik could let no one in at all.
 """
 
 import asyncio
@@ -42,7 +42,9 @@ class Health(Component):
         problems: Callable[[], Iterable[str]],
         external: Sequence[Callable[[], Awaitable[Sequence[str]]]],
     ) -> None:
-        """`problems`: lines that make the process unready; `external`: problems elsewhere, which are only logged."""
+        """`problems`: lines that make the process unready; `external`: problems elsewhere, which
+        are only logged.
+        """
         self._context = context
         self._problems = problems
         self._external = external
@@ -84,14 +86,15 @@ class Health(Component):
         yield from self._problems()
 
     def _clock(self) -> Iterator[str]:
-        # Never makes the process unready: if the API server's clock is the wrong one, all replicas would be.
+        # Never makes the process unready: if the API server's clock is the wrong one, all replicas
+        # would be.
         there = self._context.client.server_time()
         ahead = 0.0 if there is None else (self._context.clock() - there).total_seconds()
         if abs(ahead) > LEEWAY:
             yield (
-                f"clock: it is {abs(ahead):.0f} s {'ahead of' if ahead > 0 else 'behind'} the API server's clock. "
-                f"Logins and desktop tokens need clocks that differ by at most {LEEWAY:.0f} s. Synchronise the "
-                "clocks of the nodes (NTP)"
+                f"clock: it is {abs(ahead):.0f} s {'ahead of' if ahead > 0 else 'behind'} the API"
+                " server's clock. Logins and desktop tokens need clocks that differ by at most"
+                f" {LEEWAY:.0f} s. Synchronise the clocks of the nodes (NTP)"
             )
 
     async def _external_lines(self) -> AsyncIterator[str]:
@@ -131,4 +134,6 @@ class Health(Component):
             status, sentence = refused
             headers = {"WWW-Authenticate": CHALLENGE} if status == HTTPStatus.UNAUTHORIZED else None
             return PlainTextResponse(f"{sentence}\n", status, headers)
-        return Response(generate_latest(self._context.metrics.registry), media_type="text/plain; version=0.0.4")
+        return Response(
+            generate_latest(self._context.metrics.registry), media_type="text/plain; version=0.0.4"
+        )

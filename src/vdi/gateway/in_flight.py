@@ -1,8 +1,9 @@
-"""Limits of what this process holds for desktops and their clients: requests, bytes of answers, waiting calls.
+"""Limits of what this process holds for desktops and their clients: requests, bytes of answers,
+waiting calls.
 
-`DesktopAgent` takes every request through `RequestLimits` and every large answer through `AnswerBudget`; `/mcp` takes
-calls that wait through `WaitingCalls`, and `Recordings` sends films through `OpenFilms`. The constants of this module
-multiply to the memory that this may take.
+`DesktopAgent` takes every request through `RequestLimits` and every large answer through
+`AnswerBudget`; `/mcp` takes calls that wait through `WaitingCalls`, and `Recordings` sends films
+through `OpenFilms`. The constants of this module multiply to the memory that this may take.
 """
 
 import asyncio
@@ -18,33 +19,38 @@ from starlette.types import Message, Receive, Scope, Send
 from vdi.gateway.denied import BusyError
 
 Key = TypeVar("Key", bound=Hashable)
-# Bytes of all answers of desktops in memory at a time, and of those of one user's desktops. An answer counts
-# ANSWER_COPIES times: as the desktop sent it, and as JSON for the client. It counts until the client has read it.
+# Bytes of all answers of desktops in memory at a time, and of those of one user's desktops. An
+# answer counts ANSWER_COPIES times: as the desktop sent it, and as JSON for the client. It counts
+# until the client has read it.
 ANSWERS_BYTES, USER_ANSWERS_BYTES, ANSWER_COPIES = 40 << 20, 12 << 20, 2
-# The same for the gateway's own polls (films, transfers), so that neither waits for the other. An answer counts until
-# the poll has stored it.
+# The same for the gateway's own polls (films, transfers), so that neither waits for the other. An
+# answer counts until the poll has stored it.
 POLLED_BYTES, USER_POLLED_BYTES = 24 << 20, 12 << 20
-# Answers up to this size, but those of polls, are bounded by the number of requests alone: no click waits for someone's
-# pictures.
+# Answers up to this size, but those of polls, are bounded by the number of requests alone: no click
+# waits for someone's pictures.
 SMALL_ANSWER_BYTES = 64 << 10
 # Largest answer to an action: the base64 of a PNG.
 ACTION_ANSWER_BYTES = 4 << 20
 # An answer waits for so long for its bytes.
 _BYTES_SECONDS = 5.0
 
-# Requests of one API token under way, and those of all tokens whose token and rate are being looked up.
+# Requests of one API token under way, and those of all tokens whose token and rate are being looked
+# up.
 TOKEN_REQUESTS, TOKEN_LOOKUPS = 32, 8
 # Calls of /mcp that wait, and what one holds while it does.
 WAITING_CALLS, USER_WAITING_CALLS, TOKEN_WAITING_CALLS = 200, 20, 4
 WAITING_CALL_BYTES = 36 << 10
 
-# Films that are sent to browsers at a time, and the pieces in which they are: each is in memory twice.
+# Films that are sent to browsers at a time, and the pieces in which they are: each is in memory
+# twice.
 OPEN_FILMS, USER_OPEN_FILMS, FILM_PIECE_BYTES = 32, 4, 128 << 10
 
 
 @dataclass(frozen=True, slots=True)
 class Lane:
-    """Requests to desktops that share a limit: `each` of one desktop, `of_user` of one owner's, and `most` of all."""
+    """Requests to desktops that share a limit: `each` of one desktop, `of_user` of one owner's, and
+    `most` of all.
+    """
 
     what: str
     each: int
@@ -58,16 +64,20 @@ ACTIONS = Lane("action", 1, 64, 128)
 PAGES = Lane("request", 6, 32, 128)
 # Lists of files, downloads and uploads; these take as long as the browser does.
 FILES = Lane("file request", 4, 8, 32)
-# The gateway's own polls: two for a desktop. Of more desktops than this some wait: they keep what they have to report.
+# The gateway's own polls: two for a desktop. Of more desktops than this some wait: they keep what
+# they have to report.
 POLLS = Lane("poll", 4, 2048, 2048)
 LANES = (ACTIONS, PAGES, FILES, POLLS)
-# What one request holds beside its answer: the client with its connection, and pieces of a file on their way.
+# What one request holds beside its answer: the client with its connection, and pieces of a file on
+# their way.
 REQUEST_BYTES, FILE_REQUEST_BYTES = 48 << 10, 256 << 10
 
 
 @contextmanager
 def _counted(counter: Counter[Key], key: Key) -> Iterator[None]:
-    """Count one more of this key while the context lasts; a counter keeps no keys of what has ended."""
+    """Count one more of this key while the context lasts; a counter keeps no keys of what has
+    ended.
+    """
     counter[key] += 1
     try:
         yield
@@ -88,7 +98,8 @@ class RequestLimits:
 
     @contextmanager
     def enter(self, lane: Lane, uid: str, name: str, user: str) -> Iterator[None]:
-        """Count a request to a desktop of this user for as long as the context lasts. Raises BusyError.
+        """Count a request to a desktop of this user for as long as the context lasts. Raises
+        BusyError.
 
         `uid`, `name`: the session's.
         """
@@ -101,7 +112,10 @@ class RequestLimits:
             message = f"Desktops of {user} have not answered {requests} yet. Try again in 1 s."
             raise BusyError("TooManyRequests", message)
         if self._of_all[lane] >= lane.most:
-            raise BusyError("Unavailable", "Too many desktops have not answered yet. Try again in a few seconds.")
+            raise BusyError(
+                "Unavailable",
+                "Too many desktops have not answered yet. Try again in a few seconds.",
+            )
         of_desktop = _counted(self._of_desktop, (lane, uid))
         of_user = _counted(self._of_user, (lane, user))
         with of_desktop, of_user, _counted(self._of_all, lane):
@@ -120,12 +134,19 @@ class AnswerBudget:
         # Set and replaced whenever bytes are released.
         self._released = asyncio.Event()
 
-    async def reserve(self, held: AsyncExitStack, user: str, size: int, seconds: float | None = None) -> None:
-        """Reserve bytes until `held` is closed; waits for them at most `seconds`. Raises BusyError."""
+    async def reserve(
+        self, held: AsyncExitStack, user: str, size: int, seconds: float | None = None
+    ) -> None:
+        """Reserve bytes until `held` is closed; waits for them at most `seconds`. Raises
+        BusyError.
+        """
         size = min(size, self._each)  # more would never be free
         try:
             async with asyncio.timeout(_BYTES_SECONDS if seconds is None else seconds):
-                while self._of_user.total() + size > self._most or self._of_user[user] + size > self._each:
+                while (
+                    self._of_user.total() + size > self._most
+                    or self._of_user[user] + size > self._each
+                ):
                     await self._released.wait()
         except TimeoutError as error:
             message = "Too many large answers are on their way to clients. Try again in 5 s."
@@ -147,18 +168,21 @@ class AnswerBudget:
 class TokenRequests:
     """Requests of each API token under way, those that wait included.
 
-    Counted before anything is looked up: a flood by one token costs the others nothing but its refusals.
+    Counted before anything is looked up: a flood by one token costs the others nothing but its
+    refusals.
     """
 
     def __init__(self) -> None:
         self._under_way: Counter[int] = Counter()
-        # Few are looked up at a time. Hundreds would all be ready in each round of the event loop, and a page, which
-        # takes some twenty rounds, would take seconds.
+        # Few are looked up at a time. Hundreds would all be ready in each round of the event loop,
+        # and a page, which takes some twenty rounds, would take seconds.
         self.lookup = asyncio.Semaphore(TOKEN_LOOKUPS)
 
     @contextmanager
     def enter(self, token: str) -> Iterator[None]:
-        """Count a request for as long as the context lasts, whether the token is valid or not. Raises BusyError."""
+        """Count a request for as long as the context lasts, whether the token is valid or not.
+        Raises BusyError.
+        """
         key = hash(token)
         if self._under_way[key] >= TOKEN_REQUESTS:
             message = f"This API token already has {TOKEN_REQUESTS} requests under way."
@@ -181,11 +205,17 @@ class WaitingCalls:
         """Count a call for as long as the context lasts. Raises BusyError."""
         of_user = sum(count for (name, _), count in self._waiting.items() if name == user)
         if self._waiting[user, login_id] >= TOKEN_WAITING_CALLS:
-            raise BusyError("TooManyRequests", f"This token already has {TOKEN_WAITING_CALLS} calls that wait.")
+            raise BusyError(
+                "TooManyRequests", f"This token already has {TOKEN_WAITING_CALLS} calls that wait."
+            )
         if of_user >= USER_WAITING_CALLS:
-            raise BusyError("TooManyRequests", f"{user} already has {USER_WAITING_CALLS} calls that wait.")
+            raise BusyError(
+                "TooManyRequests", f"{user} already has {USER_WAITING_CALLS} calls that wait."
+            )
         if self._waiting.total() >= WAITING_CALLS:
-            raise BusyError("Unavailable", "Too many calls wait at this gateway. Try again in a few seconds.")
+            raise BusyError(
+                "Unavailable", "Too many calls wait at this gateway. Try again in a few seconds."
+            )
         with _counted(self._waiting, (user, login_id)):
             yield
 
@@ -222,7 +252,8 @@ def until_read(send: Send) -> Send:
         if message["type"] != "http.response.body" or message.get("more_body"):
             await send(message)
             return
-        # uvicorn returns from the last `send` before the bytes are gone, and waits for them at each earlier one.
+        # uvicorn returns from the last `send` before the bytes are gone, and waits for them at each
+        # earlier one.
         await send({**message, "more_body": True})
         await send({"type": "http.response.body"})
 

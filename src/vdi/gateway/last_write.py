@@ -1,6 +1,8 @@
-"""Outcome of the last write to a server, for health: a full or read-only server still responds to every read.
+"""Outcome of the last write to a server, for health: a full or read-only server still responds to
+every read.
 
-Database and shared state record the writes of requests here. Health writes only where there was no recent one.
+Database and shared state record the writes of requests here. Health writes only where there was no
+recent one.
 """
 
 import math
@@ -13,9 +15,13 @@ RECENT_SECONDS = 5.0
 
 
 class LastWrite:
-    """Used only from the event loop's thread. `unavailable`: the error of a server that cannot work now."""
+    """Used only from the event loop's thread. `unavailable`: the error of a server that cannot work
+    now.
+    """
 
-    def __init__(self, unavailable: type[Exception], monotonic: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self, unavailable: type[Exception], monotonic: Callable[[], float] = time.monotonic
+    ) -> None:
         self._unavailable = unavailable
         self._now = monotonic
         self._at = -math.inf
@@ -24,7 +30,9 @@ class LastWrite:
 
     @contextmanager
     def record(self) -> Iterator[None]:
-        """Record the outcome of the write inside. Other errors, and a cancellation, prove nothing."""
+        """Record the outcome of the write inside. Other errors, and a cancellation, prove
+        nothing.
+        """
         try:
             yield
         except self._unavailable as error:
@@ -41,5 +49,7 @@ class LastWrite:
         try:
             await write()
         except self._unavailable:
-            self._at = -math.inf  # the next check writes again, and so notices at once that the server is back
+            self._at = (
+                -math.inf
+            )  # the next check writes again, and so notices at once that the server is back
             raise

@@ -1,4 +1,5 @@
-"""Limits of one user: sessions and GPUs at once, hours per month, size of homes; and the size of a desktop. Pure.
+"""Limits of one user: sessions and GPUs at once, hours per month, size of homes; and the size of a
+desktop. Pure.
 
     default: {sessions: 3, gpus: 2, hoursPerMonth: 200, gpuHoursPerMonth: 100, homeStorage: 100Gi}
     groups:
@@ -6,8 +7,8 @@
     users:
       alice@example.com: {gpus: 8}
 
-Each number is looked up on its own: for the user, then in the user's groups (the most generous counts), then in
-`default`. A number that is found nowhere does not limit.
+Each number is looked up on its own: for the user, then in the user's groups (the most generous
+counts), then in `default`. A number that is found nowhere does not limit.
 """
 
 from collections.abc import Iterable, Mapping
@@ -36,8 +37,8 @@ _FIELDS = {
     "home_storage": "homeStorage",
 }
 _ALLOWED = (
-    "default, groups.NAME and users.EMAIL, each with any of sessions, gpus, hoursPerMonth, gpuHoursPerMonth (numbers) "
-    "and homeStorage (such as 100Gi)"
+    "default, groups.NAME and users.EMAIL, each with any of sessions, gpus, hoursPerMonth,"
+    " gpuHoursPerMonth (numbers) and homeStorage (such as 100Gi)"
 )
 
 
@@ -52,9 +53,11 @@ class Limit(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename=_FIE
     sessions: int | None = None
     # GPUs (or shares of one) at once, of all sessions that are not suspended.
     gpus: int | None = None
-    # Hours that desktops may run in a calendar month (UTC). One that runs is not cut off; no new run begins.
+    # Hours that desktops may run in a calendar month (UTC). One that runs is not cut off; no new
+    # run begins.
     hours: float | None = None
-    # Hours times GPUs (or shares of one) in a calendar month, likewise; desktops without GPUs still start.
+    # Hours times GPUs (or shares of one) in a calendar month, likewise; desktops without GPUs still
+    # start.
     gpu_hours: float | None = None
     # Size of all homes of a user together, such as 100Gi. A home that exists is not taken away.
     home_storage: str | None = None
@@ -80,7 +83,9 @@ class MonthUse:
 
 
 class Limits(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """All limits of this gateway. Names of users and groups are as `naming.normal_name` writes them."""
+    """All limits of this gateway. Names of users and groups are as `naming.normal_name` writes
+    them.
+    """
 
     default: Limit = Limit()
     groups: dict[str, Limit] = {}
@@ -118,14 +123,22 @@ def read_limits(text: str, source: str) -> Limits:
             except ValueError as why:
                 raise LimitsError(f"{source}: {where}.{field}: {why}") from why
             if not allowed:
-                raise LimitsError(f"{source}: {where}.{field}: {number} is not allowed; allowed: 0 or more")
-    return Limits(limits.default, _normal("groups", limits.groups, source), _normal("users", limits.users, source))
+                raise LimitsError(
+                    f"{source}: {where}.{field}: {number} is not allowed; allowed: 0 or more"
+                )
+    return Limits(
+        limits.default,
+        _normal("groups", limits.groups, source),
+        _normal("users", limits.users, source),
+    )
 
 
 def _normal(where: str, limits: dict[str, Limit], source: str) -> dict[str, Limit]:
     named = {normal_name(name): limit for name, limit in limits.items()}
     if len(named) < len(limits):
-        raise LimitsError(f"{source}: {where}: a name is given twice; allowed: once, in upper or lower case")
+        raise LimitsError(
+            f"{source}: {where}: a name is given twice; allowed: once, in upper or lower case"
+        )
     return named
 
 
@@ -138,57 +151,68 @@ def counts(session: VDISession) -> bool:
 
 def gpus_of(session: VDISession, template: VDITemplate | None) -> int:
     """GPUs that the session has or will have; without its template, those of its own spec."""
-    return effective.size_of(session.spec, template.spec.resources if template else TemplateResources()).gpu
+    return effective.size_of(
+        session.spec, template.spec.resources if template else TemplateResources()
+    ).gpu
 
 
 def refusal(
-    limit: Limit, user: User, new: tuple[str, int], others: Iterable[tuple[str, int]], used: MonthUse
+    limit: Limit,
+    user: User,
+    new: tuple[str, int],
+    others: Iterable[tuple[str, int]],
+    used: MonthUse,
 ) -> str | None:
     """The limit that the user's next run would exceed, as a sentence; None: it exceeds none.
 
-    `new` is name and GPUs of the session that would run; `others` of those of the user's that count.
+    `new` is name and GPUs of the session that would run; `others` of those of the user's that
+    count.
     """
     # A session that is resumed may be among the others already: it is counted once.
     held = sorted(other for other in others if other[0] != new[0])
     names = ", ".join(name for name, _ in held) or "none"
     if limit.sessions is not None and len(held) + 1 > limit.sessions:
         return (
-            f"You can have at most {_count(limit.sessions, 'desktop')} running, and you have {names}. Suspend or "
-            "end one first. Suspended desktops without a schedule do not count."
+            f"You can have at most {_count(limit.sessions, 'desktop')} running, and you have"
+            f" {names}. Suspend or end one first. Suspended desktops without a schedule do not"
+            " count."
         )
     taken = sum(gpus for _, gpus in held)
     if limit.gpus is not None and new[1] and taken + new[1] > limit.gpus:
         return (
-            f"You can use at most {_count(limit.gpus, 'GPU')}. Your desktops ({names}) use {taken}, and this one "
-            f"would use {new[1]}. Suspend or end one first, or request fewer."
+            f"You can use at most {_count(limit.gpus, 'GPU')}. Your desktops ({names}) use {taken},"
+            f" and this one would use {new[1]}. Suspend or end one first, or request fewer."
         )
-    # Used-up hours refuse new runs only. A running desktop is never cut off: that would cost its user's work.
+    # Used-up hours refuse new runs only. A running desktop is never cut off: that would cost its
+    # user's work.
     restart = f"The count restarts on {used.until:%Y-%m-%d at %H:%M} UTC."
     if limit.hours is not None and used.hours >= limit.hours:
         return (
-            f"Your desktops may run {limit.hours:g} hours per calendar month and have run {used.hours:.1f}. "
-            f"{restart} Ask an administrator if {user.email} needs more."
+            f"Your desktops may run {limit.hours:g} hours per calendar month and have run"
+            f" {used.hours:.1f}. {restart} Ask an administrator if {user.email} needs more."
         )
     if limit.gpu_hours is not None and new[1] and used.gpu_hours >= limit.gpu_hours:
         return (
-            f"Your desktops may use {limit.gpu_hours:g} GPU hours per calendar month and have used "
-            f"{used.gpu_hours:.1f}. {restart} Desktops without a GPU still start. Ask an administrator if "
-            f"{user.email} needs more."
+            f"Your desktops may use {limit.gpu_hours:g} GPU hours per calendar month and have used"
+            f" {used.gpu_hours:.1f}. {restart} Desktops without a GPU still start. Ask an"
+            f" administrator if {user.email} needs more."
         )
     return None
 
 
 def home_refusal(limit: Limit, new: Home, homes: Mapping[str, float]) -> str | None:
-    """The refusal of a home that exceeds the limit. `homes`: bytes of each that the user has or will have."""
+    """The refusal of a home that exceeds the limit. `homes`: bytes of each that the user has or
+    will have.
+    """
     most = limit.home_bytes
     size, used = float(parse_quantity(new.size)), sum(homes.values())
     if most is None or used + size <= most:
         return None
     names = ", ".join(f"{name} {_gib(size)}" for name, size in sorted(homes.items())) or "none"
     return (
-        f"Your homes may take up {_gib(most)} in total and take up {_gib(used)} ({names}). This desktop would add a "
-        f"home of {_gib(size)}. Delete a home that you no longer need, which frees its space at once. Or ask an "
-        "administrator."
+        f"Your homes may take up {_gib(most)} in total and take up {_gib(used)} ({names}). This"
+        f" desktop would add a home of {_gib(size)}. Delete a home that you no longer need, which"
+        " frees its space at once. Or ask an administrator."
     )
 
 
@@ -210,7 +234,9 @@ def _count(number: int, what: str) -> str:
 
 
 def size_of(template: VDITemplate, session: VDISession) -> dict[str, Any]:
-    """`gpus`, `cpu` and `memory_gib` of a session's desktop, for the history; None: the quantity cannot be read."""
+    """`gpus`, `cpu` and `memory_gib` of a session's desktop, for the history; None: the quantity
+    cannot be read.
+    """
     size = effective.size_of(session.spec, template.spec.resources)
     memory = _read_quantity(size.memory)
     return {

@@ -1,4 +1,6 @@
-"""One e-mail to one user over SMTP, for `vdi.gateway.notices`. Blocks; bounded in time and in what the server says."""
+"""One e-mail to one user over SMTP, for `vdi.gateway.notices`. Blocks; bounded in time and in what
+the server says.
+"""
 
 import smtplib
 import socket
@@ -19,7 +21,9 @@ _MAX_REPLY_BYTES = 2**16
 
 
 def send_mail(settings: Settings, message: EmailMessage, user: str) -> None:
-    """Send it to this user alone; blocks. Without TLS only to this machine. Raises OSError, ValueError."""
+    """Send it to this user alone; blocks. Without TLS only to this machine. Raises OSError,
+    ValueError.
+    """
     url, tls = urlsplit(settings.smtp_url), ssl.create_default_context()
     host, is_tls = url.hostname or "", url.scheme == "smtps"
     port = url.port or (465 if is_tls else 587)
@@ -32,7 +36,9 @@ def send_mail(settings: Settings, message: EmailMessage, user: str) -> None:
 
 
 class _Connection(smtplib.SMTP):
-    """An SMTP client that reads no more than a conversation takes: smtplib reads the lines of a reply without end."""
+    """An SMTP client that reads no more than a conversation takes: smtplib reads the lines of a
+    reply without end.
+    """
 
     def __init__(self, host: str, port: int, tls: ssl.SSLContext | None) -> None:
         self._tls = tls
@@ -61,14 +67,18 @@ class _Connection(smtplib.SMTP):
 
 
 class _Replies:
-    """The file that smtplib reads replies from. Byte by byte: a server may send one each few seconds."""
+    """The file that smtplib reads replies from. Byte by byte: a server may send one each few
+    seconds.
+    """
 
     def __init__(self, connection: _Connection) -> None:
         self._connection = connection
 
     def readline(self, most: int) -> bytes:
         line = bytearray()
-        while not line.endswith(b"\n") and len(line) < most and (byte := self._connection.next_byte()):
+        while (
+            not line.endswith(b"\n") and len(line) < most and (byte := self._connection.next_byte())
+        ):
             line += byte
         return bytes(line)
 

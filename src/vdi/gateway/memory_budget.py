@@ -1,7 +1,9 @@
-"""The memory that clients and desktops can make a gateway's process hold: the sum of its limits, by what they limit.
+"""The memory that clients and desktops can make a gateway's process hold: the sum of its limits, by
+what they limit.
 
-A test holds the sum below half of the container's memory, for each file of values in the chart. The other half is for
-the program, what it has cached of the cluster, people's open streams, and the kernel's buffers of sockets.
+A test holds the sum below half of the container's memory, for each file of values in the chart. The
+other half is for the program, what it has cached of the cluster, people's open streams, and the
+kernel's buffers of sockets.
 """
 
 from vdi.gateway import in_flight
@@ -9,8 +11,8 @@ from vdi.gateway.app import INTERNAL_BYTES, INTERNAL_CONNECTIONS, PUBLIC_BYTES, 
 from vdi.gateway.login.local_users import MAX_HASHES, MEMORY_KIB
 from vdi.gateway.web.connection import FREE_BYTES, UNREAD_BYTES
 
-# One connection with a request that waits for its response: objects of uvicorn, Starlette and the middleware. Measured
-# are 15 to 20 KiB, and 7 KiB between two requests.
+# One connection with a request that waits for its response: objects of uvicorn, Starlette and the
+# middleware. Measured are 15 to 20 KiB, and 7 KiB between two requests.
 CONNECTION_BYTES = 20 * 1024
 # A bytearray that grows piece by piece has an eighth more than is in it.
 _GROWTH = 9 / 8

@@ -1,4 +1,6 @@
-"""The gateway's metrics. Components count on `context.metrics`; names and labels are in docs/monitoring.md."""
+"""The gateway's metrics. Components count on `context.metrics`; names and labels are in
+docs/monitoring.md.
+"""
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
@@ -28,7 +30,10 @@ class Metrics:
             registry=registry,
         )
         self.verify_seconds = Histogram(
-            "vdi_gateway_verify_seconds", "Duration of a verification at the edge.", buckets=_FAST, registry=registry
+            "vdi_gateway_verify_seconds",
+            "Duration of a verification at the edge.",
+            buckets=_FAST,
+            registry=registry,
         )
         self.verifications = Counter(
             "vdi_gateway_verifications",
@@ -43,7 +48,10 @@ class Metrics:
             registry=registry,
         )
         self.grants = Counter(
-            "vdi_gateway_grants", "Grants of a desktop, by role and outcome.", ["role", "what"], registry=registry
+            "vdi_gateway_grants",
+            "Grants of a desktop, by role and outcome.",
+            ["role", "what"],
+            registry=registry,
         )
         self.actions = Counter(
             "vdi_gateway_actions",
@@ -53,36 +61,48 @@ class Metrics:
         )
         self.notices = Counter(
             "vdi_gateway_notices",
-            "Notices outside the desktop, by sink (webhook, email) and outcome: sent, failed (one try), dropped.",
+            "Notices outside the desktop, by sink (webhook, email) and outcome: sent, failed (one"
+            " try), dropped.",
             ["sink", "outcome"],
             registry=registry,
         )
-        words = "Transfers and connections that desktops report, by kind; transfers.dropped: events that were lost."
+        words = (
+            "Transfers and connections that desktops report, by kind; transfers.dropped: events"
+            " that were lost."
+        )
         self.transfers = Counter("vdi_gateway_transfers", words, ["kind"], registry=registry)
         words = "Size of the transfers that desktops report, by kind."
-        self.transfer_bytes = Counter("vdi_gateway_transfer_bytes", words, ["kind"], registry=registry)
-        self.sse_streams = Gauge("vdi_gateway_sse_streams", "Open event streams to browsers.", registry=registry)
+        self.transfer_bytes = Counter(
+            "vdi_gateway_transfer_bytes", words, ["kind"], registry=registry
+        )
+        self.sse_streams = Gauge(
+            "vdi_gateway_sse_streams", "Open event streams to browsers.", registry=registry
+        )
         self.recorder_lag = Gauge(
             "vdi_gateway_recorder_lag_seconds",
-            "How long the oldest transition that is not yet in the database has waited; 0: all are written.",
+            "How long the oldest transition that is not yet in the database has waited; 0: all are"
+            " written.",
             registry=registry,
         )
         self.dependency_up = Gauge(
             "vdi_gateway_dependency_up",
-            "Whether a dependency works: the last write to database or redis, the last call of oidc; 0: it failed.",
+            "Whether a dependency works: the last write to database or redis, the last call of"
+            " oidc; 0: it failed.",
             ["dependency"],
             registry=registry,
         )
         self.glass_to_glass = Histogram(
             "session_glass_to_glass_seconds",
-            "From a key that a probe presses to the decoded picture that shows its effect, by template.",
+            "From a key that a probe presses to the decoded picture that shows its effect, by"
+            " template.",
             ["template"],
             buckets=_GLASS,
             registry=registry,
         )
         self.first_picture = Histogram(
             "session_first_picture_seconds",
-            "From a probe's first request to the desktop to its first decoded picture, by template.",
+            "From a probe's first request to the desktop to its first decoded picture, by"
+            " template.",
             ["template"],
             buckets=_PICTURES,
             registry=registry,
@@ -95,7 +115,8 @@ class Metrics:
         )
         self.probe_frame_rate = Gauge(
             "vdi_probe_frames_per_second",
-            "Frames per second that the last probe received while its mark kept changing, by template.",
+            "Frames per second that the last probe received while its mark kept changing, by"
+            " template.",
             ["template"],
             registry=registry,
         )
@@ -107,7 +128,8 @@ class Metrics:
         )
         self.probe_frames = Counter(
             "vdi_probe_frames",
-            "Frames that desktops numbered while they were probed, by template: arrived or dropped.",
+            "Frames that desktops numbered while they were probed, by template: arrived or"
+            " dropped.",
             ["template", "outcome"],
             registry=registry,
         )

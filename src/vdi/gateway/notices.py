@@ -1,8 +1,9 @@
-"""Notices outside the desktop: a signed JSON webhook for all of them, and e-mail to users who have subscribed.
+"""Notices outside the desktop: a signed JSON webhook for all of them, and e-mail to users who have
+subscribed.
 
-A component of the gateway. Notices follow from the changes of sessions that the cluster cache sees while the gateway
-runs, and from agents that ask for a person. Every replica sees them; the shared state gives each delivery to one.
-Webhooks are signed as https://www.standardwebhooks.com asks.
+A component of the gateway. Notices follow from the changes of sessions that the cluster cache sees
+while the gateway runs, and from agents that ask for a person. Every replica sees them; the shared
+state gives each delivery to one. Webhooks are signed as https://www.standardwebhooks.com asks.
 """
 
 import asyncio
@@ -47,7 +48,8 @@ RETRY_SECONDS = (10.0, 60.0, 300.0, 1500.0)
 _CLAIM_SECONDS = 86_400.0
 _TIMEOUT_SECONDS = 10.0
 _PARALLEL = 8
-# Matches an address that e-mail is sent to, as HTML's <input type=email> has it: other text could name further people.
+# Matches an address that e-mail is sent to, as HTML's <input type=email> has it: other text could
+# name further people.
 can_mail = re.compile(r"[A-Za-z0-9.!#$%&'*+/=?^_`{|}~-]+@[A-Za-z0-9.-]+").fullmatch
 
 # Kinds of notices, with the labels of their checkboxes, which are the subjects of e-mails.
@@ -81,15 +83,24 @@ def find_notices(old: VDISession | None, new: VDISession) -> Iterator[Notice]:
 
     def notice(kind: str, message: str, once_per: str, user: str = owner) -> Notice:
         key = f"{meta.uid}/{kind}/{once_per}/{user}"
-        return Notice(f"msg_{hashlib.sha256(key.encode()).hexdigest()[:32]}", kind, user, message, new)
+        return Notice(
+            f"msg_{hashlib.sha256(key.encode()).hexdigest()[:32]}", kind, user, message, new
+        )
 
     if status.ready_time and status.ready_time != was.ready_time:
         yield notice("session.ready", f"Your desktop {meta.name} is ready.", status.ready_time)
     if status.queue and status.queue.position == 1 and not (was.queue and was.queue.position == 1):
         admitted = find_condition(status.conditions, ADMITTED)
-        yield notice("session.first_in_line", queue_message(new), admitted.last_transition_time if admitted else "")
+        yield notice(
+            "session.first_in_line",
+            queue_message(new),
+            admitted.last_transition_time if admitted else "",
+        )
     for kind in END_TYPES:
-        alert, before = find_condition(status.conditions, kind), find_condition(was.conditions, kind)
+        alert, before = (
+            find_condition(status.conditions, kind),
+            find_condition(was.conditions, kind),
+        )
         if alert and not (before and before.last_transition_time == alert.last_transition_time):
             yield notice("session.ends_soon", alert.message, f"{kind}/{alert.last_transition_time}")
     if (failure := find_failure(new)) and not (old and find_failure(old)):
@@ -108,11 +119,21 @@ class Notices(Component):
     """Sends the notices of every change of a session. No caller waits for it."""
 
     def __init__(self, context: GatewayContext) -> None:
-        self._context, self._settings, self._count = context, context.settings, context.metrics.notices.labels
+        self._context, self._settings, self._count = (
+            context,
+            context.settings,
+            context.metrics.notices.labels,
+        )
         self._subscriptions = NoticeSubscriptions(context.database)
-        self._tls = ssl.create_default_context() if self._settings.webhook_url else None  # it takes 45 ms to load
-        # By name; each returns whether it has sent the notice. Raises HTTP_ERRORS, DatabaseUnavailableError.
-        sinks = {"webhook": (self._settings.webhook_url, self._post), "email": (self._settings.smtp_url, self._mail)}
+        self._tls = (
+            ssl.create_default_context() if self._settings.webhook_url else None
+        )  # it takes 45 ms to load
+        # By name; each returns whether it has sent the notice. Raises HTTP_ERRORS,
+        # DatabaseUnavailableError.
+        sinks = {
+            "webhook": (self._settings.webhook_url, self._post),
+            "email": (self._settings.smtp_url, self._mail),
+        }
         self._sinks = {name: send for name, (url, send) in sinks.items() if url}
         # By sink, why the last notice was not sent.
         self._refusals: dict[str, str] = {}
@@ -164,7 +185,9 @@ class Notices(Component):
         is_ours, context, send = False, self._context, self._sinks[sink]
         for pause in (*RETRY_SECONDS, None):
             try:
-                is_ours = is_ours or await context.shared.take_once(f"notice/{sink}/{notice.id}", _CLAIM_SECONDS)
+                is_ours = is_ours or await context.shared.take_once(
+                    f"notice/{sink}/{notice.id}", _CLAIM_SECONDS
+                )
                 async with self._parallel:
                     if is_ours and await send(notice, context.clock()):
                         self._count(sink, "sent").inc()
@@ -174,24 +197,40 @@ class Notices(Component):
                 outcome = "failed" if pause else "dropped"
                 self._count(sink, outcome).inc()
                 self._refusals[sink] = reason_of(error)
-                log.warning("%s: %s (%s): %s: %s", sink, notice.id, notice.kind, outcome, reason_of(error))
+                log.warning(
+                    "%s: %s (%s): %s: %s", sink, notice.id, notice.kind, outcome, reason_of(error)
+                )
             if pause:
                 await asyncio.sleep(pause)
 
     async def _post(self, notice: Notice, now: datetime) -> bool:
-        url, session, to_machine = self._settings.webhook_url, notice.session, self._settings.webhook_allow_local
+        url, session, to_machine = (
+            self._settings.webhook_url,
+            notice.session,
+            self._settings.webhook_allow_local,
+        )
         data = {"user": notice.user, "message": notice.message, "url": session.status.url}
-        data |= {"session": session.metadata.name, "namespace": session.metadata.namespace, "uid": session.metadata.uid}
+        data |= {
+            "session": session.metadata.name,
+            "namespace": session.metadata.namespace,
+            "uid": session.metadata.uid,
+        }
         data["template"] = session.spec.template
-        body = msgspec.json.encode({"type": notice.kind, "timestamp": format_time(now), "data": data})
+        body = msgspec.json.encode(
+            {"type": notice.kind, "timestamp": format_time(now), "data": data}
+        )
         stamp = str(int(now.timestamp()))
-        signed = hmac.digest(self._settings.webhook_secret, f"{notice.id}.{stamp}.".encode() + body, "sha256")
+        signed = hmac.digest(
+            self._settings.webhook_secret, f"{notice.id}.{stamp}.".encode() + body, "sha256"
+        )
         headers = {"Content-Type": "application/json", "User-Agent": user_agent("vdi-gateway")}
         headers |= {"webhook-id": notice.id, "webhook-timestamp": stamp}
         headers["webhook-signature"] = f"v1,{b64encode(signed).decode()}"
         async with (
             asyncio.timeout(_TIMEOUT_SECONDS),
-            open_client(url, seconds=_TIMEOUT_SECONDS, tls=self._tls, to_machine=to_machine) as client,
+            open_client(
+                url, seconds=_TIMEOUT_SECONDS, tls=self._tls, to_machine=to_machine
+            ) as client,
             client.stream("POST", url, content=body, headers=headers) as response,
         ):
             if not 200 <= response.status < 300:
@@ -199,13 +238,24 @@ class Notices(Component):
         return True
 
     async def _mail(self, notice: Notice, now: datetime) -> bool:
-        if not can_mail(notice.user) or notice.kind not in await self._subscriptions.of(notice.user):
+        if not can_mail(notice.user) or notice.kind not in await self._subscriptions.of(
+            notice.user
+        ):
             return False
         portal = self._settings.portal_url
         message = EmailMessage()
-        message["From"], message["To"], message["Date"] = self._settings.smtp_from, notice.user, format_datetime(now)
+        message["From"], message["To"], message["Date"] = (
+            self._settings.smtp_from,
+            notice.user,
+            format_datetime(now),
+        )
         message["Subject"] = f"{KINDS[notice.kind]}: {notice.session.metadata.name}"
-        message["Message-ID"], message["Auto-Submitted"] = f"<{notice.id}@{self._settings.domain}>", "auto-generated"
-        message.set_content(f"{notice.message}\n\n{portal}\n\nWhich notices you get: {portal}/account#notices\n")
+        message["Message-ID"], message["Auto-Submitted"] = (
+            f"<{notice.id}@{self._settings.domain}>",
+            "auto-generated",
+        )
+        message.set_content(
+            f"{notice.message}\n\n{portal}\n\nWhich notices you get: {portal}/account#notices\n"
+        )
         await asyncio.to_thread(send_mail, self._settings, message, notice.user)
         return True

@@ -1,7 +1,8 @@
-"""Reads that REST API and portal have in common: pages of long lists, past sessions, usage, the audit log.
+"""Reads that REST API and portal have in common: pages of long lists, past sessions, usage, the
+audit log.
 
-Both translate a request into one of these calls and render its result. A parameter that cannot be read raises
-ActionDenied with its field, so both refuse it with the same message.
+Both translate a request into one of these calls and render its result. A parameter that cannot be
+read raises ActionDenied with its field, so both refuse it with the same message.
 """
 
 import base64
@@ -30,17 +31,23 @@ class ListPage(msgspec.Struct, Generic[T], omit_defaults=True):
     """A list, or one page of a long one."""
 
     items: Annotated[tuple[T, ...], doc("The items, or those on this page.")]
-    next: Annotated[str, doc("`cursor` of the next page; absent on the last one, and for a list without pages.")] = ""
+    next: Annotated[
+        str, doc("`cursor` of the next page; absent on the last one, and for a list without pages.")
+    ] = ""
 
 
-def cut(items: Iterable[T], key: Callable[[T], Key], *, limit: int, cursor: str | None) -> ListPage[T]:
+def cut(
+    items: Iterable[T], key: Callable[[T], Key], *, limit: int, cursor: str | None
+) -> ListPage[T]:
     """A page of these items in the order of `key`.
 
-    A cursor is the key of the last item of its page. So the server keeps nothing between two pages, and an item that is
-    added or removed in between neither repeats nor hides another one.
+    A cursor is the key of the last item of its page. So the server keeps nothing between two pages,
+    and an item that is added or removed in between neither repeats nor hides another one.
     """
     after = _read_cursor(cursor)
-    return _first(sorted((item for item in items if after is None or key(item) > after), key=key), limit, key)
+    return _first(
+        sorted((item for item in items if after is None or key(item) > after), key=key), limit, key
+    )
 
 
 def _first(items: Sequence[T], limit: int, key: Callable[[T], Key]) -> ListPage[T]:
@@ -48,7 +55,9 @@ def _first(items: Sequence[T], limit: int, key: Callable[[T], Key]) -> ListPage[
     shown = tuple(items[:limit])
     if len(items) <= limit:
         return ListPage(shown)
-    return ListPage(shown, base64.urlsafe_b64encode(msgspec.json.encode(key(shown[-1]))).decode().rstrip("="))
+    return ListPage(
+        shown, base64.urlsafe_b64encode(msgspec.json.encode(key(shown[-1]))).decode().rstrip("=")
+    )
 
 
 def _read_cursor(cursor: str | None) -> Key | None:
@@ -93,14 +102,25 @@ async def read_recordings(
 
 
 async def read_audit(
-    services: Services, *, limit: int, cursor: str | None, transfers: bool = False, **filters: str | None
+    services: Services,
+    *,
+    limit: int,
+    cursor: str | None,
+    transfers: bool = False,
+    **filters: str | None,
 ) -> ListPage[Entry]:
-    """Entries of the audit log, newest first; the cursor is the number of an entry. For `filters` see `Audit`."""
+    """Entries of the audit log, newest first; the cursor is the number of an entry. For `filters`
+    see `Audit`.
+    """
     if cursor and not (cursor.isdecimal() and len(cursor) < 19):
         raise _bad_cursor(cursor)
     before = int(cursor) if cursor else None
-    found = await services.audit.entries(limit=limit + 1, before=before, transfers=transfers, **filters)
-    return ListPage(tuple(found[:limit]), str(found[limit - 1].number) if len(found) > limit else "")
+    found = await services.audit.entries(
+        limit=limit + 1, before=before, transfers=transfers, **filters
+    )
+    return ListPage(
+        tuple(found[:limit]), str(found[limit - 1].number) if len(found) > limit else ""
+    )
 
 
 async def read_use(services: Services, user: User) -> Use:

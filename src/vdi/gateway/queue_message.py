@@ -1,6 +1,7 @@
 """The reason why a session waits, for its user: without the names of nodes, resources and labels.
 
-The portal and the waiting page show it; administrators, kubectl and the command line show `status.message`.
+The portal and the waiting page show it; administrators, kubectl and the command line show
+`status.message`.
 """
 
 from collections.abc import Mapping
@@ -20,7 +21,9 @@ REASONS: Mapping[str, str] = {
     Reason.NO_GPUS: f"no node has a GPU of this kind. {_ASK}, or choose another template",
     Reason.TOO_LARGE: f"it is larger than any node. Choose a smaller size, or {_ASK.lower()}",
     Reason.NO_MATCHING_NODE: f"no node is set up for this template. {_ASK}",
-    Reason.NODE_FEATURE_MISSING: f"no node can run it in the way that its template requires. {_ASK}",
+    Reason.NODE_FEATURE_MISSING: (
+        f"no node can run it in the way that its template requires. {_ASK}"
+    ),
     Reason.NODES_UNAVAILABLE: "the nodes for it are not available, for example during maintenance",
     Reason.HOME_NODE_FULL: "the node with your files has no capacity left",
     Reason.HOME_NODE_GONE: f"the node with your files no longer exists. {_ASK}",
@@ -35,6 +38,12 @@ def queue_message(session: VDISession) -> str:
         return session.status.message
     slot = queue.earliest_slot
     # The operator's message has the date where it is needed, which takes a clock to know.
-    words = waiting_message(queue.position, REASONS[queue.reason], slot, is_dated=slot in session.status.message)
-    requested = f" A node was requested at {queue.node_request_time[11:16]} UTC." if queue.node_request_time else ""
+    words = waiting_message(
+        queue.position, REASONS[queue.reason], slot, is_dated=slot in session.status.message
+    )
+    requested = (
+        f" A node was requested at {queue.node_request_time[11:16]} UTC."
+        if queue.node_request_time
+        else ""
+    )
     return words + requested

@@ -1,11 +1,13 @@
-"""Films of recorded desktops: fetched from the agents while they are made, stored, watched, and deleted.
+"""Films of recorded desktops: fetched from the agents while they are made, stored, watched, and
+deleted.
 
-The gateway fetches, so that a desktop has neither a credential nor a mount for films. All replicas share the storage
-and may fetch the same part: it is stored once, at its place. It is acknowledged with the next request; the desktop
-keeps it until then.
+The gateway fetches, so that a desktop has neither a credential nor a mount for films. All replicas
+share the storage and may fetch the same part: it is stored once, at its place. It is acknowledged
+with the next request; the desktop keeps it until then.
 
-An agent's response is untrusted input: the worst that a desktop can do is a film that shows nothing from now on. What
-is stored of it has limits (`film_limits`). A desktop beyond them is marked with an annotation, which ends its picture.
+An agent's response is untrusted input: the worst that a desktop can do is a film that shows nothing
+from now on. What is stored of it has limits (`film_limits`). A desktop beyond them is marked with
+an annotation, which ends its picture.
 """
 
 import asyncio
@@ -41,13 +43,16 @@ ROUND_SECONDS, ANSWER_SECONDS, SEEN_SECONDS = 2.0, 10.0, 30.0
 MAX_PIECE, MAX_FILM = 5 << 20, 8 << 30
 # Pieces of one desktop in a round, and of all desktops at a time: those are in memory.
 MAX_PIECES, MAX_FETCHES = 8, 8
-# A film that has not grown for so long has ended. Before, no one can watch it: that would be to look over a shoulder.
+# A film that has not grown for so long has ended. Before, no one can watch it: that would be to
+# look over a shoulder.
 ENDED_AFTER = timedelta(minutes=1)
 _DELETE_BATCH = 100
 
 
 class _Piece(msgspec.Struct, frozen=True):
-    """Headers of a piece: number of the film, place of the piece in it, seconds of the film so far."""
+    """Headers of a piece: number of the film, place of the piece in it, seconds of the film so
+    far.
+    """
 
     film: Annotated[int, msgspec.Meta(ge=0, lt=10**13)]
     offset: Annotated[int, msgspec.Meta(ge=0, le=MAX_FILM)]
@@ -55,14 +60,18 @@ class _Piece(msgspec.Struct, frozen=True):
 
 
 class Recordings:
-    """Films in the storage `VDI_RECORDINGS`; without it none is fetched, and no one sees a desktop that needs one."""
+    """Films in the storage `VDI_RECORDINGS`; without it none is fetched, and no one sees a desktop
+    that needs one.
+    """
 
     def __init__(self, context: GatewayContext, agent: DesktopAgent, audit: Audit) -> None:
         self._context, self._agent, self._audit = context, agent, audit
         self._store = RecordingStore(context.database)
         self._storage: FilmFolder | FilmBucket | None = None
         if place := context.settings.recordings:
-            self._storage = FilmBucket(place) if place.startswith("s3://") else FilmFolder(Path(place))
+            self._storage = (
+                FilmBucket(place) if place.startswith("s3://") else FilmFolder(Path(place))
+            )
         self._limits = FilmLimits(context=context, store=self._store, storage=self._storage)
         self._fetches = asyncio.Semaphore(MAX_FETCHES)
         self._open = OpenFilms()
@@ -79,7 +88,9 @@ class Recordings:
         return [session for session in sessions if session.status.recording and is_running(session)]
 
     async def fetch(self, session: VDISession) -> None:
-        """Store what the desktop has filmed since the last time. Raises what `poll_agents` allows."""
+        """Store what the desktop has filmed since the last time. Raises what `poll_agents`
+        allows.
+        """
         uid, shared = session.metadata.uid, self._context.shared
         if not await shared.take_once(f"film/{uid}", ROUND_SECONDS / 2):
             return  # another replica is at it
@@ -112,7 +123,9 @@ class Recordings:
         patch = {"metadata": {"uid": meta.uid, "annotations": {FILM_REFUSED: why or None}}}
         client = self._context.client
         try:
-            changed = await client.patch(SESSIONS, meta.name, patch, namespace=meta.namespace, into=VDISession)
+            changed = await client.patch(
+                SESSIONS, meta.name, patch, namespace=meta.namespace, into=VDISession
+            )
         except KubeError as error:
             raise refused_by_cluster(error, meta.name) from error
         self._context.cluster.sessions.remember(changed)
@@ -123,7 +136,9 @@ class Recordings:
         """Whether there was one, with something new."""
         uid, now = session.metadata.uid, self._context.clock()
         address = "/film?{}&{}".format(*self._stored.get(uid, (0, 0)))
-        answer = await self._agent.ask(session, "GET", address, seconds=ANSWER_SECONDS, max_bytes=MAX_PIECE)
+        answer = await self._agent.ask(
+            session, "GET", address, seconds=ANSWER_SECONDS, max_bytes=MAX_PIECE
+        )
         if answer.status != HTTPStatus.OK:
             raise ValueError(f"its agent responds with {answer.status}")
         if not answer.body:
@@ -131,7 +146,8 @@ class Recordings:
         headers = {name.removeprefix("x-vdi-"): value for name, value in answer.headers.items()}
         piece = msgspec.convert(headers, _Piece, strict=False)
         name = f"{uid}-{piece.film}"
-        # Never into what is stored: a program in the agent's place could change the film of what its user did before.
+        # Never into what is stored: a program in the agent's place could change the film of what
+        # its user did before.
         known = await self._store.get(name)
         start = max(known.size_bytes if known else 0, piece.offset)
         rest = answer.body[start - piece.offset :]
@@ -174,11 +190,17 @@ class Recordings:
         act = act_on(session, user.email, "session.record", {"film": "on" if wanted else "off"})
         async with self._audit.act(act, closed=False):
             sent = {"on": wanted}
-            answer = await self._agent.ask(session, "POST", "/film", json=sent, seconds=ANSWER_SECONDS, max_bytes=4096)
+            answer = await self._agent.ask(
+                session, "POST", "/film", json=sent, seconds=ANSWER_SECONDS, max_bytes=4096
+            )
             if answer.status != HTTPStatus.OK:
-                raise ActionDenied("Conflict", f"The desktop {act.target!r} is not recorded on demand.")
+                raise ActionDenied(
+                    "Conflict", f"The desktop {act.target!r} is not recorded on demand."
+                )
 
-    async def newest(self, user: User, limit: int, before: tuple[datetime, str] | None) -> list[WatchedRecording]:
+    async def newest(
+        self, user: User, limit: int, before: tuple[datetime, str] | None
+    ) -> list[WatchedRecording]:
         """Films that the user may watch, newest first."""
         return await self._store.newest(limit, None if user.may_audit else user.email, before)
 
@@ -191,7 +213,10 @@ class Recordings:
         if film is None:
             raise ActionDenied("NotFound", f"There is no recording {name!r} that you may watch.")
         if self._context.clock() - film.ended < ENDED_AFTER:
-            raise ActionDenied("Conflict", "This film is still being made. It can be watched a minute after its end.")
+            raise ActionDenied(
+                "Conflict",
+                "This film is still being made. It can be watched a minute after its end.",
+            )
         return film
 
     async def watch(
@@ -209,9 +234,13 @@ class Recordings:
                 raise FileNotFoundError
             response = await self._storage.play(film.id, ranges)
         except FileNotFoundError:
-            raise ActionDenied("NotFound", f"Recording {name!r} is no longer in the storage of the films.") from None
+            raise ActionDenied(
+                "NotFound", f"Recording {name!r} is no longer in the storage of the films."
+            ) from None
         except OSError as error:
-            raise ActionDenied("Unavailable", "The storage of the films does not respond.") from error
+            raise ActionDenied(
+                "Unavailable", "The storage of the films does not respond."
+            ) from error
         now = self._context.clock()
         act = _act(film, user.email, "view")
         # One row an hour: a player sends a request for each place that is sought.
@@ -222,7 +251,9 @@ class Recordings:
     async def delete_expired(self) -> None:
         """Delete films past their retention. Raises DatabaseUnavailableError, OSError."""
         self._stored.clear()  # of sessions that are gone, too; a desktop knows by itself where to go on
-        while self._storage and (expired := await self._store.expired(self._context.clock(), _DELETE_BATCH)):
+        while self._storage and (
+            expired := await self._store.expired(self._context.clock(), _DELETE_BATCH)
+        ):
             for film in expired:
                 await self._storage.delete(film.id)
                 await self._store.drop(film.id)
@@ -230,5 +261,8 @@ class Recordings:
 
 
 def _act(film: Recording, actor: str, verb: str) -> Act:
-    names, detail = {"target": film.name, "uid": film.uid, "owner": film.owner}, {"recording": film.id}
+    names, detail = (
+        {"target": film.name, "uid": film.uid, "owner": film.owner},
+        {"recording": film.id},
+    )
     return Act(actor=actor, action=f"recording.{verb}", detail=detail, **names)

@@ -1,7 +1,7 @@
 """Users, and what each may do with sessions and templates, with the reason for a refusal. Pure.
 
-Every path into the gateway decides with it: actions, REST API, portal and edge. E-mail addresses and groups have one
-spelling that is compared and stored.
+Every path into the gateway decides with it: actions, REST API, portal and edge. E-mail addresses
+and groups have one spelling that is compared and stored.
 """
 
 from collections.abc import Iterable
@@ -76,7 +76,8 @@ class Driver(msgspec.Struct, omit_defaults=True):
 
     # Agent: a program. Human: a person has taken over. Parked: the program waits for a person.
     state: Literal["Agent", "Human", "Parked"]
-    # The person who has taken over; else the user whose program it is, and the label of its API token.
+    # The person who has taken over; else the user whose program it is, and the label of its API
+    # token.
     user: str
     token: str = ""
     reason: str = ""
@@ -137,7 +138,8 @@ class Action(StrEnum):
     ANSWER_ACCESS = "answer-access"
 
 
-# Without a default case, mypy names each `match` that a new role or action needs; until then, nothing is allowed.
+# Without a default case, mypy names each `match` that a new role or action needs; until then,
+# nothing is allowed.
 def _allowed(role: Role) -> frozenset[Action]:
     match role:
         case Role.OWNER:
@@ -150,24 +152,44 @@ def _allowed(role: Role) -> frozenset[Action]:
 
 
 def _is_for_admins(action: Action) -> bool:
-    """Whether administrators may do it with others' sessions: they manage desktops, but see and share none."""
+    """Whether administrators may do it with others' sessions: they manage desktops, but see and
+    share none.
+    """
     match action:
-        case Action.OPEN | Action.BROWSE | Action.DRIVE | Action.SHARE | Action.RECORD | Action.ANSWER_ACCESS:
+        case (
+            Action.OPEN
+            | Action.BROWSE
+            | Action.DRIVE
+            | Action.SHARE
+            | Action.RECORD
+            | Action.ANSWER_ACCESS
+        ):
             return False
         case Action.SEE | Action.RESUME | Action.SUSPEND | Action.RESTART | Action.END:
             return True
-        case Action.EXTEND | Action.RESIZE | Action.SCHEDULE | Action.UNSHARE | Action.PLAN_END | Action.REQUEST_ACCESS:
+        case (
+            Action.EXTEND
+            | Action.RESIZE
+            | Action.SCHEDULE
+            | Action.UNSHARE
+            | Action.PLAN_END
+            | Action.REQUEST_ACCESS
+        ):
             return True
     return False
 
 
 # Computed once: the edge asks with every request.
 ACTIONS = {role: _allowed(role) for role in Role}
-_GUESTS = {role.value: role for role in Role if role is not Role.OWNER and Action.SEE in ACTIONS[role]}
+_GUESTS = {
+    role.value: role for role in Role if role is not Role.OWNER and Action.SEE in ACTIONS[role]
+}
 
 
 def role_in(session: VDISession, user: str, now: datetime) -> Role | None:
-    """The user's role in the session; None: no access, an expired share, or a role of a later version."""
+    """The user's role in the session; None: no access, an expired share, or a role of a later
+    version.
+    """
     if same_user(session.spec.user, user):
         return Role.OWNER
     for access in session.spec.access:
@@ -189,9 +211,9 @@ def may_use(template: VDITemplate, user: User) -> bool:
     access = template.spec.access
     if user.admin or not (access.users or access.groups):
         return True
-    return any(same_user(email, user.email) for email in access.users) or not user.groups.isdisjoint(
-        normal_groups(access.groups)
-    )
+    return any(
+        same_user(email, user.email) for email in access.users
+    ) or not user.groups.isdisjoint(normal_groups(access.groups))
 
 
 def enables_agents(template: VDITemplate | None) -> Agents | None:
@@ -201,7 +223,9 @@ def enables_agents(template: VDITemplate | None) -> Agents | None:
 
 
 def no_desktop(name: str) -> str:
-    """The refusal for a name that no desktop has, and for one that the user may not know of: both look the same."""
+    """The refusal for a name that no desktop has, and for one that the user may not know of: both
+    look the same.
+    """
     return f"You have no desktop {name!r}, and no desktop with this name is shared with you."
 
 
@@ -231,7 +255,9 @@ def refusal(user: User, action: Action, session: VDISession, now: datetime) -> R
 
 
 def _refuse_token(login_id: str, action: Action, session: VDISession) -> Refused | None:
-    """Code and reason why no API token may do this, whoever has it; None: it may, or this is a person's own login."""
+    """Code and reason why no API token may do this, whoever has it; None: it may, or this is a
+    person's own login.
+    """
     if not is_token(login_id) or action is Action.SEE:
         return None
     if action is Action.ANSWER_ACCESS:
@@ -248,9 +274,17 @@ def keeps_access(session: VDISession, user: str, role: Role, login_id: str, now:
     return role_in(session, user, now) is role and not _refuse_token(login_id, Action.OPEN, session)
 
 
-def refuse_to_drive(actor: Actor, session: VDISession | None, name: str, now: datetime) -> Refused | None:
-    """Code and reason why the actor may not drive this session; None: they may. Being an administrator is no right."""
+def refuse_to_drive(
+    actor: Actor, session: VDISession | None, name: str, now: datetime
+) -> Refused | None:
+    """Code and reason why the actor may not drive this session; None: they may. Being an
+    administrator is no right.
+    """
     user = User(actor.user)
-    if session is None or actor.session_uid not in ("", session.metadata.uid) or not knows_of(session, user, now):
+    if (
+        session is None
+        or actor.session_uid not in ("", session.metadata.uid)
+        or not knows_of(session, user, now)
+    ):
         return "NotFound", no_desktop(name)
     return refusal(user, Action.DRIVE, session, now)

@@ -1,8 +1,8 @@
 """Random values for the Secrets of the servers that the chart brings: PostgreSQL, Redis, coturn.
 
-The chart renders these Secrets without `data`: two renders with the same values are equal, and no upgrade changes a
-password. The gateway's init container, `python -m vdi.gateway.server_secrets`, draws each value once and derives the
-texts that contain it.
+The chart renders these Secrets without `data`: two renders with the same values are equal, and no
+upgrade changes a password. The gateway's init container, `python -m vdi.gateway.server_secrets`,
+draws each value once and derives the texts that contain it.
 """
 
 import asyncio
@@ -34,7 +34,8 @@ class ServerSecret(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     random: dict[str, int]
     # Text by key; `{KEY}` is replaced by the value of that random key.
     text: dict[str, str] = {}
-    # Key by the file that gets its value. A volume of the Secret would hold the pod back until the key exists.
+    # Key by the file that gets its value. A volume of the Secret would hold the pod back until the
+    # key exists.
     files: dict[str, str] = {}
 
 
@@ -47,7 +48,9 @@ class _Secret(msgspec.Struct):
     data: dict[str, str] = {}
 
 
-def missing_entries(required: ServerSecret, existing: Mapping[str, str], draw: Callable[[int], str]) -> dict[str, str]:
+def missing_entries(
+    required: ServerSecret, existing: Mapping[str, str], draw: Callable[[int], str]
+) -> dict[str, str]:
     """The entries that must be written. `existing`: the Secret's decoded content."""
     values = {key: existing.get(key) or draw(length) for key, length in required.random.items()}
     entries = dict(values)
@@ -59,22 +62,34 @@ def missing_entries(required: ServerSecret, existing: Mapping[str, str], draw: C
 
 
 async def fill(client: Client, namespace: str, required: Sequence[ServerSecret]) -> None:
-    """Write missing entries, then the files. Raises KubeError; NotFound: the chart has not rendered the Secret."""
+    """Write missing entries, then the files. Raises KubeError; NotFound: the chart has not rendered
+    the Secret.
+    """
     for secret in required:
         while True:
             current = await client.get(SECRETS, secret.name, namespace=namespace, into=_Secret)
-            existing = {key: base64.b64decode(value).decode() for key, value in current.data.items()}
+            existing = {
+                key: base64.b64decode(value).decode() for key, value in current.data.items()
+            }
             missing = missing_entries(secret, existing, _draw)
             if missing:
                 patch = {
                     "metadata": {"resourceVersion": current.metadata.resource_version},
-                    "data": {key: base64.b64encode(value.encode()).decode() for key, value in missing.items()},
+                    "data": {
+                        key: base64.b64encode(value.encode()).decode()
+                        for key, value in missing.items()
+                    },
                 }
                 try:
-                    await client.patch(SECRETS, secret.name, patch, namespace=namespace, into=msgspec.Raw)
+                    await client.patch(
+                        SECRETS, secret.name, patch, namespace=namespace, into=msgspec.Raw
+                    )
                 except Conflict:
                     continue  # another replica has written first: its values count
-                print(f"Secret {namespace}/{secret.name}: wrote {', '.join(sorted(missing))}", flush=True)  # noqa: T201
+                print(  # noqa: T201
+                    f"Secret {namespace}/{secret.name}: wrote {', '.join(sorted(missing))}",
+                    flush=True,
+                )
             _write_files(secret.files, {**existing, **missing})
             break
 

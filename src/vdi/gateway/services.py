@@ -1,6 +1,7 @@
 """The objects that REST API and portal are made with: one set per gateway process, built by `app`.
 
-Both render the same calls: an operation of the API and a page that do the same thing call the same object here.
+Both render the same calls: an operation of the API and a page that do the same thing call the same
+object here.
 """
 
 from collections.abc import Callable, Iterable

@@ -1,4 +1,5 @@
-"""The gateway's settings: environment variables `VDI_*`, which the chart writes from its values, read once at start.
+"""The gateway's settings: environment variables `VDI_*`, which the chart writes from its values,
+read once at start.
 
 A new one is a field, an entry of `_VARIABLES`, and a line in the help of `vdi gateway run`.
 """
@@ -52,7 +53,9 @@ _ORIGIN = re.compile(r"https://[A-Za-z0-9]([A-Za-z0-9.-]*[A-Za-z0-9])?(:[0-9]{1,
 PRIVATE = "10.0.0.0/8,172.16.0.0/12,192.168.0.0/16,100.64.0.0/10,127.0.0.0/8,::1/128,fc00::/7"
 DATABASE_DRIVERS = ("sqlite+aiosqlite", "postgresql+asyncpg")
 # What a database's URL may look like: one for each of the drivers.
-DATABASE_URLS = "sqlite+aiosqlite:////data/vdi.db, or postgresql+asyncpg://user:password@host/database"
+DATABASE_URLS = (
+    "sqlite+aiosqlite:////data/vdi.db, or postgresql+asyncpg://user:password@host/database"
+)
 _SMTP_URL = r"smtps?://([^\s/@:]+:[^\s/@:]*@)?([A-Za-z0-9.-]+|\[[0-9a-fA-F:]+\])(:[0-9]{1,5})?"
 _RECORDINGS = r"/.+|s3://[a-z0-9][a-z0-9.-]{1,61}[a-z0-9](/[A-Za-z0-9._-]+)*"
 # 24 bytes or more; the ends are those that are valid in base64.
@@ -60,11 +63,19 @@ _WEBHOOK_SECRET = matching(
     r"whsec_([A-Za-z0-9+/]{4}){8,21}([A-Za-z0-9+/]{2}(==|[A-Za-z0-9+/]=))?",
     "whsec_ and 24 to 64 random bytes in base64",
 )
-_ACCOUNT = matching(rf"system:serviceaccount:{LABEL}:{SUBDOMAIN}", "system:serviceaccount:NAMESPACE:NAME")
+_ACCOUNT = matching(
+    rf"system:serviceaccount:{LABEL}:{SUBDOMAIN}", "system:serviceaccount:NAMESPACE:NAME"
+)
 _OF_BRAND = tuple(choice.name for choice in fields(Brand))
 # Variables that may hold a password: their value is in no message.
 _SECRET = frozenset(
-    {"VDI_DATABASE_URL", "VDI_REDIS_URL", "VDI_OIDC_CLIENT_SECRET", "VDI_WEBHOOK_SECRET", "VDI_SMTP_URL"}
+    {
+        "VDI_DATABASE_URL",
+        "VDI_REDIS_URL",
+        "VDI_OIDC_CLIENT_SECRET",
+        "VDI_WEBHOOK_SECRET",
+        "VDI_SMTP_URL",
+    }
 )
 # Variables of which both or none are set.
 _PAIRS = (
@@ -100,7 +111,8 @@ class Settings:
 
     # VDI_NAMESPACE: where sessions live; several with commas, as in `desks,lab`.
     namespaces: tuple[str, ...] = ("vdi-sessions",)
-    # VDI_GROUP_NAMESPACES, such as `{"engineering": "lab"}`: where a member of the group gets new sessions.
+    # VDI_GROUP_NAMESPACES, such as `{"engineering": "lab"}`: where a member of the group gets new
+    # sessions.
     group_namespaces: Mapping[str, str] = field(default_factory=dict)
     # VDI_GATEWAY_NAMESPACE: where the gateway's own Secrets are.
     gateway_namespace: str = RELEASE_NAMESPACE
@@ -111,10 +123,13 @@ class Settings:
     # First label of the portal's host; no session may have it.
     portal_label: str = "portal"
     # VDI_PUBLIC_ADDR: behind Traefik.
-    public_addr: tuple[str, int] = ("0.0.0.0", 8080)  # noqa: S104 -- Traefik comes from outside the pod
+    # Traefik comes from outside the pod.
+    public_addr: tuple[str, int] = ("0.0.0.0", 8080)  # noqa: S104
     # VDI_INTERNAL_ADDR: /edge/verify, /internal/ended, /healthz, /readyz, /metrics.
-    internal_addr: tuple[str, int] = ("0.0.0.0", 8081)  # noqa: S104 -- probes, Traefik and the operator, too
-    # VDI_GATEWAY_URL: the internal listener of all replicas, by their Service; empty: there is only this one.
+    # Probes, Traefik and the operator come from outside the pod, too.
+    internal_addr: tuple[str, int] = ("0.0.0.0", 8081)  # noqa: S104
+    # VDI_GATEWAY_URL: the internal listener of all replicas, by their Service; empty: there is only
+    # this one.
     internal_url: str = ""
     # VDI_TRUSTED_PROXIES, separated by commas: from these addresses X-Forwarded-For is believed.
     trusted_proxies: tuple[Network, ...] = tuple(ip_network(text) for text in PRIVATE.split(","))
@@ -132,18 +147,19 @@ class Settings:
     admin_users: frozenset[str] = frozenset()
     # VDI_ADMIN_GROUPS, separated by commas: groups whose members are administrators.
     admin_groups: frozenset[str] = frozenset()
-    # VDI_AUDITOR_USERS and VDI_AUDITOR_GROUPS, likewise: who reads everyone's history, audit and transfers, no more.
+    # VDI_AUDITOR_USERS and VDI_AUDITOR_GROUPS, likewise: who reads everyone's history, audit and
+    # transfers, no more.
     auditor_users: frozenset[str] = frozenset()
     auditor_groups: frozenset[str] = frozenset()
-    # VDI_MAX_TIMEOUT: the longest run of a session whose template has no `lifecycle.maxTimeout`, as the operator has
-    # it; None: there is no limit.
+    # VDI_MAX_TIMEOUT: the longest run of a session whose template has no `lifecycle.maxTimeout`, as
+    # the operator has it; None: there is no limit.
     max_timeout: str | None = None
     # VDI_LIMITS_FILE: YAML, see `limits`; None: no limits.
     limits_file: Path | None = None
     # VDI_BRAND_NAME and its companions.
     brand: Brand = field(default_factory=Brand)
-    # VDI_ICON_ORIGINS, separated by commas: from where the portal may load icons of templates, such as
-    # https://icons.example.com; empty: it loads nothing from elsewhere.
+    # VDI_ICON_ORIGINS, separated by commas: from where the portal may load icons of templates, such
+    # as https://icons.example.com; empty: it loads nothing from elsewhere.
     icon_origins: tuple[str, ...] = ()
     # VDI_RETENTION_DAYS: how long history and audit are kept.
     retention_days: int = 365
@@ -157,32 +173,41 @@ class Settings:
     login_max: timedelta = timedelta(days=7)
     # VDI_OPERATOR_ACCOUNT: who may report a session's end.
     operator_account: str = f"system:serviceaccount:{RELEASE_NAMESPACE}:vdi-operator"
-    # VDI_PROBE_ACCOUNT: who gets API tokens of the user `vdi-probe@vdi.invalid`; empty: there is no probe CronJob.
+    # VDI_PROBE_ACCOUNT: who gets API tokens of the user `vdi-probe@vdi.invalid`; empty: there is no
+    # probe CronJob.
     probe_account: str = ""
-    # VDI_TURN_URLS, separated by commas: TURN servers that share one secret; a browser gets all. Empty: none.
+    # VDI_TURN_URLS, separated by commas: TURN servers that share one secret; a browser gets all.
+    # Empty: none.
     turn_urls: tuple[str, ...] = ()
-    # VDI_TURN_SECRET_FILE: file with the secret that gateway and TURN server share; read again each time.
+    # VDI_TURN_SECRET_FILE: file with the secret that gateway and TURN server share; read again each
+    # time.
     turn_secret_file: Path | None = None
-    # VDI_TURN_TTL: how long a page's TURN credentials hold; it asks for them once, when it is loaded.
+    # VDI_TURN_TTL: how long a page's TURN credentials hold; it asks for them once, when it is
+    # loaded.
     turn_ttl: timedelta = timedelta(hours=12)
     # VDI_WEBHOOK_URL: where every notice is posted; empty: nowhere.
     webhook_url: str = ""
-    # VDI_WEBHOOK_ALLOW_LOCAL: whether the webhook may lead to a loopback, link-local or metadata address.
+    # VDI_WEBHOOK_ALLOW_LOCAL: whether the webhook may lead to a loopback, link-local or metadata
+    # address.
     webhook_allow_local: bool = False
     # VDI_WEBHOOK_SECRET: key of the signatures, as `whsec_` and base64.
     webhook_secret: bytes = field(default=b"", repr=False)
-    # VDI_SMTP_URL: server for notices by e-mail, smtps://USER:PASSWORD@HOST:465 (TLS) or smtp://...:587 (STARTTLS);
-    # empty: none.
+    # VDI_SMTP_URL: server for notices by e-mail, smtps://USER:PASSWORD@HOST:465 (TLS) or
+    # smtp://...:587 (STARTTLS); empty: none.
     smtp_url: str = field(default="", repr=False)
     # VDI_SMTP_FROM: sender of the e-mail.
     smtp_from: str = ""
-    # VDI_RECORDINGS: folder that all replicas share, or s3://BUCKET/PREFIX, for films; empty: none is kept.
+    # VDI_RECORDINGS: folder that all replicas share, or s3://BUCKET/PREFIX, for films; empty: none
+    # is kept.
     recordings: str = ""
-    # VDI_RECORDINGS_QUOTA: bytes that all films together may take; None: what the folder's volume has.
+    # VDI_RECORDINGS_QUOTA: bytes that all films together may take; None: what the folder's volume
+    # has.
     recordings_quota: int | None = None
-    # VDI_DOCTOR_RECORD: ConfigMap that the doctor's CronJob writes, in `gateway_namespace`; empty: no CronJob.
+    # VDI_DOCTOR_RECORD: ConfigMap that the doctor's CronJob writes, in `gateway_namespace`; empty:
+    # no CronJob.
     doctor_record: str = ""
-    # VDI_METRICS_TOKEN_FILE: the token that whoever reads /metrics sends; without the file no one may.
+    # VDI_METRICS_TOKEN_FILE: the token that whoever reads /metrics sends; without the file no one
+    # may.
     metrics_token_file: Path = METRICS_TOKEN_FILE
     # VDI_LOG_LEVEL: debug, info, warning or error.
     log_level: str = "info"
@@ -190,13 +215,21 @@ class Settings:
     log_format: str = "text"
 
     def namespace_for(self, groups: Collection[str]) -> str:
-        """Namespace of a new session of a member of these groups: the first of `namespaces` that a group has."""
-        chosen = {namespace for group, namespace in self.group_namespaces.items() if group in groups}
-        return next((namespace for namespace in self.namespaces if namespace in chosen), self.namespaces[0])
+        """Namespace of a new session of a member of these groups: the first of `namespaces` that a
+        group has.
+        """
+        chosen = {
+            namespace for group, namespace in self.group_namespaces.items() if group in groups
+        }
+        return next(
+            (namespace for namespace in self.namespaces if namespace in chosen), self.namespaces[0]
+        )
 
     @property
     def cluster(self) -> ClusterSettings:
-        """The operator's settings, as far as the gateway needs them to allow or refuse what a person requests."""
+        """The operator's settings, as far as the gateway needs them to allow or refuse what a
+        person requests.
+        """
         return ClusterSettings(max_timeout=self.max_timeout, edge_middleware=_SOME_MIDDLEWARE)
 
     @property
@@ -225,18 +258,27 @@ def read_settings(environ: Mapping[str, str]) -> Settings:
     """
     values, problems = read_variables(environ, _VARIABLES, _SECRET)
     of_oidc = {
-        field.name: values.pop(f"oidc_{field.name}") for field in fields(OIDCSettings) if f"oidc_{field.name}" in values
+        field.name: values.pop(f"oidc_{field.name}")
+        for field in fields(OIDCSettings)
+        if f"oidc_{field.name}" in values
     }
-    brand = Brand(**{name: values.pop(f"brand_{name}") for name in _OF_BRAND if f"brand_{name}" in values})
+    brand = Brand(
+        **{name: values.pop(f"brand_{name}") for name in _OF_BRAND if f"brand_{name}" in values}
+    )
     if of_oidc and not {"issuer", "client_id"} <= of_oidc.keys():
-        problems.append("VDI_OIDC_ISSUER and VDI_OIDC_CLIENT_ID: both are required if any VDI_OIDC_ variable is set")
+        problems.append(
+            "VDI_OIDC_ISSUER and VDI_OIDC_CLIENT_ID: both are required if any VDI_OIDC_ variable"
+            " is set"
+        )
     for one, other in _PAIRS:
         if not problems and (_VARIABLES[one][0] in values) != (_VARIABLES[other][0] in values):
             problems.append(f"{one} and {other}: both are required if either is set")
     known = values.get("namespaces", Settings().namespaces)
     for group, namespace in values.get("group_namespaces", {}).items():
         if namespace not in known:
-            problems.append(f"VDI_GROUP_NAMESPACES: {group}: {namespace!r}: allowed: {', '.join(known)}")
+            problems.append(
+                f"VDI_GROUP_NAMESPACES: {group}: {namespace!r}: allowed: {', '.join(known)}"
+            )
     if problems:
         raise SettingsError("; ".join(problems))
     return Settings(oidc=OIDCSettings(**of_oidc) if of_oidc else None, brand=brand, **values)
@@ -246,7 +288,9 @@ def _networks(text: str) -> tuple[Network, ...]:
     try:
         return tuple(ip_network(word) for word in _words(text))
     except ValueError as why:
-        raise ValueError(f"{why}; allowed: networks such as 10.0.0.0/8, separated by commas") from why
+        raise ValueError(
+            f"{why}; allowed: networks such as 10.0.0.0/8, separated by commas"
+        ) from why
 
 
 def _database(text: str) -> str:
@@ -264,7 +308,12 @@ def _redis(text: str) -> str:
 def _https_url(text: str) -> str:
     parts = urlsplit(text)
     local = parts.hostname in ("127.0.0.1", "::1", "localhost")
-    if not parts.hostname or parts.query or parts.fragment or parts.scheme not in ("https", *(["http"] * local)):
+    if (
+        not parts.hostname
+        or parts.query
+        or parts.fragment
+        or parts.scheme not in ("https", *(["http"] * local))
+    ):
         raise ValueError("allowed: an https:// URL without query (http:// on this machine only)")
     return text
 
@@ -272,7 +321,9 @@ def _https_url(text: str) -> str:
 def _turn_urls(text: str) -> tuple[str, ...]:
     urls = tuple(word.strip() for word in text.split(","))
     if not all(_TURN_URL.fullmatch(url) for url in urls):
-        raise ValueError("allowed: turn:HOST:PORT?transport=udp, ...=tcp and turns:HOST:PORT?transport=tcp")
+        raise ValueError(
+            "allowed: turn:HOST:PORT?transport=udp, ...=tcp and turns:HOST:PORT?transport=tcp"
+        )
     return urls
 
 
@@ -297,7 +348,9 @@ def _group_namespaces(text: str) -> dict[str, str]:
     try:
         given = msgspec.json.decode(text, type=dict[str, str])
     except msgspec.DecodeError as error:
-        raise ValueError('allowed: JSON with groups and namespaces, such as {"engineering": "lab"}') from error
+        raise ValueError(
+            'allowed: JSON with groups and namespaces, such as {"engineering": "lab"}'
+        ) from error
     named = {normal_name(group): namespace for group, namespace in given.items()}
     if len(named) < len(given):
         raise ValueError("allowed: each group once; upper and lower case are the same")
@@ -325,7 +378,10 @@ _VARIABLES: Variables = {
     "VDI_OIDC_ISSUER": ("oidc_issuer", _https_url),
     "VDI_OIDC_CLIENT_ID": ("oidc_client_id", str),
     "VDI_OIDC_CLIENT_SECRET": ("oidc_client_secret", str),
-    "VDI_OIDC_SCOPES": ("oidc_scopes", matching(r"(.* )?openid( .*)?", "scopes with openid among them")),
+    "VDI_OIDC_SCOPES": (
+        "oidc_scopes",
+        matching(r"(.* )?openid( .*)?", "scopes with openid among them"),
+    ),
     "VDI_OIDC_GROUPS_CLAIM": ("oidc_groups_claim", str),
     "VDI_OIDC_NAME": ("oidc_name", str),
     "VDI_OIDC_REQUIRE_VERIFIED": ("oidc_require_verified", truth),
@@ -335,7 +391,10 @@ _VARIABLES: Variables = {
     "VDI_AUDITOR_GROUPS": ("auditor_groups", lambda text: normal_groups(text.split(","))),
     "VDI_MAX_TIMEOUT": ("max_timeout", duration),
     "VDI_LIMITS_FILE": ("limits_file", Path),
-    "VDI_BRAND_NAME": ("brand_name", matching(r"\S(.{0,62}\S)?", "a name of at most 64 characters")),
+    "VDI_BRAND_NAME": (
+        "brand_name",
+        matching(r"\S(.{0,62}\S)?", "a name of at most 64 characters"),
+    ),
     "VDI_BRAND_LOGO": (
         "brand_logo",
         matching(r"data:image/.{1,16384}", "a data:image/ URL of at most 16384 characters"),
@@ -343,7 +402,10 @@ _VARIABLES: Variables = {
     "VDI_BRAND_ACCENT": ("brand_accent", matching("#[0-9a-fA-F]{6}", "a colour such as #2f5bd0")),
     "VDI_BRAND_BANNER": ("brand_banner", str),
     "VDI_BRAND_TERMS": ("brand_terms", str),
-    "VDI_BRAND_SUPPORT_URL": ("brand_support_url", matching(r"(https://|mailto:)\S+", "an https:// or mailto: URL")),
+    "VDI_BRAND_SUPPORT_URL": (
+        "brand_support_url",
+        matching(r"(https://|mailto:)\S+", "an https:// or mailto: URL"),
+    ),
     "VDI_ICON_ORIGINS": ("icon_origins", _origins),
     "VDI_RETENTION_DAYS": ("retention_days", number(1, 36500)),
     "VDI_HASH_FILE_NAMES": ("hash_file_names", truth),
@@ -353,11 +415,17 @@ _VARIABLES: Variables = {
     "VDI_OPERATOR_ACCOUNT": ("operator_account", _ACCOUNT),
     "VDI_PROBE_ACCOUNT": ("probe_account", _ACCOUNT),
     "VDI_TURN_URLS": ("turn_urls", _turn_urls),
-    "VDI_TURN_SECRET_FILE": ("turn_secret_file", lambda text: Path(matching("/.+", "an absolute path")(text))),
+    "VDI_TURN_SECRET_FILE": (
+        "turn_secret_file",
+        lambda text: Path(matching("/.+", "an absolute path")(text)),
+    ),
     "VDI_TURN_TTL": ("turn_ttl", parse_duration),
     "VDI_WEBHOOK_URL": ("webhook_url", _https_url),
     "VDI_WEBHOOK_ALLOW_LOCAL": ("webhook_allow_local", truth),
-    "VDI_WEBHOOK_SECRET": ("webhook_secret", lambda text: b64decode(_WEBHOOK_SECRET(text).removeprefix("whsec_"))),
+    "VDI_WEBHOOK_SECRET": (
+        "webhook_secret",
+        lambda text: b64decode(_WEBHOOK_SECRET(text).removeprefix("whsec_")),
+    ),
     "VDI_SMTP_URL": (
         "smtp_url",
         matching(_SMTP_URL, "smtps://USER:PASSWORD@HOST:PORT (TLS) and smtp://... (STARTTLS)"),

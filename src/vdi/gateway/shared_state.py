@@ -1,6 +1,8 @@
-"""State that all replicas share: single use, counters, short-lived values, and messages. In this process, or in Redis.
+"""State that all replicas share: single use, counters, short-lived values, and messages. In this
+process, or in Redis.
 
-Logins, tickets, rate limits and the edge's revocations use it; the database has what must survive a restart.
+Logins, tickets, rate limits and the edge's revocations use it; the database has what must survive a
+restart.
 """
 
 import asyncio
@@ -47,7 +49,8 @@ if held and held ~= ARGV[1] then return held end
 redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2])
 return ARGV[1]
 """
-# Seconds between two removals of what has expired, so that memory is bounded by what is asked in that time.
+# Seconds between two removals of what has expired, so that memory is bounded by what is asked in
+# that time.
 _SWEEP = 10.0
 
 
@@ -65,8 +68,8 @@ class _Entry:
 class MemorySharedState:
     """Shared state of one replica.
 
-    Keys are plain text chosen by the caller, with a prefix per use, such as `ticket/...`. Seconds are above zero. Used
-    only from the event loop's thread, between two awaits: hence no lock.
+    Keys are plain text chosen by the caller, with a prefix per use, such as `ticket/...`. Seconds
+    are above zero. Used only from the event loop's thread, between two awaits: hence no lock.
     """
 
     def __init__(self, monotonic: Callable[[], float] = time.monotonic) -> None:
@@ -76,14 +79,18 @@ class MemorySharedState:
         self._listeners: defaultdict[str, set[asyncio.Queue[str]]] = defaultdict(set)
 
     async def take_once(self, key: str, seconds: float) -> bool:
-        """True for the first caller of all replicas, False for all others during the next `seconds`."""
+        """True for the first caller of all replicas, False for all others during the next
+        `seconds`.
+        """
         if self._alive(key) is not None:
             return False
         self._entries[key] = _Entry(self._now() + seconds)
         return True
 
     async def count(self, key: str, seconds: float) -> int:
-        """Add one; returns the count in the window, which begins with its first count and lasts `seconds`."""
+        """Add one; returns the count in the window, which begins with its first count and lasts
+        `seconds`.
+        """
         entry = self._alive(key)
         if entry is None:
             entry = self._entries[key] = _Entry(self._now() + seconds)
@@ -107,7 +114,9 @@ class MemorySharedState:
         return entry.value if entry else None
 
     async def hold(self, key: str, value: str, seconds: float) -> str:
-        """Store a value for so long, unless another one is there; returns the one that is there then."""
+        """Store a value for so long, unless another one is there; returns the one that is there
+        then.
+        """
         entry = self._alive(key)
         if entry is None or entry.value == value:
             entry = self._entries[key] = _Entry(self._now() + seconds, value)
@@ -122,13 +131,17 @@ class MemorySharedState:
         return entry.value
 
     async def publish(self, channel: str, text: str) -> None:
-        """Send a message to all current listeners of the channel, in every replica; this one too."""
+        """Send a message to all current listeners of the channel, in every replica; this one
+        too.
+        """
         for queue in self._listeners.get(channel, ()):
             offer(queue, text)
 
     @asynccontextmanager
     async def subscribe(self, channel: str) -> AsyncIterator[AsyncIterator[str]]:
-        """Listen while the context lasts. A slow listener loses the oldest messages (`BACKLOG` are kept)."""
+        """Listen while the context lasts. A slow listener loses the oldest messages (`BACKLOG` are
+        kept).
+        """
         queue: asyncio.Queue[str] = asyncio.Queue(BACKLOG)
         self._listeners[channel].add(queue)
         try:
@@ -151,7 +164,9 @@ class MemorySharedState:
         now = self._now()
         if now - self._swept > _SWEEP:
             self._swept = now
-            self._entries = {name: entry for name, entry in self._entries.items() if entry.ends > now}
+            self._entries = {
+                name: entry for name, entry in self._entries.items() if entry.ends > now
+            }
         entry = self._entries.get(key)
         return entry if entry is not None and entry.ends > now else None
 
@@ -170,23 +185,36 @@ async def from_queue(queue: "asyncio.Queue[str]") -> AsyncIterator[str]:
 
 
 class RedisSharedState:
-    """Shared state of several replicas in Redis 6.2 or newer, with the methods of `MemorySharedState`.
+    """Shared state of several replicas in Redis 6.2 or newer, with the methods of
+    `MemorySharedState`.
 
     All keys begin with `vdi:`. Every method raises SharedUnavailableError.
     """
 
     def __init__(self, url: str) -> None:
-        # With a `socket_timeout`, its default, redis-py sends through asyncio.wait_for. In Python 3.11 that can lose a
-        # cancellation: the task goes on, and its canceller waits for ever. So `_within` has the deadlines.
-        client = partial(Redis.from_url, url, decode_responses=True, socket_connect_timeout=2.0, socket_timeout=None)
-        self._redis, self._listening = client(health_check_interval=30, max_connections=64), client()
+        # With a `socket_timeout`, its default, redis-py sends through asyncio.wait_for. In Python
+        # 3.11 that can lose a cancellation: the task goes on, and its canceller waits for ever. So
+        # `_within` has the deadlines.
+        client = partial(
+            Redis.from_url,
+            url,
+            decode_responses=True,
+            socket_connect_timeout=2.0,
+            socket_timeout=None,
+        )
+        self._redis, self._listening = (
+            client(health_check_interval=30, max_connections=64),
+            client(),
+        )
         self._last_write = LastWrite(SharedUnavailableError)
         self._count = self._redis.register_script(_COUNT)
         self._uncount = self._redis.register_script(_UNCOUNT)
         self._hold = self._redis.register_script(_HOLD)
 
     async def take_once(self, key: str, seconds: float) -> bool:
-        return bool(await self._write(self._redis.set(_key(key), "", nx=True, px=_milliseconds(seconds))))
+        return bool(
+            await self._write(self._redis.set(_key(key), "", nx=True, px=_milliseconds(seconds)))
+        )
 
     async def count(self, key: str, seconds: float) -> int:
         return int(await self._write(self._count(keys=[_key(key)], args=[_milliseconds(seconds)])))
@@ -213,16 +241,22 @@ class RedisSharedState:
 
     @asynccontextmanager
     async def subscribe(self, channel: str) -> AsyncIterator[AsyncIterator[str]]:
-        """Listen while the context lasts. A lost connection is opened again; messages in between are lost."""
+        """Listen while the context lasts. A lost connection is opened again; messages in between
+        are lost.
+        """
         queue: asyncio.Queue[str] = asyncio.Queue(BACKLOG)
         ready = asyncio.Event()
-        listener = asyncio.create_task(self._listen(_key(channel), queue, ready), name=f"listening on {channel}")
+        listener = asyncio.create_task(
+            self._listen(_key(channel), queue, ready), name=f"listening on {channel}"
+        )
         try:
             try:
                 async with asyncio.timeout(_SUBSCRIBE_SECONDS):
                     await ready.wait()
             except TimeoutError as error:
-                raise SharedUnavailableError(f"Redis: no response within {_SUBSCRIBE_SECONDS:g} s") from error
+                raise SharedUnavailableError(
+                    f"Redis: no response within {_SUBSCRIBE_SECONDS:g} s"
+                ) from error
             yield from_queue(queue)
         finally:
             listener.cancel()
@@ -237,7 +271,9 @@ class RedisSharedState:
         await self._listening.aclose()
 
     async def _write(self, command: Awaitable[T]) -> T:
-        """The response to a command that always needs memory, which a full Redis and a replica refuse."""
+        """The response to a command that always needs memory, which a full Redis and a replica
+        refuse.
+        """
         with self._last_write.record():
             return await _ask(command)
 
@@ -253,7 +289,9 @@ class RedisSharedState:
 
 
 async def _take(pubsub: PubSub, queue: "asyncio.Queue[str]", ready: asyncio.Event) -> None:
-    """Hand on messages until the connection is lost. A connection that stays silent must answer a ping."""
+    """Hand on messages until the connection is lost. A connection that stays silent must answer a
+    ping.
+    """
     asked = False
     while True:
         message = await _within(pubsub.get_message(timeout=_SILENCE), _SILENCE + _RESPONSE_SECONDS)
@@ -300,5 +338,9 @@ async def _ask(response: Awaitable[T]) -> T:
     try:
         return await _within(response)
     except RedisError as error:
-        problem = "cannot resolve its host name" if is_unknown_host(error) else "Redis does not respond as expected"
+        problem = (
+            "cannot resolve its host name"
+            if is_unknown_host(error)
+            else "Redis does not respond as expected"
+        )
         raise SharedUnavailableError(f"{problem}: {error}") from error

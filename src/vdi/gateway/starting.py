@@ -1,4 +1,6 @@
-"""New desktops: whether a user may have one, its name, the write that creates it, its home, and the limits of runs."""
+"""New desktops: whether a user may have one, its name, the write that creates it, its home, and the
+limits of runs.
+"""
 
 import asyncio
 import logging
@@ -15,7 +17,13 @@ from vdi.api.template import VDITemplate
 from vdi.cluster.units import parse_quantity, parse_time
 from vdi.gateway import limits
 from vdi.gateway.component import Component, GatewayContext
-from vdi.gateway.denied import ActionDenied, FieldProblem, name_not_available, refused_address, refused_by_cluster
+from vdi.gateway.denied import (
+    ActionDenied,
+    FieldProblem,
+    name_not_available,
+    refused_address,
+    refused_by_cluster,
+)
 from vdi.gateway.history.component import History
 from vdi.gateway.history.usage import Month
 from vdi.gateway.limits import Limit, Limits, MonthUse, home_bytes
@@ -46,7 +54,9 @@ _TURN_SECONDS = 20.0  # after these, a replica that died within a user's turn no
 
 @dataclass(eq=False)
 class QuotaGuard:
-    """Enforces the limits of a user at each new run; called by start, resume, schedule, and for homes made ahead."""
+    """Enforces the limits of a user at each new run; called by start, resume, schedule, and for
+    homes made ahead.
+    """
 
     context: GatewayContext
     limits: Limits
@@ -54,26 +64,36 @@ class QuotaGuard:
 
     @asynccontextmanager
     async def for_one_more(self, user: User, session: VDISession) -> AsyncIterator[None]:
-        """Allow the body to start this session. Raises ActionDenied when the limits of `user` are reached."""
+        """Allow the body to start this session. Raises ActionDenied when the limits of `user` are
+        reached.
+        """
         limit = self.limits.of(user)
         if not limit.limits_anything:
             yield
             return
-        # The starts of one user take turns across all replicas, and each counts what the API server has, not what a
-        # watch has brought so far. Otherwise two clicks at once would start one more desktop than allowed.
+        # The starts of one user take turns across all replicas, and each counts what the API server
+        # has, not what a watch has brought so far. Otherwise two clicks at once would start one
+        # more desktop than allowed.
         async with self._turn(user.email):
             active = [
                 other
                 for namespace in self.context.cluster.settings.namespaces
-                for other in await self.context.client.list(SESSIONS, namespace=namespace, into=VDISession)
+                for other in await self.context.client.list(
+                    SESSIONS, namespace=namespace, into=VDISession
+                )
                 if same_user(other.spec.user, user.email) and limits.counts(other)
             ]
             new, *others = [
-                (other.metadata.name, limits.gpus_of(other, self.context.cluster.template(other.spec.template)))
+                (
+                    other.metadata.name,
+                    limits.gpus_of(other, self.context.cluster.template(other.spec.template)),
+                )
                 for other in (session, *active)
             ]
             used = await self._month_use(user, limit)
-            why = limits.refusal(limit, user, new, others, used) or self._home_refusal(limit, user, session, active)
+            why = limits.refusal(limit, user, new, others, used) or self._home_refusal(
+                limit, user, session, active
+            )
             if why:
                 raise ActionDenied("OverLimit", why)
             yield
@@ -81,11 +101,15 @@ class QuotaGuard:
     @asynccontextmanager
     async def for_schedule(self, user: User, session: VDISession) -> AsyncIterator[None]:
         """Allow the body to give this session a schedule. Raises ActionDenied."""
-        # The operator resumes it and knows no limits. The session therefore counts as running from now on; and its
-        # user's hours, which it would use up while the user is away, must not be limited.
+        # The operator resumes it and knows no limits. The session therefore counts as running from
+        # now on; and its user's hours, which it would use up while the user is away, must not be
+        # limited.
         limit = self.limits.of(user)
         if limit.hours is not None or limit.gpu_hours is not None:
-            words = "Your hours are limited, and a scheduled desktop would use them without you. Ask an administrator."
+            words = (
+                "Your hours are limited, and a scheduled desktop would use them without you. Ask an"
+                " administrator."
+            )
             raise ActionDenied("OverLimit", words)
         async with self.for_one_more(user, session):
             yield
@@ -99,10 +123,16 @@ class QuotaGuard:
                 log.error("the hours of %s are not counted: %s", user.email, error)
         return MonthUse(0.0, 0.0, Month.of(now).end)
 
-    def _home_refusal(self, limit: Limit, user: User, session: VDISession, active: Iterable[VDISession]) -> str | None:
+    def _home_refusal(
+        self, limit: Limit, user: User, session: VDISession, active: Iterable[VDISession]
+    ) -> str | None:
         if limit.home_storage is None or (new := self.new_home(session)) is None:
             return None
-        homes = {home.name: home_bytes(home) for home in self.context.cluster.homes_of(user.email) if not home.deleted}
+        homes = {
+            home.name: home_bytes(home)
+            for home in self.context.cluster.homes_of(user.email)
+            if not home.deleted
+        }
         # A session that was started a moment ago has a home that the operator has not created yet.
         for other in active:
             if home := self.new_home(other):
@@ -111,8 +141,13 @@ class QuotaGuard:
         return limits.home_refusal(limit, new, homes)
 
     def new_home(self, session: VDISession) -> Home | None:
-        """The home that would be created for this session; None: it has none, or one that exists."""
-        namespace, template = session.metadata.namespace, self.context.cluster.template(session.spec.template)
+        """The home that would be created for this session; None: it has none, or one that
+        exists.
+        """
+        namespace, template = (
+            session.metadata.namespace,
+            self.context.cluster.template(session.spec.template),
+        )
         found = (
             self.context.cluster.homes.get(namespace, name)
             for name in (*home_names(session), session.status.home_claim)
@@ -128,11 +163,15 @@ class QuotaGuard:
                     break
                 await asyncio.sleep(_TURN_PAUSE_SECONDS)
             else:
-                raise ActionDenied("Conflict", "Another desktop of yours is being started. Try again in a moment.")
+                raise ActionDenied(
+                    "Conflict", "Another desktop of yours is being started. Try again in a moment."
+                )
         except SharedUnavailableError as error:
             log.error("no one with limits can start a desktop: %s", error)
             raise ActionDenied(
-                "Unavailable", "Your usage cannot be checked against your limits right now. Try again in a minute."
+                "Unavailable",
+                "Your usage cannot be checked against your limits right now. Try again in a"
+                " minute.",
             ) from error
         try:
             yield
@@ -143,7 +182,9 @@ class QuotaGuard:
 
 @dataclass(frozen=True, slots=True)
 class Start:
-    """A new session that rights and template allow, under a name that is free as far as is known."""
+    """A new session that rights and template allow, under a name that is free as far as is
+    known.
+    """
 
     body: dict[str, Any]  # as it is sent
     session: VDISession  # the same as a struct
@@ -163,7 +204,9 @@ class Starter:
         if not same_user(email, user.email):
             if not user.admin:
                 field = FieldProblem("user", user.email, email)
-                raise ActionDenied("Forbidden", f"user: {email} is not you; allowed: {user.email}.", field)
+                raise ActionDenied(
+                    "Forbidden", f"user: {email} is not you; allowed: {user.email}.", field
+                )
             try:
                 check_address(email)
             except AddressError as why:
@@ -173,21 +216,27 @@ class Starter:
             words = f"priority: {request.priority} is for administrators; allowed: 0 or less."
             raise ActionDenied("Forbidden", words, field)
         template = self._template(user, request.template)
-        named = msgspec.structs.replace(request, name=request.name or self._free_name(email, request.template))
+        named = msgspec.structs.replace(
+            request, name=request.name or self._free_name(email, request.template)
+        )
         # The groups of another user are known only from that user's own login.
         groups = user.groups if same_user(email, user.email) else frozenset()
         body = build_session(named, self.context.settings.namespace_for(groups), template, groups)
         session = msgspec.convert(body, VDISession)
         if session.spec.hostname == self.context.settings.portal_label:
             raise ActionDenied(
-                "Invalid", f"hostname: {self.context.settings.portal_label!r} is used by the portal. Choose another."
+                "Invalid",
+                f"hostname: {self.context.settings.portal_label!r} is used by the portal. Choose"
+                " another.",
             )
-        # The operator decides the same when it sees the session. Asked here, the user reads the refusal in the form.
+        # The operator decides the same when it sees the session. Asked here, the user reads the
+        # refusal in the form.
         problem = resolve(session, template, self.context.settings.cluster)
         if isinstance(problem, Blocked):
             code = "OverLimit" if problem.reason == Reason.OVER_LIMIT else "Invalid"
             fields = (
-                FieldProblem(error.field.removeprefix("spec."), error.allowed, error.value) for error in problem.errors
+                FieldProblem(error.field.removeprefix("spec."), error.allowed, error.value)
+                for error in problem.errors
             )
             raise ActionDenied(code, problem.message, *fields)
         return Start(body, session)
@@ -203,7 +252,11 @@ class Starter:
         allowed = self.context.cluster.templates_for(user)
         if name in allowed:
             return allowed[name]
-        words = f"you can start: {', '.join(allowed)}" if allowed else "there is no template that you can start"
+        words = (
+            f"you can start: {', '.join(allowed)}"
+            if allowed
+            else "there is no template that you can start"
+        )
         raise ActionDenied("NotFound", f"template: you cannot use {name!r}; {words}.")
 
     def _free_name(self, user: str, template: str) -> str:
@@ -225,9 +278,13 @@ class Starter:
             _refuse_a_second(there, user)
             raise name_not_available(name)
         try:
-            made = await self.context.client.create(SESSIONS, start.body, namespace=namespace, into=VDISession)
+            made = await self.context.client.create(
+                SESSIONS, start.body, namespace=namespace, into=VDISession
+            )
         except AlreadyExists:
-            there = await self.context.client.get(SESSIONS, name, namespace=namespace, into=VDISession)
+            there = await self.context.client.get(
+                SESSIONS, name, namespace=namespace, into=VDISession
+            )
             _refuse_a_second(there, user)
             raise
         except Invalid as error:
@@ -243,30 +300,33 @@ def _refuse_a_second(there: VDISession, user: str) -> None:
         return
     if there.metadata.deletion_timestamp:
         raise ActionDenied(
-            "Conflict", f"Your desktop {name!r} is ending. Try again in a moment, or choose another name."
+            "Conflict",
+            f"Your desktop {name!r} is ending. Try again in a moment, or choose another name.",
         )
     raise ActionDenied(
         "Conflict",
-        f"You already have the desktop {name!r} ({there.status.phase or 'Pending'}). Open that one, or choose "
-        "another name for the new one.",
+        f"You already have the desktop {name!r} ({there.status.phase or 'Pending'}). Open that one,"
+        " or choose another name for the new one.",
     )
 
 
 @dataclass(eq=False)
 class HomesAhead(Component):
-    """Homes of first desktops, created while the user fills in the start form: a volume takes seconds. A user has one.
+    """Homes of first desktops, created while the user fills in the start form: a volume takes
+    seconds. A user has one.
 
-    form opened -> claim with `MADE_AHEAD` -> the operator chooses the node where there is only one -> the volume
-    desktop started -> the operator takes the annotation away, then the desktop uses the claim
-    nothing started for ten minutes -> the claim is deleted, as it was when it still had the annotation
+    form opened -> claim with `MADE_AHEAD` -> the operator chooses the node where there is only one
+    -> the volume desktop started -> the operator takes the annotation away, then the desktop uses
+    the claim nothing started for ten minutes -> the claim is deleted, as it was when it still had
+    the annotation
     """
 
     context: GatewayContext
     starter: Starter
 
     async def make(self, user: User, template: str) -> None:
-        """Make the home of this user's first desktop of the template, if that desktop is still to come and may be
-        started. What goes wrong is logged: the home is made with the desktop then.
+        """Make the home of this user's first desktop of the template, if that desktop is still to
+        come and may be started. What goes wrong is logged: the home is made with the desktop then.
         """
         try:
             await self._make(user, template)
@@ -288,7 +348,10 @@ class HomesAhead(Component):
         """Once: delete what was made ahead and has waited long enough. Raises KubeError."""
         oldest = self.context.clock() - _KEPT
         for claim in list(self.context.cluster.homes.values()):
-            if MADE_AHEAD in claim.metadata.annotations and parse_time(claim.metadata.creation_timestamp) <= oldest:
+            if (
+                MADE_AHEAD in claim.metadata.annotations
+                and parse_time(claim.metadata.creation_timestamp) <= oldest
+            ):
                 await self._delete_if_unused(claim)
 
     async def _make(self, user: User, template: str) -> None:
@@ -309,11 +372,15 @@ class HomesAhead(Component):
                 self.context.cluster.homes.remember(made)
 
     async def _delete_if_unused(self, claim: HomeClaim) -> None:
-        """Unless a session has it or may have it: with the version that is known here, so that whoever takes the
-        annotation away is never too late.
+        """Unless a session has it or may have it: with the version that is known here, so that
+        whoever takes the annotation away is never too late.
         """
         meta = claim.metadata
-        if MADE_AHEAD not in meta.annotations or COPYING in meta.annotations or meta.deletion_timestamp:
+        if (
+            MADE_AHEAD not in meta.annotations
+            or COPYING in meta.annotations
+            or meta.deletion_timestamp
+        ):
             return
         if any(
             session.metadata.namespace == meta.namespace and may_use_home(session, meta.name)

@@ -1,6 +1,7 @@
 """Authentication of the release's own programs: the operator's reports and the probe's CronJob.
 
-A program sends a token of its ServiceAccount for the audience `vdi-gateway`, and the API server reviews it.
+A program sends a token of its ServiceAccount for the audience `vdi-gateway`, and the API server
+reviews it.
 """
 
 import asyncio
@@ -21,12 +22,15 @@ from vdi.kube.transport import Client
 log = logging.getLogger(__name__)
 
 AUDIENCE = "vdi-gateway"
-TOKEN_REVIEWS = Resource("authentication.k8s.io", "v1", "tokenreviews", "TokenReview", namespaced=False)
-# Seconds for which the result of a review is kept: sessions end in bursts, and made-up tokens cost the API server
-# nothing the second time.
+TOKEN_REVIEWS = Resource(
+    "authentication.k8s.io", "v1", "tokenreviews", "TokenReview", namespaced=False
+)
+# Seconds for which the result of a review is kept: sessions end in bursts, and made-up tokens cost
+# the API server nothing the second time.
 REMEMBERED = 60.0
 
-# After so many tokens from one address that failed within REMEMBERED, the API server is not asked about others.
+# After so many tokens from one address that failed within REMEMBERED, the API server is not asked
+# about others.
 MOST_REFUSED = 10
 # Most refused tokens and addresses that are kept.
 _KEPT = 1000
@@ -49,7 +53,9 @@ class TokenReview(msgspec.Struct):
 
 
 class RefusedTokens:
-    """Hashes of tokens that the API server has refused lately, and failures by address. In memory."""
+    """Hashes of tokens that the API server has refused lately, and failures by address. In
+    memory.
+    """
 
     def __init__(self) -> None:
         self._tokens: OrderedDict[bytes, float] = OrderedDict()
@@ -101,13 +107,18 @@ class TokenReviewer:
         """The response to a request without a good token; None: the token is good."""
         token = bearer(request)
         if not token:
-            return plain(401, f"a bearer token of {self._owner}'s account for the audience {AUDIENCE} is required")
+            return plain(
+                401,
+                f"a bearer token of {self._owner}'s account for the audience {AUDIENCE} is"
+                " required",
+            )
         digest = hashlib.sha256(token.encode()).digest()
         address = request.client.host if request.client else ""
         if self._is_known(digest):
             return None
-        # One review at a time: its result serves the requests that wait for it. The last good token has a lock of its
-        # own and no limit, so made-up tokens neither delay the account nor lock it out.
+        # One review at a time: its result serves the requests that wait for it. The last good token
+        # has a lock of its own and no limit, so made-up tokens neither delay the account nor lock
+        # it out.
         was_good = digest == self._known
         async with self._asking_again if was_good else self._asking:
             if self._is_known(digest):
@@ -120,7 +131,11 @@ class TokenReviewer:
                 if await self._is_account(token, digest):
                     return None
             except KubeError as error:
-                log.warning("a request of %s waits, because its token cannot be checked: %s", self._owner, error)
+                log.warning(
+                    "a request of %s waits, because its token cannot be checked: %s",
+                    self._owner,
+                    error,
+                )
                 if not was_good:
                     self._refused.count(address)
                 return plain(503, "the API server cannot verify this token")
@@ -141,7 +156,11 @@ class TokenReviewer:
         }
         review = await self._client.create(TOKEN_REVIEWS, body, into=TokenReview)
         status = review.status
-        good = status.authenticated and AUDIENCE in status.audiences and status.user.username == self._account
+        good = (
+            status.authenticated
+            and AUDIENCE in status.audiences
+            and status.user.username == self._account
+        )
         if good:
             self._known, self._until = digest, time.monotonic() + REMEMBERED
         elif status.authenticated:

@@ -1,11 +1,12 @@
-"""Transfers in the audit: clipboard, files, prints and connections, as the agents in the desktops report them.
+"""Transfers in the audit: clipboard, files, prints and connections, as the agents in the desktops
+report them.
 
-Selkies reports to the agent beside it, which keeps up to 2,048 events until they are written here. This module reads
-them with the session's own credential, so a desktop needs no way out. A request waits in the agent for the next event.
-Replicas read the same events: the database keeps each once.
+Selkies reports to the agent beside it, which keeps up to 2,048 events until they are written here.
+This module reads them with the session's own credential, so a desktop needs no way out. A request
+waits in the agent for the next event. Replicas read the same events: the database keeps each once.
 
-A report is untrusted input: bounded, typed, printable, and at most EVENTS_PER_SECOND of one desktop on average. Whose
-desktop it is comes from the session whose agent was asked.
+A report is untrusted input: bounded, typed, printable, and at most EVENTS_PER_SECOND of one desktop
+on average. Whose desktop it is comes from the session whose agent was asked.
 """
 
 from collections.abc import Iterator
@@ -29,10 +30,12 @@ from vdi.session.streaming import takes_tokens
 # A request waits in the agent for 20 s. Between two of them events become one transaction.
 ANSWER_SECONDS, PAUSE_SECONDS = 25.0, 1.0
 EVENTS_PER_SECOND = 5
-# A desktop whose agent does not respond for so long may be hiding transfers; a row says so every so many seconds.
+# A desktop whose agent does not respond for so long may be hiding transfers; a row says so every so
+# many seconds.
 SILENT_AFTER, SILENT_SECONDS = timedelta(minutes=1), 3600.0
 MAX_BYTES = 1 << 20
-# Actions of the audit by the names of Selkies' events (`selkies/audit.py`, 2.1.0). Others are no transfers.
+# Actions of the audit by the names of Selkies' events (`selkies/audit.py`, 2.1.0). Others are no
+# transfers.
 ACTIONS = {kind: kind for kind in ("clipboard.receive", "clipboard.send", "print.document")} | {
     "file.upload.end": "files.upload",
     "file.upload.error": "files.upload-error",
@@ -85,14 +88,17 @@ def describe(event: Event, *, is_hashed: bool) -> dict[str, str]:
 
 @dataclass(eq=False, kw_only=True)
 class TransferCollector(Component):
-    """Reads events of the desktops that somebody has opened into the audit. `pause`: seconds, for tests."""
+    """Reads events of the desktops that somebody has opened into the audit. `pause`: seconds, for
+    tests.
+    """
 
     context: GatewayContext
     agent: DesktopAgent
     active: ActiveGrants
     audit: Audit
     pause: float = PAUSE_SECONDS
-    # By session uid, while it is read: log and number of the last event that is written, and when it was read last.
+    # By session uid, while it is read: log and number of the last event that is written, and when
+    # it was read last.
     _written: dict[str, tuple[str, int]] = field(default_factory=dict, init=False)
     _read: dict[str, datetime] = field(default_factory=dict, init=False)
 
@@ -109,7 +115,9 @@ class TransferCollector(Component):
                 self._forget(uid)
 
     async def read(self, session: VDISession) -> float:
-        """Write what is new; seconds until more of this desktop is read. Raises what `poll_agents` allows."""
+        """Write what is new; seconds until more of this desktop is read. Raises what `poll_agents`
+        allows.
+        """
         try:
             report = await self._ask(session)
         except (ActionDenied, ValueError):
@@ -121,7 +129,9 @@ class TransferCollector(Component):
     async def _ask(self, session: VDISession) -> Report:
         log, number = self._written.get(session.metadata.uid, ("", 0))
         path = f"/transfers?{log}&{number}"
-        answer = await self.agent.ask(session, "GET", path, seconds=ANSWER_SECONDS, max_bytes=MAX_BYTES)
+        answer = await self.agent.ask(
+            session, "GET", path, seconds=ANSWER_SECONDS, max_bytes=MAX_BYTES
+        )
         if answer.status != HTTPStatus.OK:
             raise ActionDenied("Unavailable", f"its agent responds with {answer.status}")
         return answer.json(Report)
@@ -133,14 +143,21 @@ class TransferCollector(Component):
         for event in report.events:
             if event.event in ACTIONS:
                 happened = now - timedelta(seconds=event.age)
-                acts[event_act(report.log, event.number)] = self._act(session, event, happened), happened
+                acts[event_act(report.log, event.number)] = (
+                    self._act(session, event, happened),
+                    happened,
+                )
         for key in await self.audit.add_events(acts) if acts else ():
             act = acts[key][0]
             self.context.metrics.transfers.labels(act.action).inc()
-            self.context.metrics.transfer_bytes.labels(act.action).inc(int(act.detail.get("bytes", 0)))
+            self.context.metrics.transfer_bytes.labels(act.action).inc(
+                int(act.detail.get("bytes", 0))
+            )
         if report.events:
             self._written[uid] = report.log, report.events[-1].number
-        elif not self.active.find(session_uid=uid):  # a connection that was ended has been reported by now
+        elif not self.active.find(
+            session_uid=uid
+        ):  # a connection that was ended has been reported by now
             self._forget(uid)
 
     async def _note_silence(self, session: VDISession) -> None:
@@ -162,7 +179,10 @@ class TransferCollector(Component):
         # Selkies names no one. A transfer takes full control; of several who have it, one did it.
         controls = event.role != "viewer"
         users = sorted({grant.user for grant in grants if (grant.role in FULL_CONTROL) == controls})
-        action, detail = ACTIONS[event.event], describe(event, is_hashed=self.context.settings.hash_file_names)
+        action, detail = (
+            ACTIONS[event.event],
+            describe(event, is_hashed=self.context.settings.hash_file_names),
+        )
         if event.seconds:
             detail["from"] = format_time(happened - timedelta(seconds=event.seconds))
             detail["to"] = format_time(happened)

@@ -30,7 +30,8 @@ from vdi.kube.transport import Client
 
 Raw = dict[str, Any]
 
-# DCGM exporters that are queried at the same time, limits of one page, and the time for all of them.
+# DCGM exporters that are queried at the same time, limits of one page, and the time for all of
+# them.
 AT_ONCE = 8
 PAGE_SECONDS = 3.0
 PAGE_BYTES = 4 * 2**20
@@ -40,12 +41,16 @@ _POLL_SECONDS = 2.0
 
 
 async def collect(client: Client, *, usage: bool = True) -> GpuState:
-    """The state of GPUs, device plugin and configuration. `usage`: read all pods, for the GPUs that are in use.
+    """The state of GPUs, device plugin and configuration. `usage`: read all pods, for the GPUs that
+    are in use.
 
     Raises a KubeError; RefusedError for several ClusterPolicies.
     """
     nodes, sets, policy, used = await asyncio.gather(
-        client.list(NODES, into=Raw), client.list(DAEMON_SETS, into=Raw), _policy(client), _in_use(client, usage)
+        client.list(NODES, into=Raw),
+        client.list(DAEMON_SETS, into=Raw),
+        _policy(client),
+        _in_use(client, usage),
     )
     located = observe(policy, sets)
     names = sorted({located.config_name, DEFAULT_NAME} - {""})
@@ -71,12 +76,17 @@ async def _policy(client: Client) -> ClusterPolicy | None:
     if len(active) > 1:
         there = names(each.name for each in active)
         raise RefusedError(
-            [f"There are several ClusterPolicies: {there}; allowed: one, because the GPU Operator uses only one."]
+            [
+                f"There are several ClusterPolicies: {there}; allowed: one, because the GPU"
+                " Operator uses only one."
+            ]
         )
     return active[0] if active else None
 
 
-async def _get(client: Client, kind: Resource, name: str, namespace: str | None = None) -> Raw | None:
+async def _get(
+    client: Client, kind: Resource, name: str, namespace: str | None = None
+) -> Raw | None:
     try:
         return await client.get(kind, name, namespace=namespace, into=Raw)
     except NotFound:
@@ -91,16 +101,28 @@ async def _in_use(client: Client, usage: bool) -> Counter[str]:
 
 
 async def measure(client: Client, nodes: Collection[str]) -> GpuMeasurements:
-    """Use of these nodes' GPUs by their DCGM exporters. An error is a problem of its node, and is never raised."""
+    """Use of these nodes' GPUs by their DCGM exporters. An error is a problem of its node, and is
+    never raised.
+    """
     try:
         sets = [DaemonSet(daemon_set) for daemon_set in await client.list(DAEMON_SETS, into=Raw)]
         exporters = [daemon_set for daemon_set in sets if is_exporter(daemon_set)]
         namespaces = sorted({exporter.namespace for exporter in exporters})
-        pods = [pod for namespace in namespaces for pod in await client.list(PODS, namespace=namespace, into=Raw)]
+        pods = [
+            pod
+            for namespace in namespaces
+            for pod in await client.list(PODS, namespace=namespace, into=Raw)
+        ]
     except KubeError as error:
-        return GpuMeasurements(problems=dict.fromkeys(nodes, f"the DCGM exporter was not found: {error}"))
+        return GpuMeasurements(
+            problems=dict.fromkeys(nodes, f"the DCGM exporter was not found: {error}")
+        )
     names = tuple(f"{exporter.namespace}/{exporter.name}" for exporter in exporters)
-    none = "no pod of the DCGM exporter runs there" if exporters else "no DCGM exporter runs in this cluster"
+    none = (
+        "no pod of the DCGM exporter runs there"
+        if exporters
+        else "no DCGM exporter runs in this cluster"
+    )
     problems = dict.fromkeys(nodes, none)
     measured: dict[str, tuple[Gpu, ...]] = {}
     gate = asyncio.Semaphore(AT_ONCE)
@@ -121,7 +143,9 @@ async def measure(client: Client, nodes: Collection[str]) -> GpuMeasurements:
     }
     try:
         async with asyncio.timeout(ALL_SECONDS):
-            await asyncio.gather(*(ask(node, *there) for node, there in asked.items() if node in problems))
+            await asyncio.gather(
+                *(ask(node, *there) for node, there in asked.items() if node in problems)
+            )
     except TimeoutError:
         pass  # those that are left have their problem already
     return GpuMeasurements(names, measured, problems)
@@ -129,7 +153,12 @@ async def measure(client: Client, nodes: Collection[str]) -> GpuMeasurements:
 
 async def _read(client: Client, exporter: DaemonSet, pod: str) -> tuple[Gpu, ...]:
     page = await client.page_of_pod(
-        exporter.namespace, pod, port_of(exporter), "/metrics", most_bytes=PAGE_BYTES, seconds=PAGE_SECONDS
+        exporter.namespace,
+        pod,
+        port_of(exporter),
+        "/metrics",
+        most_bytes=PAGE_BYTES,
+        seconds=PAGE_SECONDS,
     )
     return read_page(page.decode("utf-8", "replace"))
 
@@ -141,9 +170,11 @@ def _words(error: Exception) -> str:
 
 
 async def apply_change(client: Client, change: Change, *, only_as_seen: bool = False) -> None:
-    """Create, patch or delete the object. ConfigMaps and DaemonSets are patched only as they were when collected.
+    """Create, patch or delete the object. ConfigMaps and DaemonSets are patched only as they were
+    when collected.
 
-    `only_as_seen`: so is every other object. Raises Conflict, or NotFound, when someone else was there first.
+    `only_as_seen`: so is every other object. Raises Conflict, or NotFound, when someone else was
+    there first.
     """
     kind, namespace = change.resource, change.namespace
     if change.before is None:
@@ -154,8 +185,8 @@ async def apply_change(client: Client, change: Change, *, only_as_seen: bool = F
         await client.delete(kind, change.name, namespace=namespace, uid=seen["uid"], into=Raw)
         return
     patch = change.patch
-    # Kubelets and the GPU Operator write nodes and ClusterPolicies all the time: a plan that changes single fields of
-    # them would nearly always meet a conflict.
+    # Kubelets and the GPU Operator write nodes and ClusterPolicies all the time: a plan that
+    # changes single fields of them would nearly always meet a conflict.
     if only_as_seen or kind in (CONFIG_MAPS, DAEMON_SETS):
         patch.setdefault("metadata", {})["resourceVersion"] = seen["resourceVersion"]
     await client.patch(kind, change.name, patch, namespace=namespace, into=Raw)
@@ -163,9 +194,15 @@ async def apply_change(client: Client, change: Change, *, only_as_seen: bool = F
 
 async def restart_daemon_set(client: Client, daemon_set: DaemonSet, clock: Clock) -> None:
     """Restart as `kubectl rollout restart` does."""
-    note = {"annotations": {"kubectl.kubernetes.io/restartedAt": clock.now().strftime("%Y-%m-%dT%H:%M:%SZ")}}
+    note = {
+        "annotations": {
+            "kubectl.kubernetes.io/restartedAt": clock.now().strftime("%Y-%m-%dT%H:%M:%SZ")
+        }
+    }
     patch = {"spec": {"template": {"metadata": note}}}
-    await client.patch(DAEMON_SETS, daemon_set.name, patch, namespace=daemon_set.namespace, into=Raw)
+    await client.patch(
+        DAEMON_SETS, daemon_set.name, patch, namespace=daemon_set.namespace, into=Raw
+    )
 
 
 async def wait_until_settled(
@@ -176,7 +213,8 @@ async def wait_until_settled(
     seconds: float,
     clock: Clock,
 ) -> tuple[GpuState, list[Finding]]:
-    """Collect until there are only warnings, or the time is over. Returns the last state, and the findings left.
+    """Collect until there are only warnings, or the time is over. Returns the last state, and the
+    findings left.
 
     `say` gets the finding that is waited for.
     """

@@ -1,6 +1,7 @@
 """Helm's arguments, by major version, and the place of a release. Pure.
 
-Nothing that may be secret is among them, but for what somebody has typed as `--set`: values go by file or by stdin.
+Nothing that may be secret is among them, but for what somebody has typed as `--set`: values go by
+file or by stdin.
 """
 
 import json
@@ -15,7 +16,9 @@ from vdi.helm.run import Helm
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Cluster and namespace of a release. Without kubeconfig and context, Helm finds the cluster as we do."""
+    """Cluster and namespace of a release. Without kubeconfig and context, Helm finds the cluster as
+    we do.
+    """
 
     namespace: str
     kubeconfig: Path | None = None
@@ -27,7 +30,9 @@ class Place:
 
     @property
     def options(self) -> str:
-        """Options for a suggested command of kubectl, or of ours, that choose the same namespace and cluster."""
+        """Options for a suggested command of kubectl, or of ours, that choose the same namespace
+        and cluster.
+        """
         return shlex.join(self._options("--context"))
 
     def _options(self, context: str) -> list[str]:
@@ -85,9 +90,20 @@ class Change:
     more: tuple[str, ...] = ()
 
 
-def upgrade(helm: Helm, change: Change, *, seconds: float, undo_on_failure: bool = True) -> list[str]:
-    """Install or upgrade with exactly these values, wait until all is ready, and undo it where it fails."""
-    words = ["upgrade", "--install", change.release, change.chart, *change.place.arguments, "--create-namespace"]
+def upgrade(
+    helm: Helm, change: Change, *, seconds: float, undo_on_failure: bool = True
+) -> list[str]:
+    """Install or upgrade with exactly these values, wait until all is ready, and undo it where it
+    fails.
+    """
+    words = [
+        "upgrade",
+        "--install",
+        change.release,
+        change.chart,
+        *change.place.arguments,
+        "--create-namespace",
+    ]
     words += ["--reset-values", *change.values.arguments, *change.more, *_waiting(seconds)]
     undo = "--atomic" if helm.major == 3 else "--rollback-on-failure"
     return [*words, undo] if undo_on_failure else words
@@ -99,20 +115,35 @@ def uninstall(release: str, place: Place, *, seconds: float) -> list[str]:
 
 
 def template(
-    change: Change, *, kubernetes: str, apis: tuple[str, ...] = (), is_upgrade: bool = False, lookups: bool = True
+    change: Change,
+    *,
+    kubernetes: str,
+    apis: tuple[str, ...] = (),
+    is_upgrade: bool = False,
+    lookups: bool = True,
 ) -> list[str]:
     """Render, hooks included. With `lookups` the cluster answers the chart's lookups.
 
-    `apis` are taken to be there beside Kubernetes' own; Helm 4 believes them only without `lookups`.
+    `apis` are taken to be there beside Kubernetes' own; Helm 4 believes them only without
+    `lookups`.
     """
-    words = ["template", change.release, change.chart, *change.place.arguments, *change.values.arguments, *change.more]
+    words = [
+        "template",
+        change.release,
+        change.chart,
+        *change.place.arguments,
+        *change.values.arguments,
+        *change.more,
+    ]
     words += [f"--dry-run={'server' if lookups else 'client'}", "--kube-version", kubernetes]
     words += [word for api in apis for word in ("--api-versions", api)]
     return [*words, "--is-upgrade"] if is_upgrade else words
 
 
 def take_back_fields(helm: Helm, apply_method: str) -> tuple[str, ...]:
-    """Overwrite what was changed by hand, as Helm 3 always does: Helm 4 with server-side apply gives up otherwise."""
+    """Overwrite what was changed by hand, as Helm 3 always does: Helm 4 with server-side apply
+    gives up otherwise.
+    """
     return ("--force-conflicts",) if helm.major == 4 and apply_method == "ssa" else ()
 
 

@@ -11,13 +11,22 @@ from vdi.kube.transport import Client
 class _Page(Resource):
     """A page of the API that is about the API, and no object."""
 
-    def path(self, namespace: str | None = None, name: str | None = None, subresource: str | None = None) -> str:  # noqa: ARG002
+    def path(
+        self,
+        namespace: str | None = None,  # noqa: ARG002
+        name: str | None = None,
+        subresource: str | None = None,  # noqa: ARG002
+    ) -> str:
         return f"/{name}"
 
 
 _ABOUT = _Page("", "", "", "", namespaced=False)
 _REVIEWS = Resource(
-    "authorization.k8s.io", "v1", "selfsubjectaccessreviews", "SelfSubjectAccessReview", namespaced=False
+    "authorization.k8s.io",
+    "v1",
+    "selfsubjectaccessreviews",
+    "SelfSubjectAccessReview",
+    namespaced=False,
 )
 
 
@@ -53,7 +62,9 @@ class Kinds:
         except NotFound:
             return {}
         return {
-            kind["kind"]: Resource(group, version, kind["name"], kind["kind"], namespaced=kind["namespaced"])
+            kind["kind"]: Resource(
+                group, version, kind["name"], kind["kind"], namespaced=kind["namespaced"]
+            )
             for kind in found["resources"]
             if "/" not in kind["name"]  # a subresource
         }

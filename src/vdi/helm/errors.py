@@ -32,7 +32,9 @@ class HelmFailedError(HelmError):
     def __init__(self, what: str, failure: Failure) -> None:
         self.what = what
         self.failure = failure
-        super().__init__(f"{what}: {failure.sentence}" + (f" {failure.remedy}" if failure.remedy else ""))
+        super().__init__(
+            f"{what}: {failure.sentence}" + (f" {failure.remedy}" if failure.remedy else "")
+        )
 
 
 class HelmInterruptedError(HelmError):
@@ -48,10 +50,16 @@ _RULES = (
         r"another operation \(install/upgrade/rollback\) is in progress",
         "Busy",
         "Helm reports that another operation on this release is in progress.",
-        "If no one is working on it, one was killed: go back to the last good revision with helm rollback.",
+        (
+            "If no one is working on it, one was killed: go back to the last good revision with"
+            " helm rollback."
+        ),
     ),
     (
-        r"(?P<kind>\S+) \"(?P<what>[^\"]+)\" in namespace \"[^\"]*\" exists and cannot be imported into the current",
+        (
+            r"(?P<kind>\S+) \"(?P<what>[^\"]+)\" in namespace \"[^\"]*\" exists and cannot be"
+            r" imported into the current"
+        ),
         "NotOurs",
         "{kind} {what} already exists and belongs to no release, or to another one.",
         "Delete it if it is a leftover, or install under that release's name.",
@@ -72,7 +80,8 @@ _RULES = (
         *("NotReadyInTime", "Not everything was ready in time.", ""),
     ),
 )
-# A line of helm's log, which is no reason: its libraries log `context canceled` where they stop listening.
+# A line of helm's log, which is no reason: its libraries log `context canceled` where they stop
+# listening.
 _NOISE = re.compile(r"^(?:level=|time=|WARNING:|[EFIW]\d{4} )")
 
 
@@ -86,7 +95,9 @@ def explain_failure(stderr: str) -> Failure:
 
 
 def _last_error(said: str) -> str:
-    """Helm's last error with the lines below it: Helm 3 counts errors in one line and names them in the next."""
+    """Helm's last error with the lines below it: Helm 3 counts errors in one line and names them in
+    the next.
+    """
     lines = [line.strip() for line in said.splitlines() if line.strip()]
     if not lines:
         return "helm failed without a message."

@@ -1,4 +1,6 @@
-"""Releases as Helm keeps them: Secrets of the release's namespace, one for each revision. Read without helm."""
+"""Releases as Helm keeps them: Secrets of the release's namespace, one for each revision. Read
+without helm.
+"""
 
 import base64
 import zlib
@@ -93,11 +95,15 @@ class Revision(msgspec.Struct, frozen=True):
 
 
 async def read_revisions(client: Client, namespace: str, name: str) -> list[Revision]:
-    """All revisions of a release that Helm remembers, the newest first; none: there is no such release."""
+    """All revisions of a release that Helm remembers, the newest first; none: there is no such
+    release.
+    """
     secrets = await client.list(
         SECRETS, namespace=namespace, label_selector=f"owner=helm,name={name}", into=dict[str, Any]
     )
-    return sorted((decode_revision(revision) for revision in secrets), key=lambda revision: -revision.version)
+    return sorted(
+        (decode_revision(revision) for revision in secrets), key=lambda revision: -revision.version
+    )
 
 
 def decode_revision(secret: Object) -> Revision:
@@ -132,7 +138,8 @@ def parse_manifest(text: str) -> list[Object]:
     return [document for document in yaml.load_all(text, Loader=_LOADER) if document]
 
 
-# YAML 1.1 makes a date of `2026-11-20`, which Kubernetes reads as text. A comparison of objects would then differ.
+# YAML 1.1 makes a date of `2026-11-20`, which Kubernetes reads as text. A comparison of objects
+# would then differ.
 class _Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]
     """YAML as Kubernetes reads it: a date is text."""
 

@@ -1,6 +1,7 @@
 """Helm as a program: finding it, running it, and the pods that a release waits for.
 
-Helm runs in a session of its own, so that Ctrl-C reaches it once and through us, with time to clean up.
+Helm runs in a session of its own, so that Ctrl-C reaches it once and through us, with time to clean
+up.
 """
 
 import asyncio
@@ -19,18 +20,28 @@ from typing import Any, NamedTuple, Protocol, Self
 from vdi.cluster.explain import StartState, chart_subject, explain, first_line
 from vdi.cluster.objects import Event, Pod
 from vdi.cluster.units import format_time
-from vdi.helm.errors import Failure, HelmFailedError, HelmInterruptedError, HelmUnavailableError, explain_failure
+from vdi.helm.errors import (
+    Failure,
+    HelmFailedError,
+    HelmInterruptedError,
+    HelmUnavailableError,
+    explain_failure,
+)
 from vdi.kube.clock import SYSTEM_CLOCK, Clock
 from vdi.kube.errors import Forbidden, KubeError
 from vdi.kube.resource import EVENTS, PODS
 from vdi.kube.transport import Client
 
-# The first whose `template --dry-run=server` reads the cluster, and which upgrades what server-side apply has made.
+# The first whose `template --dry-run=server` reads the cluster, and which upgrades what server-side
+# apply has made.
 OLDEST = (3, 14, 0)
 MAJORS = (3, 4)
 _VERSION_SECONDS = 20.0
-STOPPING = "Interrupted: helm stops and undoes its changes; press Ctrl-C again to stop it immediately."
-# Variables by which helm would go to another cluster, or as somebody else, than the preflight before it.
+STOPPING = (
+    "Interrupted: helm stops and undoes its changes; press Ctrl-C again to stop it immediately."
+)
+# Variables by which helm would go to another cluster, or as somebody else, than the preflight
+# before it.
 _ELSEWHERE = "HELM_KUBE"
 # Time that a helm has to undo its change when whoever waits for it gives up.
 _STOP_SECONDS = 10.0
@@ -53,22 +64,27 @@ class Helm:
 
 
 def find_helm(given: Path | None = None) -> Helm:
-    """The helm that is named, else the one in PATH. Raises HelmUnavailableError, which says what was looked at."""
+    """The helm that is named, else the one in PATH. Raises HelmUnavailableError, which says what
+    was looked at.
+    """
     driver = os.environ.get("HELM_DRIVER", "")
     if driver not in ("", "secret", "secrets"):
         raise HelmUnavailableError(
-            f"HELM_DRIVER is {driver!r}: releases are read from Secrets only; allowed: unset, secret"
+            f"HELM_DRIVER is {driver!r}: releases are read from Secrets only; allowed: unset,"
+            " secret"
         )
     if given is not None:
         found = given.expanduser().absolute()
         if not (found.is_file() and os.access(found, os.X_OK)):
-            raise HelmUnavailableError(f"helm: {given} is not a program; allowed: the path of a Helm 3 or 4")
+            raise HelmUnavailableError(
+                f"helm: {given} is not a program; allowed: the path of a Helm 3 or 4"
+            )
     else:
         in_path = shutil.which("helm")
         if in_path is None:
             raise HelmUnavailableError(
-                "helm is not in PATH; install Helm 3 or 4 (https://helm.sh/docs/intro/install), or pass its path: "
-                "--helm PATH"
+                "helm is not in PATH; install Helm 3 or 4 (https://helm.sh/docs/intro/install), or"
+                " pass its path: --helm PATH"
             )
         found = Path(in_path)
     return Helm(found, _version_of(found))
@@ -83,7 +99,9 @@ def parse_version(text: str) -> tuple[int, int, int] | None:
 def _version_of(path: Path) -> tuple[int, int, int]:
     command = [str(path), "version", "--template", "{{.Version}}"]
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=_VERSION_SECONDS, check=False)
+        done = subprocess.run(
+            command, capture_output=True, text=True, timeout=_VERSION_SECONDS, check=False
+        )
     except (OSError, subprocess.TimeoutExpired) as error:
         raise HelmUnavailableError(f"{path} version: {error}") from error
     version = parse_version(done.stdout)
@@ -113,13 +131,14 @@ async def run_helm(
     stdin: bytes | None = None,
     say: Callable[[str], None] = lambda _: None,
 ) -> Output:
-    """Run helm to its end. The first Ctrl-C (or SIGTERM) is handed on, `say` tells so, the second kills helm.
+    """Run helm to its end. The first Ctrl-C (or SIGTERM) is handed on, `say` tells so, the second
+    kills helm.
 
     Raises HelmFailedError, and HelmInterruptedError when helm has ended after a Ctrl-C.
     """
     what = f"helm {arguments[0]}"
-    # The handlers stand before helm starts. A signal in between would end this process and leave helm alone, with a
-    # release that is pending for ever.
+    # The handlers stand before helm starts. A signal in between would end this process and leave
+    # helm alone, with a release that is pending for ever.
     with _SignalsHandedOn(say) as signals:
         starting = asyncio.ensure_future(_start(helm, arguments, stdin is not None))
         try:
@@ -138,7 +157,9 @@ async def run_helm(
     return Output(out.decode("utf-8", "replace"), words)
 
 
-async def _start(helm: Helm, arguments: Sequence[str], with_stdin: bool) -> asyncio.subprocess.Process:
+async def _start(
+    helm: Helm, arguments: Sequence[str], with_stdin: bool
+) -> asyncio.subprocess.Process:
     return await asyncio.create_subprocess_exec(
         helm.path,
         *arguments,
@@ -146,13 +167,16 @@ async def _start(helm: Helm, arguments: Sequence[str], with_stdin: bool) -> asyn
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,
         env={name: value for name, value in os.environ.items() if not name.startswith(_ELSEWHERE)},
-        # Ctrl-C reaches the whole process group of the terminal: helm would get it at once, and again through us.
+        # Ctrl-C reaches the whole process group of the terminal: helm would get it at once, and
+        # again through us.
         start_new_session=True,
     )
 
 
 class _SignalsHandedOn:
-    """While this lasts, Ctrl-C and SIGTERM are for helm: the first asks it to stop, the second kills it."""
+    """While this lasts, Ctrl-C and SIGTERM are for helm: the first asks it to stop, the second
+    kills it.
+    """
 
     def __init__(self, say: Callable[[str], None]) -> None:
         self.came = 0
@@ -162,7 +186,9 @@ class _SignalsHandedOn:
 
     def __enter__(self) -> Self:
         loop = asyncio.get_running_loop()
-        with contextlib.suppress(RuntimeError, ValueError, NotImplementedError):  # not in the main thread
+        with contextlib.suppress(
+            RuntimeError, ValueError, NotImplementedError
+        ):  # not in the main thread
             for number in (signal.SIGINT, signal.SIGTERM):
                 before = signal.getsignal(number)
                 loop.add_signal_handler(number, self._hand_on)
@@ -170,7 +196,10 @@ class _SignalsHandedOn:
         return self
 
     def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
     ) -> None:
         loop = asyncio.get_running_loop()
         for number, before in self._before.items():
@@ -233,7 +262,8 @@ class NotReady(NamedTuple):
 class Watch:
     """Polls the pods of a namespace, and remembers why they were not ready.
 
-    With --atomic the failed pods are gone when helm ends: only reasons that were seen before can explain the failure.
+    With --atomic the failed pods are gone when helm ends: only reasons that were seen before can
+    explain the failure.
     """
 
     client: Client
@@ -264,8 +294,14 @@ class Watch:
             self.client.list(PODS, namespace=self.namespace, into=Pod),
             self.client.list(EVENTS, namespace=self.namespace, into=Event),
         )
-        pods = [pod for pod in found if not pod.terminating and pod.metadata.name.startswith(self.names)]
-        waiting = [not_ready(pod, events) for pod in pods if not pod.ready and pod.status.phase != "Succeeded"]
+        pods = [
+            pod for pod in found if not pod.terminating and pod.metadata.name.startswith(self.names)
+        ]
+        waiting = [
+            not_ready(pod, events)
+            for pod in pods
+            if not pod.ready and pod.status.phase != "Succeeded"
+        ]
         missing = [refused(event) for event in events if self._refuses_a_pod(event, began)]
         now = tuple(dict.fromkeys([*missing, *waiting]))
         stuck = tuple(reason for reason in now if reason.stuck)
@@ -280,7 +316,11 @@ class Watch:
         self.view.waiting(f"{len(pods) - len(waiting)} of {len(pods)} pods ready{why}")
 
     def _refuses_a_pod(self, event: Event, began: str) -> bool:
-        return event.reason == "FailedCreate" and event.seen >= began and event.regarding.name.startswith(self.names)
+        return (
+            event.reason == "FailedCreate"
+            and event.seen >= began
+            and event.regarding.name.startswith(self.names)
+        )
 
 
 def not_ready(pod: Pod, events: Sequence[Event]) -> NotReady:
@@ -297,13 +337,19 @@ def not_ready(pod: Pod, events: Sequence[Event]) -> NotReady:
 
 
 def refused(event: Event) -> NotReady:
-    """Pods that admission or a quota refuses. There is no pod then: only an Event of its ReplicaSet says so."""
+    """Pods that admission or a quota refuses. There is no pod then: only an Event of its ReplicaSet
+    says so.
+    """
     about = f"{event.regarding.kind.lower()}/{event.metadata.namespace}/{event.regarding.name}"
     return NotReady(about, f"Its pods are refused: {first_line(event.note)}", stuck=True)
 
 
-async def run_watched(helm: Helm, arguments: Sequence[str], watch: Watch, *, stdin: bytes | None = None) -> Output:
-    """Run helm while the view shows its waits. Raises HelmFailedError with the reasons, or HelmInterruptedError."""
+async def run_watched(
+    helm: Helm, arguments: Sequence[str], watch: Watch, *, stdin: bytes | None = None
+) -> Output:
+    """Run helm while the view shows its waits. Raises HelmFailedError with the reasons, or
+    HelmInterruptedError.
+    """
     watching = asyncio.create_task(watch.run())
     try:
         return await run_helm(helm, arguments, stdin=stdin, say=watch.view.say)

@@ -139,9 +139,12 @@ async def export_home(
 ) -> Copied:
     """Write the home's archive. A desktop may run meanwhile.
 
-    Raises CopyRefusedError, CopyFailedError and KubeError; what was written to `sink` is then no archive.
+    Raises CopyRefusedError, CopyFailedError and KubeError; what was written to `sink` is then no
+    archive.
     """
-    body = build_copy_pod(claim, template, image=image, read_only=True, nodes=await _nodes_of(run, claim))
+    body = build_copy_pod(
+        claim, template, image=image, read_only=True, nodes=await _nodes_of(run, claim)
+    )
     check = ArchiveCheck()
     async with copy_pod(run, claim, body):
         await until_running(run, claim)
@@ -173,14 +176,16 @@ async def import_home(
     *,
     image: str | None = None,
 ) -> Copied:
-    """Make the home and fill it. One that exists is refused; one that an interrupted import has left is filled again.
+    """Make the home and fill it. One that exists is refused; one that an interrupted import has
+    left is filled again.
 
     Raises CopyRefusedError, CopyFailedError and KubeError; the home does not exist then.
     """
     body = build_copy_pod(home.claim, template, image=image, nodes=await find_nodes(run, template))
     async with copy_pod(run, home.claim, body):
-        # Ctrl-C may come while the API server makes the claim. Its answer is awaited behind the shield, so that the
-        # claim is deleted by its uid and no desktop starts on a half-filled home.
+        # Ctrl-C may come while the API server makes the claim. Its answer is awaited behind the
+        # shield, so that the claim is deleted by its uid and no desktop starts on a half-filled
+        # home.
         making = asyncio.create_task(_make_claim(run, identity, home))
         try:
             uid = await asyncio.shield(making)
@@ -191,22 +196,31 @@ async def import_home(
                 await delete_claim(run, home.claim, made)
             raise
         unmarked = {"metadata": {"uid": uid, "annotations": {COPYING: None}}}
-        await run.client.patch(CLAIMS, home.claim, unmarked, namespace=run.namespace, into=msgspec.Raw)
+        await run.client.patch(
+            CLAIMS, home.claim, unmarked, namespace=run.namespace, into=msgspec.Raw
+        )
     return copied
 
 
 async def _make_claim(run: CopyRun, identity: Identity, home: Home) -> str:
-    """The uid of the claim, which no desktop starts on. Raises CopyRefusedError for a home that is in use."""
+    """The uid of the claim, which no desktop starts on. Raises CopyRefusedError for a home that is
+    in use.
+    """
     body = build_home(identity=identity, home=home)
     body["metadata"]["annotations"][COPYING] = IMPORT
     try:
-        made = await run.client.create(CLAIMS, body, namespace=run.namespace, into=PersistentVolumeClaim)
+        made = await run.client.create(
+            CLAIMS, body, namespace=run.namespace, into=PersistentVolumeClaim
+        )
     except AlreadyExists:
-        made = await run.client.get(CLAIMS, home.claim, namespace=run.namespace, into=PersistentVolumeClaim)
+        made = await run.client.get(
+            CLAIMS, home.claim, namespace=run.namespace, into=PersistentVolumeClaim
+        )
         if made.metadata.annotations.get(COPYING) != IMPORT or made.metadata.deletion_timestamp:
             raise CopyRefusedError(
-                f"the home {home.claim} of {identity.user} already exists and is not changed. To replace it, end "
-                f"its sessions and delete it with all its files: vdi home rm {home.claim}{run.flags}"
+                f"the home {home.claim} of {identity.user} already exists and is not changed. To"
+                " replace it, end its sessions and delete it with all its files: vdi home rm"
+                f" {home.claim}{run.flags}"
             ) from None
         run.progress("an interrupted import is started again")
     return made.metadata.uid
@@ -225,7 +239,9 @@ async def _fill(run: CopyRun, claim: str, source: BinaryIO) -> Copied:
                 run.moved(passed)
                 chunk = await _in_thread(partial(_read, source))
                 _feed(check, chunk, problem)
-            _feed(check, None, problem)  # before tar takes the end of the stream for the end of the archive
+            _feed(
+                check, None, problem
+            )  # before tar takes the end of the stream for the end of the archive
             command.stdin.close()
             await command.stdin.wait_closed()
         await command.stdout.read()
@@ -251,7 +267,9 @@ def _write(sink: BinaryIO, data: bytes) -> None:
 
 
 async def _in_thread(work: Callable[[], T]) -> T:
-    """The result of what may block for ever, as a pipe does: Ctrl-C waits for `asyncio.to_thread`, and not for this."""
+    """The result of what may block for ever, as a pipe does: Ctrl-C waits for `asyncio.to_thread`,
+    and not for this.
+    """
     loop = asyncio.get_running_loop()
     future: asyncio.Future[T] = loop.create_future()
 
@@ -299,10 +317,12 @@ async def _nodes_of(run: CopyRun, claim: str) -> tuple[str, ...]:
 
 
 async def find_nodes(run: CopyRun, template: VDITemplate) -> tuple[str, ...]:
-    """Nodes on which the volume of an imported home may be created: those that can run the desktops of its template.
+    """Nodes on which the volume of an imported home may be created: those that can run the desktops
+    of its template.
 
-    Empty: they request no GPU, and the placement says it all. The pod that fills the home requests no GPU, which it
-    would have to wait for, and could be the first consumer of the volume on a node without any.
+    Empty: they request no GPU, and the placement says it all. The pod that fills the home requests
+    no GPU, which it would have to wait for, and could be the first consumer of the volume on a node
+    without any.
 
     Raises CopyRefusedError where no node can run them, and KubeError.
     """
@@ -314,18 +334,22 @@ async def find_nodes(run: CopyRun, template: VDITemplate) -> tuple[str, ...]:
     names = tuple(sorted(node.metadata.name for node in nodes if can_run(node, template, resource)))
     if not names:
         raise CopyRefusedError(
-            f"no node can run desktops of the template {template.metadata.name!r} now ({gpus} {resource}, "
-            "spec.placement), and the volume of the home must be created where they run. Import the home when such a "
-            "node is ready: kubectl get nodes"
+            f"no node can run desktops of the template {template.metadata.name!r} now ({gpus}"
+            f" {resource}, spec.placement), and the volume of the home must be created where they"
+            " run. Import the home when such a node is ready: kubectl get nodes"
         )
     return names
 
 
 async def _read_gpu_resource(run: CopyRun) -> str:
-    """The setting of the operator whose sessions these are; the default where its Deployment is not seen."""
+    """The setting of the operator whose sessions these are; the default where its Deployment is not
+    seen.
+    """
     try:
         deployments = await run.client.list(DEPLOYMENTS, into=WorkloadObject)
     except Forbidden:
         deployments = []
-    own = [operator for operator in operators_among(deployments) if run.namespace in operator.watches]
+    own = [
+        operator for operator in operators_among(deployments) if run.namespace in operator.watches
+    ]
     return (own[0].settings if own else ClusterSettings()).gpu_resource

@@ -1,8 +1,9 @@
-"""The pod that reads or writes a home while no desktop does: what it is, what runs in it, and how it is reached.
+"""The pod that reads or writes a home while no desktop does: what it is, what runs in it, and how
+it is reached.
 
-It has the user, the placement and the image of the desktops that use the home: the image is on the node, and the
-volume can be mounted there. It passes the Pod Security Standard `restricted`; the namespace's default-deny policy is
-its network. Its command comes through `kubectl exec`.
+It has the user, the placement and the image of the desktops that use the home: the image is on the
+node, and the volume can be mounted there. It passes the Pod Security Standard `restricted`; the
+namespace's default-deny policy is its network. Its command comes through `kubectl exec`.
 """
 
 import asyncio
@@ -34,8 +35,8 @@ MOUNT = "/mnt/home"
 _DEADLINE_SECONDS = 24 * 3600
 
 _HELD = "/tmp/held"  # noqa: S108 -- in the pod's own emptyDir
-# The pod ends when the command of `held` ends, also by a lost connection; or when none begins in 120 s. Two seconds
-# later, so that the kubelet can deliver the command's exit status.
+# The pod ends when the command of `held` ends, also by a lost connection; or when none begins in
+# 120 s. Two seconds later, so that the kubelet can deliver the command's exit status.
 _WAIT = f"mkfifo {_HELD} && {{ (sleep 120; : > {_HELD}) & cat {_HELD}; sleep 2; }}"
 _GNU = (
     "tar --version 2>/dev/null | grep -q GNU ||"
@@ -44,12 +45,16 @@ _GNU = (
 # Not the top folder: it belongs to root and keeps its mode.
 _CONTENT = "find . -mindepth 1 -maxdepth 1 ! -name lost+found"
 # Status 1: a file changed while it was read, as happens below a running desktop.
-PACK = f"{_CONTENT} -print0 | tar --create --gzip --format=posix --sparse --xattrs --null --files-from=- --file=-"
-# `tar .` archives these too. Both may be root's, and tar ends with an error when it cannot set their modes and times;
-# `--no-overwrite-dir` sets a mode all the same.
+PACK = (
+    f"{_CONTENT} -print0 | tar --create --gzip --format=posix --sparse --xattrs --null"
+    " --files-from=- --file=-"
+)
+# `tar .` archives these too. Both may be root's, and tar ends with an error when it cannot set
+# their modes and times; `--no-overwrite-dir` sets a mode all the same.
 _NOT_OURS = "--anchored --exclude=./lost+found --exclude=lost+found --no-recursion --exclude=."
 _EMPTY = (
-    # Folders without the right to write, as an interrupted import may leave them, cannot be emptied.
+    # Folders without the right to write, as an interrupted import may leave them, cannot be
+    # emptied.
     "find . -path ./lost+found -prune -o -type d ! -perm -700 -exec chmod u+rwx {} \\; &&"
     f" {_CONTENT} -exec rm -rf {{}} +"
 )
@@ -57,15 +62,20 @@ CHUNK_BYTES = 1 << 20
 ENDED = ("Succeeded", "Failed")
 LAST_LINES = 3
 LOOK_SECONDS = 0.5
-# Time limit for the start of the pod: the image is usually on the node, but a volume may have to be made.
+# Time limit for the start of the pod: the image is usually on the node, but a volume may have to be
+# made.
 _START_SECONDS = 300.0
 END_SECONDS = 60.0
 _KUBECTL_SAYS = ("command terminated with exit code", "Defaulted container")
-_COPY = Subject(name="the copy", title="The copy", image="--image", memory="the limit of the copy's pod")
+_COPY = Subject(
+    name="the copy", title="The copy", image="--image", memory="the limit of the copy's pod"
+)
 
 
 class CopyRefusedError(Exception):
-    """Raised before anything was changed: the copy cannot be made as requested. The message says why."""
+    """Raised before anything was changed: the copy cannot be made as requested. The message says
+    why.
+    """
 
 
 class CopyFailedError(Exception):
@@ -73,14 +83,17 @@ class CopyFailedError(Exception):
 
 
 def pod_name(claim: str) -> str:
-    """The name of the pod that copies this home: one at a time, since two pods cannot have one name."""
+    """The name of the pod that copies this home: one at a time, since two pods cannot have one
+    name.
+    """
     return f"copy-{claim}"
 
 
 def choose_template(
     template: str, templates: Sequence[VDITemplate], home: str, *, has_image: bool = False
 ) -> VDITemplate:
-    """The template whose desktops use a home; of a home of all templates, the first one. Raises CopyRefusedError.
+    """The template whose desktops use a home; of a home of all templates, the first one. Raises
+    CopyRefusedError.
 
     `has_image`: another image is named, so that a template that no longer exists is not needed.
     """
@@ -90,10 +103,14 @@ def choose_template(
             return candidate
     if has_image:
         return VDITemplate(metadata=ObjectMeta(name=template), spec=TemplateSpec(image=""))
-    missing = f"its template {template!r} does not exist" if template else "no template has the scope User"
+    missing = (
+        f"its template {template!r} does not exist"
+        if template
+        else "no template has the scope User"
+    )
     raise CopyRefusedError(
-        f"the image that reads the home {home!r} is unknown: {missing}. Name one with GNU tar that runs as user "
-        "1000: --image IMAGE"
+        f"the image that reads the home {home!r} is unknown: {missing}. Name one with GNU tar that"
+        " runs as user 1000: --image IMAGE"
     )
 
 
@@ -107,7 +124,8 @@ def build_copy_pod(
 ) -> Mapping[str, Any]:
     """The pod that mounts the claim and waits for one command.
 
-    `nodes`: where the volume is mounted already, or may be created; empty: wherever the placement allows.
+    `nodes`: where the volume is mounted already, or may be created; empty: wherever the placement
+    allows.
     """
     spec = template.spec
     pod: dict[str, Any] = {
@@ -115,7 +133,9 @@ def build_copy_pod(
         "activeDeadlineSeconds": _DEADLINE_SECONDS,
         "terminationGracePeriodSeconds": 1,
         "nodeSelector": dict(spec.placement.node_selector),
-        "tolerations": [msgspec.to_builtins(toleration) for toleration in spec.placement.tolerations],
+        "tolerations": [
+            msgspec.to_builtins(toleration) for toleration in spec.placement.tolerations
+        ],
         "imagePullSecrets": [msgspec.to_builtins(secret) for secret in spec.image_pull_secrets],
         **restricted_pod(spec.user_id, owns_volumes=True),
         "containers": [
@@ -125,7 +145,10 @@ def build_copy_pod(
                 "imagePullPolicy": "IfNotPresent",
                 "command": ["sh", "-c", _WAIT],
                 "terminationMessagePolicy": "FallbackToLogsOnError",
-                "resources": {"requests": {"cpu": "10m", "memory": "32Mi"}, "limits": {"memory": "512Mi"}},
+                "resources": {
+                    "requests": {"cpu": "10m", "memory": "32Mi"},
+                    "limits": {"memory": "512Mi"},
+                },
                 "securityContext": restricted_container(is_read_only=True),
                 "volumeMounts": [
                     {"name": "home", "mountPath": MOUNT, "readOnly": read_only},
@@ -151,15 +174,18 @@ def build_copy_pod(
 def held(script: str) -> str:
     """The script as the command that the pod waits for: the pod ends with it."""
     return (
-        f"until [ -p {_HELD} ]; do sleep 0.1; done; exec 3> {_HELD} && {{ {_GNU}; }} && cd {MOUNT} && {{ {script}; }}"
+        f"until [ -p {_HELD} ]; do sleep 0.1; done; exec 3> {_HELD} && {{ {_GNU}; }} && cd {MOUNT}"
+        f" && {{ {script}; }}"
     )
 
 
 def unpack_script(*, gzip: bool) -> str:
-    """The script that empties a home of an interrupted import and fills it from the archive on stdin."""
+    """The script that empties a home of an interrupted import and fills it from the archive on
+    stdin.
+    """
     return (
-        f"{_EMPTY} && tar --extract {'--gzip ' if gzip else ''}--preserve-permissions --delay-directory-restore"
-        f" --xattrs {_NOT_OURS} --file=- && sync"
+        f"{_EMPTY} && tar --extract {'--gzip ' if gzip else ''}--preserve-permissions"
+        f" --delay-directory-restore --xattrs {_NOT_OURS} --file=- && sync"
     )
 
 
@@ -190,7 +216,11 @@ class Command:
     async def end(self) -> tuple[int, list[str]]:
         """Its exit status, and the lines of its stderr."""
         said = (await self.errors).decode("utf-8", "replace")
-        lines = [line for line in said.splitlines() if line.strip() and not line.startswith(_KUBECTL_SAYS)]
+        lines = [
+            line
+            for line in said.splitlines()
+            if line.strip() and not line.startswith(_KUBECTL_SAYS)
+        ]
         return await self.process.wait(), lines
 
 
@@ -218,7 +248,9 @@ async def open_command(run: CopyRun, claim: str, script: str) -> AsyncIterator[C
 
 @asynccontextmanager
 async def copy_pod(run: CopyRun, claim: str, body: Mapping[str, Any]) -> AsyncIterator[None]:
-    """The pod of that home. It is deleted at the end, also when this is cancelled. Raises CopyRefusedError."""
+    """The pod of that home. It is deleted at the end, also when this is cancelled. Raises
+    CopyRefusedError.
+    """
     run.progress("starting a pod")
     try:
         made = await run.client.create(PODS, body, namespace=run.namespace, into=Pod)
@@ -230,7 +262,11 @@ async def copy_pod(run: CopyRun, claim: str, body: Mapping[str, Any]) -> AsyncIt
     finally:
         with suppress(NotFound, Replaced):
             await run.client.delete(
-                PODS, pod_name(claim), namespace=run.namespace, uid=made.metadata.uid, into=msgspec.Raw
+                PODS,
+                pod_name(claim),
+                namespace=run.namespace,
+                uid=made.metadata.uid,
+                into=msgspec.Raw,
             )
 
 
@@ -241,16 +277,21 @@ async def _clear(run: CopyRun, claim: str) -> None:
         pod = await run.client.get(PODS, name, namespace=run.namespace, into=Pod)
         if pod.status.phase not in ENDED and not pod.terminating:
             raise CopyRefusedError(
-                f"the home {claim!r} is being copied by the pod {name} since {pod.metadata.creation_timestamp}. If the"
-                f" command that made the pod was killed: kubectl -n {run.namespace} delete pod {name}"
+                f"the home {claim!r} is being copied by the pod {name} since"
+                f" {pod.metadata.creation_timestamp}. If the command that made the pod was killed:"
+                f" kubectl -n {run.namespace} delete pod {name}"
             )
         run.progress("waiting until an earlier pod ends")
-        await run.client.delete(PODS, name, namespace=run.namespace, uid=pod.metadata.uid, into=msgspec.Raw)
+        await run.client.delete(
+            PODS, name, namespace=run.namespace, uid=pod.metadata.uid, into=msgspec.Raw
+        )
         deadline = run.clock.monotonic() + END_SECONDS
         while run.clock.monotonic() < deadline:
             await run.client.get(PODS, name, namespace=run.namespace, into=msgspec.Raw)
             await run.clock.sleep(LOOK_SECONDS)
-        raise CopyRefusedError(f"the pod {name} of an earlier copy has not ended within {END_SECONDS:g} s")
+        raise CopyRefusedError(
+            f"the pod {name} of an earlier copy has not ended within {END_SECONDS:g} s"
+        )
 
 
 async def until_running(run: CopyRun, claim: str) -> None:
@@ -264,7 +305,9 @@ async def until_running(run: CopyRun, claim: str) -> None:
         if pod.status.phase in ENDED:
             raise CopyFailedError(f"the pod {name} ended: {reason}")
         if run.clock.monotonic() > deadline:
-            raise CopyFailedError(f"the pod {name} has not started within {_START_SECONDS:g} s: {reason}")
+            raise CopyFailedError(
+                f"the pod {name} has not started within {_START_SECONDS:g} s: {reason}"
+            )
         run.progress(reason)
         await run.clock.sleep(LOOK_SECONDS)
 
@@ -273,13 +316,21 @@ async def _explain(run: CopyRun, claim: str, pod: Pod) -> str:
     """The reason why the pod is not running, as the operator words it for a desktop."""
     namespace, name = run.namespace, pod.metadata.name
     claims = await run.client.list(
-        CLAIMS, namespace=namespace, field_selector=f"metadata.name={claim}", into=PersistentVolumeClaim
+        CLAIMS,
+        namespace=namespace,
+        field_selector=f"metadata.name={claim}",
+        into=PersistentVolumeClaim,
     )
     events = await run.client.list(
-        EVENTS, namespace=namespace, field_selector=f"type=Warning,regarding.name={name}", into=Event
+        EVENTS,
+        namespace=namespace,
+        field_selector=f"type=Warning,regarding.name={name}",
+        into=Event,
     )
     of_this_pod = tuple(event for event in events if event.regarding.uid == pod.metadata.uid)
-    return explain(StartState(pod, next(iter(claims), None), of_this_pod, None, subject=_COPY)).sentence
+    return explain(
+        StartState(pod, next(iter(claims), None), of_this_pod, None, subject=_COPY)
+    ).sentence
 
 
 async def reason_of(run: CopyRun, claim: str, status: int, lines: Sequence[str]) -> str:
@@ -294,7 +345,9 @@ async def reason_of(run: CopyRun, claim: str, status: int, lines: Sequence[str])
 
 
 async def result_of(making: "asyncio.Task[T]") -> T | None:
-    """The result of a request that was under way when this command was interrupted; None: it failed."""
+    """The result of a request that was under way when this command was interrupted; None: it
+    failed.
+    """
     try:
         return await making
     except (KubeError, CopyRefusedError):

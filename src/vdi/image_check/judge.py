@@ -18,7 +18,10 @@ TOKENS, AGENT, NOT_CHECKED = "image_token_table", "image_agent", "image_not_chec
 _REMEDIES = {
     START: "Fix the image or the template as the message says.",
     START_UP: "Do slow work after opening the port.",
-    END: "Let the first process forward SIGTERM to its children, or start the image with `exec` and tini.",
+    END: (
+        "Let the first process forward SIGTERM to its children, or start the image with `exec` and"
+        " tini."
+    ),
     TOKENS: "Start Selkies with run-selkies of our image (docs/images.md#tokens).",
     AGENT: "Build the image FROM ours, or serve docs/images.md#the-agent.",
 }
@@ -60,14 +63,18 @@ class Observation:
 def judge(seen: Observation) -> list[Finding]:
     """The doctor's findings, then one for each requirement of the image's kind."""
     own = list(_judge_contract(seen))
-    cause = next((finding.key for finding in seen.diagnosis if finding.severity is Severity.ERROR), "")
+    cause = next(
+        (finding.key for finding in seen.diagnosis if finding.severity is Severity.ERROR), ""
+    )
     if own[0].severity is Severity.ERROR:
         own[0] = msgspec.structs.replace(own[0], caused_by=cause)
     return [*(_outlasting(finding, seen) for finding in seen.diagnosis), *own]
 
 
 def _outlasting(finding: Finding, seen: Observation) -> Finding:
-    """The finding without commands about the trial's own objects, which are gone when it is read."""
+    """The finding without commands about the trial's own objects, which are gone when it is
+    read.
+    """
     name = seen.subject.partition("/")[2]
     commands = tuple(command for command in finding.remedy.commands if TRIAL not in command)
     remedy = Remedy(finding.remedy.sentence.replace(TRIAL, name), commands)
@@ -85,7 +92,9 @@ def make_report(seen: Observation) -> Report:
     findings = judge(seen)
     level = find_level(findings)
     summary = f"{seen.subject}: level {level or 'none'}; {count_findings(findings)}."
-    return Report(tool="vdi template try", findings=findings, summary=summary, context={"level": level})
+    return Report(
+        tool="vdi template try", findings=findings, summary=summary, context={"level": level}
+    )
 
 
 def _judge_contract(seen: Observation) -> Iterator[Finding]:
@@ -104,9 +113,13 @@ def _judge_contract(seen: Observation) -> Iterator[Finding]:
     if seen.exit_code is None:
         yield _not_checked(seen, "the end: the node did not report it")
     elif seen.exit_code == _KILLED:
-        yield _found(seen, END, error, "Did not end on SIGTERM and was killed: open files may be incomplete")
+        yield _found(
+            seen, END, error, "Did not end on SIGTERM and was killed: open files may be incomplete"
+        )
     else:
-        words = f"Ended {seen.end_seconds:.1f} s after its deletion with exit status {seen.exit_code}"
+        words = (
+            f"Ended {seen.end_seconds:.1f} s after its deletion with exit status {seen.exit_code}"
+        )
         yield _found(seen, END, ok, words)
     if generation(seen.spec) == "2" and seen.requests_unchecked:
         yield _not_checked(seen, f"token table and agent: {seen.requests_unchecked}")
@@ -118,9 +131,17 @@ def _judge_contract(seen: Observation) -> Iterator[Finding]:
 def _judge_tokens(seen: Observation) -> Finding:
     if seen.without_token == _OK:
         return _found(seen, TOKENS, Severity.ERROR, "Accepts visitors without a token")
-    words = f"POST /api/tokens responds with {seen.token_table}, GET /api/sessions with a token with {seen.with_token}"
+    words = (
+        f"POST /api/tokens responds with {seen.token_table}, GET /api/sessions with a token with"
+        f" {seen.with_token}"
+    )
     good = seen.token_table == seen.with_token == _OK
-    return _found(seen, TOKENS, Severity.OK if good else Severity.ERROR, f"{words}, without {seen.without_token}")
+    return _found(
+        seen,
+        TOKENS,
+        Severity.OK if good else Severity.ERROR,
+        f"{words}, without {seen.without_token}",
+    )
 
 
 def _judge_agent(seen: Observation) -> Finding:
@@ -138,4 +159,10 @@ def _not_checked(seen: Observation, what: str) -> Finding:
 
 def _found(seen: Observation, code: str, severity: Severity, message: str) -> Finding:
     remedy = Remedy(_REMEDIES[code]) if severity in (Severity.ERROR, Severity.WARNING) else Remedy()
-    return Finding(code=code, severity=severity, object=seen.subject, message=f"{message.rstrip('.')}.", remedy=remedy)
+    return Finding(
+        code=code,
+        severity=severity,
+        object=seen.subject,
+        message=f"{message.rstrip('.')}.",
+        remedy=remedy,
+    )

@@ -40,7 +40,12 @@ USER = "template-try@vdi.invalid"
 AGENT_PORT = ClusterSettings().agent_port
 _POLL_SECONDS = 0.5
 # Reasons that do not pass by themselves once they have lasted for `_FAULT_SECONDS`.
-_FAULTS = IMAGE_CODES | {PodReason.CRASH_LOOP, PodReason.BAD_COMMAND, PodReason.CANNOT_START, PodReason.PROBE_REFUSED}
+_FAULTS = IMAGE_CODES | {
+    PodReason.CRASH_LOOP,
+    PodReason.BAD_COMMAND,
+    PodReason.CANNOT_START,
+    PodReason.PROBE_REFUSED,
+}
 _FAULT_SECONDS = 20.0
 _ANSWER_SECONDS = 10.0
 _END_SECONDS = 30
@@ -54,7 +59,8 @@ class Check:
     client: Client
     namespace: str
     template: VDITemplate
-    # The spec of a file, whose template exists only while it is tried; None: the template is in the cluster.
+    # The spec of a file, whose template exists only while it is tried; None: the template is in the
+    # cluster.
     spec: Mapping[str, Any] | None
     kubectl: Sequence[str]
     # Time limit until the desktop runs.
@@ -63,7 +69,9 @@ class Check:
 
 
 async def check_image(check: Check) -> Observation:
-    """One session, observed. Raises AlreadyExists while another check runs or was killed, and KubeError."""
+    """One session, observed. Raises AlreadyExists while another check runs or was killed, and
+    KubeError.
+    """
     seen = Observation(f"vditemplate/{check.template.metadata.name}", check.template.spec)
     async with AsyncExitStack() as made:
         if check.spec is not None:
@@ -95,17 +103,28 @@ async def _check_session(check: Check, seen: Observation) -> None:
             try:
                 await _observe_answers(check, seen, name)
             except (OSError, ApiError) as error:  # TimeoutError, too, which says nothing
-                seen.requests_unchecked = str(error).rstrip(".") or "kubectl port-forward does not respond"
+                seen.requests_unchecked = (
+                    str(error).rstrip(".") or "kubectl port-forward does not respond"
+                )
         check.waiting("the end of the desktop")
         await _observe_end(check, seen, pod)
 
 
 @asynccontextmanager
-async def _made(check: Check, resource: Resource, body: object, namespace: str | None) -> AsyncIterator[None]:
-    """The object, while the context lasts; it is deleted also where this is cancelled before the API server answers."""
-    raw = {"apiVersion": resource.api_version, "kind": resource.kind, **msgspec.to_builtins(body), "status": {}}
-    # Ctrl-C may come while the API server makes the object. The request goes on behind the shield, so that the uid is
-    # known and this very object can be deleted.
+async def _made(
+    check: Check, resource: Resource, body: object, namespace: str | None
+) -> AsyncIterator[None]:
+    """The object, while the context lasts; it is deleted also where this is cancelled before the
+    API server answers.
+    """
+    raw = {
+        "apiVersion": resource.api_version,
+        "kind": resource.kind,
+        **msgspec.to_builtins(body),
+        "status": {},
+    }
+    # Ctrl-C may come while the API server makes the object. The request goes on behind the shield,
+    # so that the uid is known and this very object can be deleted.
     creation = asyncio.create_task(
         check.client.create(resource, raw, namespace=namespace, strict=True, into=dict[str, Any])
     )
@@ -115,7 +134,9 @@ async def _made(check: Check, resource: Resource, body: object, namespace: str |
     finally:
         with suppress(AlreadyExists, NotFound, Replaced):
             uid = (await creation)["metadata"]["uid"]
-            await check.client.delete(resource, TRIAL, namespace=namespace, uid=uid, into=msgspec.Raw)
+            await check.client.delete(
+                resource, TRIAL, namespace=namespace, uid=uid, into=msgspec.Raw
+            )
 
 
 async def _observe_start(check: Check, seen: Observation) -> str:
@@ -123,12 +144,19 @@ async def _observe_start(check: Check, seen: Observation) -> str:
     begun = since = SYSTEM_CLOCK.monotonic()
     known = ""
     while True:
-        status = (await check.client.get(SESSIONS, TRIAL, namespace=check.namespace, into=VDISession)).status
+        status = (
+            await check.client.get(SESSIONS, TRIAL, namespace=check.namespace, into=VDISession)
+        ).status
         conditions = {condition.type: condition for condition in status.conditions}
         seen.runs, is_failed = status.phase == Phase.RUNNING, status.phase == Phase.FAILED
-        seen.is_at_fault = is_failed or (ADMITTED in conditions and conditions[ADMITTED].status == "True")
+        seen.is_at_fault = is_failed or (
+            ADMITTED in conditions and conditions[ADMITTED].status == "True"
+        )
         seen.message = status.message or "no operator has processed the session yet"
-        reason, now = conditions[POD_READY].reason if POD_READY in conditions else "", SYSTEM_CLOCK.monotonic()
+        reason, now = (
+            conditions[POD_READY].reason if POD_READY in conditions else "",
+            SYSTEM_CLOCK.monotonic(),
+        )
         if reason != known:
             known, since = reason, now
         is_stuck = reason in _FAULTS and now - since > _FAULT_SECONDS
@@ -149,7 +177,10 @@ def _ready_seconds(pod: Pod) -> float:
 async def _diagnose(check: Check) -> list[Finding]:
     """The doctor's findings about the session and its template, with their causes."""
     found = run_checks(await collect(check.client, Scope(check.namespace, TRIAL), SYSTEM_CLOCK))
-    subjects = {f"vdisession/{check.namespace}/{TRIAL}", f"vditemplate/{check.template.metadata.name}"}
+    subjects = {
+        f"vdisession/{check.namespace}/{TRIAL}",
+        f"vditemplate/{check.template.metadata.name}",
+    }
     kept = {finding.key for finding in found if finding.object in subjects}
     for finding in reversed(found):  # a cause comes before what follows from it
         if finding.key in kept and finding.caused_by:
@@ -165,7 +196,9 @@ async def _observe_answers(check: Check, seen: Observation, pod: str) -> None:
     master = secret[PASSWORD_KEY]
     async with _forward(check, pod, seen.spec.port) as port:
         url = f"{seen.spec.scheme.value.lower()}://{LOOPBACK}:{port}/api"
-        seen.token_table = await _request("POST", f"{url}/tokens", master, json=direct_table(master))
+        seen.token_table = await _request(
+            "POST", f"{url}/tokens", master, json=direct_table(master)
+        )
         seen.with_token = await _request("GET", f"{url}/sessions", direct_token(master))
         seen.without_token = await _request("GET", f"{url}/sessions")
     async with _forward(check, pod, AGENT_PORT) as port:
@@ -194,15 +227,28 @@ async def _forward(check: Check, pod: str, port: int) -> AsyncIterator[int]:
     """A port of this machine that leads to the pod's, past network policies. Raises OSError."""
     if not check.kubectl:
         raise ConnectionError("kubectl, which forwards the desktop's port, is not in PATH")
-    command = [*check.kubectl, "--namespace", check.namespace, "port-forward", "--address", LOOPBACK]
+    command = [
+        *check.kubectl,
+        "--namespace",
+        check.namespace,
+        "port-forward",
+        "--address",
+        LOOPBACK,
+    ]
     command += [f"pod/{pod}", f":{port}"]
     # In a session of its own: Ctrl-C reaches this process alone, which then ends it.
-    process = await asyncio.create_subprocess_exec(*command, stdout=PIPE, stderr=STDOUT, start_new_session=True)
+    process = await asyncio.create_subprocess_exec(
+        *command, stdout=PIPE, stderr=STDOUT, start_new_session=True
+    )
     assert process.stdout is not None  # noqa: S101 - it was started with a pipe
     try:
-        line = (await asyncio.wait_for(process.stdout.readline(), 2 * _ANSWER_SECONDS)).decode("utf-8", "replace")
+        line = (await asyncio.wait_for(process.stdout.readline(), 2 * _ANSWER_SECONDS)).decode(
+            "utf-8", "replace"
+        )
         if not (found := _FORWARDING.search(line)):
-            raise ConnectionError(f"kubectl port-forward does not reach the desktop: {line.strip()}")
+            raise ConnectionError(
+                f"kubectl port-forward does not reach the desktop: {line.strip()}"
+            )
         yield int(found[1])
     finally:
         with suppress(ProcessLookupError):
@@ -212,7 +258,8 @@ async def _forward(check: Check, pod: str, port: int) -> AsyncIterator[int]:
 
 async def _observe_end(check: Check, seen: Observation, pod: Pod) -> None:
     """End the session as its user would, and follow the pod to the end of its container."""
-    # The pod object goes with its session, and the exit code with the pod: a watch sees the last status in between.
+    # The pod object goes with its session, and the exit code with the pod: a watch sees the last
+    # status in between.
     begun = SYSTEM_CLOCK.monotonic()
     await check.client.delete(SESSIONS, TRIAL, namespace=check.namespace, into=msgspec.Raw)
     changes = check.client.watch(

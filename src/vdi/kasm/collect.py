@@ -1,7 +1,8 @@
-"""Reads for the checklists of Kasm: objects from the API server, and names, ports, programs and the web UI beside it.
+"""Reads for the checklists of Kasm: objects from the API server, and names, ports, programs and the
+web UI beside it.
 
-Called by `vdi kasm preflight` and `vdi kasm validate`. Writes nothing and judges nothing; every measurement has a time
-limit.
+Called by `vdi kasm preflight` and `vdi kasm validate`. Writes nothing and judges nothing; every
+measurement has a time limit.
 """
 
 import asyncio
@@ -18,7 +19,14 @@ import msgspec
 from vdi.helm.discovery import api_versions
 from vdi.helm.errors import HelmUnavailableError
 from vdi.helm.run import find_helm
-from vdi.http_client import HTTP_ERRORS, TIMEOUTS, certificate_error, open_client, reason_of, unverified
+from vdi.http_client import (
+    HTTP_ERRORS,
+    TIMEOUTS,
+    certificate_error,
+    open_client,
+    reason_of,
+    unverified,
+)
 from vdi.kasm.generations.model import HEALTH_PATH
 from vdi.kasm.preflight.checks import find_installed
 from vdi.kasm.preflight.entry import HTTPS, RDP
@@ -98,7 +106,9 @@ async def _kubectl() -> Tool:
     if path is None:
         return Tool("kubectl", problem="kubectl is not in PATH")
     words = (path, "version", "--client", "--output", "json")
-    run = partial(subprocess.run, words, capture_output=True, text=True, timeout=_TOOL_SECONDS, check=False)
+    run = partial(
+        subprocess.run, words, capture_output=True, text=True, timeout=_TOOL_SECONDS, check=False
+    )
     try:
         done = await asyncio.to_thread(run)
     except (OSError, subprocess.TimeoutExpired) as error:
@@ -106,14 +116,18 @@ async def _kubectl() -> Tool:
     try:
         return Tool("kubectl", str(json.loads(done.stdout)["clientVersion"]["gitVersion"]))
     except (ValueError, KeyError, TypeError):
-        return Tool("kubectl", problem=f"{path} version prints {done.stderr.strip() or 'no version in its output'}")
+        return Tool(
+            "kubectl",
+            problem=f"{path} version prints {done.stderr.strip() or 'no version in its output'}",
+        )
 
 
 async def ask(method: str, url: str, *, connect: str = "") -> Answer:
     """One request over the machine's own way out (proxies of the environment).
 
-    `connect` is ADDRESS or ADDRESS:PORT, to go there in the place of what the URL's host resolves to. A certificate
-    that is not trusted is noted, and the question asked again without looking at it.
+    `connect` is ADDRESS or ADDRESS:PORT, to go there in the place of what the URL's host resolves
+    to. A certificate that is not trusted is noted, and the question asked again without looking at
+    it.
     """
     try:
         return await _ask(method, url, connect, trust=True)
@@ -133,20 +147,37 @@ async def _ask(method: str, url: str, connect: str, *, trust: bool) -> Answer:
         open_client(url, seconds=_HTTP_SECONDS, tls=tls, connect=connect) as client,
         client.stream(method, url) as answer,
     ):
-        return Answer(url, answer.status, (await answer.start(_BODY)).decode(errors="replace"), trusted=trust)
+        return Answer(
+            url, answer.status, (await answer.start(_BODY)).decode(errors="replace"), trusted=trust
+        )
 
 
 def _words(error: Exception) -> str:
-    return f"no response within {_HTTP_SECONDS:g} s" if isinstance(error, TIMEOUTS) else reason_of(error)
+    return (
+        f"no response within {_HTTP_SECONDS:g} s"
+        if isinstance(error, TIMEOUTS)
+        else reason_of(error)
+    )
 
 
 Object = dict[str, Any]
 
 _INGRESSES = Resource("networking.k8s.io", "v1", "ingresses", "Ingress")
-_INGRESS_CLASSES = Resource("networking.k8s.io", "v1", "ingressclasses", "IngressClass", namespaced=False)
+_INGRESS_CLASSES = Resource(
+    "networking.k8s.io", "v1", "ingressclasses", "IngressClass", namespaced=False
+)
 _INGRESS_ROUTES = Resource("traefik.io", "v1alpha1", "ingressroutes", "IngressRoute")
 _OF_CLUSTER = (NODES, PODS, SERVICES, DAEMON_SETS, STORAGE_CLASSES, _INGRESS_CLASSES)
-_OF_NAMESPACE = (DEPLOYMENTS, STATEFUL_SETS, JOBS, PODS, SERVICES, ENDPOINT_SLICES, CLAIMS, _INGRESSES)
+_OF_NAMESPACE = (
+    DEPLOYMENTS,
+    STATEFUL_SETS,
+    JOBS,
+    PODS,
+    SERVICES,
+    ENDPOINT_SLICES,
+    CLAIMS,
+    _INGRESSES,
+)
 # So many addresses of nodes are tried for their ports, at most.
 _ADDRESSES_ASKED = 20
 
@@ -165,7 +196,13 @@ async def _releases(reader: Reader, namespace: str) -> tuple[Release, ...]:
             SECRETS, namespace=namespace, label_selector="owner=helm", into=_OnlyLabels
         ):
             labels = secret.metadata.labels
-            releases.append(Release(labels.get("name", ""), int(labels.get("version", "0")), labels.get("status", "")))
+            releases.append(
+                Release(
+                    labels.get("name", ""),
+                    int(labels.get("version", "0")),
+                    labels.get("status", ""),
+                )
+            )
 
     await reader.attempt(SECRETS, read, verb="list", namespace=namespace)
     return tuple(releases)
@@ -193,32 +230,53 @@ async def collect_preflight(client: Client, *, namespace: str, hostname: str) ->
         reading.one(NAMESPACES, namespace),
         *(reading.all_of(kind, namespace) for kind in (DEPLOYMENTS, STATEFUL_SETS)),
     )
-    addresses = [address for node in reading.objects.get("nodes", ()) for address in node_addresses(node)]
-    probes = await probe((address, port) for address in addresses[:_ADDRESSES_ASKED] for port in (HTTPS, RDP))
+    addresses = [
+        address for node in reading.objects.get("nodes", ()) for address in node_addresses(node)
+    ]
+    probes = await probe(
+        (address, port) for address in addresses[:_ADDRESSES_ASKED] for port in (HTTPS, RDP)
+    )
     tools, resolution = await at_once
-    return Facts(objects=reading.objects, unread=reading.unread, probes=probes, tools=tools, resolution=resolution)
+    return Facts(
+        objects=reading.objects,
+        unread=reading.unread,
+        probes=probes,
+        tools=tools,
+        resolution=resolution,
+    )
 
 
-async def collect_validate(client: Client, *, namespace: str, hostname: str, connect: str) -> Installation:
+async def collect_validate(
+    client: Client, *, namespace: str, hostname: str, connect: str
+) -> Installation:
     """The Kasm of this namespace, and its web UI as a browser reaches it.
 
-    Without a host name the one that leads to it is taken; `connect` is ADDRESS:PORT to go to in the place of what the
-    name resolves to.
+    Without a host name the one that leads to it is taken; `connect` is ADDRESS:PORT to go to in the
+    place of what the name resolves to.
     """
     reading = _reader(client)
     kinds = [*_OF_NAMESPACE, *([_INGRESS_ROUTES] if await _knows_routes(client) else [])]
     _, releases = await asyncio.gather(
-        asyncio.gather(*(reading.all_of(kind, namespace) for kind in kinds)), _releases(reading, namespace)
+        asyncio.gather(*(reading.all_of(kind, namespace) for kind in kinds)),
+        _releases(reading, namespace),
     )
-    found = Installation(objects=reading.objects, unread=reading.unread, namespace=namespace, releases=releases)
+    found = Installation(
+        objects=reading.objects, unread=reading.unread, namespace=namespace, releases=releases
+    )
     installed = find_installed(found, namespace)
     host = hostname or (hostname_of(found, installed) if installed else "")
-    web = await ask("GET", f"https://{host}{HEALTH_PATH}", connect=connect) if host and installed else None
+    web = (
+        await ask("GET", f"https://{host}{HEALTH_PATH}", connect=connect)
+        if host and installed
+        else None
+    )
     return msgspec.structs.replace(found, hostname=host, web=web)
 
 
 async def _knows_routes(client: Client) -> bool:
-    """Whether the cluster has Traefik's kinds: of others the API server only says that one may not read them."""
+    """Whether the cluster has Traefik's kinds: of others the API server only says that one may not
+    read them.
+    """
     try:
         return _INGRESS_ROUTES.api_version in await api_versions(client)
     except ApiError:

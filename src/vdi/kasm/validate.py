@@ -1,4 +1,6 @@
-"""Checklist of an installed Kasm, from the release to its web UI: a reading in, findings out. Pure."""
+"""Checklist of an installed Kasm, from the release to its web UI: a reading in, findings out.
+Pure.
+"""
 
 import re
 from collections.abc import Iterable, Iterator
@@ -28,7 +30,9 @@ Object = dict[str, Any]
 
 
 class Release(msgspec.Struct, frozen=True):
-    """A revision of a Helm release, as its Secret's labels tell it; what is in the Secret is not kept."""
+    """A revision of a Helm release, as its Secret's labels tell it; what is in the Secret is not
+    kept.
+    """
 
     name: str
     revision: int
@@ -52,7 +56,11 @@ def parts(found: Installation, installed: Installed) -> Iterator[tuple[Component
     for component in installed.generation.present(installed.chart_version):
         if component.kind == "Job":
             continue
-        there = [one for one in found.all(_PLURALS[component.kind]) if matches(component.name, one["metadata"]["name"])]
+        there = [
+            one
+            for one in found.all(_PLURALS[component.kind])
+            if matches(component.name, one["metadata"]["name"])
+        ]
         if there or not (component.switch or component.may_be_absent):
             yield component, there
 
@@ -63,13 +71,21 @@ def workload_lines(found: Installation, installed: Installed) -> Iterator[Findin
         line = partial(item, f"part {component.key}", f"{component.kind} with all its pods ready")
         unread = found.missing(_PLURALS[component.kind])
         counts = {one["metadata"]["name"]: _counts(one) for one in there}
-        observed = "; ".join(f"{name} {ready} of {wants} ready" for name, (ready, wants) in counts.items())
+        observed = "; ".join(
+            f"{name} {ready} of {wants} ready" for name, (ready, wants) in counts.items()
+        )
         if unread is not None:
-            yield unreadable_finding(f"part {component.key}", f"{component.kind} with all its pods ready", unread)
+            yield unreadable_finding(
+                f"part {component.key}", f"{component.kind} with all its pods ready", unread
+            )
         elif not there:
-            message = "Every installation of this chart has it: it was deleted, or the installation failed."
+            message = (
+                "Every installation of this chart has it: it was deleted, or the installation"
+                " failed."
+            )
             remedy = Remedy(
-                "Upgrade with the same values, which creates it again. List the releases with their status:",
+                "Upgrade with the same values, which creates it again. List the releases with their"
+                " status:",
                 (f"helm list --all --namespace {found.namespace}",),
             )
             name = f"no {component.kind} {real_name(component.name, installed)}"
@@ -77,7 +93,12 @@ def workload_lines(found: Installation, installed: Installed) -> Iterator[Findin
         elif all(ready >= wants for ready, wants in counts.values()):
             yield line(observed)
         else:
-            yield line(observed, Severity.ERROR, "Not all of its pods are ready.", _diagnose(found.namespace))
+            yield line(
+                observed,
+                Severity.ERROR,
+                "Not all of its pods are ready.",
+                _diagnose(found.namespace),
+            )
 
 
 def real_name(pattern: str, installed: Installed) -> str:
@@ -90,9 +111,13 @@ def _counts(workload: Object) -> tuple[int, int]:
     """Ready and desired pods; ready ones that an update has yet to replace do not count."""
     spec, status = workload.get("spec") or {}, workload.get("status") or {}
     wants = int(spec["replicas"]) if spec.get("replicas") is not None else 1
-    if int(status.get("observedGeneration") or 0) < int(workload["metadata"].get("generation") or 0):
+    if int(status.get("observedGeneration") or 0) < int(
+        workload["metadata"].get("generation") or 0
+    ):
         return 0, wants
-    ready, updated, there = (int(status.get(each) or 0) for each in ("readyReplicas", "updatedReplicas", "replicas"))
+    ready, updated, there = (
+        int(status.get(each) or 0) for each in ("readyReplicas", "updatedReplicas", "replicas")
+    )
     return min(max(0, ready - max(0, there - updated)), updated, wants), wants
 
 
@@ -110,12 +135,20 @@ def pods_line(found: Installation, installed: Installed) -> Finding:
     bad = [f"{pod['metadata']['name']} {state_of(pod)}" for pod in own if not _is_fine(pod)]
     observed = f"{len(own) - len(bad)} of {len(own)} pods are ready or completed"
     if not own:
-        message = "The workloads exist but have no pods: the pods are refused, or the workloads are scaled to 0."
-        look = Remedy.run(f"kubectl --namespace {found.namespace} get events --sort-by=.lastTimestamp")
+        message = (
+            "The workloads exist but have no pods: the pods are refused, or the workloads are"
+            " scaled to 0."
+        )
+        look = Remedy.run(
+            f"kubectl --namespace {found.namespace} get events --sort-by=.lastTimestamp"
+        )
         return item("pods", expected, "none", Severity.ERROR, message, look)
     if not bad:
         return item("pods", expected, observed)
-    message, remedy = "The remedy shows what a pod in Init waits for, and the cause.", _diagnose(found.namespace)
+    message, remedy = (
+        "The remedy shows what a pod in Init waits for, and the cause.",
+        _diagnose(found.namespace),
+    )
     return item("pods", expected, f"{observed}; {listed(bad)}", Severity.ERROR, message, remedy)
 
 
@@ -129,11 +162,16 @@ def _is_fine(pod: Object) -> bool:
 
 
 def _of_job(pod: Object) -> bool:
-    return any(owner_reference.get("kind") == "Job" for owner_reference in pod["metadata"].get("ownerReferences") or ())
+    return any(
+        owner_reference.get("kind") == "Job"
+        for owner_reference in pod["metadata"].get("ownerReferences") or ()
+    )
 
 
 def state_of(pod: Object) -> str:
-    """`Init:1/5 (kasm-manager-is-ready)`, `ImagePullBackOff`, `Pending`, ...: as kubectl says it, and by name."""
+    """`Init:1/5 (kasm-manager-is-ready)`, `ImagePullBackOff`, `Pending`, ...: as kubectl says it,
+    and by name.
+    """
     status = pod.get("status") or {}
     if pod["metadata"].get("deletionTimestamp"):
         return "Terminating"
@@ -169,7 +207,9 @@ def services_line(found: Installation, installed: Installed) -> Finding:
     absent = [
         real_name(component.service, installed)
         for component, workloads in parts(found, installed)
-        if component.service and workloads and not any(matches(component.service, name) for name in there)
+        if component.service
+        and workloads
+        and not any(matches(component.service, name) for name in there)
     ]
     silent = sorted(name for name in own if not _answers(found, name))
     observed = f"{len(own) - len(silent)} of {len(own)} Services have endpoints"
@@ -177,7 +217,10 @@ def services_line(found: Installation, installed: Installed) -> Finding:
     observed += f"; without endpoints: {listed(silent)}" if silent else ""
     if not absent and not silent:
         return item("services", expected, observed)
-    message = "A pod that waits for such a Service waits forever: its name cannot be resolved, or nothing responds."
+    message = (
+        "A pod that waits for such a Service waits forever: its name cannot be resolved, or nothing"
+        " responds."
+    )
     return item("services", expected, observed, Severity.ERROR, message, _diagnose(found.namespace))
 
 
@@ -185,7 +228,8 @@ def _answers(found: Installation, service: str) -> bool:
     return any(
         (endpoint.get("conditions") or {}).get("ready") is not False
         for endpoint_slice in found.all("endpointslices")
-        if (endpoint_slice["metadata"].get("labels") or {}).get("kubernetes.io/service-name") == service
+        if (endpoint_slice["metadata"].get("labels") or {}).get("kubernetes.io/service-name")
+        == service
         for endpoint in endpoint_slice.get("endpoints") or ()
     )
 
@@ -196,18 +240,32 @@ def volumes_line(found: Installation, installed: Installed) -> Finding:
     unread = found.missing("persistentvolumeclaims")
     if unread is not None:
         return unreadable_finding("volumes", expected, unread)
-    claims = {each["metadata"]["name"]: (each.get("status") or {}).get("phase") for each in _claims(found, installed)}
+    claims = {
+        each["metadata"]["name"]: (each.get("status") or {}).get("phase")
+        for each in _claims(found, installed)
+    }
     unbound = [name for name, phase in claims.items() if phase != "Bound"]
     observed = f"{len(claims) - len(unbound)} of {len(claims)} claims are bound"
     observed += f"; {listed(f'{name} {claims[name]}' for name in unbound)}" if unbound else ""
     if unbound:
-        how = Remedy.run(f"kubectl --namespace {found.namespace} describe persistentvolumeclaim {unbound[0]}")
-        return item(
-            "volumes", expected, observed, Severity.ERROR, "A pod whose volume is not bound stays Pending.", how
+        how = Remedy.run(
+            f"kubectl --namespace {found.namespace} describe persistentvolumeclaim {unbound[0]}"
         )
-    if not claims and any(component.key == "db" and there for component, there in parts(found, installed)):
+        return item(
+            "volumes",
+            expected,
+            observed,
+            Severity.ERROR,
+            "A pod whose volume is not bound stays Pending.",
+            how,
+        )
+    if not claims and any(
+        component.key == "db" and there for component, there in parts(found, installed)
+    ):
         message = "The bundled database has no volume: a restart would delete all data."
-        return item("volumes", expected, observed, Severity.ERROR, message, _diagnose(found.namespace))
+        return item(
+            "volumes", expected, observed, Severity.ERROR, message, _diagnose(found.namespace)
+        )
     return item("volumes", expected, observed)
 
 
@@ -219,7 +277,9 @@ def _claims(found: Installation, installed: Installed) -> list[Object]:
         if installed.owns(pod)
         for volume in (pod.get("spec") or {}).get("volumes") or ()
     }
-    return [claim for claim in found.all("persistentvolumeclaims") if claim["metadata"]["name"] in used]
+    return [
+        claim for claim in found.all("persistentvolumeclaims") if claim["metadata"]["name"] in used
+    ]
 
 
 def database_line(found: Installation, installed: Installed) -> Finding:
@@ -229,7 +289,11 @@ def database_line(found: Installation, installed: Installed) -> Finding:
     if unread is not None:
         return unreadable_finding("db-init", expected, unread)
     component = installed.generation.component("db-init", installed.chart_version)
-    jobs = [job for job in found.all("jobs") if component and matches(component.name, job["metadata"]["name"])]
+    jobs = [
+        job
+        for job in found.all("jobs")
+        if component and matches(component.name, job["metadata"]["name"])
+    ]
     line = partial(item, "db-init", expected)
     for job in jobs:
         name, failed = job["metadata"]["name"], condition_of(job, "Failed")
@@ -240,18 +304,25 @@ def database_line(found: Installation, installed: Installed) -> Finding:
             return line(f"{name} failed", Severity.ERROR, message, _diagnose(found.namespace))
         message = "API and manager wait for it in init container db-is-ready."
         return line(f"{name} is running", Severity.WARNING, message, _diagnose(found.namespace))
-    api = [_counts(one) for part, there in parts(found, installed) if part.key == "api" for one in there]
+    api = [
+        _counts(one)
+        for part, there in parts(found, installed)
+        if part.key == "api"
+        for one in there
+    ]
     if any(ready for ready, _ in api):
         return line("deleted; the API is running, which waits until the database is initialised")
     message = "It is unknown whether the database was ever initialised."
-    return line("deleted; the API is not running", Severity.UNKNOWN, message, _diagnose(found.namespace))
+    return line(
+        "deleted; the API is not running", Severity.UNKNOWN, message, _diagnose(found.namespace)
+    )
 
 
 _HOST = re.compile(r"Host\(\s*([^)]*)\)")
 _AGENTS = (
-    "Agents on machines outside the cluster are not visible in the Kubernetes API. See them in Kasm: "
-    "Infrastructure, Docker Agents. A new agent is disabled until someone enables it there. It must reach "
-    "https://{host}; Kasm's proxy, API and manager must reach the agent's port 443."
+    "Agents on machines outside the cluster are not visible in the Kubernetes API. See them in"
+    " Kasm: Infrastructure, Docker Agents. A new agent is disabled until someone enables it there."
+    " It must reach https://{host}; Kasm's proxy, API and manager must reach the agent's port 443."
 )
 
 
@@ -262,9 +333,23 @@ def validate(found: Installation) -> list[Finding]:
         return [unreadable_finding("release", "Kasm Workspaces", unread)]
     installed = find_installed(found, found.namespace)
     if installed is None:
-        remedy = Remedy("Find it, and pass its namespace with --namespace.", ("helm list --all-namespaces",))
-        expected, observed = "Kasm Workspaces from one of its three charts", f"none in namespace {found.namespace}"
-        return [item("release", expected, observed, Severity.ERROR, "Its proxy, API and manager do not exist.", remedy)]
+        remedy = Remedy(
+            "Find it, and pass its namespace with --namespace.", ("helm list --all-namespaces",)
+        )
+        expected, observed = (
+            "Kasm Workspaces from one of its three charts",
+            f"none in namespace {found.namespace}",
+        )
+        return [
+            item(
+                "release",
+                expected,
+                observed,
+                Severity.ERROR,
+                "Its proxy, API and manager do not exist.",
+                remedy,
+            )
+        ]
     return [
         release_line(found, installed),
         *workload_lines(found, installed),
@@ -286,7 +371,10 @@ def release_line(found: Installation, installed: Installed) -> Finding:
     """Helm's own word on it."""
     line, name = partial(item, "release", "a Helm release, deployed"), installed.release
     if not name:
-        message = "It was rendered and applied without Helm: its values are not stored, and helm cannot upgrade it."
+        message = (
+            "It was rendered and applied without Helm: its values are not stored, and helm cannot"
+            " upgrade it."
+        )
         remedy = Remedy("Keep the values file; upgrade by rendering again.")
         return line(installed.words, Severity.WARNING, message, remedy)
     unread = found.missing("secrets")
@@ -303,7 +391,9 @@ def release_line(found: Installation, installed: Installed) -> Finding:
         return line(observed)
     at_work = newest.status.startswith("pending")
     message = "Helm is working on it, or was interrupted." if at_work else "The last change failed."
-    commands = (f"helm {verb} {name} --namespace {found.namespace}" for verb in ("history", "rollback"))
+    commands = (
+        f"helm {verb} {name} --namespace {found.namespace}" for verb in ("history", "rollback")
+    )
     how = "Go back to a good revision; without a number helm rollback uses the previous one."
     return line(observed, Severity.ERROR, message, Remedy(how, tuple(commands)))
 
@@ -326,19 +416,38 @@ def _ways_in(found: Installation) -> Iterator[WayIn]:
         spec = ingress.get("spec") or {}
         rules = spec.get("rules") or ()
         paths = [path for rule in rules for path in (rule.get("http") or {}).get("paths") or ()]
-        backends = [*(path.get("backend") or {} for path in paths), spec.get("defaultBackend") or {}]
-        services = _unique(str((backend.get("service") or {}).get("name", "")) for backend in backends)
+        backends = [
+            *(path.get("backend") or {} for path in paths),
+            spec.get("defaultBackend") or {},
+        ]
+        services = _unique(
+            str((backend.get("service") or {}).get("name", "")) for backend in backends
+        )
         hosts = _unique(str(rule.get("host") or "") for rule in rules)
-        yield WayIn("ingress", str(ingress["metadata"]["name"]), hosts, services, tuple(addresses_of(ingress)))
+        yield WayIn(
+            "ingress",
+            str(ingress["metadata"]["name"]),
+            hosts,
+            services,
+            tuple(addresses_of(ingress)),
+        )
     for one in found.all("ingressroutes"):
         routes = (one.get("spec") or {}).get("routes") or ()
-        matches = [match for route in routes for match in _HOST.findall(str(route.get("match", "")))]
+        matches = [
+            match for route in routes for match in _HOST.findall(str(route.get("match", "")))
+        ]
         hosts = _unique(host.strip("`\"' ") for match in matches for host in match.split(","))
-        services = _unique(str(service.get("name", "")) for route in routes for service in route.get("services") or ())
+        services = _unique(
+            str(service.get("name", ""))
+            for route in routes
+            for service in route.get("services") or ()
+        )
         yield WayIn("ingressroute", str(one["metadata"]["name"]), hosts, services)
     for service in found.all("services"):
         spec, name = service.get("spec") or {}, str(service["metadata"]["name"])
-        if spec.get("type") == "LoadBalancer" and any(port.get("port") == 443 for port in spec.get("ports") or ()):
+        if spec.get("type") == "LoadBalancer" and any(
+            port.get("port") == 443 for port in spec.get("ports") or ()
+        ):
             yield WayIn("service", name, (), (name,), tuple(addresses_of(service)))
 
 
@@ -347,7 +456,9 @@ def _unique(words: Iterable[str]) -> tuple[str, ...]:
 
 
 def _leads_to(found: Installation, installed: Installed, service: str) -> str:
-    """The component behind a Service, by the pods that it selects; empty where it selects none of Kasm's."""
+    """The component behind a Service, by the pods that it selects; empty where it selects none of
+    Kasm's.
+    """
     for one in found.all("services"):
         selector = (one.get("spec") or {}).get("selector") or {}
         if one["metadata"]["name"] != service or not selector:
@@ -361,9 +472,13 @@ def _leads_to(found: Installation, installed: Installed, service: str) -> str:
 
 
 def _leading(found: Installation, installed: Installed) -> list[WayIn]:
-    """Ingresses and routes that lead to Kasm's proxy; other Ingresses of the namespace are left out."""
+    """Ingresses and routes that lead to Kasm's proxy; other Ingresses of the namespace are left
+    out.
+    """
     return [
-        way for way in _ways_in(found) if any(_leads_to(found, installed, name) == "proxy" for name in way.services)
+        way
+        for way in _ways_in(found)
+        if any(_leads_to(found, installed, name) == "proxy" for name in way.services)
     ]
 
 
@@ -380,14 +495,25 @@ def way_in_line(found: Installation, installed: Installed) -> Finding:
         return unreadable_finding("way-in", expected, unread)
     line, right = partial(item, "way-in", expected), _leading(found, installed)
     for way in _ways_in(found):
-        astray = [f"{name} ({part})" for name in way.services if (part := _leads_to(found, installed, name))]
+        astray = [
+            f"{name} ({part})"
+            for name in way.services
+            if (part := _leads_to(found, installed, name))
+        ]
         if way not in right and astray:
-            message = "Only the proxy can route requests to the components of Kasm: the page stays blank."
+            message = (
+                "Only the proxy can route requests to the components of Kasm: the page stays blank."
+            )
             edit = f"kubectl --namespace {found.namespace} edit {way.kind} {way.name}"
             remedy = Remedy("Point it to the Service of the proxy.", (edit,))
-            return line(f"{way.kind} {way.name} points to {listed(astray)}", Severity.ERROR, message, remedy)
+            return line(
+                f"{way.kind} {way.name} points to {listed(astray)}", Severity.ERROR, message, remedy
+            )
     if not right:
-        how = "Render the values with vdi kasm values render --ingress traefik, or create an IngressRoute to the proxy."
+        how = (
+            "Render the values with vdi kasm values render --ingress traefik, or create an"
+            " IngressRoute to the proxy."
+        )
         return line("none", Severity.ERROR, "Browsers cannot reach Kasm.", Remedy(how))
     observed = "; ".join(
         f"{way.kind} {way.name}"
@@ -397,14 +523,18 @@ def way_in_line(found: Installation, installed: Installed) -> Finding:
     )
     unheard = [way for way in right if way.kind != "ingressroute" and not way.addresses]
     if unheard and not (found.web and found.web.status == 200):
-        message = "It has no address: no controller of its class has accepted it, or the port is in use."
+        message = (
+            "It has no address: no controller of its class has accepted it, or the port is in use."
+        )
         severity = Severity.WARNING if unheard[0].kind == "ingress" else Severity.ERROR
         return line(observed, severity, message, _preflight(found))
     return line(observed)
 
 
 def _preflight(found: Installation) -> Remedy:
-    command = f"vdi kasm preflight --namespace {found.namespace} --hostname {found.hostname or 'HOST'}"
+    command = (
+        f"vdi kasm preflight --namespace {found.namespace} --hostname {found.hostname or 'HOST'}"
+    )
     return Remedy("See the items dns, port-443 and way-in of the preflight.", (command,))
 
 
@@ -414,19 +544,34 @@ def web_line(found: Installation) -> Finding:
     if answer is None:
         remedy = Remedy("Set it: vdi kasm validate --hostname.")
         return unreadable_finding(
-            "web-ui", expected, Unreadable("web-ui", "Nothing configures the host name of Kasm.", remedy)
+            "web-ui",
+            expected,
+            Unreadable("web-ui", "Nothing configures the host name of Kasm.", remedy),
         )
     trust = "" if answer.trusted else ", with a certificate that this machine does not trust"
     observed = f"{answer.status}{trust}" if answer.status else f"no response: {answer.problem}"
-    line, diagnose = partial(item, "web-ui", expected, observed), f"vdi kasm diagnose --namespace {found.namespace}"
+    line, diagnose = (
+        partial(item, "web-ui", expected, observed),
+        f"vdi kasm diagnose --namespace {found.namespace}",
+    )
     if answer.status == 200 and answer.trusted:
         return line()
     if answer.status == 200:
-        create = f"kubectl --namespace {found.namespace} create secret tls kasm-tls --cert=fullchain.pem --key=key.pem"
-        how = "Create a Secret with a trusted certificate, and name it in the values (--tls-secret kasm-tls)."
-        return line(Severity.WARNING, "Browsers warn, and agents reject it.", Remedy(how, (create,)))
+        create = (
+            f"kubectl --namespace {found.namespace} create secret tls kasm-tls --cert=fullchain.pem"
+            " --key=key.pem"
+        )
+        how = (
+            "Create a Secret with a trusted certificate, and name it in the values (--tls-secret"
+            " kasm-tls)."
+        )
+        return line(
+            Severity.WARNING, "Browsers warn, and agents reject it.", Remedy(how, (create,))
+        )
     if answer.status == 0:
-        message = "The name does not resolve to this cluster, or nothing accepts connections on port 443."
+        message = (
+            "The name does not resolve to this cluster, or nothing accepts connections on port 443."
+        )
         return line(Severity.ERROR, message, _preflight(found))
     if answer.status == 404:
         message = f"The server that responds has no route for {found.hostname}."

@@ -1,1 +1,3 @@
-"""A Kubernetes client runtime on asyncio and msgspec that knows nothing of desktops: docs/design/operator.md."""
+"""A Kubernetes client runtime on asyncio and msgspec that knows nothing of desktops:
+docs/design/operator.md.
+"""

@@ -1,7 +1,8 @@
-"""Creation and repair of objects with as few requests as possible: none for an object that is as desired.
+"""Creation and repair of objects with as few requests as possible: none for an object that is as
+desired.
 
-`managed_fields` tells whether it is. Creation is a POST, which was measured to cost the API server a fifth less than
-server-side apply; repair is server-side apply.
+`managed_fields` tells whether it is. Creation is a POST, which was measured to cost the API server
+a fifth less than server-side apply; repair is server-side apply.
 """
 
 import logging
@@ -24,12 +25,12 @@ log = logging.getLogger(__name__)
 class Applier(Generic[T]):
     """Creates, repairs and deletes the objects of one kind, reading only `store`.
 
-    With `Store(FieldOwnershipReader(client.field_manager, ANNOTATION))` drift is repaired; in other stores objects are
-    created once and left as they are.
+    With `Store(FieldOwnershipReader(client.field_manager, ANNOTATION))` drift is repaired; in other
+    stores objects are created once and left as they are.
 
-    Desired objects should leave out empty values (`0`, `false`, `""`) where those are the default: for many of
-    them the server keeps no owner, and such an object costs one request, without effect, after each start of the
-    process.
+    Desired objects should leave out empty values (`0`, `false`, `""`) where those are the default:
+    for many of them the server keeps no owner, and such an object costs one request, without
+    effect, after each start of the process.
     """
 
     def __init__(self, client: Client, resource: Resource, into: type[T], store: Store[T]) -> None:
@@ -38,20 +39,23 @@ class Applier(Generic[T]):
         self._client = client
         self._into = into
         self._marks = store.ownership
-        # By uid: our ownership after our last write, which is as much as it can be. The server keeps no owner for some
-        # empty values, and without this memory such an object would be applied for ever. After a restart `owns_all`
-        # decides, which costs it one request.
+        # By uid: our ownership after our last write, which is as much as it can be. The server
+        # keeps no owner for some empty values, and without this memory such an object would be
+        # applied for ever. After a restart `owns_all` decides, which costs it one request.
         self._settled: dict[str, FieldOwnership] = {}
         store.listen(self._drop)
 
     async def ensure(self, desired: Mapping[str, Any]) -> T:
-        """Make the object as `desired` (complete: apiVersion, kind, metadata, ...) and return it as it then is.
+        """Make the object as `desired` (complete: apiVersion, kind, metadata, ...) and return it as
+        it then is.
 
-        POST when the store has none, nothing when it is as desired, server-side apply otherwise (changed spec or
-        drift). One that is being deleted is returned as it is, and nothing is sent: its removal will call.
+        POST when the store has none, nothing when it is as desired, server-side apply otherwise
+        (changed spec or drift). One that is being deleted is returned as it is, and nothing is
+        sent: its removal will call.
 
-        An unknown object of this name is taken over by server-side apply. A caller that must not take over somebody
-        else's puts a controller ownerReference into the spec: the server refuses a second one (Invalid).
+        An unknown object of this name is taken over by server-side apply. A caller that must not
+        take over somebody else's puts a controller ownerReference into the spec: the server refuses
+        a second one (Invalid).
         """
         metadata = desired["metadata"]
         namespace, name = metadata.get("namespace", ""), metadata["name"]
@@ -59,13 +63,20 @@ class Applier(Generic[T]):
         if observed is None:
             try:
                 return await self.create(desired)
-            except AlreadyExists:  # our POST of which we never saw the answer, or a store that lags behind
+            except (
+                AlreadyExists
+            ):  # our POST of which we never saw the answer, or a store that lags behind
                 return await self._apply(namespace, name, self._marked(desired))
         if self.is_as_desired(observed, desired):
             return observed
         body, mark = self._marked(desired), self.store.mark_of(observed)
         if mark is not None and mark.hash == hash_of(desired):
-            log.info("%s %s/%s was changed by somebody else: repaired", self.resource.kind, namespace, name)
+            log.info(
+                "%s %s/%s was changed by somebody else: repaired",
+                self.resource.kind,
+                namespace,
+                name,
+            )
         elif mark is not None and mark.posted:
             await self._hand_over(namespace, name)
         return await self._apply(namespace, name, body)
@@ -88,13 +99,15 @@ class Applier(Generic[T]):
     async def create(self, desired: Mapping[str, Any]) -> T:
         """Make the object; AlreadyExists when there is one of this name."""
         namespace, body = desired["metadata"].get("namespace"), self._marked(desired)
-        return self._take(await self._client.create(self.resource, body, namespace=namespace, into=msgspec.Raw))
+        return self._take(
+            await self._client.create(self.resource, body, namespace=namespace, into=msgspec.Raw)
+        )
 
     async def delete(self, observed: T, *, grace_seconds: int | None = None) -> bool:
         """Delete exactly this incarnation; True when it is gone, False while it is terminating.
 
-        One that the store knows to be terminating is not deleted again, unless by force (`grace_seconds` 0). Gone
-        before, or replaced by another incarnation, is True as well.
+        One that the store knows to be terminating is not deleted again, unless by force
+        (`grace_seconds` 0). Gone before, or replaced by another incarnation, is True as well.
         """
         metadata = observed.metadata
         present = self.store.get(metadata.namespace, metadata.name)
@@ -127,7 +140,9 @@ class Applier(Generic[T]):
         return {**desired, "metadata": {**metadata, "annotations": annotations}}
 
     async def _apply(self, namespace: str, name: str, body: Mapping[str, Any]) -> T:
-        response = await self._client.apply(self.resource, name, body, namespace=namespace or None, into=msgspec.Raw)
+        response = await self._client.apply(
+            self.resource, name, body, namespace=namespace or None, into=msgspec.Raw
+        )
         return self._take(response)
 
     def _take(self, response: msgspec.Raw) -> T:
@@ -141,14 +156,17 @@ class Applier(Generic[T]):
     async def _hand_over(self, namespace: str, name: str) -> None:
         """Before the first apply of a changed spec: let apply own what our POST set.
 
-        To the server our POSTs and our applies are two owners, so a field that the POST set and the new spec no longer
-        has would stay for ever. Once per object, and only if its spec ever changes.
+        To the server our POSTs and our applies are two owners, so a field that the POST set and the
+        new spec no longer has would stay for ever. Once per object, and only if its spec ever
+        changes.
         """
         scope = namespace or None
         try:
             live = await self._client.get(self.resource, name, namespace=scope, into=_Managed)
             if live.merge(self._client.field_manager):
-                await self._client.patch(self.resource, name, live, namespace=scope, into=msgspec.Raw)
+                await self._client.patch(
+                    self.resource, name, live, namespace=scope, into=msgspec.Raw
+                )
         except NotFound:  # gone meanwhile: apply creates it
             return
 

@@ -1,4 +1,6 @@
-"""Time as a parameter: code that waits or reads a clock gets a `Clock`, so that tests need no real time."""
+"""Time as a parameter: code that waits or reads a clock gets a `Clock`, so that tests need no real
+time.
+"""
 
 import asyncio
 import time

@@ -1,6 +1,8 @@
-"""Address of the cluster and credentials for it, from a kubeconfig or from the service account of the pod.
+"""Address of the cluster and credentials for it, from a kubeconfig or from the service account of
+the pod.
 
-Programs call `load_config` and give the result to a `Client`, which keeps the bearer token fresh with `Credentials`.
+Programs call `load_config` and give the result to a `Client`, which keeps the bearer token fresh
+with `Credentials`.
 """
 
 import asyncio
@@ -22,7 +24,8 @@ from vdi.kube.http import url_host
 N = TypeVar("N")
 # Token, CA and namespace of every pod (kubernetes.io: Accessing the API from a Pod).
 SERVICE_ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
-# Seconds; the kubelet replaces a token when 80 % of its life is over, so the old one is good for minutes more.
+# Seconds; the kubelet replaces a token when 80 % of its life is over, so the old one is good for
+# minutes more.
 REREAD_AFTER = 60.0
 
 
@@ -50,12 +53,15 @@ class ClusterConfig:
     client_key: bytes | None = field(default=None, repr=False)
 
     def ssl_context(self) -> ssl.SSLContext | None:
-        """The TLS context, None for plain HTTP. Raises ConfigError when a certificate or key cannot be used."""
+        """The TLS context, None for plain HTTP. Raises ConfigError when a certificate or key cannot
+        be used.
+        """
         if not self.server.startswith("https://"):
             return None
         try:
             context = ssl.create_default_context(cadata=self.ca.decode() if self.ca else None)
-            # From Python 3.13 on the default refuses authorities without key identifiers, which many clusters have.
+            # From Python 3.13 on the default refuses authorities without key identifiers, which
+            # many clusters have.
             context.verify_flags &= ~ssl.VERIFY_X509_STRICT
             if self.insecure:
                 context.check_hostname = False
@@ -63,12 +69,15 @@ class ClusterConfig:
             if self.client_cert is not None and self.client_key is not None:
                 _load_pair(context, self.client_cert, self.client_key)
         except (ssl.SSLError, ValueError) as error:
-            raise ConfigError(f"{self.source or self.server}: certificate or key cannot be used: {error}") from error
+            raise ConfigError(
+                f"{self.source or self.server}: certificate or key cannot be used: {error}"
+            ) from error
         return context
 
 
 def _load_pair(context: ssl.SSLContext, cert: bytes, key: bytes) -> None:
-    # Python's ssl takes client certificates from files only: this one is private, and gone at the end.
+    # Python's ssl takes client certificates from files only: this one is private, and gone at the
+    # end.
     import tempfile  # only here: a pod has a token, and `tempfile` imports archives and compression
 
     with tempfile.TemporaryDirectory(prefix="vdi-tls-") as folder:
@@ -144,7 +153,9 @@ def read_kubeconfig(files: Sequence[Path], context: str | None) -> ClusterConfig
         for three in file.users or ():
             users.setdefault(three.name, three.user or _User())
     if not current:
-        raise ConfigError(f"{source}: current-context is not set; choose one of: {', '.join(sorted(contexts))}")
+        raise ConfigError(
+            f"{source}: current-context is not set; choose one of: {', '.join(sorted(contexts))}"
+        )
     chosen = _find(contexts, current, "context", source)
     cluster = _find(clusters, chosen.cluster, "cluster", source)
     user = _find(users, chosen.user, "user", source) if chosen.user else _User()
@@ -153,7 +164,9 @@ def read_kubeconfig(files: Sequence[Path], context: str | None) -> ClusterConfig
 
 def _find(table: dict[str, N], name: str, what: str, source: str) -> N:
     if name not in table:
-        raise ConfigError(f"{source}: no {what} {name!r}; available: {', '.join(sorted(table)) or 'none'}")
+        raise ConfigError(
+            f"{source}: no {what} {name!r}; available: {', '.join(sorted(table)) or 'none'}"
+        )
     return table[name]
 
 
@@ -189,28 +202,49 @@ def _absolute(folder: Path, name: str | None) -> str | None:
 
 def _assemble(source: str, namespace: str | None, cluster: _Cluster, user: _User) -> ClusterConfig:
     if not cluster.server.startswith(("https://", "http://")):
-        raise ConfigError(f"{source}: server is {cluster.server!r}, must be an http:// or https:// URL")
+        raise ConfigError(
+            f"{source}: server is {cluster.server!r}, must be an http:// or https:// URL"
+        )
     if user.auth_provider is not None:
         name = user.auth_provider.get("name")
-        raise ConfigError(f"{source}: auth-provider {name!r} was removed from Kubernetes; use an exec plugin instead")
+        raise ConfigError(
+            f"{source}: auth-provider {name!r} was removed from Kubernetes; use an exec plugin"
+            " instead"
+        )
     if user.username:
-        raise ConfigError(f"{source}: user name and password were removed from Kubernetes; use a token or certificate")
-    cert = _bytes(source, "client-certificate", user.client_certificate_data, user.client_certificate)
+        raise ConfigError(
+            f"{source}: user name and password were removed from Kubernetes; use a token or"
+            " certificate"
+        )
+    cert = _bytes(
+        source, "client-certificate", user.client_certificate_data, user.client_certificate
+    )
     key = _bytes(source, "client-key", user.client_key_data, user.client_key)
     token, plugin = user.token, None
     if user.exec is not None and not (token or user.token_file):
         response = _run_plugin(source, user.exec, cluster)
         token = response.get("token")
         if "clientCertificateData" in response:
-            cert, key = response["clientCertificateData"].encode(), response.get("clientKeyData", "").encode()
+            cert, key = (
+                response["clientCertificateData"].encode(),
+                response.get("clientKeyData", "").encode(),
+            )
         plugin = _token_plugin(source, user.exec, cluster) if token else None
     if (cert is None) != (key is None):
-        raise ConfigError(f"{source}: client-certificate and client-key must be set together, but only one of them is")
+        raise ConfigError(
+            f"{source}: client-certificate and client-key must be set together, but only one of"
+            " them is"
+        )
     return ClusterConfig(
         server=cluster.server.rstrip("/"),
         namespace=namespace or "default",
         source=source,
-        ca=_bytes(source, "certificate-authority", cluster.certificate_authority_data, cluster.certificate_authority),
+        ca=_bytes(
+            source,
+            "certificate-authority",
+            cluster.certificate_authority_data,
+            cluster.certificate_authority,
+        ),
         insecure=cluster.insecure_skip_tls_verify,
         tls_server_name=cluster.tls_server_name,
         proxy_url=cluster.proxy_url,
@@ -252,25 +286,31 @@ def _run_plugin(source: str, spec: dict[str, Any], cluster: _Cluster) -> dict[st
         from kubernetes.config.kube_config import ConfigNode
     except ImportError as error:
         raise ConfigError(
-            f"{source}: credentials come from the plugin {command!r}; to run it, install the extra: "
-            "pip install 'vdi-kubernetes[exec-auth]'"
+            f"{source}: credentials come from the plugin {command!r}; to run it, install the extra:"
+            " pip install 'vdi-kubernetes[exec-auth]'"
         ) from error
-    about = {"server": cluster.server, "certificate-authority-data": cluster.certificate_authority_data}
+    about = {
+        "server": cluster.server,
+        "certificate-authority-data": cluster.certificate_authority_data,
+    }
     try:
         provider: Any = ExecProvider(ConfigNode("exec", spec), None, ConfigNode("cluster", about))  # type: ignore[no-untyped-call]
         response: dict[str, str] = provider.run()
     except (ConfigException, OSError) as error:
         raise ConfigError(f"{source}: plugin {command!r}: {error}") from error
     if not response.get("token") and not response.get("clientCertificateData"):
-        raise ConfigError(f"{source}: plugin {command!r} returned neither token nor clientCertificateData")
+        raise ConfigError(
+            f"{source}: plugin {command!r} returned neither token nor clientCertificateData"
+        )
     return response
 
 
 def load_config(kubeconfig: Path | None = None, context: str | None = None) -> ClusterConfig:
-    """Find the cluster: the file given, else $KUBECONFIG, else the pod's service account, else ~/.kube/config.
+    """Find the cluster: the file given, else $KUBECONFIG, else the pod's service account, else
+    ~/.kube/config.
 
-    Raises ConfigError, which says what was looked at and what is missing. A context asked for is never looked for in
-    the service account.
+    Raises ConfigError, which says what was looked at and what is missing. A context asked for is
+    never looked for in the service account.
     """
     if kubeconfig is not None:
         files = [kubeconfig]
@@ -282,8 +322,8 @@ def load_config(kubeconfig: Path | None = None, context: str | None = None) -> C
         standard = Path.home() / ".kube" / "config"
         if not standard.exists():
             raise ConfigError(
-                f"no cluster: $KUBECONFIG is not set, this is not a pod, and {standard} does not exist; select one "
-                "with --kubeconfig or $KUBECONFIG"
+                f"no cluster: $KUBECONFIG is not set, this is not a pod, and {standard} does not"
+                " exist; select one with --kubeconfig or $KUBECONFIG"
             )
         files = [standard]
 
@@ -300,7 +340,8 @@ def _in_cluster() -> ClusterConfig:
         (folder / "token").read_bytes()
     except OSError as error:
         raise ConfigError(
-            f"in a pod, but its service account cannot be read: {error} (automountServiceAccountToken: false?)"
+            f"in a pod, but its service account cannot be read: {error}"
+            " (automountServiceAccountToken: false?)"
         ) from error
     return ClusterConfig(
         server=f"https://{url_host(host)}:{port}",
@@ -321,8 +362,13 @@ class Credentials:
         self._read_at = float("-inf")
 
     def headers(self) -> dict[str, str]:
-        """The header, in a new dict; empty where a certificate is used. Raises ConfigError when the file is gone."""
-        if self._config.token_file is not None and self._clock.monotonic() - self._read_at >= REREAD_AFTER:
+        """The header, in a new dict; empty where a certificate is used. Raises ConfigError when the
+        file is gone.
+        """
+        if (
+            self._config.token_file is not None
+            and self._clock.monotonic() - self._read_at >= REREAD_AFTER
+        ):
             self._read()
         return {"Authorization": f"Bearer {self._token}"} if self._token else {}
 

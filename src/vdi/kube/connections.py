@@ -1,4 +1,6 @@
-"""Connections to one HTTP server: opened when needed, directly or through a proxy, and kept for the next request."""
+"""Connections to one HTTP server: opened when needed, directly or through a proxy, and kept for the
+next request.
+"""
 
 import asyncio
 import ssl
@@ -12,7 +14,8 @@ from urllib.parse import unquote, urlsplit
 from vdi.kube.http import BUFFER, Connection, HttpError, Response, url_host
 
 CONNECT_SECONDS = 10.0
-# A connection that is unused for longer is closed: each costs memory. API servers close it after 90.
+# A connection that is unused for longer is closed: each costs memory. API servers close it after
+# 90.
 IDLE_SECONDS = 60.0
 # Of all connections of `request_once`: a connection empties it at once.
 _BUFFER = memoryview(bytearray(BUFFER))
@@ -20,7 +23,9 @@ _BUFFER = memoryview(bytearray(BUFFER))
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """Address of a server, with TLS and proxy. Raises ValueError where the URL or the proxy's cannot be used."""
+    """Address of a server, with TLS and proxy. Raises ValueError where the URL or the proxy's
+    cannot be used.
+    """
 
     url: str
     tls: ssl.SSLContext | None = None
@@ -32,7 +37,9 @@ class Target:
         parts = urlsplit(self.url)
         if parts.scheme not in ("http", "https") or not parts.hostname:
             raise ValueError(f"server {self.url!r}: must be http://HOST or https://HOST")
-        if self.proxy and (urlsplit(self.proxy).scheme != "http" or not urlsplit(self.proxy).hostname):
+        if self.proxy and (
+            urlsplit(self.proxy).scheme != "http" or not urlsplit(self.proxy).hostname
+        ):
             raise ValueError(f"proxy {self.proxy!r}: only http://HOST:PORT is supported")
 
     @property
@@ -48,7 +55,9 @@ class Target:
         return plain_proxy + parts.path.rstrip("/")
 
     async def connect(self, buffer: memoryview) -> Connection:
-        """Open a connection that reads through `buffer`. Raises OSError, HttpError, TimeoutError."""
+        """Open a connection that reads through `buffer`. Raises OSError, HttpError,
+        TimeoutError.
+        """
         loop = asyncio.get_running_loop()
         host, port = self.address
         connection = Connection(buffer)
@@ -56,14 +65,16 @@ class Target:
             try:
                 if self.proxy is None:
                     name = (self.tls_name or host) if self.tls else None
-                    await loop.create_connection(lambda: connection, host, port, ssl=self.tls, server_hostname=name)
+                    await loop.create_connection(
+                        lambda: connection, host, port, ssl=self.tls, server_hostname=name
+                    )
                 else:
                     await loop.create_connection(lambda: connection, *_address(self.proxy))
                     if self.tls:
                         await self._through_tunnel(connection, self.tls)
             except BaseException:
-                # When the handshake has just ended, asyncio itself would wait for the server's close_notify, up to 30
-                # s.
+                # When the handshake has just ended, asyncio itself would wait for the server's
+                # close_notify, up to 30 s.
                 connection.abort()
                 raise
             return connection
@@ -73,27 +84,37 @@ class Target:
         there = f"{url_host(host)}:{port}"
         proxy = urlsplit(self.proxy or "")
         secret = f"{unquote(proxy.username or '')}:{unquote(proxy.password or '')}".encode()
-        who = f"Proxy-Authorization: Basic {b64encode(secret).decode()}\r\n" if proxy.username else ""
-        connection.send(f"CONNECT {there} HTTP/1.1\r\nHost: {there}\r\n{who}\r\n".encode(), tunnel=True)
+        who = (
+            f"Proxy-Authorization: Basic {b64encode(secret).decode()}\r\n" if proxy.username else ""
+        )
+        connection.send(
+            f"CONNECT {there} HTTP/1.1\r\nHost: {there}\r\n{who}\r\n".encode(), tunnel=True
+        )
         response = await connection.response()
         if response.status != 200:
             raise HttpError(
-                f"the proxy {proxy.hostname}:{proxy.port or 80} responds with {response.status} to CONNECT {there}"
+                f"the proxy {proxy.hostname}:{proxy.port or 80} responds with {response.status} to"
+                f" CONNECT {there}"
             )
         loop = asyncio.get_running_loop()
-        inner = await loop.start_tls(connection.transport, connection, tls, server_hostname=self.tls_name or host)
+        inner = await loop.start_tls(
+            connection.transport, connection, tls, server_hostname=self.tls_name or host
+        )
         if inner is None:
             raise HttpError("the connection was lost during the TLS handshake")
         connection.connection_made(inner)
 
 
 class HttpClient:
-    """One server: at most `limit` requests at a time on kept connections, and streams on connections of their own."""
+    """One server: at most `limit` requests at a time on kept connections, and streams on
+    connections of their own.
+    """
 
     def __init__(self, target: Target, *, limit: int) -> None:
         self._target = target
         self._turns = _Turns(limit)
-        # One for all connections. Without it the loop would allocate 256 KiB for each piece of a response over TLS.
+        # One for all connections. Without it the loop would allocate 256 KiB for each piece of a
+        # response over TLS.
         self._buffer = memoryview(bytearray(BUFFER))
         self._idle: deque[Connection] = deque()  # the most recently used at the end
         self._closer: asyncio.TimerHandle | None = None
@@ -104,8 +125,9 @@ class HttpClient:
     ) -> Response:
         """Send a request and read its whole response.
 
-        Raises OSError, HttpError, TimeoutError at `deadline` on the event loop's clock. `before_send` is called at the
-        last moment, when there is a connection; what it raises is raised.
+        Raises OSError, HttpError, TimeoutError at `deadline` on the event loop's clock.
+        `before_send` is called at the last moment, when there is a connection; what it raises is
+        raised.
         """
         await self._turns.take(deadline)
         try:
@@ -131,7 +153,9 @@ class HttpClient:
 
     @asynccontextmanager
     async def stream(self, request: bytes) -> AsyncIterator[Connection]:
-        """Send a request on a connection of its own; its response is read from that while the context lasts."""
+        """Send a request on a connection of its own; its response is read from that while the
+        context lasts.
+        """
         connection = await self._target.connect(self._buffer)
         self._busy.add(connection)
         try:
@@ -179,7 +203,8 @@ class HttpClient:
 class _Turns:
     """A semaphore with deadlines, first come first served.
 
-    asyncio's within its timeout takes four times as long, and in a burst nearly every request waits here.
+    asyncio's within its timeout takes four times as long, and in a burst nearly every request waits
+    here.
     """
 
     def __init__(self, limit: int) -> None:
@@ -220,7 +245,9 @@ def _time_out(turn: "asyncio.Future[None]") -> None:
 
 
 class AnswerError(Exception):
-    """Raised for an answer that is missing or not as expected; the message is a sentence about the peer."""
+    """Raised for an answer that is missing or not as expected; the message is a sentence about the
+    peer.
+    """
 
 
 @asynccontextmanager
@@ -229,8 +256,8 @@ async def request_once(
 ) -> AsyncIterator[tuple[Response, Connection]]:
     """Send one request with a bearer token on a connection of its own; redirects are not followed.
 
-    Yields the head of the response, and the connection, from which no more than a buffer is read until the caller reads
-    the body. Raises HttpError, OSError, TimeoutError.
+    Yields the head of the response, and the connection, from which no more than a buffer is read
+    until the caller reads the body. Raises HttpError, OSError, TimeoutError.
     """
     parts = urlsplit(url)
     path = parts._replace(scheme="", netloc="").geturl() or "/"
@@ -259,11 +286,20 @@ async def request_once(
 
 
 async def ask_once(
-    peer: str, method: str, url: str, *, bearer: str, body: bytes = b"", expected: int = 200, most: int, seconds: float
+    peer: str,
+    method: str,
+    url: str,
+    *,
+    bearer: str,
+    body: bytes = b"",
+    expected: int = 200,
+    most: int,
+    seconds: float,
 ) -> bytes:
     """`request_once`, whole within `seconds`.
 
-    Returns no more than `most` bytes of the body. Raises AnswerError, whose sentence begins with `peer`.
+    Returns no more than `most` bytes of the body. Raises AnswerError, whose sentence begins with
+    `peer`.
     """
     received = b""
     try:
@@ -276,9 +312,14 @@ async def ask_once(
                 if len(received) >= most:
                     break
     except (HttpError, TimeoutError, OSError) as error:
-        raise AnswerError(f"{peer} does not respond ({str(error) or type(error).__name__})") from error
+        raise AnswerError(
+            f"{peer} does not respond ({str(error) or type(error).__name__})"
+        ) from error
     if response.status != expected:
-        raise AnswerError(f"{peer} responds with {response.status} ({received[:200].decode(errors='replace').strip()})")
+        raise AnswerError(
+            f"{peer} responds with {response.status}"
+            f" ({received[:200].decode(errors='replace').strip()})"
+        )
     return received[:most]
 
 

@@ -31,12 +31,15 @@ import msgspec
 _BEFORE_RULE = re.compile(r'^Invalid value: (?:"(?:[^"\\]|\\.)*"|[^:{]*|\{.*?\}): ', re.DOTALL)
 # Added when other rules could not be checked, because of an error that is a cause of its own.
 _UNCHECKED = "<nil>"
-# In both of the API server's messages (registry/rest/delete.go, storage/interfaces.go); their reason is Conflict.
+# In both of the API server's messages (registry/rest/delete.go, storage/interfaces.go); their
+# reason is Conflict.
 _ANOTHER_UID = re.compile(r"UID in (the )?precondition")
 
 
 class KubeError(Exception):
-    """Raised when a request to the Kubernetes API has failed. Base of all errors of this package."""
+    """Raised when a request to the Kubernetes API has failed. Base of all errors of this
+    package.
+    """
 
 
 class ConfigError(KubeError):
@@ -48,7 +51,9 @@ class NotLeader(KubeError):
 
 
 class ConnectionFailed(KubeError):
-    """Raised when the server gave no (complete) answer. The request may or may not have been executed."""
+    """Raised when the server gave no (complete) answer. The request may or may not have been
+    executed.
+    """
 
     def __init__(self, server: str, what: str, why: str) -> None:
         self.server = server
@@ -57,11 +62,15 @@ class ConnectionFailed(KubeError):
 
 
 class StreamSilent(ConnectionFailed):
-    """Raised when an open stream brought nothing for the read deadline: it may be dead, or all is quiet."""
+    """Raised when an open stream brought nothing for the read deadline: it may be dead, or all is
+    quiet.
+    """
 
 
 class UnexpectedAnswer(KubeError):
-    """Raised when an answer cannot be read as what the API promises (a proxy's page, a wrong type)."""
+    """Raised when an answer cannot be read as what the API promises (a proxy's page, a wrong
+    type).
+    """
 
 
 class Cause(msgspec.Struct, frozen=True, gc=False):
@@ -73,15 +82,20 @@ class Cause(msgspec.Struct, frozen=True, gc=False):
 
     @property
     def words(self) -> str:
-        """The message; that of a CEL rule, which is a sentence of its own, without what the server puts before it."""
-        # Before Kubernetes 1.36 that is the type (`Invalid value: "string": `), since then the value as Go quotes it.
-        # Messages of the schema (`spec.x in body should ...`) and of metadata do not name the value themselves.
+        """The message; that of a CEL rule, which is a sentence of its own, without what the server
+        puts before it.
+        """
+        # Before Kubernetes 1.36 that is the type (`Invalid value: "string": `), since then the
+        # value as Go quotes it. Messages of the schema (`spec.x in body should ...`) and of
+        # metadata do not name the value themselves.
         is_rule = self.field.startswith("spec") and " in body " not in self.message
         return _BEFORE_RULE.sub("", self.message) if is_rule else self.message
 
 
 class ApiError(KubeError):
-    """Raised when the server refuses; the subclass says why, `message` is the server's own sentence."""
+    """Raised when the server refuses; the subclass says why, `message` is the server's own
+    sentence.
+    """
 
     def __init__(
         self,
@@ -103,9 +117,14 @@ class ApiError(KubeError):
 
         # Method and path of the request.
         self.request = request
-        # With 404: it is not the object that is missing but the whole kind (its CRD is not installed).
+        # With 404: it is not the object that is missing but the whole kind (its CRD is not
+        # installed).
         self.api_missing = api_missing
-        super().__init__(f"{request}: {message} ({status} {reason})" if request else f"{message} ({status} {reason})")
+        super().__init__(
+            f"{request}: {message} ({status} {reason})"
+            if request
+            else f"{message} ({status} {reason})"
+        )
 
 
 class BadRequest(ApiError):
@@ -133,11 +152,15 @@ class Conflict(ApiError):
 
 
 class Replaced(Conflict):
-    """Raised on 409 when a uid precondition did not hold: the object is gone, and another has its name."""
+    """Raised on 409 when a uid precondition did not hold: the object is gone, and another has its
+    name.
+    """
 
 
 class Gone(ApiError):
-    """Raised on 410: the resourceVersion or continue token is older than what the server remembers. List again."""
+    """Raised on 410: the resourceVersion or continue token is older than what the server remembers.
+    List again.
+    """
 
 
 class Invalid(ApiError):
@@ -181,8 +204,12 @@ class _Status(msgspec.Struct):
 _decode_status = msgspec.json.Decoder(_Status).decode
 
 
-def error_from(status: int, body: bytes, *, request: str = "", retry_after: float | None = None) -> ApiError:
-    """The error for an answer, from its HTTP status and its body: a Status object, or what a proxy wrote."""
+def error_from(
+    status: int, body: bytes, *, request: str = "", retry_after: float | None = None
+) -> ApiError:
+    """The error for an answer, from its HTTP status and its body: a Status object, or what a proxy
+    wrote.
+    """
     try:
         response = _decode_status(body)
     except msgspec.DecodeError:
@@ -198,7 +225,8 @@ def error_from(status: int, body: bytes, *, request: str = "", retry_after: floa
         status,
         response.reason,
         response.message,
-        causes=tuple(cause for cause in details.causes if cause.field != _UNCHECKED) or details.causes,
+        causes=tuple(cause for cause in details.causes if cause.field != _UNCHECKED)
+        or details.causes,
         retry_after=retry_after if retry_after is not None else details.retry_after_seconds or None,
         request=request,
         api_missing=status == 404 and not details.name,

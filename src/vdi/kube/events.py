@@ -1,7 +1,8 @@
-"""Events (events.k8s.io/v1), as `kubectl describe` shows them. They never block or fail the work that they report.
+"""Events (events.k8s.io/v1), as `kubectl describe` shows them. They never block or fail the work
+that they report.
 
-Repetitions about one object within `SERIES_LIFE` become a series: one Event whose count grows, patched at most every
-`SERIES_PAUSE`. The API server deletes Events after an hour by itself.
+Repetitions about one object within `SERIES_LIFE` become a series: one Event whose count grows,
+patched at most every `SERIES_PAUSE`. The API server deletes Events after an hour by itself.
 """
 
 import asyncio
@@ -32,7 +33,8 @@ SERIES_LIFE = 360.0
 SERIES_PAUSE = 10.0
 # Events that may wait to be sent; what comes beyond is dropped.
 WAITING = 1024
-# While more than so many wait, there are seconds between two requests: the work that they report goes first.
+# While more than so many wait, there are seconds between two requests: the work that they report
+# goes first.
 CROWD, CROWD_PAUSE = 8, 0.1
 # Events kept in mind so that repetitions are known; the oldest is forgotten first.
 REMEMBERED = 2048
@@ -44,7 +46,9 @@ Topic = tuple[str, str, str, str, str]
 
 @dataclass(slots=True)
 class _Series:
-    """One Event: its repetitions so far (`count`, `last`), and how many of them the server knows (`sent`)."""
+    """One Event: its repetitions so far (`count`, `last`), and how many of them the server knows
+    (`sent`).
+    """
 
     regarding: ObjectReference
     topic: Topic
@@ -68,9 +72,13 @@ class _Series:
 
 
 class EventRecorder:
-    """Sends Events in the background; repetitions become one series; under load Events are dropped, and counted."""
+    """Sends Events in the background; repetitions become one series; under load Events are dropped,
+    and counted.
+    """
 
-    def __init__(self, client: Client, *, controller: str, instance: str, clock: Clock = SYSTEM_CLOCK) -> None:
+    def __init__(
+        self, client: Client, *, controller: str, instance: str, clock: Clock = SYSTEM_CLOCK
+    ) -> None:
         self.dropped = 0  # too many waited, or the server refused them
         self._client = client
         self._controller = controller
@@ -84,7 +92,12 @@ class EventRecorder:
         self._hurried = False
 
     def emit(
-        self, regarding: ObjectReference, type: Literal["Normal", "Warning"], reason: str, note: str, action: str
+        self,
+        regarding: ObjectReference,
+        type: Literal["Normal", "Warning"],
+        reason: str,
+        note: str,
+        action: str,
     ) -> None:
         """Report something; returns at once. `note` is escaped, and cut at 1024 bytes."""
         note = escape(note)
@@ -143,13 +156,16 @@ class EventRecorder:
         series.sent_at = self._clock.monotonic()
         if series.sent:
             try:
-                await self._client.patch(EVENTS, series.name, state, namespace=series.namespace, into=msgspec.Raw)
+                await self._client.patch(
+                    EVENTS, series.name, state, namespace=series.namespace, into=msgspec.Raw
+                )
                 series.sent = count
                 return
             except NotFound:  # the server has thrown it away meanwhile: begin again
                 pass
         body = self._body(series) | state
-        # There already: the client has tried again since the answer to the first was lost, and the name is ours alone.
+        # There already: the client has tried again since the answer to the first was lost, and the
+        # name is ours alone.
         with suppress(AlreadyExists):
             await self._client.create(EVENTS, body, namespace=series.namespace, into=msgspec.Raw)
         series.sent = count

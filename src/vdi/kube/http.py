@@ -1,8 +1,9 @@
-"""HTTP/1.1 as API servers speak it: one request at a time on a connection, responses whole or streamed.
+"""HTTP/1.1 as API servers speak it: one request at a time on a connection, responses whole or
+streamed.
 
-Own code, because a general HTTP library was measured to cost the operator a third of its CPU time and 13 MiB of memory.
-It leaves out what no API server does: redirects, cookies, compression, pipelining, HTTP/2.
-https://www.rfc-editor.org/rfc/rfc9112
+Own code, because a general HTTP library was measured to cost the operator a third of its CPU time
+and 13 MiB of memory. It leaves out what no API server does: redirects, cookies, compression,
+pipelining, HTTP/2. https://www.rfc-editor.org/rfc/rfc9112
 """
 
 import asyncio
@@ -16,7 +17,8 @@ BUFFER = 2**16
 # Bytes of a stream that wait to be read, from which on the server is kept waiting.
 BUFFERED = 2**20
 _LONGEST_HEAD = 2**16
-# Bytes of informational answers and of the trailer, of which nothing is kept: a server could send them without end.
+# Bytes of informational answers and of the trailer, of which nothing is kept: a server could send
+# them without end.
 _MOST_SKIPPED = 2**16
 # Bytes of an answer that is read whole: a page has 200 objects, of which etcd takes 1.5 MiB each.
 _LARGEST_BODY = 2**29
@@ -56,7 +58,8 @@ class Connection(asyncio.BufferedProtocol):
         self._why_lost: Exception | None = None
         self._waiter: asyncio.Future[None] | None = None
         self._rest = b""  # of a head, or of a line between chunks, that is not complete yet
-        # a plain function: a bound method is a reference cycle, which only the garbage collector can free
+        # a plain function: a bound method is a reference cycle, which only the garbage collector
+        # can free
         self._read: Callable[[Connection, bytes, int], int] = Connection._stray
         self._tunnel = False
         self._left = 0
@@ -74,7 +77,9 @@ class Connection(asyncio.BufferedProtocol):
 
     @property
     def reusable(self) -> bool:
-        """Whether another request may follow: the last answer is complete, and both sides keep the connection."""
+        """Whether another request may follow: the last answer is complete, and both sides keep the
+        connection.
+        """
         return self._ended and self._keep and not self.lost
 
     def send(self, request: bytes, *, tunnel: bool = False) -> None:
@@ -117,7 +122,8 @@ class Connection(asyncio.BufferedProtocol):
     async def chunks(self, patience: float | None = None) -> AsyncIterator[bytes]:
         """The body as it comes.
 
-        Raises HttpError, OSError when it is cut short, TimeoutError when nothing came for `patience` seconds.
+        Raises HttpError, OSError when it is cut short, TimeoutError when nothing came for
+        `patience` seconds.
         """
         self._whole = False
         while True:
@@ -129,7 +135,9 @@ class Connection(asyncio.BufferedProtocol):
             elif self._ended:
                 return
             else:
-                await self._news(None if patience is None else asyncio.get_running_loop().time() + patience)
+                await self._news(
+                    None if patience is None else asyncio.get_running_loop().time() + patience
+                )
 
     def abort(self) -> None:
         """Close at once. A polite TLS goodbye would outlive the client."""
@@ -152,7 +160,8 @@ class Connection(asyncio.BufferedProtocol):
             raise self._why_lost or HttpError("the server closed the connection")
         loop = asyncio.get_running_loop()
         self._waiter = loop.create_future()
-        # A timer of its own: `asyncio.timeout` costs three times as much, and this is done for each request and event.
+        # A timer of its own: `asyncio.timeout` costs three times as much, and this is done for each
+        # request and event.
         timer = None if deadline is None else loop.call_at(deadline, self._give_up)
         try:
             await self._waiter
@@ -169,7 +178,9 @@ class Connection(asyncio.BufferedProtocol):
         self.transport = transport
 
     def get_buffer(self, sizehint: int) -> memoryview:  # noqa: ARG002 - asyncio's name
-        """The buffer for incoming bytes; `buffer_updated` empties it at once, so all connections can share it."""
+        """The buffer for incoming bytes; `buffer_updated` empties it at once, so all connections
+        can share it.
+        """
         return self._buffer
 
     def buffer_updated(self, nbytes: int) -> None:
@@ -315,7 +326,9 @@ def _number(digits: bytes, base: int = 10) -> int:
 
 
 def _field(lowered: bytes, name: bytes, head: bytes) -> bytes | None:
-    """The value of a header field: `name` is looked for in `lowered`, the value taken from `head`."""
+    """The value of a header field: `name` is looked for in `lowered`, the value taken from
+    `head`.
+    """
     at = lowered.find(name)
     if at < 0:
         return None

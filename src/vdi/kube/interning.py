@@ -1,7 +1,7 @@
 """Interning of equal parts of decoded objects, most of which thousands of others contain, too.
 
-Strings (times, reasons, a namespace) were two fifths of the operator's memory. Whole immutable values are kept once as
-well: finalizers, the owner of four children.
+Strings (times, reasons, a namespace) were two fifths of the operator's memory. Whole immutable
+values are kept once as well: finalizers, the owner of four children.
 """
 
 from collections.abc import Callable, Hashable
@@ -24,9 +24,11 @@ _EMPTY: dict[str, str] = {}
 
 
 class Interner:
-    """Walks through structs and puts the first of equal strings, and of equal immutable values, in the others' place.
+    """Walks through structs and puts the first of equal strings, and of equal immutable values, in
+    the others' place.
 
-    It knows the last few thousand; beyond that it is cleared, since equal ones mostly come close together.
+    It knows the last few thousand; beyond that it is cleared, since equal ones mostly come close
+    together.
     """
 
     def __init__(self) -> None:
@@ -72,7 +74,10 @@ class Interner:
             for item in getattr(obj, name):
                 self._walk(item)
         for name in plan.maps:
-            shared = {intern(key, key): self._intern_short(value) for key, value in getattr(obj, name).items()}
+            shared = {
+                intern(key, key): self._intern_short(value)
+                for key, value in getattr(obj, name).items()
+            }
             force_setattr(obj, name, shared or _EMPTY)
 
     def _intern_short(self, text: str) -> str:
@@ -85,7 +90,9 @@ class Interner:
 
 
 def absorb(known: Any, new: Any) -> bool:
-    """Whether a new state of a Kubernetes object differs only in its version, which the known state then has."""
+    """Whether a new state of a Kubernetes object differs only in its version, which the known state
+    then has.
+    """
     before = known.metadata.resource_version
     force_setattr(known.metadata, "resource_version", new.metadata.resource_version)
     if known == new:
@@ -95,7 +102,9 @@ def absorb(known: Any, new: Any) -> bool:
 
 
 class _Plan(NamedTuple):
-    """Names of the fields of a struct that hold a string, an immutable whole, a struct, structs in a row, a map."""
+    """Names of the fields of a struct that hold a string, an immutable whole, a struct, structs in
+    a row, a map.
+    """
 
     texts: list[str]
     # All of `texts` at once: half as long as one by one.
@@ -142,8 +151,12 @@ def _reader(names: list[str]) -> Callable[[Any], tuple[Any, ...]]:
 def _parts(type_: Any) -> list[Any]:
     """The members of a union, without what annotates them."""
     type_ = getattr(type_, "__origin__", type_) if hasattr(type_, "__metadata__") else type_
-    members = get_args(type_) if type(type_).__name__ in ("UnionType", "_UnionGenericAlias") else (type_,)
-    return [part for member in members for part in (_parts(member) if member is not type_ else [member])]
+    members = (
+        get_args(type_) if type(type_).__name__ in ("UnionType", "_UnionGenericAlias") else (type_,)
+    )
+    return [
+        part for member in members for part in (_parts(member) if member is not type_ else [member])
+    ]
 
 
 def _is_struct(type_: Any) -> bool:
@@ -155,4 +168,6 @@ def _is_immutable(type_: Any) -> bool:
     if not _is_struct(type_):
         return type_ in (str, int, float, bool, type(None))
     fields = msgspec.structs.fields(type_)
-    return type_.__struct_config__.frozen and all(_is_immutable(part) for f in fields for part in _parts(f.type))
+    return type_.__struct_config__.frozen and all(
+        _is_immutable(part) for f in fields for part in _parts(f.type)
+    )

@@ -1,15 +1,17 @@
 """Leader election over one Lease object, and the guard that keeps all but the leader from writing.
 
-The holder renews the Lease; whoever sees it unchanged for `duration` takes it. Clocks are never compared:
+The holder renews the Lease; whoever sees it unchanged for `duration` takes it. Clocks are never
+compared:
 
     holder    sends a renewal at t. Granted, writes may begin until t + deadline and are given up at t + last_word.
     others    see that renewal at t or later: the earliest they take the Lease is t + duration, since each change of
               it is a new resourceVersion, which a takeover names as its precondition.
 
-As last_word < duration, no write of an old holder is under way when a new one begins. Two gaps remain: a process that
-is stopped in the microseconds between the guard and the system call that sends, and a Lease that somebody deletes while
-its holder lives and a process that has never seen it starts. Every write is safe against both by itself: it carries a
-uid, a resourceVersion, or a name that can be taken only once.
+As last_word < duration, no write of an old holder is under way when a new one begins. Two gaps
+remain: a process that is stopped in the microseconds between the guard and the system call that
+sends, and a Lease that somebody deletes while its holder lives and a process that has never seen it
+starts. Every write is safe against both by itself: it carries a uid, a resourceVersion, or a name
+that can be taken only once.
 """
 
 import asyncio
@@ -35,8 +37,9 @@ _GIVE_BACK_TRIES = 3
 class LeaseTiming:
     """All in seconds; each must be smaller than the one before it."""
 
-    # A Lease that has not changed for so long is free. Every replica uses its own value, whatever the Lease says, so
-    # a release that makes it longer needs one before it that waits that long already.
+    # A Lease that has not changed for so long is free. Every replica uses its own value, whatever
+    # the Lease says, so a release that makes it longer needs one before it that waits that long
+    # already.
     duration: float = 10.0
     # The holder gives up a write this long after its last renewal.
     last_word: float = 9.0
@@ -66,10 +69,11 @@ class _Lease(msgspec.Struct):
 
 
 class Elector:
-    """One candidacy: waits for the Lease, holds it, and ends when another process has taken it. Then create a new one.
+    """One candidacy: waits for the Lease, holds it, and ends when another process has taken it.
+    Then create a new one.
 
-    `client` must be its own (not fenced, no retries, a timeout below `deadline`), so that a burst of other requests
-    never keeps a renewal waiting. `identity` must be new for each Elector.
+    `client` must be its own (not fenced, no retries, a timeout below `deadline`), so that a burst
+    of other requests never keeps a renewal waiting. `identity` must be new for each Elector.
     """
 
     def __init__(
@@ -92,7 +96,9 @@ class Elector:
         self._timing = timing
         self._clock = clock
         self._mine: _Lease | None = None  # the Lease after our last write
-        self._renewed: tuple[float, datetime] | None = None  # when the last good renewal was sent, by both clocks
+        self._renewed: tuple[float, datetime] | None = (
+            None  # when the last good renewal was sent, by both clocks
+        )
         self._seen = ""  # resourceVersion of the last look
         self._seen_at = 0.0
         self._seen_duration = 0.0  # how long it is held from then on; 0: free
@@ -111,18 +117,25 @@ class Elector:
         if self._renewed is None:
             return None
         monotonic, wall = self._renewed
-        # The monotonic clock stands still while a machine sleeps, and the wall clock may be set back: the later counts.
+        # The monotonic clock stands still while a machine sleeps, and the wall clock may be set
+        # back: the later counts.
         return max(self._clock.monotonic() - monotonic, (self._clock.now() - wall).total_seconds())
 
     def allowance(self) -> float:
-        """Seconds that a write that begins now may take. Raises NotLeader when it must not begin."""
+        """Seconds that a write that begins now may take. Raises NotLeader when it must not
+        begin.
+        """
         age = self.age
         if age is not None and age < self._timing.deadline:
             return self._timing.last_word - age
         if age is not None:
             self._ask_for_renewal()
-            raise NotLeader(f"the lease {self.name} was last renewed {age:.1f} s ago: someone else may lead now")
-        raise NotLeader(f"the lease {self.name} is held by {self.holder or 'no one'}, not by {self.identity}")
+            raise NotLeader(
+                f"the lease {self.name} was last renewed {age:.1f} s ago: someone else may lead now"
+            )
+        raise NotLeader(
+            f"the lease {self.name} is held by {self.holder or 'no one'}, not by {self.identity}"
+        )
 
     async def wait_leading(self) -> None:
         """Return when a write may begin."""
@@ -142,7 +155,9 @@ class Elector:
             await self._nap(wait)
 
     async def step(self) -> float | None:
-        """One look or one renewal; the seconds until the next, None when another process has taken the Lease."""
+        """One look or one renewal; the seconds until the next, None when another process has taken
+        the Lease.
+        """
         try:
             if self._mine is None:
                 wait: float | None = await self._look()
@@ -155,7 +170,8 @@ class Elector:
         return wait
 
     async def release(self) -> None:
-        """Give the Lease back so that others need not wait; call it when `run` and all writes have ended.
+        """Give the Lease back so that others need not wait; call it when `run` and all writes have
+        ended.
 
         This ends the candidacy. A failure is only logged: the Lease then runs out by itself.
         """
@@ -164,7 +180,10 @@ class Elector:
             if mine is None or mine.spec.holder_identity != self.identity:
                 return
             try:
-                await self._write(mine, {"holderIdentity": "", "leaseDurationSeconds": 1, "renewTime": self._now()})
+                await self._write(
+                    mine,
+                    {"holderIdentity": "", "leaseDurationSeconds": 1, "renewTime": self._now()},
+                )
                 return
             except Conflict:  # a renewal whose answer we did not wait for
                 with suppress(KubeError):
@@ -184,8 +203,8 @@ class Elector:
         if lease.metadata.resource_version != self._seen:
             self._seen = lease.metadata.resource_version
             self._seen_at = self._clock.monotonic()
-            # Not the Lease's own `leaseDurationSeconds`: anyone who may write the Lease could set it to days, and a
-            # dead holder would keep all replicas waiting.
+            # Not the Lease's own `leaseDurationSeconds`: anyone who may write the Lease could set
+            # it to days, and a dead holder would keep all replicas waiting.
             self._seen_duration = self._timing.duration if lease.spec.holder_identity else 0.0
         holder = lease.spec.holder_identity or ""
         if holder != self.holder and holder not in ("", self.identity):
@@ -213,8 +232,13 @@ class Elector:
             "spec": self._claim() | {"leaseTransitions": 0},
         }
         sent = self._clock.monotonic(), self._clock.now()
-        with suppress(AlreadyExists):  # somebody was faster, or the answer to our first try was lost
-            self._granted(await self._client.create(LEASES, body, namespace=self._namespace, into=_Lease), sent)
+        with suppress(
+            AlreadyExists
+        ):  # somebody was faster, or the answer to our first try was lost
+            self._granted(
+                await self._client.create(LEASES, body, namespace=self._namespace, into=_Lease),
+                sent,
+            )
             return self._timing.renew
         return 0.0
 
@@ -258,7 +282,9 @@ class Elector:
 
     async def _write(self, lease: _Lease, changes: dict[str, Any]) -> _Lease:
         patch = {"metadata": {"resourceVersion": lease.metadata.resource_version}, "spec": changes}
-        return await self._client.patch(LEASES, self.name, patch, namespace=self._namespace, into=_Lease)
+        return await self._client.patch(
+            LEASES, self.name, patch, namespace=self._namespace, into=_Lease
+        )
 
     def _claim(self) -> dict[str, Any]:
         now = self._now()

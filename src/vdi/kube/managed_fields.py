@@ -1,13 +1,15 @@
 """Field ownership: whether an object still is as we last wrote it, from its metadata alone.
 
-The API server records who set which field (`metadata.managedFields`): when somebody else changes or removes a field
-that we set, it is no longer ours. So an object is as we wrote it when the hash of our spec, which we keep on it as an
-annotation, is unchanged, and every field of our spec is still ours. That needs no comparison of values (no defaults, no
-`1Gi` against `1024Mi`), no memory, no request, and holds across restarts.
+The API server records who set which field (`metadata.managedFields`): when somebody else changes or
+removes a field that we set, it is no longer ours. So an object is as we wrote it when the hash of
+our spec, which we keep on it as an annotation, is unchanged, and every field of our spec is still
+ours. That needs no comparison of values (no defaults, no `1Gi` against `1024Mi`), no memory, no
+request, and holds across restarts.
 https://kubernetes.io/docs/reference/using-api/server-side-apply/#field-management
 
-One ambiguity: `"f:data": {}` means a map that is ours as a whole, and also one of which we have lost every entry. It is
-decided by whether somebody else owns something inside, and whether the map has entries.
+One ambiguity: `"f:data": {}` means a map that is ours as a whole, and also one of which we have
+lost every entry. It is decided by whether somebody else owns something inside, and whether the map
+has entries.
 """
 
 import re
@@ -23,7 +25,8 @@ Tree = dict[str, Any]
 Path = tuple[str, ...]
 _UID = re.compile(rb'(k:\{\\"uid\\":\\")[^"\\]+')
 _UID_KEY = b'k:{\\"uid\\":'
-# Begin of an entry that has nothing but status: names are sorted, and `f:metadata` and `f:spec` come before.
+# Begin of an entry that has nothing but status: names are sorted, and `f:metadata` and `f:spec`
+# come before.
 _STATUS_ALONE = b'{"f:status":'
 
 _NOTHING = (b"", b"{}", b"[]", b"null")
@@ -73,7 +76,9 @@ class _Outline:
             below = tree
             for step in path:
                 below = below.setdefault(step, {})
-        self._decode: Callable[[bytes | msgspec.Raw], Any] = msgspec.json.Decoder(self._struct(tree)).decode
+        self._decode: Callable[[bytes | msgspec.Raw], Any] = msgspec.json.Decoder(
+            self._struct(tree)
+        ).decode
 
     def empty_in(self, body: bytes | msgspec.Raw) -> list[Path]:
         """The paths that lead to nothing, or to an empty map or list."""
@@ -123,10 +128,11 @@ class _Shape:
 
 
 class FieldOwnershipReader:
-    """Reads `FieldOwnership` from an object: the hash annotation, and the fields that are ours according to the server.
+    """Reads `FieldOwnership` from an object: the hash annotation, and the fields that are ours
+    according to the server.
 
-    Objects made by one builder have the same `managedFields`, so each distinct set is evaluated and kept once
-    (`_shapes`, which is cleared when it has grown beyond what builders can explain).
+    Objects made by one builder have the same `managedFields`, so each distinct set is evaluated and
+    kept once (`_shapes`, which is cleared when it has grown beyond what builders can explain).
     """
 
     def __init__(self, field_manager: str, annotation: str) -> None:
@@ -135,7 +141,9 @@ class FieldOwnershipReader:
         self._shapes: dict[tuple[tuple[bytes, ...], tuple[bytes, ...]], _Shape] = {}
 
     def read(self, body: bytes | msgspec.Raw) -> FieldOwnership:
-        """Our ownership of an object given as JSON. Raises msgspec.DecodeError for any other text."""
+        """Our ownership of an object given as JSON. Raises msgspec.DecodeError for any other
+        text.
+        """
         metadata = _decode(body).metadata
         ours: list[bytes] = []
         others: list[bytes] = []
@@ -145,8 +153,8 @@ class FieldOwnershipReader:
             if entry.subresource and fields.startswith(_STATUS_ALONE):
                 continue  # not about a spec, and different in every object: a pod's IP is a key in it
             if _UID_KEY in fields:
-                # The owner's uid would make each object's entries unique; it counts only that an owner reference is
-                # ours.
+                # The owner's uid would make each object's entries unique; it counts only that an
+                # owner reference is ours.
                 fields = _UID.sub(rb"\1", fields)
             if entry.manager == self.field_manager and not entry.subresource:
                 ours.append(fields)
@@ -181,8 +189,16 @@ def hash_of(desired: Mapping[str, Any]) -> str:
 
 def owns_all(mark: FieldOwnership, desired: Mapping[str, Any]) -> bool:
     """Whether every field of `desired` is among those that are ours."""
-    content = {name: value for name, value in desired.items() if name not in ("apiVersion", "kind", "metadata")}
-    metadata = {name: value for name, value in desired["metadata"].items() if name not in ("name", "namespace")}
+    content = {
+        name: value
+        for name, value in desired.items()
+        if name not in ("apiVersion", "kind", "metadata")
+    }
+    metadata = {
+        name: value
+        for name, value in desired["metadata"].items()
+        if name not in ("name", "namespace")
+    }
     return _covers(_tree(mark.fields) or None, {**content, "metadata": metadata})
 
 
@@ -203,25 +219,35 @@ def _encode(tree: Tree) -> bytes:
 
 
 def _covers(tree: Tree | None, value: Any) -> bool:
-    """Whether this part of the spec is ours. An empty tree is a leaf: the whole of it is ours, whatever it is."""
+    """Whether this part of the spec is ours. An empty tree is a leaf: the whole of it is ours,
+    whatever it is.
+    """
     if tree is None:
         return False
     if not tree:
         return True
     if isinstance(value, dict):
-        return all(_covers(tree.get(f"f:{name}"), part) for name, part in value.items() if not _is_empty(part))
+        return all(
+            _covers(tree.get(f"f:{name}"), part)
+            for name, part in value.items()
+            if not _is_empty(part)
+        )
     if isinstance(value, (list, tuple)):
         return all(_covers(_element(tree, item), item) for item in value)
     return False
 
 
 def _element(tree: Tree, item: Any) -> Tree | None:
-    """The subtree of one element: of a list keyed by some of its fields (`k:`), or of a set (`v:`)."""
+    """The subtree of one element: of a list keyed by some of its fields (`k:`), or of a set
+    (`v:`).
+    """
     for name, below in tree.items():
         if name.startswith("k:") and isinstance(item, dict):
             keys = msgspec.json.decode(name[2:])
             # A key that the spec leaves out has the server's default there (a port's protocol).
-            if all(key == "uid" or item.get(key, desired) == desired for key, desired in keys.items()):
+            if all(
+                key == "uid" or item.get(key, desired) == desired for key, desired in keys.items()
+            ):
                 return below  # type: ignore[no-any-return]
         elif name.startswith("v:") and msgspec.json.decode(name[2:]) == item:
             return below  # type: ignore[no-any-return]
@@ -259,5 +285,7 @@ def _without(tree: Tree, paths: list[Path]) -> Tree:
 
 
 def _is_empty(value: Any) -> bool:
-    """Go mostly leaves nulls and empty maps and lists out of what it stores, so they have no manager."""
+    """Go mostly leaves nulls and empty maps and lists out of what it stores, so they have no
+    manager.
+    """
     return value is None or (isinstance(value, (dict, list, tuple)) and not value)

@@ -1,6 +1,7 @@
 """Protocols of the objects that this package handles, of which it reads only some metadata.
 
-The structs belong to the callers, with the fields that these read; any struct that satisfies `HasMetadata` will do.
+The structs belong to the callers, with the fields that these read; any struct that satisfies
+`HasMetadata` will do.
 """
 
 from collections.abc import Iterable
@@ -9,7 +10,9 @@ from typing import Protocol, TypeVar
 
 
 class Owner(Protocol):
-    """An entry of `metadata.ownerReferences`: the garbage collector deletes the object after its owner."""
+    """An entry of `metadata.ownerReferences`: the garbage collector deletes the object after its
+    owner.
+    """
 
     @property
     def uid(self) -> str: ...
@@ -54,7 +57,9 @@ class ObjectReference:
 
 
 def version_of(obj: HasMetadata) -> int:
-    """`resourceVersion` as a number (Kubernetes' own storage always gives one), 0 when the object has none."""
+    """`resourceVersion` as a number (Kubernetes' own storage always gives one), 0 when the object
+    has none.
+    """
     return int(obj.metadata.resource_version or 0)
 
 

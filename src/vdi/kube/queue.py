@@ -1,7 +1,7 @@
 """Work queues and controllers: keys in, `reconcile(key)`, and one of three outcomes.
 
-The queue holds keys, not events. A worker reads the state as it is when it takes a key, so a hundred changes that came
-meanwhile are one piece of work.
+The queue holds keys, not events. A worker reads the state as it is when it takes a key, so a
+hundred changes that came meanwhile are one piece of work.
 """
 
 import asyncio
@@ -17,7 +17,8 @@ from vdi.kube.clock import SYSTEM_CLOCK, Clock
 from vdi.kube.errors import ApiError, Conflict, KubeError
 
 log = logging.getLogger(__name__)
-# Keys that fall due within these seconds are added together, so that many timers do not mean many wakeups.
+# Keys that fall due within these seconds are added together, so that many timers do not mean many
+# wakeups.
 GRAIN = 0.02
 
 Key = TypeVar("Key", bound=Hashable)
@@ -25,25 +26,32 @@ Key = TypeVar("Key", bound=Hashable)
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """Result of a reconcile: done, or to be called again after `requeue_after` seconds at the latest."""
+    """Result of a reconcile: done, or to be called again after `requeue_after` seconds at the
+    latest.
+    """
 
     requeue_after: float | None = None
 
 
 class WorkQueue(Generic[Key]):
-    """Keys that need work: each at most once in the queue, and never worked on twice at the same time.
+    """Keys that need work: each at most once in the queue, and never worked on twice at the same
+    time.
 
-    Urgent keys are taken first, so that in a burst of new work, work that is nearly done does not wait.
+    Urgent keys are taken first, so that in a burst of new work, work that is nearly done does not
+    wait.
 
-    Nothing is lost with the process: the first lists bring every key back. Its maps are touched only between two
-    awaits: hence no lock.
+    Nothing is lost with the process: the first lists bring every key back. Its maps are touched
+    only between two awaits: hence no lock.
     """
 
-    def __init__(self, clock: Clock = SYSTEM_CLOCK, *, backoff: float = 0.1, backoff_cap: float = 60.0) -> None:
+    def __init__(
+        self, clock: Clock = SYSTEM_CLOCK, *, backoff: float = 0.1, backoff_cap: float = 60.0
+    ) -> None:
         self._clock = clock
         self._backoff = backoff
         self._backoff_cap = backoff_cap
-        # A key that has become urgent is in both: its entry in `_ready` is skipped when its turn comes.
+        # A key that has become urgent is in both: its entry in `_ready` is skipped when its turn
+        # comes.
         self._ready: deque[Key] = deque()
         self._first: deque[Key] = deque()
         self._dirty: set[Key] = set()  # to be handed out, now or when its present work ends
@@ -52,9 +60,13 @@ class WorkQueue(Generic[Key]):
         self._failures: dict[Key, int] = {}
         self._due: dict[Key, float] = {}  # when a key is to be added, whatever happens before
         self._latest: dict[Key, float] = {}  # when a key is to be added unless it is taken before
-        self._heap: list[tuple[float, int, Key]] = []  # both of them, and entries that no longer hold
+        self._heap: list[
+            tuple[float, int, Key]
+        ] = []  # both of them, and entries that no longer hold
         self._entries = 0
-        self._idle: deque[asyncio.Future[None]] = deque()  # workers that wait for a key, one to be woken by each
+        self._idle: deque[asyncio.Future[None]] = (
+            deque()
+        )  # workers that wait for a key, one to be woken by each
         self._wake_timer = asyncio.Event()
         self.closed = False
 
@@ -199,7 +211,9 @@ Reconcile = Callable[[Key], Awaitable[Result]]
 
 @dataclass(eq=False, slots=True)
 class _Attempt:
-    """One reconcile of one key. Tasks that it has started, and that outlive it, still see it as their own."""
+    """One reconcile of one key. Tasks that it has started, and that outlive it, still see it as
+    their own.
+    """
 
     controller: object
     key: Hashable
@@ -217,7 +231,8 @@ _current_attempt: ContextVar[_Attempt | None] = ContextVar("current_attempt", de
 class Controller(Generic[Key]):
     """A queue, and workers that take keys from it and reconcile them.
 
-    The reconciler is an argument of `run`: components that enqueue into the controller are created before it.
+    The reconciler is an argument of `run`: components that enqueue into the controller are created
+    before it.
     """
 
     def __init__(
@@ -240,10 +255,12 @@ class Controller(Generic[Key]):
         self.queue.add(key, urgent=urgent)
 
     def enqueue_changed(self, key: Key, *, urgent: bool = False) -> None:
-        """Add a key because a store reports a change, unless the key's own reconcile has just made that change.
+        """Add a key because a store reports a change, unless the key's own reconcile has just made
+        that change.
 
-        That reconcile knows the change from the answer to its write. If more is to be done, it returns
-        `Result(requeue_after=0)`. The store reports what others write at the same time separately.
+        That reconcile knows the change from the answer to its write. If more is to be done, it
+        returns `Result(requeue_after=0)`. The store reports what others write at the same time
+        separately.
         """
         attempt = _current_attempt.get()
         if attempt is None or not attempt.is_of(self, key):

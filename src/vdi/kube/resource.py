@@ -23,13 +23,18 @@ class Resource:
         """`apiVersion` as it stands in an object."""
         return f"{self.group}/{self.version}" if self.group else self.version
 
-    def path(self, namespace: str | None = None, name: str | None = None, subresource: str | None = None) -> str:
+    def path(
+        self, namespace: str | None = None, name: str | None = None, subresource: str | None = None
+    ) -> str:
         """The URL path, quoted. Without `namespace` it is the collection of all namespaces.
 
-        Raises ValueError where the parts do not fit together, such as a name of a namespaced kind without namespace.
+        Raises ValueError where the parts do not fit together, such as a name of a namespaced kind
+        without namespace.
         """
         if namespace and not self.namespaced:
-            raise ValueError(f"{self.kind} is cluster-scoped: namespace must be absent, got {namespace!r}")
+            raise ValueError(
+                f"{self.kind} is cluster-scoped: namespace must be absent, got {namespace!r}"
+            )
         if name is not None and not name:
             raise ValueError(f"{self.kind}: the name must not be empty")
         if name is not None and self.namespaced and not namespace:
@@ -69,5 +74,13 @@ LEASES = Resource("coordination.k8s.io", "v1", "leases", "Lease")
 NODES = Resource("", "v1", "nodes", "Node", namespaced=False)
 NAMESPACES = Resource("", "v1", "namespaces", "Namespace", namespaced=False)
 VOLUMES = Resource("", "v1", "persistentvolumes", "PersistentVolume", namespaced=False)
-STORAGE_CLASSES = Resource("storage.k8s.io", "v1", "storageclasses", "StorageClass", namespaced=False)
-CRDS = Resource("apiextensions.k8s.io", "v1", "customresourcedefinitions", "CustomResourceDefinition", namespaced=False)
+STORAGE_CLASSES = Resource(
+    "storage.k8s.io", "v1", "storageclasses", "StorageClass", namespaced=False
+)
+CRDS = Resource(
+    "apiextensions.k8s.io",
+    "v1",
+    "customresourcedefinitions",
+    "CustomResourceDefinition",
+    namespaced=False,
+)

@@ -1,11 +1,14 @@
-"""Stores: the known objects of one kind, filled by a `Reflector` and corrected at once by our own writes.
+"""Stores: the known objects of one kind, filled by a `Reflector` and corrected at once by our own
+writes.
 
-Two sources meet here: the watch, complete but late, and the answers to our own writes, which are early. Of two states
-of one incarnation (uid) the one with the higher resourceVersion is newer, compared as a number. An answer that is older
-than the watch is ignored, since the watch may also have shown the object's end.
+Two sources meet here: the watch, complete but late, and the answers to our own writes, which are
+early. Of two states of one incarnation (uid) the one with the higher resourceVersion is newer,
+compared as a number. An answer that is older than the watch is ignored, since the watch may also
+have shown the object's end.
 
-An answer may contain what others wrote just before our write. The watch shows it: it then brings a version that is
-older than the known one and is none of our answers, and the listeners are called for that.
+An answer may contain what others wrote just before our write. The watch shows it: it then brings a
+version that is older than the known one and is none of our answers, and the listeners are called
+for that.
 """
 
 import logging
@@ -21,18 +24,22 @@ Listener = Callable[[T | None, T | None], None]
 
 log = logging.getLogger(__name__)
 ObjectKey = tuple[str, str]
-# Objects that changed last and do not share strings yet: in a burst most of them change again in a moment.
+# Objects that changed last and do not share strings yet: in a burst most of them change again in a
+# moment.
 NEWEST = 256
 
 
 class _Index(Generic[T]):
     """Entry -> the key of its object; only where there are several, a map of their keys.
 
-    Nearly always there is one, and a map for each would be a fifth of the operator's memory. Keys, not objects: most
-    changes of an object leave its entries as they are, and then there is nothing to do.
+    Nearly always there is one, and a map for each would be a fifth of the operator's memory. Keys,
+    not objects: most changes of an object leave its entries as they are, and then there is nothing
+    to do.
     """
 
-    def __init__(self, keys: Callable[[T], Collection[Hashable]], interner: Interner | None) -> None:
+    def __init__(
+        self, keys: Callable[[T], Collection[Hashable]], interner: Interner | None
+    ) -> None:
         self._keys = keys
         self._interner = interner
         self._groups: dict[Hashable, ObjectKey | dict[ObjectKey, None]] = {}
@@ -77,28 +84,35 @@ def _owner_uids(obj: T) -> Collection[Hashable]:
 
 
 class Store(Generic[T]):
-    """Objects of one kind by (namespace, name). `ownership` is needed where an Applier repairs the store's objects.
+    """Objects of one kind by (namespace, name). `ownership` is needed where an Applier repairs the
+    store's objects.
 
-    With an `interner` the objects (msgspec structs) share their strings with all that it has seen, and a new state that
-    differs only in its version is no change: no listener is called.
+    With an `interner` the objects (msgspec structs) share their strings with all that it has seen,
+    and a new state that differs only in its version is no change: no listener is called.
 
-    Objects are shared, so readers must not change them: the indices would not notice. The maps are touched only from
-    the event loop's thread, between two awaits: hence no lock.
+    Objects are shared, so readers must not change them: the indices would not notice. The maps are
+    touched only from the event loop's thread, between two awaits: hence no lock.
     """
 
-    def __init__(self, ownership: FieldOwnershipReader | None = None, interner: Interner | None = None) -> None:
+    def __init__(
+        self, ownership: FieldOwnershipReader | None = None, interner: Interner | None = None
+    ) -> None:
         self.ownership = ownership
         self._interner = interner
         self._objects: dict[ObjectKey, T] = {}
         self._unshared: dict[ObjectKey, None] = {}  # what changed last, the latest at the end
         self._marks: dict[str, FieldOwnership] = {}  # by uid; only where `ownership` is set
-        self._gone: dict[str, str] = {}  # uid -> namespace of what `forget` dropped, until the watch says DELETED
+        self._gone: dict[
+            str, str
+        ] = {}  # uid -> namespace of what `forget` dropped, until the watch says DELETED
         # Versions of the answers to our own writes whose events the watch has not brought yet.
         self._answered: dict[ObjectKey, set[int]] = {}
         self._owners: _Index[T] = _Index(_owner_uids, interner)
         self._indices: dict[str, _Index[T]] = {}
         self._listeners: list[Listener[T]] = []
-        self._seen: dict[str, int] = {}  # by scope, the version up to which its watch has sent us everything
+        self._seen: dict[
+            str, int
+        ] = {}  # by scope, the version up to which its watch has sent us everything
 
     def get(self, namespace: str, name: str) -> T | None:
         """The object, or None. `namespace` is empty for cluster-scoped kinds."""
@@ -113,7 +127,9 @@ class Store(Generic[T]):
         return [self._objects[key] for key in self._owners.find(uid)]
 
     def add_index(self, name: str, keys: Callable[[T], Collection[Hashable]]) -> None:
-        """Keep an index: `keys` gives the entries under which an object is found, from the object alone."""
+        """Keep an index: `keys` gives the entries under which an object is found, from the object
+        alone.
+        """
         index = _Index(keys, self._interner)
         for key, obj in self._objects.items():
             index.move(key, None, obj)
@@ -135,9 +151,11 @@ class Store(Generic[T]):
         self._listeners.append(listener)
 
     def remember(self, obj: T, mark: FieldOwnership | None = None) -> None:
-        """Put the answer to our own write at once; older events that the watch still brings do not undo it.
+        """Put the answer to our own write at once; older events that the watch still brings do not
+        undo it.
 
-        Only for objects that a Reflector of the store would bring too (its namespace, its selectors).
+        Only for objects that a Reflector of the store would bring too (its namespace, its
+        selectors).
         """
         version = version_of(obj)
         if version > self._seen.get(self._scope_of(obj), 0):
@@ -145,7 +163,9 @@ class Store(Generic[T]):
             self._put(obj, mark)
 
     def forget(self, namespace: str, name: str, uid: str) -> None:
-        """Our delete was answered and this incarnation is gone: drop it now, whatever the watch still brings."""
+        """Our delete was answered and this incarnation is gone: drop it now, whatever the watch
+        still brings.
+        """
         present = self._objects.get((namespace, name))
         if present is not None and present.metadata.uid == uid:
             self._gone[uid] = namespace
@@ -162,7 +182,8 @@ class Store(Generic[T]):
             self.observe_known(meta.namespace, meta.name, meta.uid, version)
 
     def observe_known(self, namespace: str, name: str, uid: str, version: int) -> None:
-        """Note a state that the watch reports although a later one is known, from an answer to our own write.
+        """Note a state that the watch reports although a later one is known, from an answer to our
+        own write.
 
         Calls the listeners where that answer included somebody else's write: this is its event.
         """
@@ -183,8 +204,13 @@ class Store(Generic[T]):
         self._gone.pop(obj.metadata.uid, None)
         key = key_of(obj)
         present = self._objects.get(key)
-        # An incarnation ends once; of another one this tells only that it was there before, or after.
-        if present is None or present.metadata.uid == obj.metadata.uid or version_of(present) < version_of(obj):
+        # An incarnation ends once; of another one this tells only that it was there before, or
+        # after.
+        if (
+            present is None
+            or present.metadata.uid == obj.metadata.uid
+            or version_of(present) < version_of(obj)
+        ):
             self._answered.pop(key, None)
             if present is not None:
                 self._change(key, present, None)
@@ -194,9 +220,11 @@ class Store(Generic[T]):
         self._seen[scope] = max(self._seen.get(scope, 0), version)
 
     def relist(self, version: int, scope: str = "") -> "Relist[T]":
-        """Begin to put a complete list of that version: of one namespace, or of all (the empty scope).
+        """Begin to put a complete list of that version: of one namespace, or of all (the empty
+        scope).
 
-        Several Reflectors may fill one store, each with its own namespace, and none removes objects of another.
+        Several Reflectors may fill one store, each with its own namespace, and none removes objects
+        of another.
         """
         return Relist(self, version, scope)
 
@@ -267,12 +295,16 @@ class Store(Generic[T]):
         for listener in self._listeners:
             try:
                 listener(old, new)
-            except Exception:  # one listener's bug must neither stop the watch nor hide the change from the others
+            except (
+                Exception
+            ):  # one listener's bug must neither stop the watch nor hide the change from the others
                 log.exception("a listener failed on the change of %s/%s", *key)
 
 
 class Relist(Generic[T]):
-    """A complete list on its way into the store, page by page; objects that it lacks have vanished."""
+    """A complete list on its way into the store, page by page; objects that it lacks have
+    vanished.
+    """
 
     def __init__(self, store: Store[T], version: int, scope: str) -> None:
         self._store = store
@@ -282,8 +314,8 @@ class Relist(Generic[T]):
         self._uids: set[str] = set()
         seen = store._seen.setdefault(scope, 0)
         if version < seen:
-            # Lists are consistent reads, so the server's own history went back (a restored backup, a reset cluster).
-            # Objects from the lost future would stay for ever: start over.
+            # Lists are consistent reads, so the server's own history went back (a restored backup,
+            # a reset cluster). Objects from the lost future would stay for ever: start over.
             self._rewind()
 
     def put(self, obj: T, mark: FieldOwnership | None = None) -> None:
@@ -293,17 +325,22 @@ class Relist(Generic[T]):
         self._uids.add(uid)
         is_news = store.is_news(obj)
         store._put(obj, mark, listed=True)
-        # A list has only the last state, so it cannot tell whether others wrote before our last write.
+        # A list has only the last state, so it cannot tell whether others wrote before our last
+        # write.
         if store._answered.pop(key, None) and not is_news:
             store._report_foreign_write(key, uid)
 
     def finish(self) -> None:
-        """The list was complete: remove what it did not have, unless our own write made it after the list was taken."""
+        """The list was complete: remove what it did not have, unless our own write made it after
+        the list was taken.
+        """
         store = self._store
         vanished = [
             (key, obj)
             for key, obj in store._objects.items()
-            if key not in self._listed and self._is_mine(key[0]) and version_of(obj) <= self._version
+            if key not in self._listed
+            and self._is_mine(key[0])
+            and version_of(obj) <= self._version
         ]
         for key, obj in vanished:
             store._change(key, obj, None)
@@ -327,6 +364,10 @@ class Relist(Generic[T]):
         for key, obj in list(store._objects.items()):
             if self._is_mine(key[0]):
                 store._change(key, obj, None)
-        store._gone = {uid: namespace for uid, namespace in store._gone.items() if not self._is_mine(namespace)}
-        store._answered = {key: versions for key, versions in store._answered.items() if not self._is_mine(key[0])}
+        store._gone = {
+            uid: namespace for uid, namespace in store._gone.items() if not self._is_mine(namespace)
+        }
+        store._answered = {
+            key: versions for key, versions in store._answered.items() if not self._is_mine(key[0])
+        }
         store._seen[self._scope] = 0

@@ -1,4 +1,6 @@
-"""Client of the API server: requests, retries, watches, logs. The only module that talks to it; `wire` decodes."""
+"""Client of the API server: requests, retries, watches, logs. The only module that talks to it;
+`wire` decodes.
+"""
 
 import asyncio
 import random
@@ -25,7 +27,8 @@ from vdi.kube.wire import Page, WatchEvent
 
 T = TypeVar("T")
 PAGE_SIZE = 200
-# Requests under way at a time. More would only queue in the server, and each costs a TLS handshake once.
+# Requests under way at a time. More would only queue in the server, and each costs a TLS handshake
+# once.
 AT_ONCE = 16
 # Bytes of a watch event. etcd's limit of an object is 1.5 MiB, and can be raised.
 _LONGEST_EVENT = 64 * 2**20
@@ -40,8 +43,9 @@ APPLY_PATCH = "application/apply-patch+yaml"
 class RetryPolicy:
     """Retries of a request while the server is busy, restarting or out of reach.
 
-    The wait before try n + 1 is `base * 2**(n-1)` seconds, at most `cap`, less a random part of up to `jitter` (0 to 1)
-    of it, and never less than the server's Retry-After. A Retry-After beyond `cap` is not waited for but raised.
+    The wait before try n + 1 is `base * 2**(n-1)` seconds, at most `cap`, less a random part of up
+    to `jitter` (0 to 1) of it, and never less than the server's Retry-After. A Retry-After beyond
+    `cap` is not waited for but raised.
     """
 
     attempts: int = 5
@@ -49,8 +53,12 @@ class RetryPolicy:
     cap: float = 10.0
     jitter: float = 0.5
 
-    def wait(self, tries: int, error: errors.ConnectionFailed | errors.ApiError, draw: float) -> float | None:
-        """Seconds to wait after `tries` failed tries, or None to give up; `draw` is a random number from 0 to 1."""
+    def wait(
+        self, tries: int, error: errors.ConnectionFailed | errors.ApiError, draw: float
+    ) -> float | None:
+        """Seconds to wait after `tries` failed tries, or None to give up; `draw` is a random number
+        from 0 to 1.
+        """
         asked = error.retry_after if isinstance(error, errors.ApiError) else None
         if tries >= self.attempts or not _may_pass(error) or (asked or 0.0) > self.cap:
             return None
@@ -69,20 +77,23 @@ def _may_pass(error: errors.ConnectionFailed | errors.ApiError) -> bool:
     return isinstance(error, errors.ConnectionFailed | errors.TooManyRequests)
 
 
-# Seconds that a write that begins now may take; raises NotLeader when it must not begin (`Elector.allowance`).
+# Seconds that a write that begins now may take; raises NotLeader when it must not begin
+# (`Elector.allowance`).
 LeaseGuard = Callable[[], float]
 
 Body = Mapping[str, Any] | msgspec.Struct
-# Called after each HTTP request: method (or WATCH), plural of the resource, status (0: no answer), seconds.
+# Called after each HTTP request: method (or WATCH), plural of the resource, status (0: no answer),
+# seconds.
 OnRequest = Callable[[str, str, int, float], None]
 
 
 class Client:
     """A client of one cluster; use it as an async context manager.
 
-    Every method raises a KubeError. `into` is what the answer is decoded to: a msgspec struct with the fields you read,
-    `dict[str, Any]` for the whole object, or `msgspec.Raw` for its JSON. A retried POST whose first try was executed
-    ends in AlreadyExists, a retried DELETE in NotFound: the caller knows best what that means.
+    Every method raises a KubeError. `into` is what the answer is decoded to: a msgspec struct with
+    the fields you read, `dict[str, Any]` for the whole object, or `msgspec.Raw` for its JSON. A
+    retried POST whose first try was executed ends in AlreadyExists, a retried DELETE in NotFound:
+    the caller knows best what that means.
     """
 
     def __init__(
@@ -109,17 +120,21 @@ class Client:
         self._credentials = Credentials(config, clock)
         self._http: HttpClient | None = None
         self._prefix = self._constant = ""
-        # Head of the last response and when it came: the server's time is parsed only when it is needed.
+        # Head of the last response and when it came: the server's time is parsed only when it is
+        # needed.
         self._heard: tuple[bytes, float] | None = None
 
     async def __aenter__(self) -> Self:
         config = self.config
         try:
-            target = Target(config.server, config.ssl_context(), config.tls_server_name, config.proxy_url)
+            target = Target(
+                config.server, config.ssl_context(), config.tls_server_name, config.proxy_url
+            )
         except ValueError as error:
             raise errors.ConfigError(f"{config.source or config.server}: {error}") from error
         self._prefix = target.prefix
-        # identity: the API server gzips answers from 128 KiB on if it may, which costs both sides time.
+        # identity: the API server gzips answers from 128 KiB on if it may, which costs both sides
+        # time.
         self._constant = (
             f" HTTP/1.1\r\nHost: {urlsplit(config.server).netloc}\r\nAccept: {JSON}\r\n"
             f"Accept-Encoding: identity\r\nUser-Agent: {self._user_agent}\r\n"
@@ -128,14 +143,19 @@ class Client:
         return self
 
     async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
     ) -> None:
         if self._http is not None:
             await self._http.close()
         self._http = None
 
     def server_time(self) -> datetime | None:
-        """The API server's time, to a second, from the Date of the last response; None without one."""
+        """The API server's time, to a second, from the Date of the last response; None without
+        one.
+        """
         if self._heard is None:
             return None
         head, when = self._heard
@@ -159,9 +179,17 @@ class Client:
         return wire.decode(await self._send("GET", resource, path), into, f"GET {path}")
 
     async def create(
-        self, resource: Resource, obj: Body, *, namespace: str | None = None, strict: bool = False, into: type[T]
+        self,
+        resource: Resource,
+        obj: Body,
+        *,
+        namespace: str | None = None,
+        strict: bool = False,
+        into: type[T],
     ) -> T:
-        """POST a new object; AlreadyExists when there is one of this name. `strict`: Invalid for an unknown field."""
+        """POST a new object; AlreadyExists when there is one of this name. `strict`: Invalid for an
+        unknown field.
+        """
         path = resource.path(namespace)
         query = f"{self._as_us}&fieldValidation=Strict" if strict else self._as_us
         response = await self._send("POST", resource, path, query=query, body=obj)
@@ -177,10 +205,14 @@ class Client:
         dry_run: bool = False,
         into: type[T],
     ) -> T:
-        """Server-side apply by our field manager, with force: fields applied before that are not in `obj` go."""
+        """Server-side apply by our field manager, with force: fields applied before that are not in
+        `obj` go.
+        """
         path = resource.path(namespace, name)
         query = f"{self._as_us}&force=true{'&dryRun=All' if dry_run else ''}"
-        response = await self._send("PATCH", resource, path, query=query, body=obj, content_type=APPLY_PATCH)
+        response = await self._send(
+            "PATCH", resource, path, query=query, body=obj, content_type=APPLY_PATCH
+        )
         return wire.decode(response, into, f"PATCH {path}")
 
     async def patch(
@@ -194,9 +226,13 @@ class Client:
         content_type: str = MERGE_PATCH,
         into: type[T],
     ) -> T:
-        """Merge patch by default. A `resourceVersion` or `uid` in its metadata is a precondition, else Conflict."""
+        """Merge patch by default. A `resourceVersion` or `uid` in its metadata is a precondition,
+        else Conflict.
+        """
         path = resource.path(namespace, name, subresource)
-        response = await self._send("PATCH", resource, path, query=self._as_us, body=patch, content_type=content_type)
+        response = await self._send(
+            "PATCH", resource, path, query=self._as_us, body=patch, content_type=content_type
+        )
         return wire.decode(response, into, f"PATCH {path}")
 
     async def delete(
@@ -218,8 +254,8 @@ class Client:
 
         `dry_run`: the server says whether it would, and does not.
 
-        Returns the object while it is still terminating (grace period, finalizers), None when it is gone.
-        NotFound is raised.
+        Returns the object while it is still terminating (grace period, finalizers), None when it is
+        gone. NotFound is raised.
         """
         options: dict[str, Any] = {"apiVersion": "v1", "kind": "DeleteOptions"}
         preconditions = {"uid": uid, "resourceVersion": resource_version}
@@ -233,7 +269,9 @@ class Client:
             options["dryRun"] = ["All"]
         path = resource.path(namespace, name)
         response = await self._send("DELETE", resource, path, body=options)
-        return wire.decode(response, into, f"DELETE {path}") if wire.is_terminating(response) else None
+        return (
+            wire.decode(response, into, f"DELETE {path}") if wire.is_terminating(response) else None
+        )
 
     async def list(
         self,
@@ -270,13 +308,17 @@ class Client:
         field_selector: str | None = None,
         size: int = PAGE_SIZE,
     ) -> AsyncGenerator[Page, None]:
-        """The pages of a list, undecoded; `size` 0 asks for all at once. Raises Gone when a page came too late."""
+        """The pages of a list, undecoded; `size` 0 asks for all at once. Raises Gone when a page
+        came too late.
+        """
         path = resource.path(namespace)
         query = _selectors(label_selector, field_selector)
         if size:
             query["limit"] = str(size)
         while True:
-            page = wire.parse_page(await self._send("GET", resource, path, query=urlencode(query)), f"GET {path}")
+            page = wire.parse_page(
+                await self._send("GET", resource, path, query=urlencode(query)), f"GET {path}"
+            )
             yield page
             if not page.token:
                 return
@@ -294,10 +336,12 @@ class Client:
         read_deadline: float = 90.0,
         on_open: Callable[[], None] | None = None,
     ) -> AsyncGenerator[WatchEvent, None]:
-        """One watch request, from just after `resource_version`, until the server ends it (after `timeout_seconds`).
+        """One watch request, from just after `resource_version`, until the server ends it (after
+        `timeout_seconds`).
 
-        `on_open` is called when the server has accepted it, which may be long before the first event. Raises Gone
-        when the server no longer knows that version, StreamSilent when nothing came for `read_deadline` seconds.
+        `on_open` is called when the server has accepted it, which may be long before the first
+        event. Raises Gone when the server no longer knows that version, StreamSilent when nothing
+        came for `read_deadline` seconds.
         """
         path = resource.path(namespace)
         what = f"WATCH {path}"
@@ -315,7 +359,9 @@ class Client:
                 for line in lines.feed(chunk):
                     yield wire.parse_event(line, what)
         if lines.rest():
-            raise errors.ConnectionFailed(self.config.server, what, "the stream was cut in the middle of an event")
+            raise errors.ConnectionFailed(
+                self.config.server, what, "the stream was cut in the middle of an event"
+            )
 
     async def log_lines(
         self,
@@ -327,7 +373,8 @@ class Client:
         tail: int | None = None,
         max_bytes: int | None = None,
     ) -> AsyncGenerator[str, None]:
-        """Lines of a container's log, without their line ends; with `follow` until the container stops.
+        """Lines of a container's log, without their line ends; with `follow` until the container
+        stops.
 
         A line of more than 1 MiB comes in pieces: what a container writes is untrusted.
         """
@@ -350,20 +397,27 @@ class Client:
     async def page_of_pod(
         self, namespace: str, pod: str, port: int, path: str, *, most_bytes: int, seconds: float
     ) -> bytes:
-        """A page of a pod's own HTTP server, by way of the API server, which needs the right `get` on pods/proxy.
+        """A page of a pod's own HTTP server, by way of the API server, which needs the right `get`
+        on pods/proxy.
 
-        Asked for once. Raises UnexpectedAnswer when it is longer than `most_bytes`, ConnectionFailed after `seconds`.
+        Asked for once. Raises UnexpectedAnswer when it is longer than `most_bytes`,
+        ConnectionFailed after `seconds`.
         """
         there = f"{PODS.path(namespace, f'{pod}:{port}', 'proxy')}{path}"
         page = b""
         try:
-            async with asyncio.timeout(seconds), self._stream("GET", PODS, there, {}, seconds) as content:
+            async with (
+                asyncio.timeout(seconds),
+                self._stream("GET", PODS, there, {}, seconds) as content,
+            ):
                 async for chunk in content:
                     page += chunk
                     if len(page) > most_bytes:
                         raise errors.UnexpectedAnswer(f"GET {there}: more than {most_bytes} bytes")
         except TimeoutError as error:
-            raise self._lost(f"GET {there}", TimeoutError(f"no complete response within {seconds:g} s")) from error
+            raise self._lost(
+                f"GET {there}", TimeoutError(f"no complete response within {seconds:g} s")
+            ) from error
         return page
 
     async def _send(
@@ -395,18 +449,23 @@ class Client:
                     raise
                 await self._clock.sleep(wait)
 
-    async def _once(self, method: str, resource: Resource, there: str, data: bytes, content_type: str) -> bytes:
+    async def _once(
+        self, method: str, resource: Resource, there: str, data: bytes, content_type: str
+    ) -> bytes:
         http = self._open()
         what = f"{method} {there.partition('?')[0]}"
-        # A read needs no Lease. For a write the guard is asked now, and again when it has a connection and is about to
-        # leave: in a burst it may wait for that longer than the Lease lasts.
+        # A read needs no Lease. For a write the guard is asked now, and again when it has a
+        # connection and is about to leave: in a burst it may wait for that longer than the Lease
+        # lasts.
         lease_guard = self._lease_guard if method != "GET" else None
         seconds = min(lease_guard(), self._timeout) if lease_guard else self._timeout
         request = self._request(method, there, data, content_type)
         status = 0
         began = time.perf_counter()
         try:
-            response = await http.request(request, asyncio.get_running_loop().time() + seconds, lease_guard)
+            response = await http.request(
+                request, asyncio.get_running_loop().time() + seconds, lease_guard
+            )
             status = response.status
             self._heard = (response.head, self._clock.monotonic())
         except (HttpError, TimeoutError, OSError) as error:
@@ -419,7 +478,12 @@ class Client:
 
     @asynccontextmanager
     async def _stream(
-        self, method: str, resource: Resource, path: str, query: Mapping[str, str], read_deadline: float | None
+        self,
+        method: str,
+        resource: Resource,
+        path: str,
+        query: Mapping[str, str],
+        read_deadline: float | None,
     ) -> AsyncIterator[AsyncIterator[bytes]]:
         """One response of unknown length, without retries: its reader knows where to resume."""
         http = self._open()
@@ -440,7 +504,9 @@ class Client:
             if not status:
                 self._count(method, resource, status, began)
             elif isinstance(error, TimeoutError):
-                raise errors.StreamSilent(self.config.server, what, f"silent for {read_deadline} s") from error
+                raise errors.StreamSilent(
+                    self.config.server, what, f"silent for {read_deadline} s"
+                ) from error
             raise self._lost(what, error) from error
         except errors.Unauthorized:
             await self._credentials.renew()  # for the next attempt

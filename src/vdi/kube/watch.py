@@ -1,4 +1,6 @@
-"""Reflectors, which keep a `Store` equal to the API server: list once, then watch through all interruptions."""
+"""Reflectors, which keep a `Store` equal to the API server: list once, then watch through all
+interruptions.
+"""
 
 import asyncio
 import logging
@@ -25,10 +27,12 @@ log = logging.getLogger(__name__)
 class WatchTiming:
     """Timing of a Reflector, in seconds."""
 
-    # How long one watch may last: drawn between these, so that those of many clients do not end together.
+    # How long one watch may last: drawn between these, so that those of many clients do not end
+    # together.
     session: tuple[float, float] = (300.0, 600.0)
-    # A stream on which nothing came for so long is reopened. It may be dead; mostly all is quiet: the API server
-    # sends a bookmark a minute, but not for a kind of which nothing, anywhere in the cluster, has changed since.
+    # A stream on which nothing came for so long is reopened. It may be dead; mostly all is quiet:
+    # the API server sends a bookmark a minute, but not for a kind of which nothing, anywhere in the
+    # cluster, has changed since.
     read_deadline: float = 90.0
     # The wait after the first failure; it doubles with each that follows.
     backoff: float = 0.5
@@ -67,7 +71,8 @@ class Reflector(Generic[T]):
         self._timing = timing
         self._clock = clock
         self._synced = asyncio.Event()
-        # When the server last sent anything (a page, an event, a watch's acceptance), on the monotonic scale.
+        # When the server last sent anything (a page, an event, a watch's acceptance), on the
+        # monotonic scale.
         self.last_contact: float | None = None
         # Why the last list or watch failed; None while all is well.
         self.last_error: errors.KubeError | None = None
@@ -104,7 +109,9 @@ class Reflector(Generic[T]):
     async def _list(self) -> None:
         relist: Relist[T] | None = None
         version = ""
-        async with aclosing(self._client.pages(self.resource, **self._scope, size=self._page_size)) as pages:
+        async with aclosing(
+            self._client.pages(self.resource, **self._scope, size=self._page_size)
+        ) as pages:
             async for page in pages:
                 self.last_contact = self._clock.monotonic()
                 if relist is None:
@@ -123,7 +130,9 @@ class Reflector(Generic[T]):
         self._synced.set()
 
     async def _watch(self) -> bool:
-        """One watch, until the server ends it or falls silent; False when it ended without an event."""
+        """One watch, until the server ends it or falls silent; False when it ended without an
+        event.
+        """
         low, high = self._timing.session
         known = False
         stream = self._client.watch(
@@ -164,8 +173,12 @@ class Reflector(Generic[T]):
         if version > int(self._version):
             self._version = str(version)
 
-    def _decode(self, given: msgspec.Raw | wire.WatchEvent) -> tuple[T, FieldOwnership | None] | None:
-        """Decode one object; one that cannot be read is logged and left out, so that it does not hide all others."""
+    def _decode(
+        self, given: msgspec.Raw | wire.WatchEvent
+    ) -> tuple[T, FieldOwnership | None] | None:
+        """Decode one object; one that cannot be read is logged and left out, so that it does not
+        hide all others.
+        """
         ownership = self.store.ownership
         try:
             if isinstance(given, wire.WatchEvent):
@@ -173,7 +186,9 @@ class Reflector(Generic[T]):
                     return wire.decode_event(given, self._into, self.resource.kind), None
                 given = given.object
             obj = wire.decode(given, self._into, self.resource.kind)
-            return obj, ownership.read(given) if ownership is not None and self.store.is_news(obj) else None
+            return obj, (
+                ownership.read(given) if ownership is not None and self.store.is_news(obj) else None
+            )
         except (errors.UnexpectedAnswer, msgspec.DecodeError) as error:
             body = given.object if isinstance(given, wire.WatchEvent) else given
             log.error("%s is ignored: %s", wire.name_in(body), error)
@@ -185,18 +200,22 @@ class Reflector(Generic[T]):
         self.last_error = None
 
     def _recovered(self) -> None:
-        # Only after an event or a watch that ended well. After a mere list it would be too early: an account that may
-        # list but not watch would list in a tight loop.
+        # Only after an event or a watch that ended well. After a mere list it would be too early:
+        # an account that may list but not watch would list in a tight loop.
         self._failures = 0
         self.last_error = None
         self._said = ""
 
     async def _recover(self, error: errors.KubeError) -> None:
         """Decide whether to list or to resume after a failure, and wait."""
-        resumable = isinstance(error, errors.ConnectionFailed | errors.TooManyRequests | errors.ServerError)
+        resumable = isinstance(
+            error, errors.ConnectionFailed | errors.TooManyRequests | errors.ServerError
+        )
         if not resumable:
             if isinstance(error, errors.Gone) and not self._version:
-                self._page_size = 0  # the pages took longer than the server keeps versions: request all at once
+                self._page_size = (
+                    0  # the pages took longer than the server keeps versions: request all at once
+                )
             self._version = ""
         if not isinstance(error, errors.Gone):
             self._say(error)
@@ -204,7 +223,9 @@ class Reflector(Generic[T]):
         self._failures += 1
         if isinstance(error, errors.Gone) and self._failures == 1:
             return  # not a failure: we were away too long
-        wait = min(self._timing.backoff_cap, self._timing.backoff * 2 ** min(self._failures - 1, 16))
+        wait = min(
+            self._timing.backoff_cap, self._timing.backoff * 2 ** min(self._failures - 1, 16)
+        )
         wait *= 1 - 0.5 * random.random()  # noqa: S311 - spreads load, guards nothing
         if isinstance(error, errors.ApiError) and error.retry_after is not None:
             wait = max(wait, min(error.retry_after, self._timing.backoff_cap))
@@ -218,7 +239,9 @@ class Reflector(Generic[T]):
 
 
 def describe_troubles(reflectors: Iterable[Reflector[Any]]) -> Iterator[str]:
-    """One line per kind that cannot be watched, with the API server's reason, or that is not listed yet."""
+    """One line per kind that cannot be watched, with the API server's reason, or that is not listed
+    yet.
+    """
     for reflector in reflectors:
         if reflector.last_error is not None:
             yield f"{reflector.resource.plural}: {reflector.last_error}"

@@ -27,7 +27,8 @@ class Identity(msgspec.Struct, rename="camel", frozen=True, gc=False):
 class WatchEvent(msgspec.Struct, frozen=True, gc=False):
     """One line of a watch, decoded only as far as is needed to see whether it is news.
 
-    Most lines are not: a process that writes has the answers to its own writes before the watch brings them.
+    Most lines are not: a process that writes has the answers to its own writes before the watch
+    brings them.
     """
 
     # ADDED, MODIFIED, DELETED or BOOKMARK.
@@ -54,7 +55,8 @@ class Page:
 class LineSplitter:
     """Cuts a stream of chunks into lines; a line may be split anywhere, also inside a character.
 
-    One that is longer than `longest` bytes comes in pieces, so that a line without an end takes no more memory.
+    One that is longer than `longest` bytes comes in pieces, so that a line without an end takes no
+    more memory.
     """
 
     def __init__(self, longest: int) -> None:
@@ -85,7 +87,9 @@ class LineSplitter:
         return b"".join(self._parts)
 
 
-class _ListMeta(msgspec.Struct, rename={"resource_version": "resourceVersion", "token": "continue"}, gc=False):
+class _ListMeta(
+    msgspec.Struct, rename={"resource_version": "resourceVersion", "token": "continue"}, gc=False
+):
     resource_version: str = ""
     token: str = ""
 
@@ -126,29 +130,36 @@ _decode_identified = msgspec.json.Decoder(_Identified).decode
 _decode_deleted = msgspec.json.Decoder(_Deleted).decode
 
 
-# One per type that was ever asked for, for the life of the process: making one costs more than a hundred uses.
+# One per type that was ever asked for, for the life of the process: making one costs more than a
+# hundred uses.
 _decoders: dict[Any, msgspec.json.Decoder[Any]] = {}
-# msgspec 0.22 shares what it knows of a struct with other threads before it is complete; decoding then crashes.
+# msgspec 0.22 shares what it knows of a struct with other threads before it is complete; decoding
+# then crashes.
 _building = Lock()
 # Type -> that of an event with it.
 _envelopes: dict[Any, Any] = {}
 
 
 def decode(body: bytes | msgspec.Raw, into: type[T], what: str) -> T:
-    """One object. Raises UnexpectedAnswer, which names `what` was read and which field did not fit."""
+    """One object. Raises UnexpectedAnswer, which names `what` was read and which field did not
+    fit.
+    """
     if into is msgspec.Raw:
         return msgspec.Raw(body)  # type: ignore[return-value]
     try:
         response: T = _decoder_of(into).decode(body)
     except _UNREADABLE as error:
-        raise UnexpectedAnswer(f"{what}: cannot be read as {getattr(into, '__name__', into)}: {error}") from error
+        raise UnexpectedAnswer(
+            f"{what}: cannot be read as {getattr(into, '__name__', into)}: {error}"
+        ) from error
     return response
 
 
 def convert(value: Any, into: type[T]) -> T:
     """An object that was decoded to maps and lists. Raises msgspec.ValidationError.
 
-    Other threads may decode or convert to the same type meanwhile, which they may not with `msgspec.convert`.
+    Other threads may decode or convert to the same type meanwhile, which they may not with
+    `msgspec.convert`.
     """
     _decoder_of(into)
     return msgspec.convert(value, into, strict=False)
@@ -163,7 +174,9 @@ def _decoder_of(into: type) -> msgspec.json.Decoder[Any]:
 
 
 def decode_event(event: WatchEvent, into: type[T], what: str) -> T:
-    """The object of an event, from its line at once: not by way of its JSON. Raises UnexpectedAnswer as `decode`."""
+    """The object of an event, from its line at once: not by way of its JSON. Raises
+    UnexpectedAnswer as `decode`.
+    """
     envelope = _envelopes.get(into)
     if envelope is None:
         envelope = _envelopes[into] = msgspec.defstruct("Event", [("object", into)], gc=False)
@@ -196,7 +209,9 @@ def version_in(event: WatchEvent) -> str:
 
 
 def numeric(version: str, what: str) -> str:
-    """The same version, if it is a number, as everything is that Kubernetes itself stores; else UnexpectedAnswer."""
+    """The same version, if it is a number, as everything is that Kubernetes itself stores; else
+    UnexpectedAnswer.
+    """
     if not version.isdigit():
         raise UnexpectedAnswer(f"{what}: resourceVersion is {version!r}, must be a number")
     return version
@@ -212,15 +227,21 @@ def name_in(body: bytes | msgspec.Raw) -> str:
 
 
 def is_terminating(body: bytes) -> bool:
-    """Whether the answer to a DELETE is an object that is still there: it then has a deletionTimestamp."""
+    """Whether the answer to a DELETE is an object that is still there: it then has a
+    deletionTimestamp.
+    """
     response = _decode_deleted(body)
     return (
-        response.kind != "Status" and response.metadata is not None and response.metadata.deletion_timestamp is not None
+        response.kind != "Status"
+        and response.metadata is not None
+        and response.metadata.deletion_timestamp is not None
     )
 
 
 def parse_retry_after(value: str | None) -> float | None:
-    """Seconds of a Retry-After header; Kubernetes never sends the date form, so that one is taken as absent."""
+    """Seconds of a Retry-After header; Kubernetes never sends the date form, so that one is taken
+    as absent.
+    """
     try:
         return max(0.0, float(value)) if value else None
     except ValueError:

@@ -1,1 +1,3 @@
-"""The latency probe: a client that decodes a desktop's stream and measures how fast the picture follows a key."""
+"""The latency probe: a client that decodes a desktop's stream and measures how fast the picture
+follows a key.
+"""

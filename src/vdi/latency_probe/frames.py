@@ -1,8 +1,10 @@
-"""Decoder of Selkies' video messages, and the brightness of one place of the screen. Used by `client`.
+"""Decoder of Selkies' video messages, and the brightness of one place of the screen. Used by
+`client`.
 
-A message begins with 12 bytes (`0x04`: type, codec and key frame, frame id, top, width, height, reference), or with 6
-for JPEG (`0x03`: type, -, frame id, top); the encoded picture follows. A frame may come in several stripes, each with
-its own `top` and its own decoder. [selkies 2.1.0, websockets_mode.py and selkies-core.js]
+A message begins with 12 bytes (`0x04`: type, codec and key frame, frame id, top, width, height,
+reference), or with 6 for JPEG (`0x03`: type, -, frame id, top); the encoded picture follows. A
+frame may come in several stripes, each with its own `top` and its own decoder. [selkies 2.1.0,
+websockets_mode.py and selkies-core.js]
 """
 
 import struct
@@ -13,7 +15,8 @@ from typing import Any
 CODECS = {1: "h264", 2: "vp8", 3: "vp9", 4: "libdav1d", 5: "hevc"}
 
 FRAME_IDS = 1 << 16
-# A picture of a few bytes can name a size that takes gigabytes, and each stripe a place that takes a decoder.
+# A picture of a few bytes can name a size that takes gigabytes, and each stripe a place that takes
+# a decoder.
 MAX_PIXELS, MAX_DECODERS = 1 << 25, 8
 
 
@@ -35,7 +38,9 @@ class Stripe:
 
 
 def read_stripe(message: bytes) -> Stripe | None:
-    """The piece of a frame in a binary message of Selkies; None for other messages (sound, text)."""
+    """The piece of a frame in a binary message of Selkies; None for other messages (sound,
+    text).
+    """
     if len(message) > 12 and message[0] == 4:
         kind, frame_id, top, _width, height = struct.unpack_from(">xBHHHH", message)
         codec = CODECS.get(kind >> 4, "h264")
@@ -47,7 +52,9 @@ def read_stripe(message: bytes) -> Stripe | None:
 
 
 def missing_between(before: int, after: int) -> int:
-    """Number of frames between these two ids; 0 where the order is unclear (restart, same frame)."""
+    """Number of frames between these two ids; 0 where the order is unclear (restart, same
+    frame).
+    """
     gap = (after - before) % FRAME_IDS
     return gap - 1 if 0 < gap < FRAME_IDS // 2 else 0
 
@@ -60,7 +67,8 @@ class Screen:
         self._decoders: dict[int, tuple[str, Any]] = {}
 
     def show(self, stripe: Stripe) -> float | None:
-        """Brightness (0 to 255) of the square's middle; None: nothing decoded, or the stripe does not contain it.
+        """Brightness (0 to 255) of the square's middle; None: nothing decoded, or the stripe does
+        not contain it.
 
         Raises DecodeError.
         """
@@ -80,7 +88,9 @@ class Screen:
     def _brightness(self, frame: Any, top: int) -> float | None:
         plane = frame.planes[0]
         pixels, line = memoryview(plane), plane.line_size
-        wide = (frame.format.components[0].bits + 7) // 8  # bytes of a pixel; the last one has the upper bits
+        wide = (
+            frame.format.components[0].bits + 7
+        ) // 8  # bytes of a pixel; the last one has the upper bits
         shift = 1 << max(0, frame.format.components[0].bits - 8 * wide + 8)
         quarter = self._size // 4
         total = count = 0
@@ -98,7 +108,9 @@ def open_decoder(codec: str) -> Any:
         import av
         from av.codec.context import Flags, ThreadType
     except ImportError as error:
-        raise DecodeError(f"pictures are decoded with PyAV, which is not installed ({error})") from error
+        raise DecodeError(
+            f"pictures are decoded with PyAV, which is not installed ({error})"
+        ) from error
     try:
         decoder = av.CodecContext.create(codec, "r")
     except av.FFmpegError as error:
@@ -110,7 +122,9 @@ def open_decoder(codec: str) -> Any:
 
 
 def decode(decoder: Any, data: bytes) -> list[Any]:
-    """The pictures decoded from this data; none where it cannot be decoded, as before a key frame."""
+    """The pictures decoded from this data; none where it cannot be decoded, as before a key
+    frame.
+    """
     import av
 
     try:

@@ -1,1 +1,3 @@
-"""The operator: turns sessions into desktops. `vdi.session` decides; this package observes and acts."""
+"""The operator: turns sessions into desktops. `vdi.session` decides; this package observes and
+acts.
+"""

@@ -1,6 +1,7 @@
 """Entry point `python -m vdi.operator`, which `vdi operator run` execs.
 
-It leaves out the command line's parser, whose imports were measured to cost 9 MiB for the life of the process.
+It leaves out the command line's parser, whose imports were measured to cost 9 MiB for the life of
+the process.
 """
 
 import logging
@@ -21,7 +22,9 @@ DONE, FAILED, USAGE, COULD_NOT_LOOK = range(4)
 
 
 def main() -> int:
-    """Run until SIGTERM or Ctrl-C; reads VDI_KUBECONFIG, VDI_CONTEXT and the settings. Returns the exit code."""
+    """Run until SIGTERM or Ctrl-C; reads VDI_KUBECONFIG, VDI_CONTEXT and the settings. Returns the
+    exit code.
+    """
     try:
         settings = read_settings(os.environ)
     except SettingsError as why:
@@ -30,7 +33,9 @@ def main() -> int:
     set_up_logging(settings.log_level, settings.log_format)
     kubeconfig, context = os.environ.get("VDI_KUBECONFIG"), os.environ.get("VDI_CONTEXT")
     try:
-        run_process(load_config(Path(kubeconfig) if kubeconfig else None, context or None), settings)
+        run_process(
+            load_config(Path(kubeconfig) if kubeconfig else None, context or None), settings
+        )
     except KubeError as why:
         log.critical("%s", why)
         return COULD_NOT_LOOK

@@ -1,11 +1,13 @@
-"""Polls of the agents in the desktops (activity, graphics, memory), and notices that the agents show.
+"""Polls of the agents in the desktops (activity, graphics, memory), and notices that the agents
+show.
 
-`poll` and `deliver` are reconcilers of queues of their own. A desktop is polled once a minute, and when its answer can
-change something (`session.lifetime.next_poll`); then the session is reconciled. No poll costs a request to the API
-server.
+`poll` and `deliver` are reconcilers of queues of their own. A desktop is polled once a minute, and
+when its answer can change something (`session.lifetime.next_poll`); then the session is reconciled.
+No poll costs a request to the API server.
 
-Reports are untrusted input: a user can put any program in the agent's place. So they are cut at `ANSWER_BYTES`,
-redirects are not followed, and the worst effect of a lie is that the user's own desktop keeps running.
+Reports are untrusted input: a user can put any program in the agent's place. So they are cut at
+`ANSWER_BYTES`, redirects are not followed, and the worst effect of a lie is that the user's own
+desktop keeps running.
 """
 
 import logging
@@ -31,7 +33,14 @@ from vdi.operator.caches import BY_TEMPLATE, ClusterContext, SessionKey
 from vdi.printable import escape, is_printable
 from vdi.session.alerts import MEMORY_KILL_SHOWN, Notice, schedules_of
 from vdi.session.conditions import CLOSING, IDLE, OUT_OF_MEMORY
-from vdi.session.lifetime import Activity, evaluate_idle, idle_timeout, next_poll, poll_interval, started_at
+from vdi.session.lifetime import (
+    Activity,
+    evaluate_idle,
+    idle_timeout,
+    next_poll,
+    poll_interval,
+    started_at,
+)
 from vdi.session.naming import secret_name
 from vdi.session.recording import FAILED, ON
 
@@ -50,25 +59,28 @@ LONGEST_PAUSE = timedelta(minutes=5)
 CLOSING_INTERVAL = timedelta(seconds=5)
 # Between two polls of a desktop that is recorded, and of one whose film does not run.
 RECORDED_INTERVAL, UNRECORDED_INTERVAL = timedelta(seconds=5), timedelta(seconds=1)
-# Activity that is later than the published one by so much is published: administrators look for idle desktops.
+# Activity that is later than the published one by so much is published: administrators look for
+# idle desktops.
 PUBLISHED_WITHIN = timedelta(minutes=10)
 # Seconds between two tries to show a notice.
 NOTICE_PAUSE = 5.0
 FAILURES_UNTIL_EVENT = 3
-# From the start of a desktop that is not recorded until its first poll: in a burst, other starts go first.
+# From the start of a desktop that is not recorded until its first poll: in a burst, other starts go
+# first.
 FIRST_POLL_SECONDS = 5.0
-# An agent that has not answered this long after its desktop was ready is taken for an image without one, unless the
-# desktop has an idle timeout.
+# An agent that has not answered this long after its desktop was ready is taken for an image without
+# one, unless the desktop has an idle timeout.
 AGENT_STARTS_WITHIN = timedelta(seconds=15)
-# A desktop that was ready this long before a new process saw it has been polled by the last one, which may have
-# ended before its first poll; the next one waits for the Lease.
+# A desktop that was ready this long before a new process saw it has been polled by the last one,
+# which may have ended before its first poll; the next one waits for the Lease.
 POLLED_WITHIN = timedelta(minutes=2)
 # Seconds between the first two polls in that time; then twice as long each.
 GRAPHICS_PAUSE = 5.0
-# Seconds within which a new process polls the desktops that are taken to have no agent, each once. With thousands of
-# them, each poll waits for its whole timeout.
+# Seconds within which a new process polls the desktops that are taken to have no agent, each once.
+# With thousands of them, each poll waits for its whole timeout.
 AGENTLESS_SPREAD = 4 * 3600.0
-# The longest time between two polls of an agent that answers: it says when the kernel has killed a program.
+# The longest time between two polls of an agent that answers: it says when the kernel has killed a
+# program.
 MEMORY_INTERVAL = timedelta(minutes=1)
 
 NoticeKey = tuple[str, str, str]  # (namespace, session, id of the notice)
@@ -78,14 +90,17 @@ _Text = Annotated[str, msgspec.Meta(max_length=256)]
 
 class _Printable(msgspec.Struct, rename="camel"):
     def __post_init__(self) -> None:
-        # Escape sequences and the like would act on terminals and pages. A `pattern` allows a newline at the end, too.
+        # Escape sequences and the like would act on terminals and pages. A `pattern` allows a
+        # newline at the end, too.
         for name in self.__struct_fields__:
             if not is_printable(str(getattr(self, name))):
                 raise ValueError(f"{name} has characters that are not printable")
 
 
 class GraphicsReport(_Printable, rename="camel"):
-    """The renderer and encoder that the image chose when it started; limits as in `status.graphics`."""
+    """The renderer and encoder that the image chose when it started; limits as in
+    `status.graphics`.
+    """
 
     renderer: Annotated[str, msgspec.Meta(pattern="^[A-Za-z]{1,32}$")]
     device: _Text = ""
@@ -116,17 +131,27 @@ class Report(msgspec.Struct, rename="camel"):
     memory_kill_seconds: Annotated[float, msgspec.Meta(ge=0, le=1e9)] | None = None
 
     def as_activity(self, seen: datetime, before: Activity | None) -> Activity:
-        """The report as points in time. Unchanged ones are those of `before`, so that a delay is no input."""
+        """The report as points in time. Unchanged ones are those of `before`, so that a delay is no
+        input.
+        """
         last_input = seen - timedelta(seconds=self.idle_seconds)
         if before and abs(last_input - before.last_input) < timedelta(seconds=1):
             last_input = before.last_input
-        connect = None if self.connected_seconds is None else seen - timedelta(seconds=self.connected_seconds)
+        connect = (
+            None
+            if self.connected_seconds is None
+            else seen - timedelta(seconds=self.connected_seconds)
+        )
         graphics = before.graphics if before else None
         if self.graphics:
             graphics = GraphicsStatus(**msgspec.structs.asdict(self.graphics))
         film = self.recording
         recording = RecordingStatus("", film.state, film.message) if film else None
-        kill = None if self.memory_kill_seconds is None else seen - timedelta(seconds=self.memory_kill_seconds)
+        kill = (
+            None
+            if self.memory_kill_seconds is None
+            else seen - timedelta(seconds=self.memory_kill_seconds)
+        )
         return Activity(last_input, seen, connect, graphics, recording, kill)
 
 
@@ -162,7 +187,8 @@ class _SentNotice:
 
 
 class Agents:
-    """Client of all agents. Its maps live as long as the process: then desktops are polled and notices sent again.
+    """Client of all agents. Its maps live as long as the process: then desktops are polled and
+    notices sent again.
 
     An agent shows a notice that it already knows only once.
     """
@@ -208,7 +234,11 @@ class Agents:
             if old is not None:
                 self._states.pop(old.metadata.uid, None)
                 if new is None:
-                    gone = [key for key in self._sent if key[:2] == (old.metadata.namespace, old.metadata.name)]
+                    gone = [
+                        key
+                        for key in self._sent
+                        if key[:2] == (old.metadata.namespace, old.metadata.name)
+                    ]
                     for notice_key in gone:
                         del self._sent[notice_key]
             return
@@ -224,12 +254,21 @@ class Agents:
         """Whether the last process has polled this desktop in vain, and gave up."""
         template = self._caches.templates.get("", session.spec.template)
         status = session.status
-        if status.recording or status.graphics or idle_timeout(session, template) or _warned_at(session, CLOSING):
+        if (
+            status.recording
+            or status.graphics
+            or idle_timeout(session, template)
+            or _warned_at(session, CLOSING)
+        ):
             return False
         return not self._is_new(session, POLLED_WITHIN)
 
     def _template_changed(self, old: VDITemplate | None, new: VDITemplate | None) -> None:
-        if old and new and (old.spec.lifecycle, old.spec.schedule) == (new.spec.lifecycle, new.spec.schedule):
+        if (
+            old
+            and new
+            and (old.spec.lifecycle, old.spec.schedule) == (new.spec.lifecycle, new.spec.schedule)
+        ):
             return
         if current := new or old:
             for session in self._caches.sessions.by_index(BY_TEMPLATE, current.metadata.name):
@@ -261,7 +300,9 @@ class Agents:
         key = (session.metadata.namespace, session.metadata.name)
         state.failures = 0
         activity = state.activity = report.as_activity(now, state.activity)
-        is_news = activity.graphics != session.status.graphics or _is_news(activity, session.status.recording)
+        is_news = activity.graphics != session.status.graphics or _is_news(
+            activity, session.status.recording
+        )
         if plan.is_closing or is_news or _is_memory_news(activity, session, now):
             self._enqueue_session(key)
         if plan.timeout is None:
@@ -285,10 +326,11 @@ class Agents:
         return Result(requeue_after=pause.total_seconds())
 
     def _not_answered(self, plan: _PollPlan, state: _AgentState, error: AnswerError) -> Result:
-        """Poll an agent that does not answer ever more rarely; one Event warns the user who counts on the timeout.
+        """Poll an agent that does not answer ever more rarely; one Event warns the user who counts
+        on the timeout.
 
-        Without a timeout, one that has never answered is polled in its desktop's first seconds only: the image has
-        none.
+        Without a timeout, one that has never answered is polled in its desktop's first seconds
+        only: the image has none.
         """
         session = plan.session
         if session.status.recording:
@@ -303,7 +345,10 @@ class Agents:
             return Result()
         log.debug("%s/%s: %s", session.metadata.namespace, session.metadata.name, error)
         if plan.timeout is not None and state.failures == FAILURES_UNTIL_EVENT:
-            note = f"The operator cannot check whether the desktop is in use, so it does not count as idle: {error}."
+            note = (
+                "The operator cannot check whether the desktop is in use, so it does not count as"
+                f" idle: {error}."
+            )
             self._recorder.emit(reference_to(session), "Warning", "ActivityUnknown", note, "Ask")
         if _warned_at(session):
             self._enqueue_session((session.metadata.namespace, session.metadata.name))
@@ -316,7 +361,9 @@ class Agents:
         return bool(ready_time) and self._clock.now() < parse_time(ready_time) + age
 
     def _without_film(self, session: VDISession, state: _AgentState, error: AnswerError) -> Result:
-        """After some polls without an answer the film has failed: no one knows whether it is made."""
+        """After some polls without an answer the film has failed: no one knows whether it is
+        made.
+        """
         state.failures += 1
         if state.failures >= FAILURES_UNTIL_EVENT:
             now = self._clock.now()
@@ -355,22 +402,38 @@ class Agents:
             raise AnswerError(f"its agent returned an invalid report: {error}") from error
 
     async def _show(self, session: VDISession, pod: Pod, notice: Notice) -> None:
-        body = {"id": notice.id, "title": notice.title, "text": notice.text, "untilInput": notice.until_input}
+        body = {
+            "id": notice.id,
+            "title": notice.title,
+            "text": notice.text,
+            "untilInput": notice.until_input,
+        }
         text = msgspec.json.encode(body | ({"until": notice.until} if notice.until else {}))
         await self._request("POST", "/notice", session, pod, seconds=NOTICE_SECONDS, body=text)
 
     async def _request(
-        self, method: str, path: str, session: VDISession, pod: Pod, *, seconds: float, body: bytes = b""
+        self,
+        method: str,
+        path: str,
+        session: VDISession,
+        pod: Pod,
+        *,
+        seconds: float,
+        body: bytes = b"",
     ) -> bytes:
         """The body of the agent's response. Raises AnswerError."""
         token = self._token(session)
         if not token:
             raise AnswerError("its Secret has no agentToken")
         url = f"http://{url_host(pod.status.pod_ip)}:{self._port}{path}"
-        return await ask_once("its agent", method, url, bearer=token, body=body, most=ANSWER_BYTES, seconds=seconds)
+        return await ask_once(
+            "its agent", method, url, bearer=token, body=body, most=ANSWER_BYTES, seconds=seconds
+        )
 
     def _token(self, session: VDISession) -> str:
-        secret = self._caches.secrets.get(session.metadata.namespace, secret_name(session.metadata.name))
+        secret = self._caches.secrets.get(
+            session.metadata.namespace, secret_name(session.metadata.name)
+        )
         return secret.agent_token if secret else ""
 
 
@@ -381,12 +444,16 @@ def _plan_poll(session: VDISession, template: VDITemplate | None) -> _PollPlan:
     if is_closing:
         interval = min(interval, CLOSING_INTERVAL)
     if recording := session.status.recording:
-        interval = min(interval, RECORDED_INTERVAL if recording.state == ON else UNRECORDED_INTERVAL)
+        interval = min(
+            interval, RECORDED_INTERVAL if recording.state == ON else UNRECORDED_INTERVAL
+        )
     return _PollPlan(session, timeout, is_closing, interval)
 
 
 def _is_news(activity: Activity, known: RecordingStatus | None) -> bool:
-    """Whether the agent says something else of the film than the status. One that says nothing makes none."""
+    """Whether the agent says something else of the film than the status. One that says nothing
+    makes none.
+    """
     film = activity.recording or RecordingStatus("")
     return known is not None and (film.state, film.message) != (known.state, known.message)
 
@@ -402,7 +469,13 @@ def _polled_state(session: VDISession) -> tuple[object, ...]:
     """The fields of a session that decide whether and when its desktop is polled."""
     status = session.status
     warnings = _warned_at(session), _warned_at(session, CLOSING)
-    return status.phase, status.pod_name, session.spec.idle_timeout, bool(status.recording), *warnings
+    return (
+        status.phase,
+        status.pod_name,
+        session.spec.idle_timeout,
+        bool(status.recording),
+        *warnings,
+    )
 
 
 def _can_cancel_closing(session: VDISession, template: VDITemplate | None) -> bool:

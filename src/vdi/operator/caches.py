@@ -1,7 +1,8 @@
-"""The operator's view of the cluster: one store per kind, one reflector per kind and namespace of sessions.
+"""The operator's view of the cluster: one store per kind, one reflector per kind and namespace of
+sessions.
 
-Only templates, pools, nodes and volumes are cluster-scoped; of other namespaces the operator sees nothing but pods.
-An index is computed from the object alone, so that the store can maintain it.
+Only templates, pools, nodes and volumes are cluster-scoped; of other namespaces the operator sees
+nothing but pods. An index is computed from the object alone, so that the store can maintain it.
 """
 
 from collections.abc import Iterator, Sequence
@@ -13,13 +14,31 @@ from typing import Any
 from vdi.api.pool import VDIPool
 from vdi.api.session import VDISession
 from vdi.api.template import VDITemplate
-from vdi.cluster.objects import Event, ForeignPod, Node, PersistentVolume, PersistentVolumeClaim, Pod, Service
+from vdi.cluster.objects import (
+    Event,
+    ForeignPod,
+    Node,
+    PersistentVolume,
+    PersistentVolumeClaim,
+    Pod,
+    Service,
+)
 from vdi.kinds import POOLS, ROUTES, SESSIONS, TEMPLATES
 from vdi.kube.clock import Clock
 from vdi.kube.interning import Interner
 from vdi.kube.managed_fields import FieldOwnershipReader
 from vdi.kube.meta import T
-from vdi.kube.resource import CLAIMS, CONFIG_MAPS, EVENTS, NODES, PODS, SECRETS, SERVICES, VOLUMES, Resource
+from vdi.kube.resource import (
+    CLAIMS,
+    CONFIG_MAPS,
+    EVENTS,
+    NODES,
+    PODS,
+    SECRETS,
+    SERVICES,
+    VOLUMES,
+    Resource,
+)
 from vdi.kube.store import Store
 from vdi.kube.transport import Client
 from vdi.kube.watch import Reflector, describe_troubles
@@ -59,11 +78,14 @@ class Caches:
         self.pools: Store[VDIPool] = Store()
         self.nodes: Store[Node] = Store(interner=interner)
         self.volumes: Store[PersistentVolume] = Store(interner=interner)
-        # Pods that are not ours and use capacity: in the sessions' namespaces, and in all others where those count.
+        # Pods that are not ours and use capacity: in the sessions' namespaces, and in all others
+        # where those count.
         self.foreign_pods: Store[ForeignPod] = Store(interner=interner)
         self.foreign_pods_elsewhere: Store[ForeignPod] = Store(interner=interner)
         self.placeholders: Store[Pod] = Store(interner=interner)
-        self.autoscaler_events: Store[AutoscalerEvent] = Store(interner=interner)  # about placeholders
+        self.autoscaler_events: Store[AutoscalerEvent] = Store(
+            interner=interner
+        )  # about placeholders
         self.pods: Store[Pod] = Store(interner=interner)
         self.claims: Store[PersistentVolumeClaim] = Store(interner=interner)
         self.secrets: Store[Secret] = Store(interner=interner)
@@ -80,14 +102,18 @@ class Caches:
         self.volumes.add_index(BY_CLASS, lambda volume: [volume.spec.storage_class_name])
         self.pods.add_index(BY_HOME, lambda pod: [pod.home_claim] if pod.home_claim else [])
         self.routes.add_index(BY_HOST, lambda route: [route.host])
-        self.events.add_index(BY_SUBJECT, lambda event: [(event.regarding.kind, event.regarding.name)])
+        self.events.add_index(
+            BY_SUBJECT, lambda event: [(event.regarding.kind, event.regarding.name)]
+        )
 
         # Owned resources are found by their label; of Events only the warnings explain anything.
         ours = ",".join(f"{key}={value}" for key, value in MANAGED_BY.items())
         of_hosts = f"{ours},{HOST}"
         not_mine = ",".join(f"{key}!={value}" for key, value in MANAGED_BY.items())
         placed = "spec.nodeName!=,status.phase!=Succeeded,status.phase!=Failed"
-        in_other_namespaces = ",".join([*(f"metadata.namespace!={namespace}" for namespace in namespaces), placed])
+        in_other_namespaces = ",".join(
+            [*(f"metadata.namespace!={namespace}" for namespace in namespaces), placed]
+        )
 
         def reflect(
             resource: Resource,
@@ -114,11 +140,19 @@ class Caches:
             reflect(SERVICES, Service, self.services, labels=ours),
             reflect(ROUTES, Route, self.routes, labels=ours),
             reflect(EVENTS, Event, self.events, fields="type=Warning"),
-            reflect(CONFIG_MAPS, HostReservation, self.reservations, labels=of_hosts, scopes=namespaces[:1]),
+            reflect(
+                CONFIG_MAPS,
+                HostReservation,
+                self.reservations,
+                labels=of_hosts,
+                scopes=namespaces[:1],
+            ),
         ]
         if count_others:
             # Without placeholders: the scheduler preempts those for desktops.
-            others = partial(reflect, PODS, ForeignPod, self.foreign_pods_elsewhere, labels=f"!{PLACEHOLDER}")
+            others = partial(
+                reflect, PODS, ForeignPod, self.foreign_pods_elsewhere, labels=f"!{PLACEHOLDER}"
+            )
             reflectors.append(others(fields=in_other_namespaces, scopes=_ALL_NAMESPACES))
         if placeholders_namespace:
             scopes = [placeholders_namespace]
@@ -140,7 +174,9 @@ class Caches:
         return {name: claim for name, claim in found if claim}
 
     def retained_home(self, session: VDISession) -> str | None:
-        """The claim of a home that this session shares with other sessions of its user, if it has one."""
+        """The claim of a home that this session shares with other sessions of its user, if it has
+        one.
+        """
         template = self.templates.get("", session.spec.template)
         home = resolve_home(session, template, self.homes_of(session)) if template else None
         return home.claim if home and home.retain else None
@@ -148,11 +184,17 @@ class Caches:
     def namesakes(self, session: VDISession) -> list[VDISession]:
         """Sessions of the same name in the other namespaces, of which only one may run."""
         meta = session.metadata
-        others = (self.sessions.get(space, meta.name) for space in self.namespaces if space != meta.namespace)
+        others = (
+            self.sessions.get(space, meta.name)
+            for space in self.namespaces
+            if space != meta.namespace
+        )
         return [other for other in others if other]
 
     def events_of(self, pod: Pod) -> list[Event]:
-        """The warnings about this pod. Events outlive their pods, so its uid counts, not its name."""
+        """The warnings about this pod. Events outlive their pods, so its uid counts, not its
+        name.
+        """
         events = self.events.by_index(BY_SUBJECT, ("Pod", pod.metadata.name))
         return [event for event in events if event.regarding.uid == pod.metadata.uid]
 

@@ -1,6 +1,8 @@
-"""Writes of a session's child objects (pod, home, Secret, Service, route): creation, repair and deletion.
+"""Writes of a session's child objects (pod, home, Secret, Service, route): creation, repair and
+deletion.
 
-Called by the session controller with what it has observed. The objects' content comes from `vdi.session.children`.
+Called by the session controller with what it has observed. The objects' content comes from
+`vdi.session.children`.
 """
 
 import asyncio
@@ -16,19 +18,49 @@ from vdi.cluster.objects import Pod
 from vdi.cluster.units import format_time
 from vdi.kinds import ROUTES
 from vdi.kube.clock import Clock
-from vdi.kube.errors import ApiError, BadRequest, Forbidden, Invalid, KubeError, NotFound, ServerError
+from vdi.kube.errors import (
+    ApiError,
+    BadRequest,
+    Forbidden,
+    Invalid,
+    KubeError,
+    NotFound,
+    ServerError,
+)
 from vdi.kube.meta import key_of
 from vdi.kube.resource import CLAIMS, CONFIG_MAPS, PODS, SECRETS, SERVICES
 from vdi.kube.transport import STRATEGIC_MERGE_PATCH
-from vdi.operator.owned_resources import ForeignObjectError, OwnedResources, UncertainCreates, is_uncertain, owner_uid
+from vdi.operator.owned_resources import (
+    ForeignObjectError,
+    OwnedResources,
+    UncertainCreates,
+    is_uncertain,
+    owner_uid,
+)
 from vdi.operator.release_keys import ReleaseKey
 from vdi.operator.reservations import Hosts, Reservations, home_reservation
 from vdi.session.alerts import Alert
-from vdi.session.children import Secret, build_home, build_pod, build_route, build_secret, build_service, scheme_of
+from vdi.session.children import (
+    Secret,
+    build_home,
+    build_pod,
+    build_route,
+    build_secret,
+    build_service,
+    scheme_of,
+)
 from vdi.session.cluster_settings import ClusterSettings
 from vdi.session.conditions import RESIZE_PENDING, Reason
 from vdi.session.credentials import DesktopTokens, derive_tokens
-from vdi.session.decide import Decision, Observed, explain_api_error, host_taken, is_from_webhook, leftover, name_taken
+from vdi.session.decide import (
+    Decision,
+    Observed,
+    explain_api_error,
+    host_taken,
+    is_from_webhook,
+    leftover,
+    name_taken,
+)
 from vdi.session.effective import Blocked
 from vdi.session.homes import LAST_USED, MADE_AHEAD, Home, is_use_due
 from vdi.session.lifetime import run_annotations
@@ -36,7 +68,10 @@ from vdi.session.naming import HOLD, Identity, has_label, pod_name
 from vdi.session.resize import find_resize
 
 log = logging.getLogger(__name__)
-_KINDS = {resource.plural: resource.kind for resource in (PODS, CLAIMS, SECRETS, SERVICES, ROUTES, CONFIG_MAPS)}
+_KINDS = {
+    resource.plural: resource.kind
+    for resource in (PODS, CLAIMS, SECRETS, SERVICES, ROUTES, CONFIG_MAPS)
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +110,9 @@ class Builder:
         self._settings = settings
 
     async def reserve_host(self, observed: Observed) -> Observed:
-        """Reserve a chosen host label for the user; until then the session gets no route. Raises KubeError."""
+        """Reserve a chosen host label for the user; until then the session gets no route. Raises
+        KubeError.
+        """
         session, label = observed.session, observed.host
         if not label or not self._hosts.needs_reservation(session, label):
             return observed
@@ -85,35 +122,51 @@ class Builder:
             blocked = _explain(failure, session.metadata.name)
             if blocked is None:
                 raise
-            return replace(observed, host=label if has_label(session, label) else "", host_blocked=blocked)
+            return replace(
+                observed, host=label if has_label(session, label) else "", host_blocked=blocked
+            )
         if owner == session.spec.user:
             return observed
         return replace(observed, host="", host_blocked=host_taken(label))
 
     async def resize(self, observed: Observed) -> Alert | None:
-        """Give the running pod the size of the session's spec; or why it does not get that. Raises KubeError."""
+        """Give the running pod the size of the session's spec; or why it does not get that. Raises
+        KubeError.
+        """
         if (pod := observed.pod) is None:
             return None
         change = find_resize(observed, self._settings)
         if not isinstance(change, dict):
             return change
         try:
-            # Strategic, since a merge patch would drop the containers that an admission webhook has added. The cache
-            # counts the new requests from the response on, so the queue gives them to no other session.
-            await self._owned.pods.patch(pod, change, subresource="resize", content_type=STRATEGIC_MERGE_PATCH)
+            # Strategic, since a merge patch would drop the containers that an admission webhook has
+            # added. The cache counts the new requests from the response on, so the queue gives them
+            # to no other session.
+            await self._owned.pods.patch(
+                pod, change, subresource="resize", content_type=STRATEGIC_MERGE_PATCH
+            )
         except ApiError as failure:
             # The second is of an API server with older nodes.
             if failure.api_missing or "without support for resize" in failure.message:
-                words = "A restart applies the new size, and closes all programs: save your work first."
-                return Alert(RESIZE_PENDING, Reason.NEEDS_RESTART, f"This cluster resizes no running desktop. {words}")
+                words = (
+                    "A restart applies the new size, and closes all programs: save your work first."
+                )
+                return Alert(
+                    RESIZE_PENDING,
+                    Reason.NEEDS_RESTART,
+                    f"This cluster resizes no running desktop. {words}",
+                )
             if (refusal := explain_refusal(failure, PODS.kind)) is None:
                 raise
             reason = Reason.INFEASIBLE if refusal.needs_change else Reason.DEFERRED
             return Alert(RESIZE_PENDING, reason, refusal.message)
         return None
 
-    async def build(self, observed: Observed, decision: Decision, *, evictable: bool = False) -> Built:
-        """Send what is missing or has drifted, side by side. A session that may not start gets nothing.
+    async def build(
+        self, observed: Observed, decision: Decision, *, evictable: bool = False
+    ) -> Built:
+        """Send what is missing or has drifted, side by side. A session that may not start gets
+        nothing.
 
         `evictable`: the pod's notice of a drain is over, so it may be evicted.
         """
@@ -123,20 +176,30 @@ class Builder:
         work = self._work(observed, decision, evictable=evictable)
         results = await asyncio.gather(*work.values(), return_exceptions=True) if work else []
         by_name = dict(zip(work, results, strict=True))
-        failures = {name: result for name, result in by_name.items() if isinstance(result, BaseException)}
-        made: dict[str, Any] = {name: result for name, result in by_name.items() if name not in failures}
+        failures = {
+            name: result for name, result in by_name.items() if isinstance(result, BaseException)
+        }
+        made: dict[str, Any] = {
+            name: result for name, result in by_name.items() if name not in failures
+        }
         uncertain = [name for name, failure in failures.items() if is_uncertain(failure)]
         if not uncertain:
             self._reservations.release(session.metadata.uid)
         if "pod" in uncertain and observed.pod is None:
             meta = session.metadata
             self._uncertain_creates.add(key_of(session), meta.namespace, pod_name(meta.name))
-        built = _collect_failures(replace(observed, **made) if made else observed, list(failures.values()))
+        built = _collect_failures(
+            replace(observed, **made) if made else observed, list(failures.values())
+        )
         is_due = decision.desktop is not None and observed.pod is None and not failures
-        return replace(built, pod_follows=True) if is_due and self._must_prepare(observed) else built
+        return (
+            replace(built, pod_follows=True) if is_due and self._must_prepare(observed) else built
+        )
 
     def _must_prepare(self, observed: Observed) -> bool:
-        """Whether the Secret or the home of a session without a pod has to be changed before its pod is created."""
+        """Whether the Secret or the home of a session without a pod has to be changed before its
+        pod is created.
+        """
         return self._is_of_other_key(observed) or _is_made_ahead(observed)
 
     def _is_of_other_key(self, observed: Observed) -> bool:
@@ -145,8 +208,12 @@ class Builder:
             return False
         return observed.secret.agent_token != self._tokens(observed).agent
 
-    def _work(self, observed: Observed, decision: Decision, *, evictable: bool) -> dict[str, Awaitable[Any]]:
-        """The requests to make, by the field of `Observed` that each sets. The pod is sent after what it mounts."""
+    def _work(
+        self, observed: Observed, decision: Decision, *, evictable: bool
+    ) -> dict[str, Awaitable[Any]]:
+        """The requests to make, by the field of `Observed` that each sets. The pod is sent after
+        what it mounts.
+        """
         session, owned, desktop = observed.session, self._owned, decision.desktop
         identity, uid = Identity.of(session), session.metadata.uid
         host = self._settings.host(observed.host)
@@ -154,28 +221,37 @@ class Builder:
         if observed.secret is None:
             work["secret"] = self._make_secret(identity, self._tokens(observed))
         elif self._is_of_other_key(observed):
-            # The pod follows when the new Secret is there: a kubelet reads an immutable Secret once for as long as a
-            # pod names it.
+            # The pod follows when the new Secret is there: a kubelet reads an immutable Secret once
+            # for as long as a pod names it.
             work["secret"] = self._replace_secret(observed.secret, identity, self._tokens(observed))
             desktop = None
         if observed.home and _is_made_ahead(observed):
-            # The pod follows when that is done: the gateway may be about to delete a home that no one has used.
-            work["home"] = owned.homes.patch_unchanged(observed.home, annotations={MADE_AHEAD: None})
+            # The pod follows when that is done: the gateway may be about to delete a home that no
+            # one has used.
+            work["home"] = owned.homes.patch_unchanged(
+                observed.home, annotations={MADE_AHEAD: None}
+            )
             desktop = None
         home = desktop.home if desktop else None
-        is_its_home = home is not None and (observed.pod is None or observed.pod.home_claim == home.claim)
+        is_its_home = home is not None and (
+            observed.pod is None or observed.pod.home_claim == home.claim
+        )
         if home and is_its_home and (observed.home is None or observed.pod is None):
             work["home"] = owned.homes.ensure(build_home(identity=identity, home=home))
         if observed.pod:
             labels = {**identity.labels, HOLD: "false" if evictable else "true"}
-            if not observed.pod.terminating and not labels.items() <= observed.pod.metadata.labels.items():
+            if (
+                not observed.pod.terminating
+                and not labels.items() <= observed.pod.metadata.labels.items()
+            ):
                 work["pod"] = owned.pods.patch_metadata(observed.pod, labels=labels)
         elif desktop and (home is None or self._may_mount(home, session)):
             run, port = run_annotations(session, None), self._settings.agent_port
             pod = build_pod(identity=identity, desktop=desktop, run=run, agent_port=port)
             if home and not home.retain and not (observed.home and owner_uid(observed.home) == uid):
-                # A claim of this name may be an earlier session's, or somebody else's, and no pod of ours may mount
-                # that one. So this pod alone waits until the claim is known to be the session's own.
+                # A claim of this name may be an earlier session's, or somebody else's, and no pod
+                # of ours may mount that one. So this pod alone waits until the claim is known to be
+                # the session's own.
                 work["home"] = made = asyncio.ensure_future(work["home"])
                 work["pod"] = _make_after(made, partial(owned.pods.ensure, pod))
             else:
@@ -191,7 +267,9 @@ class Builder:
                 if decision.desktop
                 else Scheme.HTTP
             )
-            route = build_route(identity=identity, host=host, settings=self._settings, scheme=scheme)
+            route = build_route(
+                identity=identity, host=host, settings=self._settings, scheme=scheme
+            )
             if not owned.routes.is_as_desired(observed.route, route):
                 work["route"] = owned.routes.ensure(route)
         return work
@@ -205,12 +283,16 @@ class Builder:
     async def _make_secret(self, identity: Identity, tokens: DesktopTokens) -> Secret:
         return await self._owned.secrets.ensure(build_secret(identity=identity, tokens=tokens))
 
-    async def _replace_secret(self, present: Secret, identity: Identity, tokens: DesktopTokens) -> Secret:
+    async def _replace_secret(
+        self, present: Secret, identity: Identity, tokens: DesktopTokens
+    ) -> Secret:
         await self._owned.secrets.delete(present)
         return await self._make_secret(identity, tokens)
 
     def _may_mount(self, home: Home, session: VDISession) -> bool:
-        """Whether the home is free for this session; reserves it until the pod that mounts it is in the caches."""
+        """Whether the home is free for this session; reserves it until the pod that mounts it is in
+        the caches.
+        """
         if home.shared or not home.retain:
             return True
         meta = session.metadata
@@ -222,7 +304,9 @@ def _is_made_ahead(observed: Observed) -> bool:
 
 
 async def _make_after(first: asyncio.Future[Any], make: Callable[[], Awaitable[Pod]]) -> Pod | None:
-    """The pod, made after `first`; None where `first` fails, which is reported as its own failure."""
+    """The pod, made after `first`; None where `first` fails, which is reported as its own
+    failure.
+    """
     await asyncio.wait([first])
     return await make() if first.exception() is None else None
 
@@ -240,7 +324,9 @@ def _collect_failures(observed: Observed, failures: list[BaseException]) -> Buil
 
 
 def _explain(failure: Exception, session_name: str) -> Blocked | None:
-    """The reason of a refusal; None for any other failure (no answer, a conflict, a bug of ours), which is retried."""
+    """The reason of a refusal; None for any other failure (no answer, a conflict, a bug of ours),
+    which is retried.
+    """
     if isinstance(failure, ForeignObjectError):
         if failure.owner == session_name:
             return leftover(failure.kind, failure.name)
@@ -251,7 +337,9 @@ def _explain(failure: Exception, session_name: str) -> Blocked | None:
 
 
 def explain_refusal(failure: Exception, kind: str) -> Blocked | None:
-    """The reason why the API server or a webhook refuses an object of this kind; None: the failure is no refusal."""
+    """The reason why the API server or a webhook refuses an object of this kind; None: the failure
+    is no refusal.
+    """
     of_webhook = isinstance(failure, ServerError | BadRequest) and is_from_webhook(failure.message)
     if isinstance(failure, ApiError) and (of_webhook or isinstance(failure, Forbidden | Invalid)):
         return explain_api_error(kind, failure.message)
@@ -271,10 +359,13 @@ class Cleanup:
         self._clock = clock
 
     async def delete_all(self, observed: Observed) -> bool:
-        """Delete a deleted session's children; True when all are gone. Its own home is garbage collected."""
-        # The garbage collector would delete these too, but it looks for new kinds every 30 s only. Until it knows the
-        # CRD, a session of the same name would find its host and Secret taken by a session that is gone.
-        # Pod and route go first: when many sessions are deleted at once, CPU and GPU are free before the rest is done.
+        """Delete a deleted session's children; True when all are gone. Its own home is garbage
+        collected.
+        """
+        # The garbage collector would delete these too, but it looks for new kinds every 30 s only.
+        # Until it knows the CRD, a session of the same name would find its host and Secret taken by
+        # a session that is gone. Pod and route go first: when many sessions are deleted at once,
+        # CPU and GPU are free before the rest is done.
         if not await self.delete_desktop(observed):
             return False
         work = []
@@ -285,7 +376,9 @@ class Cleanup:
         return all(await asyncio.gather(*work))
 
     async def delete_desktop(self, observed: Observed) -> bool:
-        """Delete pod and route, which a suspended session does not keep; True when they are gone."""
+        """Delete pod and route, which a suspended session does not keep; True when they are
+        gone.
+        """
         work = [self._delete(pod, observed) for pod in pods_of(observed)]
         work.append(self._record_use(observed))
         if observed.route:
@@ -298,15 +391,22 @@ class Cleanup:
 
     async def delete_extra_pods(self, observed: Observed) -> None:
         """Delete second pods, and pods on a dead node, which would never report their end."""
-        terminating = [pod for pod in (observed.pod, observed.terminating) if pod and pod.terminating]
-        unwanted = [*observed.extra_pods, *(pod for pod in terminating if _may_be_forced(pod, observed))]
+        terminating = [
+            pod for pod in (observed.pod, observed.terminating) if pod and pod.terminating
+        ]
+        unwanted = [
+            *observed.extra_pods,
+            *(pod for pod in terminating if _may_be_forced(pod, observed)),
+        ]
         if unwanted:
             await asyncio.gather(*(self._delete(pod, observed) for pod in unwanted))
 
     async def is_gone(self, session: VDISession) -> bool:
-        """Whether the API server, too, no longer has the pod that the status names. Raises KubeError."""
-        # The cache may lag behind, above all at a takeover. Or somebody has removed the labels by which our watch finds
-        # the pod: they are set again, and the watch brings it.
+        """Whether the API server, too, no longer has the pod that the status names. Raises
+        KubeError.
+        """
+        # The cache may lag behind, above all at a takeover. Or somebody has removed the labels by
+        # which our watch finds the pod: they are set again, and the watch brings it.
         meta, pods = session.metadata, self._owned.pods
         live = await pods.get_live(meta.namespace, session.status.pod_name)
         if live is None or owner_uid(live) != meta.uid:
@@ -315,20 +415,38 @@ class Cleanup:
         return False
 
     async def _record_use(self, observed: Observed) -> bool:
-        """Annotate a retained home with the time when its desktop stopped; a failure is only logged. Always True."""
+        """Annotate a retained home with the time when its desktop stopped; a failure is only
+        logged. Always True.
+        """
         pod, home, now = observed.pod, observed.home, self._clock.now()
         if home and _is_made_ahead(observed) and pods_of(observed):
-            # The gateway marked the home while the operator was starting its desktop. It may contain files by now.
+            # The gateway marked the home while the operator was starting its desktop. It may
+            # contain files by now.
             await self._owned.homes.patch_metadata(home, annotations={MADE_AHEAD: None})
-        if pod and not pod.terminating and home and owner_uid(home) is None and is_use_due(home.metadata, now):
+        if (
+            pod
+            and not pod.terminating
+            and home
+            and owner_uid(home) is None
+            and is_use_due(home.metadata, now)
+        ):
             try:
-                await self._owned.homes.patch_metadata(home, annotations={LAST_USED: format_time(now)})
+                await self._owned.homes.patch_metadata(
+                    home, annotations={LAST_USED: format_time(now)}
+                )
             except KubeError as error:
-                log.warning("%s/%s: last use not recorded: %s", home.metadata.namespace, home.metadata.name, error)
+                log.warning(
+                    "%s/%s: last use not recorded: %s",
+                    home.metadata.namespace,
+                    home.metadata.name,
+                    error,
+                )
         return True
 
     async def _delete(self, pod: Pod, observed: Observed) -> bool:
-        return await self._owned.pods.delete(pod, grace_seconds=0 if _may_be_forced(pod, observed) else None)
+        return await self._owned.pods.delete(
+            pod, grace_seconds=0 if _may_be_forced(pod, observed) else None
+        )
 
 
 def pods_of(observed: Observed) -> list[Pod]:
@@ -337,6 +455,8 @@ def pods_of(observed: Observed) -> list[Pod]:
 
 
 def _may_be_forced(pod: Pod, observed: Observed) -> bool:
-    """Whether to delete without its node's confirmation: the node is lost, and the pod writes to no volume."""
+    """Whether to delete without its node's confirmation: the node is lost, and the pod writes to no
+    volume.
+    """
     on_that_node = observed.node is None or pod.spec.node_name == observed.node.metadata.name
     return pod.terminating and observed.node_lost and on_that_node and not pod.writes_to

@@ -1,7 +1,9 @@
-"""Reports of each session's end to the gateway, for its history, before the session's finalizer is removed.
+"""Reports of each session's end to the gateway, for its history, before the session's finalizer is
+removed.
 
-Only where VDI_GATEWAY_URL is set. `report` is the reconciler of a queue of its own: no session waits for the report of
-another, and none for longer than `REPORT_TIMEOUT` after its deletion. Everything else the gateway's own watch sees.
+Only where VDI_GATEWAY_URL is set. `report` is the reconciler of a queue of its own: no session
+waits for the report of another, and none for longer than `REPORT_TIMEOUT` after its deletion.
+Everything else the gateway's own watch sees.
 """
 
 import logging
@@ -33,7 +35,9 @@ ANSWER_BYTES = 4096
 
 
 class EndReports:
-    """The reports of all deleted sessions. After a restart an end is reported again, which the gateway ignores."""
+    """The reports of all deleted sessions. After a restart an end is reported again, which the
+    gateway ignores.
+    """
 
     def __init__(
         self,
@@ -60,7 +64,8 @@ class EndReports:
         sessions.listen(self._changed)
 
     def seconds_to_wait(self, session: VDISession) -> float | None:
-        """The longest time that a deleted session has to wait for its report; None: its finalizer may go.
+        """The longest time that a deleted session has to wait for its report; None: its finalizer
+        may go.
 
         The first call begins the report; the session is enqueued when it is done.
         """
@@ -79,13 +84,19 @@ class EndReports:
     async def report(self, key: SessionKey) -> Result:
         """Report one end, again and again until that has worked or the time is up."""
         session = self._sessions.get(*key)
-        if session is None or self._done.get(session.metadata.uid) is not False or self._seconds_left(session) <= 0:
+        if (
+            session is None
+            or self._done.get(session.metadata.uid) is not False
+            or self._seconds_left(session) <= 0
+        ):
             return Result()
         try:
             await self._send(session)
         except AnswerError as error:
             if self._trouble != str(error):
-                log.warning("the gateway does not record the end of sessions, tried again: %s", error)
+                log.warning(
+                    "the gateway does not record the end of sessions, tried again: %s", error
+                )
             self._trouble = str(error)
             return Result(requeue_after=PAUSE)
         self._trouble = ""
@@ -108,8 +119,9 @@ class EndReports:
         self._done[session.metadata.uid] = True
         why = self._trouble or "no attempt was made in time"
         note = (
-            f"The gateway has not recorded the end of this session within {REPORT_TIMEOUT.seconds} s ({why}). The "
-            "session is deleted anyway. Its history contains what the gateway observed."
+            f"The gateway has not recorded the end of this session within {REPORT_TIMEOUT.seconds}"
+            f" s ({why}). The session is deleted anyway. Its history contains what the gateway"
+            " observed."
         )
         self._recorder.emit(reference_to(session), "Warning", "HistoryNotRecorded", note, "Report")
 
@@ -117,8 +129,17 @@ class EndReports:
         try:
             token = self._token_file.read_text().strip()
         except OSError as error:
-            raise AnswerError(f"the token {self._token_file} cannot be read ({error.strerror})") from error
+            raise AnswerError(
+                f"the token {self._token_file} cannot be read ({error.strerror})"
+            ) from error
         url, body = f"{self._url}/internal/ended", msgspec.json.encode(session)
         await ask_once(
-            self._url, "POST", url, bearer=token, body=body, expected=204, most=ANSWER_BYTES, seconds=ANSWER_SECONDS
+            self._url,
+            "POST",
+            url,
+            bearer=token,
+            body=body,
+            expected=204,
+            most=ANSWER_BYTES,
+            seconds=ANSWER_SECONDS,
         )

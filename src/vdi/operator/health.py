@@ -1,6 +1,8 @@
-"""The operator's HTTP server with /healthz, /readyz and /metrics. Ready means that its caches are up to date.
+"""The operator's HTTP server with /healthz, /readyz and /metrics. Ready means that its caches are
+up to date.
 
-Pages are rendered from memory. A web framework for three pages was measured to cost 11 MiB and half a second at start.
+Pages are rendered from memory. A web framework for three pages was measured to cost 11 MiB and half
+a second at start.
 """
 
 import asyncio
@@ -18,7 +20,8 @@ from vdi.operator.metrics import Metrics
 from vdi.operator.release_keys import ReleaseKey
 from vdi.process import CHALLENGE, MetricsToken
 
-# Renders a response (status, content type, body) to a request with this Authorization header, "" without one.
+# Renders a response (status, content type, body) to a request with this Authorization header, ""
+# without one.
 Page = Callable[[str], tuple[int, str, bytes]]
 
 TEXT = "text/plain; charset=utf-8"
@@ -27,15 +30,18 @@ REQUEST_TIMEOUT = 5.0
 
 # Bytes of a request's head; no body is expected.
 LONGEST_REQUEST = 16 * 1024
-# Turns of asyncio's loop between the acceptance of a connection and its `connection_made`, and one more.
+# Turns of asyncio's loop between the acceptance of a connection and its `connection_made`, and one
+# more.
 _ACCEPT_TURNS = 4
-# Seconds without data from the API server after which a cache counts as stale; a silent watch is reopened after 90.
+# Seconds without data from the API server after which a cache counts as stale; a silent watch is
+# reopened after 90.
 STALE = 150.0
 
 
 @asynccontextmanager
 async def serve_pages(pages: Mapping[str, Page], host: str, port: int) -> AsyncIterator[int]:
-    """Serve while the context lasts, on a free port when `port` is 0; yields the port. Raises OSError.
+    """Serve while the context lasts, on a free port when `port` is 0; yields the port. Raises
+    OSError.
 
     Open connections are cut when the context ends.
     """
@@ -45,7 +51,8 @@ async def serve_pages(pages: Mapping[str, Page], host: str, port: int) -> AsyncI
     try:
         yield server.sockets[0].getsockname()[1]
     finally:
-        # asyncio (3.11) leaks a connection that was accepted just before `close`, as it is made in a later turn.
+        # asyncio (3.11) leaks a connection that was accepted just before `close`, as it is made in
+        # a later turn.
         for listener in server.sockets:
             loop.remove_reader(listener.fileno())
         for _ in range(_ACCEPT_TURNS):
@@ -80,7 +87,9 @@ class _Connection(asyncio.Protocol):
         if b"\r\n\r\n" in self._request:
             self._answer()
         elif len(self._request) > LONGEST_REQUEST:
-            self._send(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE, TEXT, b"the request is too long\n")
+            self._send(
+                HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE, TEXT, b"the request is too long\n"
+            )
 
     def cut(self) -> None:
         """End the connection at once."""
@@ -110,7 +119,11 @@ class _Connection(asyncio.Protocol):
 
 
 def _authorization(headers: list[str]) -> str:
-    given = (line.partition(":")[2].strip() for line in headers if line.lower().startswith("authorization:"))
+    given = (
+        line.partition(":")[2].strip()
+        for line in headers
+        if line.lower().startswith("authorization:")
+    )
     return next(given, "")
 
 
@@ -130,7 +143,9 @@ class Health:
         self._caches, self._elector, self._keys = caches, elector, keys
 
     def troubles(self) -> Iterator[str]:
-        """Reasons why the operator is not ready, one line each. A standby that could take over at once is ready."""
+        """Reasons why the operator is not ready, one line each. A standby that could take over at
+        once is ready.
+        """
         if self._caches is None or self._elector is None:
             yield "the operator has not started yet"
             return
@@ -138,7 +153,10 @@ class Health:
         for reflector in self._caches.reflectors:
             contact = reflector.last_contact
             if contact is not None and (silence := self._clock.monotonic() - contact) > STALE:
-                yield f"{reflector.resource.plural}: no message from the API server for {silence:.0f} s"
+                yield (
+                    f"{reflector.resource.plural}: no message from the API server for"
+                    f" {silence:.0f} s"
+                )
         if self._elector.last_error is not None:
             yield f"leases: {self._elector.last_error}"
         yield from (f"keys: {key.problem}" for key in self._keys if key.problem)
@@ -160,4 +178,8 @@ class Health:
         if refused := self._token.refusal(authorization):
             status, sentence = refused
             return status, TEXT, f"{sentence}\n".encode()
-        return 200, "text/plain; version=0.0.4; charset=utf-8", generate_latest(self._metrics.registry)
+        return (
+            200,
+            "text/plain; version=0.0.4; charset=utf-8",
+            generate_latest(self._metrics.registry),
+        )

@@ -1,4 +1,5 @@
-"""The operator's metrics: counters and histograms, which components increment, and gauges that are read at a scrape.
+"""The operator's metrics: counters and histograms, which components increment, and gauges that are
+read at a scrape.
 
 `runtime` and `wiring` register the sources of the gauges with the `watch_` methods.
 """
@@ -36,7 +37,8 @@ class Metrics:
         self.registry.register(_Measured(self._measures))
         self.startup = Histogram(
             "session_startup_seconds",
-            "Time from a session's creation (in a later run: from its pod's) until its desktop was ready.",
+            "Time from a session's creation (in a later run: from its pod's) until its desktop was"
+            " ready.",
             buckets=_STARTUP_BUCKETS,
             registry=self.registry,
         )
@@ -59,7 +61,8 @@ class Metrics:
             buckets=_FAST_BUCKETS,
             registry=self.registry,
         )
-        # Counted here and given to Prometheus only at a scrape: its own counters take a lock each time.
+        # Counted here and given to Prometheus only at a scrape: its own counters take a lock each
+        # time.
         self._requests: Tally[tuple[str, str, int]] = Tally()
         self._measures["requests"] = self._measure_requests
 
@@ -78,24 +81,34 @@ class Metrics:
 
     def _measure_requests(self) -> Iterator[Metric]:
         words = "Requests to the Kubernetes API, by method, resource and status (0: no response)."
-        requests = CounterMetricFamily("vdi_api_requests", words, labels=["method", "resource", "status"])
+        requests = CounterMetricFamily(
+            "vdi_api_requests", words, labels=["method", "resource", "status"]
+        )
         for (method, resource, status), number in sorted(self._requests.items()):
             requests.add_metric([method, resource, str(status)], number)
         yield requests
 
     def watch_lease(self, elector: Elector) -> None:
-        """Report whether this process leads. While it does not, metrics of the cluster's state are left out."""
+        """Report whether this process leads. While it does not, metrics of the cluster's state are
+        left out.
+        """
 
         def measure() -> Iterator[Metric]:
-            yield GaugeMetricFamily("vdi_leader", "1 where this process works, 0 where it stands by.", elector.leads)
+            yield GaugeMetricFamily(
+                "vdi_leader", "1 where this process works, 0 where it stands by.", elector.leads
+            )
             if (age := elector.age) is not None:
-                yield GaugeMetricFamily("vdi_lease_age_seconds", "Time since the last renewal of the lease.", age)
+                yield GaugeMetricFamily(
+                    "vdi_lease_age_seconds", "Time since the last renewal of the lease.", age
+                )
 
         self._measures["lease"] = measure
         self._leads = lambda: elector.leads
 
     def watch_sessions(self, sessions: Callable[[], Iterable[VDISession]]) -> None:
-        """Report sessions by phase and graphics, by the leader alone, so that sums over replicas are right."""
+        """Report sessions by phase and graphics, by the leader alone, so that sums over replicas
+        are right.
+        """
 
         def measure() -> Iterator[Metric]:
             if not self._leads():
@@ -109,18 +122,33 @@ class Metrics:
                     isolated[session.status.isolation.user_namespace] += 1
                 if graphics := session.status.graphics:
                     on_gpu = (renders_on_gpu(graphics), graphics.hardware_encoder)
-                    drawn["gpu" if on_gpu[0] else "software", "gpu" if on_gpu[1] else "software"] += 1
+                    drawn[
+                        "gpu" if on_gpu[0] else "software", "gpu" if on_gpu[1] else "software"
+                    ] += 1
             yield _gauge(
-                "vdi_sessions", "Sessions, by phase.", "phase", {phase.value: phases[phase] for phase in Phase}
+                "vdi_sessions",
+                "Sessions, by phase.",
+                "phase",
+                {phase.value: phases[phase] for phase in Phase},
             )
-            words = "Running sessions whose desktop reports its graphics, by renderer and encoder: gpu or software."
-            by_graphics = GaugeMetricFamily("vdi_session_graphics", words, labels=["renderer", "encoder"])
+            words = (
+                "Running sessions whose desktop reports its graphics, by renderer and encoder: gpu"
+                " or software."
+            )
+            by_graphics = GaugeMetricFamily(
+                "vdi_session_graphics", words, labels=["renderer", "encoder"]
+            )
             for renderer in ("gpu", "software"):
                 for encoder in ("gpu", "software"):
                     by_graphics.add_metric([renderer, encoder], drawn[renderer, encoder])
             yield by_graphics
             counts = {"true": isolated[True], "false": isolated[False]}
-            yield _gauge("vdi_session_user_namespaces", "Sessions with a pod, by user namespace.", "used", counts)
+            yield _gauge(
+                "vdi_session_user_namespaces",
+                "Sessions with a pod, by user namespace.",
+                "used",
+                counts,
+            )
 
         self._measures["sessions"] = measure
 
@@ -133,7 +161,9 @@ class Metrics:
             words = "Desktops of a pool: ready, starting, and used by running sessions."
             desktops = GaugeMetricFamily("vdi_pool_desktops", words, labels=["pool", "state"])
             desired = GaugeMetricFamily(
-                "vdi_pool_desired_desktops", "Desktops that a pool should keep ready now.", labels=["pool"]
+                "vdi_pool_desired_desktops",
+                "Desktops that a pool should keep ready now.",
+                labels=["pool"],
             )
             for pool in pools():
                 desired.add_metric([pool.metadata.name], desired_ready(pool, clock.now()))
@@ -154,7 +184,9 @@ class Metrics:
 
         def measure() -> Iterator[Metric]:
             sizes: Tally[str] = Tally()
-            of_stores = {id(reflector.store): reflector for reflector in reflectors}  # several may fill one
+            of_stores = {
+                id(reflector.store): reflector for reflector in reflectors
+            }  # several may fill one
             for reflector in of_stores.values():
                 sizes[reflector.resource.plural] += len(reflector.store)
             yield _gauge("vdi_cache_objects", "Objects in the caches, by kind.", "kind", sizes)
@@ -162,7 +194,9 @@ class Metrics:
         self._measures["caches"] = measure
 
     def watch_queues(self, controllers: Collection[Controller[Any]]) -> None:
-        """Report the length of the work queues; all controllers and outcomes appear from the start."""
+        """Report the length of the work queues; all controllers and outcomes appear from the
+        start.
+        """
         for controller in controllers:
             self._reconcile_seconds.labels(controller.name)
             for outcome in controller.outcomes:
@@ -170,7 +204,12 @@ class Metrics:
 
         def measure() -> Iterator[Metric]:
             lengths = {controller.name: len(controller.queue) for controller in controllers}
-            yield _gauge("vdi_workqueue_depth", "Keys in the work queue, by controller.", "controller", lengths)
+            yield _gauge(
+                "vdi_workqueue_depth",
+                "Keys in the work queue, by controller.",
+                "controller",
+                lengths,
+            )
 
         self._measures["queues"] = measure
 
@@ -181,12 +220,17 @@ class Metrics:
             if not self._leads():
                 return
             seconds = waits()
-            yield GaugeMetricFamily("vdi_waiting_sessions", "Sessions that wait for capacity.", value=len(seconds))
-            # A metric of its own: a label would change what `max(vdi_waiting_sessions)` means in people's dashboards.
+            yield GaugeMetricFamily(
+                "vdi_waiting_sessions", "Sessions that wait for capacity.", value=len(seconds)
+            )
+            # A metric of its own: a label would change what `max(vdi_waiting_sessions)` means in
+            # people's dashboards.
             gpu = "Sessions that wait for capacity and request a GPU."
             yield GaugeMetricFamily("vdi_waiting_gpu_sessions", gpu, value=len(waits(gpu=True)))
             longest = "Waiting time of the session that has waited longest for capacity."
-            yield GaugeMetricFamily("vdi_longest_wait_seconds", longest, value=max(seconds, default=0.0))
+            yield GaugeMetricFamily(
+                "vdi_longest_wait_seconds", longest, value=max(seconds, default=0.0)
+            )
 
         self._measures["waiting"] = measure
 

@@ -45,7 +45,9 @@ class Observer:
         self._is_unpublished = is_unpublished
 
     def observe(self, session: VDISession) -> Observed:
-        """The session's state. Objects with its children's names that belong to others are left out."""
+        """The session's state. Objects with its children's names that belong to others are left
+        out.
+        """
         caches, meta = self._caches, session.metadata
         pod, terminating, extra_pods = self._pods_of(session)
         service, route, secret = self._access_of(session)
@@ -56,7 +58,9 @@ class Observer:
         bound = pod or terminating
         host = self._hosts.label_of(session)
         is_taken = self._is_taken(session, host)
-        node = caches.nodes.get("", bound.spec.node_name) if bound and bound.spec.node_name else None
+        node = (
+            caches.nodes.get("", bound.spec.node_name) if bound and bound.spec.node_name else None
+        )
         return Observed(
             session=session,
             template=template,
@@ -95,7 +99,9 @@ class Observer:
         )
 
     def _access_of(self, session: VDISession) -> tuple[Service | None, Route | None, Secret | None]:
-        """The session's Service, route and Secret; without those of that name that belong to others."""
+        """The session's Service, route and Secret; without those of that name that belong to
+        others.
+        """
         caches, meta = self._caches, session.metadata
         service = caches.services.get(meta.namespace, naming.service_name(meta.name))
         route = caches.routes.get(meta.namespace, naming.route_name(meta.name))
@@ -109,13 +115,18 @@ class Observer:
     def _pods_of(self, session: VDISession) -> tuple[Pod | None, Pod | None, tuple[Pod, ...]]:
         """The session's pod, a pod that we have deleted and that has not ended yet, and extra pods.
 
-        A pod that somebody else deletes is the session's pod until its end. Of several, the pod that the status names
-        stays, else one that is ready, else the oldest: so every reconcile chooses the same.
+        A pod that somebody else deletes is the session's pod until its end. Of several, the pod
+        that the status names stays, else one that is ready, else the oldest: so every reconcile
+        chooses the same.
         """
         named, uid = session.status.pod_name, session.metadata.uid
         pods = [pod for pod in self._caches.pods.by_owner(uid) if owner_uid(pod) == uid]
         unpublished = not named and self._is_unpublished(uid)
-        given_up = [pod for pod in pods if pod.terminating and pod.metadata.name != named and not unpublished]
+        given_up = [
+            pod
+            for pod in pods
+            if pod.terminating and pod.metadata.name != named and not unpublished
+        ]
         live = [pod for pod in pods if pod not in given_up]
         live.sort(
             key=lambda pod: (
@@ -125,7 +136,11 @@ class Observer:
                 pod.metadata.name,
             )
         )
-        return (live[0] if live else None, given_up[0] if given_up else None, (*live[1:], *given_up[1:]))
+        return (
+            live[0] if live else None,
+            given_up[0] if given_up else None,
+            (*live[1:], *given_up[1:]),
+        )
 
     def _events(self, namespace: str, pod: Pod, claim: str) -> Iterator[Event]:
         yield from self._caches.events_of(pod)
@@ -143,12 +158,16 @@ class Observer:
             return None
         reserved = self._reservations.holder(home_reservation(namespace, claim))
         wanting = [
-            _contender(peer, holds=peer.metadata.uid == reserved) for peer in peers if self._could_start(peer, claim)
+            _contender(peer, holds=peer.metadata.uid == reserved)
+            for peer in peers
+            if self._could_start(peer, claim)
         ]
         return _holder(session, having=mounting, wanting=wanting)
 
     def _is_taken(self, session: VDISession, label: str) -> bool:
-        """Whether the host label belongs to another user, or to another session of the same user."""
+        """Whether the host label belongs to another user, or to another session of the same
+        user.
+        """
         if self._hosts.is_owned_by_another(session, label):
             return True
         host, owner = self._settings.host(label), self._hosts.owner_of(label)
@@ -161,20 +180,34 @@ class Observer:
             return False
         reserved, url = self._reservations.holder(host), self._settings.url(host)
         wanting = [
-            _contender(peer, holds=peer.metadata.uid == reserved, first=peer.status.url == url) for peer in peers
+            _contender(peer, holds=peer.metadata.uid == reserved, first=peer.status.url == url)
+            for peer in peers
         ]
-        return _holder(session, having=self._caches.routes.by_index(BY_HOST, host), wanting=wanting) is not None
+        return (
+            _holder(session, having=self._caches.routes.by_index(BY_HOST, host), wanting=wanting)
+            is not None
+        )
 
     def _could_start(self, session: VDISession, claim: str) -> bool:
         """Whether the session waits for this home alone; else it must not keep others from it."""
         if session.spec.suspended:
             return False
         template = self._caches.templates.get("", session.spec.template)
-        desktop = resolve(session, template, self._settings, self._caches.homes_of(session)) if template else None
-        has_home = isinstance(desktop, Desktop) and desktop.home is not None and desktop.home.claim == claim
+        desktop = (
+            resolve(session, template, self._settings, self._caches.homes_of(session))
+            if template
+            else None
+        )
+        has_home = (
+            isinstance(desktop, Desktop)
+            and desktop.home is not None
+            and desktop.home.claim == claim
+        )
         failures = current_failures(session)
         given_up = failures is not None and is_hopeless(failures, session, template)
-        is_blocked = self._name_holder(session) or self._is_taken(session, self._hosts.label_of(session))
+        is_blocked = self._name_holder(session) or self._is_taken(
+            session, self._hosts.label_of(session)
+        )
         return has_home and not given_up and not is_blocked
 
     def _name_holder(self, session: VDISession) -> VDISession | None:
@@ -183,7 +216,10 @@ class Observer:
         if not namesakes:
             return None
         sessions = {rival.metadata.uid: rival for rival in (session, *namesakes)}
-        contenders = (_contender(rival, holds=bool(self._caches.pods.by_owner(uid))) for uid, rival in sessions.items())
+        contenders = (
+            _contender(rival, holds=bool(self._caches.pods.by_owner(uid)))
+            for uid, rival in sessions.items()
+        )
         holder = find_holder(contenders)
         return sessions[holder.uid] if holder and holder.uid != session.metadata.uid else None
 
@@ -192,20 +228,28 @@ def _within(namespace: str, objects: Iterable[N]) -> list[N]:
     return [obj for obj in objects if obj.metadata.namespace == namespace]
 
 
-def _holder(session: VDISession, *, having: Iterable[HasMetadata], wanting: Iterable[Contender]) -> str | None:
+def _holder(
+    session: VDISession, *, having: Iterable[HasMetadata], wanting: Iterable[Contender]
+) -> str | None:
     """The name of the session that gets it, if that is another one."""
     contenders = list(wanting)
     for obj in having:
         owner = session_of(obj)
         uid, name = (owner.uid, owner.name) if owner else (obj.metadata.uid, obj.metadata.name)
         contenders.append(Contender(uid=uid, name=name, created="", holds=True, terminating=False))
-    mine = [contender for contender in contenders if contender.uid == session.metadata.uid and contender.holds]
+    mine = [
+        contender
+        for contender in contenders
+        if contender.uid == session.metadata.uid and contender.holds
+    ]
     holder = mine[0] if mine else find_holder(contenders)
     return holder.name if holder and holder.uid != session.metadata.uid else None
 
 
 def _contender(session: VDISession, *, holds: bool, first: bool = False) -> Contender:
-    """`first`: before all older ones. So a suspended session, which has no route, gets its former host again."""
+    """`first`: before all older ones. So a suspended session, which has no route, gets its former
+    host again.
+    """
     meta = session.metadata
     return Contender(
         uid=meta.uid,

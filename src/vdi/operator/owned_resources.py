@@ -1,4 +1,5 @@
-"""Writes of objects that a session owns: created, repaired, adopted and deleted, never an object of somebody else.
+"""Writes of objects that a session owns: created, repaired, adopted and deleted, never an object of
+somebody else.
 
 Used by `children` for all five kinds of a session's objects, and by `pools` for pods.
 """
@@ -13,7 +14,15 @@ from vdi.cluster.objects import PersistentVolumeClaim, Pod, Service
 from vdi.kinds import ROUTES
 from vdi.kube import wire
 from vdi.kube.apply import Applier
-from vdi.kube.errors import AlreadyExists, ApiError, Conflict, KubeError, NotFound, ServerError, TooManyRequests
+from vdi.kube.errors import (
+    AlreadyExists,
+    ApiError,
+    Conflict,
+    KubeError,
+    NotFound,
+    ServerError,
+    TooManyRequests,
+)
 from vdi.kube.meta import HasMetadata, T
 from vdi.kube.resource import CLAIMS, PODS, SECRETS, SERVICES
 from vdi.kube.transport import Client
@@ -35,8 +44,9 @@ class ForeignObjectError(Exception):
 class OwnedResource(Applier[T]):
     """The children of one kind: an `Applier` that refuses to touch an object of somebody else.
 
-    Services and routes are repaired when somebody edits them: their stores keep field ownership. Pods, homes and
-    Secrets are made once: their specs cannot be changed, or must not be under a running desktop.
+    Services and routes are repaired when somebody edits them: their stores keep field ownership.
+    Pods, homes and Secrets are made once: their specs cannot be changed, or must not be under a
+    running desktop.
     """
 
     async def ensure(self, desired: Mapping[str, Any]) -> T:
@@ -50,17 +60,22 @@ class OwnedResource(Applier[T]):
             try:
                 return await self.create(desired)
             except AlreadyExists:
-                # Our own POST whose answer was lost, a store that lags, a stripped label, or somebody else's object.
+                # Our own POST whose answer was lost, a store that lags, a stripped label, or
+                # somebody else's object.
                 present = await self._adopt(metadata)
         self._refuse_foreign(present, metadata)
         return await super().ensure(desired)
 
     async def patch_metadata(self, present: T, **change: Any) -> T:
-        """Change these fields of this incarnation's metadata, such as `labels`; returns the object as it then is."""
+        """Change these fields of this incarnation's metadata, such as `labels`; returns the object
+        as it then is.
+        """
         return await self.patch(present, {"metadata": change})
 
     async def patch(self, present: T, change: Mapping[str, Any], **options: str) -> T:
-        """Change this incarnation, with `options` of `Client.patch`; returns the object as it then is."""
+        """Change this incarnation, with `options` of `Client.patch`; returns the object as it then
+        is.
+        """
         meta = present.metadata
         patch = {**change, "metadata": {**change.get("metadata", {}), "uid": meta.uid}}
         response = await self._client.patch(
@@ -72,17 +87,23 @@ class OwnedResource(Applier[T]):
 
     async def patch_unchanged(self, present: T, **change: Any) -> T:
         """The same, only if the object is still as it is known here. Raises Conflict."""
-        return await self.patch_metadata(present, **change, resourceVersion=present.metadata.resource_version)
+        return await self.patch_metadata(
+            present, **change, resourceVersion=present.metadata.resource_version
+        )
 
     async def get_live(self, namespace: str, name: str) -> T | None:
-        """The object as the API server has it, for where a cache that lags would do harm; None when it has none."""
+        """The object as the API server has it, for where a cache that lags would do harm; None when
+        it has none.
+        """
         try:
             return await self._client.get(self.resource, name, namespace=namespace, into=self._into)
         except NotFound:
             return None
 
     async def _adopt(self, metadata: Mapping[str, Any]) -> T:
-        live = await self._client.get(self.resource, metadata["name"], namespace=metadata["namespace"], into=self._into)
+        live = await self._client.get(
+            self.resource, metadata["name"], namespace=metadata["namespace"], into=self._into
+        )
         self._refuse_foreign(live, metadata)
         return await self.patch_metadata(live, labels=metadata["labels"])
 
@@ -93,7 +114,9 @@ class OwnedResource(Applier[T]):
             return  # a shared home belongs to its user and template, which its name says
         if desired_owners and owner and owner.uid == desired_owners[0]["uid"]:
             return
-        raise ForeignObjectError(self.resource.kind, metadata["name"], owner.name if owner else None)
+        raise ForeignObjectError(
+            self.resource.kind, metadata["name"], owner.name if owner else None
+        )
 
 
 class OwnedResources:
@@ -120,11 +143,13 @@ def owner_uid(obj: HasMetadata) -> str | None:
 
 
 class UncertainCreates:
-    """Pods whose create was sent and whose answer was lost, by the key of the session or pool that they are for.
+    """Pods whose create was sent and whose answer was lost, by the key of the session or pool that
+    they are for.
 
-    The watch tells in a moment whether such a pod exists, unless it is broken too, which happens together. Until then
-    no other session may have its capacity, nor the home that it mounts: a session that is deleted or suspended in that
-    moment would give both away. Lives as long as the process: the next one's first lists have the pods.
+    The watch tells in a moment whether such a pod exists, unless it is broken too, which happens
+    together. Until then no other session may have its capacity, nor the home that it mounts: a
+    session that is deleted or suspended in that moment would give both away. Lives as long as the
+    process: the next one's first lists have the pods.
     """
 
     def __init__(self, pods: OwnedResource[Pod]) -> None:
@@ -136,14 +161,17 @@ class UncertainCreates:
         self._names.setdefault(whose, set()).add((namespace, name))
 
     async def settle(self, whose: Hashable) -> list[str]:
-        """Ask the API server for these pods; those that exist are in the caches then. Returns all their names.
+        """Ask the API server for these pods; those that exist are in the caches then. Returns all
+        their names.
 
         Raises KubeError while it is still not known.
         """
         settled = sorted(self._names.get(whose, ()))
         for namespace, name in settled:
             live = await self._pods.get_live(namespace, name)
-            if live and MANAGED_BY.items() <= live.metadata.labels.items():  # else it is a stranger's
+            if (
+                live and MANAGED_BY.items() <= live.metadata.labels.items()
+            ):  # else it is a stranger's
                 self._pods.store.remember(live)
         self.forget(whose)
         return [name for _, name in settled]
@@ -153,7 +181,9 @@ class UncertainCreates:
 
 
 def is_uncertain(failure: BaseException) -> bool:
-    """Whether a create that failed with this may have been executed all the same: its answer was lost."""
+    """Whether a create that failed with this may have been executed all the same: its answer was
+    lost.
+    """
     if isinstance(failure, ApiError):
         return isinstance(failure, Conflict | TooManyRequests | ServerError)
     return isinstance(failure, KubeError)

@@ -1,10 +1,12 @@
-"""Claims of pools' desktops: one patch makes a running pod of a pool a session's, and nothing is restarted.
+"""Claims of pools' desktops: one patch makes a running pod of a pool a session's, and nothing is
+restarted.
 
     claim:  pod --one patch (owner, labels, run)--> the session's pod, at one version of it only
     then:   Secret (same password), Service, route, status: as for any other pod of the session
 
-Killed between these writes, the next start finds the pod by its owner and goes on: the desktop's tokens follow from the
-pod's name. The pod owns its first Secret, which outlives the pool and goes with the desktop.
+Killed between these writes, the next start finds the pod by its owner and goes on: the desktop's
+tokens follow from the pod's name. The pod owns its first Secret, which outlives the pool and goes
+with the desktop.
 """
 
 import heapq
@@ -22,10 +24,25 @@ from vdi.operator.release_keys import ReleaseKey
 from vdi.session.decide import Observed
 from vdi.session.effective import Desktop, resolve
 from vdi.session.lifetime import run_annotations
-from vdi.session.naming import HOLD, TEMPLATE_ANNOTATION, TEMPLATE_REVISION, Identity, assigned_namespace
-from vdi.session.pool import FITS, can_serve, explain_unserved, fingerprint, is_waiting, pool_desktop, pool_of
+from vdi.session.naming import (
+    HOLD,
+    TEMPLATE_ANNOTATION,
+    TEMPLATE_REVISION,
+    Identity,
+    assigned_namespace,
+)
+from vdi.session.pool import (
+    FITS,
+    can_serve,
+    explain_unserved,
+    fingerprint,
+    is_waiting,
+    pool_desktop,
+    pool_of,
+)
 
-# Indices of pods by the name of their pool: desktops that no session has claimed, and the claimed ones.
+# Indices of pods by the name of their pool: desktops that no session has claimed, and the claimed
+# ones.
 _WAITING, _TAKEN = "pool-waiting", "pool-taken"
 
 # Index of pools by their template.
@@ -33,10 +50,12 @@ BY_POOLED_TEMPLATE = "pooled-template"
 # Reason of the Event for a session that no pool of its template can serve.
 NOT_FROM_POOL = "NotFromPool"
 _TRIES = 3
-# Seconds without a claim after which pools start desktops again, and the longest time that they wait for that. A start
-# takes CPU on the node from the pictures that the people who have just claimed are waiting for.
+# Seconds without a claim after which pools start desktops again, and the longest time that they
+# wait for that. A start takes CPU on the node from the pictures that the people who have just
+# claimed are waiting for.
 CALM_SECONDS, _LONGEST_WAIT_SECONDS = 1.5, 3.0
-# Waiting sessions that are compared with a desktop that becomes ready: of thousands, many are alike.
+# Waiting sessions that are compared with a desktop that becomes ready: of thousands, many are
+# alike.
 _LOOKED_AT = 50
 
 
@@ -61,11 +80,12 @@ class PoolClaims:
         self._namespaces = cluster.namespaces
         self._clock = cluster.clock
         self._enqueue_pool = enqueue_pool
-        # Uids of pods that are being claimed or removed: keeps the two apart between decision and cache. Touched only
-        # between two awaits: hence no lock.
+        # Uids of pods that are being claimed or removed: keeps the two apart between decision and
+        # cache. Touched only between two awaits: hence no lock.
         self._reserved: set[str] = set()
         self._yielding: set[str] = set()  # uids of pods, until they are gone
-        # Uids of sessions that have the Event why no pool serves them. After a restart they may get it once more.
+        # Uids of sessions that have the Event why no pool serves them. After a restart they may get
+        # it once more.
         self._informed: set[str] = set()
         # On the monotonic clock: since when and until when people count as claiming.
         self._busy_from = self._busy_until = float("-inf")
@@ -78,8 +98,8 @@ class PoolClaims:
     async def claim(self, observed: Observed, desktop: Desktop) -> Pod | None:
         """Give the session the oldest ready desktop that fits; None without one.
 
-        A session that has a Secret gets none: its users know the password in there. Raises KubeError when it is not
-        known whether the claim has worked: the caller tries again later.
+        A session that has a Secret gets none: its users know the password in there. Raises
+        KubeError when it is not known whether the claim has worked: the caller tries again later.
         """
         pools = self._pools_for(observed.session)
         if not pools:
@@ -101,13 +121,16 @@ class PoolClaims:
 
     def _note_claim(self) -> None:
         now = self._clock.monotonic()
-        # Also after the longest wait pools get their time, or each claim of many would begin another.
+        # Also after the longest wait pools get their time, or each claim of many would begin
+        # another.
         if now > self._busy_until + CALM_SECONDS:
             self._busy_from = now
         self._busy_until = min(now + CALM_SECONDS, self._busy_from + _LONGEST_WAIT_SECONDS)
 
     def seconds_until_calm(self) -> float:
-        """Seconds for which pools start no desktops, because people are claiming some; at most 0 when they may."""
+        """Seconds for which pools start no desktops, because people are claiming some; at most 0
+        when they may.
+        """
         return self._busy_until - self._clock.monotonic()
 
     def node_of(self, name: str) -> Node | None:
@@ -133,25 +156,32 @@ class PoolClaims:
 
     def next_for(self, pod: Pod) -> tuple[str, str] | None:
         """The waiting session that should get this desktop: the first in the queue that it fits."""
-        template = self._caches.templates.get("", pod.metadata.annotations.get(TEMPLATE_ANNOTATION, ""))
-        if template is None or not self._key.known:  # not leading yet; then every session is reconciled
+        template = self._caches.templates.get(
+            "", pod.metadata.annotations.get(TEMPLATE_ANNOTATION, "")
+        )
+        if (
+            template is None or not self._key.known
+        ):  # not leading yet; then every session is reconciled
             return None
         sessions = self._caches.sessions.by_index(BY_TEMPLATE, template.metadata.name)
         waiting = (
             session
             for session in sessions
-            if session.status.phase in ("", Phase.PENDING) and session.metadata.namespace == pod.metadata.namespace
+            if session.status.phase in ("", Phase.PENDING)
+            and session.metadata.namespace == pod.metadata.namespace
         )
         for session in heapq.nsmallest(_LOOKED_AT, waiting, key=_queue_key):
             desktop = resolve(session, template, self._settings)
-            if isinstance(desktop, Desktop) and pod.metadata.annotations.get(FITS) == self.fingerprint(
-                template.metadata.name, desktop
-            ):
+            if isinstance(desktop, Desktop) and pod.metadata.annotations.get(
+                FITS
+            ) == self.fingerprint(template.metadata.name, desktop):
                 return session.metadata.namespace, session.metadata.name
         return None
 
     def reserve(self, pod: Pod) -> bool:
-        """Reserve an unclaimed desktop, to claim or to remove it; False when it is reserved, claimed or gone."""
+        """Reserve an unclaimed desktop, to claim or to remove it; False when it is reserved,
+        claimed or gone.
+        """
         uid = pod.metadata.uid
         now = self._caches.pods.get(pod.metadata.namespace, pod.metadata.name)
         if uid in self._reserved or now is None or now.metadata.uid != uid or not is_waiting(now):
@@ -160,9 +190,12 @@ class PoolClaims:
         return True
 
     async def withdraw(self, pod: Pod) -> bool:
-        """Take a desktop out of its pool before it is deleted; False when it has changed since, perhaps by a claim."""
-        # A DELETE takes a uid as its precondition, but no resourceVersion here. Without this patch a leader whose
-        # caches lag could delete a desktop that its predecessor gave to a session at the very last.
+        """Take a desktop out of its pool before it is deleted; False when it has changed since,
+        perhaps by a claim.
+        """
+        # A DELETE takes a uid as its precondition, but no resourceVersion here. Without this patch
+        # a leader whose caches lag could delete a desktop that its predecessor gave to a session at
+        # the very last.
         try:
             await self._pods.patch_unchanged(pod, annotations={FITS: None})
         except Conflict:
@@ -180,21 +213,33 @@ class PoolClaims:
         return fingerprint(template, desktop, self._settings, self._key.value)
 
     def _pools_for(self, session: VDISession) -> list[VDIPool]:
-        """The pools of the session's template in its own namespace: a pod cannot move to another."""
+        """The pools of the session's template in its own namespace: a pod cannot move to
+        another.
+        """
         pools = self._caches.pools.by_index(BY_POOLED_TEMPLATE, session.spec.template)
         namespace = session.metadata.namespace
-        mine = (pool for pool in pools if assigned_namespace(pool.metadata, self._namespaces) == namespace)
+        mine = (
+            pool
+            for pool in pools
+            if assigned_namespace(pool.metadata, self._namespaces) == namespace
+        )
         return sorted(mine, key=lambda pool: pool.metadata.name)
 
     def _candidates(self, pools: Iterable[VDIPool], desired: str, namespace: str) -> Iterator[Pod]:
         """Desktops that fit, the oldest first, also of a pool that is being deleted."""
         pods = [pod for pool in pools for pod in self.waiting_in(pool.metadata.name)]
         pods.sort(key=lambda pod: (pod.metadata.creation_timestamp, pod.metadata.name))
-        return (pod for pod in pods if pod.metadata.namespace == namespace and can_serve(pod, desired, self.node_of))
+        return (
+            pod
+            for pod in pods
+            if pod.metadata.namespace == namespace and can_serve(pod, desired, self.node_of)
+        )
 
-    async def _claim(self, pod: Pod, desired: str, session: VDISession, desktop: Desktop) -> Pod | None:
-        # A pod's status changes all the time, and the patch holds for one version only: after a conflict the live pod
-        # is checked again and tried.
+    async def _claim(
+        self, pod: Pod, desired: str, session: VDISession, desktop: Desktop
+    ) -> Pod | None:
+        # A pod's status changes all the time, and the patch holds for one version only: after a
+        # conflict the live pod is checked again and tried.
         candidate: Pod | None = pod
         for _ in range(_TRIES):
             if candidate is None or owner_uid(candidate) == session.metadata.uid:
@@ -215,7 +260,11 @@ class PoolClaims:
         return await self._pods.patch_unchanged(
             pod,
             labels={**mine["labels"], HOLD: "true"},
-            annotations={**mine["annotations"], **run, TEMPLATE_REVISION: desktop.template_revision},
+            annotations={
+                **mine["annotations"],
+                **run,
+                TEMPLATE_REVISION: desktop.template_revision,
+            },
             ownerReferences=mine["ownerReferences"],
         )
 
@@ -230,7 +279,9 @@ class PoolClaims:
         offered = pool_desktop(pool, observed.template, self._settings)
         if not isinstance(offered, Desktop):
             return None  # the pool's own status says why it has nothing
-        return explain_unserved(desktop, pool.metadata.name, offered, has_password=observed.secret is not None)
+        return explain_unserved(
+            desktop, pool.metadata.name, offered, has_password=observed.secret is not None
+        )
 
     def _inform(self, session: VDISession, why: str) -> None:
         uid = session.metadata.uid

@@ -1,7 +1,7 @@
 """The queue position, reason and expected start that a waiting session publishes in its status.
 
-Each published change is a write to the API, and with thousands in the queue every position changes all the time. Near
-the front every step is published, further back only a change of a tenth.
+Each published change is a write to the API, and with thousands in the queue every position changes
+all the time. Near the front every step is published, further back only a change of a tenth.
 """
 
 from collections.abc import Mapping, Sequence
@@ -28,22 +28,26 @@ from vdi.session.queueing.messages import (
 )
 from vdi.session.queueing.queue import Queue
 
-# A queue of at most this length is put in order at each request, a longer one only every `_RECOUNT_MS`.
+# A queue of at most this length is put in order at each request, a longer one only every
+# `_RECOUNT_MS`.
 _SHORT_QUEUE = 64
 # Until then, a session that has joined a long queue has the last position.
 _RECOUNT_MS = 4_500
-# Only the first sessions in line publish what the autoscaler says, and GPUs that are free: each change of these is a
-# write per session.
+# Only the first sessions in line publish what the autoscaler says, and GPUs that are free: each
+# change of these is a write per session.
 _DETAILED_POSITIONS = 100
 # An expected start is published again when it has moved by at least this.
 _SLOT_MOVED_MS = 60_000
-# From this distance on, a message names the date, too: the portal takes a time of day for the nearest one.
+# From this distance on, a message names the date, too: the portal takes a time of day for the
+# nearest one.
 _DATED_MS = 12 * 3_600_000
 
 
 @dataclass(frozen=True, slots=True)
 class PublishedPosition:
-    """Part of a waiting session's status: `blocked` with its `queue`, and the facts that it was made from."""
+    """Part of a waiting session's status: `blocked` with its `queue`, and the facts that it was
+    made from.
+    """
 
     # Its reason is one of `conditions.QUEUE_REASONS`.
     blocked: Blocked
@@ -64,9 +68,13 @@ class _GroupState:
 
 
 class QueuePositions:
-    """Positions and expected starts of all waiting sessions, computed as seldom as possible. Used by `QueueManager`."""
+    """Positions and expected starts of all waiting sessions, computed as seldom as possible. Used
+    by `QueueManager`.
+    """
 
-    def __init__(self, queue: Queue, caches: Caches, node_requests: Mapping[Demand, NodeRequest] | None) -> None:
+    def __init__(
+        self, queue: Queue, caches: Caches, node_requests: Mapping[Demand, NodeRequest] | None
+    ) -> None:
         """`node_requests`: None where no autoscaler is asked for nodes."""
         self._node_requests = {} if node_requests is None else node_requests
         self._can_grow = node_requests is not None
@@ -80,13 +88,19 @@ class QueuePositions:
         self._fitting: dict[Demand, list[NodeCapacity]] = {}
         self._fitting_of = -1
 
-    def of(self, pending: PendingSession, now: int, published: PublishedPosition | None) -> PublishedPosition:
-        """The position of one session; `published` itself while that is near enough, which costs no write."""
+    def of(
+        self, pending: PendingSession, now: int, published: PublishedPosition | None
+    ) -> PublishedPosition:
+        """The position of one session; `published` itself while that is near enough, which costs no
+        write.
+        """
         if self._is_due(*self._counted, now):
             self.count(now)
         group = self._queue.group_of(pending.demand)
         known = self._group_state(group, now)
-        hopeless = known.shortage.hopeless and not (self._can_grow and can_use_new_node(pending.demand))
+        hopeless = known.shortage.hopeless and not (
+            self._can_grow and can_use_new_node(pending.demand)
+        )
         position = 0 if hopeless else self._places.get(pending.uid, len(self._queue))
         slot = known.slots[position - 1] if 0 < position <= len(known.slots) else 0
         is_detailed = position <= _DETAILED_POSITIONS
@@ -103,7 +117,8 @@ class QueuePositions:
     def count(self, now: int) -> None:
         """Put all waiting sessions in order, and number them."""
         self._places = {
-            pending.uid: position for position, pending in enumerate(self._queue.order(now, can_grow=self._can_grow), 1)
+            pending.uid: position
+            for position, pending in enumerate(self._queue.order(now, can_grow=self._can_grow), 1)
         }
         self._counted = self._queue.changes, now
         if len(self._groups) > 2 * len(self._queue) + _SHORT_QUEUE:
@@ -114,15 +129,25 @@ class QueuePositions:
         return explain_shortage(group, self._queue.capacities, self._find_fitting)
 
     def _is_due(self, changes: int, at: int, now: int) -> bool:
-        """Whether a result has to be computed again. In a long queue a change counts only after `_RECOUNT_MS`."""
-        return changes != self._queue.changes and (len(self._queue) <= _SHORT_QUEUE or not 0 <= now - at < _RECOUNT_MS)
+        """Whether a result has to be computed again. In a long queue a change counts only after
+        `_RECOUNT_MS`.
+        """
+        return changes != self._queue.changes and (
+            len(self._queue) <= _SHORT_QUEUE or not 0 <= now - at < _RECOUNT_MS
+        )
 
     def _group_state(self, group: Group, now: int) -> _GroupState:
         known = self._groups.get(group.demand)
         if known is None or self._is_due(known.changes, known.at, now):
             shortage = self.shortage(group)
-            slots = [] if shortage.hopeless else expect_slots(group, self._endings_on(group, now), len(self._queue))
-            known = self._groups[group.demand] = _GroupState(self._queue.changes, now, shortage, slots)
+            slots = (
+                []
+                if shortage.hopeless
+                else expect_slots(group, self._endings_on(group, now), len(self._queue))
+            )
+            known = self._groups[group.demand] = _GroupState(
+                self._queue.changes, now, shortage, slots
+            )
         return known
 
     def _find_fitting(self, demand: Demand) -> list[NodeCapacity]:
@@ -164,7 +189,11 @@ class QueuePositions:
 def _differs(published: PublishedPosition, reason: str, position: int, slot: int, now: int) -> bool:
     """Whether a position has changed enough to be worth a write."""
     before = published.queue.position
-    if published.queue.reason != reason or (before == 0) != (position == 0) or (published.slot == 0) != (slot == 0):
+    if (
+        published.queue.reason != reason
+        or (before == 0) != (position == 0)
+        or (published.slot == 0) != (slot == 0)
+    ):
         return True
     if abs(before - position) >= max(1, before // 10):
         return True
@@ -172,7 +201,12 @@ def _differs(published: PublishedPosition, reason: str, position: int, slot: int
 
 
 def _publish(
-    shortage: Shortage, position: int, slot: int, gpu: int, node_request: NodeRequest | None, now: int
+    shortage: Shortage,
+    position: int,
+    slot: int,
+    gpu: int,
+    node_request: NodeRequest | None,
+    now: int,
 ) -> PublishedPosition:
     moment = format_time(datetime.fromtimestamp(slot / 1000, UTC)) if slot else ""
     words = waiting_message(position, shortage.words, moment, is_dated=slot - now >= _DATED_MS)
@@ -185,7 +219,9 @@ def _publish(
         available_gpu=gpu,
         node_request_time=node_request.time if node_request else "",
     )
-    return PublishedPosition(Blocked(shortage.reason, words, queue=queue), queue, slot, node_request)
+    return PublishedPosition(
+        Blocked(shortage.reason, words, queue=queue), queue, slot, node_request
+    )
 
 
 def _time_of(ending: ExpectedEnd) -> int:

@@ -1,7 +1,7 @@
 """The capacity queue: which session starts on which node, and which waits.
 
-Feeds `vdi.session.queueing`, which decides, from the caches. Nothing is written here, and little is lost with the
-process: the sessions' statuses say since when each waits.
+Feeds `vdi.session.queueing`, which decides, from the caches. Nothing is written here, and little is
+lost with the process: the sessions' statuses say since when each waits.
 """
 
 import asyncio
@@ -13,7 +13,14 @@ from vdi.api.meta import find_condition
 from vdi.api.session import VDISession
 from vdi.cluster.capacity import Demand, demand_of, reaches_home, read_capacity
 from vdi.cluster.explain import find_idmap_error
-from vdi.cluster.objects import ForeignPod, Node, NodeSelectorTerm, PersistentVolume, PersistentVolumeClaim, Pod
+from vdi.cluster.objects import (
+    ForeignPod,
+    Node,
+    NodeSelectorTerm,
+    PersistentVolume,
+    PersistentVolumeClaim,
+    Pod,
+)
 from vdi.cluster.reasons import PodReason
 from vdi.kube.clock import Clock
 from vdi.operator.caches import BY_CLASS, Caches, ClusterContext, SessionKey
@@ -36,7 +43,8 @@ _ENDED = frozenset({"Succeeded", "Failed"})
 _TICK_SECONDS = 5.0
 # Capacity that was granted and not requested within this time is released.
 _UNCLAIMED_MS = 30_000
-# A node's filesystem may be replaced, or its kernel updated: idmapped mounts are tried again after this time.
+# A node's filesystem may be replaced, or its kernel updated: idmapped mounts are tried again after
+# this time.
 _REFUSAL_MS = 3_600_000
 # Waiting sessions that are compared before other tasks may run.
 _AT_A_TIME = 100
@@ -50,8 +58,8 @@ def now_milliseconds(clock: Clock) -> int:
 class ResourceAccounting:
     """Keeps the queue's nodes and their use up to date, from the watches of nodes and pods.
 
-    In the queue a grant has the session's uid as its id, or the name of a pool's pod; a pod has `pod/<uid>`. As soon as
-    the pod of a grant is known, it takes the grant's place.
+    In the queue a grant has the session's uid as its id, or the name of a pool's pod; a pod has
+    `pod/<uid>`. As soon as the pod of a grant is known, it takes the grant's place.
     """
 
     def __init__(
@@ -81,12 +89,22 @@ class ResourceAccounting:
             self._account_for(pod)
 
     def pin_of(self, claim: PersistentVolumeClaim | None) -> tuple[NodeSelectorTerm, ...]:
-        """The nodes from which a home can be mounted; empty: all, or unknown because there is no volume yet."""
+        """The nodes from which a home can be mounted; empty: all, or unknown because there is no
+        volume yet.
+        """
         return next((volume.pin for volume in self.volumes_of(None, claim)), ())
 
-    def volumes_of(self, home: Home | None, claim: PersistentVolumeClaim | None) -> list[PersistentVolume]:
-        """The volume of a home; before there is one, those of its StorageClass, which are of the same kind."""
-        volume = self._caches.volumes.get("", claim.spec.volume_name) if claim and claim.spec.volume_name else None
+    def volumes_of(
+        self, home: Home | None, claim: PersistentVolumeClaim | None
+    ) -> list[PersistentVolume]:
+        """The volume of a home; before there is one, those of its StorageClass, which are of the
+        same kind.
+        """
+        volume = (
+            self._caches.volumes.get("", claim.spec.volume_name)
+            if claim and claim.spec.volume_name
+            else None
+        )
         if volume or home is None:
             return [volume] if volume else []
         return self._caches.volumes.by_index(BY_CLASS, home.storage_class)
@@ -133,7 +151,9 @@ class ResourceAccounting:
             return
         queue, uid, now = self._queue, pod.metadata.uid, now_milliseconds(self._clock)
         owner = session_of(pod)
-        granted = "" if pod.metadata.deletion_timestamp else owner.uid if owner else pod.metadata.name
+        granted = (
+            "" if pod.metadata.deletion_timestamp else owner.uid if owner else pod.metadata.name
+        )
         user = pod.metadata.annotations.get(USER_ANNOTATION, "") if owner else ""
         if is_waiting(pod):
             self.spare[uid] = pod
@@ -141,7 +161,9 @@ class ResourceAccounting:
             self.spare.pop(uid, None)
         if pod.spec.node_name:
             queue.bind(_id(pod), pod.spec.node_name, pod.spec.takes, user=user, now=now)
-        elif not queue.assume(_id(pod), self._demand(pod), pod.spec.takes, user=user, granted=granted, now=now):
+        elif not queue.assume(
+            _id(pod), self._demand(pod), pod.spec.takes, user=user, granted=granted, now=now
+        ):
             self._unassigned[uid] = pod
             return
         self._unassigned.pop(uid, None)
@@ -150,9 +172,15 @@ class ResourceAccounting:
             queue.leave(granted, now)
 
     def _demand(self, pod: Pod) -> Demand:
-        claim = self._caches.claims.get(pod.metadata.namespace, pod.home_claim) if pod.home_claim else None
+        claim = (
+            self._caches.claims.get(pod.metadata.namespace, pod.home_claim)
+            if pod.home_claim
+            else None
+        )
         spec = pod.spec
-        return demand_of(spec.takes, spec.node_selector.items(), spec.tolerations, self.pin_of(claim))
+        return demand_of(
+            spec.takes, spec.node_selector.items(), spec.tolerations, self.pin_of(claim)
+        )
 
 
 def _id(pod: Pod | ForeignPod) -> str:
@@ -163,14 +191,27 @@ def _use_of(pod: Pod) -> tuple[object, ...]:
     """The fields of a pod that decide what it uses."""
     meta, spec = pod.metadata, pod.spec
     ended = pod.status.phase in _ENDED
-    return meta.uid, meta.deletion_timestamp, ended, spec.node_name, spec.takes, meta.owner_references
+    return (
+        meta.uid,
+        meta.deletion_timestamp,
+        ended,
+        spec.node_name,
+        spec.takes,
+        meta.owner_references,
+    )
 
 
 def _capacity(node: Node) -> tuple[object, ...]:
     """The fields of a node that decide its capacity; others change with every heartbeat."""
     meta, spec = node.metadata, node.spec
     state = meta.deletion_timestamp, spec.unschedulable, spec.taints, node.ready
-    return *state, meta.labels, node.status.allocatable, node.status.node_info, node.status.runtime_handlers
+    return (
+        *state,
+        meta.labels,
+        node.status.allocatable,
+        node.status.node_info,
+        node.status.runtime_handlers,
+    )
 
 
 @dataclass(slots=True)
@@ -185,8 +226,8 @@ class _Granted:
 class QueueManager:
     """The operator's capacity queue, used by the controllers of sessions, pools and placeholders.
 
-    Its maps live as long as this process leads; the next leader reads statuses and pods again. They are touched only
-    from the event loop's thread, between two awaits: hence no lock.
+    Its maps live as long as this process leads; the next leader reads statuses and pods again. They
+    are touched only from the event loop's thread, between two awaits: hence no lock.
     """
 
     def __init__(
@@ -201,8 +242,9 @@ class QueueManager:
     ) -> None:
         """Create the queue and listen to the caches.
 
-        `node_requests`: nodes requested from an autoscaler, by shape; None without one. `enqueue` gets each session
-        that may start or whose position has changed, `yield_capacity` the pools' desktops whose place a session needs.
+        `node_requests`: nodes requested from an autoscaler, by shape; None without one. `enqueue`
+        gets each session that may start or whose position has changed, `yield_capacity` the pools'
+        desktops whose place a session needs.
         """
         caches, clock = cluster.caches, cluster.clock
         self._caches = caches
@@ -220,12 +262,17 @@ class QueueManager:
         # All by the session's uid.
         self._keys: dict[str, SessionKey] = {}
         self._granted: dict[str, _Granted] = {}  # may start, and have no pod in the caches yet
-        self._published: dict[str, PublishedPosition] = {}  # part of the status of a waiting session
-        # Since when a session had waited whose pod has no node yet. If the scheduler refuses the pod, the session goes
-        # on waiting from there. No status has this, so after a restart it waits from now.
+        self._published: dict[
+            str, PublishedPosition
+        ] = {}  # part of the status of a waiting session
+        # Since when a session had waited whose pod has no node yet. If the scheduler refuses the
+        # pod, the session goes on waiting from there. No status has this, so after a restart it
+        # waits from now.
         self._granted_since: dict[str, int] = {}
         self._yielding: set[str] = set()  # uids of pools' desktops
-        self._refusals: dict[tuple[str, str], int] = {}  # (node, storage) -> end, see `note_refusal`
+        self._refusals: dict[
+            tuple[str, str], int
+        ] = {}  # (node, storage) -> end, see `note_refusal`
         self._began: int | None = None  # when this process began to lead
 
     def request(
@@ -233,14 +280,16 @@ class QueueManager:
     ) -> PublishedPosition | None:
         """Request capacity for a session's desktop.
 
-        None: start. The capacity is reserved until the pod is in the caches, or `withdraw`. Else the session waits, and
-        is enqueued when that changes.
+        None: start. The capacity is reserved until the pod is in the caches, or `withdraw`. Else
+        the session waits, and is enqueued when that changes.
         """
         self._restore()
         uid, now = session.metadata.uid, now_milliseconds(self._clock)
         pending = self._pending_session(session, desktop, home, now)
         present = self._granted.get(uid)
-        if present and (present.pending.demand != pending.demand or self._queue.node_of(uid) is None):
+        if present and (
+            present.pending.demand != pending.demand or self._queue.node_of(uid) is None
+        ):
             self._queue.remove(uid, now)  # it requests something else, or needs another pod
             del self._granted[uid]
         if uid not in self._granted:
@@ -256,7 +305,8 @@ class QueueManager:
         return self._publish(pending, now)
 
     def request_for_pool(self, pod: str, desktop: Desktop) -> Blocked | None:
-        """Reserve capacity for a pool's pod until it is in the caches, or `withdraw`; the reason where that fails.
+        """Reserve capacity for a pool's pod until it is in the caches, or `withdraw`; the reason
+        where that fails.
 
         A session that waits for the same capacity goes first.
         """
@@ -271,19 +321,26 @@ class QueueManager:
         return Blocked(shortage.reason, f"There is not enough capacity: {shortage.words}.")
 
     def note_refusal(self, pod: Pod) -> None:
-        """Remember for an hour that the node could not mount such volumes in the pod's user namespace, if it did not.
+        """Remember for an hour that the node could not mount such volumes in the pod's user
+        namespace, if it did not.
 
-        Not in the API: after a restart, the next start meets the refusal again, and loses some seconds.
+        Not in the API: after a restart, the next start meets the refusal again, and loses some
+        seconds.
         """
         if error := find_idmap_error(pod):
             storage = pod.metadata.annotations.get(STORAGE, "")
             now = now_milliseconds(self._clock)
             self._refusals = {key: until for key, until in self._refusals.items() if until > now}
             self._refusals[pod.spec.node_name, storage] = now + _REFUSAL_MS
-            log.warning("node %s has no idmapped mounts for %s: %s", pod.spec.node_name, storage, error)
+            log.warning(
+                "node %s has no idmapped mounts for %s: %s", pod.spec.node_name, storage, error
+            )
 
-    def find_refusal(self, desktop: Desktop, home: PersistentVolumeClaim | None = None) -> Blocked | None:
-        """The reason why a desktop gets no pod that requires a user namespace, but cannot have one; None: it gets one.
+    def find_refusal(
+        self, desktop: Desktop, home: PersistentVolumeClaim | None = None
+    ) -> Blocked | None:
+        """The reason why a desktop gets no pod that requires a user namespace, but cannot have one;
+        None: it gets one.
 
         Asked before capacity is requested, so that the session holds none while it waits.
         """
@@ -292,8 +349,9 @@ class QueueManager:
         if not (obstacle := self.isolate(desktop, home).isolation.obstacle):
             return None
         words = (
-            f"The template requires a user namespace, but {obstacle}. Use another StorageClass, or set "
-            'isolation.userNamespaces: "Off" in the template. Otherwise it is tried again after an hour.'
+            f"The template requires a user namespace, but {obstacle}. Use another StorageClass, or"
+            ' set isolation.userNamespaces: "Off" in the template. Otherwise it is tried again'
+            " after an hour."
         )
         return Blocked(PodReason.NO_IDMAPPED_MOUNTS, words)
 
@@ -302,14 +360,26 @@ class QueueManager:
         demand = desktop.demand(self._accounting.pin_of(home))
         # Asked without the home: the group of one home is gone with its last waiting session.
         placed = self._queue.allowed_nodes(replace(demand, pin=()))
-        nodes = [node for node in placed if node.could_fit(demand.takes) and reaches_home(demand, node)]
+        nodes = [
+            node for node in placed if node.could_fit(demand.takes) and reaches_home(demand, node)
+        ]
         volumes = self._accounting.volumes_of(desktop.home, home)
-        storage, now = describe_storage(desktop.volumes, desktop.home, volumes), now_milliseconds(self._clock)
-        refusing = [node.name for node in nodes if self._refusals.get((node.name, storage), 0) > now]
-        return replace(desktop, isolation=isolate(desktop.isolation, nodes, desktop.home, volumes, storage, refusing))
+        storage, now = (
+            describe_storage(desktop.volumes, desktop.home, volumes),
+            now_milliseconds(self._clock),
+        )
+        refusing = [
+            node.name for node in nodes if self._refusals.get((node.name, storage), 0) > now
+        ]
+        return replace(
+            desktop,
+            isolation=isolate(desktop.isolation, nodes, desktop.home, volumes, storage, refusing),
+        )
 
     def withdraw(self, uid: str) -> None:
-        """Take a session, or the pool's pod of this name, out of the queue, and free its capacity."""
+        """Take a session, or the pool's pod of this name, out of the queue, and free its
+        capacity.
+        """
         now = now_milliseconds(self._clock)
         self._queue.leave(uid, now)
         self._queue.remove(uid, now)
@@ -324,10 +394,14 @@ class QueueManager:
         self.withdraw(uid)
 
     def waits(self, *, gpu: bool = False) -> list[float]:
-        """Seconds that each waiting session has waited. `gpu`: only of sessions that request a GPU."""
+        """Seconds that each waiting session has waited. `gpu`: only of sessions that request a
+        GPU.
+        """
         now, resource = now_milliseconds(self._clock), self._settings.gpu_resource
         return [
-            pending.waited(now) / 1000 for pending in self._queue if not gpu or resource in dict(pending.demand.takes)
+            pending.waited(now) / 1000
+            for pending in self._queue
+            if not gpu or resource in dict(pending.demand.takes)
         ]
 
     @property
@@ -338,7 +412,10 @@ class QueueManager:
     def waiting_demands(self) -> list[tuple[Demand, int]]:
         """Number of waiting sessions of each shape, the first in line first."""
         self._restore()
-        return [(group.demand, len(group.queue)) for group in self._groups(now_milliseconds(self._clock))]
+        return [
+            (group.demand, len(group.queue))
+            for group in self._groups(now_milliseconds(self._clock))
+        ]
 
     async def run(self) -> None:
         """Keep the queue and the published positions up to date, until cancelled."""
@@ -372,11 +449,17 @@ class QueueManager:
 
     def _keep_capacity(self, pod: Pod) -> None:
         """Keep the capacity of a pod that has ended for its session."""
-        # The run goes on with another pod, so its session goes before all that wait. If it does not request the
-        # capacity at once (a loss with a pause, a session that is given up), its controller withdraws.
+        # The run goes on with another pod, so its session goes before all that wait. If it does not
+        # request the capacity at once (a loss with a pause, a session that is given up), its
+        # controller withdraws.
         owner = session_of(pod)
         session = self._caches.sessions.get(pod.metadata.namespace, owner.name) if owner else None
-        if self._began is None or owner is None or session is None or session.metadata.uid != owner.uid:
+        if (
+            self._began is None
+            or owner is None
+            or session is None
+            or session.metadata.uid != owner.uid
+        ):
             return
         if session.metadata.deletion_timestamp or session.spec.suspended:
             return
@@ -391,7 +474,9 @@ class QueueManager:
             and capacity.fits(pending.demand.takes)
             and self._queue.node_of(owner.uid) is None
         ):
-            self._queue.bind(owner.uid, capacity.name, dict(pending.demand.takes), user=pending.user, now=now)
+            self._queue.bind(
+                owner.uid, capacity.name, dict(pending.demand.takes), user=pending.user, now=now
+            )
             self._granted[owner.uid] = _Granted(pending, now)
             self._keys[owner.uid] = session.metadata.namespace, session.metadata.name
 
@@ -413,7 +498,11 @@ class QueueManager:
             if self._queue.waiting(pending.uid) is not pending:
                 continue  # gone meanwhile
             before = self._published.get(pending.uid)
-            if before and self._positions.of(pending, now, before) is not before and pending.uid in self._keys:
+            if (
+                before
+                and self._positions.of(pending, now, before) is not before
+                and pending.uid in self._keys
+            ):
                 self._enqueue(self._keys[pending.uid])
 
     def _drop_unclaimed(self, now: int) -> None:
@@ -422,11 +511,16 @@ class QueueManager:
                 del self._granted[uid]  # it has its pod
                 self._keys.pop(uid, None)
             elif not granted.fetched and now - granted.at > _UNCLAIMED_MS:
-                log.warning("%s/%s did not use the capacity that was reserved for it", *self._keys.get(uid, ("?", uid)))
+                log.warning(
+                    "%s/%s did not use the capacity that was reserved for it",
+                    *self._keys.get(uid, ("?", uid)),
+                )
                 self.withdraw(uid)
 
     def _restore(self) -> None:
-        """At the first use: put the sessions in line that waited under the last leader, before any new one starts."""
+        """At the first use: put the sessions in line that waited under the last leader, before any
+        new one starts.
+        """
         if self._began is not None:
             return
         self._began = now = now_milliseconds(self._clock)
@@ -435,7 +529,12 @@ class QueueManager:
             meta = session.metadata
             admitted = find_condition(session.status.conditions, ADMITTED)
             waited = admitted is not None and admitted.reason in QUEUE_REASONS
-            if not waited or meta.deletion_timestamp or session.spec.suspended or self._caches.pods.by_owner(meta.uid):
+            if (
+                not waited
+                or meta.deletion_timestamp
+                or session.spec.suspended
+                or self._caches.pods.by_owner(meta.uid)
+            ):
                 continue
             if pending := self._pending_again(session, now):
                 self._keys[meta.uid] = meta.namespace, meta.name
@@ -443,29 +542,44 @@ class QueueManager:
         self._grant()
 
     def _pending_again(self, session: VDISession, now: int) -> PendingSession | None:
-        """The pending session of one that requests nothing now; None where it can have no desktop as it is."""
-        template, homes = self._caches.templates.get("", session.spec.template), self._caches.homes_of(session)
+        """The pending session of one that requests nothing now; None where it can have no desktop
+        as it is.
+        """
+        template, homes = (
+            self._caches.templates.get("", session.spec.template),
+            self._caches.homes_of(session),
+        )
         desktop = resolve(session, template, self._settings, homes) if template else None
         if not isinstance(desktop, Desktop):
             return None
-        return self._pending_session(session, desktop, homes.get(desktop.home.claim) if desktop.home else None, now)
+        return self._pending_session(
+            session, desktop, homes.get(desktop.home.claim) if desktop.home else None, now
+        )
 
     def _pending_session(
         self, session: VDISession, desktop: Desktop, home: PersistentVolumeClaim | None, now: int
     ) -> PendingSession:
         uid = session.metadata.uid
-        known = self._queue.waiting(uid) or (self._granted[uid].pending if uid in self._granted else None)
+        known = self._queue.waiting(uid) or (
+            self._granted[uid].pending if uid in self._granted else None
+        )
         before = self._granted_since.get(uid, now) if is_short_of_room(session) else now
         return PendingSession(
             uid=uid,
             user=session.spec.user,
             priority=session.spec.priority,
-            since=known.since if known else min(before, _waiting_since(session, now, self._began or now)),
+            since=(
+                known.since
+                if known
+                else min(before, _waiting_since(session, now, self._began or now))
+            ),
             demand=desktop.demand(self._accounting.pin_of(home)),
         )
 
     def _make_pools_yield(self, now: int) -> None:
-        """Have unclaimed desktops of pools yield to waiting sessions: as many as let one start, and no more."""
+        """Have unclaimed desktops of pools yield to waiting sessions: as many as let one start, and
+        no more.
+        """
         spare: dict[str, list[Pod]] = {}
         for pod in self._accounting.spare.values():
             node = self._queue.node_of(f"pod/{pod.metadata.uid}")
@@ -489,12 +603,16 @@ class QueueManager:
 
     def _groups(self, now: int) -> list[Group]:
         """The groups in which sessions wait, in the order of their first session."""
-        firsts = [(first[0], group) for group in self._queue.groups() if (first := group.queue.first(now))]
+        firsts = [
+            (first[0], group) for group in self._queue.groups() if (first := group.queue.first(now))
+        ]
         return [group for _, group in sorted(firsts, key=lambda pair: pair[0])]
 
 
 def _help(group: Group, spare: dict[str, list[Pod]], free: dict[str, dict[str, int]]) -> list[Pod]:
-    """Desktops of one node whose end lets one more session of this group start; takes them off `spare`."""
+    """Desktops of one node whose end lets one more session of this group start; takes them off
+    `spare`.
+    """
     takes = group.demand.takes
     for node, pods in spare.items():
         capacity = group.capacities.get(node)
@@ -517,11 +635,14 @@ def _help(group: Group, spare: dict[str, list[Pod]], free: dict[str, dict[str, i
 
 
 def _waiting_since(session: VDISession, now: int, began: int) -> int:
-    """Since when a session has waited, from its status; without one since now, or since an operator was missing."""
+    """Since when a session has waited, from its status; without one since now, or since an operator
+    was missing.
+    """
     status = session.status
     admitted = find_condition(status.conditions, ADMITTED)
     if admitted and admitted.reason in QUEUE_REASONS and admitted.last_transition_time:
-        # Times in a status are whole seconds; within one, the published position says which session came first.
+        # Times in a status are whole seconds; within one, the published position says which session
+        # came first.
         position = status.queue.position if status.queue else 0
         return milliseconds(admitted.last_transition_time) + min(position, 999)
     if not status.conditions and session.metadata.creation_timestamp:

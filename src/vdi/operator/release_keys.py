@@ -1,7 +1,8 @@
-"""Secret keys of a release: of host labels and of desktops' tokens, each in a Secret of the operator's namespace.
+"""Secret keys of a release: of host labels and of desktops' tokens, each in a Secret of the
+operator's namespace.
 
-The chart creates the Secrets, empty, and the first leader draws the keys. The operator may not create Secrets there: a
-Secret of another type would give it the token of any service account.
+The chart creates the Secrets, empty, and the first leader draws the keys. The operator may not
+create Secrets there: a Secret of another type would give it the token of any service account.
 """
 
 import base64
@@ -58,22 +59,25 @@ class ReleaseKey:
         return self._value
 
     async def load(self) -> bool:
-        """Read the key, or draw it if the Secret is empty. False on failure: see `problem` and the log."""
+        """Read the key, or draw it if the Secret is empty. False on failure: see `problem` and the
+        log.
+        """
         problem = ""
         secret, loss = f"the Secret {self._namespace}/{self._name}", _LOSSES[self._name]
         try:
             self._value = decode_key((await self._read_or_draw()).data)
         except NotFound:
             problem = (
-                f"{secret} does not exist. Restore it from a backup, or have an empty one made with the next "
-                f"vdi install: {loss}"
+                f"{secret} does not exist. Restore it from a backup, or have an empty one made with"
+                f" the next vdi install: {loss}"
             )
         except KubeError as error:
             problem = f"{secret} cannot be read: {error}"
         except ValueError as error:
             problem = (
-                f"{secret} {error}. Restore it from a backup, or delete it and have an empty one made with the next "
-                f"vdi install: {loss}: kubectl --namespace {self._namespace} delete secret {self._name}"
+                f"{secret} {error}. Restore it from a backup, or delete it and have an empty one"
+                f" made with the next vdi install: {loss}: kubectl --namespace {self._namespace}"
+                f" delete secret {self._name}"
             )
         if problem and problem != self.problem:
             log.error("no session is worked on: %s", problem)
@@ -82,7 +86,9 @@ class ReleaseKey:
 
     async def _read_or_draw(self) -> _KeySecret:
         while True:
-            secret = await self._client.get(SECRETS, self._name, namespace=self._namespace, into=_KeySecret)
+            secret = await self._client.get(
+                SECRETS, self._name, namespace=self._namespace, into=_KeySecret
+            )
             if secret.data:
                 return secret
             key = base64.b64encode(secrets.token_bytes(KEY_BYTES)).decode()
@@ -92,8 +98,14 @@ class ReleaseKey:
                 "data": {KEY_ENTRY: key},
             }
             try:
-                made = await self._client.patch(SECRETS, self._name, patch, namespace=self._namespace, into=_KeySecret)
+                made = await self._client.patch(
+                    SECRETS, self._name, patch, namespace=self._namespace, into=_KeySecret
+                )
             except Conflict:
                 continue  # another replica was faster, and its key counts
-            log.info("drew the key in the Secret %s/%s: keep it in your backups", self._namespace, self._name)
+            log.info(
+                "drew the key in the Secret %s/%s: keep it in your backups",
+                self._namespace,
+                self._name,
+            )
             return made

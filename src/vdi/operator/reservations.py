@@ -13,15 +13,18 @@ from vdi.session.naming import build_reservation, host_label, refuse_hostname, r
 
 
 def home_reservation(namespace: str, claim: str) -> str:
-    """The name under which a home is reserved: a user may have one of the same name in each namespace."""
+    """The name under which a home is reserved: a user may have one of the same name in each
+    namespace.
+    """
     return f"{namespace}/{claim}"
 
 
 class Reservations:
-    """Homes and hosts reserved by sessions, between a decision and the moment when the caches show its result.
+    """Homes and hosts reserved by sessions, between a decision and the moment when the caches show
+    its result.
 
-    Lost at a restart without harm: the first lists show what was created. Touched only from the event loop's thread,
-    between two awaits: hence no lock.
+    Lost at a restart without harm: the first lists show what was created. Touched only from the
+    event loop's thread, between two awaits: hence no lock.
     """
 
     def __init__(self) -> None:
@@ -61,7 +64,10 @@ class Hosts:
             return ""
         meta = session.metadata
         return session.spec.hostname or host_label(
-            namespace=meta.namespace, session_name=meta.name, user=session.spec.user, key=self._key.value
+            namespace=meta.namespace,
+            session_name=meta.name,
+            user=session.spec.user,
+            key=self._key.value,
         )
 
     def needs_reservation(self, session: VDISession, label: str) -> bool:
@@ -78,15 +84,24 @@ class Hosts:
         return reservation.data.user if reservation else None
 
     async def reserve(self, session: VDISession, label: str) -> str:
-        """Reserve the label for the session's user, unless it is reserved; returns its owner. Raises KubeError."""
-        # The API server decides who is first. Of an existing reservation only the labels are repaired, by which our
-        # watch finds it.
+        """Reserve the label for the session's user, unless it is reserved; returns its owner.
+        Raises KubeError.
+        """
+        # The API server decides who is first. Of an existing reservation only the labels are
+        # repaired, by which our watch finds it.
         namespace = self._namespace
         body = build_reservation(namespace, label, session.spec.user)
         try:
-            made = await self._client.create(CONFIG_MAPS, body, namespace=namespace, into=HostReservation)
+            made = await self._client.create(
+                CONFIG_MAPS, body, namespace=namespace, into=HostReservation
+            )
         except AlreadyExists:
-            name, labels = body["metadata"]["name"], {"metadata": {"labels": body["metadata"]["labels"]}}
-            made = await self._client.patch(CONFIG_MAPS, name, labels, namespace=namespace, into=HostReservation)
+            name, labels = (
+                body["metadata"]["name"],
+                {"metadata": {"labels": body["metadata"]["labels"]}},
+            )
+            made = await self._client.patch(
+                CONFIG_MAPS, name, labels, namespace=namespace, into=HostReservation
+            )
         self._caches.reservations.remember(made)
         return made.data.user

@@ -1,4 +1,5 @@
-"""Watch handlers of the session controller: each change of an object becomes keys of sessions in its queue.
+"""Watch handlers of the session controller: each change of an object becomes keys of sessions in
+its queue.
 
 Handlers run inside the watch, between two events, so they only look up and enqueue.
 """
@@ -23,11 +24,16 @@ BY_NODE = "node"
 class WatchHandlers:
     """Listens to all stores, and enqueues the sessions that a change concerns.
 
-    A home is looked up by its claim's name alone. Sessions of other namespaces are then reconciled, too, in vain.
+    A home is looked up by its claim's name alone. Sessions of other namespaces are then reconciled,
+    too, in vain.
     """
 
     def __init__(
-        self, caches: Caches, domain: str, sessions: Controller[SessionKey], forget: Callable[[VDISession], None]
+        self,
+        caches: Caches,
+        domain: str,
+        sessions: Controller[SessionKey],
+        forget: Callable[[VDISession], None],
     ) -> None:
         """`forget` is called with each session that is gone."""
         self._caches = caches
@@ -36,7 +42,9 @@ class WatchHandlers:
         self._forget = forget
         caches.sessions.listen(self._session_changed)
         caches.templates.listen(self._template_changed)
-        caches.pods.add_index(BY_NODE, lambda pod: [pod.spec.node_name] if pod.spec.node_name else [])
+        caches.pods.add_index(
+            BY_NODE, lambda pod: [pod.spec.node_name] if pod.spec.node_name else []
+        )
         caches.pods.listen(self._pod_changed)
         caches.nodes.listen(self._node_changed)
         caches.claims.listen(self._claim_changed)
@@ -60,7 +68,9 @@ class WatchHandlers:
 
     def _rivals(self, session: VDISession) -> list[VDISession]:
         sessions, home = self._caches.sessions, self._caches.retained_home(session)
-        of_host = [rival for label in labels_of(session) for rival in sessions.by_index(BY_HOST, label)]
+        of_host = [
+            rival for label in labels_of(session) for rival in sessions.by_index(BY_HOST, label)
+        ]
         of_home = sessions.by_index(BY_HOME, home) if home else []
         return of_home + of_host + self._caches.namesakes(session)
 
@@ -72,13 +82,21 @@ class WatchHandlers:
             return
         sessions = self._caches.sessions.by_index(BY_TEMPLATE, current.metadata.name)
         self._enqueue_all(sessions)
-        if any(template and template.spec.persistence.scope is HomeScope.USER for template in (old, new)):
-            for user in {session.spec.user for session in sessions}:  # their sessions of other templates may start now
-                self._enqueue_all(self._caches.sessions.by_index(BY_HOME, user_home_claim_name(user)))
+        if any(
+            template and template.spec.persistence.scope is HomeScope.USER
+            for template in (old, new)
+        ):
+            for user in {
+                session.spec.user for session in sessions
+            }:  # their sessions of other templates may start now
+                self._enqueue_all(
+                    self._caches.sessions.by_index(BY_HOME, user_home_claim_name(user))
+                )
 
     def _pod_changed(self, old: Pod | None, new: Pod | None) -> None:
-        # Progress of a pod may wait: a start is not reported before `START_PAUSE`, and mostly the pod is ready by then,
-        # so that one reconcile is enough for both. In a burst, a pod that is ready goes before sessions without one.
+        # Progress of a pod may wait: a start is not reported before `START_PAUSE`, and mostly the
+        # pod is ready by then, so that one reconcile is enough for both. In a burst, a pod that is
+        # ready goes before sessions without one.
         if old is not None and new is not None and _is_progress(old, new):
             if owner := session_of(new):
                 self._sessions.enqueue_within((new.metadata.namespace, owner.name), START_PAUSE)
@@ -94,7 +112,9 @@ class WatchHandlers:
             for pod in self._caches.pods.by_index(BY_NODE, current.metadata.name):
                 self._child_changed(None, pod)
 
-    def _claim_changed(self, old: PersistentVolumeClaim | None, new: PersistentVolumeClaim | None) -> None:
+    def _claim_changed(
+        self, old: PersistentVolumeClaim | None, new: PersistentVolumeClaim | None
+    ) -> None:
         self._child_changed(old, new)
         if current := new or old:
             self._enqueue_all(self._caches.sessions.by_index(BY_HOME, current.metadata.name))
@@ -102,17 +122,27 @@ class WatchHandlers:
     def _route_changed(self, old: Route | None, new: Route | None) -> None:
         self._child_changed(old, new)
         if old is not None and (new is None or new.host != old.host):
-            self._enqueue_all(self._caches.sessions.by_index(BY_HOST, old.host.removesuffix(self._suffix)))
+            self._enqueue_all(
+                self._caches.sessions.by_index(BY_HOST, old.host.removesuffix(self._suffix))
+            )
 
-    def _reservation_changed(self, old: HostReservation | None, new: HostReservation | None) -> None:
+    def _reservation_changed(
+        self, old: HostReservation | None, new: HostReservation | None
+    ) -> None:
         if current := new or old:
-            self._enqueue_all(self._caches.sessions.by_index(BY_HOST, reserved_label(current.metadata.name)))
+            self._enqueue_all(
+                self._caches.sessions.by_index(BY_HOST, reserved_label(current.metadata.name))
+            )
 
-    def _child_changed(self, old: HasMetadata | None, new: HasMetadata | None, *, urgent: bool = False) -> None:
+    def _child_changed(
+        self, old: HasMetadata | None, new: HasMetadata | None, *, urgent: bool = False
+    ) -> None:
         for child in (old, new):
             owner = session_of(child) if child is not None else None
             if owner and child is not None:
-                self._sessions.enqueue_changed((child.metadata.namespace, owner.name), urgent=urgent)
+                self._sessions.enqueue_changed(
+                    (child.metadata.namespace, owner.name), urgent=urgent
+                )
 
     def _event_changed(self, _old: Event | None, new: Event | None) -> None:
         if new is None:
@@ -129,13 +159,19 @@ class WatchHandlers:
 
 
 def _service_of(node: Node) -> tuple[bool, bool]:
-    """The part of a node's state that concerns its desktops; the rest changes with every heartbeat."""
+    """The part of a node's state that concerns its desktops; the rest changes with every
+    heartbeat.
+    """
     return node.ready, node.spec.unschedulable
 
 
 def _is_progress(old: Pod, new: Pod) -> bool:
     """Whether a pod was starting and still is: such a change is worth a message at most."""
-    on_its_way = old.status.phase == new.status.phase == "Pending" and not old.terminating and not new.terminating
+    on_its_way = (
+        old.status.phase == new.status.phase == "Pending"
+        and not old.terminating
+        and not new.terminating
+    )
     return on_its_way and session_of(old) == session_of(new)
 
 

@@ -1,7 +1,8 @@
-"""Assembly of the operator: `build_wiring` creates every controller, poll and timer, and nothing else does.
+"""Assembly of the operator: `build_wiring` creates every controller, poll and timer, and nothing
+else does.
 
-Called for each `Runtime` before the first lists, so that every listener gets every object from its first state on.
-Until this process leads, keys gather in the queues and nothing runs.
+Called for each `Runtime` before the first lists, so that every listener gets every object from its
+first state on. Until this process leads, keys gather in the queues and nothing runs.
 """
 
 from collections.abc import Callable, Coroutine
@@ -49,17 +50,23 @@ class OperatorContext:
     def controller(self, name: str, workers: int) -> Controller[Any]:
         """A queue with its workers, counted in the metrics under this name."""
         return Controller(
-            name, workers=workers, clock=self.cluster.clock, on_outcome=partial(self.metrics.count_reconcile, name)
+            name,
+            workers=workers,
+            clock=self.cluster.clock,
+            on_outcome=partial(self.metrics.count_reconcile, name),
         )
 
     def while_leading(self, name: str, reconcile: Reconcile[Key]) -> Reconcile[Key]:
         """The same reconcile, held back while the Lease may be lost; its log lines name the object.
 
-        The object is a session where the key begins with (namespace, name), else one of the controller's `name`.
+        The object is a session where the key begins with (namespace, name), else one of the
+        controller's `name`.
         """
 
         async def reconcile_leading(key: Key) -> Result:
-            set_log_subject(*("session", "/".join(key[:2])) if isinstance(key, tuple) else (name, str(key)))
+            set_log_subject(
+                *("session", "/".join(key[:2])) if isinstance(key, tuple) else (name, str(key))
+            )
             # Better to wait than to fail at each write and to come back later and later.
             await self.elector.wait_leading()
             return await reconcile(key)
@@ -73,13 +80,19 @@ class Wiring:
 
     # They finish the reconciles under way when they are stopped.
     controllers: tuple[tuple[Controller[Any], Reconcile[Any]], ...]
-    # Polls and timers, which run beside the controllers until cancelled. One that returns or fails ends the operator.
+    # Polls and timers, which run beside the controllers until cancelled. One that returns or fails
+    # ends the operator.
     helpers: tuple[Callable[[], Coroutine[object, None, None]], ...] = ()
 
 
 def build_wiring(context: OperatorContext) -> Wiring:
     """Create all controllers and helpers; they listen to the caches from now on."""
-    cluster, settings, metrics, recorder = context.cluster, context.settings, context.metrics, context.recorder
+    cluster, settings, metrics, recorder = (
+        context.cluster,
+        context.settings,
+        context.metrics,
+        context.recorder,
+    )
     caches, clock = cluster.caches, cluster.clock
 
     # The queues exist before the components that fill them and work on them.
@@ -144,7 +157,9 @@ def build_wiring(context: OperatorContext) -> Wiring:
         enqueue_session=sessions.enqueue,
     )
     has_autoscaler = settings.autoscaling.enabled
-    template_controller = TemplateController(cluster, templates.enqueue, has_autoscaler=has_autoscaler)
+    template_controller = TemplateController(
+        cluster, templates.enqueue, has_autoscaler=has_autoscaler
+    )
     work: list[tuple[Controller[Any], Reconcile[Any]]] = [
         (sessions, session_controller.reconcile),
         (polls, agents.poll),
@@ -156,13 +171,26 @@ def build_wiring(context: OperatorContext) -> Wiring:
     if has_autoscaler:
         placeholders: Controller[str] = context.controller("placeholder", 1)
         placeholders.enqueue(PLACEHOLDERS)
-        work.append((placeholders, Placeholders(cluster, settings.autoscaling, queue, node_requests).reconcile))
+        work.append(
+            (
+                placeholders,
+                Placeholders(cluster, settings.autoscaling, queue, node_requests).reconcile,
+            )
+        )
     if reports:
         work.append((ends, reports.report))
 
     metrics.watch_waiting(queue.waits)
     metrics.watch_pools(
-        lambda: (pool for pool in caches.pools.values() if assigned_namespace(pool.metadata, cluster.namespaces)), clock
+        lambda: (
+            pool
+            for pool in caches.pools.values()
+            if assigned_namespace(pool.metadata, cluster.namespaces)
+        ),
+        clock,
     )
-    controllers = ((controller, context.while_leading(controller.name, reconcile)) for controller, reconcile in work)
+    controllers = (
+        (controller, context.while_leading(controller.name, reconcile))
+        for controller, reconcile in work
+    )
     return Wiring(tuple(controllers), helpers=(queue.run,))

@@ -1,8 +1,9 @@
-"""Install or upgrade of a release: CRDs first, then helm with a live view, then the state that it left.
+"""Install or upgrade of a release: CRDs first, then helm with a live view, then the state that it
+left.
 
-CRDs are upgraded before helm runs, so that objects of new kinds can come in the same run. They stay the release's:
-they carry Helm's labels and are applied under Helm's own field manager, so that neither Helm 3 nor Helm 4 finds
-foreign fields.
+CRDs are upgraded before helm runs, so that objects of new kinds can come in the same run. They stay
+the release's: they carry Helm's labels and are applied under Helm's own field manager, so that
+neither Helm 3 nor Helm 4 finds foreign fields.
 """
 
 import asyncio
@@ -58,7 +59,9 @@ class HelmRun:
 
 
 async def install_or_upgrade(run: HelmRun, facts: Facts, change: Change) -> Revision:
-    """CRDs, then the rest; undone by helm when it fails. Raises NotDoneError, RefusedError, KubeError."""
+    """CRDs, then the rest; undone by helm when it fails. Raises NotDoneError, RefusedError,
+    KubeError.
+    """
     release, place = change.release, change.place
     if crds := crds_of(facts.objects):
         began = monotonic()
@@ -66,8 +69,12 @@ async def install_or_upgrade(run: HelmRun, facts: Facts, change: Change) -> Revi
         await apply_crds(run.client, crds, release, place.namespace)
         run.view.passed(f"{len(crds)} CRDs applied and served", monotonic() - began)
     if facts.before is not None:
-        change = replace(change, more=arguments.take_back_fields(run.helm, facts.before.apply_method))
-    names = tuple(sorted({str(obj["metadata"]["name"]) for obj in facts.objects if obj["kind"] in _NAMED}))
+        change = replace(
+            change, more=arguments.take_back_fields(run.helm, facts.before.apply_method)
+        )
+    names = tuple(
+        sorted({str(obj["metadata"]["name"]) for obj in facts.objects if obj["kind"] in _NAMED})
+    )
     watch = Watch(run.client, place.namespace, run.view, names)
     words = arguments.upgrade(run.helm, change, seconds=run.seconds)
     before, began = await read_revisions(run.client, place.namespace, release), monotonic()
@@ -76,11 +83,15 @@ async def install_or_upgrade(run: HelmRun, facts: Facts, change: Change) -> Revi
     except (HelmFailedError, HelmInterruptedError) as error:
         after = await read_revisions(run.client, place.namespace, release)
         state = describe_state(release, place, before, after)
-        raise NotDoneError(str(error), state, interrupted=isinstance(error, HelmInterruptedError)) from error
+        raise NotDoneError(
+            str(error), state, interrupted=isinstance(error, HelmInterruptedError)
+        ) from error
     run.view.passed("helm upgrade: everything is ready", monotonic() - began)
     found = deployed(await read_revisions(run.client, place.namespace, release))
     if found is None:
-        raise NotDoneError("helm upgrade reported success", f"and no revision of {release} is deployed.")
+        raise NotDoneError(
+            "helm upgrade reported success", f"and no revision of {release} is deployed."
+        )
     return found
 
 
@@ -102,7 +113,8 @@ async def apply_crds(client: Client, crds: Iterable[Object], release: str, names
 
 
 async def _served(client: Client, crd: Object) -> None:
-    # An accepted CRD is served a moment later. Until then helm would fail on the first object of its kind.
+    # An accepted CRD is served a moment later. Until then helm would fail on the first object of
+    # its kind.
     name, spec = crd["metadata"]["name"], crd["spec"]
     kind = spec["names"]["kind"]
     try:
@@ -110,40 +122,56 @@ async def _served(client: Client, crd: Object) -> None:
             for version in spec["versions"]:
                 if version.get("served", True):
                     # `Kinds` remembers what it has read, so each look needs a new one.
-                    while await Kinds(client).find(f"{spec['group']}/{version['name']}", kind) is None:
+                    while (
+                        await Kinds(client).find(f"{spec['group']}/{version['name']}", kind) is None
+                    ):
                         await SYSTEM_CLOCK.sleep(_POLL_SECONDS)
     except TimeoutError as error:
         raise RefusedError(
-            f"the API server has the CRD {name} but does not serve {kind} after {_SERVED_SECONDS:.0f} s; kubectl "
-            f"describe crd {name}"
+            f"the API server has the CRD {name} but does not serve {kind} after"
+            f" {_SERVED_SECONDS:.0f} s; kubectl describe crd {name}"
         ) from error
 
 
-def describe_state(release: str, place: Place, before: Sequence[Revision], after: Sequence[Revision]) -> str:
+def describe_state(
+    release: str, place: Place, before: Sequence[Revision], after: Sequence[Revision]
+) -> str:
     """The state in which a run that did not succeed has left the release."""
     if not after:
         return (
-            f"Nothing of {release} remains on the cluster, except for CRDs, namespaces, homes and Secrets, which "
-            "are kept."
+            f"Nothing of {release} remains on the cluster, except for CRDs, namespaces, homes and"
+            " Secrets, which are kept."
         )
     newest, good = after[0], deployed(after)
     if newest.status in PENDING:
-        back = good or next((revision for revision in after if revision.status == "superseded"), None)
-        remedy = rollback_command(release, place, back) if back else f"vdi uninstall{options_of(release, place)}"
-        return f"Revision {newest.version} of {release} was left {newest.status}. To fix it: {remedy}"
+        back = good or next(
+            (revision for revision in after if revision.status == "superseded"), None
+        )
+        remedy = (
+            rollback_command(release, place, back)
+            if back
+            else f"vdi uninstall{options_of(release, place)}"
+        )
+        return (
+            f"Revision {newest.version} of {release} was left {newest.status}. To fix it: {remedy}"
+        )
     if good is None:
-        return f"Revision {newest.version} of {release} is {newest.status} ({newest.summary}); no revision is deployed."
+        return (
+            f"Revision {newest.version} of {release} is {newest.status} ({newest.summary}); no"
+            " revision is deployed."
+        )
     if before and newest.version == before[0].version:
         return f"Revision {good.version} of {release} is deployed as before; nothing was changed."
     if newest.status == "failed":
         return (
-            f"Revision {newest.version} of {release} failed ({newest.summary}); the last good revision is "
-            f"{good.version}, and the cluster may be between the two. "
-            f"To fix it: {rollback_command(release, place, good)}"
+            f"Revision {newest.version} of {release} failed ({newest.summary}); the last good"
+            f" revision is {good.version}, and the cluster may be between the two. To fix it:"
+            f" {rollback_command(release, place, good)}"
         )
     if good.info.description.startswith("Rollback to "):
         to = good.info.description.removeprefix("Rollback to ")
         return (
-            f"It was rolled back: revision {good.version} of {release} is deployed, with the content of revision {to}."
+            f"It was rolled back: revision {good.version} of {release} is deployed, with the"
+            f" content of revision {to}."
         )
     return f"Revision {good.version} of {release} is deployed ({good.summary})."

@@ -26,7 +26,9 @@ _GATEWAY = "app.kubernetes.io/name=vdi,app.kubernetes.io/component=gateway"
 
 
 class RefusedError(Exception):
-    """Raised when what was asked cannot or must not be done; the message is whole sentences, with what is allowed."""
+    """Raised when what was asked cannot or must not be done; the message is whole sentences, with
+    what is allowed.
+    """
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +45,9 @@ class Chart:
 
 
 def find_chart(given: Path | None = None) -> Chart:
-    """The chart in the given folder, else the one that came with the package or its checkout. Raises RefusedError."""
+    """The chart in the given folder, else the one that came with the package or its checkout.
+    Raises RefusedError.
+    """
     folders = [given] if given else [place / "charts" / "vdi" for place in _PLACES]
     folder = next((folder for folder in folders if (folder / "Chart.yaml").is_file()), folders[0])
     file = folder / "Chart.yaml"
@@ -71,7 +75,8 @@ def version_numbers(version: str) -> tuple[int, ...]:
 async def release_namespaces(client: Client, release: str) -> list[str]:
     """Namespaces where this release of our chart is, also one that failed or is pending.
 
-    Empty without a release, or where the account may not list Secrets of all namespaces. Raises KubeError.
+    Empty without a release, or where the account may not list Secrets of all namespaces. Raises
+    KubeError.
     """
     selector = f"owner=helm,name={release},status!=uninstalled"
     try:
@@ -96,7 +101,9 @@ def rollback_command(release: str, place: Place, revision: Revision) -> str:
 
 
 async def gateway_namespaces(client: Client) -> list[str]:
-    """Namespaces where a gateway of ours is; empty as for `release_namespaces`. Raises KubeError."""
+    """Namespaces where a gateway of ours is; empty as for `release_namespaces`. Raises
+    KubeError.
+    """
     try:
         deployments = await client.list(DEPLOYMENTS, label_selector=_GATEWAY, into=Object)
     except Forbidden:

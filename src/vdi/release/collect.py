@@ -1,8 +1,9 @@
-"""Collection of `Facts` for preflight and diff: renders the chart and asks the API server. Writes nothing.
+"""Collection of `Facts` for preflight and diff: renders the chart and asks the API server. Writes
+nothing.
 
-The release's objects are tried on the API server in a dry run: rights, admission, quotas and schemas are then its own
-answer. Objects in a namespace or of a kind that the install itself makes first cannot be tried before; neither can
-objects of a kind whose CRD gets new fields.
+The release's objects are tried on the API server in a dry run: rights, admission, quotas and
+schemas are then its own answer. Objects in a namespace or of a kind that the install itself makes
+first cannot be tried before; neither can objects of a kind whose CRD gets new fields.
 """
 
 import asyncio
@@ -20,11 +21,26 @@ from vdi.helm import arguments
 from vdi.helm.arguments import Change
 from vdi.helm.discovery import Kinds, api_versions, may, server_version
 from vdi.helm.errors import HelmFailedError
-from vdi.helm.releases import FIELD_MANAGER, RELEASE_NAME, RELEASE_NAMESPACE, parse_manifest, read_revisions
+from vdi.helm.releases import (
+    FIELD_MANAGER,
+    RELEASE_NAME,
+    RELEASE_NAMESPACE,
+    parse_manifest,
+    read_revisions,
+)
 from vdi.helm.run import Helm, parse_version, run_helm
 from vdi.kinds import POOLS, TEMPLATES
 from vdi.kube.errors import ApiError, Forbidden, KubeError, NotFound
-from vdi.kube.resource import CRDS, DAEMON_SETS, DEPLOYMENTS, NAMESPACES, NODES, SECRETS, STORAGE_CLASSES, Resource
+from vdi.kube.resource import (
+    CRDS,
+    DAEMON_SETS,
+    DEPLOYMENTS,
+    NAMESPACES,
+    NODES,
+    SECRETS,
+    STORAGE_CLASSES,
+    Resource,
+)
 from vdi.kube.transport import Client
 from vdi.release.chart import Chart
 from vdi.release.diff import Object, crds_of, is_hook, losses
@@ -37,7 +53,8 @@ _EVERYTHING = Resource("*", "*", "*", "*", namespaced=False)
 # Rights that Helm needs for each object of a release.
 _VERBS = ("get", "create", "patch", "delete")
 _DNS_SECONDS = 3.0
-# Failures of Helm 4, which compares with the cluster while it renders: preflight reports all of these at once.
+# Failures of Helm 4, which compares with the cluster while it renders: preflight reports all of
+# these at once.
 _LEFT_TO_PREFLIGHT = frozenset({"NotOurs", "UnknownKind"})
 # Kinds of ours that the chart makes objects of.
 _OWN = (TEMPLATES.kind, POOLS.kind)
@@ -46,7 +63,9 @@ _OWN = (TEMPLATES.kind, POOLS.kind)
 async def collect_facts(client: Client, helm: Helm, chart: Chart, change: Change) -> Facts:
     """Everything that preflight and diff look at. Raises HelmFailedError, KubeError."""
     release, namespace = change.release, change.place.namespace
-    revisions, kubernetes = await asyncio.gather(read_revisions(client, namespace, release), server_version(client))
+    revisions, kubernetes = await asyncio.gather(
+        read_revisions(client, namespace, release), server_version(client)
+    )
     rendered = await render(client, helm, change, kubernetes, is_upgrade=bool(revisions))
     objects = tuple(obj for obj in rendered if not is_hook(obj))
     settings = settings_of(objects)
@@ -56,12 +75,17 @@ async def collect_facts(client: Client, helm: Helm, chart: Chart, change: Change
     names = asyncio.create_task(look_up(settings.cluster.domain))
     collector = _Collector(client, change)
     await collector.find_kinds(objects)
-    await collector.find_namespaces([namespace, *settings.namespaces, *(_namespace(obj) for obj in objects)])
+    await collector.find_namespaces(
+        [namespace, *settings.namespaces, *(_namespace(obj) for obj in objects)]
+    )
     spaces = collector.namespaces
-    secrets = {space: keys for space in spaces if (keys := await collector.secrets(space)) is not None}
+    secrets = {
+        space: keys for space in spaces if (keys := await collector.secrets(space)) is not None
+    }
     desired = crds_of(objects)
     crds = await collector.crds(desired)
-    # The cluster's CRD would refuse or drop the new fields: the dry run can say nothing of such objects.
+    # The cluster's CRD would refuse or drop the new fields: the dry run can say nothing of such
+    # objects.
     extended = {crd["spec"]["names"]["kind"] for crd in desired if losses([crd], crds)}
     workloads = [
         Workload(kind.kind.lower(), workload)
@@ -80,7 +104,9 @@ async def collect_facts(client: Client, helm: Helm, chart: Chart, change: Change
         hooks=tuple(filter(is_hook, rendered)),
         crds=crds,
         namespaces=spaces,
-        unknown=frozenset(kind for kind, resource in collector.resources.items() if resource is None),
+        unknown=frozenset(
+            kind for kind, resource in collector.resources.items() if resource is None
+        ),
         lacking=await collector.lacking(objects),
         nodes=tuple(await collector.try_list(NODES, Node)),
         traefiks=traefiks_among(workloads),
@@ -98,16 +124,22 @@ async def collect_facts(client: Client, helm: Helm, chart: Chart, change: Change
 async def render(
     client: Client, helm: Helm, change: Change, kubernetes: str, *, is_upgrade: bool
 ) -> tuple[Object, ...]:
-    """Render the chart with these values for this cluster: its objects and hooks. Raises HelmFailedError or KubeError.
+    """Render the chart with these values for this cluster: its objects and hooks. Raises
+    HelmFailedError or KubeError.
 
-    Objects of our own kinds are among them also where the cluster does not know those kinds yet: the CRDs come first.
+    Objects of our own kinds are among them also where the cluster does not know those kinds yet:
+    the CRDs come first.
     """
     version = parse_version(kubernetes) or (1, 30, 0)
     apis = (*await api_versions(client), *(f"{API_VERSION}/{kind}" for kind in _OWN))
 
     async def template(*, lookups: bool) -> Sequence[Object]:
         words = arguments.template(
-            change, kubernetes=".".join(map(str, version)), apis=apis, is_upgrade=is_upgrade, lookups=lookups
+            change,
+            kubernetes=".".join(map(str, version)),
+            apis=apis,
+            is_upgrade=is_upgrade,
+            lookups=lookups,
         )
         output = await run_helm(helm, words, stdin=change.values.stdin)
         return parse_manifest(output.stdout)
@@ -121,7 +153,8 @@ async def render(
     kinds = Kinds(client)
     if all([await kinds.find(API_VERSION, kind) for kind in _OWN]):
         return tuple(found)
-    # Helm 4 believes `--api-versions` only without lookups, so a second run renders what the first has left out.
+    # Helm 4 believes `--api-versions` only without lookups, so a second run renders what the first
+    # has left out.
     late = [obj for obj in await template(lookups=False) if obj["apiVersion"] == API_VERSION]
     known = {(obj["kind"], obj["metadata"]["name"]) for obj in found}
     return (*found, *(obj for obj in late if (obj["kind"], obj["metadata"]["name"]) not in known))
@@ -154,7 +187,9 @@ class _Collector:
     async def find_namespaces(self, names: Iterable[str]) -> None:
         """Fill `namespaces` for these names."""
         ordered = sorted({*names} - {""})
-        self.namespaces = dict(zip(ordered, await asyncio.gather(*map(self._namespace_of, ordered)), strict=True))
+        self.namespaces = dict(
+            zip(ordered, await asyncio.gather(*map(self._namespace_of, ordered)), strict=True)
+        )
 
     async def _namespace_of(self, name: str) -> Object | None:
         try:
@@ -178,16 +213,21 @@ class _Collector:
         found = []
         for crd in desired:
             try:
-                found.append(await self._client.get(CRDS, crd["metadata"]["name"], into=dict[str, Any]))
+                found.append(
+                    await self._client.get(CRDS, crd["metadata"]["name"], into=dict[str, Any])
+                )
             except NotFound:
                 continue
             except Forbidden as error:
-                self.unread.append(Unreadable(f"{CRDS.plural} {crd['metadata']['name']}", error.message))
+                self.unread.append(
+                    Unreadable(f"{CRDS.plural} {crd['metadata']['name']}", error.message)
+                )
         return tuple(found)
 
     async def lacking(self, objects: Iterable[Object]) -> tuple[str, ...]:
         """Rights that Helm would miss."""
-        # One question for a cluster administrator, in the place of four for each kind and namespace.
+        # One question for a cluster administrator, in the place of four for each kind and
+        # namespace.
         if await may(self._client, "*", _EVERYTHING, None):
             return ()
         desired = {(SECRETS, self._namespace)}
@@ -195,10 +235,15 @@ class _Collector:
             resource = self.resources[obj["apiVersion"], obj["kind"]]
             if resource is not None:
                 desired.add((resource, self._space_of(obj, resource) or ""))
-        questions = [(verb, kind, where) for kind, where in sorted(desired, key=str) for verb in _VERBS]
-        answers = await asyncio.gather(*(may(self._client, verb, kind, where) for verb, kind, where in questions))
+        questions = [
+            (verb, kind, where) for kind, where in sorted(desired, key=str) for verb in _VERBS
+        ]
+        answers = await asyncio.gather(
+            *(may(self._client, verb, kind, where) for verb, kind, where in questions)
+        )
         return tuple(
-            f"{verb} {kind.plural}{'.' + kind.group if kind.group else ''}" + (f" -n {where}" if where else "")
+            f"{verb} {kind.plural}{'.' + kind.group if kind.group else ''}"
+            + (f" -n {where}" if where else "")
             for (verb, kind, where), allowed in zip(questions, answers, strict=True)
             if not allowed
         )
@@ -223,7 +268,9 @@ class _Collector:
                     return None
                 (resource, where), name = target, obj["metadata"]["name"]
                 try:
-                    await client.apply(resource, name, obj, namespace=where, dry_run=True, into=msgspec.Raw)
+                    await client.apply(
+                        resource, name, obj, namespace=where, dry_run=True, into=msgspec.Raw
+                    )
                 except ApiError as error:
                     shown = f"{obj['kind']} {where + '/' if where else ''}{name}"
                     return Refusal(shown, error.reason or type(error).__name__, error.message)
@@ -247,7 +294,9 @@ class _Collector:
             owner = notes.get(RELEASE_NAMESPACE, ""), notes.get(RELEASE_NAME, "")
             if owner == self._owner:
                 return None
-            return ForeignObject(obj["kind"], where or "", name, "/".join(owner) if all(owner) else "")
+            return ForeignObject(
+                obj["kind"], where or "", name, "/".join(owner) if all(owner) else ""
+            )
 
         found = await asyncio.gather(*map(look, objects))
         return tuple(foreign for foreign in found if foreign)
@@ -266,7 +315,9 @@ class _Collector:
         found = []
         for namespace in sorted(namespaces):
             try:
-                secret = await self._client.get(SECRETS, name, namespace=namespace, into=dict[str, Any])
+                secret = await self._client.get(
+                    SECRETS, name, namespace=namespace, into=dict[str, Any]
+                )
                 pem = base64.b64decode((secret.get("data") or {}).get("tls.crt", ""))
                 found.append(read_certificate(namespace, name, pem))
             except NotFound:

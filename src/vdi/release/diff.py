@@ -1,4 +1,5 @@
-"""Difference between two sets of objects of a release, field by field, and losses by a change of CRDs. Pure.
+"""Difference between two sets of objects of a release, field by field, and losses by a change of
+CRDs. Pure.
 
 The content of Secrets is never shown.
 """
@@ -21,7 +22,13 @@ _VERSION_LABELS = ("helm.sh/chart", "app.kubernetes.io/version")
 # Kinds that are in no namespace, of those that charts of ours make.
 _CLUSTER_SCOPED = {
     *("Namespace", CRD_KIND, "ClusterRole", "ClusterRoleBinding", "ValidatingAdmissionPolicy"),
-    *("ValidatingAdmissionPolicyBinding", "PriorityClass", "RuntimeClass", "StorageClass", "ClusterIssuer"),
+    *(
+        "ValidatingAdmissionPolicyBinding",
+        "PriorityClass",
+        "RuntimeClass",
+        "StorageClass",
+        "ClusterIssuer",
+    ),
     *("VDITemplate", "VDIPool"),
 }
 _LONG = 100
@@ -30,7 +37,9 @@ _ABSENT = object()
 
 @dataclass(frozen=True, slots=True)
 class Field:
-    """One field that changes. A value that was not or will not be there has the value None and the sign `-` or `+`."""
+    """One field that changes. A value that was not or will not be there has the value None and the
+    sign `-` or `+`.
+    """
 
     path: str
     sign: str
@@ -61,11 +70,19 @@ class ObjectChange:
 
     @property
     def title(self) -> str:
-        return f"{self.kind} {self.namespace}/{self.name}" if self.namespace else f"{self.kind} {self.name}"
+        return (
+            f"{self.kind} {self.namespace}/{self.name}"
+            if self.namespace
+            else f"{self.kind} {self.name}"
+        )
 
 
-def changes_between(before: Iterable[Object], after: Iterable[Object], namespace: str) -> list[ObjectChange]:
-    """Changes from one set of objects to the other. `namespace` is that of objects that name none."""
+def changes_between(
+    before: Iterable[Object], after: Iterable[Object], namespace: str
+) -> list[ObjectChange]:
+    """Changes from one set of objects to the other. `namespace` is that of objects that name
+    none.
+    """
     old, new = _by_name(before, namespace), _by_name(after, namespace)
     found = []
     for key in sorted({*old, *new}):
@@ -109,7 +126,10 @@ def _hidden(field: Field) -> Field:
     """The field of a Secret, with nothing of its content."""
     path = ".".join(field.path.split(".")[:2])
     return Field(
-        path, field.sign, _HIDDEN if field.before is not None else None, _HIDDEN if field.after is not None else None
+        path,
+        field.sign,
+        _HIDDEN if field.before is not None else None,
+        _HIDDEN if field.after is not None else None,
     )
 
 
@@ -143,26 +163,35 @@ def _compare_lists(before: list[Any], after: list[Any], path: str) -> Iterator[F
     if names[0] is None or names[1] is None:
         yield from _compare_by_position(before, after, path)
         return
-    old_by, new_by = dict(zip(names[0], before, strict=True)), dict(zip(names[1], after, strict=True))
+    old_by, new_by = (
+        dict(zip(names[0], before, strict=True)),
+        dict(zip(names[1], after, strict=True)),
+    )
     for name in dict.fromkeys([*old_by, *new_by]):
         yield from _compare(old_by.get(name, _ABSENT), new_by.get(name, _ABSENT), f"{path}[{name}]")
 
 
 def _compare_by_position(before: list[Any], after: list[Any], path: str) -> Iterator[Field]:
     """Elements by position; an insertion in the middle moves the rest without changing it."""
-    matcher = difflib.SequenceMatcher(None, list(map(_json, before)), list(map(_json, after)), autojunk=False)
+    matcher = difflib.SequenceMatcher(
+        None, list(map(_json, before)), list(map(_json, after)), autojunk=False
+    )
     for action, begin, end, to_begin, to_end in matcher.get_opcodes():
         if action == "equal":
             continue
         for number in range(max(end - begin, to_end - to_begin)):
             old = before[begin + number] if begin + number < end else _ABSENT
             new = after[to_begin + number] if to_begin + number < to_end else _ABSENT
-            yield from _compare(old, new, f"{path}[{(begin if new is _ABSENT else to_begin) + number}]")
+            yield from _compare(
+                old, new, f"{path}[{(begin if new is _ABSENT else to_begin) + number}]"
+            )
 
 
 def _names(elements: list[Any]) -> list[str] | None:
     names = [element.get("name") if isinstance(element, Mapping) else None for element in elements]
-    return [str(name) for name in names] if None not in names and len({*names}) == len(names) else None
+    return (
+        [str(name) for name in names] if None not in names and len({*names}) == len(names) else None
+    )
 
 
 def _short(value: Any) -> str:
@@ -174,7 +203,10 @@ def _json(value: Any) -> str:
 
 
 def _text_diff(before: Any, after: Any) -> Iterator[str]:
-    old, new = ((text or "").splitlines() if isinstance(text or "", str) else [_json(text)] for text in (before, after))
+    old, new = (
+        (text or "").splitlines() if isinstance(text or "", str) else [_json(text)]
+        for text in (before, after)
+    )
     for line in difflib.unified_diff(old, new, lineterm="", n=1):
         if not line.startswith(("---", "+++", "@@")):
             yield shorten(line, _LONG)
@@ -184,7 +216,8 @@ class Loss(NamedTuple):
     """Versions and fields that a change of a CRD would take away."""
 
     crd: str
-    # Versions in which objects are stored, that the new CRD does not have: the API server refuses that.
+    # Versions in which objects are stored, that the new CRD does not have: the API server refuses
+    # that.
     stored: tuple[str, ...]
     # Fields that the API server would drop from every object that is written.
     fields: tuple[str, ...]

@@ -1,7 +1,7 @@
 """Facts about a cluster and a planned release, before anything is changed.
 
-`collect` reads them, `preflight` judges them. Below them: what the release's objects need that is not there, and the
-plan of an install. Pure.
+`collect` reads them, `preflight` judges them. Below them: what the release's objects need that is
+not there, and the plan of an install. Pure.
 """
 
 import json
@@ -38,7 +38,9 @@ class Refusal(NamedTuple):
 
 
 class ForeignObject(NamedTuple):
-    """An object that the release would make, and that is there already without being the release's."""
+    """An object that the release would make, and that is there already without being the
+    release's.
+    """
 
     kind: str
     # Its namespace, or nothing.
@@ -76,7 +78,8 @@ class Facts:
     hooks: tuple[Object, ...] = ()
     # The cluster's CRDs of the names that the chart's have.
     crds: tuple[Object, ...] = ()
-    # Namespaces of the release, of the sessions, and others that objects name; None: it does not exist.
+    # Namespaces of the release, of the sessions, and others that objects name; None: it does not
+    # exist.
     namespaces: Mapping[str, Object | None] = field(default_factory=dict)
     # (apiVersion, kind) of the release's objects, that the API server does not know.
     unknown: frozenset[tuple[str, str]] = frozenset()
@@ -123,7 +126,9 @@ class Facts:
                 meta, spec = obj["metadata"], obj["spec"]
                 spec = spec["jobTemplate"]["spec"] if obj["kind"] == "CronJob" else spec
                 name = f"{obj['kind'].lower()}/{meta['name']}"
-                found.append(Pods(name, meta.get("namespace") or self.namespace, spec["template"]["spec"]))
+                found.append(
+                    Pods(name, meta.get("namespace") or self.namespace, spec["template"]["spec"])
+                )
         return tuple(found)
 
     @cached_property
@@ -145,11 +150,15 @@ def settings_of(objects: Iterable[Object]) -> Settings:
 
 def variables_of(container: Object) -> dict[str, str]:
     """Environment variables of a container by name; those from a Secret are empty."""
-    return {variable["name"]: str(variable.get("value", "")) for variable in container.get("env") or ()}
+    return {
+        variable["name"]: str(variable.get("value", "")) for variable in container.get("env") or ()
+    }
 
 
 def missing_classes(facts: Facts) -> Iterator[tuple[str, str]]:
-    """(what needs it, StorageClass; empty: a default one). Where no class could be listed nothing is known."""
+    """(what needs it, StorageClass; empty: a default one). Where no class could be listed nothing
+    is known.
+    """
     if facts.is_unread("storageclasses"):
         return
     there = {class_["metadata"]["name"] for class_ in facts.classes}
@@ -181,12 +190,19 @@ def unmatched_selectors(facts: Facts) -> Iterator[tuple[str, str]]:
     """(workload, its nodeSelector as KEY=VALUE ...) for pods that no node's labels allow."""
     for pods in facts.pods:
         selector: Mapping[str, str] = pods.spec.get("nodeSelector") or {}
-        if facts.nodes and not any(selector.items() <= node.metadata.labels.items() for node in facts.nodes):
-            yield pods.workload, " ".join(f"{key}={value}" for key, value in sorted(selector.items()))
+        if facts.nodes and not any(
+            selector.items() <= node.metadata.labels.items() for node in facts.nodes
+        ):
+            yield (
+                pods.workload,
+                " ".join(f"{key}={value}" for key, value in sorted(selector.items())),
+            )
 
 
 def missing_keys(facts: Facts) -> Iterator[tuple[str, Remedy]]:
-    """(sentence, remedy) for Secrets that pods of the release need and that are neither there nor made."""
+    """(sentence, remedy) for Secrets that pods of the release need and that are neither there nor
+    made.
+    """
     made = {
         (obj["metadata"].get("namespace") or facts.namespace, obj["metadata"]["name"])
         for obj in facts.objects
@@ -204,14 +220,23 @@ def missing_keys(facts: Facts) -> Iterator[tuple[str, Remedy]]:
             said.add((pods.namespace, name))
             keys = (there or {}).get(name)
             put = (
-                (f"Put the value of {key} into a file with that name.")
+                f"Put the value of {key} into a file with that name."
                 if key
                 else "Put its values into the folder files."
             )
-            create = f"kubectl -n {pods.namespace} create secret generic {name} --from-file={key or 'files'}"
+            create = (
+                f"kubectl -n {pods.namespace} create secret generic {name}"
+                f" --from-file={key or 'files'}"
+            )
             remedy = Remedy(put, (create,))
             if keys is None:
-                yield f"The Secret {pods.namespace}/{name} does not exist, but {pods.workload} needs it.", remedy
+                yield (
+                    (
+                        f"The Secret {pods.namespace}/{name} does not exist, but {pods.workload}"
+                        " needs it."
+                    ),
+                    remedy,
+                )
             elif key and key not in keys:
                 has = ", ".join(sorted(keys)) or "none"
                 yield f"The Secret {pods.namespace}/{name} has no key {key!r}, only: {has}.", remedy
@@ -228,7 +253,10 @@ def _references(pod: Object) -> Iterator[tuple[str, str]]:
             if (reference := source.get("secretRef")) and not reference.get("optional"):
                 yield reference["name"], ""
     for volume in pod.get("volumes") or ():
-        sources: list[Mapping[str, Any]] = [volume, *((volume.get("projected") or {}).get("sources") or ())]
+        sources: list[Mapping[str, Any]] = [
+            volume,
+            *((volume.get("projected") or {}).get("sources") or ()),
+        ]
         for source in sources:
             secret = source.get("secret")
             if secret and not secret.get("optional"):
@@ -240,10 +268,15 @@ def _references(pod: Object) -> Iterator[tuple[str, str]]:
 def refused_host_network(facts: Facts) -> Iterator[tuple[str, Remedy]]:
     """(sentence, remedy) for pods on their node's network in a namespace that forbids it."""
     for pods in facts.pods:
-        labels = ((facts.namespaces.get(pods.namespace) or {}).get("metadata") or {}).get("labels") or {}
+        labels = ((facts.namespaces.get(pods.namespace) or {}).get("metadata") or {}).get(
+            "labels"
+        ) or {}
         level = labels.get(ENFORCE, "")
         if pods.spec.get("hostNetwork") and level in ("baseline", "restricted"):
-            words = f"{pods.workload} uses its node's network, and the namespace {pods.namespace} enforces {level!r}."
+            words = (
+                f"{pods.workload} uses its node's network, and the namespace {pods.namespace}"
+                f" enforces {level!r}."
+            )
             yield (
                 words,
                 Remedy(
@@ -254,14 +287,22 @@ def refused_host_network(facts: Facts) -> Iterator[tuple[str, Remedy]]:
 
 
 def unpullable(facts: Facts) -> Iterator[tuple[str, str, bool]]:
-    """(image, what is wrong with it, whether that is certain), as far as it can be known from here."""
-    there = {name for node in facts.nodes for image in node.status.images for name in image.names or ()}
+    """(image, what is wrong with it, whether that is certain), as far as it can be known from
+    here.
+    """
+    there = {
+        name for node in facts.nodes for image in node.status.images for name in image.names or ()
+    }
     for image, policy in images_of(facts):
         if there & {image, image_reference(image)}:
             continue
         local = image.split("/")[0].split(":")[0] in ("localhost", "127.0.0.1")
         if local and there:
-            yield image, "is on no node, and no registry has it: `localhost` is each node itself.", False
+            yield (
+                image,
+                "is on no node, and no registry has it: `localhost` is each node itself.",
+                False,
+            )
         elif policy == "Never" and there:
             yield image, "is on no node, and may not be pulled (pullPolicy: Never).", True
 
@@ -269,8 +310,8 @@ def unpullable(facts: Facts) -> Iterator[tuple[str, str, bool]]:
 def images_of(facts: Facts) -> list[tuple[str, str]]:
     """(image, pull policy; empty: not known) of everything in the release that names an image.
 
-    Beside the containers of pods: templates, image volumes, hooks, and what pods get as a variable or a file, from
-    which they make further pods.
+    Beside the containers of pods: templates, image volumes, hooks, and what pods get as a variable
+    or a file, from which they make further pods.
     """
     found: dict[str, str] = {}
     for obj in (*facts.objects, *facts.hooks):
@@ -322,13 +363,17 @@ def plan_install(facts: Facts) -> dict[str, Any]:
         None,
     )
     admins = [
-        name for key in ("VDI_ADMIN_USERS", "VDI_ADMIN_GROUPS") for name in (gateway or {}).get(key, "").split(",")
+        name
+        for key in ("VDI_ADMIN_USERS", "VDI_ADMIN_GROUPS")
+        for name in (gateway or {}).get(key, "").split(",")
     ]
     return {
         "release": facts.release,
         "namespace": facts.namespace,
         "server": facts.server,
-        "newNamespaces": [name for name, namespace in facts.namespaces.items() if namespace is None],
+        "newNamespaces": [
+            name for name, namespace in facts.namespaces.items() if namespace is None
+        ],
         "sessionsNamespace": facts.settings.namespaces[0],
         "sessionsNamespaces": facts.settings.namespaces,
         "portal": "" if gateway is None else cluster.url(cluster.host(cluster.portal_label)),
@@ -341,9 +386,14 @@ def plan_install(facts: Facts) -> dict[str, Any]:
 
 def _certificate_source(facts: Facts) -> str:
     cluster = facts.settings.cluster
-    issuers = {obj["spec"]["issuerRef"]["name"] for obj in facts.objects if obj["kind"] == "Certificate"}
+    issuers = {
+        obj["spec"]["issuerRef"]["name"] for obj in facts.objects if obj["kind"] == "Certificate"
+    }
     if issuers:
-        return f"Secret {cluster.tls_secret}, made by cert-manager's issuer {', '.join(sorted(issuers))}"
+        return (
+            f"Secret {cluster.tls_secret}, made by cert-manager's issuer"
+            f" {', '.join(sorted(issuers))}"
+        )
     if cluster.tls_secret:
         return f"Secret {cluster.tls_secret}"
     if cluster.cert_resolver:

@@ -1,4 +1,6 @@
-"""`vdi upgrade --move-history`: an upgrade whose gateway has the sidecar `vdi.gateway.store.move`, and its progress."""
+"""`vdi upgrade --move-history`: an upgrade whose gateway has the sidecar `vdi.gateway.store.move`,
+and its progress.
+"""
 
 import asyncio
 import re
@@ -35,7 +37,9 @@ class Steps(NamedTuple):
 
 
 def choose_steps(change: Change, before: Revision | None, choice: str) -> Steps:
-    """`choice`: `move`, `leave` or nothing. It counts only where the gateway uses SQLite until now."""
+    """`choice`: `move`, `leave` or nothing. It counts only where the gateway uses SQLite until
+    now.
+    """
     if not choice or before is None or not _uses_sqlite(before):
         return Steps(change)
     typed = {**change.values.typed, "gateway.database.sqlite": choice}
@@ -61,7 +65,9 @@ def without_choice(values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 async def move_history(run: HelmRun, facts: Facts, change: Change) -> dict[str, int]:
-    """Upgrade to PostgreSQL; returns the rows that were moved, by table. Raises as `install_or_upgrade` does."""
+    """Upgrade to PostgreSQL; returns the rows that were moved, by table. Raises as
+    `install_or_upgrade` does.
+    """
     log = _MoveLog(run.client, change.place.namespace, run.view)
     following = asyncio.create_task(log.follow())
     try:
@@ -92,14 +98,19 @@ class _MoveLog:
             await asyncio.sleep(WATCH_SECONDS)
 
     async def look(self) -> None:
-        # The container may not have started, and the account may not read logs: the move needs no reader.
+        # The container may not have started, and the account may not read logs: the move needs no
+        # reader.
         with suppress(KubeError):
-            for pod in await self._client.list(PODS, namespace=self._namespace, label_selector=_PODS, into=_Pod):
+            for pod in await self._client.list(
+                PODS, namespace=self._namespace, label_selector=_PODS, into=_Pod
+            ):
                 await self._read(pod.metadata.name)
 
     async def _read(self, pod: str) -> None:
         with suppress(KubeError):
-            lines = self._client.log_lines(self._namespace, pod, container=_CONTAINER, max_bytes=_MAX_BYTES)
+            lines = self._client.log_lines(
+                self._namespace, pod, container=_CONTAINER, max_bytes=_MAX_BYTES
+            )
             async for line in lines:
                 if (pod, line) in self._shown:
                     continue

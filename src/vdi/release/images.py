@@ -1,8 +1,8 @@
 """Image archives on the nodes of a cluster that reaches no registry, for `vdi images load`.
 
-No registry has an image for the pod on each node, so it takes one that the node has, and runs the node's own `ctr` in
-it: root without capabilities, with containerd's socket and its client, and nothing else of the node. The archive
-passes through `kubectl exec`.
+No registry has an image for the pod on each node, so it takes one that the node has, and runs the
+node's own `ctr` in it: root without capabilities, with containerd's socket and its client, and
+nothing else of the node. The archive passes through `kubectl exec`.
 """
 
 import asyncio
@@ -28,7 +28,8 @@ from vdi.kube.transport import Client
 from vdi.release.chart import RefusedError, image_reference
 
 Object = Mapping[str, Any]
-# Bytes of one JSON file, and of all that are read. A blob of less than a MiB may be a layer as well.
+# Bytes of one JSON file, and of all that are read. A blob of less than a MiB may be a layer as
+# well.
 _LARGEST_DOCUMENT, _LARGEST_INDEX = 1 << 20, 64 << 20
 # Annotations with the name of an image, the first one that is there.
 _NAMES = ("io.containerd.image.name", "org.opencontainers.image.ref.name")
@@ -54,7 +55,9 @@ _END_SECONDS = 5.0
 
 
 class BadArchiveError(Exception):
-    """Raised for a file that is no image archive; the message names the file and what is allowed."""
+    """Raised for a file that is no image archive; the message names the file and what is
+    allowed.
+    """
 
 
 class LoadFailedError(Exception):
@@ -73,11 +76,15 @@ def read_archive(path: Path) -> tuple[ArchiveImage, ...]:
         with tarfile.open(path) as archive:
             documents = dict(_documents(archive))
     except (OSError, tarfile.TarError, EOFError, zlib.error) as error:
-        raise BadArchiveError(f"{path}: cannot be read as an image archive ({error}); {allowed}") from error
+        raise BadArchiveError(
+            f"{path}: cannot be read as an image archive ({error}); {allowed}"
+        ) from error
     try:
         images = tuple(dict.fromkeys(_docker_images(documents) or _oci_images(documents)))
     except (KeyError, ValueError, TypeError, AttributeError, RecursionError) as error:
-        raise BadArchiveError(f"{path}: its index of images is broken ({error!r}); {allowed}") from error
+        raise BadArchiveError(
+            f"{path}: its index of images is broken ({error!r}); {allowed}"
+        ) from error
     if not images:
         raise BadArchiveError(f"{path}: contains no image with a name; {allowed}")
     return images
@@ -111,7 +118,10 @@ def _oci_images(documents: Mapping[str, bytes]) -> list[ArchiveImage]:
         notes = entry.get("annotations") or {}
         name = next((notes[key] for key in _NAMES if key in notes), "")
         if name:
-            found += [ArchiveImage(name, architecture) for architecture in _architectures(documents, entry)]
+            found += [
+                ArchiveImage(name, architecture)
+                for architecture in _architectures(documents, entry)
+            ]
     return found
 
 
@@ -163,26 +173,35 @@ def find_containerd(node: Object, socket: str | None, ctr: str | None) -> Contai
         raise LoadFailedError(f"its container runtime is {runtime}; allowed: containerd")
     if "+k3s" in str(info["kubeletVersion"]):
         return Containerd(
-            socket or "/run/k3s/containerd/containerd.sock", ctr or "/var/lib/rancher/k3s/data/current/bin/ctr"
+            socket or "/run/k3s/containerd/containerd.sock",
+            ctr or "/var/lib/rancher/k3s/data/current/bin/ctr",
         )
     libraries = _LIBRARIES.get(str(info["architecture"]), ())
     return Containerd(socket or "/run/containerd/containerd.sock", ctr or "/usr/bin/ctr", libraries)
 
 
 def choose_image(node: Object) -> str:
-    """An image that is on the node: `pause`, which every node has, else the smallest. Raises LoadFailedError."""
+    """An image that is on the node: `pause`, which every node has, else the smallest. Raises
+    LoadFailedError.
+    """
     sizes: dict[str, int] = {}
     for image in node["status"].get("images") or ():
         named = [name for name in image.get("names") or () if "<none>" not in name]
         if named:
-            sizes[min(named, key=lambda name: "@" in name)] = image.get("sizeBytes", 0)  # by tag, if it has one
+            sizes[min(named, key=lambda name: "@" in name)] = image.get(
+                "sizeBytes", 0
+            )  # by tag, if it has one
     if not sizes:
         raise LoadFailedError("it reports no image that a pod could use")
     return min(sizes, key=lambda name: ("pause" not in name, sizes[name], name))
 
 
-def check_architectures(node: Object, archives: Mapping[str, Sequence[ArchiveImage]]) -> dict[str, list[str]]:
-    """By archive, the images for this node's architecture. Raises LoadFailedError where one is in no archive."""
+def check_architectures(
+    node: Object, archives: Mapping[str, Sequence[ArchiveImage]]
+) -> dict[str, list[str]]:
+    """By archive, the images for this node's architecture. Raises LoadFailedError where one is in
+    no archive.
+    """
     architecture = str(node["status"]["nodeInfo"]["architecture"])
     fitting = {
         path: [image.name for image in images if image.architecture == architecture]
@@ -191,16 +210,24 @@ def check_architectures(node: Object, archives: Mapping[str, Sequence[ArchiveIma
     there = {name for names in fitting.values() for name in names}
     missing = sorted({image.name for images in archives.values() for image in images} - there)
     if missing:
-        raise LoadFailedError(f"its architecture is {architecture}, for which no archive contains {', '.join(missing)}")
+        raise LoadFailedError(
+            f"its architecture is {architecture}, for which no archive contains"
+            f" {', '.join(missing)}"
+        )
     return {path: names for path, names in fitting.items() if names}
 
 
 def pod_of(name: str, node: Object, image: str, containerd: Containerd) -> dict[str, Any]:
-    """The pod: root without capabilities, with containerd's socket and its client, and nothing else of the node."""
+    """The pod: root without capabilities, with containerd's socket and its client, and nothing else
+    of the node.
+    """
     mounts = [
         ("socket", containerd.socket, "Socket"),
         ("client", containerd.ctr, "File"),
-        *((f"library-{index}", path, "Directory") for index, path in enumerate(containerd.libraries)),
+        *(
+            (f"library-{index}", path, "Directory")
+            for index, path in enumerate(containerd.libraries)
+        ),
     ]
     container = {
         "name": CONTAINER,
@@ -217,7 +244,9 @@ def pod_of(name: str, node: Object, image: str, containerd: Containerd) -> dict[
             "seccompProfile": {"type": "RuntimeDefault"},
             "seLinuxOptions": {"type": "spc_t"},  # others may not connect to containerd's socket
         },
-        "volumeMounts": [{"name": volume, "mountPath": path, "readOnly": True} for volume, path, _ in mounts],
+        "volumeMounts": [
+            {"name": volume, "mountPath": path, "readOnly": True} for volume, path, _ in mounts
+        ],
     }
     spec = {
         "nodeName": node["metadata"]["name"],
@@ -228,9 +257,17 @@ def pod_of(name: str, node: Object, image: str, containerd: Containerd) -> dict[
         "enableServiceLinks": False,
         "tolerations": [{"operator": "Exists"}],
         "containers": [container],
-        "volumes": [{"name": volume, "hostPath": {"path": path, "type": kind}} for volume, path, kind in mounts],
+        "volumes": [
+            {"name": volume, "hostPath": {"path": path, "type": kind}}
+            for volume, path, kind in mounts
+        ],
     }
-    return {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": name, "labels": LABELS}, "spec": spec}
+    return {
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": {"name": name, "labels": LABELS},
+        "spec": spec,
+    }
 
 
 @dataclass(frozen=True, slots=True)
@@ -260,14 +297,21 @@ class NodeResult:
     problem: str = ""
 
 
-async def load_images(run: Loading, only: Sequence[str], done: Callable[[NodeResult], None]) -> list[NodeResult]:
-    """Load all archives on all nodes, or on those that are named. Raises KubeError, and RefusedError for unknown nodes.
+async def load_images(
+    run: Loading, only: Sequence[str], done: Callable[[NodeResult], None]
+) -> list[NodeResult]:
+    """Load all archives on all nodes, or on those that are named. Raises KubeError, and
+    RefusedError for unknown nodes.
 
     A node that fails does not stop the others. The pods are gone when this returns or is cancelled.
     """
-    nodes = {node["metadata"]["name"]: node for node in await run.client.list(NODES, into=dict[str, Any])}
+    nodes = {
+        node["metadata"]["name"]: node for node in await run.client.list(NODES, into=dict[str, Any])
+    }
     if unknown := [name for name in only if name not in nodes]:
-        raise RefusedError(f"--node {unknown[0]}: there is no such node; allowed: {', '.join(sorted(nodes))}")
+        raise RefusedError(
+            f"--node {unknown[0]}: there is no such node; allowed: {', '.join(sorted(nodes))}"
+        )
     # A killed command leaves pods, which end by their deadline but stay as objects.
     await _remove_leftovers(run.client)
     limit = asyncio.Semaphore(_AT_ONCE)
@@ -288,15 +332,24 @@ async def _load_on_node(run: Loading, node: Object) -> NodeResult:
     images: list[str] = []
     problem = ""
     try:
-        if not any(c["type"] == "Ready" and c["status"] == "True" for c in node["status"].get("conditions") or ()):
+        if not any(
+            c["type"] == "Ready" and c["status"] == "True"
+            for c in node["status"].get("conditions") or ()
+        ):
             raise LoadFailedError("it is not Ready")
         containerd = find_containerd(node, run.socket, run.ctr)
-        fitting = check_architectures(node, {str(path): found for path, found in run.archives.items()})
+        fitting = check_architectures(
+            node, {str(path): found for path, found in run.archives.items()}
+        )
         async with asyncio.timeout(run.seconds), _pod(run, node, containerd) as pod:
             for path, names in fitting.items():
                 await _import(run, name, pod, containerd, Path(path))
                 for image in names:
-                    await _execute(run, pod, containerd.command("images", "label", image_reference(image), PINNED))
+                    await _execute(
+                        run,
+                        pod,
+                        containerd.command("images", "label", image_reference(image), PINNED),
+                    )
                     images.append(image)
     except TimeoutError:
         problem = f"not done within {run.seconds:.0f} s"
@@ -334,7 +387,9 @@ async def _until_running(client: Client, pod: str) -> None:
                 await SYSTEM_CLOCK.sleep(_POLL_SECONDS)
     except TimeoutError:
         reason = await _reason(client, pod, await _status(client, pod))
-        raise LoadFailedError(f"its pod has not started in {_START_SECONDS:.0f} s: {reason}") from None
+        raise LoadFailedError(
+            f"its pod has not started in {_START_SECONDS:.0f} s: {reason}"
+        ) from None
 
 
 async def _until_ended(client: Client, pod: str) -> Object | None:
@@ -357,8 +412,14 @@ async def _reason(client: Client, pod: str, status: Object) -> str:
             if kind == "terminated":
                 return f"{state.get('reason')}: exit status {state.get('exitCode')}"
     selector = f"regarding.name={pod},type=Warning"
-    events = await client.list(EVENTS, namespace=NAMESPACE, field_selector=selector, into=dict[str, Any])
-    return str(events[-1].get("message") or events[-1].get("note")) if events else status.get("message") or "no reason"
+    events = await client.list(
+        EVENTS, namespace=NAMESPACE, field_selector=selector, into=dict[str, Any]
+    )
+    return (
+        str(events[-1].get("message") or events[-1].get("note"))
+        if events
+        else status.get("message") or "no reason"
+    )
 
 
 async def _import(run: Loading, node: str, pod: str, containerd: Containerd, archive: Path) -> None:
@@ -388,7 +449,18 @@ async def _execute(
     feed: Callable[[asyncio.StreamWriter], Any] | None = None,
 ) -> None:
     """Run a command in the pod. Raises LoadFailedError: what it has said, or why the pod ended."""
-    command = [*run.kubectl, "--namespace", NAMESPACE, "exec", "--stdin", pod, "--container", CONTAINER, "--", *words]
+    command = [
+        *run.kubectl,
+        "--namespace",
+        NAMESPACE,
+        "exec",
+        "--stdin",
+        pod,
+        "--container",
+        CONTAINER,
+        "--",
+        *words,
+    ]
     # In a session of its own: Ctrl-C reaches this process alone, which then removes the pods.
     pipe = asyncio.subprocess.PIPE
     process = await asyncio.create_subprocess_exec(
@@ -413,7 +485,9 @@ async def _execute(
         if ended := await _until_ended(run.client, pod):
             raise LoadFailedError(f"its pod ended: {await _reason(run.client, pod, ended)}")
         lines = [line for line in said.splitlines() if line.strip()] or [f"exit status {status}"]
-        raise LoadFailedError(f"{Path(words[0]).name} {' '.join(words[5:7])}: {' '.join(lines[-2:])}")
+        raise LoadFailedError(
+            f"{Path(words[0]).name} {' '.join(words[5:7])}: {' '.join(lines[-2:])}"
+        )
 
 
 async def _delete(client: Client, pod: str) -> None:
@@ -424,6 +498,8 @@ async def _delete(client: Client, pod: str) -> None:
 async def _remove_leftovers(client: Client) -> None:
     """Pods of commands that were killed: they have ended by their deadline."""
     selector = ",".join(f"{key}={value}" for key, value in LABELS.items())
-    for pod in await client.list(PODS, namespace=NAMESPACE, label_selector=selector, into=dict[str, Any]):
+    for pod in await client.list(
+        PODS, namespace=NAMESPACE, label_selector=selector, into=dict[str, Any]
+    ):
         if (pod.get("status") or {}).get("phase") in _ENDED:
             await _delete(client, pod["metadata"]["name"])

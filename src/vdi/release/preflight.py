@@ -1,6 +1,7 @@
 """Obstacles to an install or upgrade, each with its remedy. Pure: `Facts` -> findings.
 
-An `error` refuses, a `warning` will be felt later, `unknown` could not be read. A new check joins `_CHECKS`.
+An `error` refuses, a `warning` will be felt later, `unknown` could not be read. A new check joins
+`_CHECKS`.
 """
 
 from collections.abc import Callable, Iterator
@@ -31,7 +32,9 @@ _SHOWN = 5
 _PROVIDERS = {
     "vdi.kasm.io": "Set crds.install=true, or apply charts/vdi/files/crds first.",
     "cert-manager.io": "Install cert-manager, or set a Secret in traefik.tlsSecret.",
-    "monitoring.coreos.com": "Install the Prometheus operator, or turn off monitoring.* (docs/monitoring.md).",
+    "monitoring.coreos.com": (
+        "Install the Prometheus operator, or turn off monitoring.* (docs/monitoring.md)."
+    ),
 }
 _NEWER_CHART = Remedy("Use a newer chart. To go back to an earlier revision: helm rollback.")
 
@@ -65,8 +68,13 @@ def _check_versions(facts: Facts, _: datetime) -> Iterator[Finding]:
     version = parse_version(facts.kubernetes) or (0, 0, 0)
     if version[:2] < OLDEST_KUBERNETES:
         oldest = ".".join(map(str, OLDEST_KUBERNETES))
-        words = f"Kubernetes is {facts.kubernetes}; {oldest} or later is required: its API validates our objects."
-        yield _error("kubernetes", words, "Upgrade the cluster (K3s: run the installation command again).")
+        words = (
+            f"Kubernetes is {facts.kubernetes}; {oldest} or later is required: its API validates"
+            " our objects."
+        )
+        yield _error(
+            "kubernetes", words, "Upgrade the cluster (K3s: run the installation command again)."
+        )
     else:
         yield _ok("kubernetes", f"Kubernetes {facts.kubernetes} at {facts.server}")
 
@@ -87,7 +95,9 @@ def _check_nodes(facts: Facts, _: datetime) -> Iterator[Finding]:
     usable = [node for node in facts.nodes if node.ready and not node.spec.unschedulable]
     if facts.nodes and not usable:
         words = f"None of {len(facts.nodes)} nodes is ready and accepts pods."
-        yield _error("nodes", words, Remedy("Read the conditions of the nodes.", ("kubectl describe nodes",)))
+        yield _error(
+            "nodes", words, Remedy("Read the conditions of the nodes.", ("kubectl describe nodes",))
+        )
     elif usable:
         yield _ok("nodes", f"{len(usable)} of {len(facts.nodes)} nodes ready")
     elif not facts.is_unread("nodes"):
@@ -96,10 +106,17 @@ def _check_nodes(facts: Facts, _: datetime) -> Iterator[Finding]:
 
 def _check_placement(facts: Facts, _: datetime) -> Iterator[Finding]:
     for workload, labels in unmatched_selectors(facts):
-        words = f"No node has the labels {labels}, which the values require for {workload}: its pod would never start."
+        words = (
+            f"No node has the labels {labels}, which the values require for {workload}: its pod"
+            " would never start."
+        )
         only = facts.nodes[0].metadata.name if len(facts.nodes) == 1 else ""
-        command = f"kubectl label node {only} {labels}" if only else "kubectl get nodes --show-labels"
-        remedy = Remedy("Label the intended node, or change its nodeSelector in the values.", (command,))
+        command = (
+            f"kubectl label node {only} {labels}" if only else "kubectl get nodes --show-labels"
+        )
+        remedy = Remedy(
+            "Label the intended node, or change its nodeSelector in the values.", (command,)
+        )
         yield _error("placement", words, remedy)
 
 
@@ -109,41 +126,69 @@ def _check_rights(facts: Facts, _: datetime) -> Iterator[Finding]:
         return
     more = f" and {len(facts.lacking) - _SHOWN} more" if len(facts.lacking) > _SHOWN else ""
     words = f"Your account may not: {', '.join(facts.lacking[:_SHOWN])}{more}."
-    yield _error("rights", words, "Ask an administrator of the cluster; installing needs cluster-admin.")
+    yield _error(
+        "rights", words, "Ask an administrator of the cluster; installing needs cluster-admin."
+    )
 
 
 def _check_kinds(facts: Facts, _: datetime) -> Iterator[Finding]:
     own = {(crd["spec"]["group"], crd["spec"]["names"]["kind"]) for crd in crds_of(facts.objects)}
     if not facts.traefik_known:
-        words = "The cluster does not know Traefik's IngressRoute: neither portal nor desktops would have an address."
-        text = "Install Traefik 3 with its CRDs; K3s since 1.32 includes it (start it without --disable=traefik)."
+        words = (
+            "The cluster does not know Traefik's IngressRoute: neither portal nor desktops would"
+            " have an address."
+        )
+        text = (
+            "Install Traefik 3 with its CRDs; K3s since 1.32 includes it (start it without"
+            " --disable=traefik)."
+        )
         yield _error("traefik", words, text)
     for version, kind in sorted(facts.unknown):
         group = version.partition("/")[0]
         if (group, kind) in own or (group == "traefik.io" and not facts.traefik_known):
             continue
         words = f"The cluster does not know {kind} ({version}), which these values create."
-        yield _error("kinds", words, _PROVIDERS.get(group, "Install the software that provides this kind."))
+        yield _error(
+            "kinds", words, _PROVIDERS.get(group, "Install the software that provides this kind.")
+        )
 
 
 def _check_traefik(facts: Facts, _: datetime) -> Iterator[Finding]:
     if not facts.traefik_known:
         return
     if not facts.traefiks:
-        words = "No Traefik was found on this cluster. If it runs elsewhere, it must read this cluster's IngressRoutes."
-        text = "Install Traefik 3 with its CRDs (docs/install.md). K3s includes it, in namespace kube-system."
+        words = (
+            "No Traefik was found on this cluster. If it runs elsewhere, it must read this"
+            " cluster's IngressRoutes."
+        )
+        text = (
+            "Install Traefik 3 with its CRDs (docs/install.md). K3s includes it, in namespace"
+            " kube-system."
+        )
         yield _warning("traefik", words, text)
         return
     spaces = {facts.namespace, *facts.settings.namespaces}
-    watching = [traefik for traefik in facts.traefiks if not traefik.namespaces or spaces <= traefik.namespaces]
+    watching = [
+        traefik
+        for traefik in facts.traefiks
+        if not traefik.namespaces or spaces <= traefik.namespaces
+    ]
     point = facts.settings.cluster.entry_point
     if not watching:
         seen = ", ".join(sorted(facts.traefiks[0].namespaces))
         words = f"Traefik watches only {seen}, not {', '.join(sorted(spaces))}."
-        yield _error("traefik", words, "Add them to --providers.kubernetescrd.namespaces (or remove that option).")
+        yield _error(
+            "traefik",
+            words,
+            "Add them to --providers.kubernetescrd.namespaces (or remove that option).",
+        )
     elif not any(traefik.ready for traefik in watching):
-        yield _warning("traefik", f"No replica of {watching[0].object} is ready.", "Describe its pods.")
-    elif all(traefik.entry_points and point.lower() not in traefik.entry_points for traefik in watching):
+        yield _warning(
+            "traefik", f"No replica of {watching[0].object} is ready.", "Describe its pods."
+        )
+    elif all(
+        traefik.entry_points and point.lower() not in traefik.entry_points for traefik in watching
+    ):
         there = ", ".join(sorted(watching[0].entry_points))
         words = f"Traefik has no entry point {point!r} (traefik.entryPoint); it has: {there}."
         yield _error("traefik", words, f"Set traefik.entryPoint to one of these with TLS: {there}.")
@@ -158,15 +203,20 @@ def _check_session_namespaces(facts: Facts, _: datetime) -> Iterator[Finding]:
     # The first namespace has the operator's Lease and the reservations of host names.
     if before[0] != after[0] and not {*before}.isdisjoint(after):
         words = (
-            f"The first namespace of sessions would be {after[0]} instead of {before[0]}: two operators would be "
-            "active at once, and all desktops would get new addresses."
+            f"The first namespace of sessions would be {after[0]} instead of {before[0]}: two"
+            " operators would be active at once, and all desktops would get new addresses."
         )
         yield _error("sessions", words, f"Keep {before[0]} as the first of sessions.namespaces.")
     for namespace in before:
         if namespace not in after:
-            words = f"The namespace {namespace} would have no operator: its sessions would not be processed."
+            words = (
+                f"The namespace {namespace} would have no operator: its sessions would not be"
+                " processed."
+            )
             text = "End them first, or keep the namespace in sessions.namespaces."
-            yield _warning("sessions", words, Remedy(text, (f"kubectl -n {namespace} get vdisessions",)))
+            yield _warning(
+                "sessions", words, Remedy(text, (f"kubectl -n {namespace} get vdisessions",))
+            )
 
 
 def _check_storage(facts: Facts, _: datetime) -> Iterator[Finding]:
@@ -174,7 +224,10 @@ def _check_storage(facts: Facts, _: datetime) -> Iterator[Finding]:
     missing = list(missing_classes(facts))
     for needer, storage_class in missing:
         named = f"the StorageClass {storage_class!r}" if storage_class else "a default StorageClass"
-        words = f"{needer} needs {named}, which does not exist; available: {', '.join(there) or 'none at all'}."
+        words = (
+            f"{needer} needs {named}, which does not exist; available:"
+            f" {', '.join(there) or 'none at all'}."
+        )
         yield _error("storage", words, "Set one of those in the values, or install a provisioner.")
     if not missing and there:
         yield _ok("storage", f"StorageClasses: {', '.join(there)}")
@@ -204,10 +257,17 @@ def _check_certificate(facts: Facts, now: datetime) -> Iterator[Finding]:
         if (namespace, secret) in made:
             continue
         where = f"The TLS Secret {namespace}/{secret}"
-        command = f"kubectl -n {namespace} create secret tls {secret} --cert=fullchain.pem --key=key.pem"
-        create = Remedy("" if facts.namespaces.get(namespace) else "When the namespace exists:", (command,))
+        command = (
+            f"kubectl -n {namespace} create secret tls {secret} --cert=fullchain.pem --key=key.pem"
+        )
+        create = Remedy(
+            "" if facts.namespaces.get(namespace) else "When the namespace exists:", (command,)
+        )
         if certificate.problem == "missing":
-            words = f"{where} does not exist; without it, Traefik presents its own certificate, which browsers reject."
+            words = (
+                f"{where} does not exist; without it, Traefik presents its own certificate, which"
+                " browsers reject."
+            )
             yield _warning("certificate", words, create)
         elif certificate.problem:
             yield _error("certificate", f"{where} cannot be used: {certificate.problem}.", create)
@@ -234,7 +294,8 @@ def _check_dry_run(facts: Facts, _: datetime) -> Iterator[Finding]:
     for refusal in facts.refusals:
         if facts.lacking and refusal.reason == "Forbidden" and " cannot " in refusal.message:
             continue  # the check of rights reports it already
-        # Helm 3 patches, where this dry run merges: an object that is invalid only then is no reason to refuse.
+        # Helm 3 patches, where this dry run merges: an object that is invalid only then is no
+        # reason to refuse.
         make = _warning if merged and refusal.reason == "Invalid" else _error
         yield make("api server", f"The API server refuses {refusal.object}: {refusal.message}")
 
@@ -254,7 +315,9 @@ def _adoption(facts: Facts, foreign: ForeignObject) -> Remedy:
         return Remedy("Set crds.install=false: only one release can install the CRDs.")
     if foreign.owner:
         return Remedy("Uninstall that release, or give this one other names and namespaces.")
-    thing = f"{foreign.kind.lower()} {foreign.name}" + (f" -n {foreign.where}" if foreign.where else "")
+    thing = f"{foreign.kind.lower()} {foreign.name}" + (
+        f" -n {foreign.where}" if foreign.where else ""
+    )
     notes = f"{RELEASE_NAME}={facts.release} {RELEASE_NAMESPACE}={facts.namespace}"
     labels = " ".join(f"{key}={value}" for key, value in MANAGED_BY.items())
     adopt = (f"kubectl annotate {thing} {notes}", f"kubectl label {thing} {labels}")
@@ -266,13 +329,20 @@ def _adoption(facts: Facts, foreign: ForeignObject) -> Remedy:
 def _check_crds(facts: Facts, _: datetime) -> Iterator[Finding]:
     for loss in losses(facts.crds, crds_of(facts.objects)):
         if loss.stored:
-            words = f"{loss.crd}: objects are stored as {', '.join(loss.stored)}, which this chart's CRD does not have."
-            yield _error("crds", words, "Install a chart that has it; an older chart cannot read the stored objects.")
+            words = (
+                f"{loss.crd}: objects are stored as {', '.join(loss.stored)}, which this chart's"
+                " CRD does not have."
+            )
+            yield _error(
+                "crds",
+                words,
+                "Install a chart that has it; an older chart cannot read the stored objects.",
+            )
         else:
             shown = ", ".join(loss.fields[:_SHOWN]) + (" ..." if len(loss.fields) > _SHOWN else "")
             words = (
-                f"{loss.crd}: this chart's CRD lacks fields that the cluster's has ({shown}): the API server would drop"
-                " them from every object that is written."
+                f"{loss.crd}: this chart's CRD lacks fields that the cluster's has ({shown}): the"
+                " API server would drop them from every object that is written."
             )
             yield _error("crds", words, _NEWER_CHART)
 
@@ -294,24 +364,36 @@ def _upgradable(facts: Facts, _: datetime) -> Iterator[Finding]:
     newest = facts.revisions[0] if facts.revisions else None
     if newest is None:
         words = f"There is no release {facts.release} in the namespace {facts.namespace}."
-        yield _error("release", words, "Install it with vdi install, or name its namespace with --namespace.")
+        yield _error(
+            "release", words, "Install it with vdi install, or name its namespace with --namespace."
+        )
     elif newest.status in PENDING:
         yield _pending(facts)
     elif facts.before is None:
-        words = f"No revision of {facts.release} is deployed (the newest is {newest.status}: {newest.summary})."
+        words = (
+            f"No revision of {facts.release} is deployed (the newest is {newest.status}:"
+            f" {newest.summary})."
+        )
         yield _error("release", words, "Try again with vdi install.")
-    elif version_numbers(facts.chart.version) < version_numbers(facts.before.chart.metadata.version):
-        words = f"The chart is {facts.chart.version}, older than the deployed {facts.before.chart.metadata.version}."
+    elif version_numbers(facts.chart.version) < version_numbers(
+        facts.before.chart.metadata.version
+    ):
+        words = (
+            f"The chart is {facts.chart.version}, older than the deployed"
+            f" {facts.before.chart.metadata.version}."
+        )
         yield _warning("release", words, _NEWER_CHART)
 
 
 def _pending(facts: Facts) -> Finding:
     newest = facts.revisions[0]
     words = (
-        f"Revision {newest.version} of {facts.release} is {newest.status} since {newest.info.last_deployed}: helm "
-        "is working on it, or was killed."
+        f"Revision {newest.version} of {facts.release} is {newest.status} since"
+        f" {newest.info.last_deployed}: helm is working on it, or was killed."
     )
-    good = facts.before or next((revision for revision in facts.revisions if revision.status == "superseded"), None)
+    good = facts.before or next(
+        (revision for revision in facts.revisions if revision.status == "superseded"), None
+    )
     options = options_of(facts.release, facts.place)
     again = (f"vdi uninstall{options}", f"vdi install{options}")
     commands = (rollback_command(facts.release, facts.place, good),) if good else again
@@ -319,7 +401,22 @@ def _pending(facts: Facts) -> Finding:
 
 
 _CHECKS: tuple[Callable[[Facts, datetime], Iterator[Finding]], ...] = (
-    *(_check_versions, _check_nodes, _check_placement, _check_namespaces, _check_session_namespaces, _check_rights),
-    *(_check_owners, _check_crds, _check_kinds, _check_traefik, _check_storage, _check_secrets, _check_certificate),
+    *(
+        _check_versions,
+        _check_nodes,
+        _check_placement,
+        _check_namespaces,
+        _check_session_namespaces,
+        _check_rights,
+    ),
+    *(
+        _check_owners,
+        _check_crds,
+        _check_kinds,
+        _check_traefik,
+        _check_storage,
+        _check_secrets,
+        _check_certificate,
+    ),
     *(_check_dns, _check_images, _check_dry_run),
 )

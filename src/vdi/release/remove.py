@@ -1,7 +1,8 @@
-"""Removal of a release for `vdi uninstall`: what there is, and the deletion of sessions, release, homes and CRDs.
+"""Removal of a release for `vdi uninstall`: what there is, and the deletion of sessions, release,
+homes and CRDs.
 
-Sessions are ended while the operator can still do it, homes stay unless requested otherwise, and what stays is listed.
-Nothing waits for a finalizer that no one removes.
+Sessions are ended while the operator can still do it, homes stay unless requested otherwise, and
+what stays is listed. Nothing waits for a finalizer that no one removes.
 """
 
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
@@ -37,7 +38,9 @@ from vdi.snapshot.objects import WorkloadObject
 
 _FORCED_AFTER = 60.0
 _POLL_SECONDS = 0.3
-_AGAIN = "Sessions are ended, and parts of the release may be removed; vdi uninstall again continues."
+_AGAIN = (
+    "Sessions are ended, and parts of the release may be removed; vdi uninstall again continues."
+)
 _HOMES = ",".join(f"{key}={value}" for key, value in MANAGED_BY.items())
 
 
@@ -95,7 +98,9 @@ async def plan_removal(client: Client, release: str, namespace: str) -> Removal:
     sessions = await _known(client.list(SESSIONS, into=VDISession))
     operators = operators_among(await client.list(DEPLOYMENTS, into=WorkloadObject))
     made = {(obj["kind"], obj["metadata"]["name"]) for obj in objects}
-    reservations = await client.list(CONFIG_MAPS, namespace=where[0], label_selector=HOST, into=_Object)
+    reservations = await client.list(
+        CONFIG_MAPS, namespace=where[0], label_selector=HOST, into=_Object
+    )
     own = [operator for operator in operators if not {*where}.isdisjoint(operator.watches)]
     others = [operator for operator in operators if operator not in own]
     return Removal(
@@ -112,17 +117,23 @@ async def plan_removal(client: Client, release: str, namespace: str) -> Removal:
             own={name for kind, name in made if kind == POOLS.kind},
             others=bool(others),
         ),
-        templates=tuple(name for name in await _names(client, TEMPLATES) if (TEMPLATES.kind, name) not in made),
+        templates=tuple(
+            name for name in await _names(client, TEMPLATES) if (TEMPLATES.kind, name) not in made
+        ),
         homes=tuple(await _homes(client, where, sessions)),
         crds=tuple(name for name in await _names(client, CRDS) if name.endswith(f".{GROUP}")),
         kept=tuple(_kept(objects, namespace)),
         volumes=tuple(volumes_of_servers(objects, namespace)),
-        reservations=tuple(sorted(reservation.metadata.labels[HOST] for reservation in reservations)),
+        reservations=tuple(
+            sorted(reservation.metadata.labels[HOST] for reservation in reservations)
+        ),
     )
 
 
 def pools_to_end(names: Sequence[str], *, own: set[str], others: bool) -> tuple[str, ...]:
-    """Pools that end with the release. With another operator on the cluster, which fills pools too, only its own."""
+    """Pools that end with the release. With another operator on the cluster, which fills pools too,
+    only its own.
+    """
     return tuple(name for name in names if name in own or not others)
 
 
@@ -130,7 +141,9 @@ def _kept(objects: Iterable[Object], namespace: str) -> Iterator[str]:
     for obj in objects:
         meta = obj["metadata"]
         if (meta.get("annotations") or {}).get(KEEP) == "keep" and obj["kind"] != CRD_KIND:
-            where = "" if obj["kind"] == "Namespace" else f" -n {meta.get('namespace') or namespace}"
+            where = (
+                "" if obj["kind"] == "Namespace" else f" -n {meta.get('namespace') or namespace}"
+            )
             yield f"{obj['kind'].lower()}/{meta['name']}{where}"
 
 
@@ -138,35 +151,41 @@ def volumes_of_servers(objects: Iterable[Object], namespace: str) -> Iterator[st
     """The claims that StatefulSets leave behind, as `kept` names its objects."""
     for obj in objects:
         spec, name = obj.get("spec") or {}, obj["metadata"]["name"]
-        policy = (spec.get("persistentVolumeClaimRetentionPolicy") or {}).get("whenDeleted", "Retain")
+        policy = (spec.get("persistentVolumeClaimRetentionPolicy") or {}).get(
+            "whenDeleted", "Retain"
+        )
         if obj["kind"] != "StatefulSet" or policy != "Retain":
             continue
         for claim in spec.get("volumeClaimTemplates") or ():
             for number in range(int(spec.get("replicas", 1))):
                 where = obj["metadata"].get("namespace") or namespace
-                yield f"persistentvolumeclaim/{claim['metadata']['name']}-{name}-{number} -n {where}"
+                yield (
+                    f"persistentvolumeclaim/{claim['metadata']['name']}-{name}-{number} -n {where}"
+                )
 
 
 async def end_sessions(run: HelmRun, plan: Removal, *, force: bool) -> None:
     """Delete pools and sessions, and wait until they are gone. Raises RefusedError, KubeError.
 
-    Without an operator that works, the caller has asked for `force`: it removes the finalizers, and Kubernetes' garbage
-    collector then deletes what the sessions own.
+    Without an operator that works, the caller has asked for `force`: it removes the finalizers, and
+    Kubernetes' garbage collector then deletes what the sessions own.
     """
     began = monotonic()
     for pool in plan.pools:
         await _gone(run.client.delete(POOLS, pool, propagation="Background", into=msgspec.Raw))
     for session in plan.sessions:
         meta = session.metadata
-        await _gone(run.client.delete(SESSIONS, meta.name, namespace=meta.namespace, into=msgspec.Raw))
+        await _gone(
+            run.client.delete(SESSIONS, meta.name, namespace=meta.namespace, into=msgspec.Raw)
+        )
         if not plan.operator_works:
             await _remove_finalizers(run.client, session)
 
     async def left() -> list[str]:
         return await left_sessions(run.client, plan.sessions_namespaces)
 
-    # A session's end takes seconds. With --force the wait for a working operator is short; then the finalizers of stuck
-    # sessions are removed as well.
+    # A session's end takes seconds. With --force the wait for a working operator is short; then the
+    # finalizers of stuck sessions are removed as well.
     first = min(run.seconds, _FORCED_AFTER) if force else run.seconds
     still = await _until_none(run, left, "sessions are ending", first)
     if still and force:
@@ -175,8 +194,9 @@ async def end_sessions(run: HelmRun, plan: Removal, *, force: bool) -> None:
         still = await _until_none(run, left, "sessions are ending", run.seconds)
     if still:
         raise RefusedError(
-            f"these sessions have not ended within {run.seconds:.0f} s: {', '.join(still)}. Nothing else was "
-            f"removed. To see why: vdi session show {still[0]}; --force removes their finalizers"
+            f"these sessions have not ended within {run.seconds:.0f} s: {', '.join(still)}. Nothing"
+            f" else was removed. To see why: vdi session show {still[0]}; --force removes their"
+            " finalizers"
         )
     if plan.sessions:
         run.view.passed(f"{count(plan.sessions, 'session')} ended", monotonic() - began)
@@ -189,9 +209,10 @@ def no_operator(plan: Removal) -> str:
     names = ", ".join(session.metadata.name for session in plan.sessions[:5])
     more = " ..." if len(plan.sessions) > 5 else ""
     return (
-        f"{count(plan.sessions, 'session')} ({names}{more}), but {why} that could end them: their finalizers would "
-        "wait forever. Bring the operator back (vdi doctor finds the problem), or remove the finalizers with --force: "
-        "Kubernetes then deletes their pods, Services, Secrets and routes; homes are kept"
+        f"{count(plan.sessions, 'session')} ({names}{more}), but {why} that could end them: their"
+        " finalizers would wait forever. Bring the operator back (vdi doctor finds the problem),"
+        " or remove the finalizers with --force: Kubernetes then deletes their pods, Services,"
+        " Secrets and routes; homes are kept"
     )
 
 
@@ -206,7 +227,11 @@ async def uninstall_release(run: HelmRun, plan: Removal, place: Place) -> None:
         raise NotDoneError(str(error), _AGAIN, interrupted=True) from error
     except HelmFailedError as error:
         late = error.failure.code == "NotReadyInTime"
-        reason = f"{error.what}: not everything was deleted within {run.seconds:.0f} s" if late else str(error)
+        reason = (
+            f"{error.what}: not everything was deleted within {run.seconds:.0f} s"
+            if late
+            else str(error)
+        )
         raise NotDoneError(reason, _AGAIN) from error
     run.view.passed("helm uninstall", monotonic() - began)
 
@@ -215,7 +240,9 @@ async def delete_homes(run: HelmRun, homes: Sequence[HomeSummary]) -> None:
     """Delete these claims, and wait until they are gone. Raises RefusedError, KubeError."""
     began = monotonic()
     for home in homes:
-        await _gone(run.client.delete(CLAIMS, home.name, namespace=home.namespace, into=msgspec.Raw))
+        await _gone(
+            run.client.delete(CLAIMS, home.name, namespace=home.namespace, into=msgspec.Raw)
+        )
     names = {home.name for home in homes}
 
     async def left() -> list[str]:
@@ -224,8 +251,8 @@ async def delete_homes(run: HelmRun, homes: Sequence[HomeSummary]) -> None:
 
     if still := await _until_none(run, left, "homes are deleted", run.seconds):
         raise RefusedError(
-            f"these homes are marked for deletion but still exist: {', '.join(still)}; a pod may use them: kubectl "
-            f"-n {homes[0].namespace} describe pvc {still[0]}"
+            f"these homes are marked for deletion but still exist: {', '.join(still)}; a pod may"
+            f" use them: kubectl -n {homes[0].namespace} describe pvc {still[0]}"
         )
     run.view.passed(f"{count(homes, 'home')} deleted", monotonic() - began)
 
@@ -241,7 +268,9 @@ async def delete_crds(run: HelmRun, names: Sequence[str]) -> None:
         return [name for name in names if name in there]
 
     if still := await _until_none(run, left, "CRDs are deleted", run.seconds):
-        raise RefusedError(f"these CRDs are not deleted, because their objects have finalizers: {', '.join(still)}")
+        raise RefusedError(
+            f"these CRDs are not deleted, because their objects have finalizers: {', '.join(still)}"
+        )
     run.view.passed(f"{len(names)} CRDs deleted", monotonic() - began)
 
 
@@ -251,7 +280,10 @@ async def left_sessions(client: Client, namespaces: Sequence[str]) -> list[str]:
 
 
 async def _sessions(client: Client, namespaces: Sequence[str]) -> list[VDISession]:
-    lists = [await _known(client.list(SESSIONS, namespace=namespace, into=VDISession)) for namespace in namespaces]
+    lists = [
+        await _known(client.list(SESSIONS, namespace=namespace, into=VDISession))
+        for namespace in namespaces
+    ]
     return [session for sessions in lists for session in sessions]
 
 
@@ -265,7 +297,9 @@ async def _names(client: Client, resource: Resource) -> list[str]:
     return [obj.metadata.name for obj in await _known(client.list(resource, into=_Object))]
 
 
-async def _homes(client: Client, namespaces: Sequence[str], sessions: Sequence[VDISession]) -> list[HomeSummary]:
+async def _homes(
+    client: Client, namespaces: Sequence[str], sessions: Sequence[VDISession]
+) -> list[HomeSummary]:
     lists = [
         await client.list(CLAIMS, namespace=namespace, label_selector=_HOMES, into=HomeClaim)
         for namespace in namespaces
@@ -277,7 +311,9 @@ def count(things: Sequence[Any], name: str) -> str:
     return f"{len(things)} {name}{'' if len(things) == 1 else 's'}"
 
 
-async def _until_none(run: HelmRun, look: Callable[[], Awaitable[list[str]]], what: str, seconds: float) -> list[str]:
+async def _until_none(
+    run: HelmRun, look: Callable[[], Awaitable[list[str]]], what: str, seconds: float
+) -> list[str]:
     """Look until nothing is left; what is still there in the end."""
     deadline = monotonic() + seconds
     while left := await look():
@@ -291,7 +327,9 @@ async def _until_none(run: HelmRun, look: Callable[[], Awaitable[list[str]]], wh
 async def _remove_finalizers(client: Client, session: VDISession) -> None:
     patch = {"metadata": {"finalizers": None}}
     meta = session.metadata
-    await _gone(client.patch(SESSIONS, meta.name, patch, namespace=meta.namespace, into=msgspec.Raw))
+    await _gone(
+        client.patch(SESSIONS, meta.name, patch, namespace=meta.namespace, into=msgspec.Raw)
+    )
 
 
 async def _gone(request: Awaitable[Any]) -> None:

@@ -1,4 +1,5 @@
-"""Signatures of a release, checked with the program cosign and a public key: files of a folder, images in a registry.
+"""Signatures of a release, checked with the program cosign and a public key: files of a folder,
+images in a registry.
 
 No transparency log is asked: the key that the administrator trusts is the proof.
 """
@@ -20,9 +21,11 @@ _GET_COSIGN = (
     "Get it from https://github.com/sigstore/cosign/releases, or: go install "
     "github.com/sigstore/cosign/v3/cmd/cosign@v3.1.3"
 )
-# Messages of cosign about a signature that is missing, of another key, or of other content. Any other is no answer.
+# Messages of cosign about a signature that is missing, of another key, or of other content. Any
+# other is no answer.
 _WRONG = re.compile(
-    r"no matching (signatures|attestations)|no signatures found|invalid signature|failed to verify signature"
+    r"no matching (signatures|attestations)|no signatures found|invalid signature|failed to verify"
+    r" signature"
 )
 _SECONDS = 120
 
@@ -44,9 +47,11 @@ def find_cosign() -> Path:
 
 
 def checksums(folder: Path) -> dict[str, str]:
-    """Path below `folder` -> SHA-256, of all files that are listed. Raises BadSignatureError, CannotVerifyError.
+    """Path below `folder` -> SHA-256, of all files that are listed. Raises BadSignatureError,
+    CannotVerifyError.
 
-    Only regular files have content that a checksum can cover: a link leads elsewhere, and a FIFO never ends.
+    Only regular files have content that a checksum can cover: a link leads elsewhere, and a FIFO
+    never ends.
     """
     found = {}
     try:
@@ -64,7 +69,9 @@ def checksums(folder: Path) -> dict[str, str]:
 
 
 def verify_folder(cosign: Path, folder: Path, key: Path) -> list[str]:
-    """Prove each file of a folder; gives their names. Raises BadSignatureError, CannotVerifyError."""
+    """Prove each file of a folder; gives their names. Raises BadSignatureError,
+    CannotVerifyError.
+    """
     for name in (SUMS, BUNDLE):
         if not (folder / name).is_file():
             raise BadSignatureError(f"{folder}: it is not signed: {name} is missing")
@@ -79,7 +86,9 @@ def verify_folder(cosign: Path, folder: Path, key: Path) -> list[str]:
         if name not in listed:
             raise BadSignatureError(f"{name}: it is not a file of the release")
         if found[name] != listed[name]:
-            raise BadSignatureError(f"{name}: it was changed: its SHA-256 is {found[name]}, signed is {listed[name]}")
+            raise BadSignatureError(
+                f"{name}: it was changed: its SHA-256 is {found[name]}, signed is {listed[name]}"
+            )
     return sorted(listed)
 
 
@@ -90,18 +99,22 @@ def verify_image(cosign: Path, image: str, key: Path) -> None:
     """
     if not re.search(r"@sha256:[0-9a-f]{64}\Z", image):
         raise BadSignatureError(
-            f"image {image}: it is named by a tag, under which the registry may have another image later. Name it by "
-            "digest (NAME@sha256:...), as the chart of a release with a registry does"
+            f"image {image}: it is named by a tag, under which the registry may have another image"
+            " later. Name it by digest (NAME@sha256:...), as the chart of a release with a"
+            " registry does"
         )
     _run(cosign, "verify", key, "--", re.sub(r":[^:/@]+@", "@", image), what=f"image {image}")
 
 
-def choose_images(images: Iterable[str], repository: str, required: Iterable[str]) -> tuple[list[str], list[str]]:
+def choose_images(
+    images: Iterable[str], repository: str, required: Iterable[str]
+) -> tuple[list[str], list[str]]:
     """Images whose signature is required, and those of others: databases, desktops of one's own.
 
-    `repository` is the chart's own image of operator and gateway; images beside it are the release's. `required` are
-    the images of operator and gateway in use: wherever they come from, the key must have signed them. One under the
-    same path is a copy in a mirror (`global.imageRegistry`): the images beside it are what nodes pull for the release.
+    `repository` is the chart's own image of operator and gateway; images beside it are the
+    release's. `required` are the images of operator and gateway in use: wherever they come from,
+    the key must have signed them. One under the same path is a copy in a mirror
+    (`global.imageRegistry`): the images beside it are what nodes pull for the release.
     """
     wanted, needed = list(dict.fromkeys(images)), set(required)
     path = _without_registry(repository)
@@ -121,17 +134,25 @@ def _without_registry(repository: str) -> str:
 
 
 def _run(cosign: Path, verb: str, key: Path, *words: str, what: str) -> None:
-    # The key alone is the proof. Without this option cosign asks a transparency log, which an offline site cannot reach
-    # and a release with a private key is not in.
+    # The key alone is the proof. Without this option cosign asks a transparency log, which an
+    # offline site cannot reach and a release with a private key is not in.
     command = [str(cosign), verb, "--key", str(key), "--insecure-ignore-tlog=true", *words]
     try:
-        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=_SECONDS)
+        done = subprocess.run(
+            command, capture_output=True, text=True, check=False, timeout=_SECONDS
+        )
     except (OSError, subprocess.TimeoutExpired) as error:
         raise CannotVerifyError(f"{what}: {error}") from error
     if done.returncode == 0:
         return
-    lines = [line for line in done.stderr.splitlines() if line.strip() and not line.startswith("WARNING")]
-    said = lines[-1].removeprefix("error during command execution: ") if lines else f"exit status {done.returncode}"
+    lines = [
+        line for line in done.stderr.splitlines() if line.strip() and not line.startswith("WARNING")
+    ]
+    said = (
+        lines[-1].removeprefix("error during command execution: ")
+        if lines
+        else f"exit status {done.returncode}"
+    )
     if _WRONG.search(done.stderr):
         raise BadSignatureError(f"{what}: the key {key} has not signed it ({said})")
     raise CannotVerifyError(f"{what}: cosign could not check it: {said}")

@@ -1,7 +1,9 @@
-"""Decisions about actions on a session, such as suspend, extend, resize, share and plan its end. Pure.
+"""Decisions about actions on a session, such as suspend, extend, resize, share and plan its end.
+Pure.
 
-The gateway (which adds rights, limits and audit) and the session commands at the API server send the patch that
-`decide` returns, or show its refusal. A rule and the sentence that refuses it therefore exist once, here.
+The gateway (which adds rights, limits and audit) and the session commands at the API server send
+the patch that `decide` returns, or show its refusal. A rule and the sentence that refuses it
+therefore exist once, here.
 """
 
 from collections.abc import Iterable
@@ -14,9 +16,23 @@ import msgspec
 
 from vdi.api.meta import find_condition
 from vdi.api.schedule import SessionSchedule
-from vdi.api.session import FULL_CONTROL, MAX_GUESTS, Access, AccessRequest, GuestRole, PlannedEnd, VDISession
+from vdi.api.session import (
+    FULL_CONTROL,
+    MAX_GUESTS,
+    Access,
+    AccessRequest,
+    GuestRole,
+    PlannedEnd,
+    VDISession,
+)
 from vdi.api.template import VDITemplate
-from vdi.cluster.units import ALLOWED_DURATIONS, format_duration, format_time, parse_duration, parse_time
+from vdi.cluster.units import (
+    ALLOWED_DURATIONS,
+    format_duration,
+    format_time,
+    parse_duration,
+    parse_time,
+)
 from vdi.session.cluster_settings import ClusterSettings
 from vdi.session.conditions import HOME_BOUND, Reason
 from vdi.session.effective import Blocked, resized, resolve, size_of
@@ -30,7 +46,8 @@ from vdi.session.users import AddressError, check_address, normal_user, same_use
 
 _LONGEST_NOTICE = timedelta(hours=24)
 _SHOWN_CHARACTERS = 100  # of a refused value: it may be untrusted text of any length
-# The command line does not know the operator's settings. The operator applies its own maximum in any case.
+# The command line does not know the operator's settings. The operator applies its own maximum in
+# any case.
 _UNKNOWN_SETTINGS = ClusterSettings()
 # An administrator's request for access lapses after this.
 REQUEST_LAPSES = timedelta(minutes=1)
@@ -40,7 +57,9 @@ Patch = dict[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
-    """An action that is not possible: a code for programs, a message for people, and the field it is about."""
+    """An action that is not possible: a code for programs, a message for people, and the field it
+    is about.
+    """
 
     code: Literal["Conflict", "Invalid", "NotFound", "OverLimit", "ViewOnlyUnavailable"]
     message: str
@@ -73,7 +92,9 @@ class Extend:
 
 @dataclass(frozen=True, slots=True)
 class Resize:
-    """Set memory and CPU, of the running desktop too, or fewer GPUs for one that waits; None or 0: as it is."""
+    """Set memory and CPU, of the running desktop too, or fewer GPUs for one that waits; None or 0:
+    as it is.
+    """
 
     memory: str | None = None
     cpu: str | None = None
@@ -105,7 +126,9 @@ class Unshare:
 
 @dataclass(frozen=True, slots=True)
 class PlanEnd:
-    """Announce that the desktop is suspended or deleted, and do so at that time; None: take it back."""
+    """Announce that the desktop is suspended or deleted, and do so at that time; None: take it
+    back.
+    """
 
     end: PlannedEnd | None
 
@@ -143,10 +166,14 @@ def decide(
     """
     meta = session.metadata
     if meta.deletion_timestamp:
-        return Refusal("Conflict", f"The desktop {meta.name!r} is ending and can no longer be changed.")
+        return Refusal(
+            "Conflict", f"The desktop {meta.name!r} is ending and can no longer be changed."
+        )
     match request:
         case Suspend():
-            change: Patch | Refusal = {} if session.spec.suspended else {"spec": {"suspended": True}}
+            change: Patch | Refusal = (
+                {} if session.spec.suspended else {"spec": {"suspended": True}}
+            )
         case Resume():
             change = {"spec": {"suspended": False}} if session.spec.suspended else {}
         case Restart():
@@ -158,7 +185,9 @@ def decide(
         case SetSchedule(schedule):
             problem = check_schedule(schedule) if schedule else None
             same = schedule == session.spec.schedule
-            change = problem or ({} if same else {"spec": {"schedule": msgspec.to_builtins(schedule)}})
+            change = problem or (
+                {} if same else {"spec": {"schedule": msgspec.to_builtins(schedule)}}
+            )
         case Share():
             change = _share(session, template, request, now)
         case Unshare(user):
@@ -171,8 +200,8 @@ def decide(
             change = _plan_end(session, end, now)
     if isinstance(change, Refusal) or not change:
         return change
-    # With its UID in the patch, the API server refuses to change a later session of the same name, about which
-    # nothing has been decided.
+    # With its UID in the patch, the API server refuses to change a later session of the same name,
+    # about which nothing has been decided.
     return {**change, "metadata": {"uid": meta.uid, **change.get("metadata", {})}}
 
 
@@ -182,19 +211,24 @@ def lengthen(session: VDISession, template: VDITemplate | None, by: timedelta) -
 
 
 def check_schedule(schedule: SessionSchedule) -> Refusal | None:
-    """The refusal of a schedule that cannot be used; also called before its text is written to an audit."""
+    """The refusal of a schedule that cannot be used; also called before its text is written to an
+    audit.
+    """
     problem = find_session_problem(schedule)
     if problem is None:
         return None
     field, value, allowed = problem[0], problem[1][:_SHOWN_CHARACTERS], problem[2]
-    return Refusal("Invalid", f"{field}: {value!r} is not allowed; allowed: {allowed}.", field, allowed, value)
+    return Refusal(
+        "Invalid", f"{field}: {value!r} is not allowed; allowed: {allowed}.", field, allowed, value
+    )
 
 
 def find_home_to_delete(session: VDISession, others: Iterable[VDISession]) -> str | Refusal | None:
-    """The claim to delete after the session, when its files are to go too. None: no claim outlives the session.
+    """The claim to delete after the session, when its files are to go too. None: no claim outlives
+    the session.
 
-    `others`: all sessions whose home it could be; those of other namespaces are ignored, since a claim of the same
-    name there is another home.
+    `others`: all sessions whose home it could be; those of other namespaces are ignored, since a
+    claim of the same name there is another home.
     """
     name, namespace = session.metadata.name, session.metadata.namespace
     bound = find_condition(session.status.conditions, HOME_BOUND)
@@ -202,11 +236,15 @@ def find_home_to_delete(session: VDISession, others: Iterable[VDISession]) -> st
     if claim is None or (bound and bound.reason == Reason.NO_HOME):
         return None
     for other in others:
-        if other.metadata.namespace == namespace and other.metadata.name != name and may_use(other, claim):
+        if (
+            other.metadata.namespace == namespace
+            and other.metadata.name != name
+            and may_use(other, claim)
+        ):
             return Refusal(
                 "Conflict",
-                f"The desktops {name!r} and {other.metadata.name!r} share their files, so nothing was deleted. "
-                f"End {other.metadata.name!r} first, or keep the files.",
+                f"The desktops {name!r} and {other.metadata.name!r} share their files, so nothing"
+                f" was deleted. End {other.metadata.name!r} first, or keep the files.",
             )
     return claim
 
@@ -226,7 +264,9 @@ def pending_request(session: VDISession, now: datetime) -> AccessRequest | None:
     return found if ends and ends > now else None
 
 
-def drop_expired(session: VDISession, now: datetime) -> tuple[Patch, list[tuple[str, dict[str, str]]]]:
+def drop_expired(
+    session: VDISession, now: datetime
+) -> tuple[Patch, list[tuple[str, dict[str, str]]]]:
     """A patch without ended shares and a lapsed request, and these as acts with their details."""
     kept = tuple(access for access in session.spec.access if not is_expired(access, now))
     gone = [access.user for access in session.spec.access if access not in kept]
@@ -244,18 +284,31 @@ def _request_access(
 ) -> Patch | Refusal:
     length = timedelta()
     if pending := pending_request(session, now):
-        return Refusal("Conflict", f"{pending.user} is asking for access to this desktop. Wait for the answer.")
+        return Refusal(
+            "Conflict", f"{pending.user} is asking for access to this desktop. Wait for the answer."
+        )
     with suppress(ValueError):
         length = parse_duration(request.length)
     if not timedelta(minutes=1) <= length <= timedelta(hours=8):
         allowed, shown = "1m to 8h", request.length[:_SHOWN_CHARACTERS]
-        return Refusal("Invalid", f"length: {shown!r} is not allowed; allowed: {allowed}.", "length", allowed, shown)
+        return Refusal(
+            "Invalid",
+            f"length: {shown!r} is not allowed; allowed: {allowed}.",
+            "length",
+            allowed,
+            shown,
+        )
     patch = _share(session, template, Share(request.user, request.role, now + length), now)
     if not isinstance(patch, Refusal):
         expires = format_time(now + REQUEST_LAPSES)
-        asked = AccessRequest(normal_user(request.user), str(request.role), format_duration(length), expires)
-        # With the resource version: of two requests at once, the later one must not replace what the owner reads.
-        patch = _guests(session, session.spec.access) | {"spec": {"accessRequest": msgspec.to_builtins(asked)}}
+        asked = AccessRequest(
+            normal_user(request.user), str(request.role), format_duration(length), expires
+        )
+        # With the resource version: of two requests at once, the later one must not replace what
+        # the owner reads.
+        patch = _guests(session, session.spec.access) | {
+            "spec": {"accessRequest": msgspec.to_builtins(asked)}
+        }
     return patch
 
 
@@ -278,19 +331,27 @@ def _restart(session: VDISession, now: datetime) -> Patch | Refusal:
     if session.spec.suspended:
         name = session.metadata.name
         return Refusal(
-            "Conflict", f"The desktop {name!r} is suspended, so there is nothing to restart. Resume it instead."
+            "Conflict",
+            f"The desktop {name!r} is suspended, so there is nothing to restart. Resume it"
+            " instead.",
         )
     return {"metadata": {"annotations": {RESTARTED_AT: format_time(now)}}}
 
 
 def _extend(
-    session: VDISession, template: VDITemplate | None, timeout: str, now: datetime, settings: ClusterSettings
+    session: VDISession,
+    template: VDITemplate | None,
+    timeout: str,
+    now: datetime,
+    settings: ClusterSettings,
 ) -> Patch | Refusal:
     try:
         length = parse_duration(timeout)
     except ValueError as why:
         return Refusal("Invalid", f"timeout: {why}.", "timeout", ALLOWED_DURATIONS, timeout)
-    extended = msgspec.structs.replace(session, spec=msgspec.structs.replace(session.spec, timeout=timeout))
+    extended = msgspec.structs.replace(
+        session, spec=msgspec.structs.replace(session.spec, timeout=timeout)
+    )
     most = run_length(extended, template, settings) or length
     if most < length:
         allowed = f"at most {format_duration(most)}"
@@ -316,29 +377,55 @@ def _resize(
     session: VDISession, template: VDITemplate | None, request: Resize, settings: ClusterSettings
 ) -> Patch | Refusal:
     if template is None:
-        return Refusal("Conflict", f"The template {session.spec.template!r} cannot be read, so its limits are unknown.")
-    # The API server sets defaults of its own beside a resource that is named; the template's are kept.
+        return Refusal(
+            "Conflict",
+            f"The template {session.spec.template!r} cannot be read, so its limits are unknown.",
+        )
+    # The API server sets defaults of its own beside a resource that is named; the template's are
+    # kept.
     present, queue = size_of(session.spec, template.spec.resources), session.status.queue
-    if request.gpu and not (queue and request.gpu <= queue.available_gpu and request.gpu < present.gpu):
-        why = f"no longer starts at once with fewer GPUs ({request.gpu}): they are taken, or it has started."
+    if request.gpu and not (
+        queue and request.gpu <= queue.available_gpu and request.gpu < present.gpu
+    ):
+        why = (
+            f"no longer starts at once with fewer GPUs ({request.gpu}): they are taken, or it has"
+            " started."
+        )
         return Refusal("Conflict", f"The desktop {session.metadata.name!r} {why}")
-    size = {"gpu": request.gpu or present.gpu, "memory": request.memory or present.memory, "cpu": request.cpu}
+    size = {
+        "gpu": request.gpu or present.gpu,
+        "memory": request.memory or present.memory,
+        "cpu": request.cpu,
+    }
     size = {name: value for name, value in size.items() if value}
     changed = resized(session, size)
     problem = resolve(changed, template, settings)
     if isinstance(problem, Blocked) and problem.errors:
         error, is_over = problem.errors[0], problem.reason == Reason.OVER_LIMIT
         field = error.field.removeprefix("spec.resources.")
-        return Refusal("OverLimit" if is_over else "Invalid", problem.message, field, error.allowed, str(error.value))
+        return Refusal(
+            "OverLimit" if is_over else "Invalid",
+            problem.message,
+            field,
+            error.allowed,
+            str(error.value),
+        )
     if changed.spec.resources == session.spec.resources:
         return {}
     if excess := find_excess(template, {"memory": request.memory, "cpu": request.cpu}):
         field, value, most = excess
         name = session.spec.template
-        why = f"{field}: {value} is more than the {most} of the largest node that can run template {name!r}."
+        why = (
+            f"{field}: {value} is more than the {most} of the largest node that can run template"
+            f" {name!r}."
+        )
         return Refusal("OverLimit", why, field, f"at most {most}", value)
-    # Memory is named that may not be asked for. So of two requests at once, the later one is decided again.
-    return {"metadata": {"resourceVersion": session.metadata.resource_version}, "spec": {"resources": size}}
+    # Memory is named that may not be asked for. So of two requests at once, the later one is
+    # decided again.
+    return {
+        "metadata": {"resourceVersion": session.metadata.resource_version},
+        "spec": {"resources": size},
+    }
 
 
 def _plan_end(session: VDISession, end: PlannedEnd | None, now: datetime) -> Patch | Refusal:
@@ -346,14 +433,25 @@ def _plan_end(session: VDISession, end: PlannedEnd | None, now: datetime) -> Pat
         return {"spec": {"plannedEnd": None}} if session.spec.planned_end else {}
     time = as_time(end.time)
     if time is None or not now < time <= now + _LONGEST_NOTICE:
-        allowed, shown = f"a time within the next 24h, such as {format_time(now + _LONGEST_NOTICE)}", end.time[:40]
-        return Refusal("Invalid", f"time: {shown!r} is not allowed; allowed: {allowed}.", "time", allowed, shown)
+        allowed, shown = (
+            f"a time within the next 24h, such as {format_time(now + _LONGEST_NOTICE)}",
+            end.time[:40],
+        )
+        return Refusal(
+            "Invalid",
+            f"time: {shown!r} is not allowed; allowed: {allowed}.",
+            "time",
+            allowed,
+            shown,
+        )
     # A merge patch keeps what it does not name: the message of an earlier plan.
     plan = {"time": format_time(time), "action": str(end.action), "message": end.message or None}
     return {"spec": {"plannedEnd": plan}}
 
 
-def _share(session: VDISession, template: VDITemplate | None, request: Share, now: datetime) -> Patch | Refusal:
+def _share(
+    session: VDISession, template: VDITemplate | None, request: Share, now: datetime
+) -> Patch | Refusal:
     if request.role not in FULL_CONTROL and (why := refuse_view_only(template)):
         return Refusal("ViewOnlyUnavailable", why, "role", GuestRole.COLLABORATOR, request.role)
     try:
@@ -367,15 +465,23 @@ def _share(session: VDISession, template: VDITemplate | None, request: Share, no
     if request.expires and request.expires <= now + timedelta(seconds=1):
         allowed = "a time in the future, or none"
         return Refusal(
-            "Invalid", f"expires: {expires} is in the past; allowed: {allowed}.", "expires", allowed, expires or ""
+            "Invalid",
+            f"expires: {expires} is in the past; allowed: {allowed}.",
+            "expires",
+            allowed,
+            expires or "",
         )
     # Ended shares would count in the maximum.
     others = tuple(
-        access for access in session.spec.access if not same_user(access.user, guest) and not is_expired(access, now)
+        access
+        for access in session.spec.access
+        if not same_user(access.user, guest) and not is_expired(access, now)
     )
     if len(others) >= MAX_GUESTS:
         return Refusal(
-            "OverLimit", f"A desktop can be shared with at most {MAX_GUESTS} users. End one of these shares first."
+            "OverLimit",
+            f"A desktop can be shared with at most {MAX_GUESTS} users. End one of these shares"
+            " first.",
         )
     return _guests(session, (*others, Access(guest, str(request.role), expires)))
 
@@ -385,12 +491,19 @@ def _unshare(session: VDISession, user: str) -> Patch | Refusal:
     left = tuple(access for access in session.spec.access if not same_user(access.user, user))
     if len(left) == len(session.spec.access):
         guests = ", ".join(access.user for access in left) or "no one"
-        return Refusal("NotFound", f"This desktop is not shared with {normal_user(user)}. It is shared with {guests}.")
+        return Refusal(
+            "NotFound",
+            f"This desktop is not shared with {normal_user(user)}. It is shared with {guests}.",
+        )
     return _guests(session, left)
 
 
 def _guests(session: VDISession, guests: tuple[Access, ...]) -> Patch:
-    # A merge patch replaces the whole list, so two edits at once would lose one of them. With the resource version in
-    # the patch the API server refuses the later one (409), and its caller reads the session and decides again.
+    # A merge patch replaces the whole list, so two edits at once would lose one of them. With the
+    # resource version in the patch the API server refuses the later one (409), and its caller reads
+    # the session and decides again.
     version = session.metadata.resource_version
-    return {"metadata": {"resourceVersion": version}, "spec": {"access": msgspec.to_builtins(guests)}}
+    return {
+        "metadata": {"resourceVersion": version},
+        "spec": {"access": msgspec.to_builtins(guests)},
+    }

@@ -1,9 +1,11 @@
-"""Warnings before a desktop ends: an announced end, time limit, working hours, idleness, a drain of its node. Pure.
+"""Warnings before a desktop ends: an announced end, time limit, working hours, idleness, a drain of
+its node. Pure.
 
-And one afterwards: the kernel has killed the desktop, or a program in it, since its memory was used up.
+And one afterwards: the kernel has killed the desktop, or a program in it, since its memory was used
+up.
 
-The operator publishes each warning as a condition that is there only while it holds, as an Event when it begins, and as
-a notice inside the desktop.
+The operator publishes each warning as a condition that is there only while it holds, as an Event
+when it begins, and as a notice inside the desktop.
 """
 
 from collections.abc import Sequence
@@ -93,18 +95,24 @@ def find_alerts(observed: Observed, settings: ClusterSettings, now: datetime) ->
 
 
 def find_idle(observed: Observed, now: datetime) -> Idle | None:
-    """The idle state of a desktop; None: it is not running, has no idle timeout, or its agent does not respond."""
+    """The idle state of a desktop; None: it is not running, has no idle timeout, or its agent does
+    not respond.
+    """
     session = observed.session
     timeout = idle_timeout(session, observed.template)
     started = started_at(session, observed.pod)
     if timeout is None or started is None or observed.pod is None or not observed.pod.ready:
         return None
     since = _since(observed, IDLE)
-    return evaluate_idle(started=started, activity=observed.activity, timeout=timeout, warned_at=since, now=now)
+    return evaluate_idle(
+        started=started, activity=observed.activity, timeout=timeout, warned_at=since, now=now
+    )
 
 
 def closing_of(observed: Observed, now: datetime) -> Closing | None:
-    """The first end of working hours, of the template or of the session's own schedule; None: there is none."""
+    """The first end of working hours, of the template or of the session's own schedule; None: there
+    is none.
+    """
     session = observed.session
     schedules = schedules_of(session, observed.template)
     started = started_at(session, observed.pod)
@@ -122,17 +130,25 @@ def closing_of(observed: Observed, now: datetime) -> Closing | None:
         )
         for schedule in schedules
     )
-    return min((closing for closing in closings if closing), key=lambda closing: closing.over_at, default=None)
+    return min(
+        (closing for closing in closings if closing),
+        key=lambda closing: closing.over_at,
+        default=None,
+    )
 
 
 def schedules_of(session: VDISession, template: VDITemplate | None) -> list[TemplateSchedule]:
     """Working hours of the desktop: those of its template, and its own."""
     own = working_hours(session.spec.schedule) if session.spec.schedule else None
-    return [schedule for schedule in (template.spec.schedule if template else None, own) if schedule]
+    return [
+        schedule for schedule in (template.spec.schedule if template else None, own) if schedule
+    ]
 
 
 def evictable_at(observed: Observed, settings: ClusterSettings) -> datetime | None:
-    """The time from which a drain may evict the desktop; None while its node is not being drained."""
+    """The time from which a drain may evict the desktop; None while its node is not being
+    drained.
+    """
     if observed.node is None or not observed.node.spec.unschedulable:
         return None
     since = _since(observed, DRAINING)
@@ -143,13 +159,21 @@ def _planned_end(session: VDISession) -> Alert | None:
     planned, end = session.spec.planned_end, planned_at(session)
     if planned is None or end is None:
         return None
-    message = f"An administrator has set this: the desktop {describe_end(planned.action)} at {clock_time(end)}."
-    return Alert(PLANNED_END, Reason.END_PLANNED, f"{message} {planned.message}".rstrip(), format_time(end))
+    message = (
+        f"An administrator has set this: the desktop {describe_end(planned.action)} at"
+        f" {clock_time(end)}."
+    )
+    return Alert(
+        PLANNED_END, Reason.END_PLANNED, f"{message} {planned.message}".rstrip(), format_time(end)
+    )
 
 
 def _expiring(observed: Observed, settings: ClusterSettings, now: datetime) -> Alert | None:
     session, template, pod = observed.session, observed.template, observed.pod
-    begins, end = warned_at(session, template, pod, settings), expires_at(session, template, pod, settings)
+    begins, end = (
+        warned_at(session, template, pod, settings),
+        expires_at(session, template, pod, settings),
+    )
     length = run_length(session, template, settings)
     if begins is None or end is None or length is None or now < begins:
         return None
@@ -165,8 +189,17 @@ def _closing(observed: Observed, now: datetime) -> Alert | None:
         return None
     cancels = closing.can_cancel
     unless = " unless someone uses mouse or keyboard" if cancels else ""
-    message = f"Working hours end: this desktop is suspended at {clock_time(closing.over_at)}{unless}."
-    return Alert(CLOSING, Reason.CLOSING_SOON, message, format_time(closing.over_at), cancels, closing.warn_at)
+    message = (
+        f"Working hours end: this desktop is suspended at {clock_time(closing.over_at)}{unless}."
+    )
+    return Alert(
+        CLOSING,
+        Reason.CLOSING_SOON,
+        message,
+        format_time(closing.over_at),
+        cancels,
+        closing.warn_at,
+    )
 
 
 def _idle(observed: Observed, now: datetime) -> Alert | None:
@@ -175,11 +208,13 @@ def _idle(observed: Observed, now: datetime) -> Alert | None:
         return None
     what = describe_end(idle_action(observed.session, observed.template))
     message = (
-        f"This desktop has been idle since {clock_time(idle.since)}; it {what} at {clock_time(idle.over_at)} unless "
-        "someone uses mouse or keyboard."
+        f"This desktop has been idle since {clock_time(idle.since)}; it {what} at"
+        f" {clock_time(idle.over_at)} unless someone uses mouse or keyboard."
     )
     # A warning from before the last input announced another end, which that input prevented.
-    return Alert(IDLE, Reason.IDLE, message, format_time(idle.over_at), until_input=True, begins=idle.since)
+    return Alert(
+        IDLE, Reason.IDLE, message, format_time(idle.over_at), until_input=True, begins=idle.since
+    )
 
 
 def describe_end(action: TimeoutAction | IdleAction) -> str:
@@ -196,33 +231,54 @@ def _draining(observed: Observed, settings: ClusterSettings, now: datetime) -> A
     if node is None or not node.spec.unschedulable:
         return None
     free_from = (_since(observed, DRAINING) or now) + settings.drain_notice
-    keeps = "The files in the home are kept" if observed.pod and observed.pod.home_claim else "Save your work"
+    keeps = (
+        "The files in the home are kept"
+        if observed.pod and observed.pod.home_claim
+        else "Save your work"
+    )
     message = (
-        f"Node {node.metadata.name} is being taken out of service: from {clock_time(free_from)} on this desktop may "
-        f"be stopped and started again on another node. {keeps}."
+        f"Node {node.metadata.name} is being taken out of service: from {clock_time(free_from)} on"
+        f" this desktop may be stopped and started again on another node. {keeps}."
     )
     return Alert(DRAINING, Reason.NODE_CORDONED, message, format_time(free_from))
 
 
 def find_memory_kill(observed: Observed, now: datetime) -> Alert | None:
-    """The alert after the kernel has killed the desktop, or a program in it, because its memory was used up."""
+    """The alert after the kernel has killed the desktop, or a program in it, because its memory was
+    used up.
+    """
     killed = _desktop_killed_at(observed)
     if killed and now < killed + MEMORY_KILL_SHOWN:
         what = "it was stopped and started again"
         return _memory_kill(Reason.DESKTOP_KILLED, what, killed, killed + MEMORY_KILL_SHOWN)
-    # While one kill is shown, later ones are not: whatever a desktop reports, it costs one status an hour.
-    shown, since = find_condition(observed.session.status.conditions, OUT_OF_MEMORY), _since(observed, OUT_OF_MEMORY)
-    if shown and since and shown.reason == Reason.PROGRAM_KILLED and now < since + MEMORY_KILL_SHOWN:
-        return Alert(OUT_OF_MEMORY, shown.reason, shown.message, format_time(since + MEMORY_KILL_SHOWN))
+    # While one kill is shown, later ones are not: whatever a desktop reports, it costs one status
+    # an hour.
+    shown, since = (
+        find_condition(observed.session.status.conditions, OUT_OF_MEMORY),
+        _since(observed, OUT_OF_MEMORY),
+    )
+    if (
+        shown
+        and since
+        and shown.reason == Reason.PROGRAM_KILLED
+        and now < since + MEMORY_KILL_SHOWN
+    ):
+        return Alert(
+            OUT_OF_MEMORY, shown.reason, shown.message, format_time(since + MEMORY_KILL_SHOWN)
+        )
     killed = observed.activity.memory_kill if observed.activity else None
     if killed is None or now >= killed + MEMORY_KILL_SHOWN:
         return None
     what = "a program in it was ended without a warning"
-    return replace(_memory_kill(Reason.PROGRAM_KILLED, what, killed, now + MEMORY_KILL_SHOWN), begins=now)
+    return replace(
+        _memory_kill(Reason.PROGRAM_KILLED, what, killed, now + MEMORY_KILL_SHOWN), begins=now
+    )
 
 
 def _desktop_killed_at(observed: Observed) -> datetime | None:
-    """When the last container of the pod that ended was killed for want of memory; None: it was not."""
+    """When the last container of the pod that ended was killed for want of memory; None: it was
+    not.
+    """
     desktop = observed.pod.desktop if observed.pod else None
     ended = (desktop.state.terminated or desktop.last_state.terminated) if desktop else None
     return as_time(ended.finished_at or "") if ended and was_out_of_memory(ended) else None
@@ -237,7 +293,11 @@ def _memory_kill(reason: Reason, what: str, killed: datetime, until: datetime) -
 def _since(observed: Observed, kind: str) -> datetime | None:
     """The time since when this warning is shown."""
     up = find_condition(observed.session.status.conditions, kind)
-    return parse_time(up.last_transition_time) if up and up.status == "True" and up.last_transition_time else None
+    return (
+        parse_time(up.last_transition_time)
+        if up and up.status == "True" and up.last_transition_time
+        else None
+    )
 
 
 def clock_time(moment: datetime) -> str:
@@ -247,7 +307,9 @@ def clock_time(moment: datetime) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Notice:
-    """A message shown in the desktop. One with the same `id` replaces it; an empty `text` withdraws it."""
+    """A message shown in the desktop. One with the same `id` replaces it; an empty `text` withdraws
+    it.
+    """
 
     id: str
     title: str = ""
@@ -261,16 +323,27 @@ class Notice:
 def find_notices(before: VDISession, alerts: Sequence[Alert], now: datetime) -> list[Notice]:
     """The notices to show now, and an empty one for each warning that no longer holds."""
     shown = [
-        Notice(alert.type, WARNING_TITLES[alert.type], alert.message, alert.until, alert.until_input)
+        Notice(
+            alert.type, WARNING_TITLES[alert.type], alert.message, alert.until, alert.until_input
+        )
         for alert in alerts
         if alert.reason != Reason.PROGRAM_KILLED  # the agent in the desktop has said so at once
     ]
-    was = {condition.type for condition in before.status.conditions if condition.type in WARNING_TYPES}
+    was = {
+        condition.type for condition in before.status.conditions if condition.type in WARNING_TYPES
+    }
     over = [Notice(kind) for kind in sorted(was - {alert.type for alert in alerts})]
-    # A size that waited is applied without anyone's doing: by the node, when programs use less memory, for example.
+    # A size that waited is applied without anyone's doing: by the node, when programs use less
+    # memory, for example.
     waited, size = find_condition(before.status.conditions, RESIZE_PENDING), before.spec.resources
     is_same = before.status.observed_generation == before.metadata.generation
-    if waited and waited.reason in SIZE_WAITS and is_same and size and Notice(RESIZE_PENDING) in over:
+    if (
+        waited
+        and waited.reason in SIZE_WAITS
+        and is_same
+        and size
+        and Notice(RESIZE_PENDING) in over
+    ):
         over.remove(Notice(RESIZE_PENDING))
         until = format_time(now + _RESIZED_SHOWN)
         text = f"This desktop has {size.memory} of memory now."

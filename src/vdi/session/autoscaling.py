@@ -1,8 +1,10 @@
-"""Placeholder pods that make the cluster's autoscaler add nodes, and the autoscaler's answers. Pure.
+"""Placeholder pods that make the cluster's autoscaler add nodes, and the autoscaler's answers.
+Pure.
 
-A session that waits has no pod, so an autoscaler does not see it. A placeholder is a pod of the same shape and of low
-priority that does nothing. While no node takes it, the autoscaler has a reason to add one. Desktops do not wait for its
-place: the queue does not count placeholders, and the scheduler preempts them.
+A session that waits has no pod, so an autoscaler does not see it. A placeholder is a pod of the
+same shape and of low priority that does nothing. While no node takes it, the autoscaler has a
+reason to add one. Desktops do not wait for its place: the queue does not count placeholders, and
+the scheduler preempts them.
 """
 
 import hashlib
@@ -27,12 +29,14 @@ HOSTNAME = "kubernetes.io/hostname"
 _ENDED = frozenset({"Succeeded", "Failed"})
 _ADDS = frozenset({"TriggeredScaleUp", "Nominated"})
 _REFUSES = frozenset({"NotTriggerScaleUp", "FailedScheduling"})
-# In Karpenter's note of a nomination for an existing node; one for a new node has only `nodeclaim/`.
+# In Karpenter's note of a nomination for an existing node; one for a new node has only
+# `nodeclaim/`.
 _EXISTING_NODE = " node/"
 _SCHEDULER = "default-scheduler"
 _PREFIX = re.compile(
     r"^\s*(\(combined from similar events\):\s*)?"
-    r"(pod didn't trigger scale-up(\s*\(it wouldn't fit if a new node is added\))?:?|Failed to schedule pod,)\s*",
+    r"(pod didn't trigger scale-up(\s*\(it wouldn't fit if a new node is added\))?:?|Failed to"
+    r" schedule pod,)\s*",
     re.IGNORECASE,
 )
 _NEXT_REASON = re.compile(r", (?=\d+ )")
@@ -45,7 +49,8 @@ _PHRASES = {
     "not ready for scale-up": "node group is not ready",
 }
 _USER_ID = 1000
-# Not 0: with a forced deletion the kubelet would still count the GPU, and refuse the desktop that takes its place.
+# Not 0: with a forced deletion the kubelet would still count the GPU, and refuse the desktop that
+# takes its place.
 _GRACE_SECONDS = 1
 # Without this, a pod without a controller keeps the autoscaler from removing its node.
 _SAFE_TO_EVICT = {"cluster-autoscaler.kubernetes.io/safe-to-evict": "true"}
@@ -59,7 +64,8 @@ class AutoscalingSettings:
     max_placeholders: int = 10
     # Free slots to keep by template, each of the template's default size.
     headroom: Mapping[str, int] = field(default_factory=dict)
-    # A namespace of their own, so that placeholders use no quota of the sessions. Empty: there are none.
+    # A namespace of their own, so that placeholders use no quota of the sessions. Empty: there are
+    # none.
     namespace: str = ""
     image: str = ""
     priority_class: str = ""
@@ -107,7 +113,9 @@ class PlaceholderPlan:
 
 
 def shape_key(demand: Demand) -> str:
-    """The same for the same shape, in every process: a create whose response was lost cannot make a second pod."""
+    """The same for the same shape, in every process: a create whose response was lost cannot make a
+    second pod.
+    """
     return hashlib.sha256(msgspec.json.encode(demand, order="deterministic")).hexdigest()[:12]
 
 
@@ -121,14 +129,20 @@ def terms_for_new_node(demand: Demand) -> list[NodeSelectorTerm]:
     return [
         term
         for term in demand.pin
-        if not term.match_fields and not any(expression.key == HOSTNAME for expression in term.match_expressions)
+        if not term.match_fields
+        and not any(expression.key == HOSTNAME for expression in term.match_expressions)
     ]
 
 
 def count_placeholders(
-    waiting: Iterable[tuple[Demand, int]], *, limit: int, headroom: Iterable[tuple[Demand, int]] = ()
+    waiting: Iterable[tuple[Demand, int]],
+    *,
+    limit: int,
+    headroom: Iterable[tuple[Demand, int]] = (),
 ) -> dict[Demand, int]:
-    """The number of placeholders of each shape. `waiting`: sessions by shape, in the order of the queue."""
+    """The number of placeholders of each shape. `waiting`: sessions by shape, in the order of the
+    queue.
+    """
     counts: dict[Demand, int] = defaultdict(int)
     left = limit
     for demand, number in waiting:
@@ -157,11 +171,17 @@ def plan_placeholders(counts: Mapping[Demand, int], pods: Iterable[Pod]) -> Plac
         live = [pod for pod in present if not pod.terminating and pod.status.phase not in _ENDED]
         delete += [pod for pod in present if not pod.terminating and pod.status.phase in _ENDED]
         if len(live) > count:
-            live.sort(key=lambda pod: (pod.metadata.creation_timestamp, pod.metadata.name), reverse=True)
+            live.sort(
+                key=lambda pod: (pod.metadata.creation_timestamp, pod.metadata.name), reverse=True
+            )
             live.sort(key=lambda pod: not pod.spec.node_name)
             delete += live[: len(live) - count]
         taken = {pod.metadata.name for pod in present}
-        free = (name for number in range(count + len(present)) if (name := _name(key, number)) not in taken)
+        free = (
+            name
+            for number in range(count + len(present))
+            if (name := _name(key, number)) not in taken
+        )
         create += [(name, demand) for name, _ in zip(free, range(count - len(live)), strict=False)]
     for present in by_key.values():
         delete += [pod for pod in present if not pod.terminating]
@@ -197,8 +217,9 @@ def _name(key: str, number: int) -> str:
 def _is_answer(event: AutoscalerEvent) -> bool:
     """Whether it says something about a node to come.
 
-    Karpenter nominates pods also for nodes that are there, whose place a desktop may take first. Its refusal after that
-    is one that it has given before, and does not come again for five minutes.
+    Karpenter nominates pods also for nodes that are there, whose place a desktop may take first.
+    Its refusal after that is one that it has given before, and does not come again for five
+    minutes.
     """
     if event.reason in _ADDS:
         return _EXISTING_NODE not in event.note
@@ -213,7 +234,8 @@ def _describe(answers: Collection[AutoscalerEvent], time: str) -> str:
     if refusal is None:
         return f"A node was requested at {at}."
     reason = _PREFIX.sub("", refusal.note).strip().rstrip(".")
-    # cluster-autoscaler lists its reasons in random order. Sorted, the same answer causes no new status.
+    # cluster-autoscaler lists its reasons in random order. Sorted, the same answer causes no new
+    # status.
     reason = ", ".join(sorted(_NEXT_REASON.split(reason)))
     for phrase, words in _PHRASES.items():
         reason = reason.replace(phrase, words)
@@ -222,7 +244,9 @@ def _describe(answers: Collection[AutoscalerEvent], time: str) -> str:
     return f"The autoscaler cannot add a node: {reason} (requested at {at})."
 
 
-def build_placeholder(demand: Demand, name: str, namespace: str, *, image: str, priority_class: str) -> dict[str, Any]:
+def build_placeholder(
+    demand: Demand, name: str, namespace: str, *, image: str, priority_class: str
+) -> dict[str, Any]:
     """The placeholder of this name and shape."""
     metadata = {
         "name": name,
@@ -254,12 +278,18 @@ def build_placeholder(demand: Demand, name: str, namespace: str, *, image: str, 
         ]
     if terms := terms_for_new_node(demand):
         required = {"nodeSelectorTerms": msgspec.to_builtins(terms)}
-        spec["affinity"] = {"nodeAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": required}}
+        spec["affinity"] = {
+            "nodeAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": required}
+        }
     return {"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": spec}
 
 
 def _build_container(demand: Demand, image: str) -> dict[str, Any]:
-    requests = {name: f"{number}m" if name == "cpu" else str(number) for name, number in demand.takes if name != PODS}
+    requests = {
+        name: f"{number}m" if name == "cpu" else str(number)
+        for name, number in demand.takes
+        if name != PODS
+    }
     extended = {name: quantity for name, quantity in requests.items() if "/" in name}
     return {
         "name": "placeholder",

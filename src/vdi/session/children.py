@@ -1,7 +1,8 @@
-"""Kubernetes objects of a session: pod, home volume, Secret, Service and IngressRoute. Pure; the operator applies them.
+"""Kubernetes objects of a session: pod, home volume, Secret, Service and IngressRoute. Pure; the
+operator applies them.
 
-Every pod passes the Pod Security Standard `restricted`. The pod gets digests of its tokens and not the tokens, because
-its user can read its whole environment.
+Every pod passes the Pod Security Standard `restricted`. The pod gets digests of its tokens and not
+the tokens, because its user can read its whole environment.
 """
 
 from base64 import b64decode
@@ -51,28 +52,32 @@ PASSWORD_KEY = "password"  # noqa: S105 -- the key's name
 AGENT_TOKEN_KEY = "agentToken"  # noqa: S105 -- the key's name
 PASSWORD_DIGEST_KEY = "passwordSha256"  # noqa: S105 -- the key's name
 AGENT_TOKEN_DIGEST_KEY = "agentTokenSha256"  # noqa: S105 -- the key's name
-# Name of the pod's port: the Service asks for it by name, so a template's new port breaks no running desktop.
+# Name of the pod's port: the Service asks for it by name, so a template's new port breaks no
+# running desktop.
 PORT_NAME = "http"
 _PORT = 8080
-# The chart's ServersTransport in the sessions' namespace: TLS without verification. Only routes to pods with HTTPS name
-# it: their certificates are the images' own, which no authority has signed.
+# The chart's ServersTransport in the sessions' namespace: TLS without verification. Only routes to
+# pods with HTTPS name it: their certificates are the images' own, which no authority has signed.
 DESKTOP_TRANSPORT = "vdi-desktop-tls"
-# Not an empty map: where the route named a Secret before, server-side apply would make it null, which Traefik's CRD
-# refuses.
+# Not an empty map: where the route named a Secret before, server-side apply would make it null,
+# which Traefik's CRD refuses.
 _DEFAULT_CERTIFICATE = {"certResolver": ""}
 CONTAINER = "desktop"
 FOLDER_MAKER = "home-folders"
 AGENT_PORT_NAME = "agent"
 MASTER_TOKEN_DIGEST = "VDI_MASTER_TOKEN_SHA256"  # noqa: S105 -- the variable's name
 _SCRIPT_FILE, _SCRIPT_MODE = "startup.sh", 0o555
-# The pod's group (fsGroup) reads; the user does not own the files, so ssh takes a private key with this mode.
+# The pod's group (fsGroup) reads; the user does not own the files, so ssh takes a private key with
+# this mode.
 _SECRET_MODE = 0o440
-# A desktop has nothing to save on SIGTERM that it has not saved before, and a session must be gone within 10 s.
+# A desktop has nothing to save on SIGTERM that it has not saved before, and a session must be gone
+# within 10 s.
 _GRACE_SECONDS = 3
 
 
 def restricted_pod(user_id: int, *, owns_volumes: bool = False) -> dict[str, Any]:
-    """Fields of a pod's `spec` for that user and group, without a token and without the variables of Services.
+    """Fields of a pod's `spec` for that user and group, without a token and without the variables
+    of Services.
 
     `owns_volumes`: its volumes belong to that group, so that the user can write to them.
     """
@@ -84,7 +89,11 @@ def restricted_pod(user_id: int, *, owns_volumes: bool = False) -> dict[str, Any
     }
     if owns_volumes:
         security |= {"fsGroup": user_id, "fsGroupChangePolicy": "OnRootMismatch"}
-    spec = {"automountServiceAccountToken": False, "enableServiceLinks": False, "securityContext": security}
+    spec = {
+        "automountServiceAccountToken": False,
+        "enableServiceLinks": False,
+        "securityContext": security,
+    }
     # `restricted` admits root in a user namespace alone.
     return spec if user_id else spec | {"hostUsers": False}
 
@@ -92,8 +101,15 @@ def restricted_pod(user_id: int, *, owns_volumes: bool = False) -> dict[str, Any
 def bound_to(nodes: Iterable[str]) -> dict[str, Any]:
     """The `affinity` of a pod that may run on these nodes only."""
     # `matchFields` takes one name; of several terms, one must hold.
-    terms = [{"matchFields": [{"key": "metadata.name", "operator": "In", "values": [node]}]} for node in nodes]
-    return {"nodeAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": terms}}}
+    terms = [
+        {"matchFields": [{"key": "metadata.name", "operator": "In", "values": [node]}]}
+        for node in nodes
+    ]
+    return {
+        "nodeAffinity": {
+            "requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": terms}
+        }
+    }
 
 
 def restricted_container(*, is_read_only: bool = False) -> dict[str, Any]:
@@ -103,12 +119,18 @@ def restricted_container(*, is_read_only: bool = False) -> dict[str, Any]:
 
 
 def build_secret(*, identity: Identity, tokens: DesktopTokens) -> dict[str, Any]:
-    """The Secret of a session. Immutable: a running desktop has read it and would not notice a change."""
+    """The Secret of a session. Immutable: a running desktop has read it and would not notice a
+    change.
+    """
     return _secret(identity.metadata(secret_name(identity.name)), tokens)
 
 
-def build_pool_secret(*, identity: PoolIdentity, pod: str, pod_uid: str, tokens: DesktopTokens) -> dict[str, Any]:
-    """The Secret of a pool's desktop. The pod owns it, because the pod's own owner changes when a session takes it."""
+def build_pool_secret(
+    *, identity: PoolIdentity, pod: str, pod_uid: str, tokens: DesktopTokens
+) -> dict[str, Any]:
+    """The Secret of a pool's desktop. The pod owns it, because the pod's own owner changes when a
+    session takes it.
+    """
     metadata = identity.metadata(pool_secret_name(pod))
     metadata["ownerReferences"] = [owner_reference("Pod", pod, pod_uid, "v1")]
     return _secret(metadata, tokens)
@@ -135,7 +157,9 @@ def _digest(token: str) -> str:
 
 
 def build_service(*, identity: Identity) -> dict[str, Any]:
-    """A headless Service: Traefik reads the EndpointSlice, and allocating a cluster IP is the slowest of all writes."""
+    """A headless Service: Traefik reads the EndpointSlice, and allocating a cluster IP is the
+    slowest of all writes.
+    """
     return {
         "apiVersion": "v1",
         "kind": "Service",
@@ -143,7 +167,9 @@ def build_service(*, identity: Identity) -> dict[str, Any]:
         "spec": {
             "clusterIP": "None",
             "selector": {SESSION_LABEL: identity.labels[SESSION_LABEL]},
-            "ports": [{"name": PORT_NAME, "port": _PORT, "targetPort": PORT_NAME, "protocol": "TCP"}],
+            "ports": [
+                {"name": PORT_NAME, "port": _PORT, "targetPort": PORT_NAME, "protocol": "TCP"}
+            ],
         },
     }
 
@@ -169,17 +195,28 @@ def build_route(
 def _tls(settings: ClusterSettings) -> dict[str, Any]:
     """The named Secret, the named resolver, or Traefik's default certificate."""
     if settings.tls_secret:
-        # With a gateway the portal's route names the Secret, and Traefik presents its certificate for every host that
-        # it covers. So the private key is not in the sessions' namespace, of which the gateway reads every Secret.
-        return _DEFAULT_CERTIFICATE if settings.edge_middleware else {"secretName": settings.tls_secret}
+        # With a gateway the portal's route names the Secret, and Traefik presents its certificate
+        # for every host that it covers. So the private key is not in the sessions' namespace, of
+        # which the gateway reads every Secret.
+        return (
+            _DEFAULT_CERTIFICATE
+            if settings.edge_middleware
+            else {"secretName": settings.tls_secret}
+        )
     if settings.cert_resolver:
-        # Named as in the chart's own route: without it Traefik orders a certificate for each desktop's host.
-        return {"certResolver": settings.cert_resolver, "domains": [{"main": f"*.{settings.domain}"}]}
+        # Named as in the chart's own route: without it Traefik orders a certificate for each
+        # desktop's host.
+        return {
+            "certResolver": settings.cert_resolver,
+            "domains": [{"main": f"*.{settings.domain}"}],
+        }
     return _DEFAULT_CERTIFICATE
 
 
 def build_home(*, identity: Identity, home: Home) -> dict[str, Any]:
-    """The PersistentVolumeClaim. A retained one has no owner: the garbage collector would take it with that session."""
+    """The PersistentVolumeClaim. A retained one has no owner: the garbage collector would take it
+    with that session.
+    """
     if home.retain:
         annotations = {USER_ANNOTATION: identity.user}
         if not home.of_user:
@@ -205,16 +242,27 @@ def build_home(*, identity: Identity, home: Home) -> dict[str, Any]:
 
 
 def build_pod(
-    *, identity: Identity, desktop: Desktop, run: Mapping[str, str] | None = None, agent_port: int = 8082
+    *,
+    identity: Identity,
+    desktop: Desktop,
+    run: Mapping[str, str] | None = None,
+    agent_port: int = 8082,
 ) -> dict[str, Any]:
     """The Pod of a session. `run`: annotations of `run_annotations`."""
     metadata = identity.metadata(pod_name(identity.name), run)
     metadata["labels"][HOLD] = "true"
-    return _build_desktop(metadata, identity.template, desktop, secret_name(identity.name), agent_port)
+    return _build_desktop(
+        metadata, identity.template, desktop, secret_name(identity.name), agent_port
+    )
 
 
 def build_pool_pod(
-    *, identity: PoolIdentity, name: str, desktop: Desktop, annotations: Mapping[str, str], agent_port: int = 8082
+    *,
+    identity: PoolIdentity,
+    name: str,
+    desktop: Desktop,
+    annotations: Mapping[str, str],
+    agent_port: int = 8082,
 ) -> dict[str, Any]:
     """The Pod of a pool's desktop: like that of a session, but with a Secret of its own."""
     metadata = identity.metadata(name, annotations)
@@ -227,10 +275,16 @@ def _build_desktop(
     theirs = desktop.pod_template.metadata
     # The operator's keys come last, so a template cannot overwrite them.
     labels = {**theirs.labels, **metadata["labels"], TEMPLATE_LABEL: derive_base(template)}
-    annotations = {**theirs.annotations, **metadata["annotations"], TEMPLATE_REVISION: desktop.template_revision}
+    annotations = {
+        **theirs.annotations,
+        **metadata["annotations"],
+        TEMPLATE_REVISION: desktop.template_revision,
+    }
     if desktop.scheme is not Scheme.HTTP:
         annotations[SCHEME] = desktop.scheme.value
-    if mode := next((variable.value for variable in desktop.env if variable.name == "VDI_RECORDING"), ""):
+    if mode := next(
+        (variable.value for variable in desktop.env if variable.name == "VDI_RECORDING"), ""
+    ):
         annotations[RECORDING] = mode
     if not desktop.selkies:
         annotations[PROTOCOL] = Protocol.WEB.value
@@ -239,7 +293,12 @@ def _build_desktop(
     if desktop.isolation.user_namespace:
         annotations[STORAGE] = desktop.isolation.storage
     metadata |= {"labels": labels, "annotations": annotations}
-    return {"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": build_spec(desktop, secret, agent_port)}
+    return {
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": metadata,
+        "spec": build_spec(desktop, secret, agent_port),
+    }
 
 
 def build_spec(desktop: Desktop, secret: str, agent_port: int) -> dict[str, Any]:
@@ -261,7 +320,9 @@ def build_spec(desktop: Desktop, secret: str, agent_port: int) -> dict[str, Any]
     if placement.node_selector:
         spec["nodeSelector"] = dict(placement.node_selector)
     if placement.tolerations:
-        spec["tolerations"] = [msgspec.to_builtins(toleration) for toleration in placement.tolerations]
+        spec["tolerations"] = [
+            msgspec.to_builtins(toleration) for toleration in placement.tolerations
+        ]
     if placement.runtime_class_name:
         spec["runtimeClassName"] = placement.runtime_class_name
     if desktop.pod_template.spec.priority_class_name:
@@ -277,7 +338,8 @@ def _container(desktop: Desktop, secret: str, agent_port: int) -> dict[str, Any]
         "name": CONTAINER,
         "image": desktop.image,
         "imagePullPolicy": "IfNotPresent",
-        # The last log lines outlive the container: a desktop that is given up is explained with them.
+        # The last log lines outlive the container: a desktop that is given up is explained with
+        # them.
         "terminationMessagePolicy": "FallbackToLogsOnError",
         "ports": [
             {"name": name, "containerPort": port, "protocol": "TCP"}
@@ -287,7 +349,8 @@ def _container(desktop: Desktop, secret: str, agent_port: int) -> dict[str, Any]
         "resources": _resources(desktop),
         "securityContext": restricted_container(),
         "volumeMounts": _mounts(desktop),
-        # Once a second, because a person is waiting; forgiving, because a busy desktop must not lose its route.
+        # Once a second, because a person is waiting; forgiving, because a busy desktop must not
+        # lose its route.
         "readinessProbe": {**probe, "periodSeconds": 1, "timeoutSeconds": 3, "failureThreshold": 5},
         "livenessProbe": {
             **probe,
@@ -317,15 +380,19 @@ def _resources(desktop: Desktop) -> dict[str, Any]:
 
 
 def _env(desktop: Desktop, secret: str, agent_port: int) -> list[dict[str, Any]]:
-    """The template's variables, then the operator's: of two with one name Kubernetes takes the last."""
-    # Digests, not tokens: a guest with full control can read them here, but they are of no use after the share.
+    """The template's variables, then the operator's: of two with one name Kubernetes takes the
+    last.
+    """
+    # Digests, not tokens: a guest with full control can read them here, but they are of no use
+    # after the share.
     master = {"secretKeyRef": {"name": secret, "key": PASSWORD_DIGEST_KEY}}
     # The user of a desktop without a gateway knows its password. There are no shares.
     password = {"secretKeyRef": {"name": secret, "key": PASSWORD_KEY}}
     token = {"secretKeyRef": {"name": secret, "key": AGENT_TOKEN_DIGEST_KEY}}
     door: list[dict[str, Any]] = []
     if desktop.behind_gateway and desktop.selkies:
-        # Selkies' secure mode: it accepts only users of the gateway's token table, in the role that stands there.
+        # Selkies' secure mode: it accepts only users of the gateway's token table, in the role that
+        # stands there.
         door = [
             {"name": "SELKIES_ENABLE_BASIC_AUTH", "value": "false"},
             {"name": MASTER_TOKEN_DIGEST, "valueFrom": master},
@@ -344,15 +411,20 @@ def _env(desktop: Desktop, secret: str, agent_port: int) -> list[dict[str, Any]]
     given = {variable.name for variable in desktop.env}
     if "VDI_WATERMARK" in given:  # a pod of a pool has no user yet: its desktop does not start
         ours.append(
-            {"name": "VDI_USER", "valueFrom": {"fieldRef": {"fieldPath": f"metadata.annotations['{USER_ANNOTATION}']"}}}
+            {
+                "name": "VDI_USER",
+                "valueFrom": {
+                    "fieldRef": {"fieldPath": f"metadata.annotations['{USER_ANNOTATION}']"}
+                },
+            }
         )
     if desktop.time_zone:
         ours.append({"name": "TZ", "value": desktop.time_zone})
     if desktop.startup_script:
         ours.append({"name": "VDI_STARTUP_SCRIPT", "value": f"{SCRIPT_FOLDER}/{_SCRIPT_FILE}"})
     if not desktop.gpu:
-        # Images built for GPUs request all of them. Without this, a desktop without a GPU would see every GPU of the
-        # node.
+        # Images built for GPUs request all of them. Without this, a desktop without a GPU would see
+        # every GPU of the node.
         ours.append({"name": "NVIDIA_VISIBLE_DEVICES", "value": "void"})
     # With Selkies 1, nginx serves the port, and Selkies has one of its own behind it.
     name = {"1": "NGINX_PORT", "2": "SELKIES_PORT"}.get(desktop.selkies, "")
@@ -361,26 +433,34 @@ def _env(desktop: Desktop, secret: str, agent_port: int) -> list[dict[str, Any]]
 
 
 def _volumes(desktop: Desktop) -> list[dict[str, Any]]:
-    volumes: list[dict[str, Any]] = [{"name": "shm", "emptyDir": {"medium": "Memory", "sizeLimit": desktop.shm_size}}]
+    volumes: list[dict[str, Any]] = [
+        {"name": "shm", "emptyDir": {"medium": "Memory", "sizeLimit": desktop.shm_size}}
+    ]
     if desktop.home:
         volumes.append({"name": "home", "persistentVolumeClaim": {"claimName": desktop.home.claim}})
     elif not desktop.run_as_user:
         volumes.append({"name": "home", "emptyDir": {}})
     volumes.extend({"name": volume.name, **_source(volume)} for volume in desktop.volumes)
     images = {mount.volume: {"reference": mount.image} for mount in desktop.mounts if mount.image}
-    volumes.extend({"name": name, "image": {**image, "pullPolicy": "IfNotPresent"}} for name, image in images.items())
+    volumes.extend(
+        {"name": name, "image": {**image, "pullPolicy": "IfNotPresent"}}
+        for name, image in images.items()
+    )
     if desktop.startup_script:
         script = desktop.startup_script.config_map_key_ref
         items = [{"key": script.key, "path": _SCRIPT_FILE}]
         volumes.append(
-            {"name": SCRIPT_VOLUME, "configMap": {"name": script.name, "items": items, "defaultMode": _SCRIPT_MODE}}
+            {
+                "name": SCRIPT_VOLUME,
+                "configMap": {"name": script.name, "items": items, "defaultMode": _SCRIPT_MODE},
+            }
         )
     return volumes
 
 
 def _source(volume: TemplateVolume) -> dict[str, Any]:
-    # The kubelet has to create a missing folder, so a volume with folders is writable here. The mounts decide what the
-    # desktop may write.
+    # The kubelet has to create a missing folder, so a volume with folders is writable here. The
+    # mounts decide what the desktop may write.
     read_only = volume.read_only and not volume.sub_path and not volume.groups
     if volume.persistent_volume_claim:
         claim = volume.persistent_volume_claim.claim_name
@@ -390,7 +470,9 @@ def _source(volume: TemplateVolume) -> dict[str, Any]:
     if volume.secret:
         return {"secret": {"secretName": volume.secret.secret_name, "defaultMode": _SECRET_MODE}}
     if volume.nfs:
-        return {"nfs": {"server": volume.nfs.server, "path": volume.nfs.path, "readOnly": read_only}}
+        return {
+            "nfs": {"server": volume.nfs.server, "path": volume.nfs.path, "readOnly": read_only}
+        }
     allowed = "persistentVolumeClaim, configMap, secret, nfs"
     raise ValueError(f"volume {volume.name!r} has no source; allowed: one of {allowed}")
 
@@ -419,7 +501,8 @@ def _folders_in_home(desktop: Desktop) -> list[str]:
 
 
 def _folder_maker(desktop: Desktop, folders: list[str]) -> dict[str, Any]:
-    """An init container that creates folders in the home as the desktop's user. The runtime would create them as root.
+    """An init container that creates folders in the home as the desktop's user. The runtime would
+    create them as root.
 
     A desktop that cannot write to its own ~/.config does not start.
     """
@@ -435,7 +518,9 @@ def _folder_maker(desktop: Desktop, folders: list[str]) -> dict[str, Any]:
         "env": [{"name": "NVIDIA_VISIBLE_DEVICES", "value": "void"}],
         "resources": resources,
         "securityContext": restricted_container(),
-        "volumeMounts": [{"name": "home", "mountPath": str(desktop.home.mount_path)}] if desktop.home else [],
+        "volumeMounts": (
+            [{"name": "home", "mountPath": str(desktop.home.mount_path)}] if desktop.home else []
+        ),
     }
 
 

@@ -1,4 +1,6 @@
-"""Settings of the cluster's administrator that hold for every session. `vdi.settings` reads them."""
+"""Settings of the cluster's administrator that hold for every session. `vdi.settings` reads
+them.
+"""
 
 from dataclasses import dataclass
 from datetime import timedelta
@@ -13,8 +15,8 @@ class ClusterSettings:
     # Port of the desktops' URLs as browsers see it; left out of `status.url` when it is 443.
     url_port: int = 443
     entry_point: str = "websecure"
-    # Secret with the wildcard certificate: in the portal's namespace, or without a gateway in the sessions'; None:
-    # Traefik's default certificate.
+    # Secret with the wildcard certificate: in the portal's namespace, or without a gateway in the
+    # sessions'; None: Traefik's default certificate.
     tls_secret: str | None = None
     # Traefik's certificate resolver, when no Secret is named.
     cert_resolver: str | None = None
@@ -28,12 +30,13 @@ class ClusterSettings:
     drain_notice: timedelta = timedelta(seconds=60)
     # Port of the agent in the desktop, which reports activity and shows notices.
     agent_port: int = 8082
-    # Traefik Middleware in the sessions' namespace that lets the gateway check each request; None: there is no gateway,
-    # and every desktop asks for its own password.
+    # Traefik Middleware in the sessions' namespace that lets the gateway check each request; None:
+    # there is no gateway, and every desktop asks for its own password.
     edge_middleware: str | None = None
     # First label of the gateway's own host, which no desktop may have where there is a gateway.
     portal_label: str = "portal"
-    # The longest run of a session whose template has no `lifecycle.maxTimeout`; None: there is no limit.
+    # The longest run of a session whose template has no `lifecycle.maxTimeout`; None: there is no
+    # limit.
     max_timeout: str | None = None
 
     def host(self, label: str) -> str:

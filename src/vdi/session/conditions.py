@@ -1,4 +1,5 @@
-"""Types and reasons of the conditions of sessions, templates and pools: constants of the API, so never renamed.
+"""Types and reasons of the conditions of sessions, templates and pools: constants of the API, so
+never renamed.
 
 Reasons of pods that are not ready are in `vdi.cluster.reasons`.
 """
@@ -42,7 +43,8 @@ class ReasonKind(Enum):
     BUSY = auto()
     # In the queue for another reason, which may pass.
     QUEUED = auto()
-    # In the queue, and the end of no desktop helps: the cluster, the template or the session has to change.
+    # In the queue, and the end of no desktop helps: the cluster, the template or the session has to
+    # change.
     NO_NODE = auto()
     # Not in the queue; passes by itself, such as when another session ends.
     HELD_UP = auto()
@@ -53,7 +55,8 @@ class ReasonKind(Enum):
 class Reason(StrEnum):
     """The value is the reason; `meaning` is for the API reference.
 
-    A reason that code acts on has a `kind`. `session.failures` and `operator.status` act on some by name.
+    A reason that code acts on has a `kind`. `session.failures` and `operator.status` act on some by
+    name.
     """
 
     # Types of the conditions that have it.
@@ -61,7 +64,9 @@ class Reason(StrEnum):
     meaning: str
     kind: ReasonKind
 
-    def __new__(cls, value: str, condition: str, meaning: str, kind: ReasonKind = ReasonKind.STATE) -> Self:
+    def __new__(
+        cls, value: str, condition: str, meaning: str, kind: ReasonKind = ReasonKind.STATE
+    ) -> Self:
         """A reason with its facts; the sets below follow from `kind`."""
         reason = str.__new__(cls, value)
         reason._value_ = value
@@ -77,7 +82,11 @@ class Reason(StrEnum):
     TEMPLATE_NOT_FOUND = "TemplateNotFound", "TemplateFound", "The template does not exist."
     ADMITTED = "Admitted", "Admitted", "The session may start its desktop."
     OVER_LIMIT = "OverLimit", "Admitted", "The session requests more than its template allows."
-    INVALID_TEMPLATE = "InvalidTemplate", "Admitted", "The template has a value that cannot be used."
+    INVALID_TEMPLATE = (
+        "InvalidTemplate",
+        "Admitted",
+        "The template has a value that cannot be used.",
+    )
     INVALID_SESSION = "InvalidSession", "Admitted", "The session has a value that cannot be used."
     HOME_IN_USE = (
         "HomeInUse",
@@ -90,27 +99,52 @@ class Reason(StrEnum):
         "NameTaken",
         "Admitted",
         (
-            "An object with the name of a child belongs to someone else, or another namespace of the release has a "
-            "session with this name."
+            "An object with the name of a child belongs to someone else, or another namespace of"
+            " the release has a session with this name."
         ),
     )
-    QUOTA_EXCEEDED = "QuotaExceeded", "Admitted", "The namespace's ResourceQuota refuses the pod.", ReasonKind.HELD_UP
+    QUOTA_EXCEEDED = (
+        "QuotaExceeded",
+        "Admitted",
+        "The namespace's ResourceQuota refuses the pod.",
+        ReasonKind.HELD_UP,
+    )
     POD_SECURITY = "PodSecurity", "Admitted", "The namespace's Pod Security level refuses the pod."
     REFUSED = "Refused", "Admitted", "The API server refuses one of the children."
     CLAIMED_FROM_POOL = "ClaimedFromPool", "Admitted", "The desktop comes from a pool."
     SUSPENDED = "Suspended", "Admitted, Ready", "The session is suspended."
-    GPUS_BUSY = "GPUsBusy", "Admitted: in the queue", "All suitable GPUs are in use.", ReasonKind.BUSY
+    GPUS_BUSY = (
+        "GPUsBusy",
+        "Admitted: in the queue",
+        "All suitable GPUs are in use.",
+        ReasonKind.BUSY,
+    )
     CPU_BUSY = "CPUBusy", "Admitted: in the queue", "No node has enough free CPU.", ReasonKind.BUSY
-    MEMORY_BUSY = "MemoryBusy", "Admitted: in the queue", "No node has enough free memory.", ReasonKind.BUSY
+    MEMORY_BUSY = (
+        "MemoryBusy",
+        "Admitted: in the queue",
+        "No node has enough free memory.",
+        ReasonKind.BUSY,
+    )
     EPHEMERAL_STORAGE_BUSY = (
         "EphemeralStorageBusy",
         "Admitted: in the queue",
         "No node has enough free local disk (ephemeral storage).",
         ReasonKind.BUSY,
     )
-    PODS_BUSY = "PodsBusy", "Admitted: in the queue", "Every node has the maximum number of pods.", ReasonKind.BUSY
+    PODS_BUSY = (
+        "PodsBusy",
+        "Admitted: in the queue",
+        "Every node has the maximum number of pods.",
+        ReasonKind.BUSY,
+    )
     NO_GPUS = "NoGPUs", "Admitted: in the queue", "No node has a GPU.", ReasonKind.NO_NODE
-    TOO_LARGE = "TooLarge", "Admitted: in the queue", "The session requests more than any node has.", ReasonKind.NO_NODE
+    TOO_LARGE = (
+        "TooLarge",
+        "Admitted: in the queue",
+        "The session requests more than any node has.",
+        ReasonKind.NO_NODE,
+    )
     NO_MATCHING_NODE = (
         "NoMatchingNode",
         "Admitted: in the queue",
@@ -156,22 +190,65 @@ class Reason(StrEnum):
     ROUTED = "Routed", "RouteReady", "The route and its Service exist."
     RUNNING = "Running", "Ready", "The desktop can be opened."
     PENDING = "Pending", "Ready", "The session is waiting; its message has the reason."
-    FAILED = "Failed", "Ready", "The session cannot continue until someone makes a change; its message has the reason."
+    FAILED = (
+        "Failed",
+        "Ready",
+        "The session cannot continue until someone makes a change; its message has the reason.",
+    )
     STOPPING = "Stopping", "RouteReady, Ready", "The session is being deleted."
     TIMED_OUT = "TimedOut", "Ready", "The run has reached its timeout.", ReasonKind.RUN_END
-    IDLE_TOO_LONG = "IdleTooLong", "Ready", "The desktop was idle for longer than its idle timeout.", ReasonKind.RUN_END
-    WORKING_HOURS_OVER = "WorkingHoursOver", "Ready", "The working hours of the template ended.", ReasonKind.RUN_END
-    ENDED_AS_PLANNED = "EndedAsPlanned", "Ready", "The time of spec.plannedEnd has come.", ReasonKind.RUN_END
+    IDLE_TOO_LONG = (
+        "IdleTooLong",
+        "Ready",
+        "The desktop was idle for longer than its idle timeout.",
+        ReasonKind.RUN_END,
+    )
+    WORKING_HOURS_OVER = (
+        "WorkingHoursOver",
+        "Ready",
+        "The working hours of the template ended.",
+        ReasonKind.RUN_END,
+    )
+    ENDED_AS_PLANNED = (
+        "EndedAsPlanned",
+        "Ready",
+        "The time of spec.plannedEnd has come.",
+        ReasonKind.RUN_END,
+    )
     END_PLANNED = "EndPlanned", "PlannedEnd", "spec.plannedEnd announces the end of the desktop."
     CLOSING_SOON = "ClosingSoon", "Closing", "The working hours of the template end soon."
     EXPIRING_SOON = "ExpiringSoon", "Expiring", "The run ends soon."
     IDLE = "Idle", "Idle", "The desktop is idle and will be suspended or ended soon."
-    DEFERRED = "Deferred", "ResizePending", "The new size waits for capacity, which no other desktop gets."
-    INFEASIBLE = "Infeasible", "ResizePending", "The new size is refused; the message has the reason."
-    NEEDS_RESTART = "NeedsRestart", "ResizePending", "The cluster resizes no running pod: the new size needs a restart."
-    IN_USE = "InUse", "ResizePending", "The desktop uses more memory than its new size: the size waits until it fits."
-    NOT_APPLIED = "NotApplied", "ResizePending", "The node fails to apply the new size; the message has the reason."
-    DESKTOP_KILLED = "DesktopKilled", "OutOfMemory", "The whole desktop was killed, and was started again in its pod."
+    DEFERRED = (
+        "Deferred",
+        "ResizePending",
+        "The new size waits for capacity, which no other desktop gets.",
+    )
+    INFEASIBLE = (
+        "Infeasible",
+        "ResizePending",
+        "The new size is refused; the message has the reason.",
+    )
+    NEEDS_RESTART = (
+        "NeedsRestart",
+        "ResizePending",
+        "The cluster resizes no running pod: the new size needs a restart.",
+    )
+    IN_USE = (
+        "InUse",
+        "ResizePending",
+        "The desktop uses more memory than its new size: the size waits until it fits.",
+    )
+    NOT_APPLIED = (
+        "NotApplied",
+        "ResizePending",
+        "The node fails to apply the new size; the message has the reason.",
+    )
+    DESKTOP_KILLED = (
+        "DesktopKilled",
+        "OutOfMemory",
+        "The whole desktop was killed, and was started again in its pod.",
+    )
     PROGRAM_KILLED = "ProgramKilled", "OutOfMemory", "One program was killed; the desktop goes on."
     NODE_CORDONED = "NodeCordoned", "Draining", "The node of the desktop is being drained."
 
@@ -195,9 +272,17 @@ TEMPORARY_REASONS = QUEUE_REASONS | _of_kind(ReasonKind.HELD_UP)
 
 
 def renew_condition(
-    before: Iterable[Condition], kind: str, holds: bool, reason: str, message: str, now: datetime, generation: int = 0
+    before: Iterable[Condition],
+    kind: str,
+    holds: bool,
+    reason: str,
+    message: str,
+    now: datetime,
+    generation: int = 0,
 ) -> Condition:
-    """The condition in its new state. Its transition time moves only when the status flips, as Kubernetes asks."""
+    """The condition in its new state. Its transition time moves only when the status flips, as
+    Kubernetes asks.
+    """
     status = "True" if holds else "False"
     known = find_condition(before, kind)
     kept = known.last_transition_time if known and known.status == status else ""

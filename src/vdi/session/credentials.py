@@ -1,7 +1,9 @@
-"""Credentials of desktops: the tokens of Selkies and the agent, basic auth of an image, TURN. Pure, nothing is stored.
+"""Credentials of desktops: the tokens of Selkies and the agent, basic auth of an image, TURN. Pure,
+nothing is stored.
 
-The tokens of a desktop are derived from one key of the release. The operator writes them into the desktop's Secret; the
-gateway, which may read no Secret of the sessions' namespaces, derives them again.
+The tokens of a desktop are derived from one key of the release. The operator writes them into the
+desktop's Secret; the gateway, which may read no Secret of the sessions' namespaces, derives them
+again.
 """
 
 import base64
@@ -50,7 +52,9 @@ def derive_pool_tokens(key: bytes, *, namespace: str, pod: str) -> DesktopTokens
 
 
 def decode_key(data: Mapping[str, str]) -> bytes:
-    """The key in the `data` of its Secret. Raises ValueError, which says what is wrong with the Secret."""
+    """The key in the `data` of its Secret. Raises ValueError, which says what is wrong with the
+    Secret.
+    """
     try:
         key = base64.b64decode(data[KEY_ENTRY], validate=True)
     except (KeyError, binascii.Error):
@@ -62,7 +66,9 @@ def decode_key(data: Mapping[str, str]) -> bytes:
 
 @lru_cache(maxsize=4096)  # the edge needs them at each request
 def _derive(key: bytes, seed: str) -> DesktopTokens:
-    return DesktopTokens(password=_token(key, f"password/{seed}"), agent=_token(key, f"agent/{seed}"))
+    return DesktopTokens(
+        password=_token(key, f"password/{seed}"), agent=_token(key, f"agent/{seed}")
+    )
 
 
 def _token(key: bytes, purpose: str) -> str:
@@ -76,7 +82,9 @@ def grant_token(master: str, grant_id: str) -> str:
 
 
 def direct_token(master: str) -> str:
-    """The token of `vdi session open --direct`, for users who may read the Secret and forward a port of the pod."""
+    """The token of `vdi session open --direct`, for users who may read the Secret and forward a
+    port of the pod.
+    """
     return _derived_token(master, "vdi-direct")
 
 
@@ -96,10 +104,13 @@ def subprotocols(token: str) -> str:
 
 
 def read_basic_auth(data: Mapping[str, str]) -> tuple[bytes, bytes]:
-    """User name and password from a Secret's `data`. Raises ValueError with a clause that shows nothing of them."""
+    """User name and password from a Secret's `data`. Raises ValueError with a clause that shows
+    nothing of them.
+    """
     try:
         username, password = (
-            base64.b64decode(data.get(key, ""), validate=True) for key in (USERNAME_KEY, PASSWORD_KEY)
+            base64.b64decode(data.get(key, ""), validate=True)
+            for key in (USERNAME_KEY, PASSWORD_KEY)
         )
     except ValueError as error:
         raise ValueError("contains something other than text in base64") from error
@@ -111,7 +122,11 @@ def read_basic_auth(data: Mapping[str, str]) -> tuple[bytes, bytes]:
 def make_turn_credentials(secret: str, user: str, expires: datetime) -> tuple[str, str]:
     """User name and password that hold until then, as coturn's `use-auth-secret` checks them.
 
-    SHA-1 is what the convention has; the secret is long and random, and HMAC does not need collision resistance.
+    SHA-1 is what the convention has; the secret is long and random, and HMAC does not need
+    collision resistance.
     """
     name = f"{int(expires.timestamp())}:{user}"
-    return name, base64.b64encode(hmac.digest(secret.encode(), name.encode(), hashlib.sha1)).decode()
+    return (
+        name,
+        base64.b64encode(hmac.digest(secret.encode(), name.encode(), hashlib.sha1)).decode(),
+    )

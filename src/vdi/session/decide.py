@@ -1,11 +1,13 @@
-"""Admission of a session: its desktop, or the reason why it cannot have one now. Pure; operator and doctor use it.
+"""Admission of a session: its desktop, or the reason why it cannot have one now. Pure; operator and
+doctor use it.
 
     observed: session, template, children, and other sessions that request the same home or host
         -> Decision(desktop)   go: build what is missing
         -> Decision(blocked)   wait or give up, with a reason and a message
 
-A running desktop is never taken away by this: a session that has a pod is admitted, whatever has been edited since.
-Whether its pod must end is decided in `ending`, whether a node has capacity for it in `queueing`.
+A running desktop is never taken away by this: a session that has a pod is admitted, whatever has
+been edited since. Whether its pod must end is decided in `ending`, whether a node has capacity for
+it in `queueing`.
 """
 
 import re
@@ -20,21 +22,52 @@ from vdi.cluster.objects import Event, Node, PersistentVolumeClaim, Pod, Service
 from vdi.cluster.reasons import PodReason
 from vdi.session.children import Route, Secret
 from vdi.session.cluster_settings import ClusterSettings
-from vdi.session.conditions import ADMITTED, HOME_BOUND, POD_READY, ROUTE_READY, TEMPLATE_FOUND, Reason
+from vdi.session.conditions import (
+    ADMITTED,
+    HOME_BOUND,
+    POD_READY,
+    ROUTE_READY,
+    TEMPLATE_FOUND,
+    Reason,
+)
 from vdi.session.effective import Blocked, Desktop, resolve
 from vdi.session.failures import find_failure_block
 from vdi.session.homes import COPYING, Home, Homes
 from vdi.session.lifetime import Activity
 
-_CONDITIONS = {"PersistentVolumeClaim": HOME_BOUND, "Service": ROUTE_READY, "IngressRoute": ROUTE_READY}
+_CONDITIONS = {
+    "PersistentVolumeClaim": HOME_BOUND,
+    "Service": ROUTE_READY,
+    "IngressRoute": ROUTE_READY,
+}
 _WEBHOOK_FAILED = "failed calling webhook"
 _WEBHOOK_DENIED = "denied the request"
 _CAUSES = (
-    (r"violates PodSecurity", Reason.POD_SECURITY, "violates the namespace's Pod Security level", True),
+    (
+        r"violates PodSecurity",
+        Reason.POD_SECURITY,
+        "violates the namespace's Pod Security level",
+        True,
+    ),
     (r"exceeded quota|failed quota", Reason.QUOTA_EXCEEDED, "exceeds the namespace's quota", False),
-    (r"(maximum|minimum) \S+ usage per", Reason.REFUSED, "violates the namespace's LimitRange", True),
-    (r"is being terminated", Reason.REFUSED, "cannot be created, because the namespace is being deleted", True),
-    (_WEBHOOK_FAILED, Reason.REFUSED, "is blocked by an admission webhook that does not respond", False),
+    (
+        r"(maximum|minimum) \S+ usage per",
+        Reason.REFUSED,
+        "violates the namespace's LimitRange",
+        True,
+    ),
+    (
+        r"is being terminated",
+        Reason.REFUSED,
+        "cannot be created, because the namespace is being deleted",
+        True,
+    ),
+    (
+        _WEBHOOK_FAILED,
+        Reason.REFUSED,
+        "is blocked by an admission webhook that does not respond",
+        False,
+    ),
     (r"cannot \w+ resource", Reason.REFUSED, "may not be created by the operator (RBAC)", True),
 )
 
@@ -60,7 +93,8 @@ class Observed:
     node: Node | None = None
     # The node no longer exists.
     node_gone: bool = False
-    # A pod that the operator has deleted and that has not ended yet. No other one is created before that.
+    # A pod that the operator has deleted and that has not ended yet. No other one is created before
+    # that.
     terminating: Pod | None = None
     # The agent's last report; None: it does not respond.
     activity: Activity | None = None
@@ -86,7 +120,9 @@ class Observed:
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """`desktop`: what to build or complete (None: cannot be known, or may not be); `blocked`: why it may not be."""
+    """`desktop`: what to build or complete (None: cannot be known, or may not be); `blocked`: why
+    it may not be.
+    """
 
     desktop: Desktop | None = None
     blocked: Blocked | None = None
@@ -106,11 +142,20 @@ class Contender:
 
 
 def find_holder(contenders: Iterable[Contender]) -> Contender | None:
-    """The contender that gets the home or host: the one that has it, else the oldest that is not being deleted."""
-    # Every session decides this for itself, so the order must be total: two sessions that each thought themselves the
-    # holder would both start on one home. Hence the uid, for those that were created in the same second.
-    candidates = [contender for contender in contenders if contender.holds or not contender.terminating]
-    return min(candidates, key=lambda candidate: (not candidate.holds, candidate.created, candidate.uid), default=None)
+    """The contender that gets the home or host: the one that has it, else the oldest that is not
+    being deleted.
+    """
+    # Every session decides this for itself, so the order must be total: two sessions that each
+    # thought themselves the holder would both start on one home. Hence the uid, for those that were
+    # created in the same second.
+    candidates = [
+        contender for contender in contenders if contender.holds or not contender.terminating
+    ]
+    return min(
+        candidates,
+        key=lambda candidate: (not candidate.holds, candidate.created, candidate.uid),
+        default=None,
+    )
 
 
 def decide(observed: Observed, settings: ClusterSettings, now: datetime) -> Decision:
@@ -119,7 +164,9 @@ def decide(observed: Observed, settings: ClusterSettings, now: datetime) -> Deci
     if pod and (observed.home or pod.home_claim is None):
         return Decision()  # nothing is missing
     resolved = (
-        resolve(session, template, settings, observed.homes) if template else _template_missing(session.spec.template)
+        resolve(session, template, settings, observed.homes)
+        if template
+        else _template_missing(session.spec.template)
     )
     if pod:
         return Decision(desktop=resolved if isinstance(resolved, Desktop) else None)
@@ -141,12 +188,16 @@ def _lost_home(observed: Observed) -> Blocked | None:
         return None
     name = home.metadata.name
     if home.metadata.deletion_timestamp:
-        words = f"The home volume {name!r} is being deleted; the desktop starts with a new one afterwards."
+        words = (
+            f"The home volume {name!r} is being deleted; the desktop starts with a new one"
+            " afterwards."
+        )
         return Blocked(PodReason.HOME_LEAVING, words, condition=HOME_BOUND)
     if home.status.phase == "Lost":
         words = (
-            f"The volume of the home {name} no longer exists; its claim is lost. An administrator restores the "
-            f"volume, or deletes the claim (kubectl delete pvc {name}); the desktop then starts with an empty home."
+            f"The volume of the home {name} no longer exists; its claim is lost. An administrator"
+            f" restores the volume, or deletes the claim (kubectl delete pvc {name}); the desktop"
+            " then starts with an empty home."
         )
         return Blocked(PodReason.HOME_LOST, words, condition=HOME_BOUND, needs_change=True)
     return None
@@ -170,31 +221,39 @@ def _not_again_yet(observed: Observed, now: datetime) -> Blocked | None:
 def _session_name_taken(session: VDISession, holder: VDISession) -> Blocked:
     """Portal, REST API and CLI name a session without its namespace."""
     words = (
-        f"The namespace {holder.metadata.namespace!r} already has a session {session.metadata.name!r}. Delete it, "
-        "or choose another session name."
+        f"The namespace {holder.metadata.namespace!r} already has a session"
+        f" {session.metadata.name!r}. Delete it, or choose another session name."
     )
     return Blocked(Reason.NAME_TAKEN, words)
 
 
 def host_taken(label: str) -> Blocked:
     """Another session has the host, or another user owns its name. The message does not say who."""
-    return Blocked(Reason.HOST_TAKEN, f"The host name `{label}` is not available. Choose another `spec.hostname`.")
+    return Blocked(
+        Reason.HOST_TAKEN,
+        f"The host name `{label}` is not available. Choose another `spec.hostname`.",
+    )
 
 
 def _template_missing(name: str) -> Blocked:
     return Blocked(
         Reason.TEMPLATE_NOT_FOUND,
-        f"There is no template {name!r}. The desktop starts automatically when the template is created.",
+        f"There is no template {name!r}. The desktop starts automatically when the template is"
+        " created.",
         condition=TEMPLATE_FOUND,
     )
 
 
 def _home_in_use(session: VDISession, home: Home, holder: str) -> Blocked:
-    name = session.spec.user if home.of_user else f"{session.spec.user} for the template {session.spec.template!r}"
+    name = (
+        session.spec.user
+        if home.of_user
+        else f"{session.spec.user} for the template {session.spec.template!r}"
+    )
     return Blocked(
         Reason.HOME_IN_USE,
-        f"The files of {name} are in use by the desktop {holder!r}. This desktop starts when that one is suspended or "
-        "ended.",
+        f"The files of {name} are in use by the desktop {holder!r}. This desktop starts when that"
+        " one is suspended or ended.",
     )
 
 
@@ -205,30 +264,37 @@ def find_copying(home: PersistentVolumeClaim | None) -> Blocked | None:
         return None
     return Blocked(
         Reason.HOME_IN_USE,
-        f"The home {home.metadata.name!r} is in use by `{command}`. This desktop starts when the copy is complete. If "
-        "that command was interrupted, an administrator has to run it again.",
+        f"The home {home.metadata.name!r} is in use by `{command}`. This desktop starts when the"
+        " copy is complete. If that command was interrupted, an administrator has to run it"
+        " again.",
     )
 
 
 def is_from_webhook(message: str) -> bool:
-    """Whether an error of the server is a webhook's refusal: one that is down, or denies without a status of its own.
+    """Whether an error of the server is a webhook's refusal: one that is down, or denies without a
+    status of its own.
 
-    The API server reports the first as 500 and the second as 400, as trouble of its own and mistakes of ours.
+    The API server reports the first as 500 and the second as 400, as trouble of its own and
+    mistakes of ours.
     """
     return _WEBHOOK_FAILED in message or _WEBHOOK_DENIED in message
 
 
 def explain_api_error(kind: str, message: str, *, kind_missing: bool = False) -> Blocked:
-    """A refusal of the API server to create a child of this kind, with its own message at the end."""
+    """A refusal of the API server to create a child of this kind, with its own message at the
+    end.
+    """
     condition = _CONDITIONS.get(kind, ADMITTED)
     if kind_missing:
         words = (
-            f"The cluster does not know {kind}: its CRD is not installed. The session continues automatically when "
-            "it is installed."
+            f"The cluster does not know {kind}: its CRD is not installed. The session continues"
+            " automatically when it is installed."
         )
         return Blocked(Reason.REFUSED, words, condition=condition)
     # The server's own message at the end of a sentence, without `pods "x" is forbidden:`.
-    detail = re.sub(r'^\S+ "[^"]+" is (?:forbidden|invalid): ', "", message.strip()).rstrip(".") + "."
+    detail = (
+        re.sub(r'^\S+ "[^"]+" is (?:forbidden|invalid): ', "", message.strip()).rstrip(".") + "."
+    )
     for pattern, reason, words, needs_change in _CAUSES:
         if re.search(pattern, message):
             sentence = f"The desktop's {kind} {words}: {detail}"
@@ -240,12 +306,17 @@ def explain_api_error(kind: str, message: str, *, kind_missing: bool = False) ->
 def name_taken(kind: str, name: str) -> Blocked:
     """A foreign object has the name of a child. It is never taken over."""
     words = (
-        f"The {kind} {name!r} already exists and belongs to someone else. Delete it, or choose another session name."
+        f"The {kind} {name!r} already exists and belongs to someone else. Delete it, or choose"
+        " another session name."
     )
-    return Blocked(Reason.NAME_TAKEN, words, condition=_CONDITIONS.get(kind, ADMITTED), needs_change=True)
+    return Blocked(
+        Reason.NAME_TAKEN, words, condition=_CONDITIONS.get(kind, ADMITTED), needs_change=True
+    )
 
 
 def leftover(kind: str, name: str) -> Blocked:
-    """A child of an earlier session of the same name, which the garbage collector is about to remove."""
+    """A child of an earlier session of the same name, which the garbage collector is about to
+    remove.
+    """
     words = f"Waiting until the {kind} {name!r} of an earlier session with this name is deleted."
     return Blocked(Reason.NAME_TAKEN, words, condition=_CONDITIONS.get(kind, ADMITTED))

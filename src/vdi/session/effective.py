@@ -1,7 +1,8 @@
-"""Desktop of a session: session, template and settings with all defaults applied and all limits checked. Pure.
+"""Desktop of a session: session, template and settings with all defaults applied and all limits
+checked. Pure.
 
-Operator, gateway and doctor resolve it. Nothing is clipped in silence: a request over a maximum blocks the session,
-with a message that names field, value and maximum.
+Operator, gateway and doctor resolve it. Nothing is clipped in silence: a request over a maximum
+blocks the session, with a message that names field, value and maximum.
 """
 
 from collections.abc import Iterator, Mapping
@@ -24,7 +25,14 @@ from vdi.api.template import (
 )
 from vdi.cluster.capacity import Demand, demand_of
 from vdi.cluster.objects import NodeSelectorTerm
-from vdi.cluster.units import EPHEMERAL_STORAGE, PODS, amount, parse_duration, parse_quantity, smaller_quantity
+from vdi.cluster.units import (
+    EPHEMERAL_STORAGE,
+    PODS,
+    amount,
+    parse_duration,
+    parse_quantity,
+    smaller_quantity,
+)
 from vdi.session import streaming
 from vdi.session.cluster_settings import ClusterSettings
 from vdi.session.conditions import ADMITTED, Reason
@@ -34,7 +42,8 @@ from vdi.session.naming import is_operators_key, refuse_hostname
 from vdi.session.schedule import find_problems, find_session_problem, is_time_zone
 from vdi.session.volumes import Mount, find_volume_problems, groups_of, resolve_mounts
 
-# Variables that protect the session. A template that sets one is refused instead of being overruled in silence.
+# Variables that protect the session. A template that sets one is refused instead of being overruled
+# in silence.
 _GUARDED_ENV = frozenset(
     {
         "SELKIES_ENABLE_BASIC_AUTH",
@@ -85,7 +94,8 @@ class Blocked:
     message: str
     # The condition that it makes False.
     condition: str = ADMITTED
-    # True: it lasts until someone changes something (phase Failed); False: it may pass by itself (Pending).
+    # True: it lasts until someone changes something (phase Failed); False: it may pass by itself
+    # (Pending).
     needs_change: bool = False
     # Set while the session waits for capacity.
     queue: QueueStatus | None = None
@@ -140,7 +150,9 @@ class Desktop:
         if self.ephemeral_storage is not None:
             takes[EPHEMERAL_STORAGE] = amount(EPHEMERAL_STORAGE, self.ephemeral_storage)
         placement = self.placement
-        return demand_of(takes, placement.node_selector.items(), placement.tolerations, pin, self.isolation.needs)
+        return demand_of(
+            takes, placement.node_selector.items(), placement.tolerations, pin, self.isolation.needs
+        )
 
 
 class Size(NamedTuple):
@@ -155,11 +167,17 @@ class Size(NamedTuple):
 def size_of(spec: SessionSpec, offer: TemplateResources) -> Size:
     """The size that a session's desktop gets: its own values, else the template's.
 
-    The API server writes `gpu: 1` into a session that names another resource only, so a template without GPUs decides.
+    The API server writes `gpu: 1` into a session that names another resource only, so a template
+    without GPUs decides.
     """
     chosen = spec.resources
     if chosen is None:
-        return Size(offer.default_gpu, offer.default_memory, offer.default_cpu, offer.default_ephemeral_storage)
+        return Size(
+            offer.default_gpu,
+            offer.default_memory,
+            offer.default_cpu,
+            offer.default_ephemeral_storage,
+        )
     return Size(
         chosen.gpu if offer.default_gpu else 0,
         chosen.memory,
@@ -171,16 +189,19 @@ def size_of(spec: SessionSpec, offer: TemplateResources) -> Size:
 def resized(session: VDISession, size: Mapping[str, Any]) -> VDISession:
     """The session with these `resources` changed."""
     resources = msgspec.structs.replace(session.spec.resources or SessionResources(), **size)
-    return msgspec.structs.replace(session, spec=msgspec.structs.replace(session.spec, resources=resources))
+    return msgspec.structs.replace(
+        session, spec=msgspec.structs.replace(session.spec, resources=resources)
+    )
 
 
 def resolve(
     session: VDISession, template: VDITemplate, settings: ClusterSettings, homes: Homes = NO_HOMES
 ) -> Desktop | Blocked:
-    """The desktop that this session requests and its template allows; Blocked when the request cannot be met.
+    """The desktop that this session requests and its template allows; Blocked when the request
+    cannot be met.
 
-    `homes`: the claims that may be its home and exist. A home that exists keeps its size, so the requested size is not
-    checked against the limit.
+    `homes`: the claims that may be its home and exist. A home that exists keeps its size, so the
+    requested size is not checked against the limit.
     """
     spec, offer = template.spec, template.spec.resources
     gpu, memory, cpu, disk = size_of(session.spec, offer)
@@ -188,19 +209,30 @@ def resolve(
     behind_gateway = settings.edge_middleware is not None
     isolation = plan_isolation(spec, gpu, settings.gpu_resource)
 
-    # Only the worst kind of problem is reported, but all problems of that kind at once, so that one edit can fix them.
+    # Only the worst kind of problem is reported, but all problems of that kind at once, so that one
+    # edit can fix them.
     if of_session := [*_invalid_hostname(session, settings), *_invalid_session(session.spec)]:
         return _refuse(Reason.INVALID_SESSION, of_session)
-    if of_template := list(_invalid_template(template, isolation, gpu=gpu, home=home, behind_gateway=behind_gateway)):
-        message = f"The template {template.metadata.name!r} cannot be used: {'; '.join(of_template)}."
+    if of_template := list(
+        _invalid_template(template, isolation, gpu=gpu, home=home, behind_gateway=behind_gateway)
+    ):
+        message = (
+            f"The template {template.metadata.name!r} cannot be used: {'; '.join(of_template)}."
+        )
         return Blocked(Reason.INVALID_TEMPLATE, message, needs_change=True)
     new_home = home.size if home and home.claim not in homes else None
-    if over := list(_over_limit(template, cpu=cpu, memory=memory, gpu=gpu, disk=disk, new_home=new_home)):
+    if over := list(
+        _over_limit(template, cpu=cpu, memory=memory, gpu=gpu, disk=disk, new_home=new_home)
+    ):
         return _refuse(Reason.OVER_LIMIT, over)
 
     mounts = resolve_mounts(spec, session.spec.user, groups_of(session))
     # The image's own home belongs to another user than root.
-    root_home = () if home or spec.user_id else (Mount("home", spec.persistence.mount_path, "", read_only=False),)
+    root_home = (
+        ()
+        if home or spec.user_id
+        else (Mount("home", spec.persistence.mount_path, "", read_only=False),)
+    )
     return Desktop(
         image=spec.image,
         template_revision=str(template.metadata.generation),
@@ -244,21 +276,35 @@ def _invalid_hostname(session: VDISession, settings: ClusterSettings) -> Iterato
 def _invalid_session(spec: SessionSpec) -> Iterator[FieldError]:
     requested, home = spec.resources, spec.persistence
     if requested:
-        amounts = {"memory": requested.memory, "cpu": requested.cpu, "ephemeralStorage": requested.ephemeral_storage}
-        yield from _not_quantities({f"spec.resources.{field}": value for field, value in amounts.items()})
+        amounts = {
+            "memory": requested.memory,
+            "cpu": requested.cpu,
+            "ephemeralStorage": requested.ephemeral_storage,
+        }
+        yield from _not_quantities(
+            {f"spec.resources.{field}": value for field, value in amounts.items()}
+        )
     yield from _not_quantities({"spec.persistence.size": home.size} if home else {})
     if requested and requested.gpu < 1:
-        yield _not_allowed("spec.resources.gpu", requested.gpu, f"{requested.gpu} is not allowed; allowed: 1 or more")
+        yield _not_allowed(
+            "spec.resources.gpu",
+            requested.gpu,
+            f"{requested.gpu} is not allowed; allowed: 1 or more",
+        )
     try:
         parse_duration(spec.timeout)
     except ValueError as why:
         yield _not_allowed("spec.timeout", spec.timeout, str(why))
     if spec.time_zone and not is_time_zone(spec.time_zone):
-        yield _not_allowed("spec.timeZone", spec.time_zone, f"{spec.time_zone!r} is not a known time zone")
+        yield _not_allowed(
+            "spec.timeZone", spec.time_zone, f"{spec.time_zone!r} is not a known time zone"
+        )
     if spec.schedule and (problem := find_session_problem(spec.schedule)):
         name, value, allowed = problem
         field = f"spec.schedule.{name}"
-        yield FieldError(field, value, allowed, f"{field}: {value!r} is not allowed; allowed: {allowed}")
+        yield FieldError(
+            field, value, allowed, f"{field}: {value!r} is not allowed; allowed: {allowed}"
+        )
 
 
 def _not_allowed(field: str, value: str | int, why: str) -> FieldError:
@@ -266,7 +312,12 @@ def _not_allowed(field: str, value: str | int, why: str) -> FieldError:
 
 
 def _invalid_template(
-    template: VDITemplate, isolation: Isolation, *, gpu: int, home: Home | None, behind_gateway: bool
+    template: VDITemplate,
+    isolation: Isolation,
+    *,
+    gpu: int,
+    home: Home | None,
+    behind_gateway: bool,
 ) -> Iterator[str]:
     spec, offer = template.spec, template.spec.resources
     quantities = {
@@ -284,18 +335,29 @@ def _invalid_template(
     guarded = _GUARDED_ENV if gpu else _GUARDED_ENV | _GUARDED_ENV_WITHOUT_GPU
     for variable in spec.env:
         if variable.name in guarded:
-            yield f"spec.env: {variable.name} is reserved for the operator (it protects the session); remove it"
+            yield (
+                f"spec.env: {variable.name} is reserved for the operator (it protects the session);"
+                " remove it"
+            )
     metadata = spec.pod_template.metadata
     for field, keys in (("labels", metadata.labels), ("annotations", metadata.annotations)):
         for key in keys:
             if is_operators_key(key):
-                yield f"spec.podTemplate.metadata.{field}: {key!r} is reserved for the operator; remove it"
+                yield (
+                    f"spec.podTemplate.metadata.{field}: {key!r} is reserved for the operator;"
+                    " remove it"
+                )
     yield from streaming.find_image_problems(spec, behind_gateway=behind_gateway)
     if isolation.user_namespace and isolation.obstacle:
-        yield f"spec.isolation.userNamespaces: 'Required' is not possible: {isolation.obstacle}; allowed: Auto, Off"
+        yield (
+            f"spec.isolation.userNamespaces: 'Required' is not possible: {isolation.obstacle};"
+            " allowed: Auto, Off"
+        )
     if spec.schedule:
         yield from find_problems(spec.schedule)
-    yield from find_volume_problems(spec, home.mount_path if home else None, behind_gateway=behind_gateway)
+    yield from find_volume_problems(
+        spec, home.mount_path if home else None, behind_gateway=behind_gateway
+    )
 
 
 def _not_quantities(fields: Mapping[str, str | None]) -> Iterator[FieldError]:
@@ -304,13 +366,21 @@ def _not_quantities(fields: Mapping[str, str | None]) -> Iterator[FieldError]:
             continue
         try:
             if parse_quantity(value) <= 0:
-                yield _not_allowed(field, value, f"{value!r} is not allowed; allowed: more than zero")
+                yield _not_allowed(
+                    field, value, f"{value!r} is not allowed; allowed: more than zero"
+                )
         except ValueError as why:
             yield _not_allowed(field, value, str(why))
 
 
 def _over_limit(
-    template: VDITemplate, *, cpu: str, memory: str, gpu: int, disk: str | None, new_home: str | None
+    template: VDITemplate,
+    *,
+    cpu: str,
+    memory: str,
+    gpu: int,
+    disk: str | None,
+    new_home: str | None,
 ) -> Iterator[FieldError]:
     offer, name = template.spec.resources, template.metadata.name
     max_gpu = offer.max_gpu if offer.max_gpu is not None else max(1, offer.default_gpu)
@@ -321,11 +391,16 @@ def _over_limit(
         "cpu": (cpu, offer.default_cpu if offer.max_cpu is None else offer.max_cpu),
     }
     if disk is not None and offer.default_ephemeral_storage is not None:
-        maxima["ephemeralStorage"] = disk, offer.max_ephemeral_storage or offer.default_ephemeral_storage
+        maxima["ephemeralStorage"] = (
+            disk,
+            offer.max_ephemeral_storage or offer.default_ephemeral_storage,
+        )
     elif disk is not None:
         field = "spec.resources.ephemeralStorage"
         why = f"{disk} is not allowed; template {name!r} has no defaultEphemeralStorage"
-        yield FieldError(field, disk, "no value: the template has no defaultEphemeralStorage", f"{field}: {why}")
+        yield FieldError(
+            field, disk, "no value: the template has no defaultEphemeralStorage", f"{field}: {why}"
+        )
     for field, (desired, most) in maxima.items():
         if parse_quantity(desired) > parse_quantity(most):
             assumed = field == "memory" and desired == _ASSUMED_MEMORY
@@ -337,6 +412,8 @@ def _over_limit(
         yield _more_than("spec.persistence.size", new_home, most_home, name)
 
 
-def _more_than(field: str, value: str | int, most: str | int, template: str, hint: str = "") -> FieldError:
+def _more_than(
+    field: str, value: str | int, most: str | int, template: str, hint: str = ""
+) -> FieldError:
     message = f"{field}: {value} is more than the {most} that template {template!r} allows{hint}"
     return FieldError(field, value, f"at most {most}", message)

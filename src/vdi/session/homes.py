@@ -1,7 +1,9 @@
-"""Homes: the claim that a session uses, and the list of all homes with owner, size and last use. Pure.
+"""Homes: the claim that a session uses, and the list of all homes with owner, size and last use.
+Pure.
 
-The template's `persistence.scope` says where a *new* home is made. A claim of user and template that exists already
-stays their home, whatever the scope says now: an edit of a template takes no files away from anyone.
+The template's `persistence.scope` says where a *new* home is made. A claim of user and template
+that exists already stays their home, whatever the scope says now: an edit of a template takes no
+files away from anyone.
 """
 
 from collections.abc import Iterable, Mapping
@@ -17,7 +19,12 @@ from vdi.api.session import SessionPersistence, VDISession
 from vdi.api.template import AccessMode, HomeScope, VDITemplate
 from vdi.cluster.objects import ChildMeta, PersistentVolumeClaim, ResourceRequirements
 from vdi.cluster.units import format_time, parse_time
-from vdi.session.naming import TEMPLATE_ANNOTATION, USER_ANNOTATION, home_claim_name, user_home_claim_name
+from vdi.session.naming import (
+    TEMPLATE_ANNOTATION,
+    USER_ANNOTATION,
+    home_claim_name,
+    user_home_claim_name,
+)
 
 # Claims that exist, by name; of one namespace.
 Homes = Mapping[str, PersistentVolumeClaim]
@@ -25,9 +32,9 @@ Homes = Mapping[str, PersistentVolumeClaim]
 NO_HOMES: Homes = MappingProxyType({})
 # Annotation on a home that a command fills; the value is the command. No desktop starts on it.
 COPYING = "vdi.kasm.io/copying"
-# Annotation on a home that the gateway created before a first desktop was requested; the value is the template of the
-# open form. Only a home with it is deleted for lack of use, and every use of such a home removes the annotation first:
-# a home with files must never look unused.
+# Annotation on a home that the gateway created before a first desktop was requested; the value is
+# the template of the open form. Only a home with it is deleted for lack of use, and every use of
+# such a home removes the annotation first: a home with files must never look unused.
 MADE_AHEAD = "vdi.kasm.io/made-ahead"
 # Annotation on a retained home: when its last desktop was stopped, to within `_USE_NOTED_EVERY`.
 LAST_USED = "vdi.kasm.io/last-used"
@@ -37,7 +44,9 @@ _USE_NOTED_EVERY = timedelta(minutes=10)
 
 @dataclass(frozen=True, slots=True)
 class Home:
-    """The home volume. All but `claim`, `mount_path`, `retain` and `shared` is for a claim that is made new."""
+    """The home volume. All but `claim`, `mount_path`, `retain` and `shared` is for a claim that is
+    made new.
+    """
 
     claim: str
     size: str
@@ -48,17 +57,24 @@ class Home:
     retain: bool
     # It is the home of all templates with `scope: User`.
     of_user: bool
-    # Several desktops may use it at the same time: the claim exists, with the access mode ReadWriteMany.
+    # Several desktops may use it at the same time: the claim exists, with the access mode
+    # ReadWriteMany.
     shared: bool
 
 
 def home_names(session: VDISession) -> tuple[str, str, str]:
-    """The claims that may be this session's home: that of user and template, that of the user, the session's own."""
+    """The claims that may be this session's home: that of user and template, that of the user, the
+    session's own.
+    """
     meta, spec = session.metadata, session.spec
     return (
-        home_claim_name(session_name=meta.name, user=spec.user, template=spec.template, retain=True),
+        home_claim_name(
+            session_name=meta.name, user=spec.user, template=spec.template, retain=True
+        ),
         user_home_claim_name(spec.user),
-        home_claim_name(session_name=meta.name, user=spec.user, template=spec.template, retain=False),
+        home_claim_name(
+            session_name=meta.name, user=spec.user, template=spec.template, retain=False
+        ),
     )
 
 
@@ -90,7 +106,9 @@ def resolve_home(session: VDISession, template: VDITemplate, homes: Homes) -> Ho
 
 
 def retained_claim(session: VDISession) -> str | None:
-    """The claim that outlives this session, as its status names it; None: it has no home, or one that goes with it."""
+    """The claim that outlives this session, as its status names it; None: it has no home, or one
+    that goes with it.
+    """
     of_template, _, own = home_names(session)
     requested = session.spec.persistence or SessionPersistence()
     if not session.status.home_claim:  # no operator has seen it yet
@@ -112,18 +130,25 @@ def files_note(session: VDISession, template: VDITemplate | None) -> str:
     has_home, outlives = keeps_files(session, template)
     if outlives:
         return ""
-    return f"Files here are deleted when this desktop ends{'' if has_home else ', is suspended or restarts'}."
+    return (
+        "Files here are deleted when this desktop"
+        f" ends{'' if has_home else ', is suspended or restarts'}."
+    )
 
 
 def own_claim(session: VDISession) -> str | None:
     """The claim that is deleted with this session; None: it has none."""
     own, requested = home_names(session)[2], session.spec.persistence or SessionPersistence()
-    named = session.status.home_claim or ("" if requested.enabled is False or requested.retain else own)
+    named = session.status.home_claim or (
+        "" if requested.enabled is False or requested.retain else own
+    )
     return own if named == own else None
 
 
 def may_use(session: VDISession, claim: str) -> bool:
-    """Whether this claim is the session's home, or may become it: the operator has not named its home yet."""
+    """Whether this claim is the session's home, or may become it: the operator has not named its
+    home yet.
+    """
     named = session.status.home_claim
     return named == claim if named else claim in home_names(session)[:2]
 
@@ -155,11 +180,19 @@ class HomeSummary(msgspec.Struct, rename="camel", omit_defaults=True):
     uid: Annotated[str, doc("Unique for each claim, also if the name is reused.")]
     user: Annotated[str, doc("Owner of the home.")]
     scope: Annotated[
-        str, doc("Who shares this home (`persistence.scope` of a template).", enum=[scope.value for scope in HomeScope])
+        str,
+        doc(
+            "Who shares this home (`persistence.scope` of a template).",
+            enum=[scope.value for scope in HomeScope],
+        ),
     ]
     template: Annotated[str, doc("Its template; absent with scope User.")] = ""
-    size: Annotated[str, doc("Size of the volume; the requested size while it does not exist yet.")] = ""
-    access_mode: Annotated[str, doc("ReadWriteOnce: one desktop at a time. ReadWriteMany: several.")] = ""
+    size: Annotated[
+        str, doc("Size of the volume; the requested size while it does not exist yet.")
+    ] = ""
+    access_mode: Annotated[
+        str, doc("ReadWriteOnce: one desktop at a time. ReadWriteMany: several.")
+    ] = ""
     storage_class: Annotated[str, doc("StorageClass of the volume.")] = ""
     phase: Annotated[str, doc("Phase of the claim: Pending, Bound or Lost.")] = ""
     created: Annotated[str, doc("When it was created.", format="date-time")] = ""
@@ -167,8 +200,8 @@ class HomeSummary(msgspec.Struct, rename="camel", omit_defaults=True):
     last_used: Annotated[
         str,
         doc(
-            "When its last desktop was stopped, to within ten minutes, or when the home was created if none was since "
-            "then; absent while a desktop uses it.",
+            "When its last desktop was stopped, to within ten minutes, or when the home was created"
+            " if none was since then; absent while a desktop uses it.",
             format="date-time",
         ),
     ] = ""
@@ -176,15 +209,24 @@ class HomeSummary(msgspec.Struct, rename="camel", omit_defaults=True):
     sessions: Annotated[
         tuple[str, ...], doc("All sessions with this home, including those without a desktop now.")
     ] = ()
-    copying: Annotated[str, doc("The command that fills it; no desktop starts on it during that time.")] = ""
+    copying: Annotated[
+        str, doc("The command that fills it; no desktop starts on it during that time.")
+    ] = ""
 
 
-def summarize_homes(claims: Iterable[HomeClaim], sessions: Iterable[VDISession]) -> list[HomeSummary]:
+def summarize_homes(
+    claims: Iterable[HomeClaim], sessions: Iterable[VDISession]
+) -> list[HomeSummary]:
     """All homes, by user and name. `sessions`: those of the same namespaces."""
     by_claim: dict[tuple[str, str], list[VDISession]] = {}
     for session in sessions:
-        by_claim.setdefault((session.metadata.namespace, session.status.home_claim), []).append(session)
-    homes = [_summarize(claim, by_claim.get((claim.metadata.namespace, claim.metadata.name), [])) for claim in claims]
+        by_claim.setdefault((session.metadata.namespace, session.status.home_claim), []).append(
+            session
+        )
+    homes = [
+        _summarize(claim, by_claim.get((claim.metadata.namespace, claim.metadata.name), []))
+        for claim in claims
+    ]
     return sorted(homes, key=lambda home: (home.user, home.name, home.namespace))
 
 
@@ -192,8 +234,14 @@ def _summarize(claim: HomeClaim, sessions: list[VDISession]) -> HomeSummary:
     meta, spec, notes = claim.metadata, claim.spec, claim.metadata.annotations
     is_own = any(owner.kind == "VDISession" for owner in meta.owner_references)
     template = notes.get(TEMPLATE_ANNOTATION, "")
-    used_by = tuple(sorted(session.metadata.name for session in sessions if session.status.pod_name))
-    scope = HomeScope.SESSION if is_own else (HomeScope.USER_AND_TEMPLATE if template else HomeScope.USER)
+    used_by = tuple(
+        sorted(session.metadata.name for session in sessions if session.status.pod_name)
+    )
+    scope = (
+        HomeScope.SESSION
+        if is_own
+        else (HomeScope.USER_AND_TEMPLATE if template else HomeScope.USER)
+    )
     return HomeSummary(
         name=meta.name,
         namespace=meta.namespace,
@@ -215,20 +263,26 @@ def _summarize(claim: HomeClaim, sessions: list[VDISession]) -> HomeSummary:
 
 
 def is_use_due(home: ChildMeta, now: datetime) -> bool:
-    """Whether the end of a desktop is to be recorded: the recorded time is too old, or in the future."""
+    """Whether the end of a desktop is to be recorded: the recorded time is too old, or in the
+    future.
+    """
     known = _last_use(home)
     return not known or not timedelta() <= now - parse_time(known) < _USE_NOTED_EVERY
 
 
 def _last_use(home: ChildMeta) -> str:
-    """The annotation, which is untrusted input; the creation time where it is missing or unreadable."""
+    """The annotation, which is untrusted input; the creation time where it is missing or
+    unreadable.
+    """
     try:
         return format_time(parse_time(home.annotations.get(LAST_USED, "")))
     except ValueError:
         return home.creation_timestamp
 
 
-def find_new_home(session: VDISession, template: VDITemplate, claims: Iterable[HomeClaim]) -> Home | None:
+def find_new_home(
+    session: VDISession, template: VDITemplate, claims: Iterable[HomeClaim]
+) -> Home | None:
     """The home that the session's next run makes; None: it has none, or one that exists.
 
     `claims`: those of the session's namespace that may be its home.
@@ -254,6 +308,6 @@ def why_not_deleted(home: HomeSummary, sessions: Iterable[VDISession]) -> str | 
         return None
     several = len(names) > 1
     return (
-        f"The home {home.name!r} belongs to the {'sessions' if several else 'session'} {', '.join(names)}. "
-        f"End {'them' if several else 'it'} first."
+        f"The home {home.name!r} belongs to the {'sessions' if several else 'session'}"
+        f" {', '.join(names)}. End {'them' if several else 'it'} first."
     )

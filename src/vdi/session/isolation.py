@@ -1,7 +1,9 @@
-"""Isolation of a desktop: whether its pod gets a user namespace, and the reason why not. Pure; the operator decides.
+"""Isolation of a desktop: whether its pod gets a user namespace, and the reason why not. Pure; the
+operator decides.
 
-The operator decides before the scheduler chooses a node. So Auto uses a user namespace only if every node that could
-run the desktop has them. Required binds the pod to the nodes that have them now, and so do programs from images.
+The operator decides before the scheduler chooses a node. So Auto uses a user namespace only if
+every node that could run the desktop has them. Required binds the pod to the nodes that have them
+now, and so do programs from images.
 """
 
 import re
@@ -31,13 +33,19 @@ class Isolation:
     obstacle: str = ""
     # The only nodes that the pod may run on; empty: all.
     nodes: tuple[str, ...] = ()
-    # The volumes that decide whether a node can mount them in a user namespace, from `describe_storage`.
+    # The volumes that decide whether a node can mount them in a user namespace, from
+    # `describe_storage`.
     storage: str = ""
 
 
 def plan_isolation(spec: TemplateSpec, gpu: int, gpu_resource: str) -> Isolation:
-    """The isolation of a template's desktops, before `isolate`. With a user namespace, an obstacle refuses it."""
-    mode, namespaces = spec.isolation.user_namespaces, Need(USER_NAMESPACES, spec.placement.runtime_class_name or "")
+    """The isolation of a template's desktops, before `isolate`. With a user namespace, an obstacle
+    refuses it.
+    """
+    mode, namespaces = (
+        spec.isolation.user_namespaces,
+        Need(USER_NAMESPACES, spec.placement.runtime_class_name or ""),
+    )
     images = (Need(IMAGE_VOLUMES),) if spec.programs else ()
     if mode is UserNamespaces.OFF:
         return Isolation(images)
@@ -63,8 +71,8 @@ def isolate(
 ) -> Isolation:
     """The isolation of a pod that is created now.
 
-    `nodes`: those that could run it. `volumes`: the home's; of a new home, those of its StorageClass. `refusing`: nodes
-    that could not mount `storage` in a user namespace.
+    `nodes`: those that could run it. `volumes`: the home's; of a new home, those of its
+    StorageClass. `refusing`: nodes that could not mount `storage` in a user namespace.
     """
     planned = replace(planned, storage=storage)
     if planned.user_namespace:
@@ -85,30 +93,47 @@ def isolate(
             obstacle = obstacle or _refusal(node.name, storage)
     if home and not obstacle:
         if not volumes:
-            obstacle = f"the filesystem of StorageClass {home.storage_class!r} is not known before its first volume"
+            obstacle = (
+                f"the filesystem of StorageClass {home.storage_class!r} is not known before its"
+                " first volume"
+            )
         elif home.access_mode is AccessMode.READ_WRITE_MANY or not all(map(_is_idmapped, volumes)):
-            obstacle = f"the filesystem of the home {home.claim!r} is not known to allow other user ids"
+            obstacle = (
+                f"the filesystem of the home {home.claim!r} is not known to allow other user ids"
+            )
     return replace(planned, user_namespace=not obstacle, obstacle=obstacle)
 
 
 def lacking_node(message: str) -> str:
-    """The node whose lack is the reason in `status.isolation.message`; empty: another reason, or none."""
+    """The node whose lack is the reason in `status.isolation.message`; empty: another reason, or
+    none.
+    """
     found = _LACKING_NODE.search(message)
     return found[1] if found else ""
 
 
-def describe_storage(mounted: Sequence[TemplateVolume], home: Home | None, volumes: Sequence[PersistentVolume]) -> str:
-    """The volumes of a desktop whose filesystems are not the node's own: equal for desktops that mount the same kind.
+def describe_storage(
+    mounted: Sequence[TemplateVolume], home: Home | None, volumes: Sequence[PersistentVolume]
+) -> str:
+    """The volumes of a desktop whose filesystems are not the node's own: equal for desktops that
+    mount the same kind.
 
-    `mounted`: of the template. Desktops with claims or NFS of their own say nothing about others with the same home.
+    `mounted`: of the template. Desktops with claims or NFS of their own say nothing about others
+    with the same home.
     """
-    names = [repr(volume.name) for volume in mounted if volume.persistent_volume_claim or volume.nfs]
+    names = [
+        repr(volume.name) for volume in mounted if volume.persistent_volume_claim or volume.nfs
+    ]
     if names:
         return f"the template's volumes {', '.join(names)}"
     if home is None:
         return "the volumes of a desktop without a home"
     name = volumes[0].spec.storage_class_name if volumes else home.storage_class
-    return f"StorageClass {name!r}" if name or not volumes else f"the volume {volumes[0].metadata.name!r}"
+    return (
+        f"StorageClass {name!r}"
+        if name or not volumes
+        else f"the volume {volumes[0].metadata.name!r}"
+    )
 
 
 def _refusal(node: str, storage: str) -> str:

@@ -1,7 +1,9 @@
-"""Length of a run: its time limit, and the idle timeout of its desktop. Pure: the caller passes the time.
+"""Length of a run: its time limit, and the idle timeout of its desktop. Pure: the caller passes the
+time.
 
-A run goes from admission (its pod is created, or taken from a pool) to suspension or end, over all pods that replace
-one another in it. Time in the queue, time spent waiting for a home or a host, and suspension belong to no run.
+A run goes from admission (its pod is created, or taken from a pool) to suspension or end, over all
+pods that replace one another in it. Time in the queue, time spent waiting for a home or a host, and
+suspension belong to no run.
 
     last input or connect ──────────── warn_at ───────────── over_at
             since                  a notice is shown     suspended, or ended
@@ -32,7 +34,9 @@ _POLLS_UNTIL_UNKNOWN = 3
 
 
 def timeout_action(session: VDISession, template: VDITemplate | None) -> TimeoutAction:
-    """The action at the end of the time limit. A deleted session would lose its schedule, so it is suspended."""
+    """The action at the end of the time limit. A deleted session would lose its schedule, so it is
+    suspended.
+    """
     return TimeoutAction.SUSPEND if session.spec.schedule else _lifecycle_of(template).on_timeout
 
 
@@ -46,7 +50,8 @@ def _lifecycle_of(template: VDITemplate | None) -> Lifecycle:
 
 
 def run_annotations(session: VDISession, started: datetime | None) -> dict[str, str]:
-    """Annotations that tie a pod to its run. `started`: the start of a run that began before the pod was created.
+    """Annotations that tie a pod to its run. `started`: the start of a run that began before the
+    pod was created.
 
     A run that continues with another pod started when the status says.
     """
@@ -70,13 +75,18 @@ def started_at(session: VDISession, pod: Pod | None) -> datetime | None:
 def max_timeout(template: VDITemplate | None, settings: ClusterSettings) -> str | None:
     """The maximum length of one run: the template's, else the cluster's; None: there is no limit.
 
-    Without its template a session has no limit: a template that is replaced must not end desktops in the meantime.
+    Without its template a session has no limit: a template that is replaced must not end desktops
+    in the meantime.
     """
     return (template.spec.lifecycle.max_timeout or settings.max_timeout) if template else None
 
 
-def run_length(session: VDISession, template: VDITemplate | None, settings: ClusterSettings) -> timedelta | None:
-    """`spec.timeout`, at most `max_timeout`; None when it cannot be read, which blocks the session."""
+def run_length(
+    session: VDISession, template: VDITemplate | None, settings: ClusterSettings
+) -> timedelta | None:
+    """`spec.timeout`, at most `max_timeout`; None when it cannot be read, which blocks the
+    session.
+    """
     requested = _as_length(session.spec.timeout)
     most = _as_length(max_timeout(template, settings))
     return min(requested, most) if requested and most else requested
@@ -100,8 +110,13 @@ def expires_at(
 def warned_at(
     session: VDISession, template: VDITemplate | None, pod: Pod | None, settings: ClusterSettings
 ) -> datetime | None:
-    """The time of the warning: 5 minutes before the end, or half of a run that is shorter than twice that."""
-    end, length = expires_at(session, template, pod, settings), run_length(session, template, settings)
+    """The time of the warning: 5 minutes before the end, or half of a run that is shorter than
+    twice that.
+    """
+    end, length = (
+        expires_at(session, template, pod, settings),
+        run_length(session, template, settings),
+    )
     return end - min(LONGEST_WARNING, length / 2) if end and length else None
 
 
@@ -126,8 +141,8 @@ def _as_length(text: str | None) -> timedelta | None:
         return None
 
 
-# Idleness. Real input, or a browser that connects, is activity; an open browser alone is not. A desktop whose agent
-# does not respond is not idle.
+# Idleness. Real input, or a browser that connects, is activity; an open browser alone is not. A
+# desktop whose agent does not respond is not idle.
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,7 +178,9 @@ class Idle:
         return now >= self.warn_at
 
     def over(self, now: datetime) -> bool:
-        """Whether the desktop has been idle for too long, by a report from the very end: input may have come since."""
+        """Whether the desktop has been idle for too long, by a report from the very end: input may
+        have come since.
+        """
         return now >= self.over_at <= self.seen
 
 
@@ -176,13 +193,17 @@ def idle_timeout(session: VDISession, template: VDITemplate | None) -> timedelta
 
 
 def idle_since(session: VDISession, template: VDITemplate | None) -> datetime | None:
-    """The last activity that a running desktop has reported; None: without an idle timeout it is not asked."""
+    """The last activity that a running desktop has reported; None: without an idle timeout it is
+    not asked.
+    """
     is_asked = session.status.phase == Phase.RUNNING and idle_timeout(session, template) is not None
     return as_time(session.status.last_activity_time) if is_asked else None
 
 
 def poll_interval(timeout: timedelta) -> timedelta:
-    """The longest time between two polls of a desktop with this idle timeout; `next_poll` has the time of the next."""
+    """The longest time between two polls of a desktop with this idle timeout; `next_poll` has the
+    time of the next.
+    """
     return min(_LONGEST_POLL, timeout / 4)
 
 
@@ -193,7 +214,9 @@ def warning_time(timeout: timedelta) -> timedelta:
 
 def is_known(activity: Activity | None, timeout: timedelta, now: datetime) -> bool:
     """Whether the report is recent enough to act on."""
-    return activity is not None and now - activity.seen <= _POLLS_UNTIL_UNKNOWN * poll_interval(timeout)
+    return activity is not None and now - activity.seen <= _POLLS_UNTIL_UNKNOWN * poll_interval(
+        timeout
+    )
 
 
 def last_activity(started: datetime, activity: Activity | None) -> datetime:
@@ -204,9 +227,15 @@ def last_activity(started: datetime, activity: Activity | None) -> datetime:
 
 
 def evaluate_idle(
-    *, started: datetime, activity: Activity | None, timeout: timedelta, warned_at: datetime | None, now: datetime
+    *,
+    started: datetime,
+    activity: Activity | None,
+    timeout: timedelta,
+    warned_at: datetime | None,
+    now: datetime,
 ) -> Idle | None:
-    """The idle state of a run that began at `started`; None: there is no recent report, so it is not idle.
+    """The idle state of a run that began at `started`; None: there is no recent report, so it is
+    not idle.
 
     `warned_at`: since when the warning has been shown (the condition `Idle`), None while it is not.
     """
@@ -217,15 +246,18 @@ def evaluate_idle(
     over_at = since + timeout
     warn_at = over_at - lead
     if now >= warn_at:
-        # The end always follows a full warning. An operator that was away when the warning was due gives it late, and
-        # then waits. A warning from before the last input announced another end, and does not count.
+        # The end always follows a full warning. An operator that was away when the warning was due
+        # gives it late, and then waits. A warning from before the last input announced another end,
+        # and does not count.
         shown_at = warned_at if warned_at is not None and warned_at >= since else now
         over_at = max(over_at, shown_at + lead)
     return Idle(since=since, warn_at=warn_at, over_at=over_at, seen=activity.seen)
 
 
 def next_poll(idle: Idle, timeout: timedelta, now: datetime) -> timedelta:
-    """The time until the next poll. A report from before the warning is due would change nothing."""
+    """The time until the next poll. A report from before the warning is due would change
+    nothing.
+    """
     if now < idle.warn_at:
         return min(_LONGEST_PAUSE, idle.warn_at - now)
     pace = min(_PACE_WHILE_WARNED, poll_interval(timeout))

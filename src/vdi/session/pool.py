@@ -1,12 +1,13 @@
-"""Pools: the desktops that a pool starts in advance, which sessions they fit, and the pool's status. Pure.
+"""Pools: the desktops that a pool starts in advance, which sessions they fit, and the pool's
+status. Pure.
 
     pool + template -> the desktop that it keeps ready, or why it cannot
     its pods, their nodes, the time -> PoolPlan(make, remove, ...)
     session's desktop == pool's desktop? -> the session takes a ready one, as it is
 
-A desktop fits every session that would get a pod with the same spec. So an edit of the template that changes nothing in
-the pod (its display name) wastes none, and what another operator version would build differently is replaced. A home
-cannot be attached to a desktop that runs already.
+A desktop fits every session that would get a pod with the same spec. So an edit of the template
+that changes nothing in the pod (its display name) wastes none, and what another operator version
+would build differently is replaced. A home cannot be attached to a desktop that runs already.
 """
 
 import hmac
@@ -35,9 +36,11 @@ from vdi.session.volumes import depend_on_user
 
 # Annotation of a pool's pod: fingerprint of the desktop that it was made from.
 FITS = "vdi.kasm.io/pool-desktop"
-# A started desktop that has not responded for so long is replaced. By then the kubelet has restarted it as well.
+# A started desktop that has not responded for so long is replaced. By then the kubelet has
+# restarted it as well.
 UNANSWERING = timedelta(seconds=90)
-# A pod for which the scheduler has found no node for so long is deleted, although the queue had found capacity.
+# A pod for which the scheduler has found no node for so long is deleted, although the queue had
+# found capacity.
 UNSCHEDULABLE = timedelta(seconds=15)
 # A node that is unknown counts as gone only for pods older than this: it may be as new as the pod.
 UNKNOWN_NODE = timedelta(seconds=60)
@@ -82,7 +85,8 @@ class PoolPlan:
     faults: tuple[Fault, ...] = ()
     ready: tuple[Pod, ...] = ()
     starting: tuple[Pod, ...] = ()
-    # Made from an earlier template. Kept until new ones are ready; the first to go when those lack capacity.
+    # Made from an earlier template. Kept until new ones are ready; the first to go when those lack
+    # capacity.
     outdated: tuple[Pod, ...] = ()
     # Time until the next timeout of one of them.
     look_again: timedelta | None = None
@@ -106,8 +110,12 @@ class Backoff:
         return self.until - now if self.until and self.until > now else None
 
 
-def pool_desktop(pool: VDIPool, template: VDITemplate | None, settings: ClusterSettings) -> Desktop | Blocked:
-    """The desktop that the pool keeps ready: that of a session which requests nothing but the template."""
+def pool_desktop(
+    pool: VDIPool, template: VDITemplate | None, settings: ClusterSettings
+) -> Desktop | Blocked:
+    """The desktop that the pool keeps ready: that of a session which requests nothing but the
+    template.
+    """
     name = pool.spec.template
     if pool.spec.schedule and (problems := list(find_problems(pool.spec.schedule))):
         return Blocked(PoolReason.INVALID_SCHEDULE, "; ".join(problems) + ".", needs_change=True)
@@ -116,34 +124,43 @@ def pool_desktop(pool: VDIPool, template: VDITemplate | None, settings: ClusterS
         return Blocked(Reason.TEMPLATE_NOT_FOUND, words)
     if template.spec.persistence.enabled:
         words = (
-            f"Desktops of the template {name!r} have a home volume, which cannot be attached to a running desktop. "
-            "Set spec.persistence.enabled: false in the template, or use spec.prePull there instead of a pool."
+            f"Desktops of the template {name!r} have a home volume, which cannot be attached to a"
+            " running desktop. Set spec.persistence.enabled: false in the template, or use"
+            " spec.prePull there instead of a pool."
         )
         return Blocked(PoolReason.TEMPLATE_HAS_HOME, words, needs_change=True)
     if depend_on_user(template.spec):
         words = (
-            f"Desktops of the template {name!r} have volumes of their user or group, which cannot be attached to a "
-            "desktop that runs already. Remove groups and {user} from spec.volumes of the template, or use "
-            "spec.prePull there instead of a pool."
+            f"Desktops of the template {name!r} have volumes of their user or group, which cannot"
+            " be attached to a desktop that runs already. Remove groups and {user} from"
+            " spec.volumes of the template, or use spec.prePull there instead of a pool."
         )
         return Blocked(PoolReason.TEMPLATE_HAS_USER_VOLUMES, words, needs_change=True)
-    plain = VDISession(ObjectMeta(pool.metadata.name), SessionSpec(user="pool@vdi.localhost", template=name))
+    plain = VDISession(
+        ObjectMeta(pool.metadata.name), SessionSpec(user="pool@vdi.localhost", template=name)
+    )
     return resolve(plain, template, settings)
 
 
 def desired_ready(pool: VDIPool, now: datetime) -> int:
-    """The number of desktops to keep ready now: none outside the pool's schedule, or if that cannot be read."""
+    """The number of desktops to keep ready now: none outside the pool's schedule, or if that cannot
+    be read.
+    """
     schedule = pool.spec.schedule
     return pool.spec.replicas if schedule is None or is_open(schedule, now) else 0
 
 
 def fingerprint(template: str, desktop: Desktop, settings: ClusterSettings, key: bytes) -> str:
-    """Equal for two desktops that can replace each other. The key is part of it: their tokens come from it, too.
+    """Equal for two desktops that can replace each other. The key is part of it: their tokens come
+    from it, too.
 
-    The time zone is no part of it: almost every session has one, and a desktop at once is worth more.
+    The time zone is no part of it: almost every session has one, and a desktop at once is worth
+    more.
     """
     spec = build_spec(replace(desktop, time_zone=""), "", settings.agent_port)
-    parts = msgspec.json.encode((template, spec, desktop.pod_template.metadata), order="deterministic")
+    parts = msgspec.json.encode(
+        (template, spec, desktop.pod_template.metadata), order="deterministic"
+    )
     return hmac.digest(key, parts, "sha256").hex()[:16]
 
 
@@ -154,7 +171,9 @@ def pool_of(pod: Pod) -> str | None:
 
 def maker_uid(pod: Pod) -> str | None:
     """The uid of the pool that still has this pod."""
-    return next((owner.uid for owner in pod.metadata.owner_references if owner.kind == "VDIPool"), None)
+    return next(
+        (owner.uid for owner in pod.metadata.owner_references if owner.kind == "VDIPool"), None
+    )
 
 
 def is_waiting(pod: Pod) -> bool:
@@ -168,39 +187,54 @@ def takes_desktops(node: Node | None) -> bool:
 
 
 def can_serve(pod: Pod, desired: str, find_node: FindNode) -> bool:
-    """Whether this desktop can be given to a session whose desktop has the fingerprint `desired`."""
+    """Whether this desktop can be given to a session whose desktop has the fingerprint
+    `desired`.
+    """
     fits = is_waiting(pod) and pod.ready and pod.metadata.annotations.get(FITS) == desired
     return fits and takes_desktops(find_node(pod.spec.node_name))
 
 
-def explain_unserved(desktop: Desktop, pool: str, offered: Desktop, *, has_password: bool) -> str | None:
-    """The reason why a pool of the session's template cannot serve it, however many desktops are ready, or None.
+def explain_unserved(
+    desktop: Desktop, pool: str, offered: Desktop, *, has_password: bool
+) -> str | None:
+    """The reason why a pool of the session's template cannot serve it, however many desktops are
+    ready, or None.
 
     `has_password`: the session has had a desktop before, whose password it keeps.
     """
     if has_password:
         return (
-            f"A new desktop is started: desktops of the pool {pool!r} already run, each with its own password, and "
-            "this session keeps its first password."
+            f"A new desktop is started: desktops of the pool {pool!r} already run, each with its"
+            " own password, and this session keeps its first password."
         )
     if desktop.home:
         return (
-            f"A new desktop is started: desktops of the pool {pool!r} already run, and a home volume cannot be "
-            "attached to them. A session with spec.persistence.enabled: false gets one immediately."
+            f"A new desktop is started: desktops of the pool {pool!r} already run, and a home"
+            " volume cannot be attached to them. A session with spec.persistence.enabled: false"
+            " gets one immediately."
         )
-    names = [one.name for one in fields(Desktop) if one.name not in ("home", "template_revision", "time_zone")]
+    names = [
+        one.name
+        for one in fields(Desktop)
+        if one.name not in ("home", "template_revision", "time_zone")
+    ]
     differing = [name for name in names if getattr(desktop, name) != getattr(offered, name)]
     if not differing:
         return None
-    asked = ", ".join(f"{name} {getattr(desktop, name)} instead of {getattr(offered, name)}" for name in differing)
+    asked = ", ".join(
+        f"{name} {getattr(desktop, name)} instead of {getattr(offered, name)}" for name in differing
+    )
     return (
-        f"A new desktop is started: the session requests other settings than the desktops of pool {pool!r} have "
-        f"({asked}). Without spec.resources it gets one immediately."
+        "A new desktop is started: the session requests other settings than the desktops of pool"
+        f" {pool!r} have ({asked}). Without spec.resources it gets one immediately."
     )
 
 
-def plan(desired: int, fits: str | None, pods: Iterable[Pod], find_node: FindNode, now: datetime) -> PoolPlan:
-    """The step towards `desired` ready desktops with the fingerprint `fits` (None: the pool can have none).
+def plan(
+    desired: int, fits: str | None, pods: Iterable[Pod], find_node: FindNode, now: datetime
+) -> PoolPlan:
+    """The step towards `desired` ready desktops with the fingerprint `fits` (None: the pool can
+    have none).
 
     `pods`: the unclaimed ones of this pool.
     """
@@ -225,10 +259,13 @@ def plan(desired: int, fits: str | None, pods: Iterable[Pod], find_node: FindNod
     fresh = ready + starting
     kept, surplus = fresh[:desired], fresh[desired:]
     ready = [pod for pod in kept if pod.ready]
-    # A rolling update with a surge of a quarter, as in a Deployment. Outdated desktops stay until as many new ones are
-    # ready: if the new ones never become ready, sessions still get a desktop, and undoing the edit saves the rest.
+    # A rolling update with a surge of a quarter, as in a Deployment. Outdated desktops stay until
+    # as many new ones are ready: if the new ones never become ready, sessions still get a desktop,
+    # and undoing the edit saves the rest.
     most = desired + max(1, ceil(desired / 4))
-    outdated = [pod for pod in old if pod.ready][: max(0, min(desired - len(ready), most - len(kept)))]
+    outdated = [pod for pod in old if pod.ready][
+        : max(0, min(desired - len(ready), most - len(kept)))
+    ]
     surplus += [pod for pod in old if pod not in outdated]
     return PoolPlan(
         make=max(0, min(desired - len(kept), most - len(kept) - len(outdated))),
@@ -241,23 +278,35 @@ def plan(desired: int, fits: str | None, pods: Iterable[Pod], find_node: FindNod
     )
 
 
-def _fault(pod: Pod, find_node: FindNode, patience: timedelta | None, now: datetime) -> Fault | None:
+def _fault(
+    pod: Pod, find_node: FindNode, patience: timedelta | None, now: datetime
+) -> Fault | None:
     name, node_name = pod.metadata.name, pod.spec.node_name
     node = find_node(node_name)
     if node_name and not takes_desktops(node) and not (node is None and _is_new(pod, now)):
-        state = "is gone" if node is None else ("accepts no new desktops" if node.ready else "does not respond")
+        state = (
+            "is gone"
+            if node is None
+            else ("accepts no new desktops" if node.ready else "does not respond")
+        )
         return Fault(pod, f"The node {node_name} of the desktop {name} {state}.", of_desktop=False)
     if pod.status.phase in ("Failed", "Succeeded"):
-        return Fault(pod, f"The desktop {name} has ended ({pod.status.reason or pod.status.phase}).")
+        return Fault(
+            pod, f"The desktop {name} has ended ({pod.status.reason or pod.status.phase})."
+        )
     if find_idmap_error(pod):
         return Fault(pod, explain(StartState(pod)).sentence, of_desktop=False)
     desktop = pod.desktop
     if desktop and not pod.ready and desktop.restart_count >= _CRASHES:
         return Fault(
-            pod, f"The desktop {name} was restarted {desktop.restart_count} times. {explain(StartState(pod)).sentence}"
+            pod,
+            f"The desktop {name} was restarted {desktop.restart_count} times."
+            f" {explain(StartState(pod)).sentence}",
         )
     if patience == timedelta() and node_name:
-        return Fault(pod, f"The desktop {name} has not responded for {UNANSWERING.total_seconds():.0f} s.")
+        return Fault(
+            pod, f"The desktop {name} has not responded for {UNANSWERING.total_seconds():.0f} s."
+        )
     if patience == timedelta():
         return Fault(pod, explain(StartState(pod)).sentence)
     return None
@@ -269,7 +318,9 @@ def _is_new(pod: Pod, now: datetime) -> bool:
 
 
 def _patience(pod: Pod, now: datetime) -> timedelta | None:
-    """The time until a desktop that makes no progress is replaced, at least zero; None: nothing is overdue."""
+    """The time until a desktop that makes no progress is replaced, at least zero; None: nothing is
+    overdue.
+    """
     if pod.ready or pod.gated:
         return None
     scheduled, ready, desktop = pod.condition("PodScheduled"), pod.condition("Ready"), pod.desktop
@@ -296,12 +347,16 @@ class Obstacles:
     slow: str = ""
 
 
-def summarise(pool: VDIPool, plan: PoolPlan, claimed: int, obstacles: Obstacles, now: datetime) -> PoolStatus:
+def summarise(
+    pool: VDIPool, plan: PoolPlan, claimed: int, obstacles: Obstacles, now: datetime
+) -> PoolStatus:
     """The status of a pool. `claimed`: running sessions whose desktop came from it."""
     reason, message = _summary(pool, plan, obstacles, now)
     holds = reason in (PoolReason.FULL, PoolReason.OUTSIDE_SCHEDULE)
     generation = pool.metadata.generation
-    ready = renew_condition(pool.status.conditions, READY, holds, reason, message, now, generation=generation)
+    ready = renew_condition(
+        pool.status.conditions, READY, holds, reason, message, now, generation=generation
+    )
     return PoolStatus(
         ready=len(plan.ready),
         starting=len(plan.starting),
@@ -320,16 +375,24 @@ def _summary(pool: VDIPool, plan: PoolPlan, obstacles: Obstacles, now: datetime)
     ready, desired = len(plan.ready), desired_ready(pool, now)
     if desired == 0 < pool.spec.replicas and pool.spec.schedule:
         opens = next_change(pool.spec.schedule, now)
-        again = f"The next ones are started at {format_time(opens)}." if opens else "The schedule has no further start."
-        return PoolReason.OUTSIDE_SCHEDULE, (
-            f"No desktops are kept ready now: it is outside the pool's schedule. {again}"
+        again = (
+            f"The next ones are started at {format_time(opens)}."
+            if opens
+            else "The schedule has no further start."
+        )
+        return (
+            PoolReason.OUTSIDE_SCHEDULE,
+            f"No desktops are kept ready now: it is outside the pool's schedule. {again}",
         )
     if ready >= desired:
         return PoolReason.FULL, ""
     count = f"{ready} of {desired} desktops {'is' if ready == 1 else 'are'} ready"
     if obstacles.pause.left(now) and obstacles.pause.until:
         again = format_time(obstacles.pause.until)
-        return PoolReason.DESKTOPS_FAIL, f"{count}. {obstacles.pause.why} The next one is started at {again}."
+        return (
+            PoolReason.DESKTOPS_FAIL,
+            f"{count}. {obstacles.pause.why} The next one is started at {again}.",
+        )
     if obstacles.blocked:
         return obstacles.blocked.reason, f"{count}. {obstacles.blocked.message}"
     on_the_way = f", {len(plan.starting)} starting." if plan.starting else "."

@@ -1,9 +1,11 @@
-"""Pre-pull of a template's image: the nodes that lack it, the pods that pull it, and the next step. Pure.
+"""Pre-pull of a template's image: the nodes that lack it, the pods that pull it, and the next step.
+Pure.
 
-A puller is a pod that is bound to one node, has the template's image and ends at once: by then the kubelet has pulled
-the image. A node has the image when its status names it (`status.images`) or when a puller has ended there. The kubelet
-names its 50 largest images only, so `PullMemory` keeps the latter until the node names the image itself. An image that
-was named and no longer is has been garbage collected, and is pulled again.
+A puller is a pod that is bound to one node, has the template's image and ends at once: by then the
+kubelet has pulled the image. A node has the image when its status names it (`status.images`) or
+when a puller has ended there. The kubelet names its 50 largest images only, so `PullMemory` keeps
+the latter until the node names the image itself. An image that was named and no longer is has been
+garbage collected, and is pulled again.
 """
 
 import hashlib
@@ -35,14 +37,17 @@ FIRST_PAUSE, LONGEST_PAUSE = timedelta(minutes=1), timedelta(minutes=30)
 MOST_NAMED = 20
 # The condition of a template with `prePull`.
 IMAGE_PULLED = "ImagePulled"
-# Label of a puller (value: a name derived from the template's), and annotation (the template's name).
+# Label of a puller (value: a name derived from the template's), and annotation (the template's
+# name).
 PREPULL = "vdi.kasm.io/prepull"
 # Annotation of a puller: its node.
 PREPULL_NODE = "vdi.kasm.io/prepull-node"
 # Annotation of a puller: its image, as the template had it then.
 PREPULL_IMAGE = "vdi.kasm.io/prepull-image"
 # Reasons of a waiting container whose image was pulled: it cannot be started, and need not be.
-_IMAGE_IS_THERE = frozenset({"CreateContainerConfigError", "CreateContainerError", "RunContainerError"})
+_IMAGE_IS_THERE = frozenset(
+    {"CreateContainerConfigError", "CreateContainerError", "RunContainerError"}
+)
 _STILL_CREATING = frozenset({"", "ContainerCreating", "PodInitializing"})
 _USER_ID = 1000
 # Seconds. A large image over a slow line takes many minutes, not hours.
@@ -80,7 +85,8 @@ class Failure:
 class PullMemory:
     """Knowledge of one template's image that no object has. It lives as long as the process.
 
-    After a restart a node that does not name the image gets one more puller, which finds it there and pulls nothing.
+    After a restart a node that does not name the image gets one more puller, which finds it there
+    and pulls nothing.
     """
 
     image: str = ""
@@ -97,19 +103,25 @@ class PullMemory:
         self.failures[node.metadata.uid] = Failure(count, reason, message, again)
 
     def begin(self, image: str, nodes: Iterable[Node]) -> None:
-        """Update from the nodes' status. Forget nodes that are gone, and everything when the image has changed."""
+        """Update from the nodes' status. Forget nodes that are gone, and everything when the image
+        has changed.
+        """
         if self.image != image:
             self.image = image
             self.has.clear()
             self.failures.clear()
         names = spellings(image)
         present = {
-            node.metadata.uid: any(name in names for image in node.status.images for name in image.names or ())
+            node.metadata.uid: any(
+                name in names for image in node.status.images for name in image.names or ()
+            )
             for node in nodes
         }
-        self.failures = {uid: failure for uid, failure in self.failures.items() if present.get(uid) is False}
-        # A node that named the image and no longer does has garbage collected it. A node that never named it may have
-        # it all the same, so the success of its puller counts.
+        self.failures = {
+            uid: failure for uid, failure in self.failures.items() if present.get(uid) is False
+        }
+        # A node that named the image and no longer does has garbage collected it. A node that never
+        # named it may have it all the same, so the success of its puller counts.
         pulled = {uid for uid, named in self.has.items() if not named}
         self.has = {uid: named for uid, named in present.items() if named or uid in pulled}
 
@@ -148,7 +160,9 @@ def plan(
     gpu_resource: str,
     now: datetime,
 ) -> PullPlan:
-    """The next step towards the image on every node that may run the template's desktops; results go into `memory`."""
+    """The next step towards the image on every node that may run the template's desktops; results
+    go into `memory`.
+    """
     memory.begin(template.spec.image, nodes)
     desired = {node.metadata.name: node for node in nodes if can_run(node, template, gpu_resource)}
     remove: list[Pod] = []
@@ -182,11 +196,21 @@ def plan(
         for node in desired.values()
         if (failure := memory.failures.get(node.metadata.uid)) and failure.again > now
     ]
-    return PullPlan(create, tuple(remove), tuple(desired.values()), tuple(sorted(pulling)), min(looks, default=None))
+    return PullPlan(
+        create,
+        tuple(remove),
+        tuple(desired.values()),
+        tuple(sorted(pulling)),
+        min(looks, default=None),
+    )
 
 
-def _next(desired: Iterable[Node], pulling: set[str], memory: PullMemory, now: datetime) -> tuple[Node, ...]:
-    """The nodes that get a puller now. Nodes that were never tried go first: broken ones must not block the others."""
+def _next(
+    desired: Iterable[Node], pulling: set[str], memory: PullMemory, now: datetime
+) -> tuple[Node, ...]:
+    """The nodes that get a puller now. Nodes that were never tried go first: broken ones must not
+    block the others.
+    """
     due: list[tuple[int, str, Node]] = []
     for node in desired:
         name, failure = node.metadata.name, memory.failures.get(node.metadata.uid)
@@ -207,10 +231,13 @@ def evaluate_puller(pod: Pod, events: Sequence[Event], now: datetime) -> PullRes
         return PullResult(pulled=True)
     if status.phase == "Failed":
         detail = (
-            ": ".join(one for one in (status.reason, status.message.strip().rstrip(".")) if one) or "no reason given"
+            ": ".join(one for one in (status.reason, status.message.strip().rstrip(".")) if one)
+            or "no reason given"
         )
         return PullResult(
-            False, FailureReason.PULLER_FAILED, f"The pod that pulls the image ended before it was complete ({detail})."
+            False,
+            FailureReason.PULLER_FAILED,
+            f"The pod that pulls the image ended before it was complete ({detail}).",
         )
     is_clear = waiting is not None and waiting.reason not in _STILL_CREATING
     if not is_clear and now - _made(pod, now) < PULL_TIMEOUT:
@@ -219,27 +246,39 @@ def evaluate_puller(pod: Pod, events: Sequence[Event], now: datetime) -> PullRes
     if not pod.spec.node_name and scheduled and scheduled.status == "False":
         words = scheduled.message.strip().rstrip(".") or "the scheduler reports no reason"
         return PullResult(
-            False, FailureReason.NO_ROOM, f"The node has no capacity for the small pod that pulls the image ({words})."
+            False,
+            FailureReason.NO_ROOM,
+            f"The node has no capacity for the small pod that pulls the image ({words}).",
         )
     explanation = explain(StartState(pod, events=tuple(events)))
-    return PullResult(False, explanation.reason, explanation.sentence) if explanation.stuck else None
+    return (
+        PullResult(False, explanation.reason, explanation.sentence) if explanation.stuck else None
+    )
 
 
 def can_run(node: Node, template: VDITemplate, gpu_resource: str) -> bool:
-    """Whether a desktop of this template may be put on this node, however full it is now; the queue's own rules."""
+    """Whether a desktop of this template may be put on this node, however full it is now; the
+    queue's own rules.
+    """
     placement, gpus = template.spec.placement, template.spec.resources.default_gpu
     demand = demand_of({gpu_resource: gpus}, placement.node_selector.items(), placement.tolerations)
     try:
         capacity = read_capacity(node)
     except ValueError:  # the queue reports such a node, and starts no session there
         return False
-    return not capacity.closed and allows_placement(demand, capacity) and capacity.could_fit(demand.takes)
+    return (
+        not capacity.closed
+        and allows_placement(demand, capacity)
+        and capacity.could_fit(demand.takes)
+    )
 
 
 def summarise(plan: PullPlan, memory: PullMemory) -> PrePullStatus:
     """`status.prePull` after the plan has been carried out."""
     names = {node.metadata.uid: node.metadata.name for node in plan.desired}
-    failures = sorted((names[uid], failure) for uid, failure in memory.failures.items() if uid in names)
+    failures = sorted(
+        (names[uid], failure) for uid, failure in memory.failures.items() if uid in names
+    )
     failed = [PrePullFailure(name, one.reason, one.message) for name, one in failures]
     created = (node.metadata.name for node in plan.create)
     return PrePullStatus(
@@ -270,12 +309,17 @@ def _summary(progress: PrePullStatus) -> tuple[PullReason, str]:
     so_far = f"{progress.ready} of {progress.desired} nodes have the image."
     if progress.failed:
         first = progress.failed[0]
-        return PullReason.PULL_FAILED, f"{so_far} {first.node}: {first.message} It is retried automatically."
+        return (
+            PullReason.PULL_FAILED,
+            f"{so_far} {first.node}: {first.message} It is retried automatically.",
+        )
     return PullReason.PULLING, so_far
 
 
 def spellings(image: str) -> frozenset[str]:
-    """The names under which a node may list an image: the whole one, and without the parts that Docker leaves out."""
+    """The names under which a node may list an image: the whole one, and without the parts that
+    Docker leaves out.
+    """
     name, _, digest = image.partition("@")
     head, slash, _ = name.partition("/")
     if not slash or not ("." in head or ":" in head or head == "localhost"):
@@ -286,7 +330,9 @@ def spellings(image: str) -> frozenset[str]:
     path, _, last = name.rpartition("/")
     repository, _, tag = last.partition(":")
     whole = f"{path}/{repository}@{digest}" if digest else f"{path}/{repository}:{tag or 'latest'}"
-    return frozenset({whole, whole.removeprefix("docker.io/"), whole.removeprefix("docker.io/library/")})
+    return frozenset(
+        {whole, whole.removeprefix("docker.io/"), whole.removeprefix("docker.io/library/")}
+    )
 
 
 def _made(pod: Pod, now: datetime) -> datetime:
@@ -303,19 +349,34 @@ def build_puller(template: VDITemplate, node: str, namespace: str) -> dict[str, 
         "terminationGracePeriodSeconds": 0,  # nothing to save, and nothing that two could write to
         **restricted_pod(_USER_ID),
         "affinity": {
-            "nodeAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": [only_there]}}
+            "nodeAffinity": {
+                "requiredDuringSchedulingIgnoredDuringExecution": {
+                    "nodeSelectorTerms": [only_there]
+                }
+            }
         },
         "containers": [_build_container(template.spec.image)],
     }
     if placement.tolerations:
-        spec["tolerations"] = [msgspec.to_builtins(toleration) for toleration in placement.tolerations]
+        spec["tolerations"] = [
+            msgspec.to_builtins(toleration) for toleration in placement.tolerations
+        ]
     if template.spec.image_pull_secrets:
-        spec["imagePullSecrets"] = [{"name": secret.name} for secret in template.spec.image_pull_secrets]
-    return {"apiVersion": "v1", "kind": "Pod", "metadata": _puller_metadata(template, node, namespace), "spec": spec}
+        spec["imagePullSecrets"] = [
+            {"name": secret.name} for secret in template.spec.image_pull_secrets
+        ]
+    return {
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": _puller_metadata(template, node, namespace),
+        "spec": spec,
+    }
 
 
 def puller_name(template: VDITemplate, node: str) -> str:
-    """The same for the same template, node and image, so a create whose response was lost cannot make a second one."""
+    """The same for the same template, node and image, so a create whose response was lost cannot
+    make a second one.
+    """
     identity = "\0".join((template.metadata.uid, node, template.spec.image))
     digest = hashlib.sha256(identity.encode()).hexdigest()[:12]
     return f"prepull-{derive_base(template.metadata.name)[:40].rstrip('-')}-{digest}"
@@ -337,10 +398,14 @@ def _build_container(image: str) -> dict[str, Any]:
         "name": "pull",
         "image": image,
         "imagePullPolicy": "IfNotPresent",
-        # An image without this program cannot be started, which is as good: by then the node has pulled it.
+        # An image without this program cannot be started, which is as good: by then the node has
+        # pulled it.
         "command": ["true"],
         # As in a desktop without a GPU: images built for GPUs would get all of them.
         "env": [{"name": "NVIDIA_VISIBLE_DEVICES", "value": "void"}],
-        "resources": {"requests": {"cpu": "10m", "memory": "16Mi"}, "limits": {"cpu": "100m", "memory": "64Mi"}},
+        "resources": {
+            "requests": {"cpu": "10m", "memory": "16Mi"},
+            "limits": {"cpu": "100m", "memory": "64Mi"},
+        },
         "securityContext": restricted_container(),
     }

@@ -1,4 +1,6 @@
-"""Recording of a session: its variables, the notice to its users, and whether its picture may be seen. Pure."""
+"""Recording of a session: its variables, the notice to its users, and whether its picture may be
+seen. Pure.
+"""
 
 from datetime import timedelta
 from math import isfinite
@@ -11,19 +13,25 @@ from vdi.printable import escape
 from vdi.session.naming import FILM_REFUSED
 
 ON, FAILED = "On", "Failed"
-# Four times that of a moving picture at 1920x1080, with so many pictures a second (docs/benchmarks.md).
+# Four times that of a moving picture at 1920x1080, with so many pictures a second
+# (docs/benchmarks.md).
 _FILM_RATE, _PICTURES = 4 << 20, 15.0
 # Of a screen at rest a film has a whole picture each 10 s, as run-selkies of the image sets it.
 _KEYFRAME_SECONDS = 10.0
 
 
 def recording_note(template: VDITemplate | None) -> str:
-    """Notice to everyone who is about to see a desktop of this template; empty: it is not recorded."""
+    """Notice to everyone who is about to see a desktop of this template; empty: it is not
+    recorded.
+    """
     recording = template.spec.recording if template else None
     if recording is None or recording.mode is RecordingMode.OFF:
         return ""
     days = parse_duration(recording.retention).total_seconds() / 86400
-    kept = f"Films are kept for {days:g} {'day' if days == 1 else 'days'}, and administrators can watch them."
+    kept = (
+        f"Films are kept for {days:g} {'day' if days == 1 else 'days'}, and administrators can"
+        " watch them."
+    )
     if recording.mode is RecordingMode.ON_DEMAND:
         return f"The owner can record this desktop, picture and sound. {kept}"
     return f"This desktop is recorded, picture and sound, as long as it runs. {kept}"
@@ -32,7 +40,9 @@ def recording_note(template: VDITemplate | None) -> str:
 def is_recorded(session: VDISession) -> bool:
     """Whether a film is made, as the desktop reports, and stored, as the gateway has noted."""
     film = session.status.recording
-    return film is not None and film.state == ON and FILM_REFUSED not in session.metadata.annotations
+    return (
+        film is not None and film.state == ON and FILM_REFUSED not in session.metadata.annotations
+    )
 
 
 def film_rate(template: VDITemplate | None) -> int:

@@ -1,4 +1,5 @@
-"""`status` of a session, derived from what the operator observed. Pure; the operator writes it only when it changed.
+"""`status` of a session, derived from what the operator observed. Pure; the operator writes it only
+when it changed.
 
 Pending      no pod: something is waited for
 Creating     a pod, not ready yet
@@ -16,7 +17,14 @@ from typing import NamedTuple
 import msgspec
 
 from vdi.api.meta import Condition, find_condition
-from vdi.api.session import GraphicsStatus, IsolationStatus, Phase, RecordingStatus, SessionStatus, VDISession
+from vdi.api.session import (
+    GraphicsStatus,
+    IsolationStatus,
+    Phase,
+    RecordingStatus,
+    SessionStatus,
+    VDISession,
+)
 from vdi.cluster.explain import Explanation, explain
 from vdi.cluster.objects import Pod
 from vdi.cluster.reasons import PodReason
@@ -51,7 +59,8 @@ class ConditionState(NamedTuple):
     holds: bool
     reason: str
     message: str = ""
-    # A condition that has been True since before this moment announced something else: its time moves.
+    # A condition that has been True since before this moment announced something else: its time
+    # moves.
     begins: datetime | None = None
 
 
@@ -76,12 +85,14 @@ def _template_found(observed: Observed) -> ConditionState:
     template, pod = observed.template, observed.pod
     if template is None:
         name = observed.session.spec.template
-        return ConditionState(TEMPLATE_FOUND, False, Reason.TEMPLATE_NOT_FOUND, f"There is no template {name!r}.")
+        return ConditionState(
+            TEMPLATE_FOUND, False, Reason.TEMPLATE_NOT_FOUND, f"There is no template {name!r}."
+        )
     used = pod.metadata.annotations.get(TEMPLATE_REVISION) if pod else None
     if used and used != str(template.metadata.generation):
         note = (
-            f"The template is at revision {template.metadata.generation}, this desktop at {used}; the new revision "
-            "applies from the next start."
+            f"The template is at revision {template.metadata.generation}, this desktop at {used};"
+            " the new revision applies from the next start."
         )
         return ConditionState(TEMPLATE_FOUND, True, Reason.NEWER_REVISION, note)
     return ConditionState(TEMPLATE_FOUND, True, Reason.FOUND)
@@ -92,11 +103,15 @@ def _admitted(observed: Observed, blocked: Blocked | None) -> ConditionState:
     if pod is None and blocked and not keeps_its_run(blocked):
         return ConditionState(ADMITTED, False, blocked.reason, blocked.message)
     from_pool = pod is not None and POOL in pod.metadata.labels
-    return ConditionState(ADMITTED, True, Reason.CLAIMED_FROM_POOL if from_pool else Reason.ADMITTED)
+    return ConditionState(
+        ADMITTED, True, Reason.CLAIMED_FROM_POOL if from_pool else Reason.ADMITTED
+    )
 
 
 def keeps_its_run(blocked: Blocked) -> bool:
-    """Whether a session without a pod is still in its run: its pod is about to be created, or created again."""
+    """Whether a session without a pod is still in its run: its pod is about to be created, or
+    created again.
+    """
     let_in = blocked.condition not in (ADMITTED, TEMPLATE_FOUND)
     return let_in and not blocked.needs_change
 
@@ -106,12 +121,18 @@ def _home_bound(observed: Observed) -> ConditionState:
     if claim is None and pod and pod.home_claim is None:
         return ConditionState(HOME_BOUND, True, Reason.NO_HOME)
     if claim is None:
-        return ConditionState(HOME_BOUND, False, Reason.NOT_CREATED, "The home volume does not exist yet.")
+        return ConditionState(
+            HOME_BOUND, False, Reason.NOT_CREATED, "The home volume does not exist yet."
+        )
     if claim.status.phase == "Bound":
         return ConditionState(HOME_BOUND, True, Reason.BOUND)
     if claim.status.phase == "Lost":
-        return ConditionState(HOME_BOUND, False, PodReason.HOME_LOST, "The volume of the home no longer exists.")
-    return ConditionState(HOME_BOUND, False, PodReason.HOME_PENDING, "The home volume is being created.")
+        return ConditionState(
+            HOME_BOUND, False, PodReason.HOME_LOST, "The volume of the home no longer exists."
+        )
+    return ConditionState(
+        HOME_BOUND, False, PodReason.HOME_PENDING, "The home volume is being created."
+    )
 
 
 def _pod_ready(observed: Observed, explanation: Explanation | None) -> ConditionState:
@@ -124,8 +145,8 @@ def _pod_ready(observed: Observed, explanation: Explanation | None) -> Condition
 
 def _route_ready(observed: Observed) -> ConditionState:
     if observed.session.metadata.deletion_timestamp:
-        # Said before the route is seen to be gone. Otherwise its watch event would cause a second status write for each
-        # session, when hundreds are deleted at once.
+        # Said before the route is seen to be gone. Otherwise its watch event would cause a second
+        # status write for each session, when hundreds are deleted at once.
         return ConditionState(ROUTE_READY, False, Reason.STOPPING, "The route is being deleted.")
     if blocked := observed.host_blocked:
         return ConditionState(ROUTE_READY, False, blocked.reason, blocked.message)
@@ -135,15 +156,20 @@ def _route_ready(observed: Observed) -> ConditionState:
 
 
 def with_times(state: ConditionState, session: VDISession, now: datetime) -> Condition:
-    """The condition with its transition time, which moves when the status flips, and in two more cases."""
+    """The condition with its transition time, which moves when the status flips, and in two more
+    cases.
+    """
     known = session.status.conditions
     before = find_condition(known, state.type)
     renewed = renew_condition(known, state.type, state.holds, state.reason, state.message, now)
     if before is None or not before.last_transition_time:
         return renewed
-    begins_again = state.begins is not None and parse_time(before.last_transition_time) < state.begins
-    # Admitted stays False when a session enters the queue, yet its time has to move: it is the session's place in the
-    # queue, also for an operator that has just started and has no other memory.
+    begins_again = (
+        state.begins is not None and parse_time(before.last_transition_time) < state.begins
+    )
+    # Admitted stays False when a session enters the queue, yet its time has to move: it is the
+    # session's place in the queue, also for an operator that has just started and has no other
+    # memory.
     enters_queue = state.reason in QUEUE_REASONS and before.reason not in QUEUE_REASONS
     if begins_again or enters_queue:
         return msgspec.structs.replace(renewed, last_transition_time=format_time(now))
@@ -151,18 +177,35 @@ def with_times(state: ConditionState, session: VDISession, now: datetime) -> Con
 
 
 def derive(
-    observed: Observed, blocked: Blocked | None, settings: ClusterSettings, now: datetime, alerts: Sequence[Alert] = ()
+    observed: Observed,
+    blocked: Blocked | None,
+    settings: ClusterSettings,
+    now: datetime,
+    alerts: Sequence[Alert] = (),
 ) -> SessionStatus:
-    """The status of a session. `blocked`: from its Decision, or from the API server's refusal of a child."""
+    """The status of a session. `blocked`: from its Decision, or from the API server's refusal of a
+    child.
+    """
     session, pod = observed.session, observed.pod
     explanation = _why_not_ready(observed)
     phase = _phase(observed, blocked, explanation)
     message = _message(observed, blocked, explanation, phase)
-    warned = [ConditionState(alert.type, True, alert.reason, alert.message, alert.begins) for alert in alerts]
-    findings = [*derive_conditions(observed, blocked, explanation), _ready(session, phase, message), *warned]
+    warned = [
+        ConditionState(alert.type, True, alert.reason, alert.message, alert.begins)
+        for alert in alerts
+    ]
+    findings = [
+        *derive_conditions(observed, blocked, explanation),
+        _ready(session, phase, message),
+        *warned,
+    ]
     in_run = pod is not None or blocked is None or keeps_its_run(blocked)
     start = started_at(session, pod) if in_run else None
-    ends = (expires_at(session, observed.template, pod, settings), planned_at(session)) if in_run else ()
+    ends = (
+        (expires_at(session, observed.template, pod, settings), planned_at(session))
+        if in_run
+        else ()
+    )
     end = min(filter(None, ends), default=None)
     return SessionStatus(
         phase=phase,
@@ -188,18 +231,24 @@ def derive(
     )
 
 
-def derive_ending(observed: Observed, ending: Ending, settings: ClusterSettings, now: datetime) -> SessionStatus:
+def derive_ending(
+    observed: Observed, ending: Ending, settings: ClusterSettings, now: datetime
+) -> SessionStatus:
     """The status at the end of a run, written before the session is deleted or suspended."""
     if ending.suspends:
         return derive_suspended(observed, settings, now, ending)
     status = derive(observed, None, settings, now)
-    return _summed_up(status, observed.session, Phase.TERMINATING, ending.reason, ending.message, now)
+    return _summed_up(
+        status, observed.session, Phase.TERMINATING, ending.reason, ending.message, now
+    )
 
 
 def derive_suspended(
     observed: Observed, settings: ClusterSettings, now: datetime, ending: Ending | None = None
 ) -> SessionStatus:
-    """The status of a suspended session: no run, no failures to count on; the address stays the session's."""
+    """The status of a suspended session: no run, no failures to count on; the address stays the
+    session's.
+    """
     session = observed.session
     before = _ended(session)
     reason: str = Reason.SUSPENDED
@@ -209,24 +258,36 @@ def derive_suspended(
     elif before:
         reason, message = before.reason, before.message
     blocked = Blocked(Reason.SUSPENDED, message)
-    status = derive(replace(observed, pod=None, route=None, host_blocked=None), blocked, settings, now)
+    status = derive(
+        replace(observed, pod=None, route=None, host_blocked=None), blocked, settings, now
+    )
     status = msgspec.structs.replace(status, failures=None)
     return _summed_up(status, session, Phase.SUSPENDED, reason, message, now)
 
 
 def _summed_up(
-    status: SessionStatus, session: VDISession, phase: Phase, reason: str, message: str, now: datetime
+    status: SessionStatus,
+    session: VDISession,
+    phase: Phase,
+    reason: str,
+    message: str,
+    now: datetime,
 ) -> SessionStatus:
     """The same status under another phase."""
     ready = with_times(ConditionState(READY, False, reason, message), session, now)
-    steps = tuple(ready if condition.type == READY else condition for condition in status.conditions)
+    steps = tuple(
+        ready if condition.type == READY else condition for condition in status.conditions
+    )
     return msgspec.structs.replace(status, phase=phase, message=message, conditions=steps)
 
 
 def _url(observed: Observed, settings: ClusterSettings) -> str:
-    """The URL of the route; before there is one, of the assigned host: the waiting page needs an address."""
-    # The gateway decides by this URL whose rights count at a host. So it never names a host that the session only
-    # requests in `spec.hostname`: `observed.host` is empty while another session or user has that host.
+    """The URL of the route; before there is one, of the assigned host: the waiting page needs an
+    address.
+    """
+    # The gateway decides by this URL whose rights count at a host. So it never names a host that
+    # the session only requests in `spec.hostname`: `observed.host` is empty while another session
+    # or user has that host.
     if observed.route and observed.route.host:
         return settings.url(observed.route.host)
     return settings.url(settings.host(observed.host)) if observed.host else ""
@@ -235,14 +296,17 @@ def _url(observed: Observed, settings: ClusterSettings) -> str:
 def _why_not_ready(observed: Observed) -> Explanation | None:
     """The reason why the pod is not ready; None: it is, or there is no pod.
 
-    A node that does not respond outweighs the conditions of its pods, which the kubelet can no longer update.
+    A node that does not respond outweighs the conditions of its pods, which the kubelet can no
+    longer update.
     """
     pod = observed.pod
     if pod is None:
         return None
     if observed.session.metadata.deletion_timestamp and not observed.node_lost:
         # As in `_route_ready`: one status write for a deletion, not one for each child that goes.
-        return Explanation(PodReason.POD_STOPPING, "The desktop's pod is being deleted.", stuck=False)
+        return Explanation(
+            PodReason.POD_STOPPING, "The desktop's pod is being deleted.", stuck=False
+        )
     if pod.ready and (observed.node is None or observed.node.ready):
         return None
     return explain(observed.start_state(pod))
@@ -253,10 +317,16 @@ def _phase(observed: Observed, blocked: Blocked | None, explanation: Explanation
         return Phase.TERMINATING
     if observed.pod is None:
         return Phase.FAILED if blocked and blocked.needs_change else Phase.PENDING
-    return Phase.RUNNING if explanation is None and observed.route and observed.service else Phase.CREATING
+    return (
+        Phase.RUNNING
+        if explanation is None and observed.route and observed.service
+        else Phase.CREATING
+    )
 
 
-def _message(observed: Observed, blocked: Blocked | None, explanation: Explanation | None, phase: Phase) -> str:
+def _message(
+    observed: Observed, blocked: Blocked | None, explanation: Explanation | None, phase: Phase
+) -> str:
     if phase == Phase.TERMINATING:
         return _deletion_message(observed, explanation)
     if blocked:
@@ -265,7 +335,11 @@ def _message(observed: Observed, blocked: Blocked | None, explanation: Explanati
         return explanation.sentence
     if observed.pod is None:
         return "The desktop is about to start."
-    return _password_note(observed) if phase == Phase.RUNNING else "The desktop is ready; its route is being created."
+    return (
+        _password_note(observed)
+        if phase == Phase.RUNNING
+        else "The desktop is ready; its route is being created."
+    )
 
 
 def _deletion_message(observed: Observed, explanation: Explanation | None) -> str:
@@ -286,22 +360,32 @@ def _ended(session: VDISession) -> Condition | None:
 
 
 def _password_note(observed: Observed) -> str:
-    """A hint where the Secret is younger than the container: the desktop still has the previous password."""
+    """A hint where the Secret is younger than the container: the desktop still has the previous
+    password.
+    """
     pod, secret = observed.pod, observed.secret
     running = pod.desktop.state.running if pod and pod.desktop else None
-    if pod is None or secret is None or running is None or not running.started_at or POOL in pod.metadata.labels:
+    if (
+        pod is None
+        or secret is None
+        or running is None
+        or not running.started_at
+        or POOL in pod.metadata.labels
+    ):
         return ""
     made = secret.metadata.creation_timestamp
     if not made or parse_time(made) <= parse_time(running.started_at):
         return ""
     return (
-        "The Secret with the password was replaced after the desktop had started with the old one. To use the new "
-        f"password, restart the desktop: vdi session restart {observed.session.metadata.name}."
+        "The Secret with the password was replaced after the desktop had started with the old one."
+        " To use the new password, restart the desktop: vdi session restart"
+        f" {observed.session.metadata.name}."
     )
 
 
 def _ready_time(session: VDISession, pod: Pod | None, start: datetime | None, now: datetime) -> str:
-    """First readiness of this run; a later restart of the container, or of the desktop, does not move it.
+    """First readiness of this run; a later restart of the container, or of the desktop, does not
+    move it.
 
     A desktop from a pool was ready before its run began.
     """
@@ -314,7 +398,9 @@ def _ready_time(session: VDISession, pod: Pod | None, start: datetime | None, no
     if condition is None:
         return ""
     return format_time(
-        max(start, parse_time(condition.last_transition_time)) if condition.last_transition_time else now
+        max(start, parse_time(condition.last_transition_time))
+        if condition.last_transition_time
+        else now
     )
 
 
@@ -328,30 +414,40 @@ def _last_activity(observed: Observed, start: datetime | None) -> str:
 
 
 def _graphics(observed: Observed) -> GraphicsStatus | None:
-    """The agent's report; after a restart of the operator, the report of the same run that the status has."""
+    """The agent's report; after a restart of the operator, the report of the same run that the
+    status has.
+    """
     if observed.activity and observed.activity.graphics:
         return observed.activity.graphics
     return observed.session.status.graphics
 
 
 def _isolation(pod: Pod) -> IsolationStatus:
-    """As the API server has stored the pod: one without the feature would have dropped the request."""
+    """As the API server has stored the pod: one without the feature would have dropped the
+    request.
+    """
     obstacle = pod.metadata.annotations.get(ISOLATION, "the template turns it off")
     has = not pod.spec.host_users
     return IsolationStatus(has, "" if has else f"There is no user namespace: {obstacle}.")
 
 
 def _recording(observed: Observed) -> RecordingStatus | None:
-    """The mode of the pod, whatever its template says by now, with the agent's report or the last one of this run."""
+    """The mode of the pod, whatever its template says by now, with the agent's report or the last
+    one of this run.
+    """
     mode = observed.pod.metadata.annotations.get(RECORDING, "") if observed.pod else ""
     if not mode:
         return None
-    reported = observed.activity.recording if observed.activity else observed.session.status.recording
+    reported = (
+        observed.activity.recording if observed.activity else observed.session.status.recording
+    )
     return msgspec.structs.replace(reported, mode=mode) if reported else RecordingStatus(mode)
 
 
 def _pod_name(observed: Observed) -> str:
-    """The pod's name. It stays while others delete the pod, so that `find_vanished` notices the loss afterwards."""
+    """The pod's name. It stays while others delete the pod, so that `find_vanished` notices the
+    loss afterwards.
+    """
     pod = observed.pod
     if pod is None:
         return ""

@@ -1,11 +1,12 @@
-"""Image of a template: generation of Selkies, streaming settings as variables, health path, renderer. Pure.
+"""Image of a template: generation of Selkies, streaming settings as variables, health path,
+renderer. Pure.
 
-`docs/streaming.md` has the settings in tables. A person in the browser may turn off what the template allows, and never
-turn on what it forbids: in Selkies 2 a plain `false` can be turned on in the page for some settings (the microphone),
-`false|locked` for none.
+`docs/streaming.md` has the settings in tables. A person in the browser may turn off what the
+template allows, and never turn on what it forbids: in Selkies 2 a plain `false` can be turned on in
+the page for some settings (the microphone), `false|locked` for none.
 
-Selkies 1, as its reference container has it: nginx on NGINX_PORT (8080) before Selkies on SELKIES_PORT (8081), with
-`/health` on both; basic auth holds for every path, the health check too.
+Selkies 1, as its reference container has it: nginx on NGINX_PORT (8080) before Selkies on
+SELKIES_PORT (8081), with `/health` on both; basic auth holds for every path, the health check too.
 """
 
 import re
@@ -33,7 +34,8 @@ from vdi.session.conditions import renew_condition
 
 # Condition of a template, present and True only while its image ignores a setting of the template.
 SETTINGS_IGNORED = "SettingsIgnored"
-# UDP port of a desktop in WebRTC mode: one for all its viewers, so that a NetworkPolicy can name it.
+# UDP port of a desktop in WebRTC mode: one for all its viewers, so that a NetworkPolicy can name
+# it.
 WEBRTC_PORT = 8083
 # Encoders of Selkies 1 that Selkies 2 ignores.
 OBSOLETE_ENCODERS = frozenset(ENCODERS_1) - frozenset(ENCODERS) - frozenset(ENCODER_ALIASES)
@@ -48,13 +50,14 @@ OBSOLETE_VARIABLES = frozenset(
     }
 )
 
-# Selkies of either generation uses public TURN and STUN servers unless it is given others: the stream would pass
-# through servers of strangers.
+# Selkies of either generation uses public TURN and STUN servers unless it is given others: the
+# stream would pass through servers of strangers.
 _SAFE = (("SELKIES_TURN_HOST", "localhost"), ("SELKIES_STUN_HOST", "localhost"))
 # Selkies' own default, but its example image lets the page run commands in the pod.
 _SAFE_2 = ("SELKIES_COMMAND_ENABLED", "false")
-# The keys are text: a template of a later version may have other values, which `find_image_problems` reports. Selkies
-# does not know `auto` and takes it for `false`; the start-up of our own image reads it.
+# The keys are text: a template of a later version may have other values, which
+# `find_image_problems` reports. Selkies does not know `auto` and takes it for `false`; the start-up
+# of our own image reads it.
 _WAYLAND: Mapping[str, str] = {Display.X11: "false", Display.WAYLAND: "true", Display.AUTO: "auto"}
 _CLIPBOARD: Mapping[str, str] = {
     Clipboard.BOTH: "true",
@@ -70,7 +73,8 @@ _FILES: Mapping[str, str] = {
 }
 _SWITCHES = ("audio", "microphone", "printing", "gamepad", "secondScreen", "resize")
 _HEALTH_PATH_1 = "/health"
-# Images that Selkies publishes as parts of others, such as `gst-web`: nginx with the files of Selkies 1's page.
+# Images that Selkies publishes as parts of others, such as `gst-web`: nginx with the files of
+# Selkies 1's page.
 _WITHOUT_DESKTOP = re.compile(
     r"(?:^|/)selkies(?:-gstreamer)?/(gst-web(?:-core)?|gstreamer|py-build|js-interposer)(?=[:@]|$)"
 )
@@ -90,13 +94,16 @@ def generation(spec: TemplateSpec) -> str:
 
 
 def uses_webrtc(spec: TemplateSpec) -> bool:
-    """Whether desktops of this template start in the WebRTC mode of Selkies 2, by `streaming` or by `env`."""
+    """Whether desktops of this template start in the WebRTC mode of Selkies 2, by `streaming` or by
+    `env`.
+    """
     if generation(spec) != "2":
         return False
     if spec.streaming.transport:
         return spec.streaming.transport == Transport.WEBRTC
     return any(
-        variable.name == "SELKIES_MODE" and (variable.value or "").strip().lower() == "webrtc" for variable in spec.env
+        variable.name == "SELKIES_MODE" and (variable.value or "").strip().lower() == "webrtc"
+        for variable in spec.env
     )
 
 
@@ -122,7 +129,9 @@ def settings(spec: TemplateSpec) -> tuple[EnvVar, ...]:
         sent.append(("VDI_AGENTS", ",".join(msgspec.to_builtins(spec.agents))))
     if spec.watermark:
         sent.append(("VDI_WATERMARK", spec.watermark.text.replace("$", "$$")))
-        sent.append(("SELKIES_WATERMARK_LOCATION", str(POSITIONS.index(spec.watermark.position) + 1)))
+        sent.append(
+            ("SELKIES_WATERMARK_LOCATION", str(POSITIONS.index(spec.watermark.position) + 1))
+        )
     if spec.keyboard:
         sent.append(("VDI_KEYBOARD_LAYOUT", spec.keyboard.layout))
         if spec.keyboard.variant:
@@ -144,7 +153,11 @@ def _streaming_2(spec: TemplateSpec) -> Iterator[tuple[str, str]]:
         yield "SELKIES_ENABLE_DUAL_MODE", "false"  # else a guest in control could switch it for all
     if given.encoder:
         # The first is used at the start, all are in the page's menu: one alone cannot be changed.
-        others = () if "encoder" in given.locked else (encoder for encoder in ENCODERS if encoder != given.encoder)
+        others = (
+            ()
+            if "encoder" in given.locked
+            else (encoder for encoder in ENCODERS if encoder != given.encoder)
+        )
         yield "SELKIES_ENCODER", ",".join((given.encoder, *others))
     for field, value, name in (
         ("framerate", given.framerate, "SELKIES_FRAMERATE"),
@@ -153,7 +166,10 @@ def _streaming_2(spec: TemplateSpec) -> Iterator[tuple[str, str]]:
         if value is not None:
             yield name, f"{value}-{value}" if field in given.locked else str(value)
     if given.bitrate is not None and "bitrate" in given.locked:
-        yield "SELKIES_RATE_CONTROL_MODE", "cbr"  # the other mode, crf, has no bit rate that could be locked
+        yield (
+            "SELKIES_RATE_CONTROL_MODE",
+            "cbr",
+        )  # the other mode, crf, has no bit rate that could be locked
     for field in _SWITCHES:
         if field in said:
             yield VARIABLES[f"streaming.{field}"][0], "true" if said[field] else "false|locked"
@@ -164,7 +180,9 @@ def _streaming_2(spec: TemplateSpec) -> Iterator[tuple[str, str]]:
 
 
 def file_transfers(template: VDITemplate | None) -> frozenset[str]:
-    """Directions in which files may be copied, `upload` and `download`; none for a value that is not known."""
+    """Directions in which files may be copied, `upload` and `download`; none for a value that is
+    not known.
+    """
     if template is None or generation(template.spec) != "2":
         return frozenset()
     field, both = template.spec.streaming.file_transfer, _FILES[FileTransfer.BOTH]
@@ -209,8 +227,8 @@ def find_warnings(spec: TemplateSpec) -> Iterator[str]:
             yield f"{variable.name} is a setting of Selkies 1, which Selkies 2 ignores."
         if variable.name == "SELKIES_ENCODER" and (old := obsolete_encoders(variable.value or "")):
             yield (
-                f"SELKIES_ENCODER names {', '.join(old)}, an encoder of Selkies 1. Selkies 2 ignores it and chooses "
-                "its own."
+                f"SELKIES_ENCODER names {', '.join(old)}, an encoder of Selkies 1. Selkies 2"
+                " ignores it and chooses its own."
             )
 
 
@@ -221,7 +239,9 @@ def settings_ignored(template: VDITemplate, now: datetime) -> Condition | None:
         return None
     before = template.status.conditions
     generation = template.metadata.generation
-    return renew_condition(before, SETTINGS_IGNORED, True, "OfSelkies1", words, now, generation=generation)
+    return renew_condition(
+        before, SETTINGS_IGNORED, True, "OfSelkies1", words, now, generation=generation
+    )
 
 
 def obsolete_encoders(value: str) -> list[str]:
@@ -231,7 +251,9 @@ def obsolete_encoders(value: str) -> list[str]:
 
 
 def _said(spec: TemplateSpec) -> dict[str, object]:
-    """The fields of `streaming` that are set, as the API names them: msgspec leaves out what is not."""
+    """The fields of `streaming` that are set, as the API names them: msgspec leaves out what is
+    not.
+    """
     said: dict[str, object] = msgspec.to_builtins(spec.streaming)
     return said
 
@@ -241,14 +263,16 @@ def missing_desktop(image: str) -> str:
     if not _WITHOUT_DESKTOP.search(image):
         return ""
     return (
-        f"spec.image: {image!r} contains no desktop, only a part of Selkies; use "
-        "`registry.example.com/vdi/desktop:1` after `docker build -t registry.example.com/vdi/desktop:1 "
-        "images/desktop` and `docker push` (docs/images.md)"
+        f"spec.image: {image!r} contains no desktop, only a part of Selkies; use"
+        " `registry.example.com/vdi/desktop:1` after `docker build -t"
+        " registry.example.com/vdi/desktop:1 images/desktop` and `docker push` (docs/images.md)"
     )
 
 
 def health_path(spec: TemplateSpec) -> str:
-    """The path on which the image reports that it is ready: the template's, else that of its generation of Selkies."""
+    """The path on which the image reports that it is ready: the template's, else that of its
+    generation of Selkies.
+    """
     if spec.health_path != DEFAULT_HEALTH_PATH:
         return spec.health_path
     if spec.protocol is Protocol.WEB:
@@ -259,7 +283,8 @@ def health_path(spec: TemplateSpec) -> str:
 def probe_path(spec: TemplateSpec, *, behind_gateway: bool) -> str:
     """The path that the kubelet requests; empty: it only connects to the port.
 
-    Basic auth covers the health path as well, and a probe with a password in it would show it to readers of pods.
+    Basic auth covers the health path as well, and a probe with a password in it would show it to
+    readers of pods.
     """
     if generation(spec) == "1" and not behind_gateway:
         return ""
@@ -269,14 +294,21 @@ def probe_path(spec: TemplateSpec, *, behind_gateway: bool) -> str:
 
 
 def takes_tokens(spec: TemplateSpec) -> bool:
-    """Whether the desktop takes the gateway's token table: it then knows who comes in, in which role."""
+    """Whether the desktop takes the gateway's token table: it then knows who comes in, in which
+    role.
+    """
     return generation(spec) == "2"
 
 
 def refuse_view_only(template: VDITemplate | None) -> str:
-    """The reason why desktops of this template cannot be shared as view only; empty where they can."""
+    """The reason why desktops of this template cannot be shared as view only; empty where they
+    can.
+    """
     if template is None:
-        return "View only is not possible: the template of this desktop was deleted. Share it with full control."
+        return (
+            "View only is not possible: the template of this desktop was deleted. Share it with"
+            " full control."
+        )
     spec = template.spec
     if takes_tokens(spec):
         return ""
@@ -286,8 +318,8 @@ def refuse_view_only(template: VDITemplate | None) -> str:
         else "has Selkies 1, which gives every visitor mouse and keyboard"
     )
     return (
-        f"View only is not possible: the image of this desktop {what}. Share it with full control, or use an image"
-        " with Selkies 2."
+        f"View only is not possible: the image of this desktop {what}. Share it with full control,"
+        " or use an image with Selkies 2."
     )
 
 
@@ -298,15 +330,22 @@ def find_image_problems(spec: TemplateSpec, *, behind_gateway: bool) -> Iterator
     if spec.protocol is Protocol.WEB:
         if not behind_gateway and not spec.basic_auth_secret:
             yield (
-                "spec.protocol: 'Web' needs the gateway to control access (gateway.enabled in the chart's values). "
-                "Without the gateway the image must use basic auth (spec.basicAuthSecret)"
+                "spec.protocol: 'Web' needs the gateway to control access (gateway.enabled in the"
+                " chart's values). Without the gateway the image must use basic auth"
+                " (spec.basicAuthSecret)"
             )
         return
     yield from _find_streaming_problems(spec)
     if spec.recording and not behind_gateway:
-        yield "spec.recording needs the gateway, which keeps the films (gateway.enabled in the chart's values)"
+        yield (
+            "spec.recording needs the gateway, which keeps the films (gateway.enabled in the"
+            " chart's values)"
+        )
     if spec.agents and spec.agents.enabled and not behind_gateway:
-        yield "spec.agents needs the gateway, through which agents act (gateway.enabled in the chart's values)"
+        yield (
+            "spec.agents needs the gateway, through which agents act (gateway.enabled in the"
+            " chart's values)"
+        )
 
 
 def renders_on_gpu(graphics: GraphicsStatus) -> bool:
@@ -327,4 +366,6 @@ def describe_encoder(graphics: GraphicsStatus) -> str:
         return ""
     if graphics.hardware_encoder:
         return f"{graphics.encoder} on the GPU"
-    return f"{graphics.encoder} in software" + (f": {graphics.encoder_message}" if graphics.encoder_message else "")
+    return f"{graphics.encoder} in software" + (
+        f": {graphics.encoder_message}" if graphics.encoder_message else ""
+    )

@@ -1,4 +1,6 @@
-"""E-mail addresses of users: the one spelling that is compared and stored, and the check of untrusted ones. Pure."""
+"""E-mail addresses of users: the one spelling that is compared and stored, and the check of
+untrusted ones. Pure.
+"""
 
 import re
 from unicodedata import is_normalized
@@ -32,14 +34,17 @@ def check_address(text: str) -> str:
     Called for every address that a person enters or an identity provider sends.
     """
     user = normal_user(text)
-    # Two addresses that look the same are two users, so an address is refused and not normalised further: Unicode's
-    # forms turn the Kelvin sign into a K, and whoever may choose the other spelling could borrow the first one.
+    # Two addresses that look the same are two users, so an address is refused and not normalised
+    # further: Unicode's forms turn the Kelvin sign into a K, and whoever may choose the other
+    # spelling could borrow the first one.
     if not user.isprintable() or _INVISIBLE.search(user) or not is_normalized("NFC", user):
         shown = text[:260].encode("unicode_escape").decode()
         why = "has invisible characters, or characters that look like others"
         raise AddressError(shown, why, "visible characters in Unicode's composed form (NFC)")
     if not _ADDRESS.fullmatch(user) or len(user) > _LONGEST_ADDRESS:
-        raise AddressError(text[:260], "is not an e-mail address", "addresses such as alice@example.com")
+        raise AddressError(
+            text[:260], "is not an e-mail address", "addresses such as alice@example.com"
+        )
     return user
 
 

@@ -26,12 +26,17 @@ def _names(found: x509.Certificate) -> tuple[str, ...]:
     try:
         other = found.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
     except x509.ExtensionNotFound:
-        return tuple(str(attribute.value) for attribute in found.subject.get_attributes_for_oid(NameOID.COMMON_NAME))
+        return tuple(
+            str(attribute.value)
+            for attribute in found.subject.get_attributes_for_oid(NameOID.COMMON_NAME)
+        )
     return tuple(other.get_values_for_type(x509.DNSName))
 
 
 def covers(name: str, host: str) -> bool:
-    """Whether a name of a certificate is meant for this host: a wildcard stands for exactly one label (RFC 6125)."""
+    """Whether a name of a certificate is meant for this host: a wildcard stands for exactly one
+    label (RFC 6125).
+    """
     if name.lower() == host.lower():
         return True
     first, _, rest = host.partition(".")

@@ -1,7 +1,7 @@
 """Checks and the codes of their findings, whatever product they are about.
 
-The doctor and `vdi.kasm` declare theirs with `check` and `Code`. A check is a pure function of a snapshot; it names the
-kinds that it needs, and does not run when one of them could not be read.
+The doctor and `vdi.kasm` declare theirs with `check` and `Code`. A check is a pure function of a
+snapshot; it names the kinds that it needs, and does not run when one of them could not be read.
 """
 
 import json
@@ -26,9 +26,11 @@ class Code(msgspec.Struct, frozen=True):
     remedy: str
     layer: str
     severity: Severity = Severity.ERROR
-    # Codes that explain this one when their finding is about a related object, the best explanation first.
+    # Codes that explain this one when their finding is about a related object, the best explanation
+    # first.
     follows: tuple[str, ...] = ()
-    # The whole cluster depends on it: as a cause it explains each code that lists it, whatever the object.
+    # The whole cluster depends on it: as a cause it explains each code that lists it, whatever the
+    # object.
     cluster_wide: bool = False
     # As a cause it also explains findings about the objects that it is related to.
     spreads: bool = False
@@ -77,7 +79,9 @@ def make_finding(
     related_objects: Iterable[str] = (),
     severity: Severity | None = None,
 ) -> Finding:
-    """A finding of this code. Its severity and the remedy's sentence default to those of the catalogue."""
+    """A finding of this code. Its severity and the remedy's sentence default to those of the
+    catalogue.
+    """
     return Finding(
         code=code,
         severity=severity or codes[code].severity,

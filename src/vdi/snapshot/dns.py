@@ -25,12 +25,17 @@ def dns_down(snapshot: Snapshot) -> Iterator[Finding]:
         meta, replicas = deployment.metadata, deployment.spec.replicas
         if meta.labels.get("k8s-app") != "kube-dns" or deployment.status.ready_replicas:
             continue
-        command = "describe pods -l k8s-app=kube-dns" if replicas else f"scale deployment {meta.name} --replicas 1"
+        command = (
+            "describe pods -l k8s-app=kube-dns"
+            if replicas
+            else f"scale deployment {meta.name} --replicas 1"
+        )
         yield make_finding(
             {DNS_DOWN.code: DNS_DOWN},
             DNS_DOWN.code,
             f"deployment/{meta.namespace}/{meta.name}",
-            f"No replica of the cluster's DNS is ready, of {replicas}: no Service can be found by its name.",
+            f"No replica of the cluster's DNS is ready, of {replicas}: no Service can be found by"
+            " its name.",
             evidence=["status.readyReplicas: 0"],
             related_objects=snapshot.nodes_of(deployment),
             remedy=Remedy.run(f"kubectl --namespace {meta.namespace} {command}"),

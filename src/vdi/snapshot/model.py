@@ -1,4 +1,5 @@
-"""The cluster at one moment, as frozen data that can be saved and replayed, and the reads that were not allowed. Pure.
+"""The cluster at one moment, as frozen data that can be saved and replayed, and the reads that were
+not allowed. Pure.
 
 Objects have the fields of `vdi.snapshot.objects`, and no others.
 """
@@ -42,15 +43,27 @@ _SERVICE_ACCOUNT = re.compile(r"system:serviceaccount:([^:]+):([^:]+)")
 def grant_commands(
     prefix: str, who: str, verb: str, resource: str, *, namespace: str = "", resource_name: str = ""
 ) -> tuple[str, ...]:
-    """Commands that create a role with this one permission, and bind it to `who`, unless that is unknown.
+    """Commands that create a role with this one permission, and bind it to `who`, unless that is
+    unknown.
 
-    Each role has a name of its own, so that several can be pasted. `resource` as kubectl takes it: `pods`,
-    `deployments.apps`, `pods/log`. `namespace` empty: in all of them.
+    Each role has a name of its own, so that several can be pasted. `resource` as kubectl takes it:
+    `pods`, `deployments.apps`, `pods/log`. `namespace` empty: in all of them.
     """
     kind, at = ("role", ["--namespace", namespace]) if namespace else ("clusterrole", [])
-    name = "-".join(re.sub(r"[^a-z0-9-]", "-", part) for part in (prefix, verb, resource, resource_name) if part)
+    name = "-".join(
+        re.sub(r"[^a-z0-9-]", "-", part) for part in (prefix, verb, resource, resource_name) if part
+    )
     named = [f"--resource-name={resource_name}"] if resource_name else []
-    role = ["kubectl", "create", kind, name, *at, f"--verb={verb}", f"--resource={resource}", *named]
+    role = [
+        "kubectl",
+        "create",
+        kind,
+        name,
+        *at,
+        f"--verb={verb}",
+        f"--resource={resource}",
+        *named,
+    ]
     if who == UNKNOWN_ACCOUNT:
         return (shlex.join(role),)
     account = _SERVICE_ACCOUNT.fullmatch(who)
@@ -64,7 +77,9 @@ class BadSnapshotError(ValueError):
 
 
 class Unreadable(msgspec.Struct, frozen=True):
-    """A kind that could not be read, by its name in `needs` of checks (`pods@all`: those of all namespaces)."""
+    """A kind that could not be read, by its name in `needs` of checks (`pods@all`: those of all
+    namespaces).
+    """
 
     kind: str
     words: str
@@ -72,7 +87,9 @@ class Unreadable(msgspec.Struct, frozen=True):
 
 
 class Certificate(msgspec.Struct, frozen=True, kw_only=True):
-    """The public part of a TLS Secret. `problem`: why it cannot be used, a clause; `missing`: there is no Secret."""
+    """The public part of a TLS Secret. `problem`: why it cannot be used, a clause; `missing`: there
+    is no Secret.
+    """
 
     namespace: str
     secret: str
@@ -83,7 +100,9 @@ class Certificate(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Difference(msgspec.Struct, frozen=True, kw_only=True):
-    """A field of an object that differs from the manifest of its Helm release. `object`: as findings name it."""
+    """A field of an object that differs from the manifest of its Helm release. `object`: as
+    findings name it.
+    """
 
     object: str
     # NAMESPACE/NAME.
@@ -104,7 +123,9 @@ class Difference(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Scope(msgspec.Struct, frozen=True):
-    """The requested namespace and session; empty: all. `kasm`: the namespace holds Kasm, whatever its chart is."""
+    """The requested namespace and session; empty: all. `kasm`: the namespace holds Kasm, whatever
+    its chart is.
+    """
 
     namespace: str = ""
     session: str = ""
@@ -120,7 +141,8 @@ class Snapshot(msgspec.Struct, frozen=True, kw_only=True, dict=True, eq=False):
     objects: Objects = msgspec.field(default_factory=Objects)
     absent: tuple[str, ...] = ()
     unread: tuple[Unreadable, ...] = ()
-    # The end of a pod's log, by `namespace/name`; of one of several containers, by `namespace/name/container`.
+    # The end of a pod's log, by `namespace/name`; of one of several containers, by
+    # `namespace/name/container`.
     logs: dict[str, list[str]] = {}
     certificates: tuple[Certificate, ...] = ()
     # From the manifests of the releases of operators and gateways.
@@ -153,7 +175,9 @@ class Snapshot(msgspec.Struct, frozen=True, kw_only=True, dict=True, eq=False):
     @cached_property
     def _by_name(self) -> Mapping[str, Mapping[tuple[str, str], Any]]:
         return {
-            plural: {(one.metadata.namespace, one.metadata.name): one for one in self.of_kind(plural)}
+            plural: {
+                (one.metadata.namespace, one.metadata.name): one for one in self.of_kind(plural)
+            }
             for plural in STRUCTS
         }
 
@@ -168,7 +192,8 @@ class Snapshot(msgspec.Struct, frozen=True, kw_only=True, dict=True, eq=False):
         return [
             session
             for session in self.all_sessions
-            if scope.namespace in ("", session.metadata.namespace) and scope.session in ("", session.metadata.name)
+            if scope.namespace in ("", session.metadata.namespace)
+            and scope.session in ("", session.metadata.name)
         ]
 
     @cached_property
@@ -206,12 +231,16 @@ class Snapshot(msgspec.Struct, frozen=True, kw_only=True, dict=True, eq=False):
         """Warnings, by kind, namespace and name of the object they are about."""
         found: dict[tuple[str, str, str], list[Event]] = defaultdict(list)
         for event in self.objects.events:
-            found[event.regarding.kind, event.metadata.namespace, event.regarding.name].append(event)
+            found[event.regarding.kind, event.metadata.namespace, event.regarding.name].append(
+                event
+            )
         return found
 
     @cached_property
     def events_by_uid(self) -> dict[str, list[Event]]:
-        """Warnings by the uid of their object. They outlive it by an hour, so its name is also that of a namesake."""
+        """Warnings by the uid of their object. They outlive it by an hour, so its name is also that
+        of a namesake.
+        """
         found: dict[str, list[Event]] = defaultdict(list)
         for event in self.objects.events:
             found[event.regarding.uid].append(event)
@@ -237,11 +266,15 @@ class Snapshot(msgspec.Struct, frozen=True, kw_only=True, dict=True, eq=False):
         return [
             pod
             for pod in self.pods
-            if selector and pod.metadata.namespace == namespace and selector.items() <= pod.metadata.labels.items()
+            if selector
+            and pod.metadata.namespace == namespace
+            and selector.items() <= pod.metadata.labels.items()
         ]
 
     def nodes_of(self, workload: WorkloadObject) -> list[str]:
-        """Nodes of its pods, as findings name them; while a pod has no node, also nodes that are not ready."""
+        """Nodes of its pods, as findings name them; while a pod has no node, also nodes that are
+        not ready.
+        """
         pods = self.pods_of(workload)
         names = {pod.spec.node_name for pod in pods if pod.spec.node_name}
         if not pods or not all(pod.spec.node_name for pod in pods):
@@ -254,7 +287,9 @@ class Snapshot(msgspec.Struct, frozen=True, kw_only=True, dict=True, eq=False):
 
 
 def once(function: Callable[[Snapshot], T]) -> Callable[[Snapshot], T]:
-    """Decorator of a function that checks share: its value is computed once, and ends with its snapshot."""
+    """Decorator of a function that checks share: its value is computed once, and ends with its
+    snapshot.
+    """
 
     @wraps(function)
     def derive(snapshot: Snapshot) -> T:

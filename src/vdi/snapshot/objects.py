@@ -1,8 +1,9 @@
 """Objects of a cluster as a snapshot keeps them. Pure.
 
-These structs are what a check can read and what a bundle contains: a field that is not declared here is dropped where
-the object is decoded. Where a declared field may hold a secret (environment, command lines, annotations, data of a
-ConfigMap), `__post_init__` keeps what checks read. It changes nothing the second time, when a bundle is loaded.
+These structs are what a check can read and what a bundle contains: a field that is not declared
+here is dropped where the object is decoded. Where a declared field may hold a secret (environment,
+command lines, annotations, data of a ConfigMap), `__post_init__` keeps what checks read. It changes
+nothing the second time, when a bundle is loaded.
 """
 
 import json
@@ -58,14 +59,19 @@ _SETTINGS = "VDI_"
 _ORIGIN = re.compile(r"(https?://)(?:[^/?#]*@)?([^/?#@]*).*", re.DOTALL)
 # Options of Traefik. `--providers.kubernetescrd.token` is one, too.
 _READ_ARGS = re.compile(
-    r"--(entrypoints\.|providers\.kubernetescrd(=|$|\.(namespaces|allowcrossnamespace)(=|$)))", re.IGNORECASE
+    r"--(entrypoints\.|providers\.kubernetescrd(=|$|\.(namespaces|allowcrossnamespace)(=|$)))",
+    re.IGNORECASE,
 )
 # This word tells NVIDIA's config-manager from its device plugin.
 _READ_COMMAND = "config-manager"
 
 
 def _read_notes(annotations: Mapping[str, str]) -> dict[str, str]:
-    return {key: value for key, value in annotations.items() if key in _READ_NOTES or key.startswith(_OUR_NOTES)}
+    return {
+        key: value
+        for key, value in annotations.items()
+        if key in _READ_NOTES or key.startswith(_OUR_NOTES)
+    }
 
 
 class Record(msgspec.Struct, rename="camel", omit_defaults=True, kw_only=True):
@@ -112,7 +118,9 @@ class DataMeta(Meta, rename="camel", omit_defaults=True, kw_only=True):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self.managed_fields = tuple(write for write in self.managed_fields if write.fields_v1.data is not None)
+        self.managed_fields = tuple(
+            write for write in self.managed_fields if write.fields_v1.data is not None
+        )
 
 
 class Named(Record):
@@ -176,7 +184,8 @@ class Container(pruned.Container, rename="camel", omit_defaults=True, kw_only=Tr
     env: tuple[EnvVar, ...] = ()
     args: tuple[str, ...] = ()
     command: tuple[str, ...] = ()
-    # Not fields of Kubernetes: the address that its command line waits for, and the Secrets that its environment names.
+    # Not fields of Kubernetes: the address that its command line waits for, and the Secrets that
+    # its environment names.
     waits_for: str = ""
     secrets: tuple[str, ...] = ()
 
@@ -187,7 +196,11 @@ class Container(pruned.Container, rename="camel", omit_defaults=True, kw_only=Tr
         sources = (variable.value_from for variable in self.env)
         keys = (source.secret_key_ref for source in sources if source)
         self.secrets = self.secrets or tuple(sorted({key.name for key in keys if key}))
-        kept = (variable for variable in self.env if variable.name.startswith(_SETTINGS) or _is_read(variable))
+        kept = (
+            variable
+            for variable in self.env
+            if variable.name.startswith(_SETTINGS) or _is_read(variable)
+        )
         self.env = _read_env(kept)
         self.args = tuple(word for word in words if _READ_ARGS.match(word))
         self.command = tuple(word for word in self.command if word == _READ_COMMAND)
@@ -237,18 +250,27 @@ class PodSpec(pruned.PodSpec, rename="camel", omit_defaults=True, kw_only=True):
     def __post_init__(self) -> None:
         containers, init_containers, volumes = self.containers, self.init_containers, self.volumes
         placement = self.node_selector, self.tolerations
-        # What a pod takes is looked up by its requests. Names and images would make each pod another one.
+        # What a pod takes is looked up by its requests. Names and images would make each pod
+        # another one.
         self.containers, self.init_containers = _requests(containers), _requests(init_containers)
         super().__post_init__()
         self.node_selector, self.tolerations = placement
-        self.secrets = self.secrets or tuple(sorted({name for one in containers for name in one.secrets}))
+        self.secrets = self.secrets or tuple(
+            sorted({name for one in containers for name in one.secrets})
+        )
         self.containers = tuple(_without_words(container, "") for container in containers)
-        self.init_containers = tuple(_without_words(step, step.waits_for) for step in init_containers)
-        self.volumes = tuple(volume for volume in volumes if volume.persistent_volume_claim or volume.host_path)
+        self.init_containers = tuple(
+            _without_words(step, step.waits_for) for step in init_containers
+        )
+        self.volumes = tuple(
+            volume for volume in volumes if volume.persistent_volume_claim or volume.host_path
+        )
 
 
 def _requests(containers: Iterable[Container]) -> tuple[Any, ...]:
-    return tuple(pruned.Container(container.resources, container.restart_policy) for container in containers)
+    return tuple(
+        pruned.Container(container.resources, container.restart_policy) for container in containers
+    )
 
 
 def _without_words(container: Container, waits_for: str) -> Container:
@@ -285,7 +307,9 @@ class WorkloadPodSpec(Record):
 
     def __post_init__(self) -> None:
         self.volumes = tuple(
-            Volume(name=one.name, secret=one.secret, config_map=one.config_map, host_path=one.host_path)
+            Volume(
+                name=one.name, secret=one.secret, config_map=one.config_map, host_path=one.host_path
+            )
             for one in self.volumes
         )
 
@@ -579,7 +603,9 @@ class ConfigMap(Record):
 
 
 def _gpu_config(text: str) -> str:
-    """The part of a device plugin's configuration that `vdi.gpu.sharing.config` reads, or why there is none."""
+    """The part of a device plugin's configuration that `vdi.gpu.sharing.config` reads, or why there
+    is none.
+    """
     try:
         config = yaml.safe_load(text)
     except yaml.MarkedYAMLError as error:
@@ -601,7 +627,9 @@ _NOT_YAML = f"{REDACTED}, not YAML"
 
 
 class Secret(Record):
-    """A Secret of `basicAuthSecret`: why it cannot be used, and its last change. None of its values."""
+    """A Secret of `basicAuthSecret`: why it cannot be used, and its last change. None of its
+    values.
+    """
 
     metadata: DataMeta
     type: str = ""
@@ -617,7 +645,9 @@ class Secret(Record):
                 read_basic_auth(self.data)
             except ValueError as error:
                 self.problem = str(error)
-        self.changed = self.changed or max((write.time for write in self.metadata.managed_fields), default="")
+        self.changed = self.changed or max(
+            (write.time for write in self.metadata.managed_fields), default=""
+        )
         self.data = {}
         self.metadata = DataMeta(name=self.metadata.name, namespace=self.metadata.namespace)
 
@@ -719,7 +749,11 @@ class Template(VDITemplate, rename="camel", omit_defaults=True, kw_only=True):
         spec = self.spec
         spec.icon = ""
         spec.env = tuple(
-            msgspec.structs.replace(variable, value=REDACTED) if variable.name not in _READ_ENV else variable
+            (
+                msgspec.structs.replace(variable, value=REDACTED)
+                if variable.name not in _READ_ENV
+                else variable
+            )
             for variable in spec.env
         )
         spec.pod_template.metadata.annotations = {}

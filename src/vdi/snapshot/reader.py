@@ -1,4 +1,5 @@
-"""Reads of a cluster for checks: each kind in one list, and what cannot be read with the missing permission.
+"""Reads of a cluster for checks: each kind in one list, and what cannot be read with the missing
+permission.
 
 `vdi doctor` and the checklists of Kasm read with it. Writes nothing.
 """
@@ -11,7 +12,14 @@ from typing import Any
 import msgspec
 
 from vdi.findings.model import Remedy
-from vdi.kube.errors import BadRequest, Forbidden, NotFound, ServerError, TooManyRequests, UnexpectedAnswer
+from vdi.kube.errors import (
+    BadRequest,
+    Forbidden,
+    NotFound,
+    ServerError,
+    TooManyRequests,
+    UnexpectedAnswer,
+)
 from vdi.kube.resource import SECRETS, Resource
 from vdi.kube.transport import Client
 from vdi.snapshot.model import UNKNOWN_ACCOUNT, Unreadable, grant_commands
@@ -20,7 +28,9 @@ from vdi.snapshot.objects import read_object
 
 @dataclass
 class Reader:
-    """The objects that have been read so far. `command`: begins the names of roles that remedies create."""
+    """The objects that have been read so far. `command`: begins the names of roles that remedies
+    create.
+    """
 
     client: Client
     command: str
@@ -35,18 +45,27 @@ class Reader:
     requests: int = 0
 
     async def all_of(
-        self, kind: Resource, namespace: str | None = None, *, field_selector: str | None = None, note: str = ""
+        self,
+        kind: Resource,
+        namespace: str | None = None,
+        *,
+        field_selector: str | None = None,
+        note: str = "",
     ) -> bool:
         """List a kind in one request: a list of thousands in pages would cost a request each."""
 
         async def read() -> None:
-            async for page in self.client.pages(kind, namespace=namespace, field_selector=field_selector, size=0):
+            async for page in self.client.pages(
+                kind, namespace=namespace, field_selector=field_selector, size=0
+            ):
                 found = [self.decode(kind.plural, item) for item in page.items]
                 self.objects.setdefault(kind.plural, []).extend(found)
 
         return await self.attempt(kind, read, verb="list", namespace=namespace, note=note)
 
-    async def one(self, kind: Resource, name: str, namespace: str | None = None, *, note: str = "") -> bool:
+    async def one(
+        self, kind: Resource, name: str, namespace: str | None = None, *, note: str = ""
+    ) -> bool:
         """Read one object. One that does not exist is no problem."""
 
         async def read() -> None:
@@ -66,9 +85,11 @@ class Reader:
         name: str = "",
         subresource: str = "",
     ) -> bool:
-        """Whether it was read, or is known not to exist. Otherwise `note` (default: the plural) is unreadable.
+        """Whether it was read, or is known not to exist. Otherwise `note` (default: the plural) is
+        unreadable.
 
-        Logs do not count as requests. One that is not there yet, or whose node does not respond, is what checks report.
+        Logs do not count as requests. One that is not there yet, or whose node does not respond, is
+        what checks report.
         """
         plural = f"{kind.plural}{subresource}"
         note = note or plural
@@ -85,7 +106,9 @@ class Reader:
             if error.api_missing and not subresource:
                 self.absent.add(plural)
         except Forbidden as error:
-            self.unread[note] = self._forbidden(note, error, kind, verb, subresource, namespace, name)
+            self.unread[note] = self._forbidden(
+                note, error, kind, verb, subresource, namespace, name
+            )
             return False
         except (ServerError, TooManyRequests, BadRequest, UnexpectedAnswer, TimeoutError) as error:
             if not subresource:
@@ -95,7 +118,14 @@ class Reader:
         return True
 
     def _forbidden(
-        self, note: str, error: Forbidden, kind: Resource, verb: str, subresource: str, namespace: str | None, name: str
+        self,
+        note: str,
+        error: Forbidden,
+        kind: Resource,
+        verb: str,
+        subresource: str,
+        namespace: str | None,
+        name: str,
     ) -> Unreadable:
         """The missing permission, its account, and the commands that grant it."""
         match = re.search(r'User "([^"]+)"', error.message)

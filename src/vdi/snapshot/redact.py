@@ -1,9 +1,11 @@
-"""Redaction of a snapshot, so that it can be given to other people. Its findings are given the same names. Pure.
+"""Redaction of a snapshot, so that it can be given to other people. Its findings are given the same
+names. Pure.
 
-E-mail addresses become `person-1@example.invalid`, the same everywhere. Names of homes, which begin with the user's,
-are computed again from the new name, so that a home still has one name everywhere. Values of environment variables were
-never kept (`objects`); lines of logs that speak of secrets lose their values here, and so do messages: a pod's status
-has the last lines of its log. Names of objects (sessions, templates, nodes) stay: without them nothing could be fixed.
+E-mail addresses become `person-1@example.invalid`, the same everywhere. Names of homes, which begin
+with the user's, are computed again from the new name, so that a home still has one name everywhere.
+Values of environment variables were never kept (`objects`); lines of logs that speak of secrets
+lose their values here, and so do messages: a pod's status has the last lines of its log. Names of
+objects (sessions, templates, nodes) stay: without them nothing could be fixed.
 """
 
 import re
@@ -12,7 +14,12 @@ from typing import Any
 
 import msgspec
 
-from vdi.session.naming import TEMPLATE_ANNOTATION, USER_ANNOTATION, home_claim_name, user_home_claim_name
+from vdi.session.naming import (
+    TEMPLATE_ANNOTATION,
+    USER_ANNOTATION,
+    home_claim_name,
+    user_home_claim_name,
+)
 from vdi.snapshot.model import Snapshot
 from vdi.snapshot.objects import REDACTED
 
@@ -29,7 +36,9 @@ _SAID = ("message", "note", "log")
 
 
 def redact(snapshot: Snapshot) -> Snapshot:
-    """The snapshot without names of people, and without values that look like a secret in logs and messages."""
+    """The snapshot without names of people, and without values that look like a secret in logs and
+    messages.
+    """
     rename = names_in(snapshot)
     logs = {key: [_without_secrets(line) for line in lines] for key, lines in snapshot.logs.items()}
     bare = msgspec.structs.replace(snapshot, logs=logs)
@@ -54,11 +63,17 @@ def names_in(snapshot: Snapshot) -> Rename:
     """A function that replaces names of people in any text of this snapshot, or about it."""
     everything = msgspec.to_builtins(snapshot)
     people = dict.fromkeys(match for text in _texts(everything) for match in _ADDRESS.findall(text))
-    given = {name: f"person-{number}@example.invalid" for number, name in enumerate(sorted(people), 1)}
+    given = {
+        name: f"person-{number}@example.invalid" for number, name in enumerate(sorted(people), 1)
+    }
     for user, template in _homes(snapshot):
         if user in given:
             given[_claim(user, template)] = _claim(given[user], template)
-    given |= {user_home_claim_name(user): user_home_claim_name(other) for user, other in given.items() if "@" in user}
+    given |= {
+        user_home_claim_name(user): user_home_claim_name(other)
+        for user, other in given.items()
+        if "@" in user
+    }
     if not given:
         return lambda text: text
     pattern = re.compile("|".join(re.escape(one) for one in sorted(given, key=len, reverse=True)))

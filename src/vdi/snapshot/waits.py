@@ -33,7 +33,8 @@ class Target:
 def read_wait(words: Iterable[str], environment: Mapping[str, str]) -> str:
     """The address that this container waits for; empty where its command line does not say."""
     text = _VARIABLE.sub(
-        lambda match: environment.get(next(name for name in match.groups() if name), ""), " ".join(words)
+        lambda match: environment.get(next(name for name in match.groups() if name), ""),
+        " ".join(words),
     )
     readers = (_database, _redis, _url, _connection, _lookup)
     return next((address for read in readers if (address := read(text, environment))), "")
@@ -44,7 +45,9 @@ def parse_wait(address: str) -> Target | None:
     if not address:
         return None
     pods = urlsplit(address)
-    return Target(pods.scheme, pods.hostname or "", pods.port or _PORTS.get(pods.scheme, 0), pods.path)
+    return Target(
+        pods.scheme, pods.hostname or "", pods.port or _PORTS.get(pods.scheme, 0), pods.path
+    )
 
 
 def _after(program: str, text: str) -> str:

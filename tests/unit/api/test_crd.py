@@ -31,12 +31,16 @@ def walk(schema: dict[str, Any], path: str = "") -> Iterator[tuple[str, dict[str
 
 def test_crds_of_the_chart_are_current() -> None:
     folder = ROOT / "charts/vdi/files/crds"
-    assert {path.name: path.read_text() for path in folder.iterdir()} == render_files(), "run: make generate"
+    assert {path.name: path.read_text() for path in folder.iterdir()} == render_files(), (
+        "run: make generate"
+    )
 
 
 @pytest.mark.parametrize("crd", build_crds(), ids=lambda crd: crd["spec"]["names"]["kind"])
 def test_every_spec_field_has_a_description_and_a_limit(crd: dict[str, Any]) -> None:
-    """Without limits the API server refuses CEL rules as too costly, and one object could fill etcd."""
+    """Without limits the API server refuses CEL rules as too costly, and one object could fill
+    etcd.
+    """
     for path, field in walk(schema_of(crd)["properties"]["spec"], "spec"):
         if not path.endswith("[]"):
             assert field["description"], path
@@ -44,7 +48,9 @@ def test_every_spec_field_has_a_description_and_a_limit(crd: dict[str, Any]) -> 
             assert "maxLength" in field or "enum" in field, path
         if field.get("type") == "array":
             assert "maxItems" in field, path
-        assert all(rule["rule"] and rule["message"] for rule in field.get("x-kubernetes-validations", ())), path
+        assert all(
+            rule["rule"] and rule["message"] for rule in field.get("x-kubernetes-validations", ())
+        ), path
         if "x-kubernetes-int-or-string" in field:
             assert field["x-kubernetes-validations"] and field["maxLength"], path
 
@@ -71,16 +77,23 @@ def test_crd_names_and_short_names() -> None:
     assert (session["scope"], session["names"]["shortNames"]) == ("Namespaced", ["vdi"])
     assert (template["scope"], template["names"]["shortNames"]) == ("Cluster", ["vdit"])
     assert (pool["scope"], pool["names"]["shortNames"]) == ("Cluster", ["vdip"])
-    # kubectl takes a category before a short name: a category "vdi" would make `kubectl get vdi` list templates too.
+    # kubectl takes a category before a short name: a category "vdi" would make `kubectl get vdi`
+    # list templates too.
     categories = [crd["names"]["categories"] for crd in (session, template, pool)]
     # `kubectl delete all --all` must not end desktops.
     assert categories == [["kasm"]] * 3
-    assert [column["name"] for column in session["versions"][0]["additionalPrinterColumns"]][:3] == [
+    assert [column["name"] for column in session["versions"][0]["additionalPrinterColumns"]][
+        :3
+    ] == [
         "User",
         "Phase",
         "URL",
     ]
-    assert session["versions"][0]["subresources"] == template["versions"][0]["subresources"] == {"status": {}}
+    assert (
+        session["versions"][0]["subresources"]
+        == template["versions"][0]["subresources"]
+        == {"status": {}}
+    )
     assert pool["versions"][0]["subresources"] == {
         "status": {},
         "scale": {
@@ -92,7 +105,11 @@ def test_crd_names_and_short_names() -> None:
 
 
 def test_quantities_written_as_integers_become_text() -> None:
-    spec: dict[str, Any] = {"user": "a@b.c", "template": "t", "resources": {"cpu": 2, "memory": 5368709120}}
+    spec: dict[str, Any] = {
+        "user": "a@b.c",
+        "template": "t",
+        "resources": {"cpu": 2, "memory": 5368709120},
+    }
     session = msgspec.convert({"metadata": {"name": "a"}, "spec": spec}, VDISession)
     assert session.spec.resources is not None
     assert (session.spec.resources.cpu, session.spec.resources.memory) == ("2", "5368709120")

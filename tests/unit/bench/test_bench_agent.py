@@ -39,7 +39,11 @@ def test_aim_of_actions_is_for_all_agents(turns: int, met: bool) -> None:
 
 
 def test_what_is_not_measured_is_a_dash() -> None:
-    [row] = [line for line in table([figures(REAL, 80.0)]).splitlines() if REAL in line and line.startswith("|")]
+    [row] = [
+        line
+        for line in table([figures(REAL, 80.0)]).splitlines()
+        if REAL in line and line.startswith("|")
+    ]
     assert row.split("|")[-2].strip() == "-"
 
 

@@ -5,7 +5,15 @@ from bench.audit import Request, count_requests, read_requests
 USER = "system:serviceaccount:vdi-system:vdi-operator"
 
 
-def a_line(audit_id: str, verb: str, resource: str, *, subresource: str = "", user: str = USER, at: str = "00") -> str:
+def a_line(
+    audit_id: str,
+    verb: str,
+    resource: str,
+    *,
+    subresource: str = "",
+    user: str = USER,
+    at: str = "00",
+) -> str:
     event = {
         "auditID": audit_id,
         "user": {"username": user},
@@ -18,7 +26,9 @@ def a_line(audit_id: str, verb: str, resource: str, *, subresource: str = "", us
 
 
 def test_request_has_its_receive_time() -> None:
-    [request] = read_requests([a_line("a", "patch", "vdisessions", subresource="status", at="07")], USER)
+    [request] = read_requests(
+        [a_line("a", "patch", "vdisessions", subresource="status", at="07")], USER
+    )
     assert request == Request(7.5, "patch", "vdisessions/status", 200)
 
 

@@ -22,9 +22,12 @@ def taken(count: int, beside: str, *milliseconds: float, lost: int = 0) -> dict[
 
 
 @pytest.mark.parametrize(
-    ("milliseconds", "lost", "met"), [((30.0, 50.0), 0, True), ((30.0, 50.1), 0, False), ((30.0,), 1, False)]
+    ("milliseconds", "lost", "met"),
+    [((30.0, 50.0), 0, True), ((30.0, 50.1), 0, False), ((30.0,), 1, False)],
 )
-def test_goal_is_typing_latency_beside_a_moving_picture(milliseconds: tuple[float, ...], lost: int, met: bool) -> None:
+def test_goal_is_typing_latency_beside_a_moving_picture(
+    milliseconds: tuple[float, ...], lost: int, met: bool
+) -> None:
     [said] = verdicts([taken(3, AT_REST, 900.0), taken(3, MOVING, *milliseconds, lost=lost)])
     assert said.startswith("met") is met
     assert "3 who type beside a moving picture" in said

@@ -11,7 +11,10 @@ from vdi.devcluster.images.archive import ImageConfig, write_archive
 
 def test_operator_runs_with_the_current_python() -> None:
     program = from_here()
-    question = "import platform, msgspec, vdi.kube.http as found; print(platform.python_version(), found.__file__)"
+    question = (
+        "import platform, msgspec, vdi.kube.http as found; print(platform.python_version(),"
+        " found.__file__)"
+    )
     environment = {**os.environ, **program.environment}
     asked = [program.argv[0], "-c", question]
     reported = subprocess.run(asked, env=environment, capture_output=True, text=True, check=True)

@@ -6,7 +6,13 @@ from bench.report import goals, remarks, table
 
 
 def a_run(
-    name: str, *, p99: float = 10.0, writes: float = 7.0, reads: float = 0.0, others: float = 0.0, cpu: float = 1.0
+    name: str,
+    *,
+    p99: float = 10.0,
+    writes: float = 7.0,
+    reads: float = 0.0,
+    others: float = 0.0,
+    cpu: float = 1.0,
 ) -> dict[str, Any]:
     return {
         "name": name,
@@ -23,7 +29,14 @@ def row(text: str, title: str) -> list[str]:
 
 
 def test_the_first_contender_is_compared_with_each_other_one() -> None:
-    text = table([a_run("vdi", writes=8), a_run("go", writes=7), a_run("floor", writes=8), a_run("vdi", writes=6)])
+    text = table(
+        [
+            a_run("vdi", writes=8),
+            a_run("go", writes=7),
+            a_run("floor", writes=8),
+            a_run("vdi", writes=6),
+        ]
+    )
     assert [cell.strip() for cell in text.splitlines()[0].split("|")][2:-1] == [
         "vdi",
         "go",
@@ -70,5 +83,12 @@ def test_goals_need_runs_of_our_own() -> None:
 
 def test_remarks_name_errors_and_disturbed_runs() -> None:
     assert remarks(
-        [a_run("vdi", others=30), {"name": "go", "repeat": 1, "error": "gone"}, a_run("floor", others=9)]
-    ) == ["disturbed: vdi, repeat 1, trickle: other programs used 30 % of the machine", "ERROR go, repeat 1: gone"]
+        [
+            a_run("vdi", others=30),
+            {"name": "go", "repeat": 1, "error": "gone"},
+            a_run("floor", others=9),
+        ]
+    ) == [
+        "disturbed: vdi, repeat 1, trickle: other programs used 30 % of the machine",
+        "ERROR go, repeat 1: gone",
+    ]

@@ -26,11 +26,17 @@ def test_no_measurements_have_no_percentile() -> None:
 
 
 def test_latency_is_in_milliseconds() -> None:
-    assert latency([0.001, 0.0025, 0.01004]) == {"n": 3, "p50_ms": 2.5, "p99_ms": 10.0, "max_ms": 10.0}
+    assert latency([0.001, 0.0025, 0.01004]) == {
+        "n": 3,
+        "p50_ms": 2.5,
+        "p99_ms": 10.0,
+        "max_ms": 10.0,
+    }
 
 
 @pytest.mark.parametrize(
-    ("values", "shown"), [([7.0], "7"), ([4.0, 1.0, 9.0], "4 [1..9]"), ([1234.567, 2000.0], "1617 [1235..2000]")]
+    ("values", "shown"),
+    [([7.0], "7"), ([4.0, 1.0, 9.0], "4 [1..9]"), ([1234.567, 2000.0], "1617 [1235..2000]")],
 )
 def test_spread_shows_median_and_both_ends(values: list[float], shown: str) -> None:
     assert spread(values) == shown

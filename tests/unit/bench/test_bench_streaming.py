@@ -19,12 +19,21 @@ def figures(ours: float = 40.0, plain: float = 39.0) -> dict[str, Any]:
         for way, base in ((OURS, ours), (PLAIN, plain))
         for number in range(10)
     ]
-    load = {"what": "at rest", "seconds": 10.0, "pod_cpu_s": 1.5, "traefik_cpu_s": 0.5, "working_set_mib": 480.2}
+    load = {
+        "what": "at rest",
+        "seconds": 10.0,
+        "pod_cpu_s": 1.5,
+        "traefik_cpu_s": 0.5,
+        "working_set_mib": 480.2,
+    }
     return {
         "machine": {"cpus": 2, "kernel": "6", "busy_percent": 3.0},
         "photons": keys,
         "round_trips": {OURS: [0.9, 1.1], PLAIN: [0.4, 0.5]},
-        "loads": [{**load, "frames": None}, {**load, "what": "moving", "pod_cpu_s": 9.5, "frames": 300}],
+        "loads": [
+            {**load, "frames": None},
+            {**load, "what": "moving", "pod_cpu_s": 9.5, "frames": 300},
+        ],
     }
 
 
@@ -34,7 +43,9 @@ def cells(text: str, start: str) -> list[str]:
 
 
 def test_a_comparison_has_both_the_difference_and_the_ratio() -> None:
-    middle, slow = compare("delay", [float(n) for n in range(1, 101)], [float(n) for n in range(11, 111)])
+    middle, slow = compare(
+        "delay", [float(n) for n in range(1, 101)], [float(n) for n in range(11, 111)]
+    )
     assert middle == ["delay, p50, ms", "100 + 100", "50.0", "60.0", "-10.0", "0.83"]
     assert slow == ["delay, p95, ms", "100 + 100", "95.0", "105.0", "-10.0", "0.90"]
 
@@ -46,13 +57,21 @@ def test_missing_measurement_is_not_compared() -> None:
 def test_goals_compare_p95_and_added_latency() -> None:
     assert [line[:6] for line in verdicts(figures())] == ["met   "] * 3
     assert [line[:6] for line in verdicts(figures(ours=42.0))] == ["MISSED"] * 3
-    assert [line[:6] for line in verdicts(figures(ours=41.0, plain=40.0))] == ["MISSED", "met   ", "met   "]
+    assert [line[:6] for line in verdicts(figures(ours=41.0, plain=40.0))] == [
+        "MISSED",
+        "met   ",
+        "met   ",
+    ]
 
 
 def test_goals_of_the_first_picture_are_met_by_the_median() -> None:
     measured = [{"way": "vdi", "picture_s": seconds} for seconds in (3.0, 3.9, 9.0)]
     measured += [{"way": "from a pool", "picture_s": seconds} for seconds in (0.5, 1.0, 1.1)]
-    assert [line.split()[0] for line in first_picture.verdicts(measured)] == ["met", "MISSED", "met"]
+    assert [line.split()[0] for line in first_picture.verdicts(measured)] == [
+        "met",
+        "MISSED",
+        "met",
+    ]
 
 
 def test_a_key_without_a_letter_is_counted_and_in_no_percentile() -> None:
@@ -72,17 +91,28 @@ def write(folder: Path, **files: str) -> None:
 def test_the_load_of_a_pod_from_cgroups_of_version_1(tmp_path: Path) -> None:
     inside = Path("vdi-demo/kubepods/burstable") / f"pod{UID}"
     write(tmp_path / "cpuacct" / inside, cpuacct__usage="2500000000\n")
-    memory = {"memory__usage_in_bytes": f"{500 << 20}\n", "memory__stat": f"cache 7\ntotal_inactive_file {20 << 20}\n"}
+    memory = {
+        "memory__usage_in_bytes": f"{500 << 20}\n",
+        "memory__stat": f"cache 7\ntotal_inactive_file {20 << 20}\n",
+    }
     write(tmp_path / "memory" / inside, **memory)
     write(tmp_path / "unified" / inside, cpu__stat="usage_usec 1\n")
     mounts = [CgroupMount(str(tmp_path / "unified"), v2=True)]
-    mounts += [CgroupMount(str(tmp_path / name), v2=False, controllers=(name,)) for name in ("cpuacct", "memory")]
+    mounts += [
+        CgroupMount(str(tmp_path / name), v2=False, controllers=(name,))
+        for name in ("cpuacct", "memory")
+    ]
     assert read(mounts, "demo", UID) == Load(2.5, 480.0)
 
 
 def test_the_load_of_a_pod_from_cgroups_of_version_2(tmp_path: Path) -> None:
-    memory = {"memory__current": f"{500 << 20}\n", "memory__stat": f"anon 7\ninactive_file {20 << 20}\n"}
-    write(tmp_path / "vdi-demo" / f"pod{UID}", cpu__stat="usage_usec 2500000\nuser_usec 1\n", **memory)
+    memory = {
+        "memory__current": f"{500 << 20}\n",
+        "memory__stat": f"anon 7\ninactive_file {20 << 20}\n",
+    }
+    write(
+        tmp_path / "vdi-demo" / f"pod{UID}", cpu__stat="usage_usec 2500000\nuser_usec 1\n", **memory
+    )
     assert read([CgroupMount(str(tmp_path), v2=True)], "demo", UID) == Load(2.5, 480.0)
 
 
@@ -91,9 +121,15 @@ def test_a_pod_without_a_cgroup_is_an_error_and_not_a_zero(tmp_path: Path) -> No
         read([CgroupMount(str(tmp_path), v2=True)], "demo", UID)
 
 
-@pytest.mark.parametrize(("bench", "words"), [(main, []), (first_picture.main, []), (agent.main, ["--demo"])])
+@pytest.mark.parametrize(
+    ("bench", "words"), [(main, []), (first_picture.main, []), (agent.main, ["--demo"])]
+)
 def test_missing_cluster_names_make_demo(
-    bench: Any, words: list[str], tmp_path: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    bench: Any,
+    words: list[str],
+    tmp_path: Any,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     for variable in ("VDI_STATE", "VDI_CACHE"):
         monkeypatch.setenv(variable, str(tmp_path))
@@ -103,9 +139,14 @@ def test_missing_cluster_names_make_demo(
 
 @pytest.mark.parametrize(
     ("bench", "option"),
-    [(first_picture.main, "-n"), *((main, option) for option in ("--keys", "--rounds", "--pings", "--seconds"))],
+    [
+        (first_picture.main, "-n"),
+        *((main, option) for option in ("--keys", "--rounds", "--pings", "--seconds")),
+    ],
 )
-def test_number_below_one_is_refused(bench: Any, option: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_number_below_one_is_refused(
+    bench: Any, option: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     with pytest.raises(SystemExit, match="2"):
         bench([option, "0"])
     assert "0: allowed: 1 or more" in capsys.readouterr().err

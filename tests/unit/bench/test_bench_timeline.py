@@ -10,12 +10,20 @@ from bench.timeline import Timeline, sighting
 def a_line(*, phase: str | None = None, owner: str | None = None, name: str = "p") -> bytes:
     metadata: dict[str, Any] = {"name": name, "resourceVersion": "41"}
     if owner:
-        metadata["ownerReferences"] = [{"kind": "Other", "name": "x"}, {"kind": "VDISession", "name": owner}]
-    return json.dumps({"type": "ADDED", "object": {"metadata": metadata, "status": {"phase": phase}}}).encode()
+        metadata["ownerReferences"] = [
+            {"kind": "Other", "name": "x"},
+            {"kind": "VDISession", "name": owner},
+        ]
+    return json.dumps(
+        {"type": "ADDED", "object": {"metadata": metadata, "status": {"phase": phase}}}
+    ).encode()
 
 
 def test_a_pod_counts_for_the_session_that_owns_it() -> None:
-    assert sighting("pod", a_line(owner="s1", phase="Running"), 1.5) == (("pod", "ADDED", "s1", "Running", 1.5), "41")
+    assert sighting("pod", a_line(owner="s1", phase="Running"), 1.5) == (
+        ("pod", "ADDED", "s1", "Running", 1.5),
+        "41",
+    )
 
 
 def test_an_object_without_an_owner_counts_for_its_own_name() -> None:
@@ -23,7 +31,9 @@ def test_an_object_without_an_owner_counts_for_its_own_name() -> None:
 
 
 def test_a_watch_that_the_server_gave_up_starts_again() -> None:
-    line = json.dumps({"type": "ERROR", "object": {"kind": "Status", "status": "Failure", "code": 410}}).encode()
+    line = json.dumps(
+        {"type": "ERROR", "object": {"kind": "Status", "status": "Failure", "code": 410}}
+    ).encode()
     assert sighting("pod", line, 1.5) == (("pod", "ERROR", "", None, 1.5), "0")
 
 

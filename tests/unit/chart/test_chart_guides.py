@@ -15,7 +15,8 @@ from tools.generate.chart_render import ROOT
 from vdi.cli.main import NOUNS, load_noun
 
 DOCS = ROOT / "docs"
-# Words of this form that are no values of the chart: files, fields of a status, API groups, Kasm's values.
+# Words of this form that are no values of the chart: files, fields of a status, API groups, Kasm's
+# values.
 OTHERS = re.compile(
     r".*\.(md|py|yaml)|traefik\.io|queue\.(position|reason|earliestSlot|availableGpu|nodeRequestTime)|global\.kasm\w+"
 )
@@ -30,8 +31,12 @@ def named(page: Path) -> str:
 
 def anchors(page: Path) -> set[str]:
     """The anchors of a page: its headings, as the forges make anchors of them."""
-    headings = re.findall(r"^#+ (.+)$", re.sub(r"```.*?```", "", page.read_text(), flags=re.DOTALL), re.MULTILINE)
-    return {re.sub(r"[^\w -]", "", heading.lower()).strip().replace(" ", "-") for heading in headings}
+    headings = re.findall(
+        r"^#+ (.+)$", re.sub(r"```.*?```", "", page.read_text(), flags=re.DOTALL), re.MULTILINE
+    )
+    return {
+        re.sub(r"[^\w -]", "", heading.lower()).strip().replace(" ", "-") for heading in headings
+    }
 
 
 @pytest.mark.parametrize("page", PAGES, ids=named)
@@ -46,20 +51,28 @@ def test_every_link_has_a_target(page: Path) -> None:
 
 @cache
 def command_of(noun: str) -> Any:
-    """With all that is below it: Typer makes them from functions, which takes longer than to read a page."""
+    """With all that is below it: Typer makes them from functions, which takes longer than to read a
+    page.
+    """
     return load_noun(noun)
 
 
-@pytest.mark.parametrize("page", [page for page in PAGES if page.parent.name != "design"], ids=named)
+@pytest.mark.parametrize(
+    "page", [page for page in PAGES if page.parent.name != "design"], ids=named
+)
 def test_commands_in_sentences_exist(page: Path) -> None:
-    """Blocks are parsed by `tests/unit/tools/test_docs_blocks.py`. Pages of docs/design name planned commands too."""
+    """Blocks are parsed by `tests/unit/tools/test_docs_blocks.py`. Pages of docs/design name
+    planned commands too.
+    """
     for line in re.findall(r"`(vdi [a-z][^`]*)`", page.read_text()):
         noun, *words = re.split(r"[|,]|\.\.\.", line)[0].split()[1:]
         assert noun in NOUNS, line
         command = command_of(noun)
         while words and words[0] in getattr(command, "commands", {}):
             command = command.commands[words.pop(0)]
-        known = {option for param in command.params for option in (*param.opts, *param.secondary_opts)} | {"--help"}
+        known = {
+            option for param in command.params for option in (*param.opts, *param.secondary_opts)
+        } | {"--help"}
         given = {word for word in words if word.startswith("-") and word != "-"}
         assert not words or not hasattr(command, "commands"), f"{line}: there is no such command"
         assert given <= known, f"{line}: allowed: {sorted(known)}"
@@ -87,4 +100,6 @@ def test_every_value_of_the_chart_exists(page: Path) -> None:
 def test_homes_script_parses_and_has_help() -> None:
     assert subprocess.run(["sh", "-n", SCRIPT], check=False).returncode == 0
     said = subprocess.run([SCRIPT], capture_output=True, text=True, check=False)
-    assert said.returncode == 2 and "homes.sh save FOLDER" in said.stderr and "TIMEOUT" in said.stderr
+    assert (
+        said.returncode == 2 and "homes.sh save FOLDER" in said.stderr and "TIMEOUT" in said.stderr
+    )

@@ -1,4 +1,6 @@
-"""The chart with several namespaces of sessions: what is in one of them is in each; real helm, no cluster."""
+"""The chart with several namespaces of sessions: what is in one of them is in each; real helm, no
+cluster.
+"""
 
 import json
 from pathlib import Path
@@ -28,13 +30,20 @@ def within(objects: list[Object], namespace: str) -> dict[tuple[str, str], Objec
 
 
 def variables(objects: list[Object], deployment: str) -> dict[str, str]:
-    (found,) = [made for made in objects if (made["kind"], made["metadata"]["name"]) == ("Deployment", deployment)]
+    (found,) = [
+        made
+        for made in objects
+        if (made["kind"], made["metadata"]["name"]) == ("Deployment", deployment)
+    ]
     container = found["spec"]["template"]["spec"]["containers"][0]
     return {variable["name"]: variable.get("value", "") for variable in container["env"]}
 
 
 def test_each_namespace_has_the_same_objects(helm: Path) -> None:
-    one, both = render(helm, "values.yaml", *_ONE, *_MORE), render(helm, "values.yaml", *_BOTH, *_MORE)
+    one, both = (
+        render(helm, "values.yaml", *_ONE, *_MORE),
+        render(helm, "values.yaml", *_BOTH, *_MORE),
+    )
     desired = within(one, "desks")
     assert within(both, "desks") == desired
     assert {"Role", "RoleBinding", "NetworkPolicy", "Middleware", "PodDisruptionBudget"} <= {
@@ -63,18 +72,30 @@ def test_session_namespaces_enforce_pod_security(helm: Path) -> None:
     assert made["lab"]["labels"]["pod-security.kubernetes.io/enforce"] == "restricted"
     assert made["lab"]["annotations"] == {"helm.sh/resource-policy": "keep"}
     with_release = render(helm, "values.yaml", "--set", "sessions.namespaces={lab,vdi-system}")
-    assert [made["metadata"]["name"] for made in with_release if made["kind"] == "Namespace"] == ["lab"]
+    assert [made["metadata"]["name"] for made in with_release if made["kind"] == "Namespace"] == [
+        "lab"
+    ]
 
 
 def test_one_list_of_namespaces_reaches_all_components(helm: Path) -> None:
-    objects = render(helm, "values.yaml", *_BOTH, "--set-json", 'sessions.groupNamespaces={"a,b=c":"lab"}')
+    objects = render(
+        helm, "values.yaml", *_BOTH, "--set-json", 'sessions.groupNamespaces={"a,b=c":"lab"}'
+    )
     environment = variables(objects, "vdi-operator")
     assert operator_settings(environment).namespaces == ("desks", "lab")
-    gateway = {name: value for name, value in variables(objects, "vdi-gateway").items() if value and "TURN" not in name}
+    gateway = {
+        name: value
+        for name, value in variables(objects, "vdi-gateway").items()
+        if value and "TURN" not in name
+    }
     settings = gateway_settings(gateway)
     assert (settings.namespaces, settings.group_namespaces) == (("desks", "lab"), {"a,b=c": "lab"})
     for name in ("vdi-operator", "vdi-gateway"):
-        (policy,) = [made for made in objects if (made["kind"], made["metadata"]["name"]) == ("NetworkPolicy", name)]
+        (policy,) = [
+            made
+            for made in objects
+            if (made["kind"], made["metadata"]["name"]) == ("NetworkPolicy", name)
+        ]
         peers = [peer for rule in policy["spec"]["egress"] for peer in rule.get("to", ())]
         reached = [
             peer["namespaceSelector"]["matchLabels"].get("kubernetes.io/metadata.name")

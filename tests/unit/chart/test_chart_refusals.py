@@ -1,4 +1,6 @@
-"""Values that the chart refuses to render: by its schema, or by a check in a template. Real helm, no cluster."""
+"""Values that the chart refuses to render: by its schema, or by a check in a template. Real helm,
+no cluster.
+"""
 
 import subprocess
 from pathlib import Path
@@ -28,13 +30,22 @@ REFUSED: list[tuple[str, tuple[str, ...]]] = [
     ("traefik.tlsSecret=a,traefik.certResolver=b", ("/traefik/certResolver", "maxLength")),
     ("traefik.peers=null", ("/traefik", "peers")),
     ("extraEnv[0].name=VDI_DOMAIN", ("VDI_DOMAIN is already set by the chart",)),
-    ("gateway.extraEnv[0].name=VDI_RETENTION_DAYS", ("VDI_RETENTION_DAYS is already set by the chart",)),
+    (
+        "gateway.extraEnv[0].name=VDI_RETENTION_DAYS",
+        ("VDI_RETENTION_DAYS is already set by the chart",),
+    ),
     ("image.digest=sha256:abc", ("digest",)),
     (r"podLabels.app\.kubernetes\.io/name=mine", ("podLabels: app.kubernetes.io/name",)),
     ("hostAliases[0].ip=192.0.2.7", ("hostAliases",)),
     ("gateway.proxy.https=http://me:secret@proxy:3128", ("https",)),
-    ("gateway.replicas=2", ("gateway.replicas: 2", "database.existingSecret", "redis.existingSecret")),
-    ("gateway.replicas=2,gateway.database.existingSecret=db", ("gateway.replicas: 2", "redis.existingSecret")),
+    (
+        "gateway.replicas=2",
+        ("gateway.replicas: 2", "database.existingSecret", "redis.existingSecret"),
+    ),
+    (
+        "gateway.replicas=2,gateway.database.existingSecret=db",
+        ("gateway.replicas: 2", "redis.existingSecret"),
+    ),
     ("gateway.oidc.issuer=https://sso.example.com", ("/gateway/oidc/clientId", "minLength")),
     ("gateway.oidc.issuer=sso.example.com", ("/gateway/oidc/issuer", "pattern")),
     (
@@ -42,15 +53,24 @@ REFUSED: list[tuple[str, tuple[str, ...]]] = [
         ("/gateway/notices/webhook/existingSecret", "minLength"),
     ),
     ("gateway.notices.webhook.existingSecret=hook", ("/gateway/notices/webhook/url", "minLength")),
-    ("gateway.notices.webhook.url=http://hooks.example.com", ("/gateway/notices/webhook/url", "pattern")),
-    ("gateway.notices.email.from=vdi@example.com", ("/gateway/notices/email/existingSecret", "minLength")),
+    (
+        "gateway.notices.webhook.url=http://hooks.example.com",
+        ("/gateway/notices/webhook/url", "pattern"),
+    ),
+    (
+        "gateway.notices.email.from=vdi@example.com",
+        ("/gateway/notices/email/existingSecret", "minLength"),
+    ),
     ("gateway.notices.email.existingSecret=mail", ("/gateway/notices/email/from", "minLength")),
     (
         "gateway.recordings.s3.bucket=films",
         ("/gateway/recordings/s3/endpoint", "/gateway/recordings/s3/existingSecret"),
     ),
     (f"{_FILMS},gateway.recordings.claim=films", ("/gateway/recordings/s3/bucket", "maxLength")),
-    (f"{_FILMS},gateway.recordings.s3.endpoint=s3.example.com", ("/gateway/recordings/s3/endpoint", "pattern")),
+    (
+        f"{_FILMS},gateway.recordings.s3.endpoint=s3.example.com",
+        ("/gateway/recordings/s3/endpoint", "pattern"),
+    ),
     (f"{_FILMS},gateway.recordings.s3.bucket=Films", ("/gateway/recordings/s3/bucket", "pattern")),
     (f"{_FILMS},gateway.recordings.s3.prefix=/films", ("/gateway/recordings/s3/prefix", "pattern")),
     ("gateway.adminUsers[0]=root", ("/gateway/adminUsers/0", "pattern")),
@@ -72,8 +92,14 @@ REFUSED: list[tuple[str, tuple[str, ...]]] = [
     ("network.dns=null", ("missing property 'dns'",)),
     ("network.notInternet=null", ("missing property 'notInternet'",)),
     ("network=null", ("missing property 'network'",)),
-    *((f"network.apiServerPorts={ports}", ("apiServerPorts",)) for ports in ("null", "{}", "{0}", "{https}", "443")),
-    (f"{_SPACES},sessions.groupNamespaces.staff=labs", ("sessions.groupNamespaces: staff: labs: allowed: a",)),
+    *(
+        (f"network.apiServerPorts={ports}", ("apiServerPorts",))
+        for ports in ("null", "{}", "{0}", "{https}", "443")
+    ),
+    (
+        f"{_SPACES},sessions.groupNamespaces.staff=labs",
+        ("sessions.groupNamespaces: staff: labs: allowed: a",),
+    ),
     (
         f"{_SPACES},{_POOL},pools.warm.namespace=labs",
         ("pools.warm.namespace: labs: allowed: a namespace of sessions: desks",),
@@ -86,7 +112,17 @@ REFUSED: list[tuple[str, tuple[str, ...]]] = [
 @pytest.mark.parametrize(("values", "said"), REFUSED, ids=[values for values, _ in REFUSED])
 def test_invalid_value_is_refused(helm: Path, values: str, said: tuple[str, ...]) -> None:
     known = ("--kube-version", "1.34.0", "--api-versions", "vdi.kasm.io/v1alpha1/VDIPool")
-    command = [str(helm), "template", "vdi", str(CHART), "--values", str(DEV_IMAGES), *known, "--set", values]
+    command = [
+        str(helm),
+        "template",
+        "vdi",
+        str(CHART),
+        "--values",
+        str(DEV_IMAGES),
+        *known,
+        "--set",
+        values,
+    ]
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
     assert done.returncode == 1
     for words in said:

@@ -26,7 +26,9 @@ _WITH_DOCTOR = ("--set", "doctor.schedule=@hourly")
 
 
 def know(cluster: FakeCluster, kinds: Iterable[Object]) -> None:
-    """As much of an API server as helm needs: it knows the kinds of these objects, and has one object, its own."""
+    """As much of an API server as helm needs: it knows the kinds of these objects, and has one
+    object, its own.
+    """
     answers: dict[str, Object] = {
         "/version": {"major": "1", "minor": "34", "gitVersion": "v1.34.0"},
         "/api": {"kind": "APIVersions", "versions": ["v1"]},
@@ -39,7 +41,11 @@ def know(cluster: FakeCluster, kinds: Iterable[Object]) -> None:
         if path not in answers:
             answers[path] = {"kind": "APIResourceList", "groupVersion": version, "resources": []}
             groups = answers["/apis"]["groups"]
-            groups += [{"name": group, "versions": [{"groupVersion": version, "version": short}]}] if group else []
+            groups += (
+                [{"name": group, "versions": [{"groupVersion": version, "version": short}]}]
+                if group
+                else []
+            )
         resource = {"name": f"{kind.lower()}s", "kind": kind, "namespaced": True, "verbs": ["get"]}
         answers[path]["resources"].append(resource)
 
@@ -48,8 +54,19 @@ def know(cluster: FakeCluster, kinds: Iterable[Object]) -> None:
 
 
 def template(helm: Path, *words: str) -> "subprocess.CompletedProcess[str]":
-    command = [str(helm), "template", "vdi", str(CHART), "--namespace", "vdi-system", "--values", str(DEV_IMAGES)]
-    return subprocess.run([*command, *words], capture_output=True, text=True, check=False, timeout=60)
+    command = [
+        str(helm),
+        "template",
+        "vdi",
+        str(CHART),
+        "--namespace",
+        "vdi-system",
+        "--values",
+        str(DEV_IMAGES),
+    ]
+    return subprocess.run(
+        [*command, *words], capture_output=True, text=True, check=False, timeout=60
+    )
 
 
 def api_server_ports(objects: list[Object]) -> Iterator[tuple[str, list[int]]]:
@@ -76,7 +93,9 @@ def test_the_api_server_is_reached_on_the_ports_that_are_set(
     assert dict(api_server_ports(objects)) == dict.fromkeys(_CLIENTS, ports)
 
 
-def test_the_port_that_a_cluster_names_is_added(helm: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_port_that_a_cluster_names_is_added(
+    helm: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("KUBECONFIG", "/dev/null")
     monkeypatch.setenv("KUBECACHEDIR", str(tmp_path))
     kinds = render(helm, "values.yaml", *_WITH_DOCTOR)
@@ -102,24 +121,41 @@ _HOOK, _S3 = "gateway.notices.webhook", "gateway.recordings.s3"
         (_ELSEWHERE, ["desktop"]),
         (f"{_OIDC}/x", ["desktop", "gateway"]),
         (f"{_OIDC}:8443/x", ["desktop"]),
-        (f"{_ELSEWHERE},{_HOOK}.url=https://hooks.example.com/vdi,{_HOOK}.existingSecret=x", ["desktop", "gateway"]),
+        (
+            f"{_ELSEWHERE},{_HOOK}.url=https://hooks.example.com/vdi,{_HOOK}.existingSecret=x",
+            ["desktop", "gateway"],
+        ),
         (
             f"{_ELSEWHERE},{_S3}.bucket=films,{_S3}.endpoint=https://s3.example.com,{_S3}.existingSecret=films",
             ["desktop", "gateway"],
         ),
     ],
 )
-def test_helm_test_plan_follows_the_api_server_ports(helm: Path, values: str, reach: list[str]) -> None:
-    """The rule for the API server names no address, so it opens port 443 of all hosts, if that is among the ports."""
+def test_helm_test_plan_follows_the_api_server_ports(
+    helm: Path, values: str, reach: list[str]
+) -> None:
+    """The rule for the API server names no address, so it opens port 443 of all hosts, if that is
+    among the ports.
+    """
     done = template(helm, "--set", values)
     assert done.returncode == 0, done.stderr
-    plans = [made["data"].get("plan.json") for made in read_objects(done.stdout) if made["kind"] == "ConfigMap"]
+    plans = [
+        made["data"].get("plan.json")
+        for made in read_objects(done.stdout)
+        if made["kind"] == "ConfigMap"
+    ]
     (plan,) = [json.loads(text) for text in plans if text]
     assert plan["allowed"]["the internet 443"] == reach
 
 
-def test_production_renders_without_the_parts_that_the_guide_names(helm: Path, tmp_path: Path) -> None:
-    (block,) = [block for block in all_blocks() if block.page == "docs/install.md" and "certManager:" in block.text]
+def test_production_renders_without_the_parts_that_the_guide_names(
+    helm: Path, tmp_path: Path
+) -> None:
+    (block,) = [
+        block
+        for block in all_blocks()
+        if block.page == "docs/install.md" and "certManager:" in block.text
+    ]
     values = tmp_path / "without.yaml"
     values.write_text(block.text)
     made = render(helm, "values-production.yaml", "--values", str(values))
@@ -133,15 +169,29 @@ def test_metrics_of_another_release_do_not_count(helm: Path) -> None:
     words = ("--set", "monitoring.rules=true", "--set", "doctor.schedule=@hourly")
 
     def silences(*more: str) -> list[str]:
-        rules = [made for made in render(helm, "values.yaml", *words, *more) if made["kind"] == "PrometheusRule"]
-        found = [rule for made in rules for group in made["spec"]["groups"] for rule in group["rules"]]
-        names = {"VDIOperatorDown", "VDIOperatorWithoutLeader", "VDIGatewayDown", "VDIProbeSilent", "VDIDoctorSilent"}
+        rules = [
+            made
+            for made in render(helm, "values.yaml", *words, *more)
+            if made["kind"] == "PrometheusRule"
+        ]
+        found = [
+            rule for made in rules for group in made["spec"]["groups"] for rule in group["rules"]
+        ]
+        names = {
+            "VDIOperatorDown",
+            "VDIOperatorWithoutLeader",
+            "VDIGatewayDown",
+            "VDIProbeSilent",
+            "VDIDoctorSilent",
+        }
         return [rule["expr"] for rule in found if rule.get("alert") in names]
 
     own = silences("--set", "monitoring.podMonitor=true")
     assert len(own) == 7
     assert all('{namespace="vdi-system"' in expression for expression in own)
-    assert not any("namespace=" in expression for expression in silences()), "a Prometheus set up by hand may have none"
+    assert not any("namespace=" in expression for expression in silences()), (
+        "a Prometheus set up by hand may have none"
+    )
 
 
 def priorities(objects: list[Object]) -> dict[str, str | None]:
@@ -160,4 +210,6 @@ def test_servers_outrank_desktops_in_production_alone(helm: Path) -> None:
     assert found == {f"vdi-{name}": "system-cluster-critical" for name in names}
     servers = "postgresql.enabled=true,redis.enabled=true,coturn.enabled=true,coturn.realm=r"
     peers = "coturn.allowedPeers={10.42.0.0/16}"
-    assert set(priorities(render(helm, "values.yaml", "--set", f"{servers},{peers}")).values()) == {None}
+    assert set(priorities(render(helm, "values.yaml", "--set", f"{servers},{peers}")).values()) == {
+        None
+    }

@@ -1,4 +1,6 @@
-"""The chart's papers agree with each other: values, schema, table, CRDs and the operator's settings."""
+"""The chart's papers agree with each other: values, schema, table, CRDs and the operator's
+settings.
+"""
 
 import json
 import re
@@ -22,7 +24,12 @@ from vdi.settings import read_settings as operator_settings
 
 CHART = ROOT / "charts/vdi"
 # Variables of the gateway that take any text: test_crd_chart.py follows them into the settings.
-FREE_TEXT = {"VDI_OIDC_CLIENT_ID", "VDI_OIDC_CLIENT_SECRET", "VDI_OIDC_GROUPS_CLAIM", "VDI_OIDC_NAME"} | {
+FREE_TEXT = {
+    "VDI_OIDC_CLIENT_ID",
+    "VDI_OIDC_CLIENT_SECRET",
+    "VDI_OIDC_GROUPS_CLAIM",
+    "VDI_OIDC_NAME",
+} | {
     "VDI_ADMIN_GROUPS",
     "VDI_AUDITOR_GROUPS",
     "VDI_LIMITS_FILE",
@@ -46,20 +53,30 @@ def test_a_misspelt_value_is_refused_at_every_depth() -> None:
     schema = json.loads(chart.SCHEMA.read_text())
     found = [
         *objects_of(schema),
-        *(each for kind in ("template", "pool") for each in objects_of(schema["definitions"][kind])),
+        *(
+            each
+            for kind in ("template", "pool")
+            for each in objects_of(schema["definitions"][kind])
+        ),
     ]
     assert len(found) > 10
     for path, each in found:
-        if path != ".global":  # a chart that has this one as a part may keep values of its own there
+        if (
+            path != ".global"
+        ):  # a chart that has this one as a part may keep values of its own there
             assert each["additionalProperties"] is False, path
 
 
 def test_every_value_is_described_in_schema_and_values_file() -> None:
     values = yaml.safe_load(chart.VALUES.read_text())
-    assert all(words for _, _, words in chart.value_rows(json.loads(chart.SCHEMA.read_text()), values))
+    assert all(
+        words for _, _, words in chart.value_rows(json.loads(chart.SCHEMA.read_text()), values)
+    )
     text = chart.VALUES.read_text()
     for name in values:
-        assert re.search(rf"^#.*\n{name}:", text, re.MULTILINE), f"{name} has no comment above it in values.yaml"
+        assert re.search(rf"^#.*\n{name}:", text, re.MULTILINE), (
+            f"{name} has no comment above it in values.yaml"
+        )
 
 
 def test_every_key_of_the_schema_has_a_default_in_the_values() -> None:
@@ -74,12 +91,17 @@ def test_every_key_of_the_schema_has_a_default_in_the_values() -> None:
 
 @pytest.mark.parametrize(
     ("template", "read", "free"),
-    [("deployment.yaml", operator_settings, set[str]()), ("_gateway.tpl", gateway_settings, FREE_TEXT)],
+    [
+        ("deployment.yaml", operator_settings, set[str]()),
+        ("_gateway.tpl", gateway_settings, FREE_TEXT),
+    ],
 )
 def test_every_variable_of_the_chart_is_read(
     template: str, read: Callable[[dict[str, str]], object], free: set[str]
 ) -> None:
-    """Each is set to something wrong: the process complains of all of them, so it reads all of them."""
+    """Each is set to something wrong: the process complains of all of them, so it reads all of
+    them.
+    """
     names = re.findall(r"name: (VDI_\w+)", (CHART / "templates" / template).read_text())
     assert len(names) >= 8 and free <= set(names)
     problems = ""
@@ -94,10 +116,16 @@ def test_forward_auth_middlewares_match_the_gateway() -> None:
     made = read_objects(chart.MANIFEST.read_text())
     middlewares = {each["metadata"]["name"]: each for each in made if each["kind"] == "Middleware"}
     for name in ("vdi-gateway-retry", "vdi-gateway-tokens"):
-        assert middlewares.pop(name)["metadata"]["namespace"] == "vdi-system", "beside the portal's route"
+        assert middlewares.pop(name)["metadata"]["namespace"] == "vdi-system", (
+            "beside the portal's route"
+        )
     places = {middleware["metadata"]["namespace"] for middleware in middlewares.values()}
     assert places == {"vdi-sessions"}, "a route refuses a Middleware of another namespace"
-    (operator,) = [each for each in made if each["metadata"]["name"] == "vdi-operator" and each["kind"] == "Deployment"]
+    (operator,) = [
+        each
+        for each in made
+        if each["metadata"]["name"] == "vdi-operator" and each["kind"] == "Deployment"
+    ]
     variables = operator["spec"]["template"]["spec"]["containers"][0]["env"]
     assert {"name": "VDI_EDGE_MIDDLEWARE", "value": "vdi-edge"} in variables
     address = "http://vdi-gateway.vdi-system.svc:8081/edge/verify"
@@ -119,16 +147,25 @@ def test_route_priorities_are_portal_desktop_waiting_page() -> None:
     assert portal["match"] == "Host(`portal.vdi.localhost`)"
     assert tokens["priority"] > portal["priority"]
     has_token = "HeaderRegexp(`Authorization`, `.`) && !HeaderRegexp(`Authorization`, `.{200}`)"
-    assert tokens["match"] == f"{portal['match']} && {has_token}", "Traefik keeps the headers that it counts"
+    assert tokens["match"] == f"{portal['match']} && {has_token}", (
+        "Traefik keeps the headers that it counts"
+    )
     (pattern,) = re.findall(r"HostRegexp\(`(.*)`\)$", rest["match"])
     assert own["match"] == f"{rest['match']} && PathPrefix(`/.vdi/`)"
     assert turn["match"] == f"{rest['match']} && Path(`/api/turn`)"
     assert re.match(pattern, "alice-desktop.vdi.localhost")
-    for other in ("a.b.vdi.localhost", "alicexvdi.localhost", ".vdi.localhost", "alice.vdi.localhost.evil.com"):
+    for other in (
+        "a.b.vdi.localhost",
+        "alicexvdi.localhost",
+        ".vdi.localhost",
+        "alice.vdi.localhost.evil.com",
+    ):
         assert not re.match(pattern, other), other
     assert tokens["middlewares"] == [{"name": "vdi-gateway-tokens"}, {"name": "vdi-gateway-retry"}]
     for each in route["spec"]["routes"]:
-        assert each is tokens or each["middlewares"] == [{"name": "vdi-gateway-retry"}], "nothing that asks the gateway"
+        assert each is tokens or each["middlewares"] == [{"name": "vdi-gateway-retry"}], (
+            "nothing that asks the gateway"
+        )
         assert [service["serversTransport"] for service in each["services"]] == ["vdi-gateway"]
 
 
@@ -136,8 +173,12 @@ def test_traefik_counts_requests_of_programs_by_token_alone() -> None:
     made = read_objects(chart.MANIFEST.read_text())
     (tokens,) = [each for each in made if each["metadata"]["name"] == "vdi-gateway-tokens"]
     limit = tokens["spec"]["rateLimit"]
-    assert limit["sourceCriterion"] == {"requestHeaderName": "Authorization"}, "all people may have one address"
-    assert limit["average"] * WINDOW_SECONDS == 2 * MAX_ACTIONS, "room for the quickest agent of one desktop"
+    assert limit["sourceCriterion"] == {"requestHeaderName": "Authorization"}, (
+        "all people may have one address"
+    )
+    assert limit["average"] * WINDOW_SECONDS == 2 * MAX_ACTIONS, (
+        "room for the quickest agent of one desktop"
+    )
 
 
 @pytest.mark.parametrize("values", sorted(CHART.glob("values*.yaml")), ids=lambda path: path.stem)
@@ -149,7 +190,9 @@ def test_clients_fill_less_than_half_of_the_gateway_s_memory(values: Path) -> No
 def test_chart_contains_and_keeps_every_crd() -> None:
     assert {path.name for path in (CHART / "files/crds").iterdir()} == set(render_files())
     for content in render_files().values():
-        assert yaml.safe_load(content)["metadata"]["annotations"]["helm.sh/resource-policy"] == "keep"
+        assert (
+            yaml.safe_load(content)["metadata"]["annotations"]["helm.sh/resource-policy"] == "keep"
+        )
     assert not (CHART / "crds").exists(), "Helm never upgrades what is in a chart's crds folder"
 
 

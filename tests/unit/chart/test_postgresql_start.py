@@ -20,7 +20,9 @@ _FIRST_START = ["initdb", "pg_ctl", "createdb", "pg_ctl", "postgres"]
 
 @dataclass(frozen=True)
 class Volume:
-    """The volume of a PostgreSQL pod, and stand-ins for PostgreSQL's programs, which log their names."""
+    """The volume of a PostgreSQL pod, and stand-ins for PostgreSQL's programs, which log their
+    names.
+    """
 
     folder: Path
 
@@ -45,7 +47,9 @@ class Volume:
             "POSTGRES_PASSWORD_FILE": "/dev/null",
         }
         script = ROOT / "images/postgresql/start.sh"
-        subprocess.run(["sh", str(script)], env=variables, check=False, timeout=30, capture_output=True)
+        subprocess.run(
+            ["sh", str(script)], env=variables, check=False, timeout=30, capture_output=True
+        )
         return log.read_text().split()
 
 

@@ -1,4 +1,6 @@
-"""The programs of `helm test`, which lie in the chart and not in a package: charts/vdi/files/network."""
+"""The programs of `helm test`, which lie in the chart and not in a package:
+charts/vdi/files/network.
+"""
 
 import importlib
 import sys

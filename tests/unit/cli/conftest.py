@@ -101,13 +101,24 @@ def clean_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def five_past_eight(monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in ("session.commands", "session.kube_backend", "session.wait", "template", "pool", "home"):
+    for module in (
+        "session.commands",
+        "session.kube_backend",
+        "session.wait",
+        "template",
+        "pool",
+        "home",
+    ):
         monkeypatch.setattr(f"vdi.cli.{module}.now_utc", lambda: NOW)
 
 
 @pytest.fixture
 def vdi(
-    fake: FakeCluster, clean_machine: None, type_command: Vdi, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    fake: FakeCluster,
+    clean_machine: None,
+    type_command: Vdi,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> Vdi:
     """Type a command at the fake cluster: `vdi("session", "ls")`."""
     monkeypatch.setenv("KUBECONFIG", str(fake.kubeconfig(tmp_path)))

@@ -1,4 +1,6 @@
-"""`FakeApi` in a thread of its own, so that commands can run their own event loop against it, with objects by path."""
+"""`FakeApi` in a thread of its own, so that commands can run their own event loop against it, with
+objects by path.
+"""
 
 import asyncio
 import json
@@ -33,7 +35,8 @@ class InThread:
         raise NotImplementedError
 
     def _run(self, ready: threading.Event, stop: asyncio.Event) -> None:
-        # The runner also cancels what aiohttp has lost sight of: a watch that began after `stop`, whose client left.
+        # The runner also cancels what aiohttp has lost sight of: a watch that began after `stop`,
+        # whose client left.
         with asyncio.Runner(loop_factory=lambda: self._loop) as runner:
             runner.run(self._serve(ready, stop))
 
@@ -52,7 +55,9 @@ class InThread:
 
 
 class FakeCluster(InThread):
-    """An API server whose objects a test names by URL path. Methods may be called from the test's thread."""
+    """An API server whose objects a test names by URL path. Methods may be called from the test's
+    thread.
+    """
 
     def __init__(self) -> None:
         super().__init__()
@@ -70,13 +75,18 @@ class FakeCluster(InThread):
     def objects(self) -> dict[str, Obj]:
         """Each object by its path."""
         stored = self._api.objects.items()
-        return {f"{self._collections[plural, namespace]}/{name}": obj for (plural, namespace, name), obj in stored}
+        return {
+            f"{self._collections[plural, namespace]}/{name}": obj
+            for (plural, namespace, name), obj in stored
+        }
 
     def put(self, collection: str, obj: Obj) -> None:
         """Store an object and tell the watches."""
         plural, namespace = self.know(collection)
         parts = json.loads(json.dumps(obj))
-        self._do(lambda: self._api.put(plural, obj["metadata"]["name"], namespace=namespace, **parts))
+        self._do(
+            lambda: self._api.put(plural, obj["metadata"]["name"], namespace=namespace, **parts)
+        )
 
     def drop(self, path: str) -> None:
         """Remove an object and tell the watches."""
@@ -92,10 +102,14 @@ class FakeCluster(InThread):
         """Answer this request so."""
         self.answers[method, path] = 200, obj
 
-    def after_write(self, *statuses: Obj, noticed: Callable[[Obj], bool] = lambda _status: True) -> None:
-        """Play the operator: after the next create or patch, give the object these statuses in turn.
+    def after_write(
+        self, *statuses: Obj, noticed: Callable[[Obj], bool] = lambda _status: True
+    ) -> None:
+        """Play the operator: after the next create or patch, give the object these statuses in
+        turn.
 
-        The next one comes when `noticed` says that the command has seen the one before: a watch may skip it otherwise.
+        The next one comes when `noticed` says that the command has seen the one before: a watch may
+        skip it otherwise.
         """
         self._on_write = list(statuses)
         self._noticed = noticed
@@ -136,7 +150,9 @@ class FakeCluster(InThread):
 
 
 class _Api(FakeApi):
-    """FakeApi with what commands need besides: logs, generations, and the answers that a test has given."""
+    """FakeApi with what commands need besides: logs, generations, and the answers that a test has
+    given.
+    """
 
     def __init__(self, cluster: FakeCluster) -> None:
         super().__init__()
@@ -171,5 +187,14 @@ class _Api(FakeApi):
         return done
 
     def put(self, plural: str, name: str, *, namespace: str = "ns", **parts: Any) -> Obj:
-        made = {"creationTimestamp": "2026-11-20T08:00:00Z"} if (plural, namespace, name) not in self.objects else {}
-        return super().put(plural, name, namespace=namespace, **{**parts, "metadata": made | parts.get("metadata", {})})
+        made = (
+            {"creationTimestamp": "2026-11-20T08:00:00Z"}
+            if (plural, namespace, name) not in self.objects
+            else {}
+        )
+        return super().put(
+            plural,
+            name,
+            namespace=namespace,
+            **{**parts, "metadata": made | parts.get("metadata", {})},
+        )

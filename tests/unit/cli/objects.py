@@ -26,13 +26,26 @@ def conditions(**true_or_message: str | bool) -> list[dict[str, Any]]:
 
 
 def a_session(
-    name: str = "alice-desktop", *, status: dict[str, Any] | None = None, namespace: str = "vdi-sessions", **spec: Any
+    name: str = "alice-desktop",
+    *,
+    status: dict[str, Any] | None = None,
+    namespace: str = "vdi-sessions",
+    **spec: Any,
 ) -> dict[str, Any]:
     obj: dict[str, Any] = {
         "apiVersion": "vdi.kasm.io/v1alpha1",
         "kind": "VDISession",
-        "metadata": {"name": name, "namespace": namespace, "creationTimestamp": "2026-11-20T08:00:00Z"},
-        "spec": {"user": "alice@example.com", "template": "ubuntu-desktop", "timeout": "8h", **spec},
+        "metadata": {
+            "name": name,
+            "namespace": namespace,
+            "creationTimestamp": "2026-11-20T08:00:00Z",
+        },
+        "spec": {
+            "user": "alice@example.com",
+            "template": "ubuntu-desktop",
+            "timeout": "8h",
+            **spec,
+        },
     }
     return obj if status is None else {**obj, "status": status}
 
@@ -47,7 +60,9 @@ def running(**more: Any) -> dict[str, Any]:
         "expiresAt": "2026-11-20T16:00:01Z",
         "nodeName": "node-1",
         "podName": "alice-desktop",
-        "conditions": conditions(TemplateFound=True, Admitted=True, HomeBound=True, PodReady=True, RouteReady=True),
+        "conditions": conditions(
+            TemplateFound=True, Admitted=True, HomeBound=True, PodReady=True, RouteReady=True
+        ),
         **more,
     }
 
@@ -66,7 +81,9 @@ def a_template(name: str = "ubuntu-desktop", **spec: Any) -> dict[str, Any]:
     }
 
 
-def a_pool(name: str = "warm", *, status: dict[str, Any] | None = None, **spec: Any) -> dict[str, Any]:
+def a_pool(
+    name: str = "warm", *, status: dict[str, Any] | None = None, **spec: Any
+) -> dict[str, Any]:
     obj: dict[str, Any] = {
         "apiVersion": "vdi.kasm.io/v1alpha1",
         "kind": "VDIPool",
@@ -77,7 +94,10 @@ def a_pool(name: str = "warm", *, status: dict[str, Any] | None = None, **spec: 
 
 
 def a_secret(name: str = "alice-desktop-auth", password: str = "s3cret") -> dict[str, Any]:
-    return {"metadata": {"name": name}, "data": {"password": base64.b64encode(password.encode()).decode()}}
+    return {
+        "metadata": {"name": name},
+        "data": {"password": base64.b64encode(password.encode()).decode()},
+    }
 
 
 def a_pod(name: str = "alice-desktop", *, ready: bool = True, restarts: int = 0) -> dict[str, Any]:
@@ -88,6 +108,8 @@ def a_pod(name: str = "alice-desktop", *, ready: bool = True, restarts: int = 0)
         "status": {
             "phase": "Running",
             "conditions": [{"type": "Ready", "status": "True" if ready else "False"}],
-            "containerStatuses": [{"name": "desktop", "ready": ready, "restartCount": restarts, "state": state}],
+            "containerStatuses": [
+                {"name": "desktop", "ready": ready, "restartCount": restarts, "state": state}
+            ],
         },
     }

@@ -1,6 +1,8 @@
-"""A real gateway's API and login, served over TLS on loopback in a thread of its own, for commands to talk to.
+"""A real gateway's API and login, served over TLS on loopback in a thread of its own, for commands
+to talk to.
 
-One server for all tests, with a gateway of its own behind it for each: a server takes a tenth of a second to end.
+One server for all tests, with a gateway of its own behind it for each: a server takes a tenth of a
+second to end.
 """
 
 import asyncio
@@ -90,7 +92,10 @@ class RemoteGateway(InThread):
         trust = ssl.create_default_context(cafile=self.ca)
         headers = {"Accept": "text/html", "Cookie": f"{LOGIN_COOKIE}={cookie}"}
         async with httpx.AsyncClient(
-            verify=trust, base_url=f"https://127.0.0.1:{httpx.URL(self.url).port}", headers=headers, trust_env=False
+            verify=trust,
+            base_url=f"https://127.0.0.1:{httpx.URL(self.url).port}",
+            headers=headers,
+            trust_env=False,
         ) as browser:
             yield browser
 
@@ -108,7 +113,10 @@ class RemoteGateway(InThread):
 
     async def _serve(self, ready: threading.Event, stop: asyncio.Event) -> None:
         issued = self._authority.issue(
-            "server", "portal.vdi.localhost", names=["portal.vdi.localhost", "127.0.0.1"], server=True
+            "server",
+            "portal.vdi.localhost",
+            names=["portal.vdi.localhost", "127.0.0.1"],
+            server=True,
         )
         with listen() as listening:
             self.url = f"https://portal.vdi.localhost:{listening.getsockname()[1]}"
@@ -131,7 +139,9 @@ class RemoteGateway(InThread):
         async with ApiStage() as stage:
             self.stage = stage
             routes = [*stage.login.portal_routes(), *stage.api.portal_routes()]
-            self._app = Starlette(routes=routes, exception_handlers=ErrorPages(Settings()).handlers())
+            self._app = Starlette(
+                routes=routes, exception_handlers=ErrorPages(Settings()).handlers()
+            )
             ready.set()
             await stop.wait()
             stage.services.context.stopping.set()
@@ -143,8 +153,11 @@ class RemoteGateway(InThread):
 async def finish_accepting(listening: socket.socket) -> None:
     """Accept no one any more, and wait for whom is being accepted.
 
-    asyncio's server, once closed, loses a connection between accept() and its transport: its socket stays open.
+    asyncio's server, once closed, loses a connection between accept() and its transport: its socket
+    stays open.
     """
     asyncio.get_running_loop().remove_reader(listening)
-    if accepting := {task for task in asyncio.all_tasks() if "_accept_connection" in repr(task.get_coro())}:
+    if accepting := {
+        task for task in asyncio.all_tasks() if "_accept_connection" in repr(task.get_coro())
+    }:
         await asyncio.wait(accepting, timeout=5)

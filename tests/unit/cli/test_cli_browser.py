@@ -1,4 +1,6 @@
-"""Which addresses the person's browser gets: those of the login's domain, in a form that all programs read alike."""
+"""Which addresses the person's browser gets: those of the login's domain, in a form that all
+programs read alike.
+"""
 
 import webbrowser
 from pathlib import Path
@@ -82,14 +84,22 @@ def test_the_browser_does_not_get_this_address(url: str, monkeypatch: pytest.Mon
         ("https://alice.vdi.example.com", ""),
     ],
 )
-def test_the_browser_gets_this_address(url: str, domain: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_browser_gets_this_address(
+    url: str, domain: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("DISPLAY", ":0")
     monkeypatch.setattr(webbrowser, "open", lambda opened: opened == url)
     assert opens_browser(url, domain)
 
 
 @pytest.mark.parametrize(
-    "url", ["http://alice.vdi.example.com", "file:///etc/passwd", "--option", "https://user@a.example.com"]
+    "url",
+    [
+        "http://alice.vdi.example.com",
+        "file:///etc/passwd",
+        "--option",
+        "https://user@a.example.com",
+    ],
 )
 def test_an_address_of_the_cluster_must_be_https_too(url: str) -> None:
     with pytest.raises(CliError, match="allowed: an https:// address"):
@@ -111,10 +121,17 @@ def test_the_domain_of_a_portal(server: str, domain: str) -> None:
     assert domain_of(server) == domain
 
 
-@pytest.mark.parametrize("url", ["file:///etc/passwd", "javascript:alert(1)", "--option", "https://evil.example"])
+@pytest.mark.parametrize(
+    "url", ["file:///etc/passwd", "javascript:alert(1)", "--option", "https://evil.example"]
+)
 @pytest.mark.parametrize("more", [[], ["--print"], ["-o", "json"]])
 def test_open_refuses_the_address_of_a_hostile_gateway(
-    vdi: Vdi, fake: FakeCluster, url: str, more: list[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    vdi: Vdi,
+    fake: FakeCluster,
+    url: str,
+    more: list[str],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
 ) -> None:
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
     opened: list[str] = []

@@ -1,4 +1,6 @@
-"""What goes wrong between the person and the cluster: one line in words, and the exit code that says of which kind."""
+"""What goes wrong between the person and the cluster: one line in words, and the exit code that
+says of which kind.
+"""
 
 import subprocess
 import sys
@@ -15,15 +17,21 @@ from vdi.cli.main import NOUNS, load_noun
 from vdi.cli.options import KubeConnection, program_name
 
 
-def test_an_api_server_that_is_not_there_is_named(vdi: Vdi, fake: FakeCluster, tmp_path: Path) -> None:
+def test_an_api_server_that_is_not_there_is_named(
+    vdi: Vdi, fake: FakeCluster, tmp_path: Path
+) -> None:
     nowhere = tmp_path / "elsewhere"
-    nowhere.write_text(fake.kubeconfig(tmp_path).read_text().replace(fake.url, "http://127.0.0.1:1"))
+    nowhere.write_text(
+        fake.kubeconfig(tmp_path).read_text().replace(fake.url, "http://127.0.0.1:1")
+    )
     ran = vdi("session", "ls", "--kubeconfig", str(nowhere))
     assert ran.code == 3
     assert "http://127.0.0.1:1" in ran.err and str(nowhere) in ran.err
 
 
-@pytest.mark.parametrize("words", [["--kubeconfig", "/nowhere/config"], ["--context", "production"]])
+@pytest.mark.parametrize(
+    "words", [["--kubeconfig", "/nowhere/config"], ["--context", "production"]]
+)
 def test_a_kubeconfig_or_context_that_does_not_exist_is_named(vdi: Vdi, words: list[str]) -> None:
     ran = vdi("session", "ls", *words)
     assert (ran.code, words[1] in ran.err) == (3, True)
@@ -49,7 +57,14 @@ NO_CRDS = "the server could not find the requested resource"
     ],
 )  # fmt: skip
 def test_a_refusal_of_the_api_server_says_what_is_missing(
-    vdi: Vdi, fake: FakeCluster, command: str, method: str, path: str, status: int, said: str, shown: str
+    vdi: Vdi,
+    fake: FakeCluster,
+    command: str,
+    method: str,
+    path: str,
+    status: int,
+    said: str,
+    shown: str,
 ) -> None:
     reason = {401: "Unauthorized", 403: "Forbidden", 404: "NotFound"}[status]
     fake.refuse(method, path, status, reason=reason, message=said, details={})
@@ -57,7 +72,9 @@ def test_a_refusal_of_the_api_server_says_what_is_missing(
     assert (ran.code, shown in ran.err) == (3, True), ran.err
 
 
-def test_an_unexpected_error_is_one_line_and_a_hint(vdi: Vdi, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unexpected_error_is_one_line_and_a_hint(
+    vdi: Vdi, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(KubeConnection, "run", lambda *_: 1 / 0)
     ran = vdi("session", "ls")
     assert ran.code == 1
@@ -77,7 +94,12 @@ def test_debug_shows_the_traceback(vdi: Vdi, monkeypatch: pytest.MonkeyPatch, ho
 
 @pytest.mark.parametrize(
     "words",
-    [["nonsense"], ["session", "create"], ["session", "ls", "-o", "xml"], ["session", "logs", "x", "--tail", "-1"]],
+    [
+        ["nonsense"],
+        ["session", "create"],
+        ["session", "ls", "-o", "xml"],
+        ["session", "logs", "x", "--tail", "-1"],
+    ],
 )
 def test_wrong_usage_is_exit_code_2(vdi: Vdi, words: list[str]) -> None:
     assert vdi(*words).code == 2
@@ -85,13 +107,22 @@ def test_wrong_usage_is_exit_code_2(vdi: Vdi, words: list[str]) -> None:
 
 @pytest.mark.parametrize(
     ("argv0", "name"),
-    [("/usr/bin/vdi", "vdi"), ("/usr/bin/kubectl-vdi", "kubectl vdi"), ("kubectl-vdi.exe", "kubectl vdi"), ("", "vdi")],
+    [
+        ("/usr/bin/vdi", "vdi"),
+        ("/usr/bin/kubectl-vdi", "kubectl vdi"),
+        ("kubectl-vdi.exe", "kubectl vdi"),
+        ("", "vdi"),
+    ],
 )
 def test_a_plugin_of_kubectl_is_called_as_it_was_typed(argv0: str, name: str) -> None:
     assert program_name(argv0) == name
 
 
-COMMANDS = [[noun, verb] for noun in ("session", "template", "pool", "home") for verb in load_noun(noun).commands]
+COMMANDS = [
+    [noun, verb]
+    for noun in ("session", "template", "pool", "home")
+    for verb in load_noun(noun).commands
+]
 COMMANDS.remove(["template", "new"])  # it asks no cluster
 
 
@@ -130,21 +161,37 @@ def test_every_command_without_a_stream_prints_json(noun: str) -> None:
 
 
 def test_the_root_s_help_names_every_noun_and_loads_none_of_them() -> None:
-    code = "import sys; from vdi.cli.main import main; main(['--help']); print({'httpx', 'msgspec'} & set(sys.modules))"
+    code = (
+        "import sys; from vdi.cli.main import main; main(['--help']); print({'httpx', 'msgspec'} &"
+        " set(sys.modules))"
+    )
     ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert all(f"  {noun} " in ended.stdout for noun in NOUNS)
     assert ended.stdout.splitlines()[-1] == "set()"
 
 
-def test_refused_fields_are_named_and_a_pattern_only_without_words(vdi: Vdi, fake: FakeCluster) -> None:
+def test_refused_fields_are_named_and_a_pattern_only_without_words(
+    vdi: Vdi, fake: FakeCluster
+) -> None:
     user = "Invalid value: \"alice\": spec.user in body should match '^\\S+@\\S+\\.\\S+$'"
     server = "Invalid value: \"a b\": spec.server in body should match '^\\S+$'"
     causes = [
         {"field": "spec.user", "reason": "FieldValueInvalid", "message": user},
         {"field": "spec.server", "reason": "FieldValueInvalid", "message": server},
-        {"field": "spec.user", "reason": "FieldValueInvalid", "message": "'alice' is not an e-mail address"},
+        {
+            "field": "spec.user",
+            "reason": "FieldValueInvalid",
+            "message": "'alice' is not an e-mail address",
+        },
     ]
-    fake.refuse("POST", SESSIONS, 422, reason="Invalid", message="is invalid", details={"name": "x", "causes": causes})
+    fake.refuse(
+        "POST",
+        SESSIONS,
+        422,
+        reason="Invalid",
+        message="is invalid",
+        details={"name": "x", "causes": causes},
+    )
     ran = vdi("session", "create", "-t", "x", "--user", "alice")
     assert ran.code == 2
     assert f"  spec.server: {server}\n  spec.user: 'alice' is not an e-mail address" in ran.err

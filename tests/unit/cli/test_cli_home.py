@@ -21,7 +21,11 @@ pytestmark = pytest.mark.usefixtures("five_past_eight")
 
 
 def a_home(name: str, user: str, template: str = "", **annotations: str) -> dict[str, Any]:
-    notes = {"vdi.kasm.io/user": user, **({"vdi.kasm.io/template": template} if template else {}), **annotations}
+    notes = {
+        "vdi.kasm.io/user": user,
+        **({"vdi.kasm.io/template": template} if template else {}),
+        **annotations,
+    }
     labels = {"app.kubernetes.io/managed-by": "vdi-operator"}
     return {
         "metadata": {"name": name, "labels": labels, "annotations": notes},
@@ -44,7 +48,9 @@ def test_homes_are_listed(vdi: Vdi, homes: FakeCluster) -> None:
         [OF_TEMPLATE, ALICE, "UserAndTemplate", "ubuntu-desktop", "10Gi", "alice-desktop", "now"],
         [OF_USER, BOB, "User", "-", "10Gi", "-", "30m", "ago"],
     ]
-    assert vdi("home", "ls", "--user", BOB, "-o", "name").out == f"persistentvolumeclaim/{OF_USER}\n"
+    assert (
+        vdi("home", "ls", "--user", BOB, "-o", "name").out == f"persistentvolumeclaim/{OF_USER}\n"
+    )
     (item,) = json.loads(vdi("home", "ls", "--user", ALICE, "-o", "json").out)["items"]
     assert (item["name"], item["usedBy"]) == (OF_TEMPLATE, ["alice-desktop"])
     assert "no homes of eve@example.com" in vdi("home", "ls", "--user", "eve@example.com").err
@@ -53,11 +59,16 @@ def test_homes_are_listed(vdi: Vdi, homes: FakeCluster) -> None:
 def test_a_home_is_deleted_only_when_no_session_has_it(vdi: Vdi, homes: FakeCluster) -> None:
     refused = vdi("home", "rm", OF_USER, OF_TEMPLATE, "--yes")
     assert refused.code == 1
-    assert "belongs to the session alice-desktop. End it first.\nNothing was deleted." in refused.err
+    assert (
+        "belongs to the session alice-desktop. End it first.\nNothing was deleted." in refused.err
+    )
     assert {f"{CLAIMS}/{OF_USER}", f"{CLAIMS}/{OF_TEMPLATE}"} <= set(homes.objects)
     asked = vdi("home", "rm", OF_USER)
     assert (asked.code, f"{OF_USER}: 10Gi of {BOB}" in asked.err) == (2, True)
-    assert vdi("home", "rm", f"persistentvolumeclaim/{OF_USER}", "--yes").out == f"home {OF_USER} is being deleted\n"
+    assert (
+        vdi("home", "rm", f"persistentvolumeclaim/{OF_USER}", "--yes").out
+        == f"home {OF_USER} is being deleted\n"
+    )
     assert f"{CLAIMS}/{OF_USER}" not in homes.objects
 
 
@@ -66,9 +77,18 @@ def test_a_home_is_deleted_only_when_no_session_has_it(vdi: Vdi, homes: FakeClus
     [
         (["--user", "bob", "-t", "cad"], "--user: 'bob' is not an e-mail address"),
         (["--user", BOB, "-t", "cad", "--size", "large"], "--size: 'large' is not a quantity"),
-        (["--user", BOB, "-t", "cad", "--size", "0"], "--size 0: allowed: quantities above zero, such as 20Gi"),
-        (["--user", BOB, "-t", "cad"], "--template cad: there is no such template; allowed: ubuntu-desktop"),
-        (["--user", BOB, "-t", "cad", "--kubectl", "/nowhere"], "--kubectl /nowhere: is no program"),
+        (
+            ["--user", BOB, "-t", "cad", "--size", "0"],
+            "--size 0: allowed: quantities above zero, such as 20Gi",
+        ),
+        (
+            ["--user", BOB, "-t", "cad"],
+            "--template cad: there is no such template; allowed: ubuntu-desktop",
+        ),
+        (
+            ["--user", BOB, "-t", "cad", "--kubectl", "/nowhere"],
+            "--kubectl /nowhere: is no program",
+        ),
     ],
 )
 def test_a_wrong_import_is_refused_before_any_write(
@@ -83,12 +103,20 @@ def test_a_wrong_import_is_refused_before_any_write(
     assert not homes.bodies
 
 
-def test_files_that_cannot_be_read_or_written_are_named(vdi: Vdi, homes: FakeCluster, tmp_path: Path) -> None:
+def test_files_that_cannot_be_read_or_written_are_named(
+    vdi: Vdi, homes: FakeCluster, tmp_path: Path
+) -> None:
     kubectl = ("--kubectl", "/bin/true")
     missing = vdi("home", "import", f"{tmp_path}/home.tar", "--user", BOB, "-t", "x", *kubectl)
-    assert (missing.code, f"{tmp_path}/home.tar: this file does not exist" in missing.err) == (2, True)
+    assert (missing.code, f"{tmp_path}/home.tar: this file does not exist" in missing.err) == (
+        2,
+        True,
+    )
     nowhere = vdi("home", "export", OF_USER, f"{tmp_path}/nowhere/home.tar", *kubectl)
-    assert (nowhere.code, "nowhere does not exist; name a file in an existing folder" in nowhere.err) == (2, True)
+    assert (
+        nowhere.code,
+        "nowhere does not exist; name a file in an existing folder" in nowhere.err,
+    ) == (2, True)
     unknown = vdi("home", "export", "home-of-no-one", f"{tmp_path}/home.tar", *kubectl)
     assert (unknown.code, "to list all: vdi home ls" in unknown.err) == (1, True)
     assert not homes.bodies and not list(tmp_path.glob("*.tar"))

@@ -1,4 +1,6 @@
-"""Text that other people wrote, in every field of all that a command prints: nothing of it acts on the terminal."""
+"""Text that other people wrote, in every field of all that a command prints: nothing of it acts on
+the terminal.
+"""
 
 import io
 import json
@@ -57,7 +59,9 @@ def screen() -> Iterator[Screen]:
 
 
 @pytest.fixture
-def typed(fake: FakeCluster, clean_machine: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Typed:
+def typed(
+    fake: FakeCluster, clean_machine: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Typed:
     """Type a command at a terminal; returns what the terminal got."""
     monkeypatch.setenv("KUBECONFIG", str(fake.kubeconfig(tmp_path)))
     monkeypatch.setenv("TERM", "xterm")
@@ -109,7 +113,9 @@ def test_sessions_with_hostile_text_in_all_fields(typed: Typed, fake: FakeCluste
 
 
 @pytest.mark.parametrize("path", list(leaves(session())), ids=lambda path: ".".join(map(str, path)))
-def test_a_session_with_hostile_text_in_one_field(typed: Typed, fake: FakeCluster, path: tuple[str | int, ...]) -> None:
+def test_a_session_with_hostile_text_in_one_field(
+    typed: Typed, fake: FakeCluster, path: tuple[str | int, ...]
+) -> None:
     """Times, names and codes too: a value that cannot be read is printed in an error."""
     hostile = with_text(session(phase="Running"), path, HOSTILE)
     fake.answer("GET", SESSIONS, {"items": [hostile], "metadata": {"resourceVersion": "1"}})
@@ -140,7 +146,9 @@ def test_pods_events_and_logs_with_hostile_text(typed: Typed, fake: FakeCluster)
         "regarding": {"kind": "Pod", "name": "alice-desktop"}, "eventTime": "2026-11-20T09:00:00Z", "type": "Warning",
     }  # fmt: skip
     waiting = a_pod(ready=False)
-    waiting["status"]["containerStatuses"][0]["state"] = {"waiting": {"reason": "ErrImagePull", "message": "message"}}
+    waiting["status"]["containerStatuses"][0]["state"] = {
+        "waiting": {"reason": "ErrImagePull", "message": "message"}
+    }
     for pod in (with_text(waiting, path, HOSTILE) for path in leaves(waiting)):
         fake.answer("GET", f"{CORE}/pods/alice-desktop", pod)
         check(typed("session", "show", "alice-desktop"), pod)
@@ -155,8 +163,16 @@ def test_pods_events_and_logs_with_hostile_text(typed: Typed, fake: FakeCluster)
 
 
 @pytest.mark.parametrize("code", [400, 401, 403, 404, 409, 422, 500])
-def test_a_refusal_of_the_api_server_that_repeats_hostile_values(typed: Typed, fake: FakeCluster, code: int) -> None:
-    causes = [{"field": f"spec.user{HOSTILE}", "message": f'Invalid value: "{HOSTILE}": {HOSTILE}', "reason": HOSTILE}]
+def test_a_refusal_of_the_api_server_that_repeats_hostile_values(
+    typed: Typed, fake: FakeCluster, code: int
+) -> None:
+    causes = [
+        {
+            "field": f"spec.user{HOSTILE}",
+            "message": f'Invalid value: "{HOSTILE}": {HOSTILE}',
+            "reason": HOSTILE,
+        }
+    ]
     for details in ({}, {"causes": causes, "name": HOSTILE}):
         fake.refuse("GET", SESSIONS, code, reason="Invalid", message=HOSTILE, details=details)
         check(typed("session", "ls"), code)
@@ -190,10 +206,15 @@ def test_a_gateway_that_answers_with_hostile_text(
     login = Login(HOSTILE, "vdi_token", HOSTILE, "")
     for text in ("text", HOSTILE):
         for operation in OPERATIONS:
-            path = "/api/v1" + operation.path.replace("{name}", "alice-desktop" if "session" in operation.path else "x")
+            path = "/api/v1" + operation.path.replace(
+                "{name}", "alice-desktop" if "session" in operation.path else "x"
+            )
             if operation.answer:
                 answer = sample(operation.answer, text)
-                for one in (answer, *(answer["items"] if isinstance(answer.get("items"), list) else [])):
+                for one in (
+                    answer,
+                    *(answer["items"] if isinstance(answer.get("items"), list) else []),
+                ):
                     if "next" in one:
                         one["next"] = ""
                     if "status" in one and "phase" in one["status"]:
@@ -238,9 +259,15 @@ def test_findings_with_hostile_text_in_all_fields(output: FindingsOutput) -> Non
     broken = sample(Finding, HOSTILE)
     for severity in Severity:
         for caused_by in ("", HOSTILE):
-            finding = msgspec.convert(broken | {"severity": severity.value, "caused_by": caused_by}, Finding)
+            finding = msgspec.convert(
+                broken | {"severity": severity.value, "caused_by": caused_by}, Finding
+            )
             report = Report(
-                tool="vdi doctor", findings=[finding], summary=HOSTILE, notes=[HOSTILE], context={"x": HOSTILE}
+                tool="vdi doctor",
+                findings=[finding],
+                summary=HOSTILE,
+                notes=[HOSTILE],
+                context={"x": HOSTILE},
             )
             with screen() as shown:
                 print_report(report, output)
@@ -291,14 +318,20 @@ def test_our_own_colours_reach_a_terminal() -> None:
 def test_no_row_or_fact_can_be_forged_with_a_new_line() -> None:
     lines = columns(["NAME", "NOTE"], [["a", "b\nc   d"], ["e", "f\n"]])
     assert lines == ["NAME   NOTE", "a      b\\u000ac   d", "e      f"]
-    assert fact_lines({"URL": "https://x\nPassword: y"}) == ["URL:       https://x\n           Password: y"]
+    assert fact_lines({"URL": "https://x\nPassword: y"}) == [
+        "URL:       https://x\n           Password: y"
+    ]
     broken = as_session(a_session(status=running(message="a\nb")))
     assert "\n" not in watch_line(broken, "alice", now_utc())
-    assert "\nPassword" not in "\n".join(details_lines(SessionDetails(broken, explanation="x\nPassword: y"), now_utc()))
+    assert "\nPassword" not in "\n".join(
+        details_lines(SessionDetails(broken, explanation="x\nPassword: y"), now_utc())
+    )
 
 
 @pytest.mark.parametrize("form", ["json", "yaml"])
-def test_data_with_hostile_text_is_read_as_it_was(typed: Typed, fake: FakeCluster, form: str) -> None:
+def test_data_with_hostile_text_is_read_as_it_was(
+    typed: Typed, fake: FakeCluster, form: str
+) -> None:
     fake.put(SESSIONS, a_session(status=running(message=HOSTILE)))
     text = typed("session", "show", "alice-desktop", "-o", form)
     check(text, form)
@@ -317,7 +350,10 @@ def test_escapes_are_those_of_json_and_stable() -> None:
     assert is_printable(text)
     assert escape(text) == text
     assert json.loads(f'"{text}"') == HOSTILE
-    assert escape("\u3164\u115f\u2800\u034f\u180b\u17b4\ufe00") == r"\u3164\u115f\u2800\u034f\u180b\u17b4\ufe00"
+    assert (
+        escape("\u3164\u115f\u2800\u034f\u180b\u17b4\ufe00")
+        == r"\u3164\u115f\u2800\u034f\u180b\u17b4\ufe00"
+    )
     assert escape("a\U000e0100") == r"a\udb40\udd00"
     assert escape("⚠\ufe0f") == "⚠\ufe0f"
     assert escape("Grüße, 日本\u3000語 🖥\u00a0✓") == "Grüße, 日本\u3000語 🖥\u00a0✓"
@@ -338,7 +374,11 @@ def test_ascii_streams_are_guarded_too() -> None:
     """click writes past a stream that is declared as ASCII, to the bytes below."""
     done = subprocess.run(
         [sys.executable, "-m", "vdi", "session", "ls"],
-        env={"PYTHONIOENCODING": "ascii", "PYTHONUTF8": "0", "KUBECONFIG": re.sub("[\0:]", "", f"{HOSTILE}ü")},
+        env={
+            "PYTHONIOENCODING": "ascii",
+            "PYTHONUTF8": "0",
+            "KUBECONFIG": re.sub("[\0:]", "", f"{HOSTILE}ü"),
+        },
         capture_output=True,
         check=False,
     )

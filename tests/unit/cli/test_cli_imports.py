@@ -1,4 +1,6 @@
-"""A command imports what it uses: people feel each tenth of a second of a command that takes half a second."""
+"""A command imports what it uses: people feel each tenth of a second of a command that takes half a
+second.
+"""
 
 import subprocess
 import sys
@@ -33,14 +35,19 @@ print("loaded:", *sys.modules)
     ("words", "unused"),
     [
         (["--help"], HEAVY | {"asyncio", "msgspec", "yaml"}),
-        (["session", "ls"], HEAVY | {"vdi.gateway", "vdi.latency_probe", "vdi.doctor", "vdi.devcluster"}),
+        (
+            ["session", "ls"],
+            HEAVY | {"vdi.gateway", "vdi.latency_probe", "vdi.doctor", "vdi.devcluster"},
+        ),
     ],
 )
 def test_a_command_loads_nothing_that_it_does_not_use(
     fake: FakeCluster, tmp_path: Path, words: list[str], unused: set[str]
 ) -> None:
     config = ["--kubeconfig", str(fake.kubeconfig(tmp_path))] if words != ["--help"] else []
-    done = subprocess.run([sys.executable, "-c", LOADED, *words, *config], capture_output=True, text=True, timeout=30)
+    done = subprocess.run(
+        [sys.executable, "-c", LOADED, *words, *config], capture_output=True, text=True, timeout=30
+    )
     assert "Error" not in done.stderr
     loaded = done.stdout.rpartition("loaded:")[2].split()
     assert "vdi.cli.main" in loaded

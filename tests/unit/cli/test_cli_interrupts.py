@@ -41,8 +41,9 @@ def typed(environment: Mapping[str, str], *words: str) -> Iterator[subprocess.Po
 def interrupt(process: subprocess.Popen[str]) -> None:
     """Press Ctrl-C, as a person does, while the command waits.
 
-    Python only looks at the signal when its event loop wakes up, so one that comes in the microseconds between its last
-    look and the loop's wait has no effect until something else happens.
+    Python only looks at the signal when its event loop wakes up, so one that comes in the
+    microseconds between its last look and the loop's wait has no effect until something else
+    happens.
     """
     wait_until("the command waits", lambda: is_waiting(process.pid), every=0.001)
     process.send_signal(signal.SIGINT)
@@ -58,10 +59,14 @@ def line_with(stream: IO[str] | None, words: str) -> str:
     raise AssertionError(f"no line with {words!r} in {seen}")
 
 
-def test_interrupting_a_wait_leaves_the_session_and_says_so(fake: FakeCluster, tmp_path: Path) -> None:
+def test_interrupting_a_wait_leaves_the_session_and_says_so(
+    fake: FakeCluster, tmp_path: Path
+) -> None:
     fake.after_write({"phase": "Creating", "message": "The image is being pulled."})
     kubeconfig = {"KUBECONFIG": str(fake.kubeconfig(tmp_path))}
-    with typed(kubeconfig, "session", "create", "s", "-t", "x", "--user", "a@b.cd", "--wait") as process:
+    with typed(
+        kubeconfig, "session", "create", "s", "-t", "x", "--user", "a@b.cd", "--wait"
+    ) as process:
         line_with(process.stderr, "The image is being pulled.")
         interrupt(process)
         rest = process.communicate()[1]
@@ -74,7 +79,9 @@ def test_interrupting_a_wait_leaves_the_session_and_says_so(fake: FakeCluster, t
 
 def test_watching_prints_each_change_until_interrupted(fake: FakeCluster, tmp_path: Path) -> None:
     fake.put(SESSIONS, a_session("first"))
-    with typed({"KUBECONFIG": str(fake.kubeconfig(tmp_path))}, "session", "ls", "--watch") as process:
+    with typed(
+        {"KUBECONFIG": str(fake.kubeconfig(tmp_path))}, "session", "ls", "--watch"
+    ) as process:
         assert "first  -" in line_with(process.stdout, "first")
         fake.put(SESSIONS, a_session("second", status=running(url="https://second.example.com")))
         assert "second  Running  https://second.example.com" in line_with(process.stdout, "second")
@@ -85,9 +92,13 @@ def test_watching_prints_each_change_until_interrupted(fake: FakeCluster, tmp_pa
     assert (process.returncode, errors) == (130, "")
 
 
-def test_interrupting_a_login_that_asks_for_the_code_ends_it(gateway: RemoteGateway, tmp_path: Path) -> None:
+def test_interrupting_a_login_that_asks_for_the_code_ends_it(
+    gateway: RemoteGateway, tmp_path: Path
+) -> None:
     folders = {"HOME": str(tmp_path), "XDG_CONFIG_HOME": str(tmp_path)}
-    with typed(folders, "login", gateway.url, "--ca-file", str(gateway.ca), "--no-browser") as process:
+    with typed(
+        folders, "login", gateway.url, "--ca-file", str(gateway.ca), "--no-browser"
+    ) as process:
         line_with(process.stderr, f"  {gateway.url}")
         interrupt(process)
         assert process.wait(10) != 0

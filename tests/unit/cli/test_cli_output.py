@@ -52,7 +52,9 @@ def a_session(name: str = "a") -> dict[str, object]:
 
 
 @pytest.mark.parametrize("form", [ListOutput.JSON, ListOutput.YAML])
-def test_lists_print_as_the_list_that_kubectl_prints(form: ListOutput, capsys: pytest.CaptureFixture[str]) -> None:
+def test_lists_print_as_the_list_that_kubectl_prints(
+    form: ListOutput, capsys: pytest.CaptureFixture[str]
+) -> None:
     print_objects([a_session("a"), a_session("b")], form, name=lambda _: "", table=lambda *_: [])
     text = capsys.readouterr().out
     data = json.loads(text) if form is ListOutput.JSON else yaml.safe_load(text)

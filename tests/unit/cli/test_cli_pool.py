@@ -9,7 +9,13 @@ from unit.cli.fake_cluster import FakeCluster
 from unit.cli.objects import POOLS, a_pool, conditions
 
 STARTING = "One desktop is starting."
-STATUS = {"ready": 1, "starting": 1, "claimed": 4, "message": STARTING, "conditions": conditions(Ready=STARTING)}
+STATUS = {
+    "ready": 1,
+    "starting": 1,
+    "claimed": 4,
+    "message": STARTING,
+    "conditions": conditions(Ready=STARTING),
+}
 
 
 pytestmark = pytest.mark.usefixtures("five_past_eight")
@@ -30,8 +36,8 @@ def test_pools_are_listed(vdi: Vdi, fake: FakeCluster) -> None:
 def test_a_pool_is_shown(vdi: Vdi, fake: FakeCluster) -> None:
     fake.put(POOLS, a_pool(status=STATUS))
     assert vdi("pool", "show", "vdipool/warm").out == vdi("pool", "show", "warm").out
-    assert vdi("pool", "show", "warm").out == (
-        "Pool:      warm\n"
+    assert (
+        vdi("pool", "show", "warm").out == "Pool:      warm\n"
         "Template:  ubuntu-desktop\n"
         "Ready:     1 of 2, 1 starting\n"
         "Claimed:   running sessions with a desktop from this pool: 4\n"
@@ -48,7 +54,10 @@ def test_a_pool_is_shown(vdi: Vdi, fake: FakeCluster) -> None:
 def test_scale_changes_what_is_desired(vdi: Vdi, fake: FakeCluster) -> None:
     fake.put(POOLS, a_pool())
     ran = vdi("pool", "scale", "warm", "--replicas", "5")
-    assert (ran.code, ran.out) == (0, "pool warm: desktops to keep ready: 5; see vdi pool show warm\n")
+    assert (ran.code, ran.out) == (
+        0,
+        "pool warm: desktops to keep ready: 5; see vdi pool show warm\n",
+    )
     assert fake.objects[f"{POOLS}/warm"]["spec"] == {"template": "ubuntu-desktop", "replicas": 5}
 
 
@@ -59,7 +68,12 @@ def test_fewer_than_none_is_refused_before_anything_is_sent(vdi: Vdi, fake: Fake
 
 
 @pytest.mark.parametrize("words", [["show", "cold"], ["scale", "cold", "--replicas", "1"]])
-def test_a_missing_pool_is_reported_with_the_known_pools(vdi: Vdi, fake: FakeCluster, words: list[str]) -> None:
+def test_a_missing_pool_is_reported_with_the_known_pools(
+    vdi: Vdi, fake: FakeCluster, words: list[str]
+) -> None:
     fake.put(POOLS, a_pool())
     ran = vdi("pool", *words)
-    assert (ran.code, ran.err) == (1, "Error: there is no pool cold; available on this cluster: warm\n")
+    assert (ran.code, ran.err) == (
+        1,
+        "Error: there is no pool cold; available on this cluster: warm\n",
+    )

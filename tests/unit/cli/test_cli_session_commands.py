@@ -22,7 +22,9 @@ from unit.cli.objects import (
 from vdi.cli.progress import ProgressView
 from vdi.session.naming import home_claim_name
 
-HOME = home_claim_name(session_name="", user="alice@example.com", template="ubuntu-desktop", retain=True)
+HOME = home_claim_name(
+    session_name="", user="alice@example.com", template="ubuntu-desktop", retain=True
+)
 
 pytestmark = pytest.mark.usefixtures("five_past_eight")
 
@@ -33,13 +35,19 @@ pytestmark = pytest.mark.usefixtures("five_past_eight")
 def test_create_sends_only_what_was_typed(vdi: Vdi, fake: FakeCluster) -> None:
     ran = vdi("session", "create", "--template", "ubuntu-desktop", "--user", "alice@example.com")
     assert (ran.code, ran.err) == (0, "")
-    assert ran.out == "session alice-ubuntu-desktop created; see vdi session show alice-ubuntu-desktop\n"
+    assert (
+        ran.out
+        == "session alice-ubuntu-desktop created; see vdi session show alice-ubuntu-desktop\n"
+    )
     assert fake.bodies[0]["spec"] == {"user": "alice@example.com", "template": "ubuntu-desktop"}
 
 
 def test_create_sends_every_flag(vdi: Vdi, fake: FakeCluster) -> None:
     fake.put(TEMPLATES, a_template("cad"))
-    words = "session create big -t cad --user a@b.cd --gpu 2 --memory 16Gi --cpu 4 --timeout 4h --hostname alice"
+    words = (
+        "session create big -t cad --user a@b.cd --gpu 2 --memory 16Gi --cpu 4 --timeout 4h"
+        " --hostname alice"
+    )
     words += " --idle-timeout 30m --time-zone Asia/Calcutta --priority -5 --ephemeral-storage 9Gi"
     assert vdi(*words.split(), "--home-size", "20Gi", "--delete-home", "-o", "json").code == 0
     assert fake.bodies[0]["metadata"] == {"name": "big", "namespace": "vdi-sessions"}
@@ -84,7 +92,9 @@ def test_a_taken_name_is_reported_with_its_owner(vdi: Vdi, alice: FakeCluster) -
 URL_NO_ONE_ANSWERS = "https://alice-desktop.vdi.localhost:1"
 
 
-def test_wait_shows_the_stages_and_the_total(vdi: Vdi, fake: FakeCluster, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_wait_shows_the_stages_and_the_total(
+    vdi: Vdi, fake: FakeCluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("vdi.cli.session.wait._UNREACHABLE_AFTER_SECONDS", 0.0)
     texts, show = [""], ProgressView.waiting
 
@@ -95,12 +105,27 @@ def test_wait_shows_the_stages_and_the_total(vdi: Vdi, fake: FakeCluster, monkey
     monkeypatch.setattr(ProgressView, "waiting", waiting)
     found = conditions(TemplateFound=True)
     fake.after_write(
-        {"phase": "Pending", "message": "Waiting for capacity, number 1 in line.", "conditions": found},
+        {
+            "phase": "Pending",
+            "message": "Waiting for capacity, number 1 in line.",
+            "conditions": found,
+        },
         {"phase": "Creating", "message": "The image is being pulled.", "conditions": found},
         running(url=URL_NO_ONE_ANSWERS),
         noticed=lambda status: any(status.get("message", "") in text for text in texts),
     )
-    ran = vdi("session", "create", "alice-desktop", "-t", "ubuntu-desktop", "--user", "a@b.cd", "--wait", "-o", "json")
+    ran = vdi(
+        "session",
+        "create",
+        "alice-desktop",
+        "-t",
+        "ubuntu-desktop",
+        "--user",
+        "a@b.cd",
+        "--wait",
+        "-o",
+        "json",
+    )
     assert ran.code == 0, ran.err
     stages = [line.rpartition(" ")[0] for line in ran.err.splitlines() if line.startswith("✓")]
     assert (stages[0], stages[-1]) == ("✓ the operator is processing it", "✓ session Running")
@@ -111,13 +136,26 @@ def test_wait_shows_the_stages_and_the_total(vdi: Vdi, fake: FakeCluster, monkey
 
 
 def test_wait_names_the_missing_operator(vdi: Vdi) -> None:
-    ran = vdi("session", "create", "s", "-t", "x", "--user", "a@b.cd", "--wait", "--timeout-wait", "1s")
+    ran = vdi(
+        "session", "create", "s", "-t", "x", "--user", "a@b.cd", "--wait", "--timeout-wait", "1s"
+    )
     assert ran.code == 1
     assert "session s is not Running after 1s: no operator has processed the session yet" in ran.err
 
 
 def test_wait_checks_its_time_limit_before_it_creates(vdi: Vdi, fake: FakeCluster) -> None:
-    ran = vdi("session", "create", "s", "-t", "x", "--user", "a@b.cd", "--wait", "--timeout-wait", "5 minutes")
+    ran = vdi(
+        "session",
+        "create",
+        "s",
+        "-t",
+        "x",
+        "--user",
+        "a@b.cd",
+        "--wait",
+        "--timeout-wait",
+        "5 minutes",
+    )
     assert ran.code == 2
     assert "--timeout-wait: '5 minutes'" in ran.err
     assert fake.bodies == []
@@ -143,7 +181,10 @@ def test_ls_notes_warnings_queue_and_files_in_use(vdi: Vdi, fake: FakeCluster) -
     warnings = conditions(Expiring=True, Idle=True, Draining=True)
     soon = running(conditions=warnings, expiresAt="2026-11-20T08:09:00Z", failures={"count": 2})
     fake.put(SESSIONS, a_session("a", status=soon))
-    fake.put(SESSIONS, a_session("b", status={"phase": "Pending", "queue": {"position": 3, "reason": "GPUsBusy"}}))
+    fake.put(
+        SESSIONS,
+        a_session("b", status={"phase": "Pending", "queue": {"position": 3, "reason": "GPUsBusy"}}),
+    )
     fake.put(SESSIONS, a_session("c", status={"phase": "Suspended"}, suspended=True))
     held = conditions(Admitted="The files are in use.")[0] | {"reason": "HomeInUse"}
     fake.put(SESSIONS, a_session("d", status={"phase": "Pending", "conditions": [held]}))
@@ -160,18 +201,36 @@ def test_ls_notes_warnings_queue_and_files_in_use(vdi: Vdi, fake: FakeCluster) -
 def test_notice_plans_the_end_of_all_sessions_of_a_template(vdi: Vdi, fake: FakeCluster) -> None:
     for name, template in (("a", "cad"), ("b", "cad"), ("c", "other")):
         fake.put(SESSIONS, a_session(name, template=template))
-    ran = vdi("session", "suspend", "--template", "cad", "--notice", "15m", "--message", "Maintenance")
-    assert ran.out.splitlines() == [f"session {name}: Suspend at 2026-11-20T08:20:00Z" for name in "ab"], ran.err
+    ran = vdi(
+        "session", "suspend", "--template", "cad", "--notice", "15m", "--message", "Maintenance"
+    )
+    assert ran.out.splitlines() == [
+        f"session {name}: Suspend at 2026-11-20T08:20:00Z" for name in "ab"
+    ], ran.err
     planned = {"time": "2026-11-20T08:20:00Z", "action": "Suspend", "message": "Maintenance"}
-    assert [fake.objects[f"{SESSIONS}/{name}"]["spec"].get("plannedEnd") for name in "abc"] == [planned, planned, None]
+    assert [fake.objects[f"{SESSIONS}/{name}"]["spec"].get("plannedEnd") for name in "abc"] == [
+        planned,
+        planned,
+        None,
+    ]
     ended = vdi("session", "rm", "vdisession/c", "--notice", "1h")
     assert ended.out == "session c: Terminate at 2026-11-20T09:05:00Z\n"
     partly = vdi("session", "suspend", "gone", "b", "--notice", "off")
     assert (partly.code, partly.out) == (1, "session b: no planned end\n")
     assert "there is no session gone" in partly.err
     assert "no session matches" in vdi("session", "rm", "--node", "n", "--notice", "1m").err
-    wrong = ["suspend", "rm", "suspend --node n", "rm a --node n --notice 1m", "suspend a b", "suspend a --message m"]
-    for words in (*wrong, *(f"rm b --notice 1m {option}" for option in ("--wait", "-ojson", "--delete-home"))):
+    wrong = [
+        "suspend",
+        "rm",
+        "suspend --node n",
+        "rm a --node n --notice 1m",
+        "suspend a b",
+        "suspend a --message m",
+    ]
+    for words in (
+        *wrong,
+        *(f"rm b --notice 1m {option}" for option in ("--wait", "-ojson", "--delete-home")),
+    ):
         assert vdi("session", *words.split()).code == 2, words
 
 
@@ -194,11 +253,25 @@ def test_ls_of_one_user_as_names(vdi: Vdi, fake: FakeCluster) -> None:
 
 
 def test_show_prints_state_objects_and_events(vdi: Vdi, fake: FakeCluster) -> None:
-    fake.put(SESSIONS, a_session(status=running(conditions=conditions(PodReady="Pulling."), phase="Creating")))
+    fake.put(
+        SESSIONS,
+        a_session(status=running(conditions=conditions(PodReady="Pulling."), phase="Creating")),
+    )
     fake.put(f"{CORE}/pods", a_pod(ready=False, restarts=2))
-    note = "0/1 nodes are available: 1 Insufficient nvidia.com/gpu. preemption: 0/1 nodes are available."
-    event = {"metadata": {"name": "e1"}, "regarding": {"kind": "Pod", "name": "alice-desktop"}, "note": note}
-    seen = {"reason": "FailedScheduling", "deprecatedLastTimestamp": "2026-11-20T08:04:00Z", "deprecatedCount": 3}
+    note = (
+        "0/1 nodes are available: 1 Insufficient nvidia.com/gpu. preemption: 0/1 nodes are"
+        " available."
+    )
+    event = {
+        "metadata": {"name": "e1"},
+        "regarding": {"kind": "Pod", "name": "alice-desktop"},
+        "note": note,
+    }
+    seen = {
+        "reason": "FailedScheduling",
+        "deprecatedLastTimestamp": "2026-11-20T08:04:00Z",
+        "deprecatedCount": 3,
+    }
     fake.put(EVENTS, event | seen)
     ran = vdi("session", "show", "alice-desktop")
     assert ran.code == 0, ran.err
@@ -208,21 +281,34 @@ def test_show_prints_state_objects_and_events(vdi: Vdi, fake: FakeCluster) -> No
     assert "Service                 alice-desktop" in ran.out
     assert "missing" in ran.out
     assert (
-        "1m ago   Pod     There is not enough capacity on the only node: 1 without a free GPU (nvidia.com/gpu). (x3)"
-    ) in ran.out
+        "1m ago   Pod     There is not enough capacity on the only node: 1 without a free GPU"
+        " (nvidia.com/gpu). (x3)" in ran.out
+    )
 
 
 def test_show_hides_events_of_an_earlier_session(vdi: Vdi, alice: FakeCluster) -> None:
-    for name, time in (("before", "2026-11-20T07:59:59.900000Z"), ("after", "2026-11-20T08:00:00.100000Z")):
+    for name, time in (
+        ("before", "2026-11-20T07:59:59.900000Z"),
+        ("after", "2026-11-20T08:00:00.100000Z"),
+    ):
         regarding = {"kind": "VDISession", "name": "alice-desktop"}
-        alice.put(EVENTS, {"metadata": {"name": name}, "regarding": regarding, "note": name, "eventTime": time})
+        alice.put(
+            EVENTS,
+            {"metadata": {"name": name}, "regarding": regarding, "note": name, "eventTime": time},
+        )
     out = vdi("session", "show", "alice-desktop").out
     assert "before" not in out
     assert "VDISession   after" in out
 
 
 def test_show_names_what_may_not_be_read(vdi: Vdi, alice: FakeCluster) -> None:
-    alice.refuse("GET", f"{CORE}/secrets/alice-desktop-auth", 403, reason="Forbidden", message="secrets is forbidden")
+    alice.refuse(
+        "GET",
+        f"{CORE}/secrets/alice-desktop-auth",
+        403,
+        reason="Forbidden",
+        message="secrets is forbidden",
+    )
     alice.refuse("GET", EVENTS, 403, reason="Forbidden", message="events is forbidden")
     ran = vdi("session", "show", "alice-desktop")
     assert ran.code == 0
@@ -234,7 +320,9 @@ def test_show_of_nothing_names_the_namespace(vdi: Vdi, fake: FakeCluster) -> Non
     ran = vdi("session", "show", "nobody", "-n", "team-a")
     assert (ran.code, ran.err) == (1, "Error: there is no session nobody in namespace team-a\n")
     fake.put(SESSIONS, a_session())
-    assert vdi("session", "show", "alice-desktop", "-o", "yaml").out.startswith("apiVersion: vdi.kasm.io/v1alpha1\n")
+    assert vdi("session", "show", "alice-desktop", "-o", "yaml").out.startswith(
+        "apiVersion: vdi.kasm.io/v1alpha1\n"
+    )
 
 
 # open
@@ -261,12 +349,16 @@ def test_open_behind_a_gateway_shows_no_password(vdi: Vdi, behind_gateway: FakeC
         f"URL:      {URL_NO_ONE_ANSWERS}",
         "The browser asks for the portal's login if you are not logged in there.",
     ]
-    assert json.loads(vdi("session", "open", "alice-desktop", "-o", "json").out) == {"url": URL_NO_ONE_ANSWERS}
+    assert json.loads(vdi("session", "open", "alice-desktop", "-o", "json").out) == {
+        "url": URL_NO_ONE_ANSWERS
+    }
     assert not any("secrets" in path for _, path in behind_gateway.requests)
 
 
 def test_open_needs_a_running_desktop(vdi: Vdi, fake: FakeCluster) -> None:
-    fake.put(SESSIONS, a_session(status={"phase": "Creating", "message": "The image is being pulled."}))
+    fake.put(
+        SESSIONS, a_session(status={"phase": "Creating", "message": "The image is being pulled."})
+    )
     ran = vdi("session", "open", "alice-desktop")
     assert ran.code == 1
     assert "is Creating, so there is nothing to open: The image is being pulled." in ran.err
@@ -277,15 +369,22 @@ def test_open_needs_a_running_desktop(vdi: Vdi, fake: FakeCluster) -> None:
 
 def test_rm_as_json_names_what_is_deleted_despite_errors(vdi: Vdi, fake: FakeCluster) -> None:
     fake.put(SESSIONS, a_session(persistence={"retain": False}))
-    ran = vdi("session", "rm", "nobody", "alice-desktop", "alice-desktop", "--yes", "--wait", "-o", "json")
-    assert json.loads(ran.out) == {"deleted": ["alice-desktop"], "deletedHomes": ["alice-desktop-home"]}
+    ran = vdi(
+        "session", "rm", "nobody", "alice-desktop", "alice-desktop", "--yes", "--wait", "-o", "json"
+    )
+    assert json.loads(ran.out) == {
+        "deleted": ["alice-desktop"],
+        "deletedHomes": ["alice-desktop-home"],
+    }
     assert ran.code == 1
     assert "session alice-desktop was deleted in " in ran.err
     assert "there is no session nobody" in ran.err
     assert f"{SESSIONS}/alice-desktop" not in fake.objects
 
 
-def test_rm_as_json_leaves_out_what_still_exists(vdi: Vdi, fake: FakeCluster, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_rm_as_json_leaves_out_what_still_exists(
+    vdi: Vdi, fake: FakeCluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
     async def never(*_: object) -> bool:
         return False
 
@@ -350,10 +449,15 @@ def test_logs_prints_the_desktop_s_log(vdi: Vdi, alice: FakeCluster) -> None:
 
 
 def test_logs_without_a_pod_show_the_reason(vdi: Vdi, fake: FakeCluster) -> None:
-    fake.put(SESSIONS, a_session(status={"phase": "Pending", "message": "There is no template 'x'."}))
+    fake.put(
+        SESSIONS, a_session(status={"phase": "Pending", "message": "There is no template 'x'."})
+    )
     ran = vdi("session", "logs", "alice-desktop")
     assert ran.code == 1
-    assert "session alice-desktop (Pending) has no pod, so there is no log: There is no template 'x'." in ran.err
+    assert (
+        "session alice-desktop (Pending) has no pod, so there is no log: There is no template 'x'."
+        in ran.err
+    )
 
 
 # templates
@@ -372,11 +476,18 @@ def test_templates_are_listed_and_shown(vdi: Vdi, fake: FakeCluster) -> None:
 
 
 def test_a_template_shows_lifecycle_and_pre_pull(vdi: Vdi, fake: FakeCluster) -> None:
-    life = {"maxTimeout": "12h", "onTimeout": "Suspend", "idleTimeout": "30m", "onIdle": "Terminate"}
+    life = {
+        "maxTimeout": "12h",
+        "onTimeout": "Suspend",
+        "idleTimeout": "30m",
+        "onIdle": "Terminate",
+    }
     template = a_template("cad", prePull=True, lifecycle=life, persistence={"maxSize": "50Gi"})
     fake.put(TEMPLATES, template)
     assert " not begun " in vdi("template", "ls").out
-    failed = [{"node": "n4", "reason": "ErrImagePull", "message": "The registry does not know the image."}]
+    failed = [
+        {"node": "n4", "reason": "ErrImagePull", "message": "The registry does not know the image."}
+    ]
     progress = {"image": "cad:2", "desired": 4, "ready": 2, "pulling": ["n3"], "failed": failed}
     fake.put(TEMPLATES, {**template, "status": {"prePull": progress}})
     assert " 2/4 nodes, 1 failed " in vdi("template", "ls").out
@@ -386,11 +497,14 @@ def test_a_template_shows_lifecycle_and_pre_pull(vdi: Vdi, fake: FakeCluster) ->
     assert (
         "Pre-pull of cad:2: 2 of 4 nodes have it\n"
         "  in progress: n3\n"
-        "  failed on n4: The registry does not know the image.\n"
-    ) in shown
+        "  failed on n4: The registry does not know the image.\n" in shown
+    )
 
 
 def test_a_missing_template_is_reported_with_the_others(vdi: Vdi, fake: FakeCluster) -> None:
     fake.put(TEMPLATES, a_template("cad"))
     ran = vdi("template", "show", "cat")
-    assert (ran.code, ran.err) == (1, "Error: there is no template cat; available on this cluster: cad\n")
+    assert (ran.code, ran.err) == (
+        1,
+        "Error: there is no template cat; available on this cluster: cad\n",
+    )

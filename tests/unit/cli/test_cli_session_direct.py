@@ -1,4 +1,6 @@
-"""`vdi session open --direct`, with a stand-in for kubectl, which forwards nothing, and one for Selkies."""
+"""`vdi session open --direct`, with a stand-in for kubectl, which forwards nothing, and one for
+Selkies.
+"""
 
 import json
 import os
@@ -86,7 +88,9 @@ def have_kubectl(folder: Path, script: str, monkeypatch: pytest.MonkeyPatch) -> 
 
 @pytest.fixture
 def forwarding(desktop: Desktop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A kubectl that runs until it is ended; the folder where it leaves its words and its process id."""
+    """A kubectl that runs until it is ended; the folder where it leaves its words and its process
+    id.
+    """
     script = FORWARDS.format(folder=tmp_path, port=desktop.server_port) + "exec sleep 60\n"
     have_kubectl(tmp_path, script, monkeypatch)
     return tmp_path
@@ -95,7 +99,10 @@ def forwarding(desktop: Desktop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 @pytest.fixture
 def ending(desktop: Desktop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A kubectl that loses its pod at once."""
-    script = FORWARDS.format(folder=tmp_path, port=desktop.server_port) + "echo error: lost connection to pod\nexit 1\n"
+    script = (
+        FORWARDS.format(folder=tmp_path, port=desktop.server_port)
+        + "echo error: lost connection to pod\nexit 1\n"
+    )
     have_kubectl(tmp_path, script, monkeypatch)
 
 
@@ -106,7 +113,12 @@ def test_the_address_works_until_the_command_is_ended(
 ) -> None:
     desktop.known.add(direct_token(MASTER))
     with typed(
-        {"KUBECONFIG": str(fake.kubeconfig(tmp_path))}, "session", "open", "alice-desktop", "--direct", "--print"
+        {"KUBECONFIG": str(fake.kubeconfig(tmp_path))},
+        "session",
+        "open",
+        "alice-desktop",
+        "--direct",
+        "--print",
     ) as process:
         url = line_with(process.stdout, "URL:").split()[1]
         assert url == f"http://127.0.0.1:{desktop.server_port}/#token={direct_token(MASTER)}"
@@ -115,8 +127,9 @@ def test_the_address_works_until_the_command_is_ended(
     assert (process.returncode, errors) == (130, "")
     with pytest.raises(ProcessLookupError):
         os.kill(int((forwarding / "pid").read_text()), 0)
-    assert (forwarding / "words").read_text() == (
-        "--namespace vdi-sessions port-forward --address 127.0.0.1 pod/alice-desktop :http\n"
+    assert (
+        (forwarding / "words").read_text()
+        == "--namespace vdi-sessions port-forward --address 127.0.0.1 pod/alice-desktop :http\n"
     )
 
 
@@ -124,18 +137,28 @@ def test_the_address_works_until_the_command_is_ended(
 def test_json_is_the_address_and_an_end_by_itself_is_a_failure(vdi: Vdi, desktop: Desktop) -> None:
     desktop.known.add(direct_token(MASTER))
     ran = vdi("session", "open", "alice-desktop", "--direct", "-o", "json")
-    assert json.loads(ran.out) == {"url": f"http://127.0.0.1:{desktop.server_port}/#token={direct_token(MASTER)}"}
-    assert (ran.code, ran.err) == (1, "Error: the connection to the desktop has ended: error: lost connection to pod\n")
+    assert json.loads(ran.out) == {
+        "url": f"http://127.0.0.1:{desktop.server_port}/#token={direct_token(MASTER)}"
+    }
+    assert (ran.code, ran.err) == (
+        1,
+        "Error: the connection to the desktop has ended: error: lost connection to pod\n",
+    )
 
 
 @pytest.mark.usefixtures("alice", "ending")
 def test_without_a_gateway_the_password_is_shown(vdi: Vdi, desktop: Desktop) -> None:
     ran = vdi("session", "open", "alice-desktop", "--direct", "--print")
-    assert ran.out == f"URL:      http://127.0.0.1:{desktop.server_port}/\nUser:     user\nPassword: {MASTER}\n"
+    assert (
+        ran.out == f"URL:      http://127.0.0.1:{desktop.server_port}/\nUser:     user\nPassword:"
+        f" {MASTER}\n"
+    )
 
 
 @pytest.mark.usefixtures("ending")
-def test_an_image_with_a_page_of_its_own_is_opened_as_it_is(vdi: Vdi, alice: FakeCluster, desktop: Desktop) -> None:
+def test_an_image_with_a_page_of_its_own_is_opened_as_it_is(
+    vdi: Vdi, alice: FakeCluster, desktop: Desktop
+) -> None:
     pod = a_pod()
     pod["metadata"]["annotations"] = {"vdi.kasm.io/protocol": "Web", "vdi.kasm.io/scheme": "HTTPS"}
     alice.put(f"{CORE}/pods", pod)
@@ -167,7 +190,9 @@ def test_a_stream_that_passes_no_forwarded_port_is_refused(vdi: Vdi, desktop: De
 
 
 @pytest.mark.usefixtures("behind_gateway")
-def test_a_refusal_of_the_api_server_is_passed_on(vdi: Vdi, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_refusal_of_the_api_server_is_passed_on(
+    vdi: Vdi, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     have_kubectl(tmp_path, "#!/bin/sh\necho 'error: pods is forbidden' >&2\nexit 1\n", monkeypatch)
     ran = vdi("session", "open", "alice-desktop", "--direct")
     assert (ran.code, ran.out) == (3, "")
@@ -175,7 +200,9 @@ def test_a_refusal_of_the_api_server_is_passed_on(vdi: Vdi, tmp_path: Path, monk
 
 
 @pytest.mark.usefixtures("behind_gateway")
-def test_without_kubectl_the_error_says_what_to_do(vdi: Vdi, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_kubectl_the_error_says_what_to_do(
+    vdi: Vdi, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     ran = vdi("session", "open", "alice-desktop", "--direct")
     assert ran.code == 3

@@ -17,15 +17,18 @@ def session(**parts: Any) -> VDISession:
 
 
 def test_a_template_without_gpus_shows_no_gpu() -> None:
-    template = msgspec.convert(a_template(resources={"defaultGPU": 0, "defaultCPU": "2"}), VDITemplate)
+    template = msgspec.convert(
+        a_template(resources={"defaultGPU": 0, "defaultCPU": "2"}), VDITemplate
+    )
     lines = details_lines(SessionDetails(session(resources={"memory": "8Gi"}), template), NOW)
     assert "Resources: no GPU, 8Gi memory, 2 CPU" in lines
 
 
 def test_details_of_a_running_session() -> None:
     status = running(templateRevision="3", homeClaim="home-alice")
-    assert "\n".join(details_lines(SessionDetails(session(status=status)), NOW)) == (
-        "Session:   vdi-sessions/alice-desktop\n"
+    assert (
+        "\n".join(details_lines(SessionDetails(session(status=status)), NOW))
+        == "Session:   vdi-sessions/alice-desktop\n"
         "User:      alice@example.com\n"
         "Template:  ubuntu-desktop (revision 3)\n"
         "Phase:     Running\n"
@@ -56,10 +59,22 @@ def test_a_run_without_a_home_keeps_no_files() -> None:
 
 def test_details_have_queue_warnings_and_failures() -> None:
     reported = conditions(Expiring=True, Idle=True)
-    reported[0]["message"], reported[1]["message"] = "The desktop ends at 08:09.", "Nobody has touched it for 25m."
-    failures = {"count": 2, "reason": "OOMKilled", "message": "It ran out of memory.", "time": "2026-11-20T08:04:00Z"}
-    status = running(conditions=reported, failures=failures, lastActivityTime="2026-11-20T07:40:00Z")
-    lines = details_lines(SessionDetails(session(status=status, idleTimeout="30m", priority=5)), NOW)
+    reported[0]["message"], reported[1]["message"] = (
+        "The desktop ends at 08:09.",
+        "Nobody has touched it for 25m.",
+    )
+    failures = {
+        "count": 2,
+        "reason": "OOMKilled",
+        "message": "It ran out of memory.",
+        "time": "2026-11-20T08:04:00Z",
+    }
+    status = running(
+        conditions=reported, failures=failures, lastActivityTime="2026-11-20T07:40:00Z"
+    )
+    lines = details_lines(
+        SessionDetails(session(status=status, idleTimeout="30m", priority=5)), NOW
+    )
     for line in (
         "Warnings:  The desktop ends at 08:09.; Nobody has touched it for 25m.",
         "Failures:  lost 2 times in a row, last (1m ago): It ran out of memory.",
@@ -69,26 +84,42 @@ def test_details_have_queue_warnings_and_failures() -> None:
     ):
         assert line in lines
     queue = {"position": 3, "reason": "GPUsBusy", "earliestSlot": "2026-11-20T09:00:00Z"}
-    waiting = details_lines(SessionDetails(session(status={"phase": "Pending", "queue": queue})), NOW)
-    assert "Queue:     number 3 in line, capacity expected by 2026-11-20T09:00:00Z (GPUsBusy)" in waiting
+    waiting = details_lines(
+        SessionDetails(session(status={"phase": "Pending", "queue": queue})), NOW
+    )
+    assert (
+        "Queue:     number 3 in line, capacity expected by 2026-11-20T09:00:00Z (GPUsBusy)"
+        in waiting
+    )
     queue = {"position": 1, "reason": "NoGPUs", "nodeRequestTime": "2026-11-20T08:04:20Z"}
-    waiting = details_lines(SessionDetails(session(status={"phase": "Pending", "queue": queue})), NOW)
+    waiting = details_lines(
+        SessionDetails(session(status={"phase": "Pending", "queue": queue})), NOW
+    )
     assert "Queue:     number 1 in line, node requested 40s ago (NoGPUs)" in waiting
 
 
 def test_a_failure_is_in_note_and_details() -> None:
     since = "2026-11-20T08:04:00Z"
-    hangs = {"type": "PodReady", "status": "False", "reason": "NotResponding", "lastTransitionTime": since}
+    hangs = {
+        "type": "PodReady",
+        "status": "False",
+        "reason": "NotResponding",
+        "lastTransitionTime": since,
+    }
     frozen = session(status={"phase": "Creating", "message": "It hangs.", "conditions": [hangs]})
     line = f"Failure:   Not responding since {since} (1m ago). Restart it: unsaved work is lost."
     assert any(shown.startswith(line) for shown in details_lines(SessionDetails(frozen), NOW))
-    assert watch_line(frozen, "alice", NOW) == "08:05:00Z  alice  Creating  not responding  It hangs."
+    assert (
+        watch_line(frozen, "alice", NOW) == "08:05:00Z  alice  Creating  not responding  It hangs."
+    )
 
 
 def test_an_explanation_is_shown_unless_the_status_has_it() -> None:
     page = SessionDetails(session(status=running(message="Same.")), explanation="Same.")
     assert not [line for line in details_lines(page, NOW) if line.startswith("Why:")]
-    assert "Why:       Because." in details_lines(SessionDetails(session(), explanation="Because."), NOW)
+    assert "Why:       Because." in details_lines(
+        SessionDetails(session(), explanation="Because."), NOW
+    )
 
 
 @pytest.mark.parametrize(
@@ -100,5 +131,7 @@ def test_expires_in_is_the_time_left(end: str, left: str) -> None:
 
 def test_a_change_is_one_line() -> None:
     creating = session(status={"phase": "Creating", "message": "Pulling."})
-    assert watch_line(creating, "alice-desktop", NOW) == "08:05:00Z  alice-desktop  Creating  Pulling."
+    assert (
+        watch_line(creating, "alice-desktop", NOW) == "08:05:00Z  alice-desktop  Creating  Pulling."
+    )
     assert watch_line(None, "alice-desktop", NOW) == "08:05:00Z  alice-desktop  deleted"

@@ -12,15 +12,22 @@ from vdi.cli.session.stages import Outcome, Start
 from vdi.cluster.objects import Pod
 
 
-def session_with(*true: str, phase: str = "Creating", message: str = "", **status: Any) -> VDISession:
+def session_with(
+    *true: str, phase: str = "Creating", message: str = "", **status: Any
+) -> VDISession:
     """A session in this state, of whose conditions these are true."""
     conditions = [{"type": kind, "status": "True", "reason": "Ok"} for kind in true]
-    return a_session(generation=0, status={"phase": phase, "message": message, "conditions": conditions, **status})
+    return a_session(
+        generation=0,
+        status={"phase": phase, "message": message, "conditions": conditions, **status},
+    )
 
 
 def refused(kind: str, message: str, phase: str = "Pending", reason: str = "Because") -> VDISession:
     session = session_with(phase=phase)
-    session.status.conditions = (Condition(type=kind, status="False", reason=reason, message=message),)
+    session.status.conditions = (
+        Condition(type=kind, status="False", reason=reason, message=message),
+    )
     return session
 
 
@@ -34,10 +41,17 @@ def test_each_stage_is_passed_once_with_its_own_seconds() -> None:
     start = Start(100.0)
     assert start.observe(untouched(), 100.1) == []
     first = start.observe(session_with("TemplateFound"), 100.5)
-    second = start.observe(session_with("TemplateFound", "Admitted", "HomeBound", nodeName="n1"), 101.5)
-    third = start.observe(session_with("TemplateFound", "Admitted", "HomeBound", "PodReady", nodeName="n1"), 104.0)
+    second = start.observe(
+        session_with("TemplateFound", "Admitted", "HomeBound", nodeName="n1"), 101.5
+    )
+    third = start.observe(
+        session_with("TemplateFound", "Admitted", "HomeBound", "PodReady", nodeName="n1"), 104.0
+    )
     last = start.observe(
-        session_with("TemplateFound", "Admitted", "HomeBound", "PodReady", phase="Running", nodeName="n1"), 104.25
+        session_with(
+            "TemplateFound", "Admitted", "HomeBound", "PodReady", phase="Running", nodeName="n1"
+        ),
+        104.25,
     )
     assert [(p.text, p.seconds) for p in first] == [
         ("the operator is processing it", 0.5),
@@ -49,7 +63,10 @@ def test_each_stage_is_passed_once_with_its_own_seconds() -> None:
         ("home volume bound", 0.0),
         ("pod placed on node n1", 0.0),
     ]
-    assert [(p.text, p.seconds) for p in third] == [("image pulled, container started", 2.5), ("desktop answers", 0.0)]
+    assert [(p.text, p.seconds) for p in third] == [
+        ("image pulled, container started", 2.5),
+        ("desktop answers", 0.0),
+    ]
     assert [(p.text, p.seconds) for p in last] == [("session Running", 0.25)]
     assert start.outcome is Outcome.RUNNING
     assert 104.25 - start.begun == pytest.approx(sum(p.seconds for p in start.passed))
@@ -81,7 +98,11 @@ GONE = "the session was deleted while it started"
 @pytest.mark.parametrize(
     ("session", "outcome", "reason"),
     [
-        (refused("TemplateFound", "There is no template."), Outcome.FAILED, "There is no template."),
+        (
+            refused("TemplateFound", "There is no template."),
+            Outcome.FAILED,
+            "There is no template.",
+        ),
         (refused("Admitted", "Too much.", reason="OverLimit"), Outcome.FAILED, "Too much."),
         (refused("Admitted", "Suspended.", reason="Suspended"), Outcome.FAILED, "Suspended."),
         (queued(0, "TooLarge", "No node can run it."), Outcome.FAILED, "No node can run it."),
@@ -129,19 +150,33 @@ def test_a_status_from_before_the_resume_is_ignored() -> None:
 
 def test_a_desktop_from_a_pool_is_reported() -> None:
     start, session = Start(0.0), session_with(phase="Running")
-    session.status.conditions = (Condition(type="Admitted", status="True", reason="ClaimedFromPool"),)
-    assert "a started desktop was taken from the pool" in [stage.text for stage in start.observe(session, 1.0)]
+    session.status.conditions = (
+        Condition(type="Admitted", status="True", reason="ClaimedFromPool"),
+    )
+    assert "a started desktop was taken from the pool" in [
+        stage.text for stage in start.observe(session, 1.0)
+    ]
 
 
 def a_pod(**parts: Any) -> Pod:
     """A pod of the session with uid `u1`."""
-    owner = {"apiVersion": "vdi.kasm.io/v1alpha1", "kind": "VDISession", "name": "alice-desktop", "uid": "u1"}
-    return msgspec.convert({"metadata": {"name": "alice-desktop", "ownerReferences": [owner]}, **parts}, Pod)
+    owner = {
+        "apiVersion": "vdi.kasm.io/v1alpha1",
+        "kind": "VDISession",
+        "name": "alice-desktop",
+        "uid": "u1",
+    }
+    return msgspec.convert(
+        {"metadata": {"name": "alice-desktop", "ownerReferences": [owner]}, **parts}, Pod
+    )
 
 
 def container(state: dict[str, Any], *, ready: bool = False) -> dict[str, Any]:
     conditions = [{"type": "Ready", "status": "True" if ready else "False"}]
-    return {"containerStatuses": [{"name": "desktop", "state": state, "ready": ready}], "conditions": conditions}
+    return {
+        "containerStatuses": [{"name": "desktop", "state": state, "ready": ready}],
+        "conditions": conditions,
+    }
 
 
 def test_the_pod_is_ahead_of_the_status() -> None:
@@ -154,15 +189,22 @@ def test_the_pod_is_ahead_of_the_status() -> None:
     placed = start.observe(session, 1.0, a_pod(spec={"nodeName": "n1", **home}))
     assert [p.text for p in placed] == ["home volume bound", "pod placed on node n1"]
     assert start.reason == "Node n1 is preparing the image."
-    started = start.observe(session, 2.0, a_pod(spec={"nodeName": "n1"}, status=container({"running": {}})))
+    started = start.observe(
+        session, 2.0, a_pod(spec={"nodeName": "n1"}, status=container({"running": {}}))
+    )
     assert [(p.text, p.seconds) for p in started] == [("image pulled, container started", 1.0)]
-    ready = start.observe(session, 5.0, a_pod(spec={"nodeName": "n1"}, status=container({"running": {}}, ready=True)))
+    ready = start.observe(
+        session, 5.0, a_pod(spec={"nodeName": "n1"}, status=container({"running": {}}, ready=True))
+    )
     assert [(p.text, p.seconds) for p in ready] == [("desktop answers", 3.0)]
     assert start.outcome is None
 
 
 def test_a_stuck_pod_shows_the_operator_s_message() -> None:
-    start, session = Start(0.0), session_with(message="The image x cannot be pulled: the registry has no such image.")
+    start, session = (
+        Start(0.0),
+        session_with(message="The image x cannot be pulled: the registry has no such image."),
+    )
     session.metadata.uid = "u1"
     waiting = {"waiting": {"reason": "ImagePullBackOff", "message": "Back-off pulling image"}}
     start.observe(session, 1.0, a_pod(spec={"nodeName": "n1"}, status=container(waiting)))

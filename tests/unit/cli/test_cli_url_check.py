@@ -10,7 +10,8 @@ from vdi.cli.session.wait import interpret, wait_until_ready
 
 
 @pytest.mark.parametrize(
-    ("status", "ready"), [(200, True), (302, True), (401, True), (404, False), (500, False), (502, False), (503, False)]
+    ("status", "ready"),
+    [(200, True), (302, True), (401, True), (404, False), (500, False), (502, False), (503, False)],
 )
 def test_the_proxy_s_own_answers_are_not_the_desktop_s(status: int, ready: bool) -> None:
     answer = interpret(status)

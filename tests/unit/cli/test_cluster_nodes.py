@@ -1,4 +1,6 @@
-"""`vdi cluster` with several nodes: what is printed, and what is refused before anything is touched."""
+"""`vdi cluster` with several nodes: what is printed, and what is refused before anything is
+touched.
+"""
 
 import json
 from pathlib import Path
@@ -23,7 +25,9 @@ def known(monkeypatch: pytest.MonkeyPatch) -> list[NodeStatus]:
     nodes = list(NODES)
 
     def status(name: str) -> ClusterStatus:
-        return ClusterStatus(name=name, state="degraded", node_ready=True, components=[RUNNING], nodes=nodes)
+        return ClusterStatus(
+            name=name, state="degraded", node_ready=True, components=[RUNNING], nodes=nodes
+        )
 
     monkeypatch.setattr(cluster, "status", status)
     return nodes
@@ -52,7 +56,13 @@ def test_logs_of_further_nodes_are_named_by_their_node(
     vdi: Vdi, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("VDI_STATE", str(tmp_path))
-    settings = {"name": "demo", "control_plane_only": False, "fake_gpus": 0, "api_host": "127.0.0.1", "nodes": 2}
+    settings = {
+        "name": "demo",
+        "control_plane_only": False,
+        "fake_gpus": 0,
+        "api_host": "127.0.0.1",
+        "nodes": 2,
+    }
     settings |= {"api_port": 1, "etcd_port": 2, "etcd_peer_port": 3}
     for folder in ("logs", "nodes/2/logs"):
         (tmp_path / "demo" / folder).mkdir(parents=True)

@@ -19,9 +19,12 @@ echo "${{COMPREPLY[*]}}"
 
 
 @pytest.mark.parametrize(
-    ("words", "offered"), [("vdi session l", "logs ls"), ("vdi session ls --all", "--all-namespaces")]
+    ("words", "offered"),
+    [("vdi session l", "logs ls"), ("vdi session ls --all", "--all-namespaces")],
 )
-def test_bash_completes_commands_and_options(vdi: Vdi, tmp_path: Path, words: str, offered: str) -> None:
+def test_bash_completes_commands_and_options(
+    vdi: Vdi, tmp_path: Path, words: str, offered: str
+) -> None:
     if shutil.which("bash") is None:
         pytest.skip("no bash in PATH")
     (tmp_path / "completion").write_text(vdi("completion", "bash").out)
@@ -31,6 +34,12 @@ def test_bash_completes_commands_and_options(vdi: Vdi, tmp_path: Path, words: st
     script = SHELL.format(words=words, last=len(words.split()) - 1, word=word, before=before)
     env = os.environ | {"PATH": f"{tmp_path}:{os.environ['PATH']}"}
     done = subprocess.run(
-        ["bash", "-c", script], cwd=tmp_path, env=env, capture_output=True, text=True, timeout=30, check=True
+        ["bash", "-c", script],
+        cwd=tmp_path,
+        env=env,
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=True,
     )
     assert sorted(done.stdout.split()) == offered.split(), done.stderr

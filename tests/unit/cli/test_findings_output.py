@@ -12,7 +12,15 @@ from unit.doctor.doctor_kasm import KASM_FAULTS
 from vdi.snapshot.model import save
 
 WITH_FINDINGS = ["doctor", "kasm diagnose", "kasm values check"]
-COMMANDS = [*WITH_FINDINGS, "gpu verify", "install", "kasm preflight", "kasm validate", "template try", "upgrade"]
+COMMANDS = [
+    *WITH_FINDINGS,
+    "gpu verify",
+    "install",
+    "kasm preflight",
+    "kasm validate",
+    "template try",
+    "upgrade",
+]
 
 
 @pytest.fixture
@@ -23,7 +31,13 @@ def source(tmp_path: Path) -> dict[str, list[str]]:
     bundle, values = tmp_path / "bundle.json", tmp_path / "values.yaml"
     bundle.write_bytes(save(cluster.snapshot()))
     values.write_text("global: {hostname: kasm.example.com}\n")
-    return dict(zip(WITH_FINDINGS, (["--from", str(bundle)], ["--from", str(bundle)], [str(values)]), strict=True))
+    return dict(
+        zip(
+            WITH_FINDINGS,
+            (["--from", str(bundle)], ["--from", str(bundle)], [str(values)]),
+            strict=True,
+        )
+    )
 
 
 @pytest.mark.parametrize("command", WITH_FINDINGS)

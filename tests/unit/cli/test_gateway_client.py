@@ -16,7 +16,8 @@ from vdi.cli.login import AuthorizationRequest, exchange_code
 from vdi.cli.session.gateway_backend import GatewayBackend
 
 MANY = b"".join(
-    b'event: session\ndata: {"metadata": {"name": "s%d"}, "spec": {"user": "a@b.cd", "template": "t"}}\n\n' % number
+    b'event: session\ndata: {"metadata": {"name": "s%d"}, "spec": {"user": "a@b.cd", "template":'
+    b' "t"}}\n\n' % number
     for number in range(2001)
 )
 
@@ -59,11 +60,18 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(
     ("name", "reader", "status"),
     [
-        *((name, reader, 200) for name in HOSTILE for reader in READERS if (name, reader) not in HARMLESS),
+        *(
+            (name, reader, 200)
+            for name in HOSTILE
+            for reader in READERS
+            if (name, reader) not in HARMLESS
+        ),
         *((name, "get", 409) for name in HOSTILE),
     ],
 )
-async def test_no_answer_of_a_gateway_takes_more_than_its_limit(name: str, reader: str, status: int) -> None:
+async def test_no_answer_of_a_gateway_takes_more_than_its_limit(
+    name: str, reader: str, status: int
+) -> None:
     answer = HOSTILE[name]
     answer = Answer(answer.first.replace(b"200 OK", f"{status} X".encode(), 1), answer.endless)
     async with serve_answer(answer) as server, GatewayClient(server.url) as client:
@@ -90,12 +98,15 @@ async def test_a_refused_answer_is_named(answer: Answer, reason: str) -> None:
     async with serve_answer(answer) as server, GatewayClient(server.url) as client:
         with pytest.raises(CliError) as refused:
             await client.get("/me")
-    assert refused.value.message.startswith(f"{server.url} does not respond as a gateway of VDI does: the response")
+    assert refused.value.message.startswith(
+        f"{server.url} does not respond as a gateway of VDI does: the response"
+    )
     assert reason in refused.value.message
 
 
 async def test_a_response_that_drips_for_ever_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(client_module.GatewayClient._open.__wrapped__.__kwdefaults__, "seconds", 0.2)  # type: ignore[attr-defined]
+    wrapped = client_module.GatewayClient._open.__wrapped__  # type: ignore[attr-defined]
+    monkeypatch.setitem(wrapped.__kwdefaults__, "seconds", 0.2)
     monkeypatch.setattr(client_module, "_EXPORT_SECONDS", 0.2)
     async with serve_answer(DRIP) as server, GatewayClient(server.url) as client:
         for reader in ("get", "items", "text"):
@@ -112,7 +123,10 @@ async def test_a_page_of_another_shape_is_refused(page: bytes) -> None:
 
 async def test_a_list_of_empty_pages_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(client_module, "_MOST_PAGES", 5)
-    async with serve_answer(whole(b'{"items":[],"next":"again"}')) as server, GatewayClient(server.url) as client:
+    async with (
+        serve_answer(whole(b'{"items":[],"next":"again"}')) as server,
+        GatewayClient(server.url) as client,
+    ):
         with pytest.raises(CliError, match="the list /sessions is too large: more than 5 pages"):
             await client.items("/sessions")
     assert len(server.requests) == 5
@@ -121,7 +135,9 @@ async def test_a_list_of_empty_pages_is_given_up(monkeypatch: pytest.MonkeyPatch
 async def test_a_list_without_an_end_is_given_up() -> None:
     page = msgspec.json.encode({"items": ["x" * 1000], "next": "again"})
     async with serve_answer(whole(page)) as server, GatewayClient(server.url) as client:
-        with pytest.raises(CliError, match="the list /sessions is too large: more than 65536 bytes"):
+        with pytest.raises(
+            CliError, match="the list /sessions is too large: more than 65536 bytes"
+        ):
             await client.items("/sessions")
     assert len(server.requests) == 2**16 // len(page) + 1
 
@@ -129,11 +145,26 @@ async def test_a_list_without_an_end_is_given_up() -> None:
 @pytest.mark.parametrize(
     ("stream", "reason"),
     [
-        (Answer(b"HTTP/1.1 200 OK\r\n\r\ndata: ", b"x" * 1000), "a line of the response is too long: more than 65536"),
-        (Answer(b"HTTP/1.1 200 OK\r\n\r\n", b"data: x\n" * 1000), "an event of the response is too large"),
-        (Answer(b"HTTP/1.1 200 OK\r\n\r\n", b"name: x\n" * 1000), "an event of the response is too large"),
-        (Answer(b"HTTP/1.1 200 OK\r\n\r\n", b"event: session\ndata: " + DEEP + b"\n\n"), "maximum recursion depth"),
-        (Answer(b"HTTP/1.1 200 OK\r\n\r\n", b"event: gone\ndata: 1\n\n"), "Expected `object`, got `int`"),
+        (
+            Answer(b"HTTP/1.1 200 OK\r\n\r\ndata: ", b"x" * 1000),
+            "a line of the response is too long: more than 65536",
+        ),
+        (
+            Answer(b"HTTP/1.1 200 OK\r\n\r\n", b"data: x\n" * 1000),
+            "an event of the response is too large",
+        ),
+        (
+            Answer(b"HTTP/1.1 200 OK\r\n\r\n", b"name: x\n" * 1000),
+            "an event of the response is too large",
+        ),
+        (
+            Answer(b"HTTP/1.1 200 OK\r\n\r\n", b"event: session\ndata: " + DEEP + b"\n\n"),
+            "maximum recursion depth",
+        ),
+        (
+            Answer(b"HTTP/1.1 200 OK\r\n\r\n", b"event: gone\ndata: 1\n\n"),
+            "Expected `object`, got `int`",
+        ),
         (Answer(b"HTTP/1.1 200 OK\r\n\r\n", b"event: gone\ndata: \xff\n\n"), "invalid start byte"),
         (Answer(b"HTTP/1.1 200 OK\r\n\r\n", MANY), "more than 2000 sessions"),
     ],
@@ -148,7 +179,10 @@ async def test_events_have_a_largest_size(stream: Answer, reason: str) -> None:
 async def test_an_event_may_contain_every_character_of_json() -> None:
     async def events(_: web.Request) -> web.Response:
         return web.Response(
-            text='event: session\ndata: {"a": "x\u2028y\x85z"}\r\n\r\n: comment\n\nevent: ready\ndata: {}\n\n'
+            text=(
+                'event: session\ndata: {"a": "x\u2028y\x85z"}\r\n\r\n: comment\n\nevent:'
+                " ready\ndata: {}\n\n"
+            )
         )
 
     app = web.Application()
@@ -158,4 +192,7 @@ async def test_an_event_may_contain_every_character_of_json() -> None:
         GatewayClient(f"http://127.0.0.1:{port}") as client,
         client.events("/events") as stream,
     ):
-        assert [event async for event in stream] == [("session", '{"a": "x\u2028y\x85z"}'), ("ready", "{}")]
+        assert [event async for event in stream] == [
+            ("session", '{"a": "x\u2028y\x85z"}'),
+            ("ready", "{}"),
+        ]

@@ -12,7 +12,9 @@ HOST = "kasm.example.com"
 
 
 def test_render_prints_values_that_check_takes(vdi: Vdi, tmp_path: Path) -> None:
-    ran = vdi("kasm", "values", "render", "--hostname", HOST, "--profile", "8gb", "--tls-secret", "tls")
+    ran = vdi(
+        "kasm", "values", "render", "--hostname", HOST, "--profile", "8gb", "--tls-secret", "tls"
+    )
     assert (ran.code, ran.err) == (0, "")
     file = tmp_path / "values.yaml"
     file.write_text(ran.out)
@@ -23,11 +25,23 @@ def test_render_prints_values_that_check_takes(vdi: Vdi, tmp_path: Path) -> None
 
 def test_render_writes_a_new_file_and_never_over_an_old_one(vdi: Vdi, tmp_path: Path) -> None:
     file = tmp_path / "values.yaml"
-    ran = vdi("kasm", "values", "render", "--hostname", HOST, "--tls-secret", "tls", "-w", str(file))
+    ran = vdi(
+        "kasm", "values", "render", "--hostname", HOST, "--tls-secret", "tls", "-w", str(file)
+    )
     assert (ran.code, ran.out) == (0, "")
     assert f"vdi kasm preflight -g C -f {file}" in ran.err
     assert yaml.safe_load(file.read_text())["publicAddr"] == HOST
-    again = vdi("kasm", "values", "render", "--hostname", "other.example.com", "--tls-secret", "tls", "-w", str(file))
+    again = vdi(
+        "kasm",
+        "values",
+        "render",
+        "--hostname",
+        "other.example.com",
+        "--tls-secret",
+        "tls",
+        "-w",
+        str(file),
+    )
     assert again.code == 2
     assert f"{file} already exists" in again.err
     assert list(tmp_path.glob(".*yaml*")) == []
@@ -37,12 +51,20 @@ def test_render_writes_a_new_file_and_never_over_an_old_one(vdi: Vdi, tmp_path: 
     ("words", "said"),
     [
         (["--hostname", "https://x"], "--hostname is 'https://x'; allowed"),
-        (["--hostname", HOST, "-g", "D"], "'D' is not a generation of Kasm's chart; allowed: A (kasm-single-zone"),
+        (
+            ["--hostname", HOST, "-g", "D"],
+            "'D' is not a generation of Kasm's chart; allowed: A (kasm-single-zone",
+        ),
         (["--hostname", HOST, "--chart-version", "new"], "--chart-version: 'new' is not a version"),
-        (["--hostname", HOST, "--profile", "16gb"], "--profile is '16gb'; allowed: chart, 4gb, 8gb"),
+        (
+            ["--hostname", HOST, "--profile", "16gb"],
+            "--profile is '16gb'; allowed: chart, 4gb, 8gb",
+        ),
     ],
 )
-def test_answers_that_are_wrong_are_a_matter_of_usage(vdi: Vdi, words: list[str], said: str) -> None:
+def test_answers_that_are_wrong_are_a_matter_of_usage(
+    vdi: Vdi, words: list[str], said: str
+) -> None:
     ran = vdi("kasm", "values", "render", *words)
     assert ran.code == 2
     assert said in ran.err

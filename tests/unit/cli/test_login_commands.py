@@ -1,4 +1,6 @@
-"""`vdi login`, `logout` and `whoami` against a real gateway's login pages; the browser is played."""
+"""`vdi login`, `logout` and `whoami` against a real gateway's login pages; the browser is
+played.
+"""
 
 import json
 import re
@@ -80,20 +82,26 @@ def test_login_through_the_browser(typed: Vdi, gateway: RemoteGateway, browser: 
     assert "alice-desktop" in typed("session", "ls").out
 
 
-def test_login_again_needs_neither_address_nor_authority(typed: Vdi, gateway: RemoteGateway, browser: Browser) -> None:
+def test_login_again_needs_neither_address_nor_authority(
+    typed: Vdi, gateway: RemoteGateway, browser: Browser
+) -> None:
     assert typed("login", gateway.url, "--ca-file", str(gateway.ca)).code == 0
     first = read_logins().gateways[gateway.url].token
     assert typed("login").code == 0
     assert read_logins().gateways[gateway.url].token != first
 
     async def labels() -> list[str]:
-        return [token.label for token in await gateway.there.services.logins.tokens("alice@example.com")]
+        return [
+            token.label for token in await gateway.there.services.logins.tokens("alice@example.com")
+        ]
 
     assert len(gateway.do(labels())) == 1, "the token before is revoked"
 
 
 class Typing:
-    """Somebody who reads the address off the screen, agrees on another machine, and types the code."""
+    """Somebody who reads the address off the screen, agrees on another machine, and types the
+    code.
+    """
 
     def __init__(self, gateway: RemoteGateway, capsys: pytest.CaptureFixture[str]) -> None:
         self.gateway, self.capsys = gateway, capsys
@@ -114,7 +122,9 @@ class Typing:
 
 
 @pytest.fixture
-def typing(gateway: RemoteGateway, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Typing:
+def typing(
+    gateway: RemoteGateway, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Typing:
     typing = Typing(gateway, capsys)
     monkeypatch.setattr(sys, "stdin", typing)
     return typing
@@ -133,7 +143,8 @@ def test_login_with_a_code(
 
 
 @pytest.mark.parametrize(
-    ("code", "said"), [("wrong\n", "issues no token for this code: this code is wrong"), ("", "no code was entered")]
+    ("code", "said"),
+    [("wrong\n", "issues no token for this code: this code is wrong"), ("", "no code was entered")],
 )
 def test_a_code_that_is_wrong_logs_no_one_in(
     typed: Vdi, gateway: RemoteGateway, typing: Typing, code: str, said: str
@@ -145,7 +156,9 @@ def test_a_code_that_is_wrong_logs_no_one_in(
     assert not login_file().exists()
 
 
-def test_what_comes_back_from_another_login_is_refused(typed: Vdi, gateway: RemoteGateway, browser: Browser) -> None:
+def test_what_comes_back_from_another_login_is_refused(
+    typed: Vdi, gateway: RemoteGateway, browser: Browser
+) -> None:
     browser.change = {"state": "of-another"}
     ran = typed("login", gateway.url, "--ca-file", str(gateway.ca))
     assert ran.code == 1
@@ -217,18 +230,25 @@ def test_logout_revokes_and_forgets(typed: Vdi, gateway: RemoteGateway, browser:
 
 
 def test_logout_of_a_token_that_had_ended_is_a_logout(typed: Vdi, gateway: RemoteGateway) -> None:
-    write_logins(Logins(gateway.url, {gateway.url: Login("a@b.cd", "vdi_x", ca=gateway.ca.read_text())}))
+    write_logins(
+        Logins(gateway.url, {gateway.url: Login("a@b.cd", "vdi_x", ca=gateway.ca.read_text())})
+    )
     assert typed("logout").code == 0
     assert read_logins().gateways == {}
 
 
 def test_logout_without_the_gateway_forgets_the_token(typed: Vdi) -> None:
     write_logins(
-        Logins("https://localhost:1", {"https://localhost:1": Login("a@b.cd", "vdi_x", "2026-12-20T12:00:00Z")})
+        Logins(
+            "https://localhost:1",
+            {"https://localhost:1": Login("a@b.cd", "vdi_x", "2026-12-20T12:00:00Z")},
+        )
     )
     ran = typed("logout")
     assert ran.code == 1
-    assert "the token is removed here, but could not be revoked: cannot reach the gateway" in ran.err
+    assert (
+        "the token is removed here, but could not be revoked: cannot reach the gateway" in ran.err
+    )
     assert "It expires at 2026-12-20T12:00:00Z" in ran.err
     assert read_logins().gateways == {}
 

@@ -1,4 +1,6 @@
-"""The probe's Job where nothing can be measured: what it says, how it ends, and that it leaves no desktop."""
+"""The probe's Job where nothing can be measured: what it says, how it ends, and that it leaves no
+desktop.
+"""
 
 import json
 from collections.abc import Callable, Iterator
@@ -25,7 +27,10 @@ def internal_port(status: int, body: str) -> Iterator[str]:
 
     class Handler(BaseHTTPRequestHandler):
         def do_POST(self) -> None:
-            right = (self.path, self.headers["Authorization"]) == ("/internal/probe-token", "Bearer of-the-pod")
+            right = (self.path, self.headers["Authorization"]) == (
+                "/internal/probe-token",
+                "Bearer of-the-pod",
+            )
             self.send_response(status if right else 404)
             self.end_headers()
             self.wfile.write(body.encode())
@@ -39,7 +44,10 @@ def internal_port(status: int, body: str) -> Iterator[str]:
 
 @pytest.fixture
 def job(
-    gateway: RemoteGateway, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    gateway: RemoteGateway,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> Job:
     """Run it against this internal port, as the chart would."""
     token = tmp_path / "token"
@@ -70,16 +78,24 @@ def test_a_gateway_without_an_answer_or_a_token_is_named(job: Job) -> None:
     with internal_port(403, "this token is not the probe's\n") as url:
         ran = job(url)
     assert ran.code == 3
-    assert ran.err == "error: the gateway gives no token to the probe (403): this token is not the probe's\n"
+    assert (
+        ran.err
+        == "error: the gateway gives no token to the probe (403): this token is not the probe's\n"
+    )
     ran = job(url)
     assert (ran.code, ran.err.startswith(f"error: cannot reach {url}: ")) == (3, True), ran.err
 
 
-def test_a_desktop_that_does_not_start_is_explained_and_deleted(job: Job, gateway: RemoteGateway) -> None:
+def test_a_desktop_that_does_not_start_is_explained_and_deleted(
+    job: Job, gateway: RemoteGateway
+) -> None:
     gateway.there.cluster.then = [{"phase": "Failed", "message": "The image does not exist."}]
     with internal_port(200, logged_in(gateway)) as url:
         ran = job(url)
-    assert (ran.code, f"session {SESSION} does not start: The image does not exist." in ran.err) == (1, True), ran.err
+    assert (
+        ran.code,
+        f"session {SESSION} does not start: The image does not exist." in ran.err,
+    ) == (1, True), ran.err
     assert SESSION not in gateway.there.cluster.objects
 
 

@@ -12,7 +12,9 @@ from vdi.cli.session.target import choose_target, server_url
 from vdi.http_client import proxy_for
 
 FIRST, SECOND = "https://portal.a.example", "https://portal.b.example:8443"
-LOGINS = Logins(FIRST, {FIRST: Login("alice@example.com", "vdi_1"), SECOND: Login("alice@b.example", "vdi_2")})
+LOGINS = Logins(
+    FIRST, {FIRST: Login("alice@example.com", "vdi_1"), SECOND: Login("alice@b.example", "vdi_2")}
+)
 
 
 @pytest.fixture(autouse=True)
@@ -73,7 +75,15 @@ def test_an_address_has_one_spelling(text: str, url: str) -> None:
 
 @pytest.mark.parametrize(
     "text",
-    ["", "http://portal.example.com", "https://a@portal.example.com", "https://p/login", "ftp://p", "p:x", "p:0"],
+    [
+        "",
+        "http://portal.example.com",
+        "https://a@portal.example.com",
+        "https://p/login",
+        "ftp://p",
+        "p:x",
+        "p:0",
+    ],
 )
 def test_an_unusable_portal_address_is_refused(text: str) -> None:
     with pytest.raises(CliError, match="is not the address of a portal") as refused:
@@ -106,7 +116,9 @@ def test_a_file_open_to_others_is_not_used(mode: int) -> None:
         choose_target(KubeConnection(), None, {})
     assert refused.value.exit_code == 3
     assert "vdi_1" not in refused.value.message
-    assert choose_target(KubeConnection(context="x"), None, {}).user == "", "who names a cluster does not need it"
+    assert choose_target(KubeConnection(context="x"), None, {}).user == "", (
+        "who names a cluster does not need it"
+    )
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", '{"gateways": {"x": {}}}', "\xff"])

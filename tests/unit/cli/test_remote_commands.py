@@ -38,9 +38,16 @@ def log_in(gateway: RemoteGateway, who: Identity) -> None:
 
 def test_a_desktop_from_creation_to_its_end(remote: Vdi, gateway: RemoteGateway) -> None:
     made = remote("session", "create", "-t", "ubuntu", "--memory", "2Gi", "--timeout", "4h")
-    assert (made.code, made.out) == (0, "session alice-ubuntu created; see vdi session show alice-ubuntu\n"), made.err
+    assert (made.code, made.out) == (
+        0,
+        "session alice-ubuntu created; see vdi session show alice-ubuntu\n",
+    ), made.err
     stored = gateway.call(lambda stage: stage.cluster.objects["alice-ubuntu"]["spec"])
-    assert (stored["user"], stored["timeout"], stored["resources"]["memory"]) == ("alice@example.com", "4h", "2Gi")
+    assert (stored["user"], stored["timeout"], stored["resources"]["memory"]) == (
+        "alice@example.com",
+        "4h",
+        "2Gi",
+    )
     listed = remote("session", "ls")
     assert [line.split()[:4] for line in listed.out.splitlines()] == [
         ["NAME", "USER", "TEMPLATE", "PHASE"],
@@ -54,24 +61,53 @@ def test_a_desktop_from_creation_to_its_end(remote: Vdi, gateway: RemoteGateway)
 
 
 def test_actions_reach_the_gateway(remote: Vdi, gateway: RemoteGateway) -> None:
-    began = datetime.now(UTC).replace(microsecond=0) - timedelta(hours=1)  # the command's clock is the real one
+    began = datetime.now(UTC).replace(microsecond=0) - timedelta(
+        hours=1
+    )  # the command's clock is the real one
     gateway.call(lambda stage: stage.session(status={**RUNNING, "startTime": format_time(began)}))
     name = "alice-desktop"
-    assert remote("session", "suspend", name).out.startswith(f"session {name} is being suspended; start it again:")
-    assert "is suspended, so there is nothing to restart. Resume it instead." in remote("session", "restart", name).err
-    assert remote("session", "resume", name).out == f"session {name} is starting again; see vdi session show {name}\n"
-    assert remote("session", "restart", name).out == f"session {name} is being restarted; see vdi session show {name}\n"
+    assert remote("session", "suspend", name).out.startswith(
+        f"session {name} is being suspended; start it again:"
+    )
+    assert (
+        "is suspended, so there is nothing to restart. Resume it instead."
+        in remote("session", "restart", name).err
+    )
+    assert (
+        remote("session", "resume", name).out
+        == f"session {name} is starting again; see vdi session show {name}\n"
+    )
+    assert (
+        remote("session", "restart", name).out
+        == f"session {name} is being restarted; see vdi session show {name}\n"
+    )
     end = format_time(began + timedelta(hours=10))
     assert f"session {name} ends at {end}" in remote("session", "extend", name, "2h").out
     resized = remote("session", "resize", name, "--memory", "2Gi", "--cpu", "500m")
     assert f"session {name} has a new size; see" in resized.out
-    at = remote("session", "schedule", name, "--at", "8:30", "--until", "18:00", "--time-zone", "Europe/Berlin")
-    assert at.out == f"schedule of session {name}: 08:30 to 18:00, Monday to Friday, Europe/Berlin\n"
+    at = remote(
+        "session",
+        "schedule",
+        name,
+        "--at",
+        "8:30",
+        "--until",
+        "18:00",
+        "--time-zone",
+        "Europe/Berlin",
+    )
+    assert (
+        at.out == f"schedule of session {name}: 08:30 to 18:00, Monday to Friday, Europe/Berlin\n"
+    )
     assert remote("session", "schedule", name, "--off").out == f"session {name} has no schedule\n"
     shared = remote("session", "share", name, "bob@example.com", "--expires-in", "2h")
     assert "is shared with bob@example.com as viewer until" in shared.out
     spec = gateway.call(lambda stage: stage.cluster.objects[name]["spec"])
-    assert (spec.get("suspended", False), spec["timeout"], spec.get("schedule")) == (False, "10h", None)
+    assert (spec.get("suspended", False), spec["timeout"], spec.get("schedule")) == (
+        False,
+        "10h",
+        None,
+    )
     assert spec["access"][0]["user"] == "bob@example.com"
     log_in(gateway, BOB)
     assert "alice@example.com" in remote("session", "ls").out
@@ -84,29 +120,57 @@ def test_actions_reach_the_gateway(remote: Vdi, gateway: RemoteGateway) -> None:
 
 REFUSED: list[tuple[list[str], int, str]] = [
     (["session", "show", "none"], 1, "You have no desktop 'none'"),
-    (["session", "create", "-t", "none"], 1, "template: you cannot use 'none'; you can start: ubuntu."),
-    (["session", "create", "-t", "ubuntu", "--user", BOB.user], 1, "user: 'bob@example.com' is not alice@example.com"),
-    (["session", "create", "-t", "ubuntu", "--gpu", "0"], 2, "resources.gpu: 0 is not a whole number >= 1"),
+    (
+        ["session", "create", "-t", "none"],
+        1,
+        "template: you cannot use 'none'; you can start: ubuntu.",
+    ),
+    (
+        ["session", "create", "-t", "ubuntu", "--user", BOB.user],
+        1,
+        "user: 'bob@example.com' is not alice@example.com",
+    ),
+    (
+        ["session", "create", "-t", "ubuntu", "--gpu", "0"],
+        2,
+        "resources.gpu: 0 is not a whole number >= 1",
+    ),
     (["session", "open", "x", "--direct"], 2, "name a cluster with --kubeconfig or --context"),
     (["session", "logs", "x"], 3, "a desktop's log needs access to the cluster"),
     (["session", "ls", "-A"], 2, "a gateway shows all its namespaces"),
     (["session", "ls", "-n", "elsewhere"], 2, "--namespace elsewhere cannot be combined with"),
     (["session", "ls", "--user", "bob@example.com"], 1, "Only administrators can do this"),
-    (["session", "ls", "--user", "bob@example.com", "--watch"], 2, "--watch follows your own desktops"),
-    (["session", "ls", "--server", "https://other.example.com"], 3, "you are not logged in to https://other"),
-    (["session", "ls", "--server", "http://other.example.com"], 2, "is not the address of a portal"),
+    (
+        ["session", "ls", "--user", "bob@example.com", "--watch"],
+        2,
+        "--watch follows your own desktops",
+    ),
+    (
+        ["session", "ls", "--server", "https://other.example.com"],
+        3,
+        "you are not logged in to https://other",
+    ),
+    (
+        ["session", "ls", "--server", "http://other.example.com"],
+        2,
+        "is not the address of a portal",
+    ),
     (["session", "ls", "--server", "https://x", "--context", "y"], 2, "give one of them"),
 ]
 
 
 @pytest.mark.parametrize(("words", "code", "said"), REFUSED, ids=lambda each: str(each)[:60])
-def test_refusals_have_a_message_and_an_exit_code(remote: Vdi, words: list[str], code: int, said: str) -> None:
+def test_refusals_have_a_message_and_an_exit_code(
+    remote: Vdi, words: list[str], code: int, said: str
+) -> None:
     ran = remote(*words)
     assert ran.code == code, ran.err
     assert said in ran.err
 
 
-def test_watch_ends_with_the_login(remote: Vdi, gateway: RemoteGateway, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_watch_ends_with_the_login(
+    remote: Vdi, gateway: RemoteGateway, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("vdi.gateway.api.sessions.CHECK_SECONDS", 0.02)
     monkeypatch.setattr("vdi.cli.session.gateway_backend._RECONNECT_SECONDS", 0.0)
 
@@ -121,16 +185,23 @@ def test_watch_ends_with_the_login(remote: Vdi, gateway: RemoteGateway, monkeypa
     assert f"Log in again: vdi login {gateway.url}" in ran.err
 
 
-def test_a_cut_stream_is_opened_again(remote: Vdi, gateway: RemoteGateway, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_cut_stream_is_opened_again(
+    remote: Vdi, gateway: RemoteGateway, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Each stream of this gateway ends at once; between two of them the operator goes on."""
     monkeypatch.setattr("vdi.cli.session.gateway_backend._RECONNECT_SECONDS", 0.0)
     monkeypatch.setattr("vdi.gateway.api.sessions.CHECK_SECONDS", 0.02)
     monkeypatch.setattr("vdi.gateway.api.sessions._login_holds", _never)
     gateway.call(lambda stage: stage.session(status=RUNNING))
-    gateway.there.cluster.then = [{"phase": "Terminating"}, {"phase": "Suspended", "observedGeneration": 1}]
+    gateway.there.cluster.then = [
+        {"phase": "Terminating"},
+        {"phase": "Suspended", "observedGeneration": 1},
+    ]
     ran = remote("session", "suspend", "alice-desktop", "--wait")
     assert ran.out.startswith("session alice-desktop was suspended in "), ran.err
-    assert remote("session", "rm", "alice-desktop", "--wait").out.startswith("session alice-desktop was deleted in ")
+    assert remote("session", "rm", "alice-desktop", "--wait").out.startswith(
+        "session alice-desktop was deleted in "
+    )
 
 
 async def _never(*_: object) -> bool:
@@ -173,14 +244,20 @@ def sample(gateway: RemoteGateway, name: str, **labels: str) -> float | None:
     return registry.get_sample_value(name, {"template": "ubuntu", **labels})
 
 
-def test_probe_prints_its_figures_and_reports_them(remote: Vdi, gateway: RemoteGateway, probed: dict[str, Any]) -> None:
+def test_probe_prints_its_figures_and_reports_them(
+    remote: Vdi, gateway: RemoteGateway, probed: dict[str, Any]
+) -> None:
     probed["figures"]["inputToPhotonMs"] = [30.0] * 40
     ran = remote("session", "probe", "alice-desktop", "-o", "json")
     assert ran.code == 0, ran.err
     said = json.loads(ran.out)
     assert (said["p50Ms"], said["p95Ms"], said["withinGoal"]) == (30, 30, True)
     assert said["figures"]["framesPerSecond"] == 58.9
-    assert (probed["keys"], probed["access"].url, probed["access"].mark.flip) == (40, RUNNING["url"], 0x1008FF49)
+    assert (probed["keys"], probed["access"].url, probed["access"].mark.flip) == (
+        40,
+        RUNNING["url"],
+        0x1008FF49,
+    )
     assert sample(gateway, "session_glass_to_glass_seconds_count") == 40
 
     ran = remote("session", "probe", "alice-desktop", "--keys", "20")
@@ -202,7 +279,9 @@ def test_probe_over_the_goal_fails(remote: Vdi, probed: dict[str, Any]) -> None:
     assert "3 of the keys had no visible effect" in remote("session", "probe", "alice-desktop").err
 
 
-def test_probe_that_fails_names_the_stage(remote: Vdi, gateway: RemoteGateway, probed: dict[str, Any]) -> None:
+def test_probe_that_fails_names_the_stage(
+    remote: Vdi, gateway: RemoteGateway, probed: dict[str, Any]
+) -> None:
     probed["figures"] = StageError("first picture", "no picture within 15 s")
     ran = remote("session", "probe", "alice-desktop")
     assert ran.code == 1
@@ -256,7 +335,9 @@ def test_releasing_an_address_needs_a_login(vdi: Vdi) -> None:
     assert refused.code == 2 and "vdi login https://portal.DOMAIN" in refused.err
 
 
-def test_shell_drives_a_desktop(remote: Vdi, gateway: RemoteGateway, desktop: Agent, tmp_path: Path) -> None:
+def test_shell_drives_a_desktop(
+    remote: Vdi, gateway: RemoteGateway, desktop: Agent, tmp_path: Path
+) -> None:
     gateway.call(lambda stage: stage.template(agents={"enabled": True}))
     command, file = ("session", "computer", "alice-desktop"), tmp_path / "screen.png"
     picture = b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR" + (9).to_bytes(4) * 2
@@ -264,7 +345,10 @@ def test_shell_drives_a_desktop(remote: Vdi, gateway: RemoteGateway, desktop: Ag
     desktop.body = {"data": data}
     assert remote(*command, "screenshot", "-f", str(file)).out == f"{file} is written\n"
     assert file.read_bytes() == picture
-    assert json.loads(remote(*command, "screenshot", "-o", "json").out) == {"text": None, "png": data}
+    assert json.loads(remote(*command, "screenshot", "-o", "json").out) == {
+        "text": None,
+        "png": data,
+    }
     desktop.body = {"result": "ok"}
     for words in ("move 1 2", "scroll 5 6 down 3", "key ctrl+s"):
         assert remote(*command, *words.split()).code == 0
@@ -286,7 +370,9 @@ def test_usage_of_a_month_is_asked_of_the_gateway(remote: Vdi) -> None:
     assert said.err == "no usage in 2026-10\n"
     report = json.loads(remote("usage", "--month", "2026-10", "-o", "json").out)
     assert (report["month"], report["users"]) == ("2026-10", [])
-    assert remote("usage", "--by", "template", "-o", "csv").out.startswith("template,month,sessions")
+    assert remote("usage", "--by", "template", "-o", "csv").out.startswith(
+        "template,month,sessions"
+    )
 
 
 def test_usage_that_cannot_be_asked_is_refused(remote: Vdi) -> None:
@@ -302,7 +388,14 @@ def test_usage_without_a_gateway_says_where_to_log_in(vdi: Vdi) -> None:
 
 
 def test_a_template_is_a_row_of_the_usage() -> None:
-    row = {"name": "cad", "hours": 10.0, "gpuHours": 20.0, "agentHours": 1.25, "sessions": 2, "runs": 3}
+    row = {
+        "name": "cad",
+        "hours": 10.0,
+        "gpuHours": 20.0,
+        "agentHours": 1.25,
+        "sessions": 2,
+        "runs": 3,
+    }
     header, line = usage_table([row], By.TEMPLATE)
     assert header.split("   ")[0] == "TEMPLATE"
     assert line.split() == ["cad", "10.0", "20.0", "1.2", "2", "3"]

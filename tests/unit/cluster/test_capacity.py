@@ -1,4 +1,6 @@
-"""Resources and placement of pods, as Kubernetes computes them, and what is kept of objects for it."""
+"""Resources and placement of pods, as Kubernetes computes them, and what is kept of objects for
+it.
+"""
 
 from typing import Any
 
@@ -39,14 +41,21 @@ def test_limits_stand_for_requests_that_are_missing() -> None:
 
 
 def test_init_containers_run_before_and_sidecars_beside() -> None:
-    large, side = {"resources": {"requests": {"cpu": "2"}}}, {"resources": CPU_250, "restartPolicy": "Always"}
+    large, side = (
+        {"resources": {"requests": {"cpu": "2"}}},
+        {"resources": CPU_250, "restartPolicy": "Always"},
+    )
     assert takes(containers=[{"resources": CPU_250}], initContainers=[large])["cpu"] == 2000
     assert takes(containers=[{"resources": CPU_250}], initContainers=[side, large])["cpu"] == 2250
     assert takes(containers=[{"resources": CPU_250}], initContainers=[side, side])["cpu"] == 750
 
 
 def test_requests_of_the_whole_pod_and_overhead() -> None:
-    spec = {"containers": [{"resources": CPU_250}], "resources": {"requests": {"cpu": "1"}}, "overhead": {"cpu": "10m"}}
+    spec = {
+        "containers": [{"resources": CPU_250}],
+        "resources": {"requests": {"cpu": "1"}},
+        "overhead": {"cpu": "10m"},
+    }
     assert takes(**spec)["cpu"] == 1010
 
 
@@ -60,7 +69,11 @@ def test_fractions_are_rounded_up() -> None:
 
 def test_equal_pods_share_their_sums() -> None:
     container = b'{"resources": {"requests": {"cpu": "1"}}}'
-    text = b'{"metadata": {"name": "x"}, "spec": {"nodeName": "n", "containers": [' + container + b"]}}"
+    text = (
+        b'{"metadata": {"name": "x"}, "spec": {"nodeName": "n", "containers": ['
+        + container
+        + b"]}}"
+    )
     one, two = (msgspec.json.decode(text, type=ForeignPod) for _ in range(2))
     assert one.spec.takes is two.spec.takes
     assert one.spec.containers == ()
@@ -126,10 +139,14 @@ def test_a_volume_names_its_nodes_by_label_or_by_name() -> None:
 
 def test_homes_and_labels_and_taints_of_state() -> None:
     room = read_capacity(a_node("n1", labels={"kind": "gpu"}))
-    assert reaches_home(a_demand(pin=pinned_to("n1")), room) and not reaches_home(a_demand(pin=pinned_to("n2")), room)
+    assert reaches_home(a_demand(pin=pinned_to("n1")), room) and not reaches_home(
+        a_demand(pin=pinned_to("n2")), room
+    )
     assert allows_placement(a_demand(selector=[("kind", "gpu")]), room)
     assert not allows_placement(a_demand(selector=[("kind", "cpu")]), room)
-    pressed = read_capacity(a_node("n1", taints=[{"key": "node.kubernetes.io/disk-pressure", "effect": "NoSchedule"}]))
+    pressed = read_capacity(
+        a_node("n1", taints=[{"key": "node.kubernetes.io/disk-pressure", "effect": "NoSchedule"}])
+    )
     assert pressed.closed == "short of disk" and allows_placement(a_demand(), pressed)
     rather_not = read_capacity(a_node("n1", taints=[{"key": "k", "effect": "PreferNoSchedule"}]))
     assert not rather_not.closed and allows_placement(a_demand(), rather_not)
@@ -138,7 +155,9 @@ def test_homes_and_labels_and_taints_of_state() -> None:
 def test_node_with_an_unnamed_image_is_decoded() -> None:
     """Seen with containerd: `names: null`, after a tag had moved to a newer image."""
     images = b'[{"names":null,"sizeBytes":5},{"names":["a:1"],"sizeBytes":7}]'
-    node = msgspec.json.decode(b'{"metadata":{"name":"n"},"status":{"images":' + images + b"}}", type=Node)
+    node = msgspec.json.decode(
+        b'{"metadata":{"name":"n"},"status":{"images":' + images + b"}}", type=Node
+    )
     assert [image.names for image in node.status.images] == [None, ("a:1",)]
 
 
@@ -152,6 +171,10 @@ def test_decoded_pod_keeps_only_used_fields() -> None:
                                   {"type": "DisruptionTarget", "status": "True"}]}}""",
         type=Pod,
     )
-    assert [condition.type for condition in pod.status.conditions] == ["Ready", "PodScheduled", "DisruptionTarget"]
+    assert [condition.type for condition in pod.status.conditions] == [
+        "Ready",
+        "PodScheduled",
+        "DisruptionTarget",
+    ]
     assert [volume.name for volume in pod.spec.volumes] == ["home"]
     assert pod.home_claim == "home-a"

@@ -14,8 +14,16 @@ GATED = {"type": "PodScheduled", "status": "False", "reason": "SchedulingGated"}
 FIXTURES = Path(__file__).parent / "fixtures"
 
 SENTENCES = [
-    ("image-not-found", "ImageNotFound", "registry.example.com/desktop:1 cannot be pulled: the registry has no such"),
-    ("image-denied", "ImagePullDenied", "the registry has no such image or denies access to it; check name and tag in"),
+    (
+        "image-not-found",
+        "ImageNotFound",
+        "registry.example.com/desktop:1 cannot be pulled: the registry has no such",
+    ),
+    (
+        "image-denied",
+        "ImagePullDenied",
+        "the registry has no such image or denies access to it; check name and tag in",
+    ),
     (
         "image-registry-unknown",
         "RegistryUnknown",
@@ -39,11 +47,19 @@ SENTENCES = [
     ("home-claim-uncached", "MissingHome", "'home' does not exist"),
     ("home-unbound", "HomePending", "not bound yet"),
     ("home-bound-unnoticed", "SchedulerLate", "has not retried yet"),
-    ("other-volume-unbound", "VolumePending", "A volume that the template mounts is not bound yet."),
+    (
+        "other-volume-unbound",
+        "VolumePending",
+        "A volume that the template mounts is not bound yet.",
+    ),
     ("home-not-provisioned", "HomeNotProvisioned", 'storageclass.storage.k8s.io "fast" not found.'),
     ("home-lost", "HomeLost", "'home' no longer exists"),
     ("unschedulable-unheard-of", "Unschedulable", "3 node(s) had sunspots"),
-    ("volume-mount-failed", "VolumeMount", 'SetUp failed for volume "nfs" : mount failed: exit status 32.'),
+    (
+        "volume-mount-failed",
+        "VolumeMount",
+        'SetUp failed for volume "nfs" : mount failed: exit status 32.',
+    ),
     ("volume-permission", "VolumePermission", "permission denied"),
     ("volume-on-other-node", "VolumeElsewhere", "attached to another node"),
     ("config-map-missing", "MissingConfigMap", "ConfigMap 'app-conf', which does not exist"),
@@ -73,15 +89,25 @@ def start_state_of(symptom: str) -> StartState:
     text = (FIXTURES / f"{symptom}.json").read_bytes()
     items: list[dict[str, Any]] = msgspec.json.decode(text)["items"]
     pods = [msgspec.convert(item, Pod) for item in items if item["kind"] == "Pod"]
-    claims = [msgspec.convert(item, PersistentVolumeClaim) for item in items if item["kind"] == "PersistentVolumeClaim"]
+    claims = [
+        msgspec.convert(item, PersistentVolumeClaim)
+        for item in items
+        if item["kind"] == "PersistentVolumeClaim"
+    ]
     mine = [claim for claim in claims if claim.metadata.name == pods[0].home_claim]
-    events = tuple(msgspec.convert(_as_new_event(item), Event) for item in items if item["kind"] == "Event")
+    events = tuple(
+        msgspec.convert(_as_new_event(item), Event) for item in items if item["kind"] == "Event"
+    )
     return StartState(pods[0], mine[0] if mine else None, events)
 
 
 def _as_new_event(item: dict[str, Any]) -> dict[str, Any]:
     """A core `v1` Event (what kubectl prints) under the names of `events.k8s.io/v1`."""
-    renamed = {"message": "note", "involvedObject": "regarding", "lastTimestamp": "deprecatedLastTimestamp"}
+    renamed = {
+        "message": "note",
+        "involvedObject": "regarding",
+        "lastTimestamp": "deprecatedLastTimestamp",
+    }
     return {renamed.get(key, key): value for key, value in item.items() if value is not None}
 
 
@@ -101,14 +127,14 @@ def test_every_fixture_has_its_sentence() -> None:
 
 # Of runc 1.5 through containerd, and of crun through CRI-O.
 RUNC = (
-    "failed to create containerd task: failed to create shim task: OCI runtime create failed: runc create failed: "
-    "unable to start container process: error during container init: failed to fulfil mount request: failed to set "
-    "MOUNT_ATTR_IDMAP on /volumes/pvc-1: invalid argument (maybe the filesystem used doesn't support idmap mounts on "
-    "this kernel?): unknown"
+    "failed to create containerd task: failed to create shim task: OCI runtime create failed: runc"
+    " create failed: unable to start container process: error during container init: failed to"
+    " fulfil mount request: failed to set MOUNT_ATTR_IDMAP on /volumes/pvc-1: invalid argument"
+    " (maybe the filesystem used doesn't support idmap mounts on this kernel?): unknown"
 )
 CRUN = (
-    "container create failed: mount_setattr `/home/user` (maybe the file system used doesn't support idmap mounts on "
-    "this kernel?): Invalid argument"
+    "container create failed: mount_setattr `/home/user` (maybe the file system used doesn't"
+    " support idmap mounts on this kernel?): Invalid argument"
 )
 BACK_OFF = {"waiting": {"reason": "CrashLoopBackOff", "message": "back-off 10s"}}
 
@@ -119,12 +145,25 @@ BACK_OFF = {"waiting": {"reason": "CrashLoopBackOff", "message": "back-off 10s"}
         ({"waiting": {"reason": "RunContainerError", "message": RUNC}}, {}, True),
         ({"waiting": {"reason": "CreateContainerError", "message": CRUN}}, {}, True),
         ({"terminated": {"exitCode": 128, "reason": "StartError", "message": RUNC}}, {}, True),
-        (BACK_OFF, {"terminated": {"exitCode": 128, "reason": "StartError", "message": RUNC}}, True),
+        (
+            BACK_OFF,
+            {"terminated": {"exitCode": 128, "reason": "StartError", "message": RUNC}},
+            True,
+        ),
         # It has started since, so nothing is wrong with its mounts.
         ({"running": {}}, {"terminated": {"reason": "StartError", "message": RUNC}}, False),
         # Its own last words, which a program of the desktop chooses.
         (BACK_OFF, {"terminated": {"exitCode": 128, "reason": "Error", "message": RUNC}}, False),
-        ({"waiting": {"reason": "RunContainerError", "message": "failed to mount /x: not a directory"}}, {}, False),
+        (
+            {
+                "waiting": {
+                    "reason": "RunContainerError",
+                    "message": "failed to mount /x: not a directory",
+                }
+            },
+            {},
+            False,
+        ),
     ],
 )
 @pytest.mark.parametrize("where", ["containerStatuses", "initContainerStatuses"])
@@ -137,35 +176,53 @@ def test_refused_user_namespace_is_told_from_other_errors(
     assert ("support idmap mounts" in find_idmap_error(pod)) == refused
     explanation = explain(StartState(pod))
     assert (explanation.reason == PodReason.NO_IDMAPPED_MOUNTS) == refused
-    assert ("Node node-1 cannot mount a volume in the user namespace" in explanation.sentence) == refused
+    assert (
+        "Node node-1 cannot mount a volume in the user namespace" in explanation.sentence
+    ) == refused
 
 
 def test_unknown_state_keeps_kubernetes_message() -> None:
-    pod = a_pod(container={"state": {"waiting": {"reason": "Dancing", "message": "the container dances"}}})
+    pod = a_pod(
+        container={"state": {"waiting": {"reason": "Dancing", "message": "the container dances"}}}
+    )
     assert explain(StartState(pod)).sentence == "the container dances."
 
 
 @pytest.mark.parametrize(
     ("note", "code", "words"),
     [
-        ("HTTP probe failed with statuscode: 401", "ProbeRefused", "or name the Secret with the password in basicAuth"),
+        (
+            "HTTP probe failed with statuscode: 401",
+            "ProbeRefused",
+            "or name the Secret with the password in basicAuth",
+        ),
         (
             "HTTP probe failed with statuscode: 404",
             "ProbeRefused",
             "Set healthPath in the template to an existing page",
         ),
-        ("HTTP probe failed with statuscode: 400", "ProbeRefused", "If it uses HTTPS, set scheme: HTTPS"),
+        (
+            "HTTP probe failed with statuscode: 400",
+            "ProbeRefused",
+            "If it uses HTTPS, set scheme: HTTPS",
+        ),
         (
             'Get "https://10.42.0.5:8080/": http: server gave HTTP response to HTTPS client',
             "ProbeRefused",
             "it uses HTTP, but the template has scheme: HTTPS",
         ),
         ("HTTP probe failed with statuscode: 503", "Starting", "does not respond yet"),
-        ('Get "http://10.42.0.5:8080/": dial tcp: connect: connection refused', "Starting", "does not respond yet"),
+        (
+            'Get "http://10.42.0.5:8080/": dial tcp: connect: connection refused',
+            "Starting",
+            "does not respond yet",
+        ),
     ],
 )
 def test_refused_probe_names_the_wrong_setting(note: str, code: str, words: str) -> None:
-    pod = a_pod(container={"ready": False, "state": {"running": {"startedAt": "2026-11-20T08:00:03Z"}}})
+    pod = a_pod(
+        container={"ready": False, "state": {"running": {"startedAt": "2026-11-20T08:00:03Z"}}}
+    )
     event = Event(ChildMeta(name="e"), reason="Unhealthy", note=f"Readiness probe failed: {note}")
     answer = explain(StartState(pod, events=(event,)))
     assert (answer.reason, answer.stuck) == (code, False)
@@ -180,10 +237,19 @@ def test_long_messages_are_truncated() -> None:
 @pytest.mark.parametrize(
     ("message", "code"),
     [
-        ("failed to pull and unpack image: no match for platform in manifest: not found", "ImageWrongPlatform"),
-        ("no matching manifest for linux/arm64/v8 in the manifest list entries", "ImageWrongPlatform"),
+        (
+            "failed to pull and unpack image: no match for platform in manifest: not found",
+            "ImageWrongPlatform",
+        ),
+        (
+            "no matching manifest for linux/arm64/v8 in the manifest list entries",
+            "ImageWrongPlatform",
+        ),
         ("registry.example.com/desktop:2: not found", "ImageNotFound"),
-        ('failed to pull "r.example.com/denied/x509:404": dial tcp 10.0.0.9:443: i/o timeout', "RegistryUnreachable"),
+        (
+            'failed to pull "r.example.com/denied/x509:404": dial tcp 10.0.0.9:443: i/o timeout',
+            "RegistryUnreachable",
+        ),
         ("failed to copy: sha256:ab404403cd: no space left on device", "ImagePull"),
     ],
 )
@@ -192,13 +258,27 @@ def test_pull_errors_are_told_apart(message: str, code: str) -> None:
 
 
 def test_crash_is_reported_with_the_last_log_line() -> None:
-    ended = {"exitCode": 1, "reason": "Error", "message": "starting\nXvfb: no space left on device\n\n"}
+    ended = {
+        "exitCode": 1,
+        "reason": "Error",
+        "message": "starting\nXvfb: no space left on device\n\n",
+    }
     container = {"restartCount": 3, "lastState": {"terminated": ended}}
-    answer = explain(StartState(a_pod(container={**container, "state": {"waiting": {"reason": "CrashLoopBackOff"}}})))
+    answer = explain(
+        StartState(
+            a_pod(container={**container, "state": {"waiting": {"reason": "CrashLoopBackOff"}}})
+        )
+    )
     assert "last log line: 'Xvfb: no space left on device'" in answer.sentence
     silent = {**container, "lastState": {"terminated": {**ended, "message": ""}}}
-    answer = explain(StartState(a_pod(container={**silent, "state": {"waiting": {"reason": "CrashLoopBackOff"}}})))
-    assert answer.sentence.endswith("it left no message."), "its pod, and so its log, may be deleted already"
+    answer = explain(
+        StartState(
+            a_pod(container={**silent, "state": {"waiting": {"reason": "CrashLoopBackOff"}}})
+        )
+    )
+    assert answer.sentence.endswith("it left no message."), (
+        "its pod, and so its log, may be deleted already"
+    )
 
 
 @pytest.mark.parametrize(
@@ -216,7 +296,9 @@ def test_desktop_that_was_ready_is_not_starting(started: str, changed: str, reas
     assert answer.reason == reason
     assert answer.stuck == (reason == "NotResponding")
     crashed = {"restartCount": 1, "lastState": {"terminated": {"exitCode": 137, "reason": "Error"}}}
-    answer = explain(StartState(a_pod(container=container | crashed, status={"conditions": [condition]})))
+    answer = explain(
+        StartState(a_pod(container=container | crashed, status={"conditions": [condition]}))
+    )
     assert answer.reason == (reason if reason == "NotResponding" else "CrashLoop")
 
 
@@ -229,4 +311,8 @@ def test_gated_pod_is_not_stuck() -> None:
     gated = a_pod(node="", status={"conditions": [GATED]})
     explanation = explain(StartState(gated))
     words = "The desktop waits until another controller removes its scheduling gate."
-    assert (explanation.reason, explanation.sentence, explanation.stuck) == (PodReason.SCHEDULING_GATED, words, False)
+    assert (explanation.reason, explanation.sentence, explanation.stuck) == (
+        PodReason.SCHEDULING_GATED,
+        words,
+        False,
+    )

@@ -1,4 +1,6 @@
-"""The demo's browser: the packages that it needs, and errors of Chromium that pass by themselves."""
+"""The demo's browser: the packages that it needs, and errors of Chromium that pass by
+themselves.
+"""
 
 from types import SimpleNamespace
 from typing import Any
@@ -52,7 +54,9 @@ class Page:
 def browser_on(page: Page) -> Any:
     opened: Any = DesktopBrowser(URL, None, timeout_factor=20)
     opened.page = page
-    opened.messages = ["10:00:00 Traefik or the desktop responded with 500 for https://first.vdi.localhost/"]
+    opened.messages = [
+        "10:00:00 Traefik or the desktop responded with 500 for https://first.vdi.localhost/"
+    ]
     return opened
 
 
@@ -63,9 +67,13 @@ def test_answer_without_a_page_is_loaded_again() -> None:
 
 
 @pytest.mark.parametrize(
-    ("failure", "seconds"), [(NO_PAGE, -1.0), ("Page.goto: net::ERR_CONNECTION_REFUSED", 60.0)], ids=["late", "other"]
+    ("failure", "seconds"),
+    [(NO_PAGE, -1.0), ("Page.goto: net::ERR_CONNECTION_REFUSED", 60.0)],
+    ids=["late", "other"],
 )
 def test_lasting_error_is_reported_with_the_servers_answers(failure: str, seconds: float) -> None:
-    with pytest.raises(NoPictureError, match=r"net::ERR_\w+.*; seen: .* responded with 500 for") as raised:
+    with pytest.raises(
+        NoPictureError, match=r"net::ERR_\w+.*; seen: .* responded with 500 for"
+    ) as raised:
         browser_on(Page(failure))._go(seconds)
     assert "Call log" not in str(raised.value)

@@ -1,4 +1,6 @@
-"""The demo's output, its user, its environment and its time limits. `make machines` plays the demo itself."""
+"""The demo's output, its user, its environment and its time limits. `make machines` plays the demo
+itself.
+"""
 
 import json
 import stat
@@ -29,7 +31,9 @@ def test_up_and_down_as_json(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     url, picture = "https://demo.vdi.localhost:8443/", tmp_path / "demo.png"
-    monkeypatch.setattr(run, "up", lambda *_, **__: run.Demo(tmp_path / "admin.conf", tmp_path / "bin", LOGIN))
+    monkeypatch.setattr(
+        run, "up", lambda *_, **__: run.Demo(tmp_path / "admin.conf", tmp_path / "bin", LOGIN)
+    )
     monkeypatch.setattr(run, "start_session", lambda *_, **__: url)
     monkeypatch.setattr(run, "take_picture", lambda *_, **__: None)
     monkeypatch.setattr(run, "down", lambda _: ["processes"])
@@ -71,10 +75,15 @@ class DesktopWithoutPanel(DesktopBrowser):
         raise NoPictureError("no terminal")
 
 
-def test_a_desktop_without_its_panel_leaves_its_picture(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_desktop_without_its_panel_leaves_its_picture(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     demo, file = run.Demo(tmp_path / "admin.conf", tmp_path / "bin", LOGIN), tmp_path / "demo.png"
     monkeypatch.setattr(run, "DesktopBrowser", DesktopWithoutPanel)
-    with Progress(tmp_path) as progress, pytest.raises(NoPictureError, match=f"^no terminal; see {file}$"):
+    with (
+        Progress(tmp_path) as progress,
+        pytest.raises(NoPictureError, match=f"^no terminal; see {file}$"),
+    ):
         run.take_picture("https://first.vdi.localhost", demo, file, progress=progress)
     assert Image.open(file).getpixel((0, 0)) == (0, 0, 128)
 
@@ -99,7 +108,9 @@ class Commands:
         self.typed: list[tuple[str, ...]] = []
         self.seconds: set[float] = set()
 
-    def __call__(self, _kubeconfig: Path, *words: str, stdin: str = "", seconds: float = 60.0) -> str:
+    def __call__(
+        self, _kubeconfig: Path, *words: str, stdin: str = "", seconds: float = 60.0
+    ) -> str:
         self.seconds.add(seconds)
         if words[0] == "ls":
             return "\n".join(self.users)
@@ -152,7 +163,10 @@ def test_a_lost_user_or_file_means_another_password(
 
 @pytest.mark.parametrize(
     ("seconds", "message"),
-    [(60.0, "vdi gateway user ls"), (0.01, r"`vdi gateway user ls` did not end in 0\.01 s;.*VDI_TIMEOUT_FACTOR=10")],
+    [
+        (60.0, "vdi gateway user ls"),
+        (0.01, r"`vdi gateway user ls` did not end in 0\.01 s;.*VDI_TIMEOUT_FACTOR=10"),
+    ],
     ids=["error", "late"],
 )
 def test_a_command_that_fails_is_named(tmp_path: Path, seconds: float, message: str) -> None:
@@ -161,7 +175,9 @@ def test_a_command_that_fails_is_named(tmp_path: Path, seconds: float, message: 
         add_user(tmp_path / "kubeconfig", YOU, "p", seconds=seconds)
 
 
-def test_kubectl_helm_and_vdi_bypass_the_proxy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_kubectl_helm_and_vdi_bypass_the_proxy(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     for name in ("HTTPS_PROXY", "http_proxy"):
         monkeypatch.setenv(name, "http://proxy.example:3128")
     monkeypatch.setenv("no_proxy", "registry.example")
@@ -171,10 +187,15 @@ def test_kubectl_helm_and_vdi_bypass_the_proxy(tmp_path: Path, monkeypatch: pyte
         environments.append(env)
 
     monkeypatch.setattr(Step, "run", remember)
-    script(tmp_path / "kubectl", f'env >> {tmp_path}/seen\necho \'{{"status": {{"url": "https://first"}}}}\'')
+    script(
+        tmp_path / "kubectl",
+        f'env >> {tmp_path}/seen\necho \'{{"status": {{"url": "https://first"}}}}\'',
+    )
     kubeconfig = tmp_path / "kubeconfig"
     with Progress(tmp_path / "logs") as progress:
-        run._install(tmp_path / "values.yaml", kubeconfig, tmp_path, timeout_factor=1, progress=progress)
+        run._install(
+            tmp_path / "values.yaml", kubeconfig, tmp_path, timeout_factor=1, progress=progress
+        )
         run.start_session(run.Demo(kubeconfig, tmp_path, LOGIN), progress=progress)
     seen = (tmp_path / "seen").read_text()
     assert f"KUBECONFIG={kubeconfig}\n" in seen
@@ -212,15 +233,23 @@ def test_session_has_the_scaled_time_limit(
     limit: list[str],
 ) -> None:
     def kubectl(_kubeconfig: Path, _kubectl: Path, *words: str) -> str:
-        return '{"status": {"url": "https://first.vdi.localhost"}}' if "json" in words else "vdi/first" * exists
+        return (
+            '{"status": {"url": "https://first.vdi.localhost"}}'
+            if "json" in words
+            else "vdi/first" * exists
+        )
 
     monkeypatch.setattr(run, "kubectl", kubectl)
     with Progress(tmp_path / "logs") as progress:
-        run.start_session(run.Demo(tmp_path / "kubeconfig", tmp_path, LOGIN, factor), progress=progress)
+        run.start_session(
+            run.Demo(tmp_path / "kubeconfig", tmp_path, LOGIN, factor), progress=progress
+        )
     assert [word for word in steps[0] if word.startswith("--timeout") or word == limit[-1]] == limit
 
 
-def test_cluster_process_timeouts_scale_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_cluster_process_timeouts_scale_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     allowed: list[float] = []
 
     def never(_condition: object, seconds: float) -> bool:

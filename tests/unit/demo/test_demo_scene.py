@@ -1,4 +1,6 @@
-"""The demo's scene: created once, in the order in which the queue shows it, and printed with logins."""
+"""The demo's scene: created once, in the order in which the queue shows it, and printed with
+logins.
+"""
 
 import json
 from pathlib import Path
@@ -33,7 +35,13 @@ class Kubectl:
 def test_waiting_session_is_created_when_the_gpus_are_taken(pool: bool, last: list[str]) -> None:
     kubectl = Kubectl()
     scene.create_objects(kubectl, pool=pool, seconds=600)
-    assert kubectl.typed == ["create alice-desktop", "create bob-cad", "wait", "create alice-cad", *last]
+    assert kubectl.typed == [
+        "create alice-desktop",
+        "create bob-cad",
+        "wait",
+        "create alice-cad",
+        *last,
+    ]
     kubectl.typed.clear()
     scene.create_objects(kubectl, pool=pool, seconds=600)
     assert not kubectl.typed, "a second run leaves everything as it is"
@@ -47,7 +55,11 @@ def test_second_run_waits_and_goes_on() -> None:
 
 @pytest.mark.parametrize(
     ("cores", "kib", "reason"),
-    [(2, 6 << 20, ""), (1, 9 << 20, "this machine has 1 and 9.0 GiB"), (4, 5 << 20, "this machine has 4 and 5.0 GiB")],
+    [
+        (2, 6 << 20, ""),
+        (1, 9 << 20, "this machine has 1 and 9.0 GiB"),
+        (4, 5 << 20, "this machine has 4 and 5.0 GiB"),
+    ],
 )
 def test_pool_needs_free_cores_and_memory(cores: int, kib: int, reason: str) -> None:
     left_out = scene.missing_capacity(cores, f"MemFree: 1 kB\nMemAvailable:   {kib} kB\n")

@@ -1,4 +1,6 @@
-"""A small web server on loopback, and a build cache in a temporary folder, for the tests of the binaries' sources."""
+"""A small web server on loopback, and a build cache in a temporary folder, for the tests of the
+binaries' sources.
+"""
 
 import io
 import threading
@@ -15,7 +17,9 @@ from vdi.devcluster.progress import Progress
 
 
 class Server:
-    """Serves `files`; a path in `cut` sends half of its body, one in `stalled` half and then nothing until the end."""
+    """Serves `files`; a path in `cut` sends half of its body, one in `stalled` half and then
+    nothing until the end.
+    """
 
     def __init__(self) -> None:
         self.files: dict[str, bytes] = {}

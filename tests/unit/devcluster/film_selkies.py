@@ -1,4 +1,6 @@
-"""Selkies' recorder, as vdi-agent finds it: it films into the file that it was handed. A server on loopback."""
+"""Selkies' recorder, as vdi-agent finds it: it films into the file that it was handed. A server on
+loopback.
+"""
 
 import json
 import socket
@@ -14,10 +16,11 @@ from unit.devcluster.image_scripts import load_library
 
 
 class Recorder:
-    """One film at a time. `problem`: why the next one does not start; `closed`: what film_pace.py says.
+    """One film at a time. `problem`: why the next one does not start; `closed`: what film_pace.py
+    says.
 
-    `first`: what it has written before it answers; `path`: the file that it opens in the place of the one asked for;
-    `size`: of its pictures.
+    `first`: what it has written before it answers; `path`: the file that it opens in the place of
+    the one asked for; `size`: of its pictures.
     """
 
     def __init__(self, handed: Any, folder: Path, films: socket.socket) -> None:
@@ -30,7 +33,10 @@ class Recorder:
     def start(self, path: str, _settings: Any, _audio_socket: str) -> None:
         """As pixelflux.start_recording."""
         self.is_outdated = False
-        self.file, self.seconds = Path(self.path or path).open("wb"), 0.0  # noqa: SIM115 - until `end`
+        self.file, self.seconds = (
+            Path(self.path or path).open("wb"),  # noqa: SIM115 - until `end`
+            0.0,
+        )
         if self.first:
             self.film(self.first)
         self.began += 1
@@ -58,7 +64,11 @@ class Recorder:
                 return 409, str(error)
         elif method == "DELETE":
             self.end()
-        status = {"active": self.file is not None, "duration_s": self.seconds, "error": self.problem or None}
+        status = {
+            "active": self.file is not None,
+            "duration_s": self.seconds,
+            "error": self.problem or None,
+        }
         status["frames"] = round(2 * self.seconds)
         status |= {"width": self.size[0], "height": self.size[1], "isOutdated": self.is_outdated}
         return 200, status | ({"closed": self.closed} if self.closed else {})
@@ -84,7 +94,9 @@ class FilmedDesktop:
 def filmed_desktop(folder: Path, mode: str = "Always") -> Iterator[FilmedDesktop]:
     handed = load_library("handed_files")
     ends = handed.create_handed_files(-1)
-    films, received = (socket.socket(fileno=ends[name]["VDI_FILMS_FD"]) for name in ("vdi-agent", "selkies"))
+    films, received = (
+        socket.socket(fileno=ends[name]["VDI_FILMS_FD"]) for name in ("vdi-agent", "selkies")
+    )
     recorder = Recorder(handed, folder, received)
 
     class Handler(BaseHTTPRequestHandler):

@@ -24,7 +24,9 @@ def load_library(name: str) -> Any:
 
 
 def load_script(script: Path) -> ModuleType:
-    """A new module of it; leaves no bytecode beside the script, from where that would get into the image."""
+    """A new module of it; leaves no bytecode beside the script, from where that would get into the
+    image.
+    """
     loader = SourceFileLoader(script.stem.replace("-", "_"), str(script))
     spec = spec_from_loader(loader.name, loader)
     assert spec is not None
@@ -41,6 +43,8 @@ def serve_agent(agent: Any) -> Iterator[int]:
     """The port of this `vdi-agent`, whose token is `secret`."""
     agent.Handler.digest = sha256(b"secret").hexdigest()
     with agent.BoundedServer(("127.0.0.1", 0), agent.Handler) as server:
-        threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
+        threading.Thread(
+            target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True
+        ).start()
         yield server.server_address[1]
         server.shutdown()

@@ -1,4 +1,6 @@
-"""What a full node's cluster was made with, and on which machine, for tests that need one on paper."""
+"""What a full node's cluster was made with, and on which machine, for tests that need one on
+paper.
+"""
 
 from msgspec.structs import replace
 

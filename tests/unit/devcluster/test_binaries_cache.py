@@ -19,7 +19,9 @@ def test_entry_is_made_once_for_many_threads(tmp_path: Path) -> None:
 
     with build_cache_in(tmp_path) as (build_cache, _):
         jobs = [lambda: build_cache.obtain("tool-v1", "make tool", fetch)] * 4
-        assert set(build_cache.progress.side_by_side(jobs)) == {tmp_path / "cache" / "tool-v1-amd64"}
+        assert set(build_cache.progress.side_by_side(jobs)) == {
+            tmp_path / "cache" / "tool-v1-amd64"
+        }
     assert len(made) == 1
 
 
@@ -39,7 +41,9 @@ def test_what_a_killed_process_left_is_thrown_away(tmp_path: Path) -> None:
     stale.parent.mkdir(parents=True)
     stale.write_text("")
     with build_cache_in(tmp_path) as (build_cache, _):
-        entry = build_cache.obtain("tool-v1", "make tool", lambda step, into: (into / "tool").touch())
+        entry = build_cache.obtain(
+            "tool-v1", "make tool", lambda step, into: (into / "tool").touch()
+        )
     assert [path.name for path in entry.iterdir()] == ["tool"]
 
 

@@ -1,4 +1,6 @@
-"""Official releases from a server: checksum, archive, and every way in which a download goes wrong."""
+"""Official releases from a server: checksum, archive, and every way in which a download goes
+wrong.
+"""
 
 import hashlib
 import io
@@ -77,37 +79,55 @@ def test_only_the_members_of_an_archive_are_kept(server: Server, tmp_path: Path)
     packed = an_archive({"pack-amd64/one": b"1", "./two": b"2", "three": b"3"})
     server.files = {
         "/dl.example/pack_amd64.tgz": packed,
-        "/dl.example/SHA256SUMS": f"{'0' * 64}  pack_arm64.tgz\n{sha256(packed)}  pack_amd64.tgz\n".encode(),
+        "/dl.example/SHA256SUMS": (
+            f"{'0' * 64}  pack_arm64.tgz\n{sha256(packed)}  pack_amd64.tgz\n".encode()
+        ),
     }
     assert find(ARCHIVE, "two", server.url, tmp_path).is_dir()
     entry = tmp_path / "cache" / "pack-v1-amd64"
-    assert sorted(str(path.relative_to(entry)) for path in entry.rglob("*")) == ["folder", "folder/two", "one"]
+    assert sorted(str(path.relative_to(entry)) for path in entry.rglob("*")) == [
+        "folder",
+        "folder/two",
+        "one",
+    ]
 
 
 def test_wrong_checksum_is_said_and_the_file_deleted(server: Server, tmp_path: Path) -> None:
     server.files[TOOL_SUM] = b"0" * 64
     with pytest.raises(BinaryUnavailable) as failure:
         find(TOOL, "tool", server.url, tmp_path)
-    assert f"its SHA-256 is {sha256(CONTENT)}, but {'0' * 64} is published; the file was deleted" in str(failure.value)
+    assert (
+        f"its SHA-256 is {sha256(CONTENT)}, but {'0' * 64} is published; the file was deleted"
+        in str(failure.value)
+    )
     assert leftovers(tmp_path) == []
 
 
-def test_download_without_an_end_is_given_up(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_download_without_an_end_is_given_up(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("vdi.devcluster.binaries.download._LARGEST_DOWNLOAD", len(CONTENT) - 1)
-    with pytest.raises(BinaryUnavailable, match=f"{TOOL_PATH}: is larger than {len(CONTENT) - 1} bytes"):
+    with pytest.raises(
+        BinaryUnavailable, match=f"{TOOL_PATH}: is larger than {len(CONTENT) - 1} bytes"
+    ):
         find(TOOL, "tool", server.url, tmp_path)
     assert leftovers(tmp_path) == []
 
 
 def test_connection_that_ends_early_leaves_nothing(server: Server, tmp_path: Path) -> None:
     server.cut.add(TOOL_PATH)
-    with pytest.raises(BinaryUnavailable, match=f"the connection ended after 10000 of {len(CONTENT)} bytes"):
+    with pytest.raises(
+        BinaryUnavailable, match=f"the connection ended after 10000 of {len(CONTENT)} bytes"
+    ):
         find(TOOL, "tool", server.url, tmp_path)
     assert leftovers(tmp_path) == []
 
 
 def test_all_downloads_wait_once_for_a_silent_host(tmp_path: Path) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as silent, build_cache_in(tmp_path) as (build_cache, _):
+    with (
+        socket.create_server(("127.0.0.1", 0)) as silent,
+        build_cache_in(tmp_path) as (build_cache, _),
+    ):
         env = {"VDI_DOWNLOAD_MIRROR": f"http://127.0.0.1:{silent.getsockname()[1]}"}
         downloader = Downloader(build_cache.progress, env, connect_seconds=0.1)
         reasons: list[str] = []
@@ -130,12 +150,16 @@ def test_all_downloads_wait_once_for_a_silent_host(tmp_path: Path) -> None:
             silent.accept()
 
 
-def test_interrupt_in_a_stalled_download_leaves_no_half_file(server: Server, tmp_path: Path) -> None:
+def test_interrupt_in_a_stalled_download_leaves_no_half_file(
+    server: Server, tmp_path: Path
+) -> None:
     recipe = next(recipe for recipe in RECIPES["kubectl"] if isinstance(recipe, Download))
     path = recipe.url.format(arch="amd64").removeprefix("https:/")
     server.files = {path: CONTENT, f"{path}.sha256": sha256(CONTENT).encode()}
     server.files |= {where.replace("amd64", "arm64"): what for where, what in server.files.items()}
-    server.stalled = set(server.files) - {where for where in server.files if where.endswith(".sha256")}
+    server.stalled = set(server.files) - {
+        where for where in server.files if where.endswith(".sha256")
+    }
     process = subprocess.Popen(
         [sys.executable, "-m", "tools.binaries", "kubectl"],
         env={**os.environ, "VDI_DOWNLOAD_MIRROR": server.url, "VDI_CACHE": str(tmp_path / "cache")}
@@ -162,22 +186,31 @@ DIGEST = "ab" * 32
         f"{DIGEST} *tool.tgz",
         f"{DIGEST}  ./tool.tgz",
         f"{'0' * 64}  other.tgz\n{DIGEST}  tool.tgz\n",
-        f"-----BEGIN PGP SIGNED MESSAGE-----\nHash: SHA256\n\n{DIGEST} *tool.tgz\n-----BEGIN PGP SIGNATURE-----\nabc\n",
+        (
+            f"-----BEGIN PGP SIGNED MESSAGE-----\nHash: SHA256\n\n{DIGEST} *tool.tgz\n-----BEGIN"
+            " PGP SIGNATURE-----\nabc\n"
+        ),
     ],
 )
 def test_checksum_is_found_in_every_form_that_projects_publish(text: str) -> None:
     assert find_checksum(text, "tool.tgz", "https://dl.example/sums") == DIGEST
 
 
-@pytest.mark.parametrize("text", ["", "<html>sign in</html>", f"{DIGEST}  other.tgz", f"{DIGEST}\n{DIGEST}\n"])
+@pytest.mark.parametrize(
+    "text", ["", "<html>sign in</html>", f"{DIGEST}  other.tgz", f"{DIGEST}\n{DIGEST}\n"]
+)
 def test_file_that_holds_no_checksum_of_ours_is_refused(text: str) -> None:
-    with pytest.raises(SourceFailed, match=r"https://dl\.example/sums: contains no SHA-256 of tool\.tgz"):
+    with pytest.raises(
+        SourceFailed, match=r"https://dl\.example/sums: contains no SHA-256 of tool\.tgz"
+    ):
         find_checksum(text, "tool.tgz", "https://dl.example/sums")
 
 
 def test_table_downloads_only_over_https_from_official_hosts() -> None:
     official = {"dl.k8s.io", "github.com", "get.helm.sh", "raw.githubusercontent.com"}
-    downloads = [recipe for recipes in RECIPES.values() for recipe in recipes if isinstance(recipe, Download)]
+    downloads = [
+        recipe for recipes in RECIPES.values() for recipe in recipes if isinstance(recipe, Download)
+    ]
     addresses = {download.url for download in downloads} | {
         download.checksum for download in downloads if "//" in download.checksum
     }

@@ -15,7 +15,11 @@ from vdi.devcluster.build_cache import BuildCache
 from vdi.devcluster.progress import Step, StepFailed
 
 DOWNLOAD = Download(
-    key="pause-v1", title="download pause", provides={"pause": "pause"}, url="https://x/pause", checksum="https://x/sum"
+    key="pause-v1",
+    title="download pause",
+    provides={"pause": "pause"},
+    url="https://x/pause",
+    checksum="https://x/sum",
 )
 BUILD = GoBuild(key="pause-v1", title="build pause", provides={"pause": "pause"}, module="pause")
 BOTH: dict[str, tuple[Recipe, ...]] = {"pause": (DOWNLOAD, BUILD)}
@@ -41,15 +45,22 @@ def built(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return builds
 
 
-def test_build_follows_a_failed_download_and_shows_why(tmp_path: Path, server: Server, built: list[str]) -> None:
+def test_build_follows_a_failed_download_and_shows_why(
+    tmp_path: Path, server: Server, built: list[str]
+) -> None:
     with build_cache_in(tmp_path, VDI_DOWNLOAD_MIRROR=server.url) as (build_cache, shown):
         path = Finder(build_cache, BOTH).find("pause")
         assert path.parent == build_cache.entry(entry_key(BUILD))
     assert built == ["pause"]
-    assert f"download pause: {server.url}/x/sum: the server responded with 404 Not Found" in shown.getvalue()
+    assert (
+        f"download pause: {server.url}/x/sum: the server responded with 404 Not Found"
+        in shown.getvalue()
+    )
 
 
-def test_cached_build_is_taken_before_the_network_is_asked(tmp_path: Path, server: Server, built: list[str]) -> None:
+def test_cached_build_is_taken_before_the_network_is_asked(
+    tmp_path: Path, server: Server, built: list[str]
+) -> None:
     with build_cache_in(tmp_path, VDI_DOWNLOAD_MIRROR=server.url) as (build_cache, _):
         first = Finder(build_cache, BOTH).find("pause")
         server.asked.clear()
@@ -57,9 +68,14 @@ def test_cached_build_is_taken_before_the_network_is_asked(tmp_path: Path, serve
     assert (server.asked, built) == ([], ["pause"])
 
 
-def test_named_folder_comes_before_everything(tmp_path: Path, server: Server, built: list[str]) -> None:
+def test_named_folder_comes_before_everything(
+    tmp_path: Path, server: Server, built: list[str]
+) -> None:
     own = script(tmp_path / "own" / "pause", "true")
-    with build_cache_in(tmp_path, VDI_BINARIES=str(own.parent), VDI_DOWNLOAD_MIRROR=server.url) as (build_cache, _):
+    with build_cache_in(tmp_path, VDI_BINARIES=str(own.parent), VDI_DOWNLOAD_MIRROR=server.url) as (
+        build_cache,
+        _,
+    ):
         assert Finder(build_cache, BOTH).find("pause") == own
     assert (server.asked, built) == ([], [])
 
@@ -81,7 +97,9 @@ def test_when_all_fail_one_error_lists_every_source(
     assert folder == "a named folder: VDI_BINARIES is not set"
     assert cache == f"cache: not in {tmp_path / 'cache'}"
     assert download.startswith("download pause: ")
-    assert built_one.startswith("build pause: go ended with status 1\n  | main.go:1: no\n  full log: ")
+    assert built_one.startswith(
+        "build pause: go ended with status 1\n  | main.go:1: no\n  full log: "
+    )
 
 
 def test_edited_go_module_is_built_again(tmp_path: Path, built: list[str]) -> None:
@@ -110,7 +128,10 @@ def test_different_recipes_never_share_a_cache_entry() -> None:
 def test_only_an_executable_in_the_named_folder_is_taken(tmp_path: Path) -> None:
     env = {"VDI_BINARIES": str(tmp_path)}
     (tmp_path / "etcd").touch()
-    assert from_named_folder("etcd", env) == (None, f"VDI_BINARIES={tmp_path}: contains no executable etcd")
+    assert from_named_folder("etcd", env) == (
+        None,
+        f"VDI_BINARIES={tmp_path}: contains no executable etcd",
+    )
     tool = script(tmp_path / "etcd", "")
     assert from_named_folder("etcd", env) == (tool, "")
 

@@ -1,4 +1,6 @@
-"""Builds from Go modules: which toolchain, which command, a real build, and what a failed one says."""
+"""Builds from Go modules: which toolchain, which command, a real build, and what a failed one
+says.
+"""
 
 import hashlib
 import re
@@ -11,7 +13,14 @@ from tools.release import programs
 from unit.devcluster.binaries_servers import build_cache_in, script
 from vdi.devcluster import cluster
 from vdi.devcluster.binaries import go_build
-from vdi.devcluster.binaries.components import GO, GO_TOOLCHAIN, MODULES, GoBuild, GoFile, PythonPackage
+from vdi.devcluster.binaries.components import (
+    GO,
+    GO_TOOLCHAIN,
+    MODULES,
+    GoBuild,
+    GoFile,
+    PythonPackage,
+)
 from vdi.devcluster.binaries.go_build import find_toolchain, needed_version, take_file
 from vdi.devcluster.build_cache import BuildCache, SourceFailed
 from vdi.devcluster.progress import Step
@@ -19,7 +28,10 @@ from vdi.devcluster.progress import Step
 
 def a_go(folder: Path, version: str, build: str = "true") -> Path:
     """A `go` that says a version, lists two packages, and does `build` for everything else."""
-    return script(folder / "go", f"case $1 in env) echo go{version};; list) echo a; echo hello;; *) {build};; esac")
+    return script(
+        folder / "go",
+        f"case $1 in env) echo go{version};; list) echo a; echo hello;; *) {build};; esac",
+    )
 
 
 @pytest.mark.parametrize("installed", ["1.19.8", None])
@@ -46,7 +58,11 @@ def test_file_of_a_module_needs_the_right_checksum(tmp_path: Path) -> None:
     module = tmp_path / "module"
     (module / "docs").mkdir(parents=True)
     (module / "docs" / "crds.yml").write_text("kind: X")
-    a_go(tmp_path / "bin", "1.26.8", f'echo "$@" > {tmp_path}/arguments; echo \'{{"Dir": "{module}"}}\'')
+    a_go(
+        tmp_path / "bin",
+        "1.26.8",
+        f'echo "$@" > {tmp_path}/arguments; echo \'{{"Dir": "{module}"}}\'',
+    )
     right = hashlib.sha256(b"kind: X").hexdigest()
 
     def a_file(sha256: str) -> GoFile:
@@ -61,11 +77,15 @@ def test_file_of_a_module_needs_the_right_checksum(tmp_path: Path) -> None:
         )
 
     with build_cache_in(tmp_path, PATH=f"{tmp_path}/bin:/bin") as (build_cache, _):
-        entry = build_cache.obtain("c", "take", lambda step, into: take_file(a_file(right), build_cache, step, into))
+        entry = build_cache.obtain(
+            "c", "take", lambda step, into: take_file(a_file(right), build_cache, step, into)
+        )
         assert (entry / "c").read_text() == "kind: X"
         assert (tmp_path / "arguments").read_text() == "mod download -json m.io/m@v1\n"
         with pytest.raises(SourceFailed, match=f"its SHA-256 is {right}, expected 00"):
-            build_cache.obtain("d", "take", lambda step, into: take_file(a_file("00"), build_cache, step, into))
+            build_cache.obtain(
+                "d", "take", lambda step, into: take_file(a_file("00"), build_cache, step, into)
+            )
 
 
 def test_every_go_recipe_has_a_locked_module_of_its_version() -> None:
@@ -85,7 +105,9 @@ def test_every_go_recipe_has_a_locked_module_of_its_version() -> None:
 
 def test_built_coredns_has_each_plugin_of_the_corefile() -> None:
     manifest = (Path(cluster.__file__).parent / "manifests" / "coredns.yaml").read_text()
-    corefile = manifest.partition(".:53 {")[2].partition("\n    }")[0].replace("$forward", "forward")
+    corefile = (
+        manifest.partition(".:53 {")[2].partition("\n    }")[0].replace("$forward", "forward")
+    )
     used = set(re.findall(r"^ {8}(\w+)", corefile, re.MULTILINE))
     source = (MODULES / "programs" / "coredns" / "main.go").read_text()
     assert used == set(re.findall(r"coredns/plugin/(\w+)\"", source))

@@ -1,4 +1,6 @@
-"""The display of long work: marks, logs, the tail of a failure, and that giving up ends what runs."""
+"""The display of long work: marks, logs, the tail of a failure, and that giving up ends what
+runs.
+"""
 
 import contextlib
 import io
@@ -18,7 +20,9 @@ from vdi.devcluster.progress import Cancelled, Progress, StepFailed
 
 
 def wait_until_gone(group: int) -> None:
-    """Until no process of the group runs any more; zombies, whose parent has yet to look, don't count."""
+    """Until no process of the group runs any more; zombies, whose parent has yet to look, don't
+    count.
+    """
 
     def gone() -> bool:
         return not any(stat[2] == str(group) and stat[0] != "Z" for stat in _stats())
@@ -55,7 +59,9 @@ def test_failure_carries_the_end_of_its_own_output(progress: Progress, shown: io
     assert "✗ make tea" in shown.getvalue()
 
 
-def test_failure_of_one_ends_the_programs_of_the_others(progress: Progress, shown: io.StringIO, tmp_path: Path) -> None:
+def test_failure_of_one_ends_the_programs_of_the_others(
+    progress: Progress, shown: io.StringIO, tmp_path: Path
+) -> None:
     fifo = tmp_path / "running"
     os.mkfifo(fifo)
 
@@ -74,8 +80,12 @@ def test_failure_of_one_ends_the_programs_of_the_others(progress: Progress, show
     assert "– long" in shown.getvalue()
 
 
-def test_the_failure_is_raised_and_not_what_it_cancelled(progress: Progress, tmp_path: Path) -> None:
-    """The failure is in a job of a job: it comes up only once the other jobs beside it have ended."""
+def test_the_failure_is_raised_and_not_what_it_cancelled(
+    progress: Progress, tmp_path: Path
+) -> None:
+    """The failure is in a job of a job: it comes up only once the other jobs beside it have
+    ended.
+    """
     given_up = threading.Event()
 
     def ends_late() -> None:
@@ -106,14 +116,16 @@ def test_nothing_starts_after_giving_up(progress: Progress, tmp_path: Path) -> N
 
 
 def test_interrupt_ends_the_program_and_its_children(tmp_path: Path) -> None:
-    """Ctrl-C as a user presses it: SIGINT to our process only, while a worker thread follows a program."""
+    """Ctrl-C as a user presses it: SIGINT to our process only, while a worker thread follows a
+    program.
+    """
     fifo = tmp_path / "running"
     os.mkfifo(fifo)
     code = (
-        "import sys; from pathlib import Path; from vdi.devcluster.progress import Progress\n"
-        "def job():\n"
-        "    with progress.step('long') as step: step.run(['sh', '-c', f'echo $$ > {sys.argv[2]}; sleep 60 & wait'])\n"
-        "with Progress(Path(sys.argv[1])) as progress: progress.side_by_side([job])\n"
+        "import sys; from pathlib import Path; from vdi.devcluster.progress import Progress\ndef"
+        " job():\n    with progress.step('long') as step: step.run(['sh', '-c', f'echo $$ >"
+        " {sys.argv[2]}; sleep 60 & wait'])\nwith Progress(Path(sys.argv[1])) as progress:"
+        " progress.side_by_side([job])\n"
     )
     process = subprocess.Popen([sys.executable, "-c", code, tmp_path, fifo], stderr=subprocess.PIPE)
     group = int(fifo.read_text())

@@ -1,4 +1,6 @@
-"""A cluster's files: names, settings, ports, certificates, and the refusal to become another kind of cluster."""
+"""A cluster's files: names, settings, ports, certificates, and the refusal to become another kind
+of cluster.
+"""
 
 import json
 import subprocess
@@ -18,7 +20,13 @@ from vdi.devcluster.layout import ClusterError, ClusterSettings, Layout, layout_
 from vdi.devcluster.starting import render
 
 CONTROL_PLANE = ClusterSettings(
-    name="t", control_plane_only=True, fake_gpus=0, api_host="127.0.0.1", api_port=1, etcd_port=2, etcd_peer_port=3
+    name="t",
+    control_plane_only=True,
+    fake_gpus=0,
+    api_host="127.0.0.1",
+    api_port=1,
+    etcd_port=2,
+    etcd_peer_port=3,
 )
 
 
@@ -55,22 +63,35 @@ def test_credentials_are_made_once_and_verify(layout: Layout) -> None:
     keys = {path.name: path.read_bytes() for path in layout.pki.glob("*.key")}
     credentials.write_credentials(layout, FULL_NODE)
     assert {path.name: path.read_bytes() for path in layout.pki.glob("*.key")} == keys
-    for signer, certificate in (("ca", "apiserver"), ("ca", "kubelet"), ("etcd-ca", "etcd"), ("web-ca", "web")):
+    for signer, certificate in (
+        ("ca", "apiserver"),
+        ("ca", "kubelet"),
+        ("etcd-ca", "etcd"),
+        ("web-ca", "web"),
+    ):
         words = ["openssl", "verify", "-x509_strict", "-CAfile", str(layout.pki / f"{signer}.crt")]
-        done = subprocess.run([*words, str(layout.pki / f"{certificate}.crt")], capture_output=True, text=True)
+        done = subprocess.run(
+            [*words, str(layout.pki / f"{certificate}.crt")], capture_output=True, text=True
+        )
         assert done.returncode == 0, done.stderr
     assert {path.stat().st_mode & 0o777 for path in layout.pki.glob("*.key")} == {0o600}
     assert layout.kubeconfig.stat().st_mode & 0o777 == 0o600
 
 
 @pytest.mark.parametrize("settings", [CONTROL_PLANE, FULL_NODE])
-def test_the_control_plane_listens_on_its_one_address(layout: Layout, settings: ClusterSettings) -> None:
+def test_the_control_plane_listens_on_its_one_address(
+    layout: Layout, settings: ClusterSettings
+) -> None:
     names = ("etcd", "kube-apiserver", "kube-controller-manager", "kube-scheduler")
     components = {
-        one.name: one.argv for one in control_plane(layout, settings, {name: Path("/bin") / name for name in names})
+        one.name: one.argv
+        for one in control_plane(layout, settings, {name: Path("/bin") / name for name in names})
     }
     assert f"--bind-address={settings.api_host}" in components["kube-apiserver"]
-    assert all("--secure-port=0" in components[name] for name in ("kube-controller-manager", "kube-scheduler"))
+    assert all(
+        "--secure-port=0" in components[name]
+        for name in ("kube-controller-manager", "kube-scheduler")
+    )
     listening = [word for word in components["etcd"] if word.startswith("--listen")]
     assert all("https://127.0.0.1:" in word for word in listening)
     assert ("--unsafe-no-fsync" in components["etcd"]) is settings.control_plane_only
@@ -82,7 +103,9 @@ def test_a_slow_machine_loads_images_before_the_control_plane(
 ) -> None:
     monkeypatch.setattr(probe, "read_machine", lambda **_: DEBIAN_12)
     layout.images_loaded.touch()  # of an earlier start
-    starting.write_files(layout, FULL_NODE, defaultdict(lambda: Path("/bin/program")), is_slow=is_slow)
+    starting.write_files(
+        layout, FULL_NODE, defaultdict(lambda: Path("/bin/program")), is_slow=is_slow
+    )
     components = {one["name"]: one for one in json.loads(layout.spec.read_bytes())["components"]}
     assert components["etcd"]["needs_file"] == (str(layout.images_loaded) if is_slow else "")
     assert not layout.images_loaded.exists()
@@ -93,9 +116,13 @@ def test_a_slow_machine_loads_images_before_the_control_plane(
     )
     further = json.loads(layout.of_node(2).spec.read_bytes())["components"]
     limits = {
-        one["name"]: (one["env"].get("GOMAXPROCS"), "nice" in one["argv"]) for one in (*further, *components.values())
+        one["name"]: (one["env"].get("GOMAXPROCS"), "nice" in one["argv"])
+        for one in (*further, *components.values())
     }
-    assert limits.pop("containerd") == (None, False), "it unpacks images side by side, and starts the containers"
+    assert limits.pop("containerd") == (
+        None,
+        False,
+    ), "it unpacks images side by side, and starts the containers"
     assert set(limits.values()) == {("1", True) if is_slow else (None, False)}
 
 
@@ -149,10 +176,14 @@ def test_a_contradiction_is_refused_with_the_command(
 ) -> None:
     control_plane_only, fake_gpus, nodes = kind
     with pytest.raises(ClusterError) as refused:
-        starting.choose_kind("demo", known, control_plane_only=control_plane_only, fake_gpus=fake_gpus, nodes=nodes)
+        starting.choose_kind(
+            "demo", known, control_plane_only=control_plane_only, fake_gpus=fake_gpus, nodes=nodes
+        )
     assert f"was created as {both}" in str(refused.value)
     assert f"`vdi cluster up --name demo{options}`" in str(refused.value)
-    assert ("`vdi cluster nodes --name demo --add-node` adds a node" in str(refused.value)) is bool(nodes)
+    assert ("`vdi cluster nodes --name demo --add-node` adds a node" in str(refused.value)) is bool(
+        nodes
+    )
 
 
 def test_each_node_has_certificates_of_its_own(layout: Layout) -> None:
@@ -163,7 +194,9 @@ def test_each_node_has_certificates_of_its_own(layout: Layout) -> None:
     assert "CN=system:node:vdi-demo-2" in certificate.subject.rfc4514_string()
     server = x509.load_pem_x509_certificate((layout.pki / "kubelet-server-2.crt").read_bytes())
     names = server.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
-    assert [str(address) for address in names.get_values_for_type(x509.IPAddress)] == ["10.213.32.6"]
+    assert [str(address) for address in names.get_values_for_type(x509.IPAddress)] == [
+        "10.213.32.6"
+    ]
     assert second.component_kubeconfig("kubelet").exists()
     assert second.component_kubeconfig("kube-proxy").exists()
 
@@ -175,14 +208,20 @@ def running(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     made = layout_of("demo")
     made.root.mkdir()
     made.save(THREE_NODES)
-    monkeypatch.setattr(cluster, "find_supervisor", lambda layout: None if layout.cluster else object())
+    monkeypatch.setattr(
+        cluster, "find_supervisor", lambda layout: None if layout.cluster else object()
+    )
     return "demo"
 
 
 @pytest.mark.parametrize("command", [cluster.stop_node, cluster.cut_node])
 @pytest.mark.parametrize(
     ("node", "message"),
-    [("vdi-demo", "runs the control plane"), ("vdi-demo-9", "no node 'vdi-demo-9'"), ("2", "no node '2'")],
+    [
+        ("vdi-demo", "runs the control plane"),
+        ("vdi-demo-9", "no node 'vdi-demo-9'"),
+        ("2", "no node '2'"),
+    ],
 )
 def test_only_an_existing_further_node_is_stopped_or_cut(
     running: str, command: Callable[[str, str], None], node: str, message: str
@@ -192,8 +231,12 @@ def test_only_an_existing_further_node_is_stopped_or_cut(
     assert "allowed: vdi-demo-2, vdi-demo-3" in str(refused.value)
 
 
-@pytest.mark.parametrize(("resolv_conf", "forwards"), [("nameserver 192.0.2.1\n", True), ("", False)])
-def test_dns_asks_no_one_where_there_is_no_one(layout: Layout, resolv_conf: str, forwards: bool) -> None:
+@pytest.mark.parametrize(
+    ("resolv_conf", "forwards"), [("nameserver 192.0.2.1\n", True), ("", False)]
+)
+def test_dns_asks_no_one_where_there_is_no_one(
+    layout: Layout, resolv_conf: str, forwards: bool
+) -> None:
     assert FULL_NODE.networks
     text = "".join(render(layout, "vdi-demo", FULL_NODE.networks, resolv_conf))
     assert ("forward . /etc/resolv.conf" in text) is forwards

@@ -1,4 +1,6 @@
-"""Which archives are imported into containerd again: `ctr` is played by a script that keeps a list of names."""
+"""Which archives are imported into containerd again: `ctr` is played by a script that keeps a list
+of names.
+"""
 
 import json
 import os
@@ -79,7 +81,10 @@ def test_an_image_that_fills_the_disk_is_refused(archive: Path) -> None:
     size = archive.stat().st_size
     privileged.require_room(archive, KEPT_FREE_BYTES + 2 * size)
     with pytest.raises(
-        ClusterError, match=r"image.tar needs 0.0 GiB of disk, and 1.0 GiB are free, of which 1 must .*`vdi cluster"
+        ClusterError,
+        match=(
+            r"image.tar needs 0.0 GiB of disk, and 1.0 GiB are free, of which 1 must .*`vdi cluster"
+        ),
     ):
         privileged.require_room(archive, GIB)
 
@@ -102,7 +107,9 @@ def test_a_further_node_gets_the_images_of_the_first_once(
 def test_without_root_sudo_runs_the_function(
     layout: Layout, ctr: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    sudo = script(tmp_path / "bin/sudo", f'printf "%s\\n" "$*" > {tmp_path}/called\necho \'["new.tar"]\'')
+    sudo = script(
+        tmp_path / "bin/sudo", f'printf "%s\\n" "$*" > {tmp_path}/called\necho \'["new.tar"]\''
+    )
     monkeypatch.setattr(os, "geteuid", lambda: 1000)
     monkeypatch.setenv("PATH", f"{sudo.parent}:/usr/bin:/bin")
     assert privileged.copy_images(layout, 2, ctr) == ["new.tar"]

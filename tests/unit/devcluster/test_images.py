@@ -1,4 +1,6 @@
-"""Images as a whole: keys that follow their inputs, contexts, add-ons, and a build with a builder that is named."""
+"""Images as a whole: keys that follow their inputs, contexts, add-ons, and a build with a builder
+that is named.
+"""
 
 import os
 from collections.abc import Callable, Iterator
@@ -21,7 +23,9 @@ from vdi.devcluster.images.builder import require_builder
 from vdi.devcluster.progress import Progress, StepFailed
 
 Build = Callable[..., Path]
-RECIPE = ImageRecipe("Build it", "localhost/vdi/it:dev", "Containerfile", "images/it", ("images/it",))
+RECIPE = ImageRecipe(
+    "Build it", "localhost/vdi/it:dev", "Containerfile", "images/it", ("images/it",)
+)
 
 
 @pytest.fixture
@@ -41,7 +45,10 @@ def test_each_containerfile_pins_the_base_and_ends_as_a_user() -> None:
     line = f"ARG BASE={BASE}@{images.base_digest()}"
     gallery = {*root.glob("images/gallery/*/Containerfile")}
     assert {file.parent.name for file in gallery} == set(images.GALLERY)
-    on_debian = {*root.glob("images/*/Containerfile"), root / "images/gallery/notebook/Containerfile"}
+    on_debian = {
+        *root.glob("images/*/Containerfile"),
+        root / "images/gallery/notebook/Containerfile",
+    }
     files = {file for file in gallery | on_debian if file.parent.name != "desktop-lavapipe"}
     assert len(files) == 6 + len(gallery)
     for file in files:
@@ -50,7 +57,7 @@ def test_each_containerfile_pins_the_base_and_ends_as_a_user() -> None:
         stages = [index for index, words in enumerate(text) if words.startswith("FROM")]
         assert all(text[index].startswith("FROM ${BASE}") for index in stages), file
         assert all(text[index + 1] == "ARG SOURCE_DATE_EPOCH" for index in stages), file
-        (*_, user) = [words.split()[1] for words in text if words.startswith("USER ")]
+        *_, user = [words.split()[1] for words in text if words.startswith("USER ")]
         assert user.partition(":")[0].isdecimal() and int(user.partition(":")[0]) > 0, file
 
 
@@ -97,10 +104,17 @@ class Pretender:
         return ["true"]
 
     def build(
-        self, context: Path, containerfile: Path, tag: str, mounts: object, arguments: dict[str, str]
+        self,
+        context: Path,
+        containerfile: Path,
+        tag: str,
+        mounts: object,
+        arguments: dict[str, str],
     ) -> list[str]:
         self.arguments = arguments
-        self.asked.append(("build", (sorted(str(p.relative_to(context)) for p in context.rglob("*")), tag)))
+        self.asked.append(
+            ("build", (sorted(str(p.relative_to(context)) for p in context.rglob("*")), tag))
+        )
         return ["true"]
 
     def save(self, tag: str, archive: Path) -> list[str]:
@@ -114,7 +128,9 @@ def pretender(checkout: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     layer, base = tmp_path / "layer.tar", tmp_path / "base"
     base.mkdir()
     write_program_layer({"/it": a_static_program(tmp_path / "it")}, layer)
-    write_archive(base / "image.tar", name="b:1", layer=layer, config=ImageConfig(), arch="amd64", comment="")
+    write_archive(
+        base / "image.tar", name="b:1", layer=layer, config=ImageConfig(), arch="amd64", comment=""
+    )
     (base / "origin").write_text("registry\n")
     builder = Pretender(base / "image.tar")
     monkeypatch.setitem(images._RECIPES, "desktop", RECIPE)
@@ -130,7 +146,9 @@ def build(tmp_path: Path) -> Iterator[Build]:
         yield partial(images.ensure_image, progress=progress, cache=tmp_path / "cache")
 
 
-def test_image_is_built_once_until_its_files_change(pretender: Pretender, checkout: Path, build: Build) -> None:
+def test_image_is_built_once_until_its_files_change(
+    pretender: Pretender, checkout: Path, build: Build
+) -> None:
     first = build("desktop")
     assert build("desktop") == first
     assert pretender.asked == [
@@ -153,7 +171,11 @@ def test_the_cache_keeps_the_three_builds_that_were_used_last(
         (checkout / "images/it/rootfs/file").write_text(content)
         made[content] = build("desktop")
         os.utime(made[content].parent, (used, used))
-    assert {content for content, archive in made.items() if archive.exists()} == {"three", "one", "four"}
+    assert {content for content, archive in made.items() if archive.exists()} == {
+        "three",
+        "one",
+        "four",
+    }
 
 
 def test_the_image_of_a_release_is_not_that_of_the_demo(
@@ -161,7 +183,9 @@ def test_the_image_of_a_release_is_not_that_of_the_demo(
 ) -> None:
     monkeypatch.setitem(images._RECIPES, "vdi", RECIPE)
     demo = build("vdi")
-    assert pretender.arguments == {"BASE": BASE}, "the base was pulled by digest, its archive has none"
+    assert pretender.arguments == {"BASE": BASE}, (
+        "the base was pulled by digest, its archive has none"
+    )
     release = build("vdi", version="0.2.0", epoch=5)
     assert pretender.arguments == {"BASE": BASE, "VERSION": "0.2.0", "SOURCE_DATE_EPOCH": "5"}
     assert release != demo
@@ -178,11 +202,19 @@ def gallery(pretender: Pretender, checkout: Path, monkeypatch: pytest.MonkeyPatc
     return pretender
 
 
-def test_an_image_of_the_gallery_is_built_from_its_desktop(gallery: Pretender, checkout: Path, build: Build) -> None:
+def test_an_image_of_the_gallery_is_built_from_its_desktop(
+    gallery: Pretender, checkout: Path, build: Build
+) -> None:
     first = build("a", epoch=5)
     assert gallery.arguments == {"BASE": images.DESKTOP, "SOURCE_DATE_EPOCH": "5"}
-    assert [what for name, what in gallery.asked if name == "save"] == [RECIPE.tag, "localhost/vdi/a:dev"]
-    assert gallery.asked[-2] == ("build", (["a", "a/Containerfile", "shared"], "localhost/vdi/a:dev"))
+    assert [what for name, what in gallery.asked if name == "save"] == [
+        RECIPE.tag,
+        "localhost/vdi/a:dev",
+    ]
+    assert gallery.asked[-2] == (
+        "build",
+        (["a", "a/Containerfile", "shared"], "localhost/vdi/a:dev"),
+    )
     (checkout / "images/gallery/shared").write_text("two")
     assert build("a", epoch=5) != first
 
@@ -202,7 +234,9 @@ def test_each_builder_builds_for_another_platform(
     pretender: Pretender, build: Build, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
     """The programs are stand-ins in PATH."""
-    program = script(tmp_path / "bin" / name, STAND_IN.format(log=tmp_path / "log", archive=pretender.result))
+    program = script(
+        tmp_path / "bin" / name, STAND_IN.format(log=tmp_path / "log", archive=pretender.result)
+    )
     monkeypatch.setenv("PATH", str(program.parent))
     monkeypatch.setattr(packages, "root_rights", lambda: ())
     monkeypatch.setattr(images, "require_builder", require_builder)
@@ -210,10 +244,18 @@ def test_each_builder_builds_for_another_platform(
 
     made = build("desktop", epoch=5, arch=foreign)
 
-    assert made.read_bytes() == pretender.result.read_bytes() and made.parent.name.endswith(f"-{foreign}")
-    (built,) = [line for line in (tmp_path / "log").read_text().splitlines() if f"--platform linux/{foreign}" in line]
+    assert made.read_bytes() == pretender.result.read_bytes() and made.parent.name.endswith(
+        f"-{foreign}"
+    )
+    (built,) = [
+        line
+        for line in (tmp_path / "log").read_text().splitlines()
+        if f"--platform linux/{foreign}" in line
+    ]
     assert "build " in built and "--build-arg SOURCE_DATE_EPOCH=5" in built
-    assert (f"--build-arg BASE={BASE} " in built) == (name != "docker"), "Docker pulls the base by digest itself"
+    assert (f"--build-arg BASE={BASE} " in built) == (name != "docker"), (
+        "Docker pulls the base by digest itself"
+    )
 
 
 def test_an_image_with_data_of_the_machine_is_not_kept(

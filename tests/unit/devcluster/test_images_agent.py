@@ -1,4 +1,6 @@
-"""`vdi-agent` of the desktop image: who may ask, what it says when it cannot know, and what a notice is."""
+"""`vdi-agent` of the desktop image: who may ask, what it says when it cannot know, and what a
+notice is.
+"""
 
 import asyncio
 import json
@@ -50,16 +52,26 @@ def screen(agent: Any) -> Screen:
 
 @pytest.fixture
 def port(agent: Any, screen: Screen, tmp_path: Path) -> Iterator[int]:
-    agent.Handler.notices, agent.Handler.photon = screen.notices, agent.Photon(":77777", Path("/nowhere"))
-    agent.Handler.activity = staticmethod(lambda: {"idleSeconds": 1.5, "viewers": 1, "connectedSeconds": None})
+    agent.Handler.notices, agent.Handler.photon = (
+        screen.notices,
+        agent.Photon(":77777", Path("/nowhere")),
+    )
+    agent.Handler.activity = staticmethod(
+        lambda: {"idleSeconds": 1.5, "viewers": 1, "connectedSeconds": None}
+    )
     agent.Handler.script_reports = tmp_path
-    agent.Handler.transfers, agent.Handler.transfers_digest = agent.Transfers(), sha256(b"selkies").hexdigest()
+    agent.Handler.transfers, agent.Handler.transfers_digest = (
+        agent.Transfers(),
+        sha256(b"selkies").hexdigest(),
+    )
     agent.Handler.thumbnails = agent.Thumbnails({"DISPLAY": ":77777", "XAUTHORITY": "/nowhere"})
     with serve_agent(agent) as port:
         yield port
 
 
-def ask(port: int, method: str, path: str, token: str = "secret", body: str | None = None) -> tuple[int, str]:
+def ask(
+    port: int, method: str, path: str, token: str = "secret", body: str | None = None
+) -> tuple[int, str]:
     connection = HTTPConnection("127.0.0.1", port, timeout=PATIENCE)
     try:
         connection.request(method, path, body=body, headers={"Authorization": f"Bearer {token}"})
@@ -80,11 +92,19 @@ def test_activity_is_reported_to_who_has_the_token_only(port: int) -> None:
 
 
 def test_graphics_are_reported_once_all_is_decided(agent: Any, tmp_path: Path) -> None:
-    drawn = {"display": "X11", "renderer": "Software", "device": "", "reason": "NoGPU", "message": "the pod has no GPU"}
+    drawn = {
+        "display": "X11",
+        "renderer": "Software",
+        "device": "",
+        "reason": "NoGPU",
+        "message": "the pod has no GPU",
+    }
     (tmp_path / "graphics").write_text(json.dumps(drawn))
     assert agent.graphics(tmp_path) is None
 
-    (tmp_path / "picture").write_text(json.dumps({"encoder": "x264", "hardware": False, "message": "no NVENC"}))
+    (tmp_path / "picture").write_text(
+        json.dumps({"encoder": "x264", "hardware": False, "message": "no NVENC"})
+    )
     assert agent.graphics(tmp_path) == {
         **drawn,
         "encoder": "x264",
@@ -111,7 +131,9 @@ def test_what_cannot_be_known_is_no_number(agent: Any, port: int) -> None:
         ("x" * 20_000, "Content-Length: 20000 is not allowed"),
     ],
 )
-def test_a_notice_that_is_none_is_refused_in_words(port: int, screen: Screen, body: str, words: str) -> None:
+def test_a_notice_that_is_none_is_refused_in_words(
+    port: int, screen: Screen, body: str, words: str
+) -> None:
     status, why = ask(port, "POST", "/notice", body=body)
     assert (status, words in why) == (400, True), why
     assert screen.lines == []
@@ -119,7 +141,15 @@ def test_a_notice_that_is_none_is_refused_in_words(port: int, screen: Screen, bo
 
 def test_a_notice_is_shown_once_replaced_and_withdrawn(port: int, screen: Screen) -> None:
     for text in ("Press <a key> & go on", "Press <a key> & go on", "Too late", ""):
-        assert ask(port, "POST", "/notice", body=json.dumps({"id": "idle", "title": "Hello?", "text": text}))[0] == 200
+        assert (
+            ask(
+                port,
+                "POST",
+                "/notice",
+                body=json.dumps({"id": "idle", "title": "Hello?", "text": text}),
+            )[0]
+            == 200
+        )
     shown, replaced, closed = screen.lines
     assert shown.endswith("-- Hello? Press &lt;a key&gt; &amp; go on")
     assert "--replace-id" not in shown
@@ -130,7 +160,10 @@ def test_a_notice_is_shown_once_replaced_and_withdrawn(port: int, screen: Screen
 def test_what_is_over_is_taken_away(agent: Any, screen: Screen) -> None:
     now = 1_000_000.0
     old = agent.Notice(id="old", title="", text="a", until=now, until_input=False)
-    for notice in (old, agent.Notice(id="idle", title="", text="b", until=float("inf"), until_input=True)):
+    for notice in (
+        old,
+        agent.Notice(id="idle", title="", text="b", until=float("inf"), until_input=True),
+    ):
         screen.notices.post(notice)
     screen.notices.look()
     assert list(screen.notices.shown) == ["idle"]
@@ -154,7 +187,14 @@ def test_the_agent_asks_selkies_as_the_desktop_is_guarded(env: dict[str, str], h
 
 def test_the_mark_is_armed_for_seconds_by_who_has_the_token(port: int) -> None:
     assert ask(port, "POST", "/photon", token="wrong", body='{"seconds": 5}')[0] == 401
-    for wrong in ('{"seconds": 0}', '{"seconds": 61}', '{"seconds": true}', '{"seconds": "5"}', "[]", "x"):
+    for wrong in (
+        '{"seconds": 0}',
+        '{"seconds": 61}',
+        '{"seconds": true}',
+        '{"seconds": "5"}',
+        "[]",
+        "x",
+    ):
         assert ask(port, "POST", "/photon", body=wrong)[0] == 400, wrong
     status, words = ask(port, "POST", "/photon", body='{"seconds": 5}')
     assert (status, "the X server can't be asked" in words) == (503, True)
@@ -188,8 +228,14 @@ class Selkies:
 @pytest.mark.parametrize(
     ("message", "is_input"),
     [
-        *((message, True) for message in ("kd,97", "kh,97", "m,10,20,0,0", "m2,1,0,0,0", "sf,0,9", "co,end,é")),
-        *((message, False) for message in ("kd,269025097", "ku,97", "js,b,0,1,1", "SETTINGS,{}", "cw,YQ==", "pong")),
+        *(
+            (message, True)
+            for message in ("kd,97", "kh,97", "m,10,20,0,0", "m2,1,0,0,0", "sf,0,9", "co,end,é")
+        ),
+        *(
+            (message, False)
+            for message in ("kd,269025097", "ku,97", "js,b,0,1,1", "SETTINGS,{}", "cw,YQ==", "pong")
+        ),
     ],
 )
 def test_input_of_people_ends_the_idle_time(
@@ -221,12 +267,18 @@ def test_a_thumbnail_is_taken_for_who_has_the_token_only(
     monkeypatch.setattr(agent, "CAPTURE", str(capture))
     assert ask(port, "GET", "/thumbnail", token="wrong")[0] == 401
     assert ask(port, "POST", "/thumbnail", body="{}")[0] == 404
-    assert ask(port, "GET", "/thumbnail") == (200, ":77777 "), "the program gets the display, and no secret"
+    assert ask(port, "GET", "/thumbnail") == (
+        200,
+        ":77777 ",
+    ), "the program gets the display, and no secret"
 
 
 @pytest.mark.parametrize(
     ("does", "words"),
-    [("echo no cookie >&2; exit 1", "the screen can't be captured: no cookie"), ("exec sleep 9", "timed out after")],
+    [
+        ("echo no cookie >&2; exit 1", "the screen can't be captured: no cookie"),
+        ("exec sleep 9", "timed out after"),
+    ],
 )
 def test_a_screen_that_cannot_be_captured_is_no_thumbnail(
     agent: Any, port: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, does: str, words: str
@@ -239,7 +291,10 @@ def test_a_screen_that_cannot_be_captured_is_no_thumbnail(
 
 def test_one_thumbnail_is_taken_at_a_time(agent: Any, port: int) -> None:
     with agent.Handler.thumbnails.lock:
-        assert ask(port, "GET", "/thumbnail") == (503, "a picture of the screen is being taken already")
+        assert ask(port, "GET", "/thumbnail") == (
+            503,
+            "a picture of the screen is being taken already",
+        )
 
 
 def test_a_desktop_on_wayland_has_no_thumbnail_and_says_why(agent: Any) -> None:
@@ -250,17 +305,27 @@ def test_a_desktop_on_wayland_has_no_thumbnail_and_says_why(agent: Any) -> None:
 def test_start_up_scripts_are_reported_in_their_order(port: int, tmp_path: Path) -> None:
     assert ask(port, "GET", "/startup-scripts") == (200, '{"scripts": []}')
     for number, source in enumerate(("template", "user")):
-        (tmp_path / str(number)).write_text(json.dumps({"source": source, "state": "Running", "output": ""}))
+        (tmp_path / str(number)).write_text(
+            json.dumps({"source": source, "state": "Running", "output": ""})
+        )
     (tmp_path / "2.new").write_text("{")
     status, body = ask(port, "GET", "/startup-scripts")
-    assert (status, [script["source"] for script in json.loads(body)["scripts"]]) == (200, ["template", "user"])
+    assert (status, [script["source"] for script in json.loads(body)["scripts"]]) == (
+        200,
+        ["template", "user"],
+    )
     (tmp_path / "1").write_text("{")
     assert ask(port, "GET", "/startup-scripts")[0] == 503
     assert ask(port, "GET", "/startup-scripts", token="wrong")[0] == 401
 
 
 def test_transfers_are_reported_by_selkies_and_read_by_the_gateway(port: int) -> None:
-    event = {"event": "file.download", "filename": "a" * 600 + "\ud800", "size_bytes": True, "content": "x"}
+    event = {
+        "event": "file.download",
+        "filename": "a" * 600 + "\ud800",
+        "size_bytes": True,
+        "content": "x",
+    }
     assert ask(port, "POST", "/transfers", body=json.dumps(event))[0] == 404  # the gateway's token
     assert ask(port, "GET", "/transfers", token="selkies")[0] == 401
     assert ask(port, "POST", "/notice", token="selkies", body='{"id": "a", "text": "b"}')[0] == 401
@@ -268,7 +333,10 @@ def test_transfers_are_reported_by_selkies_and_read_by_the_gateway(port: int) ->
         assert ask(port, "POST", "/transfers", token="selkies", body=wrong)[0] == 400
     assert ask(port, "POST", "/transfers", token="selkies", body=json.dumps(event))[0] == 200
     first = json.loads(ask(port, "GET", "/transfers?&0")[1])
-    assert [(one["number"], one["event"]) for one in first["events"]] == [(1, "log.begin"), (2, "file.download")]
+    assert [(one["number"], one["event"]) for one in first["events"]] == [
+        (1, "log.begin"),
+        (2, "file.download"),
+    ]
     assert set(first["events"][1]) == {"number", "at", "age", "event", "filename"}
     assert first["events"][1]["filename"] == "a" * 512
     assert json.loads(ask(port, "GET", "/transfers?other&2")[1])["events"][0]["number"] == 1
@@ -295,12 +363,17 @@ def test_event_without_a_valid_time_has_just_happened(agent: Any, moment: object
     assert agent.age_of(moment) == 0.0
 
 
-def test_events_that_no_one_reads_become_a_number(agent: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_events_that_no_one_reads_become_a_number(
+    agent: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(agent, "MAX_EVENTS", 2)
     transfers = agent.Transfers()
     for _ in range(5):
         transfers.add(b'{"event": "file.download", "filename": "x"}')
-    found = [(event["number"], event["event"], event.get("count")) for event in transfers.read("&0")["events"]]
+    found = [
+        (event["number"], event["event"], event.get("count"))
+        for event in transfers.read("&0")["events"]
+    ]
     assert found == [(5, "audit.dropped", 5), (6, "file.download", None)]
 
 
@@ -314,7 +387,9 @@ class Cgroup:
         self.usage = self.folder / ("memory.usage_in_bytes" if is_first else "memory.current")
         self.limit = self.folder / ("memory.limit_in_bytes" if is_first else "memory.max")
         self.events = self.folder / ("memory.oom_control" if is_first else "memory.events")
-        (self.folder / "memory.stat").write_text("anon 5\ninactive_file 100\nactive_file 200\ntotal_active_file 200\n")
+        (self.folder / "memory.stat").write_text(
+            "anon 5\ninactive_file 100\nactive_file 200\ntotal_active_file 200\n"
+        )
         self.limit.write_text("1000\n")
         self.set(0)
 
@@ -357,7 +432,9 @@ def test_memory_is_short_from_90_percent_until_it_is_below_80(agent: Any, cgroup
     assert told.short == [{"used": 900, "limit": 1000}, None]
 
 
-def test_memory_that_fills_fast_is_short_seconds_before_it_is_full(agent: Any, cgroup: Cgroup) -> None:
+def test_memory_that_fills_fast_is_short_seconds_before_it_is_full(
+    agent: Any, cgroup: Cgroup
+) -> None:
     """As with 100 MiB a second of 2 GiB: 5 % in each second."""
     told, full_at = Told(agent, cgroup), 30
     for half in range(full_at):

@@ -1,4 +1,6 @@
-"""Image archives: same input, same bytes; what is in them is what was asked for; leaks are named."""
+"""Image archives: same input, same bytes; what is in them is what was asked for; leaks are
+named.
+"""
 
 import io
 import tarfile
@@ -32,7 +34,9 @@ def an_archive_with(folder: Path, name: str, comment: str = "") -> Path:
     layer, target = folder / "layer.tar", folder / "image.tar"
     with tarfile.open(layer, "w") as tar:
         tar.addfile(tarfile.TarInfo(name), io.BytesIO())
-    write_archive(target, name="n:1", layer=layer, config=ImageConfig(), arch="amd64", comment=comment)
+    write_archive(
+        target, name="n:1", layer=layer, config=ImageConfig(), arch="amd64", comment=comment
+    )
     return target
 
 
@@ -51,7 +55,9 @@ def test_same_input_gives_the_same_bytes(tmp_path: Path) -> None:
         (elf(1, 3), "needs a dynamic loader"),
     ],
 )
-def test_program_that_cannot_run_alone_is_refused(tmp_path: Path, content: bytes, words: str) -> None:
+def test_program_that_cannot_run_alone_is_refused(
+    tmp_path: Path, content: bytes, words: str
+) -> None:
     (tmp_path / "program").write_bytes(content)
     with pytest.raises(BadProgram, match=words):
         require_static(tmp_path / "program")

@@ -1,4 +1,6 @@
-"""The base image: the registry first, Debian's packages when it cannot be used, and the reason said."""
+"""The base image: the registry first, Debian's packages when it cannot be used, and the reason
+said.
+"""
 
 import io
 from collections.abc import Iterator
@@ -33,7 +35,9 @@ def registry() -> Iterator[str]:
         yield f"http://127.0.0.1:{server.server_port}"
 
 
-@pytest.mark.parametrize(("status", "problem"), [(200, None), (401, None), (503, "its registry responded with 503")])
+@pytest.mark.parametrize(
+    ("status", "problem"), [(200, None), (401, None), (503, "its registry responded with 503")]
+)
 def test_registry_answers(registry: str, status: int, problem: str | None) -> None:
     answer = registry_problem(f"{registry}/{status}", 2.0)
 
@@ -45,31 +49,47 @@ def test_registry_that_is_away_says_why() -> None:
 
 
 @pytest.fixture
-def making(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[BuildCache, Step, io.StringIO]]:
+def making(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[tuple[BuildCache, Step, io.StringIO]]:
     """A build cache; each source of the base writes its name."""
     screen = io.StringIO()
-    monkeypatch.setattr(base, "_pull", lambda _build_cache, _step, target, _digest: target.write_text("pulled"))
-    monkeypatch.setattr(base, "_bootstrap", lambda _build_cache, _step, target: target.write_text("made"))
-    with Progress(tmp_path / "logs", Console(file=screen, width=200)) as progress, progress.step("base") as step:
+    monkeypatch.setattr(
+        base, "_pull", lambda _build_cache, _step, target, _digest: target.write_text("pulled")
+    )
+    monkeypatch.setattr(
+        base, "_bootstrap", lambda _build_cache, _step, target: target.write_text("made")
+    )
+    with (
+        Progress(tmp_path / "logs", Console(file=screen, width=200)) as progress,
+        progress.step("base") as step,
+    ):
         yield BuildCache(progress, tmp_path, {"PATH": ""}, "amd64"), step, screen
 
 
 def test_registry_that_is_away_gives_way_to_packages_and_says_so(
     making: tuple[BuildCache, Step, io.StringIO], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(base, "registry_problem", lambda: "its registry cannot be reached (no route)")
+    monkeypatch.setattr(
+        base, "registry_problem", lambda: "its registry cannot be reached (no route)"
+    )
 
     make_base(making[0], making[1], tmp_path, DIGEST)
 
     assert (tmp_path / "image.tar").read_text() == "made" and not from_registry(tmp_path)
-    assert "cannot be reached (no route); it is built from Debian's packages instead" in making[2].getvalue()
+    assert (
+        "cannot be reached (no route); it is built from Debian's packages instead"
+        in making[2].getvalue()
+    )
 
 
 def test_pull_that_fails_gives_way_too(
     making: tuple[BuildCache, Step, io.StringIO], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def pull(_build_cache: BuildCache, step: Step, _target: Path, _digest: str) -> None:
-        raise StepFailed(step.title, "podman ended with status 125", step.log_path, "toomanyrequests")
+        raise StepFailed(
+            step.title, "podman ended with status 125", step.log_path, "toomanyrequests"
+        )
 
     monkeypatch.setattr(base, "registry_problem", lambda: None)
     monkeypatch.setattr(base, "_pull", pull)

@@ -7,7 +7,14 @@ import pytest
 from unit.devcluster.binaries_servers import script
 from vdi.devcluster.binaries import packages
 from vdi.devcluster.images import builder as images_builder
-from vdi.devcluster.images.builder import Builder, Storage, clean_storage, find_builder, mounts_below, require_builder
+from vdi.devcluster.images.builder import (
+    Builder,
+    Storage,
+    clean_storage,
+    find_builder,
+    mounts_below,
+    require_builder,
+)
 from vdi.devcluster.progress import Progress
 
 STORE = Storage(Path("/cache/storage"), Path("/tmp/vdi-x"))
@@ -21,7 +28,9 @@ def programs(folder: Path, *names: str) -> dict[str, str]:
 
 
 def test_docker_is_asked_for_proxies_by_name_only() -> None:
-    words = Builder("docker").build(Path("/c"), Path("/c/Containerfile"), "t:1", [(Path("/home"), "/root")], {})
+    words = Builder("docker").build(
+        Path("/c"), Path("/c/Containerfile"), "t:1", [(Path("/home"), "/root")], {}
+    )
 
     assert words[:2] == ["docker", "build"]
     assert words[-5:] == ["--tag", "t:1", "--file", "/c/Containerfile", "/c"]
@@ -39,9 +48,18 @@ def test_docker_is_asked_for_proxies_by_name_only() -> None:
             False,
             None,
             "buildah",
-            ["docker: not used, because it would keep a base image that came from no registry", "podman: not in PATH"],
+            [
+                "docker: not used, because it would keep a base image that came from no registry",
+                "podman: not in PATH",
+            ],
         ),
-        ((), True, None, None, ["docker: not in PATH", "podman: not in PATH", "buildah: not in PATH"]),
+        (
+            (),
+            True,
+            None,
+            None,
+            ["docker: not in PATH", "podman: not in PATH", "buildah: not in PATH"],
+        ),
     ],
 )
 def test_the_first_builder_that_works_is_chosen(
@@ -58,7 +76,9 @@ def test_the_first_builder_that_works_is_chosen(
     assert (builder and builder.name, said) == (chosen, reasons)
 
 
-def test_buildah_is_installed_when_nothing_is_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_buildah_is_installed_when_nothing_is_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     installed: list[str] = []
     monkeypatch.setattr(packages, "install", lambda _step, names: installed.extend(names))
     with Progress(tmp_path / "logs") as progress, progress.step("build") as step:

@@ -1,4 +1,6 @@
-"""Software agents at a desktop: what vdi-agent passes on to Selkies, when a person comes first, and commands."""
+"""Software agents at a desktop: what vdi-agent passes on to Selkies, when a person comes first, and
+commands.
+"""
 
 import base64
 import io
@@ -32,7 +34,11 @@ class Desktop:
         self.last_input = (0.5, False)
 
     def allow(self, fields: str, server: str | None = None) -> Any:
-        env = {"VDI_AGENTS": fields, "SELKIES_COMPUTER_USE_BIND": server or self.server, "HOME": str(self.home)}
+        env = {
+            "VDI_AGENTS": fields,
+            "SELKIES_COMPUTER_USE_BIND": server or self.server,
+            "HOME": str(self.home),
+        }
         env |= {"SELKIES_COMPUTER_USE_TOKEN": "hidden", "PATH": "/usr/bin:/bin"}
         self.agent.Handler.computer = self.agent.Computer(env, lambda: self.last_input)
         return self.agent.Handler.computer
@@ -70,9 +76,12 @@ def test_an_action_is_passed_on_with_selkies_token(desktop: Desktop) -> None:
 
 
 @pytest.mark.parametrize(
-    ("fields", "found"), [("", [404, 404]), ("run", [404, 404]), ("enabled", [200, 404]), ("enabled,run", [200, 200])]
+    ("fields", "found"),
+    [("", [404, 404]), ("run", [404, 404]), ("enabled", [200, 404]), ("enabled,run", [200, 200])],
 )
-def test_agents_may_do_what_the_template_allows(desktop: Desktop, fields: str, found: list[int]) -> None:
+def test_agents_may_do_what_the_template_allows(
+    desktop: Desktop, fields: str, found: list[int]
+) -> None:
     desktop.allow(fields)
     bodies = {"/computer-use": CLICK, "/run": '{"command": "true", "seconds": 5}'}
     assert [desktop.post(path, body)[0] for path, body in bodies.items()] == found
@@ -86,7 +95,10 @@ def test_agents_may_do_what_the_template_allows(desktop: Desktop, fields: str, f
         ("an action of a later version", (0.5, True), 409),
         ("left_click", (5.0, True), 200),
         ("left_click", (0.5, False), 200),
-        *((passive, (0.5, True), 200) for passive in ("screenshot", "cursor_position", "zoom", "wait")),
+        *(
+            (passive, (0.5, True), 200)
+            for passive in ("screenshot", "cursor_position", "zoom", "wait")
+        ),
     ],
 )
 def test_a_persons_input_pauses_that_of_agents(
@@ -96,11 +108,16 @@ def test_a_persons_input_pauses_that_of_agents(
     found, body = desktop.post("/computer-use", json.dumps({"action": action}))
     assert (found, len(desktop.asked)) == (status, int(status == 200))
     if status == 409:
-        assert json.loads(body) == {"reason": "HumanInControl", "seconds": round(5.0 - last_input[0], 1)}
+        assert json.loads(body) == {
+            "reason": "HumanInControl",
+            "seconds": round(5.0 - last_input[0], 1),
+        }
 
 
 @pytest.mark.parametrize(
-    ("comes_after", "status", "parts"), [(9, 200, 3), (2, 200, 3), (1, 409, 1), (0, 409, 0)], ids=str
+    ("comes_after", "status", "parts"),
+    [(9, 200, 3), (2, 200, 3), (1, 409, 1), (0, 409, 0)],
+    ids=str,
 )
 def test_a_click_is_short_and_leaves_no_button_down(
     desktop: Desktop, comes_after: int, status: int, parts: int
@@ -109,19 +126,32 @@ def test_a_click_is_short_and_leaves_no_button_down(
     computer.last_input = lambda: (0.1, len(desktop.asked) >= comes_after)
     body = {"action": "left_click", "coordinate": [10, 20]}
     assert desktop.post("/computer-use", json.dumps(body))[0] == status
-    whole = [body | {"action": "mouse_move"}, {"action": "left_mouse_down"}, {"action": "left_mouse_up"}]
+    whole = [
+        body | {"action": "mouse_move"},
+        {"action": "left_mouse_down"},
+        {"action": "left_mouse_up"},
+    ]
     assert [action for *_, action in desktop.asked] == whole[:parts]
     desktop.asked.clear()
     computer.last_input = lambda: (0.1, False)
     assert desktop.post("/computer-use", json.dumps(body | {"text": "ctrl"}))[0] == 200
-    assert [action for *_, action in desktop.asked] == [body | {"text": "ctrl"}], "with a key it is pixelflux' own"
+    assert [action for *_, action in desktop.asked] == [body | {"text": "ctrl"}], (
+        "with a key it is pixelflux' own"
+    )
 
 
-@pytest.mark.parametrize(("comes_after", "status", "typed"), [(9, 200, "é" * 120), (2, 409, "é" * 100)])
-def test_a_person_interrupts_a_long_text(desktop: Desktop, comes_after: int, status: int, typed: str) -> None:
+@pytest.mark.parametrize(
+    ("comes_after", "status", "typed"), [(9, 200, "é" * 120), (2, 409, "é" * 100)]
+)
+def test_a_person_interrupts_a_long_text(
+    desktop: Desktop, comes_after: int, status: int, typed: str
+) -> None:
     computer = desktop.allow("enabled")
     computer.last_input = lambda: (0.1, len(desktop.asked) >= comes_after)
-    assert desktop.post("/computer-use", json.dumps({"action": "type", "text": "é" * 120}))[0] == status
+    assert (
+        desktop.post("/computer-use", json.dumps({"action": "type", "text": "é" * 120}))[0]
+        == status
+    )
     assert "".join(action["text"] for _, _, action in desktop.asked) == typed
 
 
@@ -160,7 +190,10 @@ def test_a_screen_of_noise_keeps_its_size_and_loses_colours(
     noise = io.BytesIO()
     picture = Image.frombytes("RGB", size, random.Random(0).randbytes(3 * size[0] * size[1]))
     picture.save(noise, "PNG", compress_level=0)
-    desktop.answer = (200, json.dumps({"data": base64.b64encode(noise.getvalue()).decode()}).encode())
+    desktop.answer = (
+        200,
+        json.dumps({"data": base64.b64encode(noise.getvalue()).decode()}).encode(),
+    )
     status, body = desktop.post("/computer-use", '{"action": "screenshot"}')
     assert status == 200 and len(body) <= 4 << 20
     with Image.open(io.BytesIO(base64.b64decode(json.loads(body)["data"]))) as reduced:
@@ -173,7 +206,9 @@ def test_a_server_that_is_gone_is_said_in_words(desktop: Desktop) -> None:
     assert (status, "Selkies can't be asked to act" in said) == (503, True)
 
 
-@pytest.mark.parametrize("body", ["", "[]", '{"action": 3}', "x", json.dumps({"action": "type", "text": "a" * 65_536})])
+@pytest.mark.parametrize(
+    "body", ["", "[]", '{"action": 3}', "x", json.dumps({"action": "type", "text": "a" * 65_536})]
+)
 def test_a_body_that_is_no_action_is_refused(desktop: Desktop, body: str) -> None:
     assert desktop.post("/computer-use", body)[0] == 400
     assert desktop.asked == []
@@ -205,10 +240,15 @@ def test_actions_count_as_use_where_the_template_says_so(
     ],
     ids=["status", "no secrets", "killed at its time", "left behind", "signal", "last output"],
 )
-def test_commands_run_as_the_user(desktop: Desktop, command: str, seconds: int, code: int | None, output: str) -> None:
+def test_commands_run_as_the_user(
+    desktop: Desktop, command: str, seconds: int, code: int | None, output: str
+) -> None:
     status, body = desktop.post("/run", json.dumps({"command": command, "seconds": seconds}))
     assert status == 200
-    assert json.loads(body) == {"exitCode": code, "output": output.replace("{home}", str(desktop.home))}
+    assert json.loads(body) == {
+        "exitCode": code,
+        "output": output.replace("{home}", str(desktop.home)),
+    }
 
 
 @pytest.mark.parametrize(
@@ -222,6 +262,8 @@ def test_commands_run_as_the_user(desktop: Desktop, command: str, seconds: int, 
         ('{"command": "\\u0000", "seconds": 5}', "embedded null byte"),
     ],
 )
-def test_a_command_that_cannot_run_is_refused_in_words(desktop: Desktop, body: str, words: str) -> None:
+def test_a_command_that_cannot_run_is_refused_in_words(
+    desktop: Desktop, body: str, words: str
+) -> None:
     status, said = desktop.post("/run", body)
     assert (status, words in said) == (400, True), said

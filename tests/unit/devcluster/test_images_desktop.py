@@ -1,4 +1,6 @@
-"""The desktop container's first process: what it refuses, what it warns of, and how it fills an empty home."""
+"""The desktop container's first process: what it refuses, what it warns of, and how it fills an
+empty home.
+"""
 
 import contextlib
 import itertools
@@ -50,23 +52,41 @@ def test_each_container_has_an_agent_token_of_its_own(desktop: ModuleType) -> No
     env = {"VDI_MASTER_TOKEN_SHA256": "d", "VDI_AGENT_TOKEN_SHA256": "e"}
     first, second = desktop.take_secrets(env), desktop.take_secrets(env)
 
-    assert list(first) == ["SELKIES_MASTER_TOKEN", "SELKIES_AUDIT_WEBHOOK_TOKEN", "SELKIES_COMPUTER_USE_TOKEN"]
+    assert list(first) == [
+        "SELKIES_MASTER_TOKEN",
+        "SELKIES_AUDIT_WEBHOOK_TOKEN",
+        "SELKIES_COMPUTER_USE_TOKEN",
+    ]
     assert len(first["SELKIES_MASTER_TOKEN"]) >= 32
     assert first != second
     assert env == {"VDI_MASTER_TOKEN_SHA256": "d", "VDI_AGENT_TOKEN_SHA256": "e"}
 
 
 def test_selkies_listens_for_agents_only_where_the_template_says_so(desktop: ModuleType) -> None:
-    assert "SELKIES_COMPUTER_USE_BIND" not in desktop.stream_environment({"VDI_AGENT_TOKEN_SHA256": "e"})
-    assert desktop.stream_environment({"VDI_AGENTS": "enabled"})["SELKIES_COMPUTER_USE_BIND"] == "127.0.0.1:9500"
+    assert "SELKIES_COMPUTER_USE_BIND" not in desktop.stream_environment(
+        {"VDI_AGENT_TOKEN_SHA256": "e"}
+    )
+    assert (
+        desktop.stream_environment({"VDI_AGENTS": "enabled"})["SELKIES_COMPUTER_USE_BIND"]
+        == "127.0.0.1:9500"
+    )
 
 
 def test_tokens_of_an_older_operator_are_kept_as_digests_alone(desktop: ModuleType) -> None:
-    env = {"SELKIES_MASTER_TOKEN": "m", "VDI_AGENT_TOKEN": "t", "SELKIES_BASIC_AUTH_PASSWORD": "p", "LANG": "C"}
+    env = {
+        "SELKIES_MASTER_TOKEN": "m",
+        "VDI_AGENT_TOKEN": "t",
+        "SELKIES_BASIC_AUTH_PASSWORD": "p",
+        "LANG": "C",
+    }
     hidden = desktop.take_secrets(env)
 
-    digests = {name: sha256(token).hexdigest() for name, token in (("MASTER", b"m"), ("AGENT", b"t"))}
-    assert env == {"LANG": "C"} | {f"VDI_{name}_TOKEN_SHA256": digest for name, digest in digests.items()}
+    digests = {
+        name: sha256(token).hexdigest() for name, token in (("MASTER", b"m"), ("AGENT", b"t"))
+    }
+    assert env == {"LANG": "C"} | {
+        f"VDI_{name}_TOKEN_SHA256": digest for name, digest in digests.items()
+    }
     assert hidden["SELKIES_BASIC_AUTH_PASSWORD"] == "p" and "m" not in hidden.values()
 
 
@@ -80,7 +100,12 @@ def test_tokens_of_an_older_operator_are_kept_as_digests_alone(desktop: ModuleTy
     ],
 )
 def test_a_lack_of_memory_is_the_termination_message(
-    desktop: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, events: str, status: int, message: str | None
+    desktop: ModuleType,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    events: str,
+    status: int,
+    message: str | None,
 ) -> None:
     monkeypatch.setattr(desktop, "TERMINATION_LOG", tmp_path / "message")
     (tmp_path / "memory.events").write_text(events)
@@ -112,14 +137,21 @@ print(json.dumps({
 def test_secrets_come_by_pipe_and_the_launcher_keeps_the_ports(
     desktop: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    env = {"SELKIES_PORT": "0", "SELKIES_ADDR": "127.0.0.1", "VDI_AGENT_PORT": "0", "VDI_AGENT_TOKEN_SHA256": "x"}
+    env = {
+        "SELKIES_PORT": "0",
+        "SELKIES_ADDR": "127.0.0.1",
+        "VDI_AGENT_PORT": "0",
+        "VDI_AGENT_TOKEN_SHA256": "x",
+    }
     parts = desktop.Desktop(env, [], [], "4096x2304", {"SELKIES_MASTER_TOKEN": "hidden"})
     monkeypatch.setattr(parts, "argv", lambda _: [sys.executable, "-B", "-c", _TELL, str(LIBRARY)])
     parts.hold_ports()
     for held in itertools.chain(*parts.sockets.values()):
         with socket.socket(held.family) as taker, pytest.raises(OSError, match="in use"):
             taker.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            taker.bind(("::" if held.family == socket.AF_INET6 else "127.0.0.1", held.getsockname()[1]))
+            taker.bind(
+                ("::" if held.family == socket.AF_INET6 else "127.0.0.1", held.getsockname()[1])
+            )
     (held,) = parts.sockets["selkies"]
     with contextlib.ExitStack() as held_until_here:
         for one in itertools.chain(*parts.sockets.values()):
@@ -128,12 +160,21 @@ def test_secrets_come_by_pipe_and_the_launcher_keeps_the_ports(
         output, _ = parts.running["selkies"].communicate(timeout=20)
         seen = json.loads(output)
 
-        assert seen["secrets"] == {"SELKIES_MASTER_TOKEN": "hidden"} and "hidden" not in seen["environment"].values()
+        assert (
+            seen["secrets"] == {"SELKIES_MASTER_TOKEN": "hidden"}
+            and "hidden" not in seen["environment"].values()
+        )
         assert seen["port"] == held.getsockname()[1] and seen["inheritable"] is False
         assert seen["dumpable"] == 0
-        assert seen["files"] == [["/memfd", False], ["socket", False]], "what has no name no program can replace"
+        assert seen["files"] == [
+            ["/memfd", False],
+            ["socket", False],
+        ], "what has no name no program can replace"
         taker = socket.socket()
-        with taker, pytest.raises(OSError, match="in use"):  # Selkies is gone now, and its port is still held
+        with (
+            taker,
+            pytest.raises(OSError, match="in use"),
+        ):  # Selkies is gone now, and its port is still held
             taker.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             taker.bind(held.getsockname())
 
@@ -141,7 +182,9 @@ def test_secrets_come_by_pipe_and_the_launcher_keeps_the_ports(
 @pytest.mark.platform
 @pytest.mark.skipif(not socket.has_dualstack_ipv6(), reason="this machine has no IPv6")
 def test_the_launcher_holds_its_ports_in_both_families(desktop: ModuleType) -> None:
-    """A program that had the other family's port would get the requests, and the tokens in them, that come there."""
+    """A program that had the other family's port would get the requests, and the tokens in them,
+    that come there.
+    """
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     parts = desktop.Desktop({"SELKIES_PORT": str(port)}, [], [], "4096x2304")
@@ -171,8 +214,12 @@ def test_an_address_that_the_pod_lacks_is_left_out(desktop: ModuleType) -> None:
 def test_a_port_that_is_taken_is_refused_by_name(desktop: ModuleType) -> None:
     with socket.create_server(("127.0.0.1", 0)) as other:
         port = str(other.getsockname()[1])
-        parts = desktop.Desktop({"SELKIES_PORT": port, "SELKIES_ADDR": "127.0.0.1"}, [], [], "4096x2304")
-        with pytest.raises(SystemExit, match=f"selkies can't listen on port {port} of 127.0.0.1: .*in use"):
+        parts = desktop.Desktop(
+            {"SELKIES_PORT": port, "SELKIES_ADDR": "127.0.0.1"}, [], [], "4096x2304"
+        )
+        with pytest.raises(
+            SystemExit, match=f"selkies can't listen on port {port} of 127.0.0.1: .*in use"
+        ):
             parts.hold_ports()
 
 
@@ -180,7 +227,9 @@ def test_a_port_that_is_taken_is_refused_by_name(desktop: ModuleType) -> None:
     ("header", "passes"),
     [("Bearer t", True), ("Bearer t ", True), ("Bearer x", False), ("Basic t", False), ("", False)],
 )
-def test_a_bearer_is_known_by_the_digest_of_its_token(desktop: ModuleType, header: str, passes: bool) -> None:
+def test_a_bearer_is_known_by_the_digest_of_its_token(
+    desktop: ModuleType, header: str, passes: bool
+) -> None:
     is_bearer_of = sys.modules[desktop.forbid_inspection.__module__].is_bearer_of
 
     assert is_bearer_of(header, sha256(b"t").hexdigest()) is passes
@@ -197,7 +246,10 @@ def test_dangerous_defaults_are_off_and_no_third_party_relays(desktop: ModuleTyp
 
 def test_only_changes_are_encoded_unless_the_pod_says_so(desktop: ModuleType) -> None:
     name = "SELKIES_VIDEO_STREAMING_MODE"
-    assert (desktop.stream_environment({})[name], desktop.stream_environment({name: "true"})[name]) == ("false", "true")
+    assert (
+        desktop.stream_environment({})[name],
+        desktop.stream_environment({name: "true"})[name],
+    ) == ("false", "true")
 
 
 def test_dropped_encoders_are_those_the_operator_warns_of(desktop: ModuleType) -> None:
@@ -212,7 +264,10 @@ def test_dropped_encoders_are_those_the_operator_warns_of(desktop: ModuleType) -
         ({}, False),
         ({"SELKIES_GAMEPAD_ENABLED": "false|locked"}, False),
         ({"SELKIES_GAMEPAD_ENABLED": "true"}, True),
-        ({"SELKIES_GAMEPAD_ENABLED": "true", "SELKIES_INTERPOSER": "/usr/$LIB/interposer.so"}, False),
+        (
+            {"SELKIES_GAMEPAD_ENABLED": "true", "SELKIES_INTERPOSER": "/usr/$LIB/interposer.so"},
+            False,
+        ),
     ],
 )
 def test_gamepads_that_no_application_would_see_are_warned_of(
@@ -307,7 +362,9 @@ def test_a_try_at_a_picture_that_cannot_start_is_not_the_end(
     assert parts.prove_at > time.monotonic()
 
 
-def test_a_home_that_cannot_be_written_is_refused_in_words(desktop: ModuleType, tmp_path: Path) -> None:
+def test_a_home_that_cannot_be_written_is_refused_in_words(
+    desktop: ModuleType, tmp_path: Path
+) -> None:
     with pytest.raises(SystemExit, match=f"HOME={tmp_path / 'absent'} can't be written by uid"):
         desktop.prepare_home(tmp_path / "absent", tmp_path)
 
@@ -318,12 +375,18 @@ def test_applications_do_not_see_the_streams_secrets(desktop: ModuleType) -> Non
 
     assert "x" in parts.stream_env.values()
     assert not {"x", "y", "z"} & set(parts.env.values())
-    assert parts.env["LANG"] == "C.UTF-8" and parts.env["XAUTHORITY"] == parts.stream_env["XAUTHORITY"]
+    assert (
+        parts.env["LANG"] == "C.UTF-8" and parts.env["XAUTHORITY"] == parts.stream_env["XAUTHORITY"]
+    )
 
 
 @pytest.mark.parametrize("text", ["firefox-esr", "[]", '{"a": 1}', '["sh", 1]', '[""]', '"sh"'])
-def test_an_application_that_is_no_array_of_words_is_refused(desktop: ModuleType, text: str) -> None:
-    with pytest.raises(SystemExit, match=r"VDI_APP=.* is not a JSON array of words\. Allowed is for example"):
+def test_an_application_that_is_no_array_of_words_is_refused(
+    desktop: ModuleType, text: str
+) -> None:
+    with pytest.raises(
+        SystemExit, match=r"VDI_APP=.* is not a JSON array of words\. Allowed is for example"
+    ):
         desktop.application(text)
 
 
@@ -354,7 +417,9 @@ RULES = """! model
         ("us,de", ",nodeadkeys", ["setxkbmap", "-layout", "us,de", "-variant", ",nodeadkeys"]),
     ],
 )
-def test_a_keyboard_is_set_as_asked(desktop: ModuleType, layout: str, variant: str, words: list[str]) -> None:
+def test_a_keyboard_is_set_as_asked(
+    desktop: ModuleType, layout: str, variant: str, words: list[str]
+) -> None:
     assert desktop.keyboard(layout, variant, RULES) == words
 
 
@@ -383,7 +448,9 @@ def test_the_largest_screen_is_a_size_within_limits(desktop: ModuleType) -> None
 
 
 def test_a_display_of_another_container_is_left_alone(desktop: ModuleType) -> None:
-    sockets = "0000: 2 0 10000 1 1 77 @/tmp/.X11-unix/X0\n0000: 2 0 10000 1 1 78 /tmp/.X11-unix/X1\n"
+    sockets = (
+        "0000: 2 0 10000 1 1 77 @/tmp/.X11-unix/X0\n0000: 2 0 10000 1 1 78 /tmp/.X11-unix/X1\n"
+    )
 
     assert desktop.free_display(sockets) == ":2" and desktop.free_display("") == ":0"
     assert desktop.free_display("0000: 2 0 10000 1 1 77 @/tmp/.X11-unix/X01\n") == ":0"
@@ -407,15 +474,25 @@ GOOD = (0, "h264 by x264 in software\n")
 BAD = (1, "noise\nthe encoder's library can't be loaded: libva.so.2\n\n")
 
 
-@pytest.mark.parametrize("answer", [BAD, (3, "the encoder made nothing in 75 s\n"), (-11, "noise\n")])
-def test_without_a_first_picture_the_desktop_ends_and_quotes_why(judged: Judge, answer: tuple[int, str]) -> None:
-    words = {1: "can't be loaded: libva.so.2", 3: "made nothing in 75 s", -11: "ended by signal 11"}[answer[0]]
+@pytest.mark.parametrize(
+    "answer", [BAD, (3, "the encoder made nothing in 75 s\n"), (-11, "noise\n")]
+)
+def test_without_a_first_picture_the_desktop_ends_and_quotes_why(
+    judged: Judge, answer: tuple[int, str]
+) -> None:
+    words = {
+        1: "can't be loaded: libva.so.2",
+        3: "made nothing in 75 s",
+        -11: "ended by signal 11",
+    }[answer[0]]
 
     with pytest.raises(SystemExit, match=f"no picture can be made: .*{words}"):
         judged([answer])
 
 
-def test_three_later_failures_end_it_and_slowness_never_does(judged: Judge, capsys: pytest.CaptureFixture[str]) -> None:
+def test_three_later_failures_end_it_and_slowness_never_does(
+    judged: Judge, capsys: pytest.CaptureFixture[str]
+) -> None:
     judged([GOOD, BAD, BAD, GOOD, BAD, BAD, *[(3, "late")] * 9])
     assert capsys.readouterr().err.count("no picture now") == 13
 
@@ -427,10 +504,16 @@ def test_three_later_failures_end_it_and_slowness_never_does(judged: Judge, caps
 def test_the_first_picture_has_the_time_of_the_probes(desktop: ModuleType, wayland: str) -> None:
     resolved = resolve(a_session(), a_template(), ClusterSettings())
     assert isinstance(resolved, Desktop)
-    (container,) = build_pod(identity=Identity.of(a_session()), desktop=resolved)["spec"]["containers"]
+    (container,) = build_pod(identity=Identity.of(a_session()), desktop=resolved)["spec"][
+        "containers"
+    ]
     liveness = container["livenessProbe"]
-    killed = liveness["initialDelaySeconds"] + liveness["periodSeconds"] * (liveness["failureThreshold"] - 1)
-    assert killed - 10 < desktop.START_SECONDS < killed, "just before: the log's last line is then the reason"
+    killed = liveness["initialDelaySeconds"] + liveness["periodSeconds"] * (
+        liveness["failureThreshold"] - 1
+    )
+    assert killed - 10 < desktop.START_SECONDS < killed, (
+        "just before: the log's last line is then the reason"
+    )
 
     parts = desktop.Desktop({"SELKIES_WAYLAND": wayland}, app=[], keys=[], screen="4096x2304")
     parts.clock.zero = time.monotonic() - 30.0
@@ -505,7 +588,9 @@ def test_applications_draw_on_the_gpu_and_the_x_server_never(
     assert "__GLX_VENDOR_LIBRARY_NAME" not in environment("selkies")
 
 
-def test_selkies_accepts_after_picture_and_graphics_decision(decided: Decide, tmp_path: Path) -> None:
+def test_selkies_accepts_after_picture_and_graphics_decision(
+    decided: Decide, tmp_path: Path
+) -> None:
     parts, _ = decided(0, "Software")
     assert not (tmp_path / "ready").exists()
 
@@ -514,12 +599,17 @@ def test_selkies_accepts_after_picture_and_graphics_decision(decided: Decide, tm
     assert (tmp_path / "ready").exists()
 
 
-@pytest.mark.parametrize(("code", "said"), [(1, "ended with status 1; what it said"), (-9, "ended by signal 9")])
+@pytest.mark.parametrize(
+    ("code", "said"), [(1, "ended with status 1; what it said"), (-9, "ended by signal 9")]
+)
 def test_a_failed_graphics_probe_leaves_software_and_says_why(
     decided: Decide, capsys: pytest.CaptureFixture[str], code: int, said: str
 ) -> None:
     parts, decision = decided(code, "")
 
     assert "MESA_LOADER_DRIVER_OVERRIDE" not in parts._environment("xfce4-panel")
-    assert (decision["renderer"], decision["reason"]) == ("Software", "ProbeFailed") and said in decision["message"]
+    assert (decision["renderer"], decision["reason"]) == (
+        "Software",
+        "ProbeFailed",
+    ) and said in decision["message"]
     assert said in capsys.readouterr().err

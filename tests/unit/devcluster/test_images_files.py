@@ -1,4 +1,6 @@
-"""Files of the home through `vdi-agent`: what the user could not read is never given out, nothing is replaced."""
+"""Files of the home through `vdi-agent`: what the user could not read is never given out, nothing
+is replaced.
+"""
 
 import io
 import json
@@ -77,7 +79,9 @@ def test_folders_come_first_and_hidden_entries_last(port: int) -> None:
     assert ask(port, "GET", "/files", headers={"Authorization": "Bearer wrong"})[0] == 401
 
 
-def test_a_long_folder_is_cut_and_says_so(agent: Any, port: int, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_long_folder_is_cut_and_says_so(
+    agent: Any, port: int, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(agent.home_files, "MAX_ENTRIES", 3)
     folder = json.loads(ask(port, "GET", "/files")[1])
     assert (len(folder["entries"]), folder["isCut"]) == (3, True)
@@ -133,7 +137,12 @@ def test_a_file_of_any_name_comes_as_it_is(port: int, home: Path) -> None:
 def test_a_zip_has_regular_files_only_and_no_backslash(port: int) -> None:
     status, body = ask(port, "GET", "/files/content")
     with ZipFile(io.BytesIO(body)) as archive:
-        assert sorted(archive.namelist()) == [".hidden", "Desktop/report.txt", "Desktop/sub/a_b.txt", "caf� \n.txt"]
+        assert sorted(archive.namelist()) == [
+            ".hidden",
+            "Desktop/report.txt",
+            "Desktop/sub/a_b.txt",
+            "caf� \n.txt",
+        ]
         assert archive.read("Desktop/sub/a_b.txt") == b"below"
         assert archive.testzip() is None
     assert status == 200
@@ -164,7 +173,10 @@ def test_an_upload_that_breaks_off_or_does_not_fit_leaves_nothing(port: int, hom
     too_much = {"headers": {"Content-Length": str(1 << 60)}}
     assert ask(port, "PUT", "/files", "big", **too_much)[0] == 409
     with socket.create_connection(("127.0.0.1", port)) as client:
-        client.sendall(b"PUT /files?part HTTP/1.1\r\nAuthorization: Bearer secret\r\nContent-Length: 9\r\n\r\nhalf")
+        client.sendall(
+            b"PUT /files?part HTTP/1.1\r\nAuthorization: Bearer secret\r\nContent-Length:"
+            b" 9\r\n\r\nhalf"
+        )
         client.shutdown(socket.SHUT_WR)
         assert client.recv(100).startswith(b"HTTP/1.1 409")
     assert not {"big", "part"} & {entry.name for entry in home.iterdir()}

@@ -1,4 +1,6 @@
-"""Films of the desktop image's agent: when one is made, what the gateway gets of it, and what is reported."""
+"""Films of the desktop image's agent: when one is made, what the gateway gets of it, and what is
+reported.
+"""
 
 import ctypes
 import errno
@@ -11,7 +13,10 @@ import pytest
 
 from unit.devcluster.film_selkies import FilmedDesktop, filmed_desktop
 
-STARTING, UNSTORED = "it is starting", "the gateway does not store the film (gateway.recordings in the chart's values)"
+STARTING, UNSTORED = (
+    "it is starting",
+    "the gateway does not store the film (gateway.recordings in the chart's values)",
+)
 
 
 @pytest.fixture
@@ -40,7 +45,11 @@ def test_film_counts_once_the_gateway_has_stored_some(desktop: FilmedDesktop) ->
     desktop.recorder.film(b", more")
     assert store(desktop, number, 5) == (number, 5, b", more")
     assert desktop.look() == {"state": "On", "message": ""}
-    assert store(desktop, 0, 0) == (number, 5, b", more"), "another replica goes on where the first one was"
+    assert store(desktop, 0, 0) == (
+        number,
+        5,
+        b", more",
+    ), "another replica goes on where the first one was"
 
 
 def test_stored_parts_take_no_space(desktop: FilmedDesktop) -> None:
@@ -61,7 +70,11 @@ def test_another_size_of_the_screen_begins_another_film(desktop: FilmedDesktop) 
     assert desktop.look() == {"state": "On", "message": ""}, "no one is cut off for it"
     assert desktop.recorder.began == 2
     desktop.recorder.film(b"large")
-    assert store(desktop, number, 3) == (number, 3, b"ll"), "the end of the first film comes before the second"
+    assert store(desktop, number, 3) == (
+        number,
+        3,
+        b"ll",
+    ), "the end of the first film comes before the second"
     later, offset, piece = store(desktop, number, 5)
     assert (later > number, offset, piece) == (True, 0, b"large")
 
@@ -90,7 +103,9 @@ def test_film_that_looks_too_seldom_or_often_is_replaced(desktop: FilmedDesktop)
 
 
 def test_film_without_a_picture_is_replaced_and_not_kept(desktop: FilmedDesktop) -> None:
-    """The screen became smaller as it began, which ends the recorder's pictures: sound alone came."""
+    """The screen became smaller as it began, which ends the recorder's pictures: sound alone
+    came.
+    """
     desktop.look()
     assert desktop.recorder.file
     desktop.recorder.file.write(b"sound")
@@ -103,7 +118,10 @@ def test_film_without_a_picture_is_replaced_and_not_kept(desktop: FilmedDesktop)
     desktop.recorder.film(b"picture")
     desktop.recorder.seconds = 0.5
     desktop.look()
-    assert desktop.films.fetch(0, 0) == (b"", {}), "the recorder writes a picture when the next one is there"
+    assert desktop.films.fetch(0, 0) == (
+        b"",
+        {},
+    ), "the recorder writes a picture when the next one is there"
     desktop.recorder.film(b", another")
     desktop.look()
     piece, _ = desktop.films.fetch(0, 0)
@@ -147,7 +165,9 @@ def test_gateway_that_stops_storing_is_reported(desktop: FilmedDesktop) -> None:
 
 
 def test_film_never_has_a_name(desktop: FilmedDesktop, tmp_path: Path) -> None:
-    """A program of the user that sees a name keeps what it names: nothing of that gets into a film."""
+    """A program of the user that sees a name keeps what it names: nothing of that gets into a
+    film.
+    """
     kept, start = tmp_path / "kept", desktop.recorder.start
 
     def seen(path: str, *args: Any) -> None:
@@ -162,13 +182,19 @@ def test_film_never_has_a_name(desktop: FilmedDesktop, tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == [kept]
     (film,) = desktop.films.films
     assert os.fstat(film.file).st_nlink == 0
-    libc, here, follow = ctypes.CDLL(None, use_errno=True), -100, 0x400  # AT_FDCWD, AT_SYMLINK_FOLLOW
+    libc, here, follow = (
+        ctypes.CDLL(None, use_errno=True),
+        -100,
+        0x400,
+    )  # AT_FDCWD, AT_SYMLINK_FOLLOW
     path = f"/proc/self/fd/{film.file}".encode()
     assert libc.linkat(here, path, here, bytes(tmp_path / "film"), follow) == -1
     assert ctypes.get_errno() == errno.ENOENT
 
 
-def test_film_that_went_into_another_file_is_refused(desktop: FilmedDesktop, tmp_path: Path) -> None:
+def test_film_that_went_into_another_file_is_refused(
+    desktop: FilmedDesktop, tmp_path: Path
+) -> None:
     refused = pytest.raises(ValueError, match="Selkies answered POST /api/recording with 409")
     desktop.recorder.first = b"begin"
     with refused:
@@ -184,7 +210,9 @@ def test_film_that_went_into_another_file_is_refused(desktop: FilmedDesktop, tmp
 
 
 def test_film_without_its_beginning_is_refused(desktop: FilmedDesktop) -> None:
-    """A program of the user has opened the empty file by its name, and cuts off what the recorder wrote too early."""
+    """A program of the user has opened the empty file by its name, and cuts off what the recorder
+    wrote too early.
+    """
     start = desktop.recorder.start
 
     def cut(path: str, *args: Any) -> None:

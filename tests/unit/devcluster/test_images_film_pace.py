@@ -1,4 +1,6 @@
-"""Whether a film has the pictures that viewers get: what closes a desktop that must be recorded, and what does not."""
+"""Whether a film has the pictures that viewers get: what closes a desktop that must be recorded,
+and what does not.
+"""
 
 import itertools
 from typing import Any
@@ -11,7 +13,9 @@ FPS, KEYFRAME_SECONDS = 15, 10
 
 
 class Recording:
-    """A recorder and a stream, second by second; vdi-agent asks each second, and ends the film of a closed desktop."""
+    """A recorder and a stream, second by second; vdi-agent asks each second, and ends the film of a
+    closed desktop.
+    """
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.now, self.streamed = 1000.0, 0
@@ -28,11 +32,19 @@ class Recording:
     def restart(self) -> None:
         self.looks = self.frames = 0.0
 
-    def run(self, seconds: int, *, looks: float = FPS, film: float = 0.0, stream: int = 0, fps: float = FPS) -> int:
+    def run(
+        self,
+        seconds: int,
+        *,
+        looks: float = FPS,
+        film: float = 0.0,
+        stream: int = 0,
+        fps: float = FPS,
+    ) -> int:
         """Seconds until the desktop was closed; `seconds` if it was not.
 
-        The recorder looks at the screen so often a second, and so many of its pictures show something new. `fps`: how
-        often it was to look.
+        The recorder looks at the screen so often a second, and so many of its pictures show
+        something new. `fps`: how often it was to look.
         """
         for second in range(seconds):
             self.now += 1
@@ -71,7 +83,9 @@ def recording(monkeypatch: pytest.MonkeyPatch) -> Recording:
         (2, 2, 3),  # a prompt that blinks on a desktop that is very short of CPU
     ],
 )
-def test_film_that_keeps_its_pace_is_on(recording: Recording, looks: float, film: float, stream: int) -> None:
+def test_film_that_keeps_its_pace_is_on(
+    recording: Recording, looks: float, film: float, stream: int
+) -> None:
     assert recording.run(900, looks=looks, film=film, stream=stream) == 900
 
 
@@ -79,7 +93,12 @@ def test_film_that_keeps_its_pace_is_on(recording: Recording, looks: float, film
     ("looks", "film", "stream", "closed_after"),
     [
         (1, 1, 15, 25),  # the recorder's threads have CPU only when no one else wants it
-        (0, 0, 15, 25),  # the X server has closed the recorder's connection, or its file takes no more
+        (
+            0,
+            0,
+            15,
+            25,
+        ),  # the X server has closed the recorder's connection, or its file takes no more
         (0, 0, 1, 25),
         (1.5, 1.5, 8, 25),  # the same on a machine that is short of CPU
     ],
@@ -161,7 +180,9 @@ def test_slow_film_that_begins_again_and_again_closes(recording: Recording) -> N
 
 
 def test_whole_pictures_of_smaller_screens_are_no_proof(recording: Recording) -> None:
-    """A screen that is small for a moment gets a whole picture and ends the capture; another size begins a new film."""
+    """A screen that is small for a moment gets a whole picture and ends the capture; another size
+    begins a new film.
+    """
     for _ in range(4):
         recording.run(1, film=7, stream=15)
         recording.looks += FPS * KEYFRAME_SECONDS

@@ -1,4 +1,6 @@
-"""prove-graphics: what draws OpenGL for each kind of GPU, driver and container, and the reason where it is software."""
+"""prove-graphics: what draws OpenGL for each kind of GPU, driver and container, and the reason
+where it is software.
+"""
 
 import json
 import os
@@ -26,7 +28,12 @@ def graphics() -> ModuleType:
 def nothing(graphics: ModuleType) -> Any:
     """A container without a GPU."""
     return graphics.Facts(
-        nvidia=False, capabilities="all", driver_error="", render_nodes=(), devices=(), allow_cpu=False
+        nvidia=False,
+        capabilities="all",
+        driver_error="",
+        render_nodes=(),
+        devices=(),
+        allow_cpu=False,
     )
 
 
@@ -40,7 +47,10 @@ def test_files_of_the_home_are_no_modules_of_a_trial(
 ) -> None:
     (tmp_path / "json.py").write_text("raise SystemExit('a file of the user')")
     monkeypatch.chdir(tmp_path)
-    assert graphics.run([sys.executable, "-c", "import json; print(json.__name__)"], {}) == ("json", "")
+    assert graphics.run([sys.executable, "-c", "import json; print(json.__name__)"], {}) == (
+        "json",
+        "",
+    )
 
 
 WORKS, NO_WINDOW = "zink Vulkan 1.4(NVIDIA L4)", "GLX offers no visual"
@@ -50,7 +60,13 @@ WORKS, NO_WINDOW = "zink Vulkan 1.4(NVIDIA L4)", "GLX offers no visual"
     ("nvidia", "vulkan", "zink", "own", "decision"),
     [
         (True, True, (WORKS, ""), None, ("Zink", WORKS, "", "")),
-        (True, True, ("", "no response"), ("NVIDIA L4/PCIe", ""), ("Native", "NVIDIA L4/PCIe", "", "")),
+        (
+            True,
+            True,
+            ("", "no response"),
+            ("NVIDIA L4/PCIe", ""),
+            ("Native", "NVIDIA L4/PCIe", "", ""),
+        ),
         (True, False, None, ("NVIDIA L4/PCIe", ""), ("Native", "NVIDIA L4/PCIe", "", "")),
         (
             True,
@@ -61,10 +77,19 @@ WORKS, NO_WINDOW = "zink Vulkan 1.4(NVIDIA L4)", "GLX offers no visual"
                 "Software",
                 "",
                 "ZinkFailed",
-                f"Zink does not draw on L4: it drew with llvmpipe; nor does NVIDIA's own OpenGL: {NO_WINDOW}",
+                (
+                    "Zink does not draw on L4: it drew with llvmpipe; nor does NVIDIA's own"
+                    f" OpenGL: {NO_WINDOW}"
+                ),
             ),
         ),
-        (False, True, ("", "no window"), None, ("Software", "", "ZinkFailed", "Zink does not draw on L4: no window")),
+        (
+            False,
+            True,
+            ("", "no window"),
+            None,
+            ("Software", "", "ZinkFailed", "Zink does not draw on L4: no window"),
+        ),
     ],
     ids=["zink", "an H200 without /dev/dri", "no vulkan", "neither", "another vendor"],
 )
@@ -78,7 +103,9 @@ def test_the_first_driver_that_draws_a_window_is_used(
     decision: tuple[str, str, str, str],
 ) -> None:
     devices = (graphics.VulkanDevice("L4", is_cpu=False),) if vulkan else ()
-    trials = [(lambda trial=trial: graphics.Trial(*trial)) if trial else untried for trial in (zink, own)]
+    trials = [
+        (lambda trial=trial: graphics.Trial(*trial)) if trial else untried for trial in (zink, own)
+    ]
     found = graphics.decide(replace(nothing, nvidia=nvidia, devices=devices), *trials)
     assert (found.renderer, found.device, found.reason, found.message) == decision
 
@@ -93,7 +120,11 @@ def test_the_first_driver_that_draws_a_window_is_used(
     ],
 )
 def test_nvidias_own_opengl_is_tried_by_drawing_a_window(
-    graphics: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, program: str, trial: tuple[str, str]
+    graphics: ModuleType,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    program: str,
+    trial: tuple[str, str],
 ) -> None:
     check = "import os, sys\nassert os.environ['__GLX_VENDOR_LIBRARY_NAME'] == 'nvidia'\n"
     (tmp_path / "draw-window").write_text(check + program + "\n")
@@ -112,7 +143,11 @@ def test_nvidias_own_opengl_is_tried_by_drawing_a_window(
             "NVIDIA_DRIVER_CAPABILITIES='compute,utility' lacks graphics",
         ),
         (
-            {"nvidia": True, "capabilities": "graphics,video", "driver_error": "libGLX_nvidia.so.0: wrong ELF class"},
+            {
+                "nvidia": True,
+                "capabilities": "graphics,video",
+                "driver_error": "libGLX_nvidia.so.0: wrong ELF class",
+            },
             "DriverNotLoadable",
             "NVIDIA's driver cannot be loaded: libGLX_nvidia.so.0: wrong ELF class",
         ),
@@ -128,7 +163,9 @@ def test_where_nothing_can_draw_on_a_gpu_the_reason_is_named(
     graphics: ModuleType, nothing: Any, facts: dict[str, Any], reason: str, said: str
 ) -> None:
     decision = graphics.decide(
-        replace(nothing, **facts), untried, lambda: graphics.Trial("", "GLX makes no context for a window")
+        replace(nothing, **facts),
+        untried,
+        lambda: graphics.Trial("", "GLX makes no context for a window"),
     )
 
     assert (decision.renderer, decision.reason) == ("Software", reason) and said in decision.message
@@ -140,7 +177,9 @@ def test_devices_are_found_by_their_files(graphics: ModuleType, tmp_path: Path) 
     assert graphics.collect({}, tmp_path).nvidia is False
     (tmp_path / "nvidia3").touch()
 
-    facts = graphics.collect({"NVIDIA_DRIVER_CAPABILITIES": "all", "LIBGL_ALWAYS_SOFTWARE": "1"}, tmp_path)
+    facts = graphics.collect(
+        {"NVIDIA_DRIVER_CAPABILITIES": "all", "LIBGL_ALWAYS_SOFTWARE": "1"}, tmp_path
+    )
 
     assert (facts.nvidia, facts.capabilities, facts.allow_cpu) == (True, "all", True)
     assert facts.render_nodes == (str(tmp_path / "dri/renderD128"),)
@@ -163,8 +202,16 @@ print(answer)
     [
         ("zink Vulkan 1.4(L4)\ttrue", "true", ("zink Vulkan 1.4(L4)", "")),
         ("zink Vulkan 1.4(llvmpipe)\ttrue", None, ("zink Vulkan 1.4(llvmpipe)", "")),
-        ("zink Vulkan 1.4(L4)\ttrue", "false", ("", "its picture does not reach a window of the X server")),
-        ("zink Vulkan 1.4(L4)\tfalse", "true", ("", "its picture does not reach a window of the X server")),
+        (
+            "zink Vulkan 1.4(L4)\ttrue",
+            "false",
+            ("", "its picture does not reach a window of the X server"),
+        ),
+        (
+            "zink Vulkan 1.4(L4)\tfalse",
+            "true",
+            ("", "its picture does not reach a window of the X server"),
+        ),
         (None, None, ("", "no EGL here")),
     ],
 )
@@ -194,4 +241,7 @@ def test_the_decision_is_a_file_and_a_line(tmp_path: Path) -> None:
     decision = json.loads((tmp_path / "graphics").read_text())
     assert decision.keys() == {"display", "renderer", "device", "reason", "message"}
     assert decision["display"] == "X11"
-    assert done.stdout == f"software: {decision['message']}\n" and not (tmp_path / "graphics.part").exists()
+    assert (
+        done.stdout == f"software: {decision['message']}\n"
+        and not (tmp_path / "graphics.part").exists()
+    )

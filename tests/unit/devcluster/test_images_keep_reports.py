@@ -1,6 +1,8 @@
-"""keep_reports.py of the desktop image: a report is sent until the agent has it; what does not fit is counted.
+"""keep_reports.py of the desktop image: a report is sent until the agent has it; what does not fit
+is counted.
 
-Selkies' module `audit` is played by a namespace with the same names; `test_streaming_transfers.py` has the real one.
+Selkies' module `audit` is played by a namespace with the same names; `test_streaming_transfers.py`
+has the real one.
 """
 
 import asyncio
@@ -19,7 +21,9 @@ SCRIPT = Path(__file__).parents[3] / "images/desktop/rootfs/usr/local/lib/vdi/ke
 
 
 class Agent:
-    """Takes reports, or answers them with `problem`; a status, or None for a connection that ends."""
+    """Takes reports, or answers them with `problem`; a status, or None for a connection that
+    ends.
+    """
 
     def __init__(self) -> None:
         self.taken: list[dict[str, Any]] = []
@@ -59,7 +63,9 @@ async def run(module: ModuleType, agent: Agent, body: Any, bound: int = 1024) ->
             audit_webhook_token="token",
             audit_webhook_timeout=2.0,
         )
-        audit = SimpleNamespace(settings=settings, _deliver=None, _dropped=0, _overflowing=False, _closing=False)
+        audit = SimpleNamespace(
+            settings=settings, _deliver=None, _dropped=0, _overflowing=False, _closing=False
+        )
         audit.rfc3339 = lambda seconds: f"at {seconds}"
         queue: asyncio.Queue[dict[str, Any]] = asyncio.Queue(bound)
         module.keep_reports(audit)
@@ -71,7 +77,9 @@ async def run(module: ModuleType, agent: Agent, body: Any, bound: int = 1024) ->
 
 
 @pytest.mark.parametrize("problem", [None, 503])
-async def test_report_is_sent_until_the_agent_has_it(module: ModuleType, agent: Agent, problem: int | None) -> None:
+async def test_report_is_sent_until_the_agent_has_it(
+    module: ModuleType, agent: Agent, problem: int | None
+) -> None:
     async def body(_audit: Any, queue: Any) -> None:
         agent.problem = problem
         for number in range(3):
@@ -81,7 +89,11 @@ async def test_report_is_sent_until_the_agent_has_it(module: ModuleType, agent: 
         await eventually(lambda: len(agent.taken) == 3, "all reports", 10)
 
     await run(module, agent, body)
-    assert [(report["ts"], report["report"]) for report in agent.taken] == [("at 0", 1), ("at 1", 2), ("at 2", 3)]
+    assert [(report["ts"], report["report"]) for report in agent.taken] == [
+        ("at 0", 1),
+        ("at 1", 2),
+        ("at 2", 3),
+    ]
 
 
 async def test_what_did_not_fit_is_counted_with_its_time(module: ModuleType, agent: Agent) -> None:
@@ -96,7 +108,9 @@ async def test_what_did_not_fit_is_counted_with_its_time(module: ModuleType, age
     assert agent.taken[1]["seconds"] >= 0
 
 
-async def test_report_that_is_refused_does_not_hold_up_others(module: ModuleType, agent: Agent) -> None:
+async def test_report_that_is_refused_does_not_hold_up_others(
+    module: ModuleType, agent: Agent
+) -> None:
     async def body(_audit: Any, queue: Any) -> None:
         agent.problem = 400
         queue.put_nowait({"event": "unknown", "ts": 1})

@@ -4,7 +4,13 @@ from pathlib import Path
 
 import pytest
 
-from vdi.devcluster.host_settings import apt_settings, debian_sources, pip_settings, prepare_apt, prepare_home
+from vdi.devcluster.host_settings import (
+    apt_settings,
+    debian_sources,
+    pip_settings,
+    prepare_apt,
+    prepare_home,
+)
 
 
 def test_the_environment_wins_over_later_files_over_earlier_ones(tmp_path: Path) -> None:
@@ -12,7 +18,9 @@ def test_the_environment_wins_over_later_files_over_earlier_ones(tmp_path: Path)
     first.write_text("[global]\ntimeout = 1\nretries = 1\nindex_url = one\n")
     second.write_text("[install]\nretries = 2\nindex-url = two\n")
 
-    settings = pip_settings({"PIP_INDEX_URL": "three", "OTHER": "x"}, [first, second, tmp_path / "absent.conf"])
+    settings = pip_settings(
+        {"PIP_INDEX_URL": "three", "OTHER": "x"}, [first, second, tmp_path / "absent.conf"]
+    )
 
     assert settings == {"timeout": "1", "retries": "2", "index-url": "three"}
 
@@ -56,10 +64,15 @@ def test_home_of_the_build_holds_settings_that_work_inside(
     assert (tmp_path / "root/ca.crt").read_text() == "CA"
     assert (tmp_path / "root/.netrc").stat().st_mode & 0o777 == 0o600
     assert (tmp_path / "root").stat().st_mode & 0o777 == 0o700
-    assert folders.mounts == ((tmp_path / "root", "/root"), (tmp_path / "wheels", "/root/find-links-0"))
+    assert folders.mounts == (
+        (tmp_path / "root", "/root"),
+        (tmp_path / "wheels", "/root/find-links-0"),
+    )
 
 
-def test_what_must_not_stay_in_an_image_is_named(machine: tuple[dict[str, str], Path], tmp_path: Path) -> None:
+def test_what_must_not_stay_in_an_image_is_named(
+    machine: tuple[dict[str, str], Path], tmp_path: Path
+) -> None:
     env, home = machine
     private = prepare_home(tmp_path / "root", env, home).private
 
@@ -105,7 +118,12 @@ def test_the_apt_folder_has_certificates_that_apt_can_read(tmp_path: Path) -> No
     ca.write_text("CA")
     folders = prepare_apt(tmp_path / "apt", ["deb http://mirror.example/ x main"], "", ca)
 
-    assert (tmp_path / "apt/sources.list.d/machine.list").read_text() == "deb http://mirror.example/ x main\n"
-    assert 'Acquire::https::CAInfo "/etc/apt/ca.crt";' in (tmp_path / "apt/apt.conf.d/machine").read_text()
+    assert (
+        tmp_path / "apt/sources.list.d/machine.list"
+    ).read_text() == "deb http://mirror.example/ x main\n"
+    assert (
+        'Acquire::https::CAInfo "/etc/apt/ca.crt";'
+        in (tmp_path / "apt/apt.conf.d/machine").read_text()
+    )
     assert (tmp_path / "apt/ca.crt").read_text() == "CA"
     assert folders.mounts == ((tmp_path / "apt", "/etc/apt"),)

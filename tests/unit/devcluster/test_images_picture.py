@@ -26,7 +26,9 @@ class ScreenCapture:
 
 
 def prove(tmp_path: Path, encoder: str, seconds: str = "20", **env: str) -> tuple[int, str, bool]:
-    """Run it with that pixelflux: status, last line, and whether there is the file that Selkies waits for."""
+    """Run it with that pixelflux: status, last line, and whether there is the file that Selkies
+    waits for.
+    """
     (tmp_path / "pixelflux.py").write_text(encoder)
     ready = tmp_path / "picture"
     done = subprocess.run(
@@ -53,19 +55,29 @@ def test_a_picture_is_described_with_encoder_and_reason(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("encoder", "said"),
     [
-        ("import no_such_library", "the encoder's library can't be loaded: No module named 'no_such_library'"),
-        (ENCODER.format(start="raise RuntimeError('no X')", error=None), "can't be captured or encoded: no X"),
+        (
+            "import no_such_library",
+            "the encoder's library can't be loaded: No module named 'no_such_library'",
+        ),
+        (
+            ENCODER.format(start="raise RuntimeError('no X')", error=None),
+            "can't be captured or encoded: no X",
+        ),
         (ENCODER.format(start="take(b'')", error=None), "the encoder made an empty picture"),
     ],
 )
-def test_what_is_broken_is_said_and_selkies_goes_on_waiting(tmp_path: Path, encoder: str, said: str) -> None:
+def test_what_is_broken_is_said_and_selkies_goes_on_waiting(
+    tmp_path: Path, encoder: str, said: str
+) -> None:
     status, words, ready = prove(tmp_path, encoder)
 
     assert (status, ready) == (1, False) and said in words
 
 
 def test_a_library_that_is_no_library_is_said(tmp_path: Path) -> None:
-    """What a truncated layer or a missing dependency looks like: a real extension module that can't be loaded."""
+    """What a truncated layer or a missing dependency looks like: a real extension module that can't
+    be loaded.
+    """
     (tmp_path / f"pixelflux{EXTENSION_SUFFIXES[0]}").write_bytes(b"garbage")
     status, words, ready = prove(tmp_path, "")
 
@@ -73,7 +85,9 @@ def test_a_library_that_is_no_library_is_said(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("error", "status"), [("None", 3), ("'GPU lost'", 1)])
-def test_a_missing_picture_is_late_unless_the_encoder_broke(tmp_path: Path, error: str, status: int) -> None:
+def test_a_missing_picture_is_late_unless_the_encoder_broke(
+    tmp_path: Path, error: str, status: int
+) -> None:
     code, said, ready = prove(tmp_path, ENCODER.format(start="pass", error=error), "0.01")
 
     assert (code, ready) == (status, False) and "the encoder made nothing in" in said

@@ -1,4 +1,6 @@
-"""Memory of the part of Xvfb's screen that no screen has: given back, and nothing of what is shown."""
+"""Memory of the part of Xvfb's screen that no screen has: given back, and nothing of what is
+shown.
+"""
 
 import ctypes
 import os
@@ -56,7 +58,9 @@ def test_only_what_is_shown_stays_in_memory(segment: Segment) -> None:
             assert segment.pixel(x, y) == b"UUUU"
     assert segment.pixel(SCREEN[0] - 1, SCREEN[1] - 1) == b"UUUU"
     assert segment.pixel(0, LARGEST[1] - 2) == bytes(4)
-    ends_with_its_processes = re.search(rf" {segment.number} +1600 ", Path("/proc/sysvipc/shm").read_text())
+    ends_with_its_processes = re.search(
+        rf" {segment.number} +1600 ", Path("/proc/sysvipc/shm").read_text()
+    )
     assert ends_with_its_processes
 
 

@@ -1,4 +1,6 @@
-"""Start-up scripts of the desktop image: which run, in which order, and how long the desktop waits for them."""
+"""Start-up scripts of the desktop image: which run, in which order, and how long the desktop waits
+for them.
+"""
 
 import json
 import os
@@ -24,22 +26,30 @@ def home(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def launched(desktop: ModuleType, home: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str], Any]]:
-    """A desktop whose picture and graphics are decided, with the start-up scripts that there are, started."""
+def launched(
+    desktop: ModuleType, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Callable[[str], Any]]:
+    """A desktop whose picture and graphics are decided, with the start-up scripts that there are,
+    started.
+    """
     runtime = home.parent / "runtime"
     runtime.mkdir()
     monkeypatch.setattr(desktop, "RUNTIME", runtime)
     monkeypatch.chdir(home)
 
     def start(given: str = "") -> Any:
-        parts = desktop.Desktop({}, [], [], "4096x2304", scripts=desktop.startup_scripts(given, home))
+        parts = desktop.Desktop(
+            {}, [], [], "4096x2304", scripts=desktop.startup_scripts(given, home)
+        )
         for step in ("first picture encoded", "graphics decided"):
             parts.clock.mark(step)
         parts.run_scripts()
         parts._let_selkies_accept()
         return parts
 
-    with subprocess.Popen(["cat"], stdin=subprocess.PIPE):  # the launcher always has a child to wait for
+    with subprocess.Popen(
+        ["cat"], stdin=subprocess.PIPE
+    ):  # the launcher always has a child to wait for
         yield start
 
 
@@ -59,7 +69,10 @@ def watch_until(parts: Any, there: Callable[[], bool], what: str) -> None:
 
 def reports(desktop: ModuleType) -> list[dict[str, object]]:
     """What the agent reads."""
-    return [json.loads(path.read_text()) for path in sorted((desktop.RUNTIME / "startup-scripts").iterdir())]
+    return [
+        json.loads(path.read_text())
+        for path in sorted((desktop.RUNTIME / "startup-scripts").iterdir())
+    ]
 
 
 def ready(desktop: ModuleType) -> bool:
@@ -73,9 +86,16 @@ def write(path: Path, text: str, mode: int = 0o644) -> str:
 
 
 def test_scripts_run_template_first_and_before_the_desktop(
-    desktop: ModuleType, home: Path, launched: Callable[[str], Any], capfd: pytest.CaptureFixture[str]
+    desktop: ModuleType,
+    home: Path,
+    launched: Callable[[str], Any],
+    capfd: pytest.CaptureFixture[str],
 ) -> None:
-    given = write(home.parent / "t.sh", '#!/bin/sh\necho "words of the template"; echo template >> order\n', 0o555)
+    given = write(
+        home.parent / "t.sh",
+        '#!/bin/sh\necho "words of the template"; echo template >> order\n',
+        0o555,
+    )
     write(home / ".config/vdi/startup.sh", "echo user >> order; exit 3\n")
     parts = launched(given)
     assert not ready(desktop)
@@ -88,7 +108,12 @@ def test_scripts_run_template_first_and_before_the_desktop(
     assert "start-up scripts done" in parts.clock.line()
     assert parts.restart_at == {}, "a script is not started again"
     assert reports(desktop) == [
-        {"source": "template", "state": "Ended", "exitCode": 0, "output": "words of the template\n"},
+        {
+            "source": "template",
+            "state": "Ended",
+            "exitCode": 0,
+            "output": "words of the template\n",
+        },
         {"source": "user", "state": "Ended", "exitCode": 3, "output": ""},
     ]
 
@@ -102,13 +127,20 @@ def test_a_hanging_script_holds_up_nothing(
 ) -> None:
     monkeypatch.setattr(desktop, "SCRIPT_SECONDS", 0.2)
     os.mkfifo(home / "never")
-    given = write(home.parent / "t.sh", "echo at work; read word < never; echo template >> order; kill -9 $$\n")
+    given = write(
+        home.parent / "t.sh",
+        "echo at work; read word < never; echo template >> order; kill -9 $$\n",
+    )
     write(home / ".config/vdi/startup.sh", "echo user >> order\n")
     parts = launched(given)
-    watch_until(parts, lambda: ready(desktop) and len(parts.running) == 1, "the desktop goes on, and the user's script")
+    watch_until(
+        parts,
+        lambda: ready(desktop) and len(parts.running) == 1,
+        "the desktop goes on, and the user's script",
+    )
     assert (home / "order").read_text().split() == ["user"]
     assert "the template's start-up script still runs after 0 s" in capfd.readouterr().err
-    (report, _) = reports(desktop)
+    report, _ = reports(desktop)
     assert report == {"source": "template", "state": "Running", "output": "at work\n"}
     (home / "never").write_text("go\n")
     watch_until(parts, lambda: not parts.running, "it is collected when it ends")
@@ -117,18 +149,31 @@ def test_a_hanging_script_holds_up_nothing(
 
 
 def test_the_end_of_a_long_output_is_kept(
-    desktop: ModuleType, home: Path, launched: Callable[[str], Any], capfd: pytest.CaptureFixture[str]
+    desktop: ModuleType,
+    home: Path,
+    launched: Callable[[str], Any],
+    capfd: pytest.CaptureFixture[str],
 ) -> None:
     os.mkfifo(home / "never")
-    text = "i=0; while [ $i -lt 3000 ]; do echo line $i; i=$((i+1)); done; (read word < never; echo the last) &\n"
+    text = (
+        "i=0; while [ $i -lt 3000 ]; do echo line $i; i=$((i+1)); done; (read word < never; echo"
+        " the last) &\n"
+    )
     parts = launched(write(home.parent / "t.sh", text))
     watch_until(parts, lambda: ready(desktop) and not parts.running, "the script ends")
     (report,) = reports(desktop)
     output = str(report["output"])
     assert (report["state"], len(output), output.endswith("line 2999\n")) == ("Ended", 4096, True)
     (home / "never").write_text("go\n")
-    watch_until(parts, lambda: str(reports(desktop)[0]["output"]).endswith("the last\n"), "what was left behind")
-    assert capfd.readouterr().out.splitlines() == [*(f"line {number}" for number in range(3000)), "the last"]
+    watch_until(
+        parts,
+        lambda: str(reports(desktop)[0]["output"]).endswith("the last\n"),
+        "what was left behind",
+    )
+    assert capfd.readouterr().out.splitlines() == [
+        *(f"line {number}" for number in range(3000)),
+        "the last",
+    ]
 
 
 def test_a_script_without_an_interpreter_is_run_by_sh(
@@ -142,7 +187,11 @@ def test_a_script_without_an_interpreter_is_run_by_sh(
 
 @pytest.mark.parametrize("text", ["#!/no/such/interpreter\n", "exit 4\n"])
 def test_a_script_that_cannot_start_is_reported_and_skipped(
-    desktop: ModuleType, home: Path, launched: Callable[[str], Any], capfd: pytest.CaptureFixture[str], text: str
+    desktop: ModuleType,
+    home: Path,
+    launched: Callable[[str], Any],
+    capfd: pytest.CaptureFixture[str],
+    text: str,
 ) -> None:
     write(home / ".config/vdi/startup.sh", text, 0o755)
     parts = launched(write(home.parent / "t.sh", "#!/no/such/interpreter\n", 0o755))
@@ -161,8 +210,15 @@ def test_a_script_of_the_template_that_is_not_there_is_reported(
 
 
 def test_scripts_get_no_variables_of_the_desktops_protection(desktop: ModuleType) -> None:
-    given = {"VDI_STARTUP_SCRIPT": "/s", "SELKIES_PORT": "1", "KUBERNETES_PORT": "2", "LICENCE": "x"}
+    given = {
+        "VDI_STARTUP_SCRIPT": "/s",
+        "SELKIES_PORT": "1",
+        "KUBERNETES_PORT": "2",
+        "LICENCE": "x",
+    }
     parts = desktop.Desktop(given, [], [], "4096x2304", scripts={desktop.TEMPLATE_SCRIPT: ["/s"]})
     environment = parts._environment(desktop.TEMPLATE_SCRIPT)
     assert environment["LICENCE"] == "x" and environment["DISPLAY"]
-    assert not [name for name in environment if name.startswith(("VDI_", "SELKIES_", "KUBERNETES_"))]
+    assert not [
+        name for name in environment if name.startswith(("VDI_", "SELKIES_", "KUBERNETES_"))
+    ]

@@ -22,7 +22,9 @@ def program(monkeypatch: pytest.MonkeyPatch) -> Any:
     return load_script(LIBRARY / "capture-thumbnail")
 
 
-def show(program: Any, monkeypatch: pytest.MonkeyPatch, screen: Image.Image) -> list[tuple[int, ...]]:
+def show(
+    program: Any, monkeypatch: pytest.MonkeyPatch, screen: Image.Image
+) -> list[tuple[int, ...]]:
     """Let the program find this screen; gives the parts that it reads."""
     parts: list[tuple[int, ...]] = []
 
@@ -71,14 +73,18 @@ def test_a_jpeg_has_its_largest_size_whatever_is_shown(program: Any) -> None:
     assert not picture.getexif()
 
 
-def test_what_cannot_be_made_small_is_refused(program: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_cannot_be_made_small_is_refused(
+    program: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(program, "MAX_BYTES", 10)
     with pytest.raises(program.UnknownError, match="as small as 10 bytes"):
         program.encode(Image.new("RGB", (32, 32)))
 
 
 @pytest.mark.parametrize(("depth", "length", "ok"), [(24, 8, True), (16, 8, False), (24, 4, False)])
-def test_pixels_are_read_as_the_x_server_sends_them(program: Any, depth: int, length: int, ok: bool) -> None:
+def test_pixels_are_read_as_the_x_server_sends_them(
+    program: Any, depth: int, length: int, ok: bool
+) -> None:
     ours, server = socket.socketpair()
     with ours, server:
         server.sendall(struct.pack("<BBHI24x", 1, depth, 1, length // 4) + bytes(range(length)))
@@ -91,7 +97,10 @@ def test_pixels_are_read_as_the_x_server_sends_them(program: Any, depth: int, le
 
 
 def test_a_screen_that_does_not_answer_is_named(
-    program: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+    program: Any,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
 ) -> None:
     monkeypatch.setattr("os.nice", lambda more: None)
     monkeypatch.setenv("DISPLAY", ":77777")

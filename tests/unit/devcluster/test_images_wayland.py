@@ -1,5 +1,6 @@
-"""The desktop on Wayland: which display is chosen for each answer of Selkies' probe, what draws, and what each part is
-given."""
+"""The desktop on Wayland: which display is chosen for each answer of Selkies' probe, what draws,
+and what each part is given.
+"""
 
 import json
 import os
@@ -37,19 +38,34 @@ def desktop(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> ModuleType:
 
 
 def lines(**facts: str) -> str:
-    empty = dict.fromkeys(("RENDER_NODE", "DRIVER", "GL_VENDOR", "EGL_X11", "MESA_DRIVER", "VULKAN_PRESENTS"), "")
+    empty = dict.fromkeys(
+        ("RENDER_NODE", "DRIVER", "GL_VENDOR", "EGL_X11", "MESA_DRIVER", "VULKAN_PRESENTS"), ""
+    )
     found = empty | {"PRESENT": "false", "ACCELERATED": "false"} | facts
     return "".join(f"SELKIES_GPU_{name}={value}\n" for name, value in found.items())
 
 
 NONE = (lines(), "GPU: none here", 0)
 INTEL = (
-    lines(DRIVER="xe", PRESENT="true", ACCELERATED="true", GL_VENDOR="mesa", EGL_X11="mesa", MESA_DRIVER="native"),
+    lines(
+        DRIVER="xe",
+        PRESENT="true",
+        ACCELERATED="true",
+        GL_VENDOR="mesa",
+        EGL_X11="mesa",
+        MESA_DRIVER="native",
+    ),
     "GPU: Mesa Intel(R) Arc(tm) Graphics on /dev/dri/renderD128",
     0,
 )
 L4 = "GPU: NVIDIA L4/PCIe/SSE2 on /dev/dri/renderD128"
-NVIDIA = (lines(DRIVER="nvidia", PRESENT="true", ACCELERATED="true", GL_VENDOR="nvidia", MESA_DRIVER="zink"), L4, 0)
+NVIDIA = (
+    lines(
+        DRIVER="nvidia", PRESENT="true", ACCELERATED="true", GL_VENDOR="nvidia", MESA_DRIVER="zink"
+    ),
+    L4,
+    0,
+)
 NO_CLIENTS = (lines(DRIVER="nvidia", PRESENT="true", ACCELERATED="true"), L4, 0)
 UNUSABLE = (lines(DRIVER="nvidia", PRESENT="true"), "GPU: nvidia, unusable: No render node", 0)
 BROKEN = ("", "Traceback\npixelflux: the driver refuses to answer", 1)
@@ -60,7 +76,12 @@ OTHER = ("SELKIES_GPU_BACKEND=wayland\n", "GPU: some", 0)
 def probe_program(tmp_path: Path, answer: tuple[str, str, int]) -> str:
     """A stand-in for selkies-gpu-probe."""
     output, said, status = map(shlex.quote, map(str, answer))
-    return str(script(tmp_path / "selkies-gpu-probe", f"printf %s {output}; printf %s {said} >&2; exit {status}"))
+    return str(
+        script(
+            tmp_path / "selkies-gpu-probe",
+            f"printf %s {output}; printf %s {said} >&2; exit {status}",
+        )
+    )
 
 
 @pytest.mark.parametrize(
@@ -86,11 +107,37 @@ def test_the_display_variable_is_read_as_selkies_reads_it(
     ("answer", "chosen", "reason"),
     [
         (NONE, "X11", "auto: the pod has no GPU"),
-        (INTEL, "Wayland", "auto: Mesa drives the GPU itself (Mesa Intel(R) Arc(tm) Graphics on /dev/dri/renderD128)"),
-        (NVIDIA, "X11", "auto: Mesa does not drive the GPU itself (NVIDIA L4/PCIe/SSE2 on /dev/dri/renderD128)"),
-        (UNUSABLE, "X11", "auto: Selkies' compositor does not draw on the GPU (nvidia, unusable: No render node)"),
-        (BROKEN, "X11", "auto: selkies-gpu-probe ended with status 1: pixelflux: the driver refuses to answer"),
-        (OTHER, "X11", "auto: this release of selkies-gpu-probe does not say whether the compositor draws on a GPU"),
+        (
+            INTEL,
+            "Wayland",
+            (
+                "auto: Mesa drives the GPU itself (Mesa Intel(R) Arc(tm) Graphics on"
+                " /dev/dri/renderD128)"
+            ),
+        ),
+        (
+            NVIDIA,
+            "X11",
+            "auto: Mesa does not drive the GPU itself (NVIDIA L4/PCIe/SSE2 on /dev/dri/renderD128)",
+        ),
+        (
+            UNUSABLE,
+            "X11",
+            "auto: Selkies' compositor does not draw on the GPU (nvidia, unusable: No render node)",
+        ),
+        (
+            BROKEN,
+            "X11",
+            "auto: selkies-gpu-probe ended with status 1: pixelflux: the driver refuses to answer",
+        ),
+        (
+            OTHER,
+            "X11",
+            (
+                "auto: this release of selkies-gpu-probe does not say whether the compositor draws"
+                " on a GPU"
+            ),
+        ),
     ],
 )
 def test_auto_takes_wayland_where_mesa_drives_the_gpu(
@@ -98,7 +145,9 @@ def test_auto_takes_wayland_where_mesa_drives_the_gpu(
 ) -> None:
     program = probe_program(tmp_path, answer)
 
-    assert display.choose_display("Auto", lambda: display.ask_probe(tmp_path / "kept", program)) == (chosen, reason)
+    assert display.choose_display(
+        "Auto", lambda: display.ask_probe(tmp_path / "kept", program)
+    ) == (chosen, reason)
 
 
 def test_a_probe_that_is_not_there_or_hangs_is_an_answer_too(
@@ -108,7 +157,10 @@ def test_a_probe_that_is_not_there_or_hangs_is_an_answer_too(
 
     monkeypatch.setattr(display, "PROBE_SECONDS", 0.2)
     hangs = script(tmp_path / "hangs", "exec sleep 60")
-    assert display.ask_probe(tmp_path / "b", str(hangs)).error == "selkies-gpu-probe gave no answer in 0 s"
+    assert (
+        display.ask_probe(tmp_path / "b", str(hangs)).error
+        == "selkies-gpu-probe gave no answer in 0 s"
+    )
 
 
 def test_the_probe_runs_once_and_only_for_auto(display: ModuleType, tmp_path: Path) -> None:
@@ -118,11 +170,16 @@ def test_the_probe_runs_once_and_only_for_auto(display: ModuleType, tmp_path: Pa
 
     assert display.ask_probe(tmp_path / "kept", program) == first and first.mesa == "native"
     for requested in ("X11", "Wayland"):
-        assert display.choose_display(requested, lambda: pytest.fail("asked")) == (requested, "as set")
+        assert display.choose_display(requested, lambda: pytest.fail("asked")) == (
+            requested,
+            "as set",
+        )
 
 
 def test_a_display_that_does_not_exist_is_refused_in_words(desktop: ModuleType) -> None:
-    with pytest.raises(SystemExit, match=r"SELKIES_WAYLAND='mir' is not allowed\. Allowed are false"):
+    with pytest.raises(
+        SystemExit, match=r"SELKIES_WAYLAND='mir' is not allowed\. Allowed are false"
+    ):
         desktop.decide_display("mir")
 
 
@@ -132,7 +189,12 @@ def test_a_display_that_does_not_exist_is_refused_in_words(desktop: ModuleType) 
         (NONE, {}, "NoGPU", "the pod has no GPU"),
         (INTEL, {}, "", ""),
         (NVIDIA, {"nvidia": True}, "", ""),
-        (NO_CLIENTS, {"nvidia": True}, "DriverNotLoadable", "no OpenGL driver for applications loads on NV"),
+        (
+            NO_CLIENTS,
+            {"nvidia": True},
+            "DriverNotLoadable",
+            "no OpenGL driver for applications loads on NV",
+        ),
         (
             UNUSABLE,
             {"nvidia": True, "capabilities": "compute,video"},
@@ -146,7 +208,12 @@ def test_a_display_that_does_not_exist_is_refused_in_words(desktop: ModuleType) 
             "NVIDIA's driver cannot be loaded: no such file",
         ),
         (UNUSABLE, {"nvidia": True}, "CompositorInSoftware", "nvidia, unusable: No render node"),
-        (NONE, {"render_nodes": ("/dev/dri/renderD128",)}, "CompositorInSoftware", "/dev/dri/renderD128"),
+        (
+            NONE,
+            {"render_nodes": ("/dev/dri/renderD128",)},
+            "CompositorInSoftware",
+            "/dev/dri/renderD128",
+        ),
         (BROKEN, {}, "ProbeFailed", "ended with status 1"),
     ],
 )
@@ -160,10 +227,18 @@ def test_on_wayland_the_probe_says_who_draws(
     said: str,
 ) -> None:
     graphics = load_script(LOCAL / "lib/vdi/prove-graphics")
-    nothing = {"nvidia": False, "capabilities": "all", "driver_error": "", "render_nodes": (), "devices": ()}
+    nothing = {
+        "nvidia": False,
+        "capabilities": "all",
+        "driver_error": "",
+        "render_nodes": (),
+        "devices": (),
+    }
     found = graphics.Facts(**(nothing | {"allow_cpu": False} | facts))
 
-    decision = graphics.decide_on_wayland(found, display.ask_probe(tmp_path / "kept", probe_program(tmp_path, answer)))
+    decision = graphics.decide_on_wayland(
+        found, display.ask_probe(tmp_path / "kept", probe_program(tmp_path, answer))
+    )
 
     assert (decision.renderer, decision.reason) == ("Software" if reason else "Native", reason)
     assert said in decision.message
@@ -172,14 +247,19 @@ def test_on_wayland_the_probe_says_who_draws(
 
 
 def test_the_decision_on_wayland_names_the_display(tmp_path: Path) -> None:
-    (tmp_path / "gpu-probe").write_text(json.dumps({"present": True, "accelerated": True, "gl_vendor": "mesa"}))
+    (tmp_path / "gpu-probe").write_text(
+        json.dumps({"present": True, "accelerated": True, "gl_vendor": "mesa"})
+    )
     done = subprocess.run(
         [sys.executable, "-B", str(LOCAL / "lib/vdi/prove-graphics"), str(tmp_path / "graphics")],
         env={**os.environ, "WAYLAND_DISPLAY": "wayland-1"}, capture_output=True, text=True, timeout=60, check=True,
     )  # fmt: skip
 
     decision = json.loads((tmp_path / "graphics").read_text())
-    assert (decision["display"], decision["renderer"]) == ("Wayland", "Native") and done.stdout == "Native ()\n"
+    assert (decision["display"], decision["renderer"]) == (
+        "Wayland",
+        "Native",
+    ) and done.stdout == "Native ()\n"
 
 
 WHOLE: list[str] = []
@@ -187,7 +267,9 @@ ALONE = ["firefox-esr"]
 
 
 def parts_of(desktop: ModuleType, app: list[str], value: str = "true") -> Any:
-    return desktop.Desktop({"SELKIES_WAYLAND": value, "SELKIES_MODE": "websockets"}, app, [], "4096x2304")
+    return desktop.Desktop(
+        {"SELKIES_WAYLAND": value, "SELKIES_MODE": "websockets"}, app, [], "4096x2304"
+    )
 
 
 def test_one_application_needs_no_labwc_and_a_desktop_does(desktop: ModuleType) -> None:
@@ -195,12 +277,18 @@ def test_one_application_needs_no_labwc_and_a_desktop_does(desktop: ModuleType) 
 
     assert alone.parts == ["application"] and whole.parts == ["xfdesktop", "xfce4-panel"]
     for parts in (alone, whole):
-        assert parts.env["WAYLAND_DISPLAY"] == "wayland-1" and parts.env["XDG_SESSION_TYPE"] == "wayland"
+        assert (
+            parts.env["WAYLAND_DISPLAY"] == "wayland-1"
+            and parts.env["XDG_SESSION_TYPE"] == "wayland"
+        )
         assert not {"DISPLAY", "XAUTHORITY"} & parts.stream_env.keys()
     assert whole._environment("xfdesktop")["GDK_BACKEND"] == "x11"
     whole.env |= {"WAYLAND_DISPLAY": "wayland-2", "DISPLAY": ":3"}
     found = whole._environment("vdi-agent")
-    assert (found["WAYLAND_DISPLAY"], found["DISPLAY"]) == ("wayland-2", ":3"), "labwc's, as applications have"
+    assert (found["WAYLAND_DISPLAY"], found["DISPLAY"]) == (
+        "wayland-2",
+        ":3",
+    ), "labwc's, as applications have"
     assert "GDK_BACKEND" not in whole._environment("xfce4-panel")
     assert "labwc" in whole.VITAL
 
@@ -209,11 +297,16 @@ def test_on_x11_nothing_of_wayland_is_set(desktop: ModuleType) -> None:
     for value in ("", "false"):
         parts = parts_of(desktop, WHOLE, value)
         assert "WAYLAND_DISPLAY" not in parts.stream_env and parts.env["XDG_SESSION_TYPE"] == "x11"
-        assert parts._environment("picture")["XDG_RUNTIME_DIR"] == parts._environment("selkies")["XDG_RUNTIME_DIR"]
+        assert (
+            parts._environment("picture")["XDG_RUNTIME_DIR"]
+            == parts._environment("selkies")["XDG_RUNTIME_DIR"]
+        )
         assert "GDK_BACKEND" not in parts._environment("xfdesktop")
 
 
-def test_the_picture_proof_has_a_runtime_folder_of_its_own(desktop: ModuleType, tmp_path: Path) -> None:
+def test_the_picture_proof_has_a_runtime_folder_of_its_own(
+    desktop: ModuleType, tmp_path: Path
+) -> None:
     env = parts_of(desktop, WHOLE)._environment("picture")
 
     assert env["XDG_RUNTIME_DIR"] == str(tmp_path / "picture.run")
@@ -242,7 +335,9 @@ class ScreenCapture:
 """
 
 
-def prove_picture(tmp_path: Path, host: Path | None, seconds: str = "20", capacities: str = "[1]") -> tuple[int, str]:
+def prove_picture(
+    tmp_path: Path, host: Path | None, seconds: str = "20", capacities: str = "[1]"
+) -> tuple[int, str]:
     """Run it beside that compositor: status and last line."""
     text = CAPTURE.format(
         wayland=host is not None,
@@ -250,7 +345,9 @@ def prove_picture(tmp_path: Path, host: Path | None, seconds: str = "20", capaci
         answered=str(tmp_path / "answered"),
         capacities=capacities,
     )
-    status, said, _ = prove(tmp_path, text, seconds, **({"WAYLAND_DISPLAY": str(host)} if host else {}))
+    status, said, _ = prove(
+        tmp_path, text, seconds, **({"WAYLAND_DISPLAY": str(host)} if host else {})
+    )
     return status, said
 
 
@@ -274,25 +371,38 @@ def compositor(tmp_path: Path) -> Iterator[Path]:
 
 
 def test_the_proof_on_x11_asks_no_compositor(tmp_path: Path) -> None:
-    assert prove_picture(tmp_path, None) == (0, "h264 by x264 in software, captured by readback, 1 bytes")
+    assert prove_picture(tmp_path, None) == (
+        0,
+        "h264 by x264 in software, captured by readback, 1 bytes",
+    )
 
 
 def test_a_picture_that_cannot_be_noted_again_counts(tmp_path: Path) -> None:
     (tmp_path / "picture.part").mkdir()  # as on a full disk, nothing can be written there
     assert prove_picture(tmp_path, None)[0] == 1, "the first has to be there for others to read"
     (tmp_path / "picture").touch()
-    assert prove_picture(tmp_path, None) == (0, "h264 by x264 in software, captured by readback, 1 bytes")
+    assert prove_picture(tmp_path, None) == (
+        0,
+        "h264 by x264 in software, captured by readback, 1 bytes",
+    )
 
 
-def test_the_proof_captures_selkies_compositor_once_that_answers(tmp_path: Path, compositor: Path) -> None:
+def test_the_proof_captures_selkies_compositor_once_that_answers(
+    tmp_path: Path, compositor: Path
+) -> None:
     status, said = prove_picture(tmp_path, compositor)
     assert status == 0, said
 
 
-def test_a_picture_of_an_empty_screen_of_its_own_proves_nothing(tmp_path: Path, compositor: Path) -> None:
+def test_a_picture_of_an_empty_screen_of_its_own_proves_nothing(
+    tmp_path: Path, compositor: Path
+) -> None:
     """pixelflux has one, without an error, where it did not reach the compositor."""
     status, said = prove_picture(tmp_path, compositor, capacities="[-1, -1, 1]")
-    assert (status, said) == (0, "h264 by x264 in software, captured by readback, 1 bytes"), "the third one"
+    assert (status, said) == (
+        0,
+        "h264 by x264 in software, captured by readback, 1 bytes",
+    ), "the third one"
 
 
 def test_a_silent_compositor_is_late_and_a_gone_one_fails(tmp_path: Path) -> None:

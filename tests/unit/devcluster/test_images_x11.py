@@ -1,4 +1,6 @@
-"""The X protocol that vdi-agent speaks: with the server itself, not with what lies in its folder."""
+"""The X protocol that vdi-agent speaks: with the server itself, not with what lies in its
+folder.
+"""
 
 import socket
 import threading
@@ -18,7 +20,9 @@ def accept_and_close(server: socket.socket) -> None:
 
 @pytest.mark.timeout(30)
 def test_screen_is_asked_of_the_server_that_has_the_address(tmp_path: Path) -> None:
-    """A server in the place of the socket in the folder would tell of a smaller screen, and the film show a corner."""
+    """A server in the place of the socket in the folder would tell of a smaller screen, and the
+    film show a corner.
+    """
     x11: Any = load_library("x11")
     authority = tmp_path / "Xauthority"
     authority.write_bytes(bytes(16))

@@ -1,6 +1,8 @@
-"""yield_cpu.py of the desktop image: which display is captured more slowly, and when it has its rate back.
+"""yield_cpu.py of the desktop image: which display is captured more slowly, and when it has its
+rate back.
 
-Selkies is played by classes with the same methods; `bench.streaming --crowd` has the real one, on a node that is busy.
+Selkies is played by classes with the same methods; `bench.streaming --crowd` has the real one, on a
+node that is busy.
 """
 
 import asyncio
@@ -30,7 +32,9 @@ def module(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     ("limit", "sent", "waited", "untouched", "then"),
     [
         pytest.param(None, 60, 0.5, IDLE, 45.0, id="a moving picture where CPU is short"),
-        pytest.param(None, 30, 0.5, IDLE, 22.5, id="it moves less often than it may: what it sends counts"),
+        pytest.param(
+            None, 30, 0.5, IDLE, 22.5, id="it moves less often than it may: what it sends counts"
+        ),
         pytest.param(16.0, 16, 0.9, IDLE, 15.0, id="never below the lowest rate"),
         pytest.param(None, 60, 0.5, TYPING, None, id="somebody uses it"),
         pytest.param(15.0, 15, 0.9, TYPING, None, id="somebody uses it again"),
@@ -43,7 +47,12 @@ def module(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     ],
 )
 def test_the_limit(
-    module: ModuleType, limit: float | None, sent: float, waited: float, untouched: float, then: float | None
+    module: ModuleType,
+    limit: float | None,
+    sent: float,
+    waited: float,
+    untouched: float,
+    then: float | None,
 ) -> None:
     assert module.next_limit(limit, 60.0, sent, waited, untouched) == then
 
@@ -68,7 +77,9 @@ def make_selkies() -> tuple[Any, Any, Capture]:
 
     class Server:
         def __init__(self) -> None:
-            self.display_clients: dict[str, dict[str, Any]] = {"primary": {"last_sent_frame_id": 65000}}
+            self.display_clients: dict[str, dict[str, Any]] = {
+                "primary": {"last_sent_frame_id": 65000}
+            }
             self.capture_instances = {"primary": {"module": capture}}
             self.tracked: list[float] = []
 
@@ -88,7 +99,9 @@ def make_selkies() -> tuple[Any, Any, Capture]:
         def __init__(self) -> None:
             self.taken: list[str] = []
 
-        async def on_message(self, message: str, display_id: str = "primary", conn_id: Any = None) -> None:
+        async def on_message(
+            self, message: str, display_id: str = "primary", conn_id: Any = None
+        ) -> None:
             self.taken.append(message)
 
     return Server, Handler, capture
@@ -121,7 +134,11 @@ async def test_an_idle_display_is_slowed_until_the_next_input(
     assert server._capture_fps(display) == module.LOWEST, "what pages say by themselves is no input"
 
     await handler.on_message("kd,97", conn_id=7)
-    assert (server._capture_fps(display), capture.rates[-1], server.tracked[-1]) == (60.0, 60.0, 60.0)
+    assert (server._capture_fps(display), capture.rates[-1], server.tracked[-1]) == (
+        60.0,
+        60.0,
+        60.0,
+    )
     assert handler.taken == ["_stats_video,1", "kd,97"]
 
     await eventually(is_lowest, "it is slowed down again", 20)

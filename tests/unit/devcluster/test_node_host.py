@@ -33,7 +33,13 @@ COMMIT
 def test_only_the_clusters_own_rules_are_found() -> None:
     assert [(table, shlex.join(rule)) for table, rule in host.rules_of(SAVED, "demo")] == [
         ("filter", "FORWARD -i vdi-demo -m comment --comment vdi-demo -j ACCEPT"),
-        ("nat", "POSTROUTING -s 10.213.32.2/32 '!' -o vdi-demo -m comment --comment vdi-demo -j MASQUERADE"),
+        (
+            "nat",
+            (
+                "POSTROUTING -s 10.213.32.2/32 '!' -o vdi-demo -m comment --comment vdi-demo -j"
+                " MASQUERADE"
+            ),
+        ),
     ]
 
 
@@ -46,7 +52,9 @@ def test_every_rule_carries_the_comment_it_is_found_by() -> None:
 def test_a_taken_port_is_refused_with_a_command() -> None:
     with socket.create_server(("127.0.0.1", 0)) as taker:
         port = taker.getsockname()[1]
-        with pytest.raises(ClusterError, match=f"port {port} .*; free it, or .* `vdi cluster down --name demo`"):
+        with pytest.raises(
+            ClusterError, match=f"port {port} .*; free it, or .* `vdi cluster down --name demo`"
+        ):
             host.listen(replace(FULL_NODE, websecure_port=port))
 
 
@@ -85,10 +93,18 @@ def test_a_further_node_is_joined_to_the_first_one(commands: list[str]) -> None:
     said = [command.removeprefix("nsenter --target 41 --net ") for command in commands]
     assert "ip link add node-3 type veth peer name eth0 netns 42" in said
     assert "ip address add 10.213.32.9/30 dev node-3" in said
-    assert said[-2:] == ["ip link set node-3 up", "ip route replace 10.213.18.0/24 via 10.213.32.10 dev node-3"]
+    assert said[-2:] == [
+        "ip link set node-3 up",
+        "ip route replace 10.213.18.0/24 via 10.213.32.10 dev node-3",
+    ]
 
 
 def test_packets_to_a_cut_node_stay_on_the_machine(commands: list[str]) -> None:
     host.connect_node(THREE_NODES, 2, 41, 42)
-    routes = [command.split("route replace ")[1] for command in commands if "unreachable" in command]
-    assert routes == ["unreachable 10.213.16.0/20 metric 4096", "unreachable 10.213.32.0/20 metric 4096"]
+    routes = [
+        command.split("route replace ")[1] for command in commands if "unreachable" in command
+    ]
+    assert routes == [
+        "unreachable 10.213.16.0/20 metric 4096",
+        "unreachable 10.213.32.0/20 metric 4096",
+    ]

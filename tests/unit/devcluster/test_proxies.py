@@ -1,4 +1,6 @@
-"""Behind a proxy: containerd pulls images through it, and whatever talks to the cluster goes past it."""
+"""Behind a proxy: containerd pulls images through it, and whatever talks to the cluster goes past
+it.
+"""
 
 import json
 import os
@@ -41,13 +43,21 @@ def cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Layout:
 
 
 def environments(layout: Layout) -> dict[str, dict[str, str]]:
-    """What each component of this node sees of the caller's environment, from the program that takes its place."""
+    """What each component of this node sees of the caller's environment, from the program that
+    takes its place.
+    """
     folder = layout.root / "seen"
     folder.mkdir()
-    components = [Component(**component) for component in json.loads(layout.spec.read_bytes())["components"]]
+    components = [
+        Component(**component) for component in json.loads(layout.spec.read_bytes())["components"]
+    ]
     note_environment = 'env -0 > "$0.partial"; mv "$0.partial" "$0"; exec sleep 60'
     programs = [
-        Component(component.name, ["/bin/sh", "-c", note_environment, str(folder / component.name)], component.env)
+        Component(
+            component.name,
+            ["/bin/sh", "-c", note_environment, str(folder / component.name)],
+            component.env,
+        )
         for component in components
     ]
     write_spec(layout, programs, [])
@@ -58,8 +68,13 @@ def environments(layout: Layout) -> dict[str, dict[str, str]]:
     finally:
         stop_supervisor(layout)
     texts = {file.name: file.read_text().split("\0") for file in files}
-    found = {name: dict(line.split("=", 1) for line in lines if line) for name, lines in texts.items()}
-    return {name: {key: env[key] for key in env.keys() & FOR_PULLS.keys()} for name, env in found.items()}
+    found = {
+        name: dict(line.split("=", 1) for line in lines if line) for name, lines in texts.items()
+    }
+    return {
+        name: {key: env[key] for key in env.keys() & FOR_PULLS.keys()}
+        for name, env in found.items()
+    }
 
 
 @pytest.mark.parametrize("number", [1, 2])

@@ -1,4 +1,6 @@
-"""The supervisor with programs of the shell's size: order, healing, the handed-on socket, stopping."""
+"""The supervisor with programs of the shell's size: order, healing, the handed-on socket,
+stopping.
+"""
 
 import json
 import os
@@ -22,7 +24,9 @@ Start = Callable[..., "Running"]
 
 
 class Running:
-    def __init__(self, folder: Path, components: list[Component], listener: socket.socket | None = None) -> None:
+    def __init__(
+        self, folder: Path, components: list[Component], listener: socket.socket | None = None
+    ) -> None:
         self.folder = folder
         spec = {"setup": [], "components": [asdict(component) for component in components]}
         (folder / "spec.json").write_text(json.dumps(spec))
@@ -61,7 +65,9 @@ class Running:
 def start(tmp_path: Path) -> Iterator[Start]:
     started: list[Running] = []
 
-    def begin(*components: Component, listener: socket.socket | None = None, go: bool = True) -> Running:
+    def begin(
+        *components: Component, listener: socket.socket | None = None, go: bool = True
+    ) -> Running:
         running = Running(tmp_path, list(components), listener)
         started.append(running)
         if go:
@@ -105,14 +111,21 @@ def test_a_crash_is_healed_and_reported(start: Start) -> None:
     running = start(shell("one", "exec sleep 60"))
     first = running.until(lambda all_: bool(all_) and all_["one"]["state"] == "running")["one"]
     os.kill(first["pid"], signal.SIGKILL)
-    now = running.until(lambda all_: all_["one"]["restarts"] == 1 and all_["one"]["state"] == "running")["one"]
+    now = running.until(
+        lambda all_: all_["one"]["restarts"] == 1 and all_["one"]["state"] == "running"
+    )["one"]
     assert now["pid"] != first["pid"]
     assert now["last_exit"].startswith("killed by SIGKILL at ")
 
 
 def test_a_program_that_keeps_failing_is_tried_ever_more_rarely(start: Start) -> None:
-    running = start(shell("bad", "echo no such luck; exit 3"), Component(name="missing", argv=["/no/such/program"]))
-    now = running.until(lambda all_: bool(all_) and min(one["restarts"] for one in all_.values()) >= 3)
+    running = start(
+        shell("bad", "echo no such luck; exit 3"),
+        Component(name="missing", argv=["/no/such/program"]),
+    )
+    now = running.until(
+        lambda all_: bool(all_) and min(one["restarts"] for one in all_.values()) >= 3
+    )
     assert now["bad"]["last_exit"].startswith("exit status 3")
     assert now["missing"]["last_exit"].startswith("exit status 127")
     assert "no such luck" in (running.folder / "logs" / "bad.log").read_text()
@@ -133,7 +146,10 @@ def test_losing_its_folder_does_not_stop_it(start: Start, tmp_path: Path) -> Non
 
 def test_stopping_goes_in_reverse_and_leaves_no_one(start: Start, tmp_path: Path) -> None:
     order = tmp_path / "order"
-    script = "trap 'echo NAME >> ORDER; exit 0' TERM; touch READY; while :; do read -t 60 x < PIPE || true; done"
+    script = (
+        "trap 'echo NAME >> ORDER; exit 0' TERM; touch READY; while :; do read -t 60 x < PIPE ||"
+        " true; done"
+    )
     os.mkfifo(tmp_path / "pipe")
     holder = os.open(tmp_path / "pipe", os.O_RDWR)
     names = ("first", "second")
@@ -144,7 +160,9 @@ def test_stopping_goes_in_reverse_and_leaves_no_one(start: Start, tmp_path: Path
         return Component(name=name, argv=["/bin/bash", "-c", filled], after=after)
 
     running = start(component("first", []), component("second", ["first"]))
-    now = running.until(lambda all_: all((tmp_path / name).exists() for name in names) and bool(all_))
+    now = running.until(
+        lambda all_: all((tmp_path / name).exists() for name in names) and bool(all_)
+    )
     running.end()
     os.close(holder)
     assert order.read_text().split() == ["second", "first"]
@@ -162,10 +180,13 @@ def test_a_killed_supervisor_takes_its_components_along(start: Start) -> None:
 
 def test_the_listening_socket_goes_to_one_component(start: Start, tmp_path: Path) -> None:
     code = (
-        "import os, socket; s = socket.socket(fileno=3); assert os.environ['LISTEN_PID'] == str(os.getpid());"
-        " c, _ = s.accept(); c.sendall(os.environ['LISTEN_FDNAMES'].encode())"
+        "import os, socket; s = socket.socket(fileno=3); assert os.environ['LISTEN_PID'] =="
+        " str(os.getpid()); c, _ = s.accept(); c.sendall(os.environ['LISTEN_FDNAMES'].encode())"
     )
-    listing = f"ls -l /proc/self/fd > {tmp_path}/fds.partial; mv {tmp_path}/fds.partial {tmp_path}/fds; exec sleep 60"
+    listing = (
+        f"ls -l /proc/self/fd > {tmp_path}/fds.partial; mv {tmp_path}/fds.partial {tmp_path}/fds;"
+        " exec sleep 60"
+    )
     with socket.create_server(("127.0.0.1", 0)) as listener:
         start(
             Component(name="web", argv=[sys.executable, "-I", "-c", code], listen_name="websecure"),

@@ -10,7 +10,8 @@ Break = Callable[[Cluster], object]
 
 
 class Faults(dict[str, tuple[frozenset[str], Break]]):
-    """Faults by name: the codes of their causes, and the function that breaks a healthy cluster in one place.
+    """Faults by name: the codes of their causes, and the function that breaks a healthy cluster in
+    one place.
 
     As a decorator it adds one. `on`: what the cluster has beside that of `Cluster`.
     """
@@ -19,7 +20,9 @@ class Faults(dict[str, tuple[frozenset[str], Break]]):
         super().__init__()
         self._on, self._prefix = on, prefix
 
-    def __call__(self, *codes: str, name: str = "", on: Break | None = None) -> Callable[[Break], Break]:
+    def __call__(
+        self, *codes: str, name: str = "", on: Break | None = None
+    ) -> Callable[[Break], Break]:
         def add(make: Break) -> Break:
             def both(cluster: Cluster) -> None:
                 (on or self._on)(cluster)
@@ -31,7 +34,9 @@ class Faults(dict[str, tuple[frozenset[str], Break]]):
         return add
 
     def table(self, *rows: tuple[str, str, Break], on: Break | None = None) -> None:
-        """Add faults of one cause each: its code or "", the name of the fault, the function that breaks."""
+        """Add faults of one cause each: its code or "", the name of the fault, the function that
+        breaks.
+        """
         for code, name, make in rows:
             self(*([code] if code else []), name=name, on=on)(make)
 
@@ -43,7 +48,9 @@ class Faults(dict[str, tuple[frozenset[str], Break]]):
 
 
 def put(where: str, path: str, value: object) -> Break:
-    """Sets a field ("spec.routes.0.match") of an object ("plural/name"), or of the first of that kind ("plural")."""
+    """Sets a field ("spec.routes.0.match") of an object ("plural/name"), or of the first of that
+    kind ("plural").
+    """
 
     def change(cluster: Cluster) -> None:
         plural, _, name = where.partition("/")

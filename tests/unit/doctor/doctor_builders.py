@@ -1,4 +1,6 @@
-"""A healthy cluster as a snapshot, and ways to break it. What an API server would send, as `trim` leaves it."""
+"""A healthy cluster as a snapshot, and ways to break it. What an API server would send, as `trim`
+leaves it.
+"""
 
 import copy
 from typing import Any
@@ -28,9 +30,10 @@ SETTINGS = ClusterSettings(domain="vdi.example.com", tls_secret="wildcard")
 SPACE = "vdi-sessions"
 POD = "vdi-operator-7d-abc"
 PLURALS = (
-    "pods leases storageclasses vditemplates vdisessions "
-    "ingressroutes services endpointslices persistentvolumeclaims events persistentvolumes middlewares clusterpolicies "
-    "daemonsets runtimeclasses configmaps networkpolicies secrets serverstransports vdipools certificates ingresses"
+    "pods leases storageclasses vditemplates vdisessions ingressroutes services endpointslices"
+    " persistentvolumeclaims events persistentvolumes middlewares clusterpolicies daemonsets"
+    " runtimeclasses configmaps networkpolicies secrets serverstransports vdipools certificates"
+    " ingresses"
 )
 OPERATOR_LABELS = {"app.kubernetes.io/name": "vdi", "app.kubernetes.io/component": "operator"}
 
@@ -48,14 +51,19 @@ class Cluster:
         self.add_pod(POD, "kasm", labels=OPERATOR_LABELS)
         lease = {"holderIdentity": f"{POD}_1234", "renewTime": "2026-11-20T11:59:59.000000Z"}
         self.add("leases", {"name": LEASE, "namespace": SPACE}, spec=lease)
-        volumes = {"provisioner": "rancher.io/local-path", "volumeBindingMode": "WaitForFirstConsumer"}
+        volumes = {
+            "provisioner": "rancher.io/local-path",
+            "volumeBindingMode": "WaitForFirstConsumer",
+        }
         self.add("storageclasses", {"name": "local-path"}, **volumes)
         self.logs: dict[str, list[str]] = {}
         self.unread: list[Unreadable] = []
         self.differences: list[Difference] = []
         self.absent: list[str] = []
         names, begins, ends = ("*.vdi.example.com",), "2026-11-01T00:00:00Z", "2027-02-01T00:00:00Z"
-        self.certificates = [Certificate(namespace=SPACE, secret="wildcard", names=names, begins=begins, ends=ends)]
+        self.certificates = [
+            Certificate(namespace=SPACE, secret="wildcard", names=names, begins=begins, ends=ends)
+        ]
         self.api_certificate_ends = "2027-11-01T00:00:00Z"
         self.api_seconds = 0.012
         self.scope = Scope(SPACE)
@@ -65,8 +73,14 @@ class Cluster:
     def add_session(self, name: str, user: str) -> None:
         """A session that runs, with all that belongs to it."""
         true = {"status": "True", "lastTransitionTime": READY}
-        conditions = [{"type": kind, "reason": kind, **true} for kind in ("Admitted", "PodReady", "Ready")]
-        status: Object = {"phase": "Running", "url": f"https://{name}.vdi.example.com", "podName": name}
+        conditions = [
+            {"type": kind, "reason": kind, **true} for kind in ("Admitted", "PodReady", "Ready")
+        ]
+        status: Object = {
+            "phase": "Running",
+            "url": f"https://{name}.vdi.example.com",
+            "podName": name,
+        }
         status |= {"startTime": BEGAN, "observedGeneration": 1, "conditions": conditions}
         metadata = meta_of(SPACE, name, generation=1, finalizers=["vdi.kasm.io/session-cleanup"])
         spec = {"user": user, "template": "ubuntu-desktop"}
@@ -98,7 +112,10 @@ class Cluster:
         numbers = [{"name": name, "port": port} for name, port in ports]
         endpoints = [{"conditions": {"ready": True}}]
         self.add(
-            "endpointslices", meta_of(namespace, f"{service}-x", labels=labels), endpoints=endpoints, ports=numbers
+            "endpointslices",
+            meta_of(namespace, f"{service}-x", labels=labels),
+            endpoints=endpoints,
+            ports=numbers,
         )
 
     def one(self, plural: str, name: str = "") -> Object:
@@ -145,21 +162,40 @@ class Cluster:
         """Its pod."""
         return self.one("pods", self.session["metadata"]["name"])
 
-    def without_pod(self, reason: str = "", message: str = "", *, phase: str = "Pending", **status: Any) -> None:
+    def without_pod(
+        self, reason: str = "", message: str = "", *, phase: str = "Pending", **status: Any
+    ) -> None:
         """The first session waits, and its status says why."""
         self.objects["pods"].remove(self.pod)
         conditions = [
-            {"type": "Admitted", "status": "False", "reason": reason, "message": message, "lastTransitionTime": BEGAN}
+            {
+                "type": "Admitted",
+                "status": "False",
+                "reason": reason,
+                "message": message,
+                "lastTransitionTime": BEGAN,
+            }
         ]
         found = {"phase": phase, "message": message, "observedGeneration": 1, **status}
         self.session["status"] = {**found, "conditions": conditions if reason else []}
 
     def not_ready(
-        self, *, waiting: Object | None = None, last: Object | None = None, restarts: int = 0, **status: Any
+        self,
+        *,
+        waiting: Object | None = None,
+        last: Object | None = None,
+        restarts: int = 0,
+        **status: Any,
     ) -> None:
         """The first desktop does not get ready."""
-        container: Object = {"name": "desktop", "image": "registry.example.com/desktop:1", "restartCount": restarts}
-        container |= {"state": {"waiting": waiting} if waiting else {"running": {"startedAt": READY}}}
+        container: Object = {
+            "name": "desktop",
+            "image": "registry.example.com/desktop:1",
+            "restartCount": restarts,
+        }
+        container |= {
+            "state": {"waiting": waiting} if waiting else {"running": {"startedAt": READY}}
+        }
         if last:
             container["lastState"] = {"terminated": {"exitCode": 1, **last}}
         conditions = [
@@ -187,21 +223,32 @@ class Cluster:
         """The first desktop is on no node, and the scheduler says why."""
         self.not_ready()
         del self.pod["spec"]["nodeName"]
-        condition = {"type": "PodScheduled", "status": "False", "message": message, "lastTransitionTime": at}
+        condition = {
+            "type": "PodScheduled",
+            "status": "False",
+            "message": message,
+            "lastTransitionTime": at,
+        }
         self.pod["status"] = {"phase": "Pending", "conditions": [condition]}
 
     def add_pod(self, name: str, namespace: str = "lab", **metadata: Any) -> Object:
         """One more pod on the node, which is ready."""
         spec = {"nodeName": "node-1", "containers": [{"name": name, "image": "x"}]}
-        return self.add("pods", meta_of(namespace, name, **metadata), spec=spec, status=ready_status())
+        return self.add(
+            "pods", meta_of(namespace, name, **metadata), spec=spec, status=ready_status()
+        )
 
     def warn_pod(self, reason: str, note: str, uid: str = "", at: str = BEGAN) -> None:
         """An Event about the first desktop's pod, or about its pod before with this uid."""
         self.warn("Pod", self.session["metadata"]["name"], reason, note, uid, at)
 
-    def warn(self, kind: str, name: str, reason: str, note: str, uid: str = "", at: str = BEGAN) -> None:
+    def warn(
+        self, kind: str, name: str, reason: str, note: str, uid: str = "", at: str = BEGAN
+    ) -> None:
         """An Event about the object of that name, or about an earlier one with this uid."""
-        event: Object = {"metadata": meta_of(SPACE, f"e{len(self.objects['events'])}", creationTimestamp=at)}
+        event: Object = {
+            "metadata": meta_of(SPACE, f"e{len(self.objects['events'])}", creationTimestamp=at)
+        }
         found = (one["metadata"] for one in self.objects.get(f"{kind.lower()}s", ()))
         uid = uid or next((one.get("uid", "") for one in found if one["name"] == name), "")
         event["regarding"] = {"kind": kind, "name": name, "uid": uid}
@@ -238,19 +285,32 @@ class Cluster:
 
 def meta_of(namespace: str, name: str, **more: Any) -> Object:
     """The metadata of an object that is an hour old."""
-    return {"name": name, "namespace": namespace, "uid": f"uid-{name}", "creationTimestamp": BEGAN, **more}
+    return {
+        "name": name,
+        "namespace": namespace,
+        "uid": f"uid-{name}",
+        "creationTimestamp": BEGAN,
+        **more,
+    }
 
 
 def ready_status() -> Object:
     """Of a pod that answers."""
-    container = {"name": "desktop", "image": "registry.example.com/desktop:1", "ready": True, "restartCount": 0}
+    container = {
+        "name": "desktop",
+        "image": "registry.example.com/desktop:1",
+        "ready": True,
+        "restartCount": 0,
+    }
     return {
         "phase": "Running",
         "conditions": [
             {"type": "PodScheduled", "status": "True", "lastTransitionTime": BEGAN},
             {"type": "Ready", "status": "True", "lastTransitionTime": READY},
         ],
-        "containerStatuses": [{**container, "state": {"running": {"startedAt": "2026-11-20T11:00:02Z"}}}],
+        "containerStatuses": [
+            {**container, "state": {"running": {"startedAt": "2026-11-20T11:00:02Z"}}}
+        ],
     }
 
 
@@ -266,7 +326,11 @@ def _node(name: str) -> Object:
     disk = {"type": "DiskPressure", "status": "False", "lastTransitionTime": BEGAN}
     status = {"allocatable": room, "capacity": room, "conditions": [ready, disk]}
     status["nodeInfo"] = {"kubeletVersion": "v1.34.4"}
-    return {"metadata": {"name": name, "labels": {"kubernetes.io/hostname": name}}, "spec": {}, "status": status}
+    return {
+        "metadata": {"name": name, "labels": {"kubernetes.io/hostname": name}},
+        "spec": {},
+        "status": status,
+    }
 
 
 def _operator() -> Object:

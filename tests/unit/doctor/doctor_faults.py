@@ -1,4 +1,6 @@
-"""Faults: each breaks a healthy cluster in one place. `@fault("code")`: what is to be found, causes alone."""
+"""Faults: each breaks a healthy cluster in one place. `@fault("code")`: what is to be found, causes
+alone.
+"""
 
 import copy
 from operator import setitem
@@ -37,7 +39,9 @@ PASSWORD_REPLACED = "The Secret with the password was replaced after the desktop
 @fault("crd_outdated")
 def template_kind_old(cluster: Cluster) -> None:
     crd = cluster.one("customresourcedefinitions", "vditemplates.vdi.kasm.io")
-    del crd["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]["spec"]["properties"]["prePull"]
+    del crd["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]["spec"]["properties"][
+        "prePull"
+    ]
 
 
 @fault("operator_missing")
@@ -125,7 +129,12 @@ _said("session_failed", "given_up", "Restarting", phase="Failed")
 
 def _failures(cluster: Cluster, reason: str, count: int) -> Object:
     message = "The desktop used more memory than its limit and was stopped."
-    reported = {"reason": reason, "message": message, "time": "2026-11-20T11:59:30Z", "generation": 1}
+    reported = {
+        "reason": reason,
+        "message": message,
+        "time": "2026-11-20T11:59:30Z",
+        "generation": 1,
+    }
     cluster.without_pod(failures={"count": count, "restartedAt": "", **reported})
     found: Object = cluster.session["status"]
     return found
@@ -135,11 +144,15 @@ def _failures(cluster: Cluster, reason: str, count: int) -> Object:
 def routes_forbidden(cluster: Cluster) -> None:
     del cluster.objects["ingressroutes"]
     cluster.unread.append(
-        Unreadable("ingressroutes", "bob may not list ingressroutes.", Remedy("kubectl create role ..."))
+        Unreadable(
+            "ingressroutes", "bob may not list ingressroutes.", Remedy("kubectl create role ...")
+        )
     )
 
 
-def differs(cluster: Cluster, name: str, field: str = "", observed: str = "", expected: str = "") -> None:
+def differs(
+    cluster: Cluster, name: str, field: str = "", observed: str = "", expected: str = ""
+) -> None:
     """An object of the operator's release is missing, or someone has changed this field."""
     operator = cluster.one("deployments", "vdi-operator")["metadata"]
     operator["annotations"] = {"meta.helm.sh/release-name": "vdi"}
@@ -154,7 +167,11 @@ def differs(cluster: Cluster, name: str, field: str = "", observed: str = "", ex
     rollback = "helm rollback vdi 3 --namespace kasm"
     cluster.differences.append(
         Difference(
-            object=name, release="kasm/vdi", rollback=rollback, component="operator", **(changed if field else {})
+            object=name,
+            release="kasm/vdi",
+            rollback=rollback,
+            component="operator",
+            **(changed if field else {}),
         )
     )
 
@@ -163,7 +180,9 @@ def differs(cluster: Cluster, name: str, field: str = "", observed: str = "", ex
 
 
 def _condition(cluster: Cluster, kind: str, status: str) -> None:
-    condition = next(one for one in cluster.one("nodes")["status"]["conditions"] if one["type"] == kind)
+    condition = next(
+        one for one in cluster.one("nodes")["status"]["conditions"] if one["type"] == kind
+    )
     condition |= {"status": status, "lastTransitionTime": OLD, "message": "as the kubelet says"}
 
 
@@ -213,16 +232,28 @@ def node_without_user_namespaces(cluster: Cluster) -> None:
 def desktops_without_user_namespaces(cluster: Cluster) -> None:
     """Auto. The reason of the other desktop is its volume, and no finding."""
     cluster.add_session("bob", "bob@example.com")
-    for name, why in {"alice-0": "node node-1 has containerd 1.6", "bob": "the filesystem is not known"}.items():
+    for name, why in {
+        "alice-0": "node node-1 has containerd 1.6",
+        "bob": "the filesystem is not known",
+    }.items():
         status = cluster.one("vdisessions", name)["status"]
         status["isolation"] = {"message": f"There is no user namespace: {why}."}
 
 
 @fault("user_namespace_unavailable")
 def volume_without_idmapped_mounts(cluster: Cluster) -> None:
-    """Required, on a volume that the node could not mount: the operator's report, not the capacity, is the reason."""
+    """Required, on a volume that the node could not mount: the operator's report, not the capacity,
+    is the reason.
+    """
     cluster.without_pod()
-    conditions = [{"type": "Admitted", "status": "False", "reason": "NoIdmappedMounts", "message": "No user ids."}]
+    conditions = [
+        {
+            "type": "Admitted",
+            "status": "False",
+            "reason": "NoIdmappedMounts",
+            "message": "No user ids.",
+        }
+    ]
     cluster.one("vdisessions")["status"]["conditions"] = conditions
 
 
@@ -266,7 +297,9 @@ def pending_claim(cluster: Cluster) -> Object:
     claim["status"]["phase"] = "Pending"
     del claim["spec"]["volumeName"]
     claim["metadata"]["annotations"]["volume.kubernetes.io/selected-node"] = "node-1"
-    cluster.unscheduled("0/1 nodes are available: pod has unbound immediate PersistentVolumeClaims.")
+    cluster.unscheduled(
+        "0/1 nodes are available: pod has unbound immediate PersistentVolumeClaims."
+    )
     return claim
 
 
@@ -288,18 +321,24 @@ def class_gone(cluster: Cluster) -> None:
 @fault("home_not_provisioned")
 def provisioner_says_why(cluster: Cluster) -> None:
     claim = pending_claim(cluster)["metadata"]["name"]
-    cluster.warn("PersistentVolumeClaim", claim, "ProvisioningFailed", "mkdir /opt/x: permission denied")
+    cluster.warn(
+        "PersistentVolumeClaim", claim, "ProvisioningFailed", "mkdir /opt/x: permission denied"
+    )
 
 
 @fault("home_not_provisioned")
 def helper_pod_says_why(cluster: Cluster) -> None:
     uid = pending_claim(cluster)["metadata"]["uid"]
-    cluster.logs[f"kube-system/helper-pod-create-pvc-{uid}"] = ["mkdir: can't create directory: Permission denied"]
+    cluster.logs[f"kube-system/helper-pod-create-pvc-{uid}"] = [
+        "mkdir: can't create directory: Permission denied"
+    ]
 
 
 def local_path(cluster: Cluster, setup: str) -> None:
     cluster.objects["deployments"].append(
-        deployment("local-path-provisioner", "kube-system", {"app": "p"}, {"containers": [{"name": "p"}]})
+        deployment(
+            "local-path-provisioner", "kube-system", {"app": "p"}, {"containers": [{"name": "p"}]}
+        )
     )
     cluster.add("configmaps", meta_of("kube-system", "local-path-config"), data={"setup": setup})
 
@@ -330,7 +369,9 @@ def two_on_one_home(cluster: Cluster) -> None:
 @fault("start_slow")
 def slow_image(cluster: Cluster) -> None:
     ready_condition(cluster.pod)["lastTransitionTime"] = "2026-11-20T11:01:05Z"
-    cluster.pod["status"]["containerStatuses"][0]["state"] = {"running": {"startedAt": "2026-11-20T11:01:00Z"}}
+    cluster.pod["status"]["containerStatuses"][0]["state"] = {
+        "running": {"startedAt": "2026-11-20T11:01:00Z"}
+    }
 
 
 # Data plane
@@ -367,8 +408,16 @@ def domain_of_the_operator_is_edited(cluster: Cluster) -> None:
     setting["value"] = "desktops.example.org"
 
 
-_route("regexp_of_traefik_2", "route_host_mismatch", match="HostRegexp(`{user:[a-z]+}.vdi.example.com`)")
-_route("two_hosts_of_traefik_2", "route_host_mismatch", match="Host(`a.vdi.example.com`, `b.vdi.example.com`)")
+_route(
+    "regexp_of_traefik_2",
+    "route_host_mismatch",
+    match="HostRegexp(`{user:[a-z]+}.vdi.example.com`)",
+)
+_route(
+    "two_hosts_of_traefik_2",
+    "route_host_mismatch",
+    match="Host(`a.vdi.example.com`, `b.vdi.example.com`)",
+)
 _route("entry_point_wrong", "route_entry_point_unknown", {"entryPoints": ["secure"]})
 _route("middleware_gone", "middleware_missing", middlewares=[{"name": "nobody"}])
 
@@ -381,14 +430,24 @@ def link_of_a_chain_is_gone(cluster: Cluster) -> None:
         cluster.add("middlewares", meta_of(SPACE, name), spec=spec)
 
 
-_route("middleware_elsewhere", "middleware_missing", middlewares=[{"name": "auth", "namespace": "kasm"}])
+_route(
+    "middleware_elsewhere",
+    "middleware_missing",
+    middlewares=[{"name": "auth", "namespace": "kasm"}],
+)
 
 
 def _certificate(code: str, name: str, **change: Any) -> None:
     @fault(code, name=name)
     def changed(cluster: Cluster) -> None:
-        good = {"names": ("*.vdi.example.com",), "begins": "2026-11-01T00:00:00Z", "ends": "2027-02-01T00:00:00Z"}
-        cluster.certificates = [Certificate(namespace=SPACE, secret="wildcard", **{**good, **change})]
+        good = {
+            "names": ("*.vdi.example.com",),
+            "begins": "2026-11-01T00:00:00Z",
+            "ends": "2027-02-01T00:00:00Z",
+        }
+        cluster.certificates = [
+            Certificate(namespace=SPACE, secret="wildcard", **{**good, **change})
+        ]
 
 
 _certificate("certificate_missing", "no_certificate", problem="missing")
@@ -407,15 +466,25 @@ def _log(code: str, name: str, line: str, *, crash: bool = False) -> None:
         cluster.say("starting", line)
 
 
-_library = "ImportError: libwayland-server.so.0: cannot open shared object file: No such file or directory"
+_library = (
+    "ImportError: libwayland-server.so.0: cannot open shared object file: No such file or directory"
+)
 _log("library_missing", "waiting_for_stream", _library)
 _shared = "x: error while loading shared libraries: libX.so.6: cannot open"
 _log("library_missing", "crash_for_a_library", _shared, crash=True)
 _log("home_not_writable", "home_of_root", NOT_WRITABLE, crash=True)
-_log("home_not_writable", "home_0700", "PermissionError: [Errno 13] Permission denied: '/home/user/.cache'")
+_log(
+    "home_not_writable",
+    "home_0700",
+    "PermissionError: [Errno 13] Permission denied: '/home/user/.cache'",
+)
 _log("selkies_error", "no_display", "Error: cannot open display :0")
 _log("selkies_error", "port_in_use", "OSError: [Errno 98] address already in use")
-_log("selkies_setting_invalid", "encoder_unknown", "WARNING:root:Invalid value(s) 'h266enc' for encoder, using default")
+_log(
+    "selkies_setting_invalid",
+    "encoder_unknown",
+    "WARNING:root:Invalid value(s) 'h266enc' for encoder, using default",
+)
 
 
 @fault("desktop_hung")
@@ -423,7 +492,9 @@ def desktop_frozen(cluster: Cluster) -> None:
     """It was ready, and its program answers no more."""
     cluster.not_ready(phase="Running")
     ready_condition(cluster.pod)["lastTransitionTime"] = "2026-11-20T11:59:30Z"
-    timeout = "Readiness probe failed: Get http://10.42.0.5:8080/api/health: context deadline exceeded"
+    timeout = (
+        "Readiness probe failed: Get http://10.42.0.5:8080/api/health: context deadline exceeded"
+    )
     cluster.warn_pod("Unhealthy", timeout)
 
 
@@ -431,7 +502,12 @@ def desktop_frozen(cluster: Cluster) -> None:
 def restarted_because_it_hung(cluster: Cluster) -> None:
     """The kubelet has restarted it, and it is ready again."""
     container = cluster.pod["status"]["containerStatuses"][0]
-    ended = {"exitCode": 137, "reason": "Error", "startedAt": BEGAN, "finishedAt": "2026-11-20T11:50:00Z"}
+    ended = {
+        "exitCode": 137,
+        "reason": "Error",
+        "startedAt": BEGAN,
+        "finishedAt": "2026-11-20T11:50:00Z",
+    }
     container |= {"restartCount": 1, "lastState": {"terminated": ended}}
     cluster.warn_pod("Unhealthy", "Liveness probe failed: context deadline exceeded")
 
@@ -439,7 +515,10 @@ def restarted_because_it_hung(cluster: Cluster) -> None:
 @fault("storage_class_ambiguous")
 def two_default_classes(cluster: Cluster) -> None:
     default = {"storageclass.kubernetes.io/is-default-class": "true"}
-    cluster.one("storageclasses")["metadata"] |= {"creationTimestamp": BEGAN, "annotations": default}
+    cluster.one("storageclasses")["metadata"] |= {
+        "creationTimestamp": BEGAN,
+        "annotations": default,
+    }
     longhorn = {"name": "longhorn", "creationTimestamp": JUST_NOW, "annotations": default}
     cluster.add("storageclasses", longhorn, provisioner="driver.longhorn.io")
 
@@ -450,7 +529,10 @@ def listens_on_another_port_than_the_template_says(cluster: Cluster) -> None:
     spec = cluster.template
     spec |= {"port": 8081, "env": [{"name": "SELKIES_PORT", "value": "8080"}]}
     cluster.not_ready(restarts=2, last={"exitCode": 137, "reason": "Error"}, phase="Running")
-    refused = "Readiness probe failed: Get http://10.42.0.5:8081/api/health: dial tcp: connect: connection refused"
+    refused = (
+        "Readiness probe failed: Get http://10.42.0.5:8081/api/health: dial tcp: connect:"
+        " connection refused"
+    )
     cluster.warn_pod("Unhealthy", refused)
 
 
@@ -459,7 +541,10 @@ def starts_for_minutes_on_another_port(cluster: Cluster) -> None:
     """As its own log says."""
     cluster.template["port"] = 3000
     cluster.not_ready(phase="Running")
-    refused = "Readiness probe failed: Get http://10.42.0.5:3000/api/health: dial tcp: connect: connection refused"
+    refused = (
+        "Readiness probe failed: Get http://10.42.0.5:3000/api/health: dial tcp: connect:"
+        " connection refused"
+    )
     cluster.warn_pod("Unhealthy", refused)
     cluster.say("INFO: Uvicorn running on http://0.0.0.0:8080")
 
@@ -467,8 +552,17 @@ def starts_for_minutes_on_another_port(cluster: Cluster) -> None:
 @fault("route_shadowed")
 def another_route_takes_the_host(cluster: Cluster) -> None:
     match = f"Host(`{cluster.session['metadata']['name']}.vdi.example.com`)"
-    rule = {"kind": "Rule", "match": match, "priority": 500, "services": [{"name": "web", "port": 80}]}
-    cluster.add("ingressroutes", meta_of(SPACE, "web"), spec={"entryPoints": ["websecure"], "routes": [rule]})
+    rule = {
+        "kind": "Rule",
+        "match": match,
+        "priority": 500,
+        "services": [{"name": "web", "port": 80}],
+    }
+    cluster.add(
+        "ingressroutes",
+        meta_of(SPACE, "web"),
+        spec={"entryPoints": ["websecure"], "routes": [rule]},
+    )
 
 
 @fault("traefik_down")
@@ -477,8 +571,17 @@ def traefik_scaled_to_0(cluster: Cluster) -> None:
     traefik["spec"]["replicas"], traefik["status"] = 0, {}
 
 
-_log("home_full", "home_full_while_it_runs", "OSError: [Errno 28] No space left on device: '/home/user/.cache/x'")
-_log("home_full", "home_full_and_crashes", "cp: error writing '/home/user/a': No space left on device", crash=True)
+_log(
+    "home_full",
+    "home_full_while_it_runs",
+    "OSError: [Errno 28] No space left on device: '/home/user/.cache/x'",
+)
+_log(
+    "home_full",
+    "home_full_and_crashes",
+    "cp: error writing '/home/user/a': No space left on device",
+    crash=True,
+)
 
 
 @fault("cpu_limit_low")
@@ -493,10 +596,22 @@ def a_hundredth_of_a_processor(cluster: Cluster) -> None:
 
 
 def with_autoscaler(cluster: Cluster) -> None:
-    env = {"NAMESPACE": "vdi-sessions-placeholders", "IMAGE": "x:1", "PRIORITY_CLASS": "vdi-placeholder"}
-    cluster.operator_env.extend({"name": f"VDI_PLACEHOLDER_{name}", "value": value} for name, value in env.items())
+    env = {
+        "NAMESPACE": "vdi-sessions-placeholders",
+        "IMAGE": "x:1",
+        "PRIORITY_CLASS": "vdi-placeholder",
+    }
+    cluster.operator_env.extend(
+        {"name": f"VDI_PLACEHOLDER_{name}", "value": value} for name, value in env.items()
+    )
     cluster.one("pods", POD)["metadata"]["ownerReferences"] = [
-        {"apiVersion": "apps/v1", "kind": "ReplicaSet", "name": "vdi-operator-7d", "uid": "rs", "controller": True}
+        {
+            "apiVersion": "apps/v1",
+            "kind": "ReplicaSet",
+            "name": "vdi-operator-7d",
+            "uid": "rs",
+            "controller": True,
+        }
     ]
     cluster.session["status"]["expiresAt"] = "2026-11-20T19:00:00Z"
 
@@ -505,7 +620,9 @@ def with_autoscaler(cluster: Cluster) -> None:
 def desktop_without_an_end(cluster: Cluster) -> None:
     with_autoscaler(cluster)
     del cluster.session["status"]["expiresAt"]
-    cluster.session["status"]["homeClaim"] = cluster.one("persistentvolumeclaims")["metadata"]["name"]
+    cluster.session["status"]["homeClaim"] = cluster.one("persistentvolumeclaims")["metadata"][
+        "name"
+    ]
 
 
 @fault("node_kept")
@@ -537,35 +654,85 @@ FAULTS.table(
         "two_releases_side_by_side",
         lambda cluster: second_operator(cluster, VDI_NAMESPACE="lab", VDI_DOMAIN="lab.example.com"),
     ),
-    ("release_differs", "binding_gone", lambda cluster: differs(cluster, "rolebinding/kasm/vdi-operator")),
+    (
+        "release_differs",
+        "binding_gone",
+        lambda cluster: differs(cluster, "rolebinding/kasm/vdi-operator"),
+    ),
     (
         "release_differs",
         "role_cut",
-        lambda cluster: differs(cluster, "role/vdi-sessions/vdi-operator", "rules[0].verbs", "[get]", "[get, list]"),
+        lambda cluster: differs(
+            cluster, "role/vdi-sessions/vdi-operator", "rules[0].verbs", "[get]", "[get, list]"
+        ),
     ),
     ("deletion_stuck", "finalizer_stays", put("vdisessions", "metadata.deletionTimestamp", OLD)),
     ("session_ignored", "no_one_looks", lambda cluster: cluster.without_pod()),
     ("desktop_crashes", "pause_after_a_crash", lambda cluster: _failures(cluster, "CrashLoop", 4)),
-    ("check_failed", "nonsense_in_an_object", put("nodes", "status.conditions.0.lastHeartbeatTime", "soon")),
+    (
+        "check_failed",
+        "nonsense_in_an_object",
+        put("nodes", "status.conditions.0.lastHeartbeatTime", "soon"),
+    ),
     ("desktop_crashes", "crash_loop", lambda cluster: cluster.crashes(message="bye")),
-    ("desktop_out_of_memory", "memory_used_up", lambda cluster: cluster.crashes("OOMKilled", restarts=1)),
+    (
+        "desktop_out_of_memory",
+        "memory_used_up",
+        lambda cluster: cluster.crashes("OOMKilled", restarts=1),
+    ),
     ("provisioner_silent", "provisioner_says_nothing", pending_claim),
-    ("secret_newer", "password_changed_under_the_desktop", put("vdisessions", "status.message", PASSWORD_REPLACED)),
-    ("home_on_lost_node", "home_elsewhere", put("persistentvolumes", f"{TERMS}.0.matchExpressions.0.values", ["n-9"])),
+    (
+        "secret_newer",
+        "password_changed_under_the_desktop",
+        put("vdisessions", "status.message", PASSWORD_REPLACED),
+    ),
+    (
+        "home_on_lost_node",
+        "home_elsewhere",
+        put("persistentvolumes", f"{TERMS}.0.matchExpressions.0.values", ["n-9"]),
+    ),
     ("traefik_down", "traefik_not_ready", put("deployments/traefik", "status", {})),
     ("route_missing", "no_route", gone("ingressroutes")),
     ("service_missing", "no_service", gone("services")),
-    ("service_without_endpoints", "no_one_behind_the_service", put("endpointslices", "endpoints", [])),
+    (
+        "service_without_endpoints",
+        "no_one_behind_the_service",
+        put("endpointslices", "endpoints", []),
+    ),
     ("shm_too_small", "shared_memory_of_1_mib", put("vditemplates", "spec.shmSize", "1Mi")),
-    ("memory_limit_high", "limit_above_the_largest_node", put("vditemplates", "spec.resources", LARGE)),
-    ("encoder_obsolete", "encoder_of_selkies_1", put("vditemplates", "spec.env", [ENCODER_OF_SELKIES_1])),
-    ("api_server_slow", "each_request_takes_two_seconds", lambda cluster: setattr(cluster, "api_seconds", 2.04)),
+    (
+        "memory_limit_high",
+        "limit_above_the_largest_node",
+        put("vditemplates", "spec.resources", LARGE),
+    ),
+    (
+        "encoder_obsolete",
+        "encoder_of_selkies_1",
+        put("vditemplates", "spec.env", [ENCODER_OF_SELKIES_1]),
+    ),
+    (
+        "api_server_slow",
+        "each_request_takes_two_seconds",
+        lambda cluster: setattr(cluster, "api_seconds", 2.04),
+    ),
     ("crd_missing", "pool_kind_missing", gone("customresourcedefinitions", "vdipools.vdi.kasm.io")),
-    ("image_unavailable", "image_wrong", lambda cluster: cluster.waits("ErrImagePull", "manifest unknown")),
-    ("reference_missing", "secret_missing", lambda cluster: cluster.waits(BAD_CONFIG, 'secret "keys" not found')),
+    (
+        "image_unavailable",
+        "image_wrong",
+        lambda cluster: cluster.waits("ErrImagePull", "manifest unknown"),
+    ),
+    (
+        "reference_missing",
+        "secret_missing",
+        lambda cluster: cluster.waits(BAD_CONFIG, 'secret "keys" not found'),
+    ),
     ("desktop_evicted", "evicted", _pod_failed("Evicted", "low on memory")),
     ("desktop_out_of_disk", "disk_limit_reached", _pod_failed("Evicted", DISK_LIMIT)),
-    ("node_refused", "two_slices", _pod_failed("UnexpectedAdmissionError", "request for 2 replicas")),
+    (
+        "node_refused",
+        "two_slices",
+        _pod_failed("UnexpectedAdmissionError", "request for 2 replicas"),
+    ),
 )
 fault("desktop_out_of_memory", name="given_up_for_memory")(
     lambda cluster: setitem(_failures(cluster, "OutOfMemory", 6), "phase", "Failed")

@@ -9,7 +9,10 @@ from vdi.gpu.sharing.config import Sharing, render_config
 
 def shared(cluster: Cluster) -> None:
     """The device plugin alone, which reads a ConfigMap that shares each of two GPUs by eight."""
-    container: Object = {"name": "nvidia-device-plugin", "image": "nvcr.io/nvidia/k8s-device-plugin:v0.17.1"}
+    container: Object = {
+        "name": "nvidia-device-plugin",
+        "image": "nvcr.io/nvidia/k8s-device-plugin:v0.17.1",
+    }
     container["env"] = [{"name": "CONFIG_FILE", "value": "/config/any"}]
     container["volumeMounts"] = [{"name": "config", "mountPath": "/config"}]
     volumes = [
@@ -27,8 +30,15 @@ def shared(cluster: Cluster) -> None:
         node["status"][part] = {**node["status"][part], "nvidia.com/gpu": "16"}
 
 
-def _add_daemonset(cluster: Cluster, name: str, container: Object, volumes: list[Object], ready: int = 1) -> None:
-    status = {"desiredNumberScheduled": 1, "numberReady": ready, "updatedNumberScheduled": 1, "observedGeneration": 1}
+def _add_daemonset(
+    cluster: Cluster, name: str, container: Object, volumes: list[Object], ready: int = 1
+) -> None:
+    status = {
+        "desiredNumberScheduled": 1,
+        "numberReady": ready,
+        "updatedNumberScheduled": 1,
+        "observedGeneration": 1,
+    }
     spec = {"template": {"spec": {"containers": [container], "volumes": volumes}}}
     cluster.add("daemonsets", meta_of("gpu-operator", name, generation=1), spec=spec, status=status)
 
@@ -38,18 +48,30 @@ def by_policy(cluster: Cluster) -> None:
     shared(cluster)
     plugin = cluster.one("daemonsets")["spec"]["template"]["spec"]
     mount = [{"name": "config", "mountPath": "/available-configs"}]
-    env = [{"name": "DEFAULT_CONFIG", "value": "any"}, {"name": "CONFIG_FILE_SRCDIR", "value": "/available-configs"}]
-    plugin["containers"].append({"name": "config-manager", "image": "x", "env": env, "volumeMounts": mount})
+    env = [
+        {"name": "DEFAULT_CONFIG", "value": "any"},
+        {"name": "CONFIG_FILE_SRCDIR", "value": "/available-configs"},
+    ]
+    plugin["containers"].append(
+        {"name": "config-manager", "image": "x", "env": env, "volumeMounts": mount}
+    )
     config = {"name": "time-slicing-config", "default": "any"}
-    policy: Object = {"metadata": {"name": "cluster-policy"}, "spec": {"devicePlugin": {"config": config}}}
+    policy: Object = {
+        "metadata": {"name": "cluster-policy"},
+        "spec": {"devicePlugin": {"config": config}},
+    }
     policy["spec"]["toolkit"] = {"enabled": False}
-    cluster.objects["clusterpolicies"] = [{**policy, "status": {"state": "ready", "namespace": "gpu-operator"}}]
+    cluster.objects["clusterpolicies"] = [
+        {**policy, "status": {"state": "ready", "namespace": "gpu-operator"}}
+    ]
 
 
 GPU_FAULTS = fault = Faults(on=shared)
 
 
-def _advertise(cluster: Cluster, number: int, resource: str = "nvidia.com/gpu", part: str = "") -> None:
+def _advertise(
+    cluster: Cluster, number: int, resource: str = "nvidia.com/gpu", part: str = ""
+) -> None:
     status = cluster.one("nodes")["status"]
     for one in (part,) if part else ("capacity", "allocatable"):
         status[one] = {**status[one], resource: str(number)}
@@ -57,7 +79,9 @@ def _advertise(cluster: Cluster, number: int, resource: str = "nvidia.com/gpu", 
 
 def _wait_for_gpu(cluster: Cluster) -> None:
     cluster.template["resources"] = {"defaultGPU": 1}
-    cluster.without_pod("GPUsBusy", "All GPUs are in use.", queue={"position": 1, "reason": "GPUsBusy"})
+    cluster.without_pod(
+        "GPUsBusy", "All GPUs are in use.", queue={"position": 1, "reason": "GPUsBusy"}
+    )
     job = cluster.add_pod("job")
     job["spec"]["containers"][0]["resources"] = {"limits": {"nvidia.com/gpu": "2"}}
 
@@ -103,7 +127,10 @@ def plugin_not_restarted(cluster: Cluster) -> None:
 
 @fault("gpu_config_reader_not_ready")
 def discovery_fails(cluster: Cluster) -> None:
-    reader: Object = {"name": "config-manager", "env": [{"name": "CONFIG_FILE_SRCDIR", "value": "/available"}]}
+    reader: Object = {
+        "name": "config-manager",
+        "env": [{"name": "CONFIG_FILE_SRCDIR", "value": "/available"}],
+    }
     reader["volumeMounts"] = [{"name": "config", "mountPath": "/available"}]
     volumes = [{"name": "config", "configMap": {"name": "time-slicing-config"}}]
     _add_daemonset(cluster, "gfd", reader, volumes, ready=0)
@@ -160,12 +187,20 @@ GPU_FAULTS.table(
     ("gpu_capacity_wrong", "one_and_not_eight", lambda cluster: _advertise(cluster, 2)),
     ("gpu_count_unknown", "no_one_counts", _label("gpu.count")),
     ("gpu_unhealthy", "broken_gpu", lambda cluster: _advertise(cluster, 8, part="allocatable")),
-    ("gpu_resource_twice", "two_names", lambda cluster: _advertise(cluster, 16, "nvidia.com/gpu.shared")),
+    (
+        "gpu_resource_twice",
+        "two_names",
+        lambda cluster: _advertise(cluster, 16, "nvidia.com/gpu.shared"),
+    ),
     ("gpu_runtime_class_missing", "no_runtime_class", _k3s),
 )
 GPU_FAULTS.table(
     ("gpu_device_plugin_missing", "plugin_gone", gone("daemonsets")),
-    ("gpu_default_key_missing", "default_is_no_key", put("configmaps", "data", {"other": render_config(Sharing(8))})),
+    (
+        "gpu_default_key_missing",
+        "default_is_no_key",
+        put("configmaps", "data", {"other": render_config(Sharing(8))}),
+    ),
     ("gpu_node_config_unknown", "label_of_nothing", _label("device-plugin.config", "huge")),
     ("gpu_labels_stale", "labels_of_yesterday", _label("gpu.replicas", "4")),
     on=by_policy,
@@ -176,8 +211,16 @@ fault("gpu_mig_mismatch", name="cut_by_mig")(
     )
 )
 for name, reason, message in (
-    ("capability_left_out", "GraphicsCapabilityMissing", "NVIDIA_DRIVER_CAPABILITIES='video' lacks graphics"),
-    ("zink_draws_nothing", "ZinkFailed", "Zink does not draw on NVIDIA L4: no response within 10 s"),
+    (
+        "capability_left_out",
+        "GraphicsCapabilityMissing",
+        "NVIDIA_DRIVER_CAPABILITIES='video' lacks graphics",
+    ),
+    (
+        "zink_draws_nothing",
+        "ZinkFailed",
+        "Zink does not draw on NVIDIA L4: no response within 10 s",
+    ),
     ("no_device_in_the_pod", "NoGPU", "the pod has no GPU"),
     ("intel_gpu_on_x11", "NotSupported", "OpenGL on the GPU of /dev/dri/renderD128 needs Wayland"),
 ):

@@ -1,4 +1,6 @@
-"""Faults of Kasm, hand-made: each breaks a healthy Kasm in one place. tests/kasm makes them for real."""
+"""Faults of Kasm, hand-made: each breaks a healthy Kasm in one place. tests/kasm makes them for
+real.
+"""
 
 from collections.abc import Callable
 
@@ -14,15 +16,20 @@ KASM_FAULTS = Faults(prefix="kasm_")
 UNBOUND = "pod has unbound immediate PersistentVolumeClaims"
 VIOLATION = (
     'pods "kasm-proxy-default-deployment-x" is forbidden: violates PodSecurity "restricted:latest":'
-    ' runAsNonRoot != true (container "kasm-proxy-data-perms" must not set securityContext.runAsNonRoot=false)'
+    ' runAsNonRoot != true (container "kasm-proxy-data-perms" must not set'
+    " securityContext.runAsNonRoot=false)"
 )
 
 
-def fault(code: str, generation: Generation, name: str = "") -> Callable[[Callable[[Kasm], object]], None]:
+def fault(
+    code: str, generation: Generation, name: str = ""
+) -> Callable[[Callable[[Kasm], object]], None]:
     """A fault of a healthy Kasm of this generation, by the code of its cause."""
 
     def add(make: Callable[[Kasm], object]) -> None:
-        KASM_FAULTS(code, name=name or make.__name__)(lambda cluster: make(Kasm(cluster, generation)))
+        KASM_FAULTS(code, name=name or make.__name__)(
+            lambda cluster: make(Kasm(cluster, generation))
+        )
 
     return add
 
@@ -40,10 +47,15 @@ def init_1_of_5_in_a_is_the_manager(kasm: Kasm) -> None:
 def init_1_of_5_in_b_is_the_api(kasm: Kasm) -> None:
     kasm.at_step("proxy", "api")
     ended = {"terminated": {"exitCode": 3, "reason": "Error"}}
-    kasm.unready("api", state={"waiting": {"reason": "CrashLoopBackOff"}}, lastState=ended, restartCount=4)
+    kasm.unready(
+        "api", state={"waiting": {"reason": "CrashLoopBackOff"}}, lastState=ended, restartCount=4
+    )
     pod = kasm.pod("api")
     container = pod["spec"]["containers"][0]["name"]
-    kasm.cluster.logs[f"{PLACE}/{pod['metadata']['name']}/{container}"] = ["Traceback", "no such setting: zone"]
+    kasm.cluster.logs[f"{PLACE}/{pod['metadata']['name']}/{container}"] = [
+        "Traceback",
+        "no such setting: zone",
+    ]
 
 
 def _unbound(kasm: Kasm, message: str, **spec: str) -> None:
@@ -64,13 +76,21 @@ def the_whole_chain_down_to_a_storage_class(kasm: Kasm) -> None:
 @fault("kasm_claim_pending", A)
 def provisioner_fails(kasm: Kasm) -> None:
     _unbound(kasm, "", storageClassName="local-path")
-    kasm.warn("PersistentVolumeClaim", "data-kasm-db", "ProvisioningFailed", "mkdir /data: permission denied")
+    kasm.warn(
+        "PersistentVolumeClaim",
+        "data-kasm-db",
+        "ProvisioningFailed",
+        "mkdir /data: permission denied",
+    )
 
 
 @fault("kasm_claim_pending", A)
 def volume_lost(kasm: Kasm) -> None:
     kasm.cluster.one("persistentvolumeclaims", "data-kasm-db")["status"] = {"phase": "Lost"}
-    kasm.off("db", 'persistentvolumeclaim "data-kasm-db" bound to non-existent persistentvolume "pv-kasm"')
+    kasm.off(
+        "db",
+        'persistentvolumeclaim "data-kasm-db" bound to non-existent persistentvolume "pv-kasm"',
+    )
 
 
 @fault("kasm_claim_missing", C)
@@ -82,7 +102,12 @@ def claim_gone(kasm: Kasm) -> None:
 @fault("kasm_pod_security", B)
 def data_perms_refused(kasm: Kasm) -> None:
     kasm.without_pod("proxy")
-    condition = {"type": "ReplicaFailure", "status": "True", "reason": "FailedCreate", "message": VIOLATION}
+    condition = {
+        "type": "ReplicaFailure",
+        "status": "True",
+        "reason": "FailedCreate",
+        "message": VIOLATION,
+    }
     kasm.workload("proxy")["status"] = {"conditions": [condition]}
 
 
@@ -99,7 +124,12 @@ def quota_reached(kasm: Kasm) -> None:
 def job_refused(kasm: Kasm) -> None:
     kasm.workload("db-init")["status"] = {}
     kasm.at_step("api", "db")
-    kasm.warn("Job", "kasm-db-init", "FailedCreate", 'Error creating: pods "x" is forbidden: exceeded quota: small')
+    kasm.warn(
+        "Job",
+        "kasm-db-init",
+        "FailedCreate",
+        'Error creating: pods "x" is forbidden: exceeded quota: small',
+    )
 
 
 @fault("kasm_scaled_to_zero", A)
@@ -112,8 +142,12 @@ def database_stopped(kasm: Kasm) -> None:
 
 @fault("kasm_unschedulable", C)
 def too_large(kasm: Kasm) -> None:
-    kasm.pod("api")["spec"]["containers"][0]["resources"] = {"requests": {"cpu": "100", "memory": "512Mi"}}
-    kasm.off("api", "0/1 nodes are available: 1 Insufficient cpu. preemption: 0/1 nodes are available")
+    kasm.pod("api")["spec"]["containers"][0]["resources"] = {
+        "requests": {"cpu": "100", "memory": "512Mi"}
+    }
+    kasm.off(
+        "api", "0/1 nodes are available: 1 Insufficient cpu. preemption: 0/1 nodes are available"
+    )
     kasm.at_step("proxy", "api")
 
 
@@ -125,7 +159,10 @@ def no_scheduler(kasm: Kasm) -> None:
 
 @fault("kasm_image_unavailable", A)
 def image_of_an_init_container(kasm: Kasm) -> None:
-    waiting = {"reason": "ImagePullBackOff", "message": 'Back-off pulling image "alpine/curl:8.8.0"'}
+    waiting = {
+        "reason": "ImagePullBackOff",
+        "message": 'Back-off pulling image "alpine/curl:8.8.0"',
+    }
     kasm.at_step("guac", "api", state={"waiting": waiting})
     kasm.warn_pod("guac", "Failed", "Failed to pull: dial tcp: i/o timeout")
 
@@ -133,7 +170,9 @@ def image_of_an_init_container(kasm: Kasm) -> None:
 @fault("kasm_reference_missing", B)
 def key_missing(kasm: Kasm) -> None:
     words = "couldn't find key db-password in Secret kasm/kasm-secrets"
-    kasm.at_step("api", "db", state={"waiting": {"reason": "CreateContainerConfigError", "message": words}})
+    kasm.at_step(
+        "api", "db", state={"waiting": {"reason": "CreateContainerConfigError", "message": words}}
+    )
 
 
 @fault("kasm_reference_missing", C)
@@ -174,7 +213,9 @@ def node_gone(kasm: Kasm) -> None:
 @fault("kasm_out_of_memory", C)
 def memory_too_small(kasm: Kasm) -> None:
     ended = {"terminated": {"exitCode": 137, "reason": "OOMKilled"}}
-    kasm.unready("api", state={"waiting": {"reason": "CrashLoopBackOff"}}, lastState=ended, restartCount=2)
+    kasm.unready(
+        "api", state={"waiting": {"reason": "CrashLoopBackOff"}}, lastState=ended, restartCount=2
+    )
 
 
 @fault("kasm_cannot_start", B)
@@ -185,13 +226,17 @@ def program_missing(kasm: Kasm) -> None:
 
 @fault("kasm_crashes", B)
 def init_container_fails(kasm: Kasm) -> None:
-    kasm.at_place("proxy", 0, state={"terminated": {"exitCode": 1, "reason": "Error"}}, restartCount=2)
+    kasm.at_place(
+        "proxy", 0, state={"terminated": {"exitCode": 1, "reason": "Error"}}, restartCount=2
+    )
 
 
 @fault("kasm_volume_not_writable", A)
 def database_may_not_write(kasm: Kasm) -> None:
     ended = {"terminated": {"exitCode": 1, "reason": "Error"}}
-    kasm.unready("db", state={"waiting": {"reason": "CrashLoopBackOff"}}, lastState=ended, restartCount=4)
+    kasm.unready(
+        "db", state={"waiting": {"reason": "CrashLoopBackOff"}}, lastState=ended, restartCount=4
+    )
     pod = kasm.pod("db")
     container = pod["spec"]["containers"][0]["name"]
     said = "mkdir: cannot create directory '/var/lib/postgresql/data': Permission denied"
@@ -202,7 +247,9 @@ def database_may_not_write(kasm: Kasm) -> None:
 def name_wrong(kasm: Kasm) -> None:
     kasm.at_step("manager", "api")
     container = kasm.pod("manager")["spec"]["initContainers"][0]
-    container["args"] = ["while ! curl http://kasm-apis.kasm.svc.cluster.local:8080/api/__healthcheck; do x; done"]
+    container["args"] = [
+        "while ! curl http://kasm-apis.kasm.svc.cluster.local:8080/api/__healthcheck; do x; done"
+    ]
 
 
 @fault("kasm_service_selects_nothing", A)
@@ -235,7 +282,12 @@ def names_are_not_found(kasm: Kasm) -> None:
 
 @fault("kasm_db_init_failed", B)
 def tables_not_made(kasm: Kasm) -> None:
-    failed = {"type": "Failed", "status": "True", "reason": "BackoffLimitExceeded", "message": "too many attempts"}
+    failed = {
+        "type": "Failed",
+        "status": "True",
+        "reason": "BackoffLimitExceeded",
+        "message": "too many attempts",
+    }
     kasm.workload("db-init")["status"] = {"conditions": [failed]}
     kasm.at_step("api", "db")
 
@@ -257,7 +309,9 @@ def circle_of_waits(kasm: Kasm) -> None:
 
 @fault("kasm_start_stalled", C)
 def an_init_container_hangs_and_does_not_say_on_whom(kasm: Kasm) -> None:
-    kasm.pod("api")["spec"]["initContainers"].insert(0, {"name": "own-step", "image": "example.com/own:1"})
+    kasm.pod("api")["spec"]["initContainers"].insert(
+        0, {"name": "own-step", "image": "example.com/own:1"}
+    )
     kasm.pod("api")["status"]["initContainerStatuses"].insert(0, {"name": "own-step"})
     kasm.at_place("api", 0)
     kasm.at_step("proxy", "api")
@@ -266,7 +320,12 @@ def an_init_container_hangs_and_does_not_say_on_whom(kasm: Kasm) -> None:
 _RUNS = {"running": {"startedAt": BEGAN}}
 _PORTS = [{"port": 8080, "targetPort": 9090}]
 _TABLE: tuple[tuple[str, Generation, str, Callable[[Kasm], object]], ...] = (
-    ("kasm_claim_class_missing", B, "no_default_storage_class", lambda kasm: _unbound(kasm, UNBOUND)),
+    (
+        "kasm_claim_class_missing",
+        B,
+        "no_default_storage_class",
+        lambda kasm: _unbound(kasm, UNBOUND),
+    ),
     (
         "kasm_claim_pending",
         A,
@@ -274,14 +333,24 @@ _TABLE: tuple[tuple[str, Generation, str, Callable[[Kasm], object]], ...] = (
         lambda kasm: _unbound(kasm, "", storageClassName="local-path"),
     ),
     ("kasm_pods_missing", B, "no_one_makes_pods", lambda kasm: kasm.without_pod("guac")),
-    ("kasm_service_silent", C, "answers_do_not_come_through", lambda kasm: kasm.at_step("proxy", "manager")),
+    (
+        "kasm_service_silent",
+        C,
+        "answers_do_not_come_through",
+        lambda kasm: kasm.at_step("proxy", "manager"),
+    ),
     (
         "kasm_service_port_wrong",
         C,
         "target_port_wrong",
         lambda kasm: kasm.find("services", "proxy")["spec"].update(ports=_PORTS),
     ),
-    ("kasm_database_not_initialised", A, "password_changed", lambda kasm: kasm.at_step("api", "db")),
+    (
+        "kasm_database_not_initialised",
+        A,
+        "password_changed",
+        lambda kasm: kasm.at_step("api", "db"),
+    ),
     ("kasm_start_stalled", A, "no_one_says_why", lambda kasm: kasm.unready("redis", state=_RUNS)),
 )
 for _code, _generation, _name, _make in _TABLE:

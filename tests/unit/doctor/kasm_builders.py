@@ -1,8 +1,18 @@
-"""Kasm beside the cluster of `doctor_builders`, hand-made from what is known of a generation; and ways to break it."""
+"""Kasm beside the cluster of `doctor_builders`, hand-made from what is known of a generation; and
+ways to break it.
+"""
 
 from typing import Any
 
-from unit.doctor.doctor_builders import BEGAN, READY, Cluster, Object, meta_of, ready_condition, ready_status
+from unit.doctor.doctor_builders import (
+    BEGAN,
+    READY,
+    Cluster,
+    Object,
+    meta_of,
+    ready_condition,
+    ready_status,
+)
 from vdi.kasm.generations.model import Component, Generation, InitContainer
 
 # The operator runs in this namespace too.
@@ -31,7 +41,10 @@ class Kasm:
             self._add(component)
 
     def _labels(self, component: Component) -> Object:
-        chart = {"helm.sh/chart": f"{self.generation.chart}-{self.version}", "app.kubernetes.io/instance": "kasm"}
+        chart = {
+            "helm.sh/chart": f"{self.generation.chart}-{self.version}",
+            "app.kubernetes.io/instance": "kasm",
+        }
         return {key: named(value) for key, value in component.labels.items()} | chart
 
     def _meta(self, name: str, labels: Object) -> Object:
@@ -40,13 +53,19 @@ class Kasm:
     def _add(self, component: Component) -> None:
         labels, name = self._labels(component), named(component.name)
         match = {key: named(value) for key, value in component.labels.items()}
-        steps = [self._step(component, step) for step in component.steps(self.numbers) if self._is_there(step)]
+        steps = [
+            self._step(component, step)
+            for step in component.steps(self.numbers)
+            if self._is_there(step)
+        ]
         containers = [
             {
                 "name": named(container.name),
                 "image": "kasmweb/x:1",
                 "resources": {"requests": {"cpu": "100m", "memory": "64Mi"}},
-                "ports": [{"containerPort": port} for port in component.ports[:1]],  # the charts do not declare all
+                "ports": [
+                    {"containerPort": port} for port in component.ports[:1]
+                ],  # the charts do not declare all
             }
             for container in component.containers
         ] or [{"name": name, "image": "kasmweb/x:1"}]
@@ -57,11 +76,15 @@ class Kasm:
         status: Object = {"conditions": [{"type": "Complete", "status": "True"}]}
         if component.kind != "Job":
             spec, status = spec | {"replicas": 1}, {"readyReplicas": 1}
-        self.cluster.add(_PLURALS[component.kind], self._meta(name, labels), spec=spec, status=status)
+        self.cluster.add(
+            _PLURALS[component.kind], self._meta(name, labels), spec=spec, status=status
+        )
         if component.service:
             service = named(component.service)
             ports = [{"port": port} for port in component.ports]
-            self.cluster.add("services", self._meta(service, labels), spec={"selector": match, "ports": ports})
+            self.cluster.add(
+                "services", self._meta(service, labels), spec={"selector": match, "ports": ports}
+            )
             self.cluster.add_slice(PLACE, service)
 
     @staticmethod
@@ -74,22 +97,40 @@ class Kasm:
         if not step.waits_for:
             return found
         host = named(self.components[step.waits_for].service)
-        found["env"] = [{"name": "POSTGRES_HOST", "value": host}, {"name": "POSTGRES_PASSWORD", "value": "hunter2"}]
+        found["env"] = [
+            {"name": "POSTGRES_HOST", "value": host},
+            {"name": "POSTGRES_PASSWORD", "value": "hunter2"},
+        ]
         line = f"while ! curl http://{host}:{step.port}{step.path} 2>/dev/null; do sleep 5; done"
         if step.waits_for == "db":
             line = 'while ! pg_isready -h "${POSTGRES_HOST}" -p 5432; do sleep 5; done'
             if "zones" in step.what:
-                line = 'PGPASSWORD=$POSTGRES_PASSWORD psql -h "${POSTGRES_HOST}" -c "select zone_id from zones"'
+                line = (
+                    'PGPASSWORD=$POSTGRES_PASSWORD psql -h "${POSTGRES_HOST}" -c "select zone_id'
+                    ' from zones"'
+                )
         elif step.waits_for == "redis":
             line = f"until redis-cli -h {host} -p 6379 ping | grep PONG; do sleep 5; done"
         return found | {"command": ["/bin/sh", "-c"], "args": [line]}
 
     def _add_pod(
-        self, component: Component, name: str, labels: Object, steps: list[Object], containers: list[Object]
+        self,
+        component: Component,
+        name: str,
+        labels: Object,
+        steps: list[Object],
+        containers: list[Object],
     ) -> None:
-        spec: Object = {"nodeName": "node-1", "initContainers": steps, "containers": containers, "volumes": []}
+        spec: Object = {
+            "nodeName": "node-1",
+            "initContainers": steps,
+            "containers": containers,
+            "volumes": [],
+        }
         if component.key == "db":
-            spec["volumes"] = [{"name": "data", "persistentVolumeClaim": {"claimName": "data-kasm-db"}}]
+            spec["volumes"] = [
+                {"name": "data", "persistentVolumeClaim": {"claimName": "data-kasm-db"}}
+            ]
             bound = {"storageClassName": "local-path", "volumeName": "pv-kasm"}
             meta = self._meta("data-kasm-db", labels)
             self.cluster.add("persistentvolumeclaims", meta, spec=bound, status={"phase": "Bound"})
@@ -97,7 +138,9 @@ class Kasm:
         running = {"ready": True, "restartCount": 0, "state": {"running": {"startedAt": READY}}}
         status = ready_status() | {
             "initContainerStatuses": [{"name": step["name"], "state": completed} for step in steps],
-            "containerStatuses": [{"name": container["name"], **running} for container in containers],
+            "containerStatuses": [
+                {"name": container["name"], **running} for container in containers
+            ],
         }
         self.cluster.add("pods", self._meta(name, labels), spec=spec, status=status)
 
@@ -137,10 +180,17 @@ class Kasm:
             self.cluster.one("endpointslices", slice_name)["endpoints"] = []
 
     def at_step(self, key: str, waits_for: str, **state: Any) -> Object:
-        """Its pod is at the init container that waits for that component; gives that container's status."""
+        """Its pod is at the init container that waits for that component; gives that container's
+        status.
+        """
         pod = self.pod(key)
-        steps = [self.components[key].step(container["name"]) for container in pod["spec"]["initContainers"]]
-        place = next(place for place, step in enumerate(steps) if step and step.waits_for == waits_for)
+        steps = [
+            self.components[key].step(container["name"])
+            for container in pod["spec"]["initContainers"]
+        ]
+        place = next(
+            place for place, step in enumerate(steps) if step and step.waits_for == waits_for
+        )
         return self.at_place(key, place, **state)
 
     def at_place(self, key: str, place: int, **state: Any) -> Object:
@@ -155,7 +205,9 @@ class Kasm:
         return steps[place]
 
     def add_wait(self, key: str, name: str) -> None:
-        """Its pod has one more init container, as another version of the chart, or somebody's values, give it."""
+        """Its pod has one more init container, as another version of the chart, or somebody's
+        values, give it.
+        """
         component, pod = self.components[key], self.pod(key)
         step = component.step(name)
         assert step is not None, f"{key} has no step {name} in any version"
@@ -167,8 +219,16 @@ class Kasm:
         pod = self.pod(key)
         self.unready(key)
         del pod["spec"]["nodeName"]
-        condition = {"type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": message}
-        pod["status"] = {"phase": "Pending", "conditions": [{**condition, "lastTransitionTime": BEGAN}]}
+        condition = {
+            "type": "PodScheduled",
+            "status": "False",
+            "reason": "Unschedulable",
+            "message": message,
+        }
+        pod["status"] = {
+            "phase": "Pending",
+            "conditions": [{**condition, "lastTransitionTime": BEGAN}],
+        }
 
     def without_pod(self, key: str) -> None:
         """It has none."""

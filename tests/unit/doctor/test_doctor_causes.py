@@ -24,8 +24,16 @@ def root(cluster: Cluster) -> Finding:
 def given_up(log: str) -> Cluster:
     """A desktop that crashed until the operator deleted its pod."""
     cluster = Cluster()
-    failures: Object = {"count": 6, "reason": "CrashLoop", "message": "It crashed.", "time": BEGAN, "generation": 1}
-    cluster.without_pod("CrashLoop", "It crashed.", phase="Failed", failures=failures | {"log": log})
+    failures: Object = {
+        "count": 6,
+        "reason": "CrashLoop",
+        "message": "It crashed.",
+        "time": BEGAN,
+        "generation": 1,
+    }
+    cluster.without_pod(
+        "CrashLoop", "It crashed.", phase="Failed", failures=failures | {"log": log}
+    )
     return cluster
 
 
@@ -34,7 +42,9 @@ def test_exec_format_error_names_the_architecture(waiting: str) -> None:
     cluster = Cluster()
     cluster.one("nodes")["metadata"]["labels"]["kubernetes.io/arch"] = "arm64"
     words = "exec /usr/bin/vdi-desktop: exec format error"
-    cluster.not_ready(waiting={"reason": waiting, "message": words}, last={"message": words}, restarts=2)
+    cluster.not_ready(
+        waiting={"reason": waiting, "message": words}, last={"message": words}, restarts=2
+    )
     finding = root(cluster)
     assert finding.code == "desktop_cannot_start"
     assert "another architecture than the node's (arm64)" in finding.message
@@ -54,7 +64,9 @@ def test_gpus_in_resource_slices_are_no_missing_driver() -> None:
 
 def test_registry_without_tls_is_named_as_that() -> None:
     cluster = Cluster()
-    cluster.waits("ErrImagePull", "failed to do request: http: server gave HTTP response to HTTPS client")
+    cluster.waits(
+        "ErrImagePull", "failed to do request: http: server gave HTTP response to HTTPS client"
+    )
     finding = root(cluster)
     assert "speaks plain HTTP" in finding.message
     assert "http://registry.example.com as its endpoint" in finding.remedy.sentence
@@ -77,17 +89,22 @@ def test_slow_start_says_that_its_home_waits() -> None:
 
 
 @pytest.mark.parametrize(
-    ("message", "refused"), [("401 Unauthorized", True), ("pull access denied, repository does not exist", False)]
+    ("message", "refused"),
+    [("401 Unauthorized", True), ("pull access denied, repository does not exist", False)],
 )
 def test_401_with_a_pull_secret_is_about_that_secret(message: str, refused: bool) -> None:
     cluster = Cluster()
     cluster.template["imagePullSecrets"] = [{"name": "regcred"}]
-    cluster.not_ready(waiting={"reason": "ErrImagePull", "message": f"failed to authorize: {message}"})
+    cluster.not_ready(
+        waiting={"reason": "ErrImagePull", "message": f"failed to authorize: {message}"}
+    )
     finding = root(cluster)
     words = "The registry registry.example.com refuses the credentials of the Secret regcred."
     assert (finding.message == words) == refused
     create = f"{KUBECTL} create secret generic regcred --type=kubernetes.io/dockerconfigjson"
-    assert (finding.remedy.commands[0] == "docker --config pull-secret login registry.example.com") == refused
+    assert (
+        finding.remedy.commands[0] == "docker --config pull-secret login registry.example.com"
+    ) == refused
     assert finding.remedy.commands[1].startswith(create) == refused
 
 
@@ -100,7 +117,9 @@ def test_all_pull_secrets_are_named() -> None:
     assert [command.split()[6] for command in finding.remedy.commands[1:-1]] == ["one", "two"]
 
 
-@pytest.mark.parametrize(("version", "commands"), [("v1.36.3", ()), ("v1.36.3+k3s1", ("systemctl restart k3s",))])
+@pytest.mark.parametrize(
+    ("version", "commands"), [("v1.36.3", ()), ("v1.36.3+k3s1", ("systemctl restart k3s",))]
+)
 def test_k3s_is_restarted_only_where_it_runs(version: str, commands: tuple[str, ...]) -> None:
     cluster = GATEWAY_FAULTS.broken("k3s_up_for_a_year")
     cluster.one("nodes")["status"]["nodeInfo"]["kubeletVersion"] = version
@@ -108,7 +127,8 @@ def test_k3s_is_restarted_only_where_it_runs(version: str, commands: tuple[str, 
 
 
 @pytest.mark.parametrize(
-    ("crashes", "command"), [(False, f"{KUBECTL} exec alice-0 -- df {{}}"), (True, "df {} '/srv/a home'")]
+    ("crashes", "command"),
+    [(False, f"{KUBECTL} exec alice-0 -- df {{}}"), (True, "df {} '/srv/a home'")],
 )
 def test_full_disk_may_lack_inodes(crashes: bool, command: str) -> None:
     """In a desktop that crashes no command runs."""
@@ -128,7 +148,11 @@ def test_value_that_selkies_rejects_is_named() -> None:
 
 
 @pytest.mark.parametrize(
-    "line", ["Error: Invalid value for '--size': 'x' is not a number", "xterm: Invalid value 'x' for '--geometry'"]
+    "line",
+    [
+        "Error: Invalid value for '--size': 'x' is not a number",
+        "xterm: Invalid value 'x' for '--geometry'",
+    ],
 )
 def test_complaints_of_other_programs_are_no_setting(line: str) -> None:
     cluster = Cluster()
@@ -154,9 +178,16 @@ def test_older_default_classes_lose_the_annotation() -> None:
 @pytest.mark.parametrize(("written", "found"), [(JUST_NOW, ["secret_newer"]), (BEGAN, [])])
 def test_secret_newer_than_the_desktop_asks_for_a_restart(written: str, found: list[str]) -> None:
     cluster = Cluster()
-    reference = {"name": "PASSWORD", "valueFrom": {"secretKeyRef": {"name": "login", "key": "password"}}}
+    reference = {
+        "name": "PASSWORD",
+        "valueFrom": {"secretKeyRef": {"name": "login", "key": "password"}},
+    }
     cluster.pod["spec"]["containers"][0]["env"].append(reference)
-    meta = {"name": "login", "namespace": SPACE, "managedFields": [{"time": written, "fieldsV1": {"f:data": {}}}]}
+    meta = {
+        "name": "login",
+        "namespace": SPACE,
+        "managedFields": [{"time": written, "fieldsV1": {"f:data": {}}}],
+    }
     cluster.objects["secrets"].append({"metadata": meta, "data": {}})
     assert cluster.roots() == found
 
@@ -166,7 +197,11 @@ def test_secret_newer_than_the_desktop_asks_for_a_restart(written: str, found: l
     [
         ("FATAL: sorry, too many clients already", "max_connections", "logs"),
         ("password authentication failed for user vdi", "newer than the pod", "rollout restart"),
-        ("cannot resolve its host name: [Errno -2] Name or service not known", "the cluster's DNS", "logs"),
+        (
+            "cannot resolve its host name: [Errno -2] Name or service not known",
+            "the cluster's DNS",
+            "logs",
+        ),
         ("cannot execute UPDATE in a read-only transaction", "Name the primary", "logs"),
         ("You can't write against a read only replica.", "Name the primary", "logs"),
         ("command not allowed when used memory > 'maxmemory'.", "maxmemory", "logs"),
@@ -184,7 +219,9 @@ def test_database_troubles_name_their_cure(words: str, sentence: str, command: s
 
 def reads_client_secret(cluster: Cluster) -> None:
     reference = {"secretKeyRef": {"name": "vdi-oidc", "key": "clientSecret"}}
-    (container,) = cluster.one("deployments", "vdi-gateway")["spec"]["template"]["spec"]["containers"]
+    (container,) = cluster.one("deployments", "vdi-gateway")["spec"]["template"]["spec"][
+        "containers"
+    ]
     container["env"].append({"name": "VDI_OIDC_CLIENT_SECRET", "valueFrom": reference})
 
 
@@ -192,14 +229,17 @@ def reads_client_secret(cluster: Cluster) -> None:
 def test_refused_client_secret_is_named_with_its_key(error: str) -> None:
     cluster = GATEWAY_FAULTS.broken("provider_away")
     reads_client_secret(cluster)
-    cluster.logs["kasm/vdi-gateway-1"] = [f'msg="trouble: single sign-on: https://id: POST https://id/token: {error}"']
+    cluster.logs["kasm/vdi-gateway-1"] = [
+        f'msg="trouble: single sign-on: https://id: POST https://id/token: {error}"'
+    ]
     finding = root(cluster)
     assert finding.code == "oidc_unreachable"
     assert "Correct the key clientSecret of Secret vdi-oidc" in finding.remedy.sentence
 
 
 @pytest.mark.parametrize(
-    "message", ['secret "vdi-oidc" not found', "couldn't find key clientSecret in Secret kasm/vdi-oidc"]
+    "message",
+    ['secret "vdi-oidc" not found', "couldn't find key clientSecret in Secret kasm/vdi-oidc"],
 )
 def test_missing_client_secret_is_named_with_its_key(message: str) -> None:
     cluster = GATEWAY_FAULTS.broken("gateway_set_wrong")
@@ -213,7 +253,9 @@ def test_missing_client_secret_is_named_with_its_key(message: str) -> None:
     assert finding.remedy.commands == ("kubectl --namespace kasm describe secret vdi-oidc",)
 
 
-@pytest.mark.parametrize(("replicas", "remedy"), [(0, "scale deployment vdi-redis"), (1, "No pod of deployment")])
+@pytest.mark.parametrize(
+    ("replicas", "remedy"), [(0, "scale deployment vdi-redis"), (1, "No pod of deployment")]
+)
 def test_redis_of_the_chart_without_a_pod_is_named(replicas: int, remedy: str) -> None:
     cluster = GATEWAY_FAULTS.broken("redis_away")
     redis = deployment("vdi-redis", "kasm", {}, {"containers": [{"name": "redis"}]})
@@ -226,7 +268,10 @@ def test_redis_of_the_chart_without_a_pod_is_named(replicas: int, remedy: str) -
 
 def test_operator_without_dns_says_so() -> None:
     cluster = FAULTS.broken("operator_not_ready")
-    lost = "no response from the API server https://api: cannot resolve its host name: [Errno -3] Try again"
+    lost = (
+        "no response from the API server https://api: cannot resolve its host name: [Errno -3] Try"
+        " again"
+    )
     cluster.logs["kasm/vdi-operator-7d-abc"] = [f'level=critical msg="{lost}"', "bye"]
     (finding,) = [one for one in cluster.findings() if one.code == "operator_down"]
     assert finding.message.endswith(f"{lost}.")
@@ -241,7 +286,9 @@ def test_log_of_a_deleted_pod_is_in_the_status() -> None:
     assert "status.failures.log: Segmentation fault" in finding.evidence
 
 
-@pytest.mark.parametrize(("log", "message"), [(f"{_LIBRARY}\nexiting", ""), ("", f"last log line: {_LIBRARY!r}.")])
+@pytest.mark.parametrize(
+    ("log", "message"), [(f"{_LIBRARY}\nexiting", ""), ("", f"last log line: {_LIBRARY!r}.")]
+)
 def test_cause_is_read_from_the_words_in_the_status(log: str, message: str) -> None:
     cluster = given_up(log)
     cluster.session["status"]["message"] = message
@@ -269,7 +316,9 @@ def test_bundle_hides_secrets_in_the_log_of_a_status() -> None:
         ("v1.34.9+k3s1", False, ("systemctl status k3s-agent", "k3s crictl rmi --prune")),
     ],
 )
-def test_commands_of_a_node_are_those_of_its_kubelet(version: str, role: bool, commands: tuple[str, str]) -> None:
+def test_commands_of_a_node_are_those_of_its_kubelet(
+    version: str, role: bool, commands: tuple[str, str]
+) -> None:
     cluster = Cluster()
     node = cluster.one("nodes")
     node["status"]["nodeInfo"]["kubeletVersion"] = version
@@ -281,14 +330,19 @@ def test_commands_of_a_node_are_those_of_its_kubelet(version: str, role: bool, c
     assert shown >= set(commands)
 
 
-@pytest.mark.parametrize("fault", ["two_on_one_home", "another_route_takes_the_host", "class_misspelt"])
+@pytest.mark.parametrize(
+    "fault", ["two_on_one_home", "another_route_takes_the_host", "class_misspelt"]
+)
 def test_foreign_object_is_shown_before_it_is_deleted(fault: str) -> None:
     cluster = FAULTS.broken("class_gone" if fault == "class_misspelt" else fault)
     if fault == "class_misspelt":
         cluster.objects["storageclasses"].append({"metadata": {"name": "longhorn"}})
     shown, delete = root(cluster).remedy.commands[-2:]
     assert " delete " in delete
-    assert delete.replace(" delete ", " describe ") == shown or delete.replace(" delete ", " get ") in shown
+    assert (
+        delete.replace(" delete ", " describe ") == shown
+        or delete.replace(" delete ", " get ") in shown
+    )
 
 
 @pytest.mark.parametrize("name", ["middleware_gone", "role_cut", "binding_gone"])
@@ -298,10 +352,18 @@ def test_hand_made_change_of_the_chart_is_upgraded_away(name: str) -> None:
 
 def test_field_that_someone_has_added_is_removed_by_a_command() -> None:
     cluster = Cluster()
-    differs(cluster, "serviceaccount/kasm/vdi-operator", "automountServiceAccountToken", "false", "not set")
+    differs(
+        cluster,
+        "serviceaccount/kasm/vdi-operator",
+        "automountServiceAccountToken",
+        "false",
+        "not set",
+    )
     assert root(cluster).remedy.commands[1:] == (
-        "kubectl --namespace kasm patch serviceaccount vdi-operator --type merge --patch "
-        "'{\"automountServiceAccountToken\":null}'",
+        (
+            "kubectl --namespace kasm patch serviceaccount vdi-operator --type merge --patch "
+            "'{\"automountServiceAccountToken\":null}'"
+        ),
     )
 
 

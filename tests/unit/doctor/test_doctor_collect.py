@@ -20,13 +20,17 @@ from vdi.kube.resource import CONFIG_MAPS, JOBS
 from vdi.kube.transport import Client
 from vdi.snapshot.model import Scope
 
-_NOT_FOUND = b"HTTP/1.1 404 Not Found\r\nContent-Type: application/json\r\nContent-Length: 2\r\n\r\n{}"
+_NOT_FOUND = (
+    b"HTTP/1.1 404 Not Found\r\nContent-Type: application/json\r\nContent-Length: 2\r\n\r\n{}"
+)
 # Durations of the first requests: the first one opens the connection, all later ones take no time.
 _REQUEST_SECONDS = (9.0, 0.05, 0.25)
 
 
 @asynccontextmanager
-async def api_server(clock: FakeClock | None, on_request: Callable[..., None] | None = None) -> AsyncIterator[Client]:
+async def api_server(
+    clock: FakeClock | None, on_request: Callable[..., None] | None = None
+) -> AsyncIterator[Client]:
     """Finds nothing, after `_REQUEST_SECONDS` of this clock; None: never answers."""
 
     seconds = chain(_REQUEST_SECONDS, repeat(0.0))
@@ -60,7 +64,8 @@ async def test_chart_gives_the_doctor_what_it_reads_and_no_more() -> None:
 
     async with api_server(FakeClock(), on_request=note) as client:
         await collect(client, Scope(), SYSTEM_CLOCK)
-    # Of these an empty cluster has no names: Jobs are listed beside a Kasm, ConfigMaps read where a workload names one.
+    # Of these an empty cluster has no names: Jobs are listed beside a Kasm, ConfigMaps read where a
+    # workload names one.
     requests |= {JOBS.plural, CONFIG_MAPS.plural}
     rules = yaml.safe_load(re.sub(r"{{.*?}}", "", doctor_rules.FILE.read_text()))
     assert {plural for rule in rules for plural in rule["resources"]} - {"pods/log"} == requests
@@ -73,7 +78,9 @@ async def test_slowest_small_request_is_measured() -> None:
     assert snapshot.api_seconds == pytest.approx(0.25)
 
 
-async def test_a_hanging_api_server_is_reported_in_bounded_time(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_hanging_api_server_is_reported_in_bounded_time(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr(collector, "_SMALL_REQUEST_SECONDS", 0.2)
     async with api_server(None) as client:
         with pytest.raises(ConnectionFailed, match=r"has not responded for 0\.2 s: it hangs"):

@@ -26,7 +26,9 @@ def run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Run:
     return typed
 
 
-@pytest.mark.parametrize(("fault", "status"), [("role_cut", 1), ("encoder_of_selkies_1", 1), ("routes_forbidden", 3)])
+@pytest.mark.parametrize(
+    ("fault", "status"), [("role_cut", 1), ("encoder_of_selkies_1", 1), ("routes_forbidden", 3)]
+)
 def test_the_status_says_how_it_ended(run: Run, fault: str, status: int) -> None:
     cluster = FAULTS.broken(fault)
     assert run(cluster)[0] == status
@@ -36,7 +38,9 @@ def test_causes_come_first_and_what_follows_is_folded_under_them(run: Run) -> No
     cluster = FAULTS.broken("operator_not_ready")
     _, out, _ = run(cluster)
     first, *rest = [
-        line for line in out.splitlines() if line.split(" ")[0] in ("ERROR", "WARNING") or "follows" in line[:12]
+        line
+        for line in out.splitlines()
+        if line.split(" ")[0] in ("ERROR", "WARNING") or "follows" in line[:12]
     ]
     assert first.startswith("ERROR    operator_down")
     assert rest

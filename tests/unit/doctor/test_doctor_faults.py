@@ -1,4 +1,6 @@
-"""One healthy cluster, broken in one place each: the cause is found, and nothing else is blamed beside it."""
+"""One healthy cluster, broken in one place each: the cause is found, and nothing else is blamed
+beside it.
+"""
 
 import json
 import re
@@ -39,7 +41,9 @@ def test_a_healthy_cluster_has_no_findings(sessions: int) -> None:
     ("created", "has_claim", "is_found"),
     [("11:59:20", True, False), ("11:59:20", False, True), ("11:58:50", True, True)],
 )
-def test_scheduler_has_a_minute_to_see_the_claim(created: str, has_claim: bool, is_found: bool) -> None:
+def test_scheduler_has_a_minute_to_see_the_claim(
+    created: str, has_claim: bool, is_found: bool
+) -> None:
     cluster = Cluster()
     name = cluster.one("persistentvolumeclaims")["metadata"]["name"]
     cluster.unscheduled(f'0/1 nodes are available: persistentvolumeclaim "{name}" not found.')
@@ -111,17 +115,25 @@ def test_a_bundle_gives_the_same_findings(name: str) -> None:
 def test_a_finding_says_what_where_and_how_to_fix_it() -> None:
     for finding in every_finding():
         assert (
-            finding.message.endswith(".") or finding.code == "check_failed" or "vdi session restart" in finding.message
+            finding.message.endswith(".")
+            or finding.code == "check_failed"
+            or "vdi session restart" in finding.message
         )
         assert finding.evidence, finding
         assert finding.remedy, finding
         assert finding.remedy_url == f"{code_page(CODES[finding.code])}#{finding.code}"
-        assert "/" in finding.object or finding.object in ("nodes", "daemonsets", "device plugin"), finding.object
+        assert "/" in finding.object or finding.object in (
+            "nodes",
+            "daemonsets",
+            "device plugin",
+        ), finding.object
 
 
 def test_every_code_of_the_catalogue_has_a_fault_that_shows_it() -> None:
     shown = {finding.code for finding in every_finding()}
-    assert shown | {probe.code for probe in PROBES} == set(CODES), "probes are made in test_doctor_probe.py"
+    assert shown | {probe.code for probe in PROBES} == set(CODES), (
+        "probes are made in test_doctor_probe.py"
+    )
 
 
 @pytest.mark.parametrize("kind", sorted({kind for check in CHECKS for kind in check.needs}))
@@ -140,7 +152,9 @@ def test_what_may_not_be_read_is_no_pass_and_no_fault(kind: str) -> None:
 def test_every_code_has_a_heading_on_its_page(layer: str) -> None:
     codes = [code for code in CODES.values() if code.layer == layer]
     page = INDEX.parents[1] / code_page(codes[0])
-    assert re.findall(r"^## (\w+)$", page.read_text(), re.MULTILINE) == [code.code for code in codes]
+    assert re.findall(r"^## (\w+)$", page.read_text(), re.MULTILINE) == [
+        code.code for code in codes
+    ]
 
 
 def test_causes_exist_and_form_no_circle() -> None:

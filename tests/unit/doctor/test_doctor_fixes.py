@@ -17,7 +17,9 @@ ALL.update({**FAULTS, **GPU_FAULTS})
 NOT_SCALED_DOWN = "operator_not_ready"
 # The operator's setting is wrong, and the routes work.
 OF_THE_OPERATOR = "domain_of_the_operator_is_edited"
-FIXED = sorted(name for name, (codes, _) in ALL.items() if codes & set(FIXES) and name != NOT_SCALED_DOWN)
+FIXED = sorted(
+    name for name, (codes, _) in ALL.items() if codes & set(FIXES) and name != NOT_SCALED_DOWN
+)
 # Somebody else brings the effect about: a controller that restarts, the next desktop that starts.
 SEEN_LATER = frozenset({"operator_stuck", "gpu_config_not_read", "gpu_runtime_class_unset"})
 
@@ -47,7 +49,9 @@ def test_a_fix_removes_its_finding_and_changes_one_object(name: str) -> None:
     assert finding.key not in {finding.key for finding in run_checks(cluster.snapshot())}
 
 
-@pytest.mark.parametrize("name", [OF_THE_OPERATOR, "route_of_another_host", "no_one_behind_the_service"])
+@pytest.mark.parametrize(
+    "name", [OF_THE_OPERATOR, "route_of_another_host", "no_one_behind_the_service"]
+)
 def test_no_fix_and_no_remedy_deletes_what_may_work(name: str) -> None:
     (finding,) = ALL.broken(name, sessions=2).findings()
     assert fix_for(finding) is None
@@ -67,8 +71,14 @@ def _several_keys(cluster: Cluster) -> None:
     ("name", "change"),
     [
         (NOT_SCALED_DOWN, lambda _: None),
-        ("encoder_of_selkies_1", put("vditemplates", "metadata.annotations", {"meta.helm.sh/release-name": "vdi"})),
-        ("black_picture", put("vditemplates", "metadata.annotations", {"meta.helm.sh/release-name": "vdi"})),
+        (
+            "encoder_of_selkies_1",
+            put("vditemplates", "metadata.annotations", {"meta.helm.sh/release-name": "vdi"}),
+        ),
+        (
+            "black_picture",
+            put("vditemplates", "metadata.annotations", {"meta.helm.sh/release-name": "vdi"}),
+        ),
         ("no_default", _several_keys),
         ("plugin_not_restarted", put("configmaps", "data.any", "version: [")),
     ],

@@ -33,14 +33,20 @@ def test_a_missing_class_is_the_only_cause() -> None:
     claim["spec"]["storageClassName"] = "fast-ssd"
     note = 'storageclass.storage.k8s.io "fast-ssd" not found'
     cluster.warn("PersistentVolumeClaim", claim["metadata"]["name"], "ProvisioningFailed", note)
-    assert keys(cluster) == [f"storage_class_missing persistentvolumeclaim/{SPACE}/{claim['metadata']['name']}"]
+    assert keys(cluster) == [
+        f"storage_class_missing persistentvolumeclaim/{SPACE}/{claim['metadata']['name']}"
+    ]
 
 
 def test_events_of_a_deleted_claim_are_not_its_namesakes() -> None:
     cluster = Cluster()
     claim = pending_claim(cluster)["metadata"]["name"]
     cluster.warn(
-        "PersistentVolumeClaim", claim, "ProvisioningFailed", "mkdir: Permission denied", uid="of-the-last-one"
+        "PersistentVolumeClaim",
+        claim,
+        "ProvisioningFailed",
+        "mkdir: Permission denied",
+        uid="of-the-last-one",
     )
     assert cluster.roots() == ["provisioner_silent"]
 
@@ -62,7 +68,9 @@ def test_a_pod_without_login_secret_is_a_consequence() -> None:
 
 def test_a_quota_that_refused_a_pod_seconds_ago_is_reported() -> None:
     cluster = Cluster()
-    cluster.without_pod("QuotaExceeded", "exceeded quota: few, requested: pods=1, used: pods=3, limited: pods=3")
+    cluster.without_pod(
+        "QuotaExceeded", "exceeded quota: few, requested: pods=1, used: pods=3, limited: pods=3"
+    )
     cluster.session["metadata"]["creationTimestamp"] = "2026-11-20T11:59:52Z"
     (found,) = cluster.findings()
     assert found.code == "pod_refused"
@@ -82,12 +90,20 @@ def test_no_restart_is_advised_for_a_broken_gpu_configuration() -> None:
         ("alice.vdi.localhost", "unable to get local issuer certificate", []),
         ("alice.vdi.localhost", "self-signed certificate in certificate chain", []),
         ("alice.vdi.localhost", "certificate has expired", ["probe_certificate_refused"]),
-        ("alice.vdi.example.com", "unable to get local issuer certificate", ["probe_certificate_refused"]),
+        (
+            "alice.vdi.example.com",
+            "unable to get local issuer certificate",
+            ["probe_certificate_refused"],
+        ),
     ],
 )
-def test_own_authority_of_a_local_cluster_is_no_fault(host: str, why: str, codes: list[str]) -> None:
+def test_own_authority_of_a_local_cluster_is_no_fault(
+    host: str, why: str, codes: list[str]
+) -> None:
     target = Target("vdisession/vdi-sessions/alice", f"https://{host}:8443")
-    assert [one.code for one in judge(target, Seen(certificate=why, status=200, websocket=101))] == codes
+    assert [
+        one.code for one in judge(target, Seen(certificate=why, status=200, websocket=101))
+    ] == codes
 
 
 def test_only_the_mode_of_the_setup_script_is_fixed() -> None:
@@ -97,13 +113,15 @@ def test_only_the_mode_of_the_setup_script_is_fixed() -> None:
     config_map = cluster.one("configmaps", "local-path-config")
     changed = FIXES[found.code].change(config_map, cluster.snapshot())
     assert changed == {**config_map, "data": {"setup": SETUP.format("0777")}}
-    assert json.loads(shlex.split(found.remedy.commands[0])[-1]) == {"data": {"setup": SETUP.format("0777")}}
+    assert json.loads(shlex.split(found.remedy.commands[0])[-1]) == {
+        "data": {"setup": SETUP.format("0777")}
+    }
 
 
 RAW = (
-    "failed to create containerd task: failed to create shim task: OCI runtime create failed: runc create failed:"
-    " unable to start container process: error during container init:"
-    ' exec: "/init": executable file not found in $PATH: unknown'
+    "failed to create containerd task: failed to create shim task: OCI runtime create failed: runc"
+    ' create failed: unable to start container process: error during container init: exec: "/init":'
+    " executable file not found in $PATH: unknown"
 )
 
 
@@ -114,16 +132,24 @@ def _desktop_has_no_program(cluster: Cluster) -> None:
 
 def _operator_has_no_program(cluster: Cluster) -> None:
     cluster.one("deployments", "vdi-operator")["status"] = {}
-    container = {"name": POD, "ready": False, "state": {"waiting": {"reason": "RunContainerError", "message": RAW}}}
+    container = {
+        "name": POD,
+        "ready": False,
+        "state": {"waiting": {"reason": "RunContainerError", "message": RAW}},
+    }
     status = {"conditions": [], "phase": "Pending", "containerStatuses": [container]}
     cluster.one("pods", POD)["status"] = status
 
 
 def _kasm_has_no_program(cluster: Cluster) -> None:
-    Kasm(cluster, C).unready("api", state={"waiting": {"reason": "RunContainerError", "message": RAW}})
+    Kasm(cluster, C).unready(
+        "api", state={"waiting": {"reason": "RunContainerError", "message": RAW}}
+    )
 
 
-@pytest.mark.parametrize("breaks", [_desktop_has_no_program, _operator_has_no_program, _kasm_has_no_program])
+@pytest.mark.parametrize(
+    "breaks", [_desktop_has_no_program, _operator_has_no_program, _kasm_has_no_program]
+)
 def test_layers_of_the_runtime_are_evidence_not_message(breaks: Break) -> None:
     cluster = Cluster()
     breaks(cluster)
@@ -147,9 +173,18 @@ def test_evidence_is_cut_unless_it_is_asked_for_in_full() -> None:
 @pytest.mark.parametrize(
     ("argument", "words"),
     [
-        ("--entryPoints.websecure.transport.respondingTimeouts.readTimeout=60s", "readTimeout is 60s"),
-        ("--entrypoints.websecure.transport.respondingtimeouts.idletimeout=1m", "idletimeout is 1m"),
-        ("--entryPoints.websecure.transport.respondingTimeouts.writeTimeout=60", "writeTimeout is 60"),
+        (
+            "--entryPoints.websecure.transport.respondingTimeouts.readTimeout=60s",
+            "readTimeout is 60s",
+        ),
+        (
+            "--entrypoints.websecure.transport.respondingtimeouts.idletimeout=1m",
+            "idletimeout is 1m",
+        ),
+        (
+            "--entryPoints.websecure.transport.respondingTimeouts.writeTimeout=60",
+            "writeTimeout is 60",
+        ),
         ("--entryPoints.websecure.transport.respondingTimeouts.readTimeout=10m", ""),
         ("--entryPoints.websecure.transport.respondingTimeouts.readTimeout=0", ""),
     ],
@@ -165,7 +200,9 @@ def test_a_timeout_of_traefik_that_cuts_websockets_is_named(argument: str, words
 
 
 def test_nothing_that_needs_names_is_a_second_cause_beside_dns() -> None:
-    """What the gateway lacks, and what `--probe` finds of a pod and of the way in, while no name is found."""
+    """What the gateway lacks, and what `--probe` finds of a pod and of the way in, while no name is
+    found.
+    """
     cluster = GATEWAY_FAULTS.broken("no_names")
     line = 'level=warning msg="trouble: {}: Temporary failure in name resolution"'
     for what in ("shared state", "single sign-on", "webhooks"):
@@ -182,13 +219,21 @@ def test_a_log_of_a_desktop_killed_for_memory_is_folded() -> None:
     cluster.crashes("OOMKilled", restarts=1)
     cluster.say("Error: cannot open display :0")
     memory, log = cluster.findings()
-    assert (memory.code, log.code, log.caused_by) == ("desktop_out_of_memory", "selkies_error", memory.key)
+    assert (memory.code, log.code, log.caused_by) == (
+        "desktop_out_of_memory",
+        "selkies_error",
+        memory.key,
+    )
 
 
 def test_an_unknown_entry_point_explains_the_silence() -> None:
     cluster = FAULTS.broken("entry_point_wrong")
     (route,) = cluster.findings()
-    target = Target(f"vdisession/{SPACE}/alice-0", "https://alice-0.vdi.example.com", related_objects=(route.object,))
+    target = Target(
+        f"vdisession/{SPACE}/alice-0",
+        "https://alice-0.vdi.example.com",
+        related_objects=(route.object,),
+    )
     tried = judge(target, Seen("connection", "connection refused"))
     assert [root.code for root in roots(rank([route, *tried]))] == ["route_entry_point_unknown"]
 
@@ -198,14 +243,21 @@ def waits(cluster: Cluster, image: str) -> None:
     name = f"desktop-{len(cluster.objects['vdisessions'])}"
     cluster.add_session(name, f"{name}@example.com")
     status = cluster.one("pods", name)["status"]
-    container = {"name": "desktop", "image": image, "state": {"waiting": {"reason": "ErrImagePull", "message": "404"}}}
+    container = {
+        "name": "desktop",
+        "image": image,
+        "state": {"waiting": {"reason": "ErrImagePull", "message": "404"}},
+    }
     status |= {"conditions": [], "containerStatuses": [container]}
 
 
 def test_another_cause_is_not_hidden_behind_and_more() -> None:
     cluster = Cluster(0)
     for number in range(5):
-        waits(cluster, "registry.example.com/wrong:1" if number < 4 else "registry.example.com/other:2")
+        waits(
+            cluster,
+            "registry.example.com/wrong:1" if number < 4 else "registry.example.com/other:2",
+        )
     lines = "\n".join(as_text(make_report(cluster.findings(), cluster.snapshot())))
     assert "... and 1 more image_unavailable" in lines
     assert "other:2" in lines

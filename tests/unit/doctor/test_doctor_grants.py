@@ -9,20 +9,35 @@ def test_each_right_has_a_role_of_its_own_and_its_binding() -> None:
         *grant_commands("vdi-doctor", "bob", "list", "pods"),
     ]
     assert commands == [
-        "kubectl create clusterrole vdi-doctor-list-deployments-apps --verb=list --resource=deployments.apps",
-        "kubectl create clusterrolebinding vdi-doctor-list-deployments-apps"
-        " --clusterrole=vdi-doctor-list-deployments-apps --user=bob",
+        (
+            "kubectl create clusterrole vdi-doctor-list-deployments-apps --verb=list"
+            " --resource=deployments.apps"
+        ),
+        (
+            "kubectl create clusterrolebinding vdi-doctor-list-deployments-apps"
+            " --clusterrole=vdi-doctor-list-deployments-apps --user=bob"
+        ),
         "kubectl create clusterrole vdi-doctor-list-pods --verb=list --resource=pods",
-        "kubectl create clusterrolebinding vdi-doctor-list-pods --clusterrole=vdi-doctor-list-pods --user=bob",
+        (
+            "kubectl create clusterrolebinding vdi-doctor-list-pods"
+            " --clusterrole=vdi-doctor-list-pods --user=bob"
+        ),
     ]
 
 
 def test_a_right_in_one_namespace_for_an_account_of_a_pod() -> None:
     account = "system:serviceaccount:vdi-system:vdi-doctor"
-    assert grant_commands("vdi", account, "get", "secrets", namespace="desks", resource_name="tls") == (
-        "kubectl create role vdi-get-secrets-tls --namespace desks --verb=get --resource=secrets --resource-name=tls",
-        "kubectl create rolebinding vdi-get-secrets-tls --namespace desks --role=vdi-get-secrets-tls"
-        " --serviceaccount=vdi-system:vdi-doctor",
+    assert grant_commands(
+        "vdi", account, "get", "secrets", namespace="desks", resource_name="tls"
+    ) == (
+        (
+            "kubectl create role vdi-get-secrets-tls --namespace desks --verb=get"
+            " --resource=secrets --resource-name=tls"
+        ),
+        (
+            "kubectl create rolebinding vdi-get-secrets-tls --namespace desks"
+            " --role=vdi-get-secrets-tls --serviceaccount=vdi-system:vdi-doctor"
+        ),
     )
 
 

@@ -1,4 +1,6 @@
-"""Kasm's diagnosis pod by pod, on hand-made snapshots: what is waited for, chains, ordinary starts, the command."""
+"""Kasm's diagnosis pod by pod, on hand-made snapshots: what is waited for, chains, ordinary starts,
+the command.
+"""
 
 import json
 from collections.abc import Callable
@@ -50,8 +52,14 @@ def test_a_healthy_kasm_beside_an_operator_has_no_findings(generation: Generatio
 @pytest.mark.parametrize(
     ("line", "address"),
     [
-        ("while ! curl http://api:8080/__healthcheck 2>/dev/null; do sleep 5; done", "http://api:8080/__healthcheck"),
-        ('until curl -sk "https://user:pw@proxy.kasm:8443"; do sleep 1; done', "https://proxy.kasm:8443/"),
+        (
+            "while ! curl http://api:8080/__healthcheck 2>/dev/null; do sleep 5; done",
+            "http://api:8080/__healthcheck",
+        ),
+        (
+            'until curl -sk "https://user:pw@proxy.kasm:8443"; do sleep 1; done',
+            "https://proxy.kasm:8443/",
+        ),
         ("wget -q -O- http://manager; true", "http://manager:80/"),
         (
             "while ! pg_isready -h ${POSTGRES_HOST} -p ${POSTGRES_PORT} -t 10; do sleep 5; done",
@@ -62,12 +70,21 @@ def test_a_healthy_kasm_beside_an_operator_has_no_findings(generation: Generatio
             "postgresql://db.example:5432/zones",
         ),
         (
-            "PGPASSWORD=$(POSTGRES_PASSWORD) psql -U kasmapp -d kasm -h db -t -c 'select zone_id from zones'",
+            (
+                "PGPASSWORD=$(POSTGRES_PASSWORD) psql -U kasmapp -d kasm -h db -t -c 'select"
+                " zone_id from zones'"
+            ),
             "postgresql://db:5432/zones",
         ),
-        ("until redis-cli -h kasm-redis ping | grep PONG; do sleep 5; done", "redis://kasm-redis:6379"),
+        (
+            "until redis-cli -h kasm-redis ping | grep PONG; do sleep 5; done",
+            "redis://kasm-redis:6379",
+        ),
         ("until nc -z -w 2 rabbit 5672; do sleep 1; done", "tcp://rabbit:5672"),
-        ("until nslookup orders.shop.svc.cluster.local; do sleep 2; done", "dns://orders.shop.svc.cluster.local"),
+        (
+            "until nslookup orders.shop.svc.cluster.local; do sleep 2; done",
+            "dns://orders.shop.svc.cluster.local",
+        ),
         ("chown -R 1000:1000 /var/cache/nginx", ""),
         ("psql -c 'select 1'", "postgresql://db.example:5432"),
     ],
@@ -102,7 +119,12 @@ def test_the_chain_is_reported_from_the_cause_to_who_waits_last() -> None:
     while guac.caused_by:
         guac = by_key[guac.caused_by]
         names.append(guac.object.rpartition("/")[2])
-    assert names == ["kasm-proxy-default-0", "kasm-api-default-0", "kasm-db-1-19-0-0", "data-kasm-db"]
+    assert names == [
+        "kasm-proxy-default-0",
+        "kasm-api-default-0",
+        "kasm-db-1-19-0-0",
+        "data-kasm-db",
+    ]
     text = "\n".join(as_text(make_report(findings, cluster.snapshot())))
     places = [text.index(f"kasm_pod_waiting  pod/kasm/{name}") for name in reversed(names[:-1])]
     assert places == sorted(places)
@@ -126,14 +148,23 @@ def test_a_service_with_several_unready_pods_says_so() -> None:
     twin["metadata"] |= {"name": "kasm-db-twin", "uid": "twin"}
     kasm.cluster.objects["pods"].append(twin)
     kasm.at_step("api", "db")
-    assert any("points to 2 pods, none of which is ready" in finding.message for finding in kasm.cluster.findings())
+    assert any(
+        "points to 2 pods, none of which is ready" in finding.message
+        for finding in kasm.cluster.findings()
+    )
 
 
 @pytest.mark.parametrize(
     "note",
     [
-        'serviceaccounts "default" is forbidden: node requested token bound to a pod scheduled on a different node',
-        'MountVolume.SetUp failed for volume "cert" : failed to sync secret cache: timed out waiting for the condition',
+        (
+            'serviceaccounts "default" is forbidden: node requested token bound to a pod scheduled'
+            " on a different node"
+        ),
+        (
+            'MountVolume.SetUp failed for volume "cert" : failed to sync secret cache: timed out'
+            " waiting for the condition"
+        ),
     ],
 )
 def test_a_mount_that_the_kubelet_retries_is_no_finding(note: str) -> None:
@@ -147,27 +178,38 @@ def test_a_mount_that_the_kubelet_retries_is_no_finding(note: str) -> None:
 
 def test_an_unknown_init_container_has_ten_minutes() -> None:
     kasm = Kasm(Cluster(0), C)
-    kasm.pod("proxy")["spec"]["initContainers"][0] = {"name": "own-step", "image": "example.com/own:1"}
+    kasm.pod("proxy")["spec"]["initContainers"][0] = {
+        "name": "own-step",
+        "image": "example.com/own:1",
+    }
     kasm.pod("proxy")["status"]["initContainerStatuses"][0] = {"name": "own-step"}
     kasm.at_place("proxy", 0, state={"running": {"startedAt": "2026-11-20T11:50:01Z"}})
     (begun,) = all_links(kasm_scope(kasm.cluster))
     assert begun.is_starting
-    assert begun.finding.message == f"The init container own-step of {kasm.pod('proxy')['metadata']['name']} runs."
+    assert (
+        begun.finding.message
+        == f"The init container own-step of {kasm.pod('proxy')['metadata']['name']} runs."
+    )
 
     kasm.at_place("proxy", 0, state={"running": {"startedAt": "2026-11-20T11:50:00Z"}})
     (finding,) = run_checks(kasm_scope(kasm.cluster), CHECKS)
     assert (finding.code, finding.severity) == ("kasm_start_stalled", Severity.WARNING)
     assert (
-        "its init container own-step has run for 600 s. Whether it waits for something cannot be determined."
-        in finding.message
+        "its init container own-step has run for 600 s. Whether it waits for something cannot be"
+        " determined." in finding.message
     )
-    assert finding.remedy.commands == ("kubectl --namespace kasm logs kasm-proxy-default-0 --container own-step",)
+    assert finding.remedy.commands == (
+        "kubectl --namespace kasm logs kasm-proxy-default-0 --container own-step",
+    )
 
 
 def test_a_name_not_on_the_command_line_is_from_the_chart() -> None:
     kasm = Kasm(Cluster(0), A)
     kasm.at_step("manager", "api")
-    kasm.pod("manager")["spec"]["initContainers"][0] = {"name": "kasm-api-is-ready", "image": "kasmweb/api:1"}
+    kasm.pod("manager")["spec"]["initContainers"][0] = {
+        "name": "kasm-api-is-ready",
+        "image": "kasmweb/api:1",
+    }
     kasm.workload("api")["spec"]["replicas"] = 0
     kasm.without_pod("api")
     findings = kasm.cluster.findings()
@@ -184,13 +226,17 @@ def test_an_optional_component_may_be_scaled_to_zero() -> None:
 
 def test_logs_are_read_of_containers_that_ended_or_do_not_answer() -> None:
     cluster = KASM_FAULTS.broken("kasm_init_1_of_5_in_b_is_the_api", 0)
-    assert list(containers_to_log(cluster.snapshot())) == [(PLACE, "kasm-api-deployment-0", "kasm-api-container")]
+    assert list(containers_to_log(cluster.snapshot())) == [
+        (PLACE, "kasm-api-deployment-0", "kasm-api-container")
+    ]
 
 
 def test_free_capacity_needs_all_pods() -> None:
     cluster = KASM_FAULTS.broken("kasm_too_large", 0)
     assert "has 63.1 CPU left" in cluster.findings()[0].message
-    cluster.unread = [Unreadable("pods@all", "You may not list pods in all namespaces.", Remedy("ask"))]
+    cluster.unread = [
+        Unreadable("pods@all", "You may not list pods in all namespaces.", Remedy("ask"))
+    ]
     found = next(finding for finding in cluster.findings() if finding.code == "kasm_unschedulable")
     assert "left" not in found.message + " ".join(found.evidence)
 
@@ -199,11 +245,16 @@ def test_a_sidecar_that_has_started_lets_the_next_one_begin() -> None:
     kasm = Kasm(Cluster(0), C)
     kasm.at_step("manager", "api")
     pod = kasm.pod("manager")
-    pod["spec"]["initContainers"].insert(0, {"name": "mesh", "image": "mesh:1", "restartPolicy": "Always"})
+    pod["spec"]["initContainers"].insert(
+        0, {"name": "mesh", "image": "mesh:1", "restartPolicy": "Always"}
+    )
     state = {"state": {"running": {"startedAt": NOW}}, "started": True, "ready": True}
     pod["status"]["initContainerStatuses"].insert(0, {"name": "mesh", **state})
     (unready,) = [pod for pod in find_kasm(kasm.cluster.snapshot())[0].pods if not pod.ready]
-    assert (unready.state, unready.step.name if unready.step else "") == ("Init:2/3", "kasm-api-is-ready")
+    assert (unready.state, unready.step.name if unready.step else "") == (
+        "Init:2/3",
+        "kasm-api-is-ready",
+    )
 
 
 @pytest.fixture
@@ -226,22 +277,32 @@ def test_only_one_pod_and_what_it_waits_for(run: Callable[..., tuple[int, str, s
     assert [finding["code"] for finding in said["findings"]] == ["kasm_crashes", "kasm_pod_waiting"]
     (namespace,) = said["namespaces"]
     assert namespace.keys() == {"namespace", "chart", "generation", "pods", "ready"}
-    assert (namespace["namespace"], namespace["chart"], namespace["generation"]) == (PLACE, "kasm-1.1181.1", "B")
+    assert (namespace["namespace"], namespace["chart"], namespace["generation"]) == (
+        PLACE,
+        "kasm-1.1181.1",
+        "B",
+    )
     assert run(cluster, "kasm-guac-deployment-0")[0] == 0
     code, _, err = run(cluster, "kasm-prox-default-deployment")
     assert code == 1
     assert "did you mean kasm-proxy-default-deployment" in err
 
 
-def test_the_text_begins_with_the_cause_and_ends_with_a_summary(run: Callable[..., tuple[int, str, str]]) -> None:
+def test_the_text_begins_with_the_cause_and_ends_with_a_summary(
+    run: Callable[..., tuple[int, str, str]],
+) -> None:
     cluster = KASM_FAULTS.broken("kasm_circle_of_waits", 0)
     code, out, _ = run(cluster)
     assert code == 1
     assert out.startswith("ERROR    kasm_circular_wait  pod/kasm/")
-    assert out.splitlines()[-1].endswith("(kasm-helm-1.1190.6, generation C), 4 ready: 1 error, and 3 consequences.")
+    assert out.splitlines()[-1].endswith(
+        "(kasm-helm-1.1190.6, generation C), 4 ready: 1 error, and 3 consequences."
+    )
 
 
-def test_who_only_starts_is_reported_with_status_0(run: Callable[..., tuple[int, str, str]]) -> None:
+def test_who_only_starts_is_reported_with_status_0(
+    run: Callable[..., tuple[int, str, str]],
+) -> None:
     kasm = Kasm(Cluster(0), C)
     kasm.unready("db", state={"running": {"startedAt": NOW}})
     kasm.pod("db")["metadata"]["creationTimestamp"] = NOW
@@ -276,7 +337,9 @@ def test_what_may_not_be_read_is_no_pass(run: Callable[..., tuple[int, str, str]
 
 
 def test_a_service_of_a_component_that_is_off_is_no_fault() -> None:
-    """Chart A makes guac's Service whatever the switch says, so that vdi's own small profile has one without pods."""
+    """Chart A makes guac's Service whatever the switch says, so that vdi's own small profile has
+    one without pods.
+    """
     kasm = Kasm(Cluster(0), A)
     kasm.without_pod("guac")
     kasm.cluster.objects["deployments"].remove(kasm.workload("guac"))
@@ -289,13 +352,19 @@ def test_an_undeclared_port_without_response_is_named() -> None:
     kasm.at_step("proxy", "manager")
     first = run_checks(kasm_scope(kasm.cluster), CHECKS)[0]
     assert first.code == "kasm_service_port_wrong"
-    assert "sends port 8181 to 8181, which none of its pods declares; declared ports: 8282" in first.message
+    assert (
+        "sends port 8181 to 8181, which none of its pods declares; declared ports: 8282"
+        in first.message
+    )
 
 
 @pytest.mark.parametrize(
     ("fault", "words"),
     [
-        ("kasm_name_wrong", "init container kasm-api-is-ready of kasm-manager-default-deployment-0 waits for it"),
+        (
+            "kasm_name_wrong",
+            "init container kasm-api-is-ready of kasm-manager-default-deployment-0 waits for it",
+        ),
         ("kasm_target_port_wrong", "sends port 8080 to 9090, on which none of its pods listens"),
     ],
 )
@@ -312,7 +381,11 @@ def test_password_check_command_needs_only_the_password() -> None:
 
 def test_an_image_fixed_by_the_chart_is_to_be_mirrored() -> None:
     kasm = Kasm(Cluster(0), A)
-    kasm.at_place("proxy", 0, state={"waiting": {"reason": "ImagePullBackOff", "message": "not found"}})
+    kasm.at_place(
+        "proxy", 0, state={"waiting": {"reason": "ImagePullBackOff", "message": "not found"}}
+    )
     first = run_checks(kasm_scope(kasm.cluster), CHECKS)[0]
     assert first.code == "kasm_image_unavailable"
-    assert "no value to change the image busybox of proxy-data-perms: mirror it" in first.remedy.text
+    assert (
+        "no value to change the image busybox of proxy-data-perms: mirror it" in first.remedy.text
+    )

@@ -12,7 +12,11 @@ Object = dict[str, Any]
 MANIFEST: Object = {
     "apiVersion": "apps/v1",
     "kind": "Deployment",
-    "metadata": {"name": "vdi-operator", "namespace": "kasm", "labels": {"app.kubernetes.io/component": "operator"}},
+    "metadata": {
+        "name": "vdi-operator",
+        "namespace": "kasm",
+        "labels": {"app.kubernetes.io/component": "operator"},
+    },
     "spec": {
         "replicas": 2,
         "selector": {"matchLabels": {"app": "vdi"}},
@@ -50,10 +54,15 @@ def write(manager: str, fields: Object, **more: str) -> Object:
 def live() -> Object:
     """The object as the API server has it: with defaults, and in its own spelling."""
     live = copy.deepcopy(MANIFEST)
-    live["metadata"]["managedFields"] = [write("helm", {"f:spec": {"f:replicas": {}, "f:selector": {}, **PODS}})]
+    live["metadata"]["managedFields"] = [
+        write("helm", {"f:spec": {"f:replicas": {}, "f:selector": {}, **PODS}})
+    ]
     live["spec"] |= {"strategy": {"type": "RollingUpdate"}}
     container = live["spec"]["template"]["spec"]["containers"][0]
-    container |= {"resources": {"limits": {"cpu": "500m", "memory": "1Gi"}}, "imagePullPolicy": "Always"}
+    container |= {
+        "resources": {"limits": {"cpu": "500m", "memory": "1Gi"}},
+        "imagePullPolicy": "Always",
+    }
     del container["command"]
     return live
 
@@ -73,13 +82,19 @@ def test_defaults_and_spellings_are_no_differences(live: Object) -> None:
 
 def test_missing_object_is_a_difference() -> None:
     (found,) = differences(None)
-    assert (found.object, found.field, found.component) == ("deployment/kasm/vdi-operator", "", "operator")
+    assert (found.object, found.field, found.component) == (
+        "deployment/kasm/vdi-operator",
+        "",
+        "operator",
+    )
 
 
 def test_setting_by_hand_names_field_values_and_program(live: Object) -> None:
     container_of(live)["env"][0]["value"] = "b.example.com"
     env: Object = {"f:env": {'k:{"name":"VDI_DOMAIN"}': {"f:value": {}}}}
-    fields = {"f:spec": {"f:template": {"f:spec": {"f:containers": {'k:{"name":"operator"}': env}}}}}
+    fields = {
+        "f:spec": {"f:template": {"f:spec": {"f:containers": {'k:{"name":"operator"}': env}}}}
+    }
     live["metadata"]["managedFields"].append(write("kubectl-set", fields))
     (found,) = differences(live)
     assert found.field == "spec.template.spec.containers[operator].env[VDI_DOMAIN].value"
@@ -96,17 +111,27 @@ def test_values_that_may_be_secret_are_not_shown(live: Object) -> None:
     found = differences(live, desired)
     assert len(found) == 2
     assert "hidden" not in str(found)
-    secret: Object = {"kind": "Secret", "metadata": {"name": "users"}, "data": {"alice": "aGlkZGVu"}, "type": "hidden"}
-    (gone, other) = differences({**secret, "data": {}, "type": "hidden-5"}, secret)
+    secret: Object = {
+        "kind": "Secret",
+        "metadata": {"name": "users"},
+        "data": {"alice": "aGlkZGVu"},
+        "type": "hidden",
+    }
+    gone, other = differences({**secret, "data": {}, "type": "hidden-5"}, secret)
     assert (gone.field, gone.expected, other.observed) == ("data.alice", "(redacted)", "(redacted)")
 
 
 @pytest.mark.parametrize(
-    ("manager", "subresource"), [("kube-controller-manager", "scale"), ("keda-operator", ""), ("helm", "")]
+    ("manager", "subresource"),
+    [("kube-controller-manager", "scale"), ("keda-operator", ""), ("helm", "")],
 )
-def test_fields_of_controllers_and_webhooks_are_theirs(live: Object, manager: str, subresource: str) -> None:
+def test_fields_of_controllers_and_webhooks_are_theirs(
+    live: Object, manager: str, subresource: str
+) -> None:
     live["spec"]["replicas"] = 5
-    live["metadata"]["managedFields"] = [write(manager, {"f:spec": {"f:replicas": {}}}, subresource=subresource)]
+    live["metadata"]["managedFields"] = [
+        write(manager, {"f:spec": {"f:replicas": {}}}, subresource=subresource)
+    ]
     assert differences(live) == []
 
 
@@ -120,7 +145,10 @@ def test_a_field_that_a_person_has_added_is_named(live: Object) -> None:
 
 
 def test_content_that_the_chart_leaves_to_others_is_theirs() -> None:
-    users: Object = {"kind": "Secret", "metadata": {"name": "vdi-gateway-users", "namespace": "kasm"}}
+    users: Object = {
+        "kind": "Secret",
+        "metadata": {"name": "vdi-gateway-users", "namespace": "kasm"},
+    }
     live = copy.deepcopy(users) | {"data": {"alice": "aGlkZGVu"}}
     live["metadata"]["managedFields"] = [write("vdi-cli", {"f:data": {"f:alice": {}}})]
     assert differences(live, users) == []
@@ -128,7 +156,11 @@ def test_content_that_the_chart_leaves_to_others_is_theirs() -> None:
 
 def test_each_rule_of_a_role_is_compared() -> None:
     rules = [{"apiGroups": [""], "resources": ["pods"], "verbs": ["get", "list"]}]
-    role: Object = {"kind": "Role", "metadata": {"name": "vdi-operator", "namespace": "kasm"}, "rules": rules}
+    role: Object = {
+        "kind": "Role",
+        "metadata": {"name": "vdi-operator", "namespace": "kasm"},
+        "rules": rules,
+    }
     more = {"apiGroups": ["*"], "resources": ["*"], "verbs": ["*"]}
     live = copy.deepcopy(role) | {"rules": [{**rules[0], "verbs": ["get"]}, more]}
     live["metadata"]["managedFields"] = [write("kubectl-edit", {"f:rules": {}})]
@@ -154,7 +186,11 @@ def test_a_rule_that_is_gone_is_named_wherever_it_stood() -> None:
 
 
 def test_an_empty_map_that_is_gone_is_a_difference() -> None:
-    crd: Object = {"kind": "CustomResourceDefinition", "metadata": {"name": "x"}, "subresources": {"status": {}}}
+    crd: Object = {
+        "kind": "CustomResourceDefinition",
+        "metadata": {"name": "x"},
+        "subresources": {"status": {}},
+    }
     (found,) = differences({**crd, "subresources": {}}, crd)
     assert (found.field, found.expected) == ("subresources.status", "{}")
 

@@ -35,7 +35,9 @@ def move_session(cluster: Cluster) -> None:
 
 
 @pytest.mark.parametrize("namespace", ["", SPACE, LAB])
-def test_a_healthy_operator_of_two_namespaces_has_no_finding(cluster: Cluster, namespace: str) -> None:
+def test_a_healthy_operator_of_two_namespaces_has_no_finding(
+    cluster: Cluster, namespace: str
+) -> None:
     assert found(cluster, namespace) == []
 
 
@@ -57,4 +59,6 @@ def test_sessions_of_the_second_namespace_are_watched(cluster: Cluster) -> None:
 def test_operators_that_share_a_namespace_collide(cluster: Cluster) -> None:
     second_operator(cluster, VDI_NAMESPACE=f"third,{LAB}", VDI_DOMAIN="lab.example.com")
     (message,) = [message for code, message in found(cluster) if code == "operators_collide"]
-    assert "watch the namespace lab. Both are active there and revert each other's changes." in message
+    assert (
+        "watch the namespace lab. Both are active there and revert each other's changes." in message
+    )

@@ -1,4 +1,6 @@
-"""What keeps a node that an autoscaler could remove: what is said of it, and when nothing is said."""
+"""What keeps a node that an autoscaler could remove: what is said of it, and when nothing is
+said.
+"""
 
 import pytest
 
@@ -23,10 +25,15 @@ def test_an_endless_desktop_is_named_with_its_command() -> None:
     (finding,) = node_findings(cluster)
     assert finding.severity == Severity.WARNING
     assert finding.object == "node/node-1"
-    assert finding.message == "An autoscaler cannot remove the node node-1: a desktop without an end keeps it."
+    assert (
+        finding.message
+        == "An autoscaler cannot remove the node node-1: a desktop without an end keeps it."
+    )
     assert finding.remedy.commands == ("vdi session suspend alice-0 --namespace vdi-sessions",)
     runs, desktop = finding.evidence
-    assert runs.startswith("vdisession/vdi-sessions/alice-0: runs for 1 h, without idleTimeout, timeout and schedule")
+    assert runs.startswith(
+        "vdisession/vdi-sessions/alice-0: runs for 1 h, without idleTimeout, timeout and schedule"
+    )
     assert desktop.endswith(" is on this node's disk, and is lost with the node")
 
 
@@ -36,16 +43,21 @@ def test_pods_and_annotations_are_named_with_what_changes_them() -> None:
     pods_that_no_autoscaler_evicts(cluster)
     cluster.objects["vdisessions"][1]["status"]["expiresAt"] = "2026-11-20T20:00:00Z"
     (finding,) = node_findings(cluster)
-    assert finding.message == (
-        "An autoscaler cannot remove the node node-1: an annotation of the node, 2 pods that are not evicted keep it."
+    assert (
+        finding.message
+        == "An autoscaler cannot remove the node node-1: an annotation of the node, 2 pods that are"
+        " not evicted keep it."
     )
     assert finding.remedy.commands == (
         "kubectl annotate node node-1 cluster-autoscaler.kubernetes.io/scale-down-disabled-",
-        "kubectl annotate pod toolbox --namespace lab cluster-autoscaler.kubernetes.io/safe-to-evict=true",
+        (
+            "kubectl annotate pod toolbox --namespace lab"
+            " cluster-autoscaler.kubernetes.io/safe-to-evict=true"
+        ),
         "kubectl annotate pod batch --namespace lab karpenter.sh/do-not-disrupt-",
     )
-    assert finding.evidence[-1] == (
-        "vdisession/vdi-sessions/alice-1: ends at 2026-11-20T20:00:00Z; "
+    assert (
+        finding.evidence[-1] == "vdisession/vdi-sessions/alice-1: ends at 2026-11-20T20:00:00Z; "
         "its PodDisruptionBudget refuses evictions until drainNotice is over"
     )
 
@@ -57,7 +69,10 @@ def test_a_desktop_with_an_end_in_sight_is_no_finding(field: str) -> None:
     if field == "idleTimeout":
         cluster.template["lifecycle"] = {"idleTimeout": "1h"}
     elif field == "schedule":
-        cluster.template["schedule"] = {"timeZone": "UTC", "windows": [{"start": "0 8 * * *", "end": "0 18 * * *"}]}
+        cluster.template["schedule"] = {
+            "timeZone": "UTC",
+            "windows": [{"start": "0 8 * * *", "end": "0 18 * * *"}],
+        }
     else:
         cluster.session["status"]["startTime"] = "2026-11-20T11:30:00Z"
     assert node_findings(cluster) == []
@@ -79,7 +94,11 @@ def test_evictable_pods_are_no_finding() -> None:
 def test_without_an_autoscaler_nothing_is_said() -> None:
     cluster = Cluster()
     desktop_without_an_end(cluster)
-    next(variable for variable in cluster.operator_env if variable["name"] == "VDI_PLACEHOLDER_NAMESPACE")["value"] = ""
+    next(
+        variable
+        for variable in cluster.operator_env
+        if variable["name"] == "VDI_PLACEHOLDER_NAMESPACE"
+    )["value"] = ""
     assert node_findings(cluster) == []
 
 

@@ -28,7 +28,9 @@ def test_whole_cluster_comes_before_one_session() -> None:
 def test_many_sessions_come_before_one() -> None:
     cluster = Cluster(3)
     typo(cluster)
-    cluster.objects["pods"] = [pod for pod in cluster.objects["pods"] if not pod["metadata"]["name"].startswith("ali")]
+    cluster.objects["pods"] = [
+        pod for pod in cluster.objects["pods"] if not pod["metadata"]["name"].startswith("ali")
+    ]
     cluster.template["env"] = [{"name": "SELKIES_MASTER_TOKEN", "value": "x"}]
     assert cluster.roots() == ["template_invalid", "template_invalid", "template_missing"]
 
@@ -44,11 +46,15 @@ def test_a_warning_that_explains_errors_stands_among_errors() -> None:
     assert rank(findings) == findings
 
 
-@pytest.mark.parametrize(("name", "follows"), [(f"ingressroute/{SPACE}/alice-0", True), (OPERATOR, False)])
+@pytest.mark.parametrize(
+    ("name", "follows"), [(f"ingressroute/{SPACE}/alice-0", True), (OPERATOR, False)]
+)
 def test_a_changed_object_explains_what_is_wrong_with_it(name: str, follows: bool) -> None:
     cluster = FAULTS.broken("route_of_another_host")
     differs(cluster, name, "spec.replicas", "1", "2")
-    (mismatch,) = [finding for finding in cluster.findings() if finding.code == "route_host_mismatch"]
+    (mismatch,) = [
+        finding for finding in cluster.findings() if finding.code == "route_host_mismatch"
+    ]
     assert (mismatch.caused_by != "") == follows
 
 
@@ -61,8 +67,12 @@ def no_middleware(cluster: Cluster) -> None:
         route["spec"]["routes"][0]["middlewares"] = [{"name": "nobody"}]
 
 
-@pytest.mark.parametrize(("breaks", "command"), [(no_routes, "rollout restart"), (no_middleware, "vdi upgrade")])
-def test_what_all_desktops_have_is_one_finding_about_the_operator(breaks: Break, command: str) -> None:
+@pytest.mark.parametrize(
+    ("breaks", "command"), [(no_routes, "rollout restart"), (no_middleware, "vdi upgrade")]
+)
+def test_what_all_desktops_have_is_one_finding_about_the_operator(
+    breaks: Break, command: str
+) -> None:
     cluster = Cluster(3)
     breaks(cluster)
     (finding,) = cluster.findings()

@@ -57,7 +57,11 @@ def test_a_check_that_raises_is_a_finding_and_the_others_run() -> None:
 
 def test_the_proof_is_the_event_that_says_why() -> None:
     cluster = FAULTS.broken("image_wrong")
-    for note in ("Failed to pull: manifest unknown", "Error: ErrImagePull", "Error: ImagePullBackOff"):
+    for note in (
+        "Failed to pull: manifest unknown",
+        "Error: ErrImagePull",
+        "Error: ImagePullBackOff",
+    ):
         cluster.warn_pod("Failed", note)
     (finding,) = cluster.findings()
     assert "Failed: Failed to pull: manifest unknown" in finding.evidence
@@ -93,7 +97,9 @@ def test_a_bundle_has_no_secrets_and_no_names_of_people() -> None:
     cluster = Cluster()
     cluster.template["env"] = [{"name": "API_KEY", "value": SECRET}]
     cluster.traefik_args.append(f"--certificatesresolvers.x.acme.eab.hmac={SECRET}")
-    notes = {"kubectl.kubernetes.io/last-applied-configuration": json.dumps({"spec": {"env": SECRET}})}
+    notes = {
+        "kubectl.kubernetes.io/last-applied-configuration": json.dumps({"spec": {"env": SECRET}})
+    }
     cluster.pod["metadata"]["annotations"] |= notes
     cluster.pod["spec"]["containers"][0]["env"].append({"name": "PASSWORD", "value": SECRET})
     login = f"login of alice0@example.com with password={SECRET}"
@@ -109,7 +115,11 @@ def test_a_bundle_has_no_secrets_and_no_names_of_people() -> None:
 def test_homes_stay_connected_after_redaction() -> None:
     snapshot = load(save(redact(Cluster(3).snapshot())))
     assert run_checks(snapshot) == []
-    assert all(pod.home_claim in {name for _, name in snapshot.claims} for pod in snapshot.pods if pod.home_claim)
+    assert all(
+        pod.home_claim in {name for _, name in snapshot.claims}
+        for pod in snapshot.pods
+        if pod.home_claim
+    )
 
 
 def test_a_home_of_all_templates_loses_the_name_of_its_user_too() -> None:
@@ -130,7 +140,14 @@ def test_desktops_may_share_a_read_write_many_home() -> None:
 
 
 @pytest.mark.parametrize(
-    "data", [b"", b"{}", b"[1]", b'{"taken_at": "yesterday"}', b'{"taken_at": "2026-11-20T12:00:00Z", "format": 9}']
+    "data",
+    [
+        b"",
+        b"{}",
+        b"[1]",
+        b'{"taken_at": "yesterday"}',
+        b'{"taken_at": "2026-11-20T12:00:00Z", "format": 9}',
+    ],
 )
 def test_a_file_that_is_no_bundle_is_refused_in_words(data: bytes) -> None:
     with pytest.raises(BadSnapshotError):
@@ -140,7 +157,7 @@ def test_a_file_that_is_no_bundle_is_refused_in_words(data: bytes) -> None:
 def test_logs_of_one_desktop_per_template_and_of_faulty_ones() -> None:
     cluster = Cluster(5)
     names = [session["metadata"]["name"] for session in cluster.objects["vdisessions"]]
-    (operator, _) = pods_to_log(cluster.snapshot(), 20)
+    operator, _ = pods_to_log(cluster.snapshot(), 20)
     cluster.crashes(restarts=1)
     cluster.pod["metadata"]["creationTimestamp"] = JUST_NOW
     assert pods_to_log(cluster.snapshot(), 20)[:2] == [operator, (SPACE, names[0])]
@@ -150,6 +167,14 @@ def test_logs_of_one_desktop_per_template_and_of_faulty_ones() -> None:
 
 
 def test_every_trouble_that_a_gateway_can_name_is_understood() -> None:
-    names = ("database", "shared state", "single sign-on", "signing keys", "revocations", "vdisessions", "clock")
+    names = (
+        "database",
+        "shared state",
+        "single sign-on",
+        "signing keys",
+        "revocations",
+        "vdisessions",
+        "clock",
+    )
     lines = [f'level=warning msg="trouble: {name}: no answer"' for name in names]
     assert troubles(lines) == dict.fromkeys(names, "no answer")

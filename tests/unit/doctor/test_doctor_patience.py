@@ -28,10 +28,19 @@ def newborn(waiting: dict[str, Any] | None = None) -> Cluster:
     ("waiting", "code"),
     [
         (PULLING, "image_unavailable"),
-        ({"reason": "ErrImagePull", "message": "unexpected status: 401 Unauthorized"}, "image_unavailable"),
-        ({"reason": "ErrImagePull", "message": "x509: certificate signed by unknown authority"}, "image_unavailable"),
+        (
+            {"reason": "ErrImagePull", "message": "unexpected status: 401 Unauthorized"},
+            "image_unavailable",
+        ),
+        (
+            {"reason": "ErrImagePull", "message": "x509: certificate signed by unknown authority"},
+            "image_unavailable",
+        ),
         ({"reason": "InvalidImageName", "message": "x"}, "image_unavailable"),
-        ({"reason": "RunContainerError", "message": "exec: executable file not found"}, "desktop_cannot_start"),
+        (
+            {"reason": "RunContainerError", "message": "exec: executable file not found"},
+            "desktop_cannot_start",
+        ),
         ({"reason": "ErrImagePull", "message": "dial tcp: i/o timeout"}, None),
         ({"reason": "CreateContainerConfigError", "message": 'secret "x" not found'}, None),
     ],
@@ -48,12 +57,19 @@ def test_cordoned_nodes_are_reported_at_once() -> None:
 
 @pytest.mark.parametrize(
     ("reason", "code"),
-    [("TooLarge", "room_insufficient"), ("TemplateNotFound", "template_missing"), ("NoGPUs", ""), ("HomeInUse", "")],
+    [
+        ("TooLarge", "room_insufficient"),
+        ("TemplateNotFound", "template_missing"),
+        ("NoGPUs", ""),
+        ("HomeInUse", ""),
+    ],
 )
 def test_lasting_reasons_of_a_session_are_reported_at_once(reason: str, code: str) -> None:
     cluster = Cluster()
     cluster.without_pod(reason, "It requests more than any node has.", queue={"reason": reason})
-    cluster.add_session("bob", "bob@example.com")  # its place in the queue keeps the doctor from reckoning again
+    cluster.add_session(
+        "bob", "bob@example.com"
+    )  # its place in the queue keeps the doctor from reckoning again
     cluster.one("vdisessions", "bob")["status"]["queue"] = {"position": 1}
     cluster.session["metadata"]["creationTimestamp"] = JUST_NOW
     assert cluster.roots() == ([code] if code else [])
@@ -75,7 +91,10 @@ def test_frozen_desktop_gets_15_seconds_to_respond() -> None:
 def test_restart_of_a_hung_desktop_stays_visible() -> None:
     (finding,) = FAULTS.broken("restarted_because_it_hung").findings()
     assert (finding.code, finding.severity) == ("desktop_hung", Severity.WARNING)
-    assert finding.remedy.commands == ("kubectl --namespace vdi-sessions logs alice-0 --previous", RESTART)
+    assert finding.remedy.commands == (
+        "kubectl --namespace vdi-sessions logs alice-0 --previous",
+        RESTART,
+    )
 
 
 def test_hung_desktop_that_starts_again_has_not_crashed() -> None:
@@ -102,7 +121,10 @@ def slow(note: str, cpu: str = "2") -> Finding:
 @pytest.mark.parametrize(
     ("note", "words"),
     [
-        ("Get http://10.42.0.5:8080/: context deadline exceeded", "does not answer its health check in time"),
+        (
+            "Get http://10.42.0.5:8080/: context deadline exceeded",
+            "does not answer its health check in time",
+        ),
         ("dial tcp 10.42.0.5:8080: connect: connection refused", "nothing listens on its port"),
         ("HTTP probe failed with statuscode: 503", "answers its health check with status 503"),
         ("HTTP probe failed with statuscode: 404", "Set healthPath in the template"),
@@ -116,7 +138,10 @@ def test_slow_start_names_the_part_that_took_the_time() -> None:
     cluster = Cluster()
     cluster.not_ready(phase="Running")
     (finding,) = cluster.findings()
-    words = r"It has been starting for \d+ s\. \w+( s)? of that is the desktop itself: its readiness probe "
+    words = (
+        r"It has been starting for \d+ s\. \w+( s)? of that is the desktop itself: its readiness"
+        r" probe "
+    )
     assert re.match(words, finding.message)
 
 
@@ -125,7 +150,11 @@ def test_more_cpu_is_advised_where_the_limit_is_low(cpu: str, advised: bool) -> 
     remedy = slow("connect: connection refused", cpu).remedy
     assert ("CPU" in remedy.sentence) == advised
     assert remedy.commands == (
-        "kubectl edit vditemplate ubuntu-desktop" if advised else "kubectl --namespace vdi-sessions logs alice-0",
+        (
+            "kubectl edit vditemplate ubuntu-desktop"
+            if advised
+            else "kubectl --namespace vdi-sessions logs alice-0"
+        ),
     )
 
 

@@ -1,4 +1,6 @@
-"""The connections that docs/network.md promises are those that the doctor checks against the policies."""
+"""The connections that docs/network.md promises are those that the doctor checks against the
+policies.
+"""
 
 import pytest
 
@@ -54,9 +56,14 @@ _PRIVATE = ["10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16"]
         ({"ports": [{"port": 53}]}, False, False),
     ],
 )
-def test_pods_and_servers_outside_are_told_apart(rule: object, reaches_pod: bool, reaches_server: bool) -> None:
+def test_pods_and_servers_outside_are_told_apart(
+    rule: object, reaches_pod: bool, reaches_server: bool
+) -> None:
     source, port = Party("a desktop", "desks", {}), Port(53, "dns", "UDP")
-    for target, reaches in ((Party("DNS", "kube-system", {}), reaches_pod), (Party("outside", "", {}), reaches_server)):
+    for target, reaches in (
+        (Party("DNS", "kube-system", {}), reaches_pod),
+        (Party("outside", "", {}), reaches_server),
+    ):
         assert (blocking(snapshot(rule), source, target, port) is None) == reaches, target
 
 
@@ -69,9 +76,14 @@ def test_pods_and_servers_outside_are_told_apart(rule: object, reaches_pod: bool
         ("0.0.0.0/0", "fd00::a", False),
     ],
 )
-def test_addresses_of_another_family_allow_no_pod(cidr: str, cluster_ip: str, reaches: bool) -> None:
+def test_addresses_of_another_family_allow_no_pod(
+    cidr: str, cluster_ip: str, reaches: bool
+) -> None:
     allowed = snapshot({"to": [{"ipBlock": {"cidr": cidr}}]})
-    service = {"metadata": {"name": "kube-dns", "namespace": "kube-system"}, "spec": {"clusterIP": cluster_ip}}
+    service = {
+        "metadata": {"name": "kube-dns", "namespace": "kube-system"},
+        "spec": {"clusterIP": cluster_ip},
+    }
     allowed.objects.services.append(convert_object("services", service))
     ends = Party("a desktop", "desks", {}), Party("DNS", "kube-system", {})
     assert (blocking(allowed, *ends, Port(53, "dns", "UDP")) is None) == reaches
@@ -79,7 +91,9 @@ def test_addresses_of_another_family_allow_no_pod(cidr: str, cluster_ip: str, re
 
 def test_a_closed_policy_names_both_ends_and_the_port() -> None:
     (finding,) = roots(GATEWAY_FAULTS.broken("desktops_may_not_ask_for_names").findings())
-    assert finding.message == (
-        "A desktop may not connect to the cluster's DNS on port 53. None of the 1 policies for that egress allows it."
+    assert (
+        finding.message
+        == "A desktop may not connect to the cluster's DNS on port 53. None of the 1 policies for"
+        " that egress allows it."
     )
     assert finding.object == "networkpolicy/vdi-sessions/desktops-out"

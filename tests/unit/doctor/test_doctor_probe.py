@@ -1,4 +1,6 @@
-"""The way in, tried for real on loopback: servers with certificates of all sorts, and what is said of each."""
+"""The way in, tried for real on loopback: servers with certificates of all sorts, and what is said
+of each.
+"""
 
 import asyncio
 import base64
@@ -55,14 +57,26 @@ def certificate(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     """Of no one that this machine trusts."""
     folder = tmp_path_factory.mktemp("tls")
     cert, key = folder / "cert.pem", folder / "key.pem"
-    words = ("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", "2", "-subj", "/CN=localhost")
+    words = (
+        "-newkey",
+        "ec",
+        "-pkeyopt",
+        "ec_paramgen_curve:P-256",
+        "-nodes",
+        "-days",
+        "2",
+        "-subj",
+        "/CN=localhost",
+    )
     files = ("-keyout", str(key), "-out", str(cert), "-addext", "subjectAltName=DNS:localhost")
     subprocess.run(["openssl", "req", "-x509", *words, *files], check=True, capture_output=True)
     return cert, key
 
 
 @asynccontextmanager
-async def server(certificate: tuple[Path, Path], page: bytes, upgrade: bytes = REFUSED) -> AsyncIterator[str]:
+async def server(
+    certificate: tuple[Path, Path], page: bytes, upgrade: bytes = REFUSED
+) -> AsyncIterator[str]:
     """Answers pages with one thing and upgrades with another; gives its URL."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(*certificate)
@@ -114,7 +128,9 @@ async def test_what_is_answered_is_said(
         assert await found_at(url) == code
 
 
-async def test_an_untrusted_certificate_does_not_stop_the_probe(certificate: tuple[Path, Path]) -> None:
+async def test_an_untrusted_certificate_does_not_stop_the_probe(
+    certificate: tuple[Path, Path],
+) -> None:
     async with server(certificate, http("404 Not Found"), http("404 Not Found")) as url:
         assert await found_at(url) == {"probe_certificate_refused", "probe_bad_answer"}
 
@@ -126,8 +142,12 @@ async def test_an_unknown_name_and_a_closed_port_are_told_apart() -> None:
 
 
 def test_a_probe_finding_has_address_and_command() -> None:
-    target = Target("vdisession/vdi-sessions/alice", "https://alice.vdi.example.com:8443", ("node/one",))
-    (finding,) = judge(target, Seen(certificate="certificate has expired.", status=200, websocket=101))
+    target = Target(
+        "vdisession/vdi-sessions/alice", "https://alice.vdi.example.com:8443", ("node/one",)
+    )
+    (finding,) = judge(
+        target, Seen(certificate="certificate has expired.", status=200, websocket=101)
+    )
     assert finding.remedy.commands == ("openssl s_client -connect alice.vdi.example.com:8443",)
     assert finding.evidence == ("tried: https://alice.vdi.example.com:8443",)
     assert finding.related_objects == ("node/one",)
@@ -146,9 +166,11 @@ def a_template(*, enabled: bool) -> VDITemplate:
 
 def test_a_template_without_homes_is_tried_without_a_volume() -> None:
     """Its storage class may not be there at all."""
-    (claim, pod) = build_probe("vdi-sessions", "vdi-probe-1", a_template(enabled=True))
+    claim, pod = build_probe("vdi-sessions", "vdi-probe-1", a_template(enabled=True))
     assert claim[1]["spec"]["storageClassName"] == "fast"
-    assert pod[1]["spec"]["volumes"] == [{"name": "probe", "persistentVolumeClaim": {"claimName": "vdi-probe-1"}}]
+    assert pod[1]["spec"]["volumes"] == [
+        {"name": "probe", "persistentVolumeClaim": {"claimName": "vdi-probe-1"}}
+    ]
     ((kind, alone),) = build_probe("vdi-sessions", "vdi-probe-1", a_template(enabled=False))
     assert (kind, alone["spec"]["volumes"]) == (PODS, [{"name": "probe", "emptyDir": {}}])
 
@@ -160,13 +182,21 @@ async def test_a_health_page_that_may_not_be_read_is_not_silent() -> None:
 
     pod = msgspec.convert({"metadata": {"name": "alice", "namespace": "vdi-sessions"}}, Pod)
     with pytest.raises(Forbidden):
-        await probe_health(cast(Client, Api()), "vdisession/vdi-sessions/alice", pod, 8080, "/health")
+        await probe_health(
+            cast(Client, Api()), "vdisession/vdi-sessions/alice", pod, 8080, "/health"
+        )
 
 
-@pytest.mark.parametrize(("limit", "reported"), [(-1, True), (0, True), (None, True), (4096, False)])
-async def test_kubelet_that_limits_no_processes_is_reported(limit: int | None, reported: bool) -> None:
+@pytest.mark.parametrize(
+    ("limit", "reported"), [(-1, True), (0, True), (None, True), (4096, False)]
+)
+async def test_kubelet_that_limits_no_processes_is_reported(
+    limit: int | None, reported: bool
+) -> None:
     class Api:
-        async def get(self, kind: Resource, name: str, *, subresource: str, **_: object) -> dict[str, Any]:
+        async def get(
+            self, kind: Resource, name: str, *, subresource: str, **_: object
+        ) -> dict[str, Any]:
             assert kind.path(None, name, subresource) == "/api/v1/nodes/node-1/proxy/configz"
             return {"kubeletconfig": {} if limit is None else {"podPidsLimit": limit}}
 
@@ -184,35 +214,48 @@ async def test_kubelet_that_limits_no_processes_is_reported(limit: int | None, r
         ("svclb-traefik", "v1.36.3+k3s1", True, False),
     ],
 )
-def test_plain_run_notes_that_no_enforcer_is_known(daemon_set: str, version: str, policies: bool, noted: bool) -> None:
+def test_plain_run_notes_that_no_enforcer_is_known(
+    daemon_set: str, version: str, policies: bool, noted: bool
+) -> None:
     """In the summary: no finding, which would fail the run."""
     cluster = doctor_builders.Cluster(0)
     cluster.one("nodes")["status"]["nodeInfo"] = {"kubeletVersion": version}
     cluster.add("daemonsets", doctor_builders.meta_of("kube-system", daemon_set), spec={})
     if policies:
-        cluster.add("networkpolicies", doctor_builders.meta_of("vdi-sessions", "vdi-desktops"), spec={})
+        cluster.add(
+            "networkpolicies", doctor_builders.meta_of("vdi-sessions", "vdi-desktops"), spec={}
+        )
     assert ("`vdi doctor --probe` tests" in summarize([], cluster.snapshot())) == noted
 
 
 def test_a_port_denied_to_desktops_is_found() -> None:
     cluster = doctor_builders.Cluster(0)
-    cluster.one("deployments", "vdi-operator")["metadata"]["labels"] = {"app.kubernetes.io/instance": "vdi"}
+    cluster.one("deployments", "vdi-operator")["metadata"]["labels"] = {
+        "app.kubernetes.io/instance": "vdi"
+    }
     closed = {"podSelector": {}, "policyTypes": ["Egress"], "egress": []}
-    cluster.add("networkpolicies", doctor_builders.meta_of("vdi-sessions", "vdi-desktops"), spec=closed)
+    cluster.add(
+        "networkpolicies", doctor_builders.meta_of("vdi-sessions", "vdi-desktops"), spec=closed
+    )
     found = find_denied_port(cluster.snapshot(), "vdi-sessions")
     assert found and (found.namespace, found.pod, found.port) == ("kasm", doctor_builders.POD, 8081)
     assert found.policies == ("networkpolicy/vdi-sessions/vdi-desktops",)
     assert found.remedy == Remedy.run("helm test vdi --namespace kasm --logs")
     cluster.one("pods")["status"]["conditions"] = []
-    assert find_denied_port(cluster.snapshot(), "vdi-sessions") is None, "nothing listens there for sure"
+    assert find_denied_port(cluster.snapshot(), "vdi-sessions") is None, (
+        "nothing listens there for sure"
+    )
     without_policies = doctor_builders.Cluster(0).snapshot()
-    assert find_denied_port(without_policies, "vdi-sessions") is None, "there is none that could be enforced"
+    assert find_denied_port(without_policies, "vdi-sessions") is None, (
+        "there is none that could be enforced"
+    )
 
 
 class Cluster:
     """Answers the probe as an API server would whose kubelet has run the pod's script for real.
 
-    `dns`: port of the cluster's DNS on loopback; None: it has none. `service`: whether a Service leads to it.
+    `dns`: port of the cluster's DNS on loopback; None: it has none. `service`: whether a Service
+    leads to it.
     """
 
     def __init__(self, dns: int | None = None, *, service: bool = True, names: bool = True) -> None:
@@ -241,13 +284,17 @@ class Cluster:
 
     async def get(self, _kind: Resource, name: str, **__: object) -> Pod:
         if name == "one":
-            return msgspec.convert({"metadata": {"name": name}, "status": {"podIP": "127.0.0.1"}}, Pod)
+            return msgspec.convert(
+                {"metadata": {"name": name}, "status": {"podIP": "127.0.0.1"}}, Pod
+            )
         script = self.pod["spec"]["containers"][0]["command"][2]
         script = script.replace("sleep $seconds", "true").replace("/probe/file", os.devnull)
         script = script.replace(" 53\n", f" {self.dns}\n")
         found = "localhost" if self.names else "nobody.invalid"
         with tempfile.NamedTemporaryFile("r") as words:
-            script = script.replace("/dev/termination-log", words.name).replace("kubernetes.default.svc", found)
+            script = script.replace("/dev/termination-log", words.name).replace(
+                "kubernetes.default.svc", found
+            )
             ran = await asyncio.create_subprocess_exec("sh", "-c", script)
             code = await ran.wait()
             ended = {"exitCode": code, "message": words.read()}
@@ -265,7 +312,9 @@ async def test_a_denied_connection_shows_unenforced_policies(enforced: bool) -> 
         if enforced:
             server.close()
         test = Remedy.run("helm test vdi")
-        denied = DeniedPort("deployment/kasm/vdi-operator", "kasm", "one", port, ("networkpolicy/a/b",), test)
+        denied = DeniedPort(
+            "deployment/kasm/vdi-operator", "kasm", "one", port, ("networkpolicy/a/b",), test
+        )
         findings = await cluster.findings(denied)
     assert "pods" in cluster.removed
     if enforced:
@@ -273,7 +322,9 @@ async def test_a_denied_connection_shows_unenforced_policies(enforced: bool) -> 
         return
     (finding,) = findings
     assert (finding.code, finding.severity) == ("network_policy_not_enforced", Severity.WARNING)
-    words = f"connected to port {port} of deployment/kasm/vdi-operator, which networkpolicy/a/b denies"
+    words = (
+        f"connected to port {port} of deployment/kasm/vdi-operator, which networkpolicy/a/b denies"
+    )
     assert words in finding.message
     assert finding.remedy.commands == ("helm test vdi",)
 
@@ -298,7 +349,9 @@ class Dns(socketserver.BaseRequestHandler):
     ],
     ids=["all is well", "policy", "kube-proxy", "DNS"],
 )
-async def test_one_finding_names_the_layer_that_fails(listens: bool, service: bool, names: bool, words: str) -> None:
+async def test_one_finding_names_the_layer_that_fails(
+    listens: bool, service: bool, names: bool, words: str
+) -> None:
     with socketserver.ThreadingTCPServer(("127.0.0.1", 0), Dns) as server:
         cluster = Cluster(server.server_address[1], service=service, names=names)
         threading.Thread(target=server.serve_forever, daemon=True).start()
@@ -319,7 +372,9 @@ async def test_interrupted_probe_removes_what_is_still_being_made() -> None:
             super().__init__(53)
             self.began, self.goes_on = asyncio.Event(), asyncio.Event()
 
-        async def create(self, kind: Resource, body: dict[str, Any], **names: object) -> dict[str, Any]:
+        async def create(
+            self, kind: Resource, body: dict[str, Any], **names: object
+        ) -> dict[str, Any]:
             if kind is PODS:
                 self.began.set()
                 await self.goes_on.wait()
@@ -345,7 +400,9 @@ async def test_without_dns_pods_no_service_is_made() -> None:
 def test_what_a_broken_network_explains_follows_from_it() -> None:
     cluster = doctor_builders.Cluster()
     with_gateway(cluster)
-    cluster.logs["kasm/vdi-gateway-1"].append('msg="trouble: database: Temporary failure in name resolution"')
+    cluster.logs["kasm/vdi-gateway-1"].append(
+        'msg="trouble: database: Temporary failure in name resolution"'
+    )
     (broken,) = judge_network("node-1", "vdi-sessions", ["name", "service"])
     target = Target("vdisession/vdi-sessions/alice-0", "https://alice-0.vdi.example.com")
     found = rank([*cluster.findings(), broken, *judge(target, Seen(status=500))])
@@ -368,14 +425,22 @@ def test_what_a_broken_network_explains_follows_from_it() -> None:
     ids=["own Secret", "made by the gateway", "something else", "none"],
 )  # fmt: skip
 def test_turn_secret_is_the_gateways_or_coturns(
-    volumes: list[dict[str, object]], of_the_server: list[dict[str, object]], secret: tuple[str, str]
+    volumes: list[dict[str, object]],
+    of_the_server: list[dict[str, object]],
+    secret: tuple[str, str],
 ) -> None:
     url = "turn:turn.example.com:3478?transport=udp"
     container = {"name": "gateway", "env": [{"name": "VDI_TURN_URLS", "value": url}]}
     cluster = doctor_builders.Cluster()
     with_gateway(cluster)
-    gateway, coturn = cluster.one("deployments", "vdi-gateway"), cluster.one("deployments", "coturn")
-    gateway["spec"]["template"]["spec"] = {"containers": [{"name": "mesh"}, container], "volumes": volumes}
+    gateway, coturn = (
+        cluster.one("deployments", "vdi-gateway"),
+        cluster.one("deployments", "coturn"),
+    )
+    gateway["spec"]["template"]["spec"] = {
+        "containers": [{"name": "mesh"}, container],
+        "volumes": volumes,
+    }
     coturn["spec"]["template"]["spec"]["volumes"] = of_the_server
     snapshot = cluster.snapshot()
     assert turn_settings(
@@ -404,6 +469,9 @@ async def test_turn_probe_uses_the_gateways_credentials(monkeypatch: pytest.Monk
         ("vdi-sessions",),
     )
     now = datetime(2026, 11, 20, tzinfo=UTC)
-    assert await probe_turn(cast(Client, Api()), doctor_builders.Cluster().snapshot(), gateway, now) == []
+    assert (
+        await probe_turn(cast(Client, Api()), doctor_builders.Cluster().snapshot(), gateway, now)
+        == []
+    )
     good = make_turn_credentials("s" * 40, "vdi-doctor", now + timedelta(minutes=2))
     assert asked == [("turn.example.com", 3478, *good)]

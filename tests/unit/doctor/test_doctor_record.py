@@ -27,7 +27,12 @@ def record(fault: str = "") -> Record:
 
 def test_causes_are_counted_by_code_and_what_follows_is_not() -> None:
     (only,) = record("operator_scaled_away").counts
-    assert (only.code, only.severity, only.layer, only.number) == ("operator_down", "error", "control plane", 1)
+    assert (only.code, only.severity, only.layer, only.number) == (
+        "operator_down",
+        "error",
+        "control plane",
+        1,
+    )
 
 
 def test_a_record_is_read_as_it_was_kept_and_names_no_one() -> None:
@@ -61,7 +66,9 @@ async def test_the_metrics_are_those_of_the_last_record(caplog: pytest.LogCaptur
     settings = replace(Settings(), doctor_record="vdi-doctor")
     diagnosis = DoctorMetrics(settings, cast(Client, api), registry)
     await diagnosis.look()
-    assert generate_latest(registry) == b"", "before the first run there is nothing to be said, not even 0"
+    assert generate_latest(registry) == b"", (
+        "before the first run there is nothing to be said, not even 0"
+    )
     api.holds = to_patch(record("operator_scaled_away"))
     await diagnosis.look()
     labels = {"code": "operator_down", "severity": "error", "layer": "control plane"}
@@ -70,7 +77,9 @@ async def test_the_metrics_are_those_of_the_last_record(caplog: pytest.LogCaptur
     api.holds = Forbidden(403, "Forbidden", "configmaps is forbidden")
     for _ in range(2):
         await diagnosis.look()
-    assert registry.get_sample_value("vdi_doctor_last_run_timestamp_seconds") == at, "its age tells that it is old"
+    assert registry.get_sample_value("vdi_doctor_last_run_timestamp_seconds") == at, (
+        "its age tells that it is old"
+    )
     assert sum("cannot be read" in one.message for one in caplog.records) == 1
     api.holds = to_patch(record())
     await diagnosis.look()
@@ -78,6 +87,8 @@ async def test_the_metrics_are_those_of_the_last_record(caplog: pytest.LogCaptur
 
 
 @pytest.mark.parametrize("where", ["vdi-doctor", "kasm/", "a/b/c"])
-def test_where_it_is_kept_needs_namespace_and_name(where: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_where_it_is_kept_needs_namespace_and_name(
+    where: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert main(["doctor", "--record", where]) == 2
     assert f"--record {where}: allowed: NAMESPACE/NAME" in capsys.readouterr().err

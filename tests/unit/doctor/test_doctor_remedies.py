@@ -15,20 +15,91 @@ from unit.doctor.doctor_findings import every_finding
 
 # Programs that an administrator has on their machine, or on a node.
 PROGRAMS = {
-    *("kubectl", "helm", "vdi", "systemctl", "journalctl", "timedatectl", "df", "k3s", "crictl", "chown"),
+    *(
+        "kubectl",
+        "helm",
+        "vdi",
+        "systemctl",
+        "journalctl",
+        "timedatectl",
+        "df",
+        "k3s",
+        "crictl",
+        "chown",
+    ),
     *("nvidia-smi", "dmesg"),
 }
 VERBS = {
-    *("get", "describe", "delete", "edit", "patch", "scale", "label", "annotate", "taint", "uncordon", "set"),
+    *(
+        "get",
+        "describe",
+        "delete",
+        "edit",
+        "patch",
+        "scale",
+        "label",
+        "annotate",
+        "taint",
+        "uncordon",
+        "set",
+    ),
     *("create",),
 }
 KINDS = {
-    *("pod", "pods", "node", "nodes", "namespace", "service", "services", "secret", "secrets", "configmap"),
-    *("configmaps", "deployment", "deployments", "daemonset", "statefulset", "statefulsets", "job", "pvc", "pv"),
-    *("storageclass", "persistentvolumeclaim", "resourcequota", "limitrange", "serviceaccount", "networkpolicy"),
-    *("lease", "role", "clusterrole", "vdisession", "vdisessions", "vditemplate", "vditemplates", "ingressroute"),
-    *("ingressroutes", "middlewares.traefik.io", "clusterpolicies.nvidia.com", "clusterpolicy", "events"),
-    *("replicaset", "validatingwebhookconfigurations", "mutatingwebhookconfigurations", "rolebinding"),
+    *(
+        "pod",
+        "pods",
+        "node",
+        "nodes",
+        "namespace",
+        "service",
+        "services",
+        "secret",
+        "secrets",
+        "configmap",
+    ),
+    *(
+        "configmaps",
+        "deployment",
+        "deployments",
+        "daemonset",
+        "statefulset",
+        "statefulsets",
+        "job",
+        "pvc",
+        "pv",
+    ),
+    *(
+        "storageclass",
+        "persistentvolumeclaim",
+        "resourcequota",
+        "limitrange",
+        "serviceaccount",
+        "networkpolicy",
+    ),
+    *(
+        "lease",
+        "role",
+        "clusterrole",
+        "vdisession",
+        "vdisessions",
+        "vditemplate",
+        "vditemplates",
+        "ingressroute",
+    ),
+    *(
+        "ingressroutes",
+        "middlewares.traefik.io",
+        "clusterpolicies.nvidia.com",
+        "clusterpolicy",
+        "events",
+    ),
+    *(
+        "replicaset",
+        "validatingwebhookconfigurations",
+        "mutatingwebhookconfigurations",
+        "rolebinding",
+    ),
     *("clusterrolebinding", "vdipool", "certificate", "ingress", "endpointslices"),
 }
 PLACEHOLDER = re.compile(r"<[a-z]|\.\.\.|\b(?!TLS|CA|CPU|GPU|API|OK)[A-Z]{4,}\b")
@@ -56,7 +127,10 @@ def test_a_remedy_is_a_short_sentence_and_commands() -> None:
 
 def test_a_message_is_read_in_short_sentences() -> None:
     for finding in every_finding():
-        if finding.code.startswith("gpu_") and finding.code not in ("gpu_insufficient", "gpu_runtime_class_unset"):
+        if finding.code.startswith("gpu_") and finding.code not in (
+            "gpu_insufficient",
+            "gpu_runtime_class_unset",
+        ):
             continue  # the words of `vdi gpu verify`
         check_sentences(finding.message)
 
@@ -75,15 +149,27 @@ _PULL = "crictl pull registry.example.com/desktop:1"
 @pytest.mark.parametrize(
     ("message", "words", "commands"),
     [
-        ("desktop:1: not found", "name or tag in spec.image of template `ubuntu-desktop`", (_EDIT, _RESTART)),
+        (
+            "desktop:1: not found",
+            "name or tag in spec.image of template `ubuntu-desktop`",
+            (_EDIT, _RESTART),
+        ),
         (
             "pull access denied, repository does not exist or may require authorization",
             "or its pull secret",
             (_EDIT, _RESTART),
         ),
-        ("lookup registry.example.com: no such host", "fix DNS on the node node-1", (_EDIT, _RESTART, _PULL)),
+        (
+            "lookup registry.example.com: no such host",
+            "fix DNS on the node node-1",
+            (_EDIT, _RESTART, _PULL),
+        ),
         ("toomanyrequests: rate limit", "Wait until", (_EDIT, _RESTART)),
-        ("dial tcp 10.1.2.3:443: connection refused", "On the node node-1, fix its access", (_PULL,)),
+        (
+            "dial tcp 10.1.2.3:443: connection refused",
+            "On the node node-1, fix its access",
+            (_PULL,),
+        ),
         ("no space left on device", "On the node node-1, fix what the message names", (_PULL,)),
     ],
 )
@@ -128,10 +214,19 @@ def check_command(command: str) -> None:
     if words[0] == "kubectl":
         rest = without_options(words[1:])
         assert rest, command
-        if rest[0] in VERBS and "--raw" not in words and rest[0] not in ("uncordon", "set", "create"):
+        if (
+            rest[0] in VERBS
+            and "--raw" not in words
+            and rest[0] not in ("uncordon", "set", "create")
+        ):
             kinds = rest[1].partition("/")[0].split(",")
             assert set(kinds) <= KINDS, command
-            assert rest[0] in ("get", "describe") or len(rest) > 2 or "/" in rest[1] or "--all" in words, command
+            assert (
+                rest[0] in ("get", "describe")
+                or len(rest) > 2
+                or "/" in rest[1]
+                or "--all" in words
+            ), command
 
 
 def without_options(words: list[str]) -> list[str]:
@@ -139,7 +234,18 @@ def without_options(words: list[str]) -> list[str]:
     for word in words:
         if skip:
             skip = False
-        elif word in ("--namespace", "-n", "--as", "--type", "--patch", "-l", "-o", "--output", "--container", "-c"):
+        elif word in (
+            "--namespace",
+            "-n",
+            "--as",
+            "--type",
+            "--patch",
+            "-l",
+            "-o",
+            "--output",
+            "--container",
+            "-c",
+        ):
             skip = True
         elif not word.startswith("-"):
             rest.append(word)
@@ -147,21 +253,32 @@ def without_options(words: list[str]) -> list[str]:
 
 
 def _waits_for_a_gpu(*nodes: tuple[str, str, dict[str, Any]]) -> str:
-    """The commands for a desktop of 8 GPUs, on nodes of (name, number of GPUs, spec); 4 of node `gpu` are taken."""
+    """The commands for a desktop of 8 GPUs, on nodes of (name, number of GPUs, spec); 4 of node
+    `gpu` are taken.
+    """
     cluster = FAULTS.broken("gpus_busy_and_operator_silent")
-    next(pod for pod in cluster.objects["pods"] if pod["metadata"]["name"] == "job")["spec"]["nodeName"] = "gpu"
+    next(pod for pod in cluster.objects["pods"] if pod["metadata"]["name"] == "job")["spec"][
+        "nodeName"
+    ] = "gpu"
     first = cluster.one("nodes")
     cluster.objects["nodes"] = []
     for name, gpus, spec in nodes:
         node = cluster.add(
-            "nodes", first["metadata"] | {"name": name}, spec=spec, status=copy.deepcopy(first["status"])
+            "nodes",
+            first["metadata"] | {"name": name},
+            spec=spec,
+            status=copy.deepcopy(first["status"]),
         )
         node["status"]["allocatable"]["nvidia.com/gpu"] = gpus
-    (finding,) = [one for one in cluster.findings() if one.code in ("gpu_insufficient", "room_insufficient")]
+    (finding,) = [
+        one for one in cluster.findings() if one.code in ("gpu_insufficient", "room_insufficient")
+    ]
     return "\n".join(finding.remedy.commands)
 
 
-_CONTROL_PLANE = {"taints": [{"key": "node-role.kubernetes.io/control-plane", "effect": "NoSchedule"}]}
+_CONTROL_PLANE = {
+    "taints": [{"key": "node-role.kubernetes.io/control-plane", "effect": "NoSchedule"}]
+}
 _DEDICATED = {"taints": [{"key": "dedicated", "effect": "NoSchedule"}]}
 
 
@@ -172,13 +289,25 @@ _DEDICATED = {"taints": [{"key": "dedicated", "effect": "NoSchedule"}]}
         ([("gpu", "8", {}), ("other", "8", _DEDICATED)], "vdi session ls"),
         ([("gpu", "8", {}), ("cpu", "0", {"unschedulable": True})], "vdi session ls"),
         ([("gpu", "8", {}), ("more", "8", {"unschedulable": True})], "kubectl uncordon more"),
-        ([("gpu", "8", _DEDICATED), ("cp", "0", _CONTROL_PLANE)], "kubectl taint nodes gpu dedicated:NoSchedule-"),
+        (
+            [("gpu", "8", _DEDICATED), ("cp", "0", _CONTROL_PLANE)],
+            "kubectl taint nodes gpu dedicated:NoSchedule-",
+        ),
     ],
-    ids=["control plane", "dedicated", "cordoned without GPUs", "cordoned with GPUs", "all with GPUs are tainted"],
+    ids=[
+        "control plane",
+        "dedicated",
+        "cordoned without GPUs",
+        "cordoned with GPUs",
+        "all with GPUs are tainted",
+    ],
 )
 def test_only_nodes_that_could_take_the_desktop_are_opened(
     nodes: list[tuple[str, str, dict[str, Any]]], expected: str
 ) -> None:
     commands = _waits_for_a_gpu(*nodes)
     assert expected in commands
-    assert ("taint" in commands, "uncordon" in commands) == ("taint" in expected, "uncordon" in expected)
+    assert ("taint" in commands, "uncordon" in commands) == (
+        "taint" in expected,
+        "uncordon" in expected,
+    )

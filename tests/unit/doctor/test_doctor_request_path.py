@@ -1,4 +1,6 @@
-"""Each hop of a request from the snapshot: which other routes and Services count, and which do not."""
+"""Each hop of a request from the snapshot: which other routes and Services count, and which do
+not.
+"""
 
 from collections.abc import Callable
 
@@ -51,7 +53,14 @@ def _of_another_session(cluster: Cluster) -> None:
         _of_another_session,
     ],
     ids=[
-        *("another class", "another path", "another host", "another entry point", "another matcher", "a shorter rule"),
+        *(
+            "another class",
+            "another path",
+            "another host",
+            "another entry point",
+            "another matcher",
+            "a shorter rule",
+        ),
         *("an unwatched namespace", "another release", "another session"),
     ],
 )
@@ -89,7 +98,9 @@ def test_a_foreign_route_is_shown_before_it_is_deleted() -> None:
     cluster = gateway()
     add_ingress(cluster, HOST)
     (finding,) = roots(cluster.findings())
-    assert finding.message.startswith(f"The Ingress web/web takes over the host {HOST}: its priority is ")
+    assert finding.message.startswith(
+        f"The Ingress web/web takes over the host {HOST}: its priority is "
+    )
     assert finding.remedy.commands == (
         "kubectl --namespace web get ingress web --output yaml",
         "kubectl --namespace web delete ingress web",
@@ -116,7 +127,9 @@ def test_a_gateway_that_is_down_explains_its_empty_service() -> None:
 def test_what_may_not_be_read_elsewhere_is_not_missing() -> None:
     cluster = gateway()
     for kind in ("services", "endpointslices", "middlewares", "ingressroutes"):
-        cluster.objects[kind] = [one for one in cluster.objects[kind] if one["metadata"]["namespace"] == SPACE]
+        cluster.objects[kind] = [
+            one for one in cluster.objects[kind] if one["metadata"]["namespace"] == SPACE
+        ]
         cluster.unread.append(Unreadable(f"{kind}@all", "You may not.", Remedy("ask")))
     assert set(cluster.roots()) == {"not_readable"}
 
@@ -130,8 +143,13 @@ def test_what_may_not_be_read_elsewhere_is_not_missing() -> None:
     ],
 )
 def test_of_a_middleware_only_the_host_it_asks_is_kept(address: str, kept: str) -> None:
-    spec: Object = {"forwardAuth": {"address": address, "authRequestHeaders": ["Cookie"]}, "basicAuth": {"secret": "s"}}
+    spec: Object = {
+        "forwardAuth": {"address": address, "authRequestHeaders": ["Cookie"]},
+        "basicAuth": {"secret": "s"},
+    }
     found = convert_object("middlewares", {"metadata": {"name": "auth"}, "spec": spec})
     assert msgspec.to_builtins(found.spec) == {"chain": {}, "forwardAuth": {"address": kept}}
     chain = {"metadata": {"name": "both"}, "spec": {"chain": {"middlewares": [{"name": "auth"}]}}}
-    assert [link.name for link in convert_object("middlewares", chain).spec.chain.middlewares] == ["auth"]
+    assert [link.name for link in convert_object("middlewares", chain).spec.chain.middlewares] == [
+        "auth"
+    ]

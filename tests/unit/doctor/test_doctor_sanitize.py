@@ -15,9 +15,19 @@ from vdi.snapshot.objects import STRUCTS, convert_object, read_object
 from vdi.snapshot.redact import redact
 
 MARK = "kR7marker"
-ENV = [{"name": "PASSWORD", "value": MARK}, {"name": "VDI_WEBHOOK_URL", "value": f"https://h.example.com/{MARK}"}]
+ENV = [
+    {"name": "PASSWORD", "value": MARK},
+    {"name": "VDI_WEBHOOK_URL", "value": f"https://h.example.com/{MARK}"},
+]
 SOURCES = [
-    {"name": "csi", "csi": {"driver": "x", "volumeAttributes": {"key": MARK}, "nodePublishSecretRef": {"name": MARK}}},
+    {
+        "name": "csi",
+        "csi": {
+            "driver": "x",
+            "volumeAttributes": {"key": MARK},
+            "nodePublishSecretRef": {"name": MARK},
+        },
+    },
     {"name": "flex", "flexVolume": {"driver": "x", "options": {"password": MARK}}},
     {"name": "rbd", "rbd": {"keyring": MARK}},
     {"name": "api", "downwardAPI": {"items": [{"path": MARK}]}},
@@ -55,13 +65,20 @@ SPECS: dict[str, Any] = {
         "group": "x.example.com",
         "names": {"kind": "X"},
         "conversion": {"webhook": {"clientConfig": {"url": f"https://{MARK}/", "caBundle": MARK}}},
-        "versions": [{"name": "v1", "schema": {"openAPIV3Schema": {"properties": {"key": {"default": MARK}}}}}],
+        "versions": [
+            {
+                "name": "v1",
+                "schema": {"openAPIV3Schema": {"properties": {"key": {"default": MARK}}}},
+            }
+        ],
     },
     "daemonsets": WORKLOAD,
     "deployments": WORKLOAD,
     "ingresses": {"rules": [], "tls": [{"secretName": MARK}]},
     "ingressroutes": {
-        "routes": [{"match": "Host(`x`)", "services": [{"name": "x", "healthCheck": {"headers": HEADERS}}]}],
+        "routes": [
+            {"match": "Host(`x`)", "services": [{"name": "x", "healthCheck": {"headers": HEADERS}}]}
+        ],
         "tls": {"secretName": "tls", "options": {"name": MARK}},
     },
     "jobs": {"template": {"metadata": {"annotations": {"key": MARK}}, "spec": POD}},
@@ -113,7 +130,10 @@ TOP: dict[str, Any] = {
     "mutatingwebhookconfigurations": {
         "webhooks": [{"clientConfig": {"url": f"https://u:{MARK}@h/", "caBundle": MARK}}],
     },
-    "helmcharts": {"spec": {"valuesContent": MARK, "authSecret": {"name": MARK}}, "status": {"log": MARK}},
+    "helmcharts": {
+        "spec": {"valuesContent": MARK, "authSecret": {"name": MARK}},
+        "status": {"log": MARK},
+    },
 }
 NOTES = {
     "kubectl.kubernetes.io/last-applied-configuration": json.dumps({"spec": {"env": ENV}}),
@@ -129,9 +149,18 @@ MADE = {"takes", "waitsFor", "secrets", "problem", "changed", "openAPIV3Schema",
 
 
 def marked(plural: str) -> dict[str, Any]:
-    """An object of this kind with the marker wherever its API has a place for a secret, or for anything."""
-    metadata = meta_of("kasm", "x", annotations=NOTES, managedFields=[{"manager": MARK, "fieldsV1": {"f:x": {}}}])
-    found = {"metadata": metadata, "spec": SPECS.get(plural, {}), "somethingNew": MARK, **TOP.get(plural, {})}
+    """An object of this kind with the marker wherever its API has a place for a secret, or for
+    anything.
+    """
+    metadata = meta_of(
+        "kasm", "x", annotations=NOTES, managedFields=[{"manager": MARK, "fieldsV1": {"f:x": {}}}]
+    )
+    found = {
+        "metadata": metadata,
+        "spec": SPECS.get(plural, {}),
+        "somethingNew": MARK,
+        **TOP.get(plural, {}),
+    }
     if plural not in OURS:
         found["spec"] = {**found["spec"], "somethingNew": MARK}
         found.setdefault("status", {"somethingNew": MARK})
@@ -139,10 +168,16 @@ def marked(plural: str) -> dict[str, Any]:
 
 
 def filled(kind: inspect.Type) -> Any:
-    """A value of this type with every field set, and the marker in a field beside them on every level."""
+    """A value of this type with every field set, and the marker in a field beside them on every
+    level.
+    """
     match kind:
         case inspect.StructType():
-            fields = {field.encode_name: filled(field.type) for field in kind.fields if field.encode_name not in MADE}
+            fields = {
+                field.encode_name: filled(field.type)
+                for field in kind.fields
+                if field.encode_name not in MADE
+            }
             return {**fields, "somethingNew": MARK}
         case inspect.Metadata():
             return filled(kind.type)
@@ -181,7 +216,9 @@ def test_a_bundle_of_marked_objects_is_free_of_them_and_still_checked() -> None:
         cluster.objects.setdefault(plural, []).append(marked(plural))
     bundle = save(redact(cluster.snapshot()))
     assert MARK.encode() not in bundle
-    assert [finding.code for finding in run_checks(load(bundle)) if finding.code == "check_failed"] == []
+    assert [
+        finding.code for finding in run_checks(load(bundle)) if finding.code == "check_failed"
+    ] == []
 
 
 def test_a_device_plugin_config_keeps_its_sharing_and_its_fault() -> None:

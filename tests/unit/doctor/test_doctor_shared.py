@@ -55,7 +55,9 @@ class Api:
 async def test_desktops_outside_the_turn_ranges_are_reported(address: str, denied: bool) -> None:
     cluster = Cluster()
     volumes = [{"name": "config", "secret": {"secretName": "turn-config"}}]
-    server = deployment("coturn", "kasm", {}, {"containers": [{"name": "coturn"}], "volumes": volumes})
+    server = deployment(
+        "coturn", "kasm", {}, {"containers": [{"name": "coturn"}], "volumes": volumes}
+    )
     server["metadata"]["labels"] = {"app.kubernetes.io/name": "coturn"}
     cluster.objects["deployments"].append(server)
     pods = {"vdisession/vdi-sessions/alice-0": ("vdi-sessions", "alice-0")}
@@ -72,6 +74,8 @@ def test_a_gpu_with_full_memory_is_reported() -> None:
         Gpu("1", "NVIDIA L40S", 0.5, 20_000, 46_068),
         Gpu("2", "NVIDIA L40S", None, None, None),
     )
-    (finding,) = judge_memory(GpuMeasurements(nodes={"node-1": gpus}, problems={"node-2": "no exporter"}))
+    (finding,) = judge_memory(
+        GpuMeasurements(nodes={"node-1": gpus}, problems={"node-2": "no exporter"})
+    )
     assert (finding.code, finding.object) == ("gpu_memory_full", "node/node-1")
     assert "46000 of 46068 MiB" in finding.message

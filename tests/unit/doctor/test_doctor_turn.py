@@ -1,4 +1,6 @@
-"""The question to a TURN server, against a stand-in that gives chosen answers (RFC 8656); coturn: tests/cluster."""
+"""The question to a TURN server, against a stand-in that gives chosen answers (RFC 8656); coturn:
+tests/cluster.
+"""
 
 import asyncio
 import hashlib
@@ -22,7 +24,9 @@ def reply(kind: int, *attributes: tuple[int, bytes]) -> Reply:
     """To each request the answer of this kind."""
 
     def make(request: bytes) -> list[bytes]:
-        body = b"".join(struct.pack("!HH", n, len(v)) + v + b"\0" * (-len(v) % 4) for n, v in attributes)
+        body = b"".join(
+            struct.pack("!HH", n, len(v)) + v + b"\0" * (-len(v) % 4) for n, v in attributes
+        )
         (method,) = struct.unpack("!H", request[:2])
         return [struct.pack("!HHI", method | kind, len(body), COOKIE) + request[8:20] + body]
 
@@ -33,7 +37,11 @@ def refuse(code: int, words: str, *more: tuple[int, bytes]) -> Reply:
     return reply(ERROR, (0x09, struct.pack("!HBB", 0, *divmod(code, 100)) + words.encode()), *more)
 
 
-UNAUTHORIZED, GRANTED, RELEASED = refuse(401, "Unauthorized", REALM, NONCE), reply(SUCCESS, RELAYED), reply(SUCCESS)
+UNAUTHORIZED, GRANTED, RELEASED = (
+    refuse(401, "Unauthorized", REALM, NONCE),
+    reply(SUCCESS, RELAYED),
+    reply(SUCCESS),
+)
 
 
 class Server(asyncio.DatagramProtocol):
@@ -52,7 +60,9 @@ class Server(asyncio.DatagramProtocol):
 @asynccontextmanager
 async def serving(*replies: Reply) -> AsyncIterator[tuple[Server, int]]:
     loop = asyncio.get_running_loop()
-    transport, server = await loop.create_datagram_endpoint(lambda: Server(replies), local_addr=("127.0.0.1", 0))
+    transport, server = await loop.create_datagram_endpoint(
+        lambda: Server(replies), local_addr=("127.0.0.1", 0)
+    )
     try:
         yield server, transport.get_extra_info("sockname")[1]
     finally:
@@ -64,7 +74,11 @@ async def test_an_allocation_is_signed_and_given_back() -> None:
     async with serving(UNAUTHORIZED, GRANTED, RELEASED) as (server, port):
         await allocate("127.0.0.1", port, "1900000000:vdi", "secret")
     first, second, last = server.requests
-    assert [struct.unpack("!H", one[:2])[0] for one in server.requests] == [ALLOCATE, ALLOCATE, REFRESH]
+    assert [struct.unpack("!H", one[:2])[0] for one in server.requests] == [
+        ALLOCATE,
+        ALLOCATE,
+        REFRESH,
+    ]
     assert b"1900000000:vdi" not in first
     assert struct.pack("!HHI", 0x0D, 4, 0) in last, "a lifetime of 0 s"
     key = hashlib.md5(b"1900000000:vdi:example.com:secret", usedforsecurity=False).digest()
@@ -79,7 +93,10 @@ async def test_an_allocation_is_signed_and_given_back() -> None:
         ([reply(SUCCESS, RELAYED)], "relays for anyone"),
         ([refuse(403, "Forbidden")], "it responds with 403 Forbidden"),
         ([UNAUTHORIZED, refuse(401, "Unauthorized")], "it responds with 401 Unauthorized"),
-        ([UNAUTHORIZED, refuse(486, "Allocation Quota Reached")], "it responds with 486 Allocation Quota Reached"),
+        (
+            [UNAUTHORIZED, refuse(486, "Allocation Quota Reached")],
+            "it responds with 486 Allocation Quota Reached",
+        ),
     ],
 )
 async def test_a_refusal_is_quoted(replies: list[Reply], words: str) -> None:

@@ -1,4 +1,6 @@
-"""The last check: each bad state in the API is explained by a finding or is one, and a normal state is none."""
+"""The last check: each bad state in the API is explained by a finding or is one, and a normal state
+is none.
+"""
 
 import json
 import shlex
@@ -6,7 +8,14 @@ import shlex
 import pytest
 
 from unit.doctor.doctor_breaks import Break, Faults, put
-from unit.doctor.doctor_builders import JUST_NOW, OPERATOR_LABELS, POD, SPACE, Cluster, ready_condition
+from unit.doctor.doctor_builders import (
+    JUST_NOW,
+    OPERATOR_LABELS,
+    POD,
+    SPACE,
+    Cluster,
+    ready_condition,
+)
 from unit.doctor.doctor_faults import FAULTS, SETUP, local_path
 from unit.doctor.doctor_unexplained import (
     MINUTES_AGO,
@@ -47,7 +56,8 @@ def suspended_for_hours(cluster: Cluster) -> None:
     cluster.session["spec"]["suspended"] = True
     cluster.without_pod("Suspended", phase="Suspended")
     cluster.session["status"]["conditions"] = [
-        condition(kind, "False", "Suspended", at=OLD) for kind in ("Admitted", "PodReady", "RouteReady", "Ready")
+        condition(kind, "False", "Suspended", at=OLD)
+        for kind in ("Admitted", "PodReady", "RouteReady", "Ready")
     ]
 
 
@@ -73,21 +83,27 @@ def warned_while_it_started(cluster: Cluster) -> None:
 @normal()
 def warned_before_ten_minutes(cluster: Cluster) -> None:
     at = "2026-11-20T11:49:00Z"
-    cluster.warn("VDISession", cluster.session["metadata"]["name"], "ActivityUnknown", "silent", at=at)
+    cluster.warn(
+        "VDISession", cluster.session["metadata"]["name"], "ActivityUnknown", "silent", at=at
+    )
 
 
 @normal()
 def warning_of_a_namesake(cluster: Cluster) -> None:
     for kind, plural in (("Pod", "pods"), ("PersistentVolumeClaim", "persistentvolumeclaims")):
         name = cluster.objects[plural][-1]["metadata"]["name"]
-        cluster.warn(kind, name, "FailedSomething", "of the one before", uid="another", at=SECONDS_AGO)
+        cluster.warn(
+            kind, name, "FailedSomething", "of the one before", uid="another", at=SECONDS_AGO
+        )
 
 
 @normal()
 def session_announces_its_end(cluster: Cluster) -> None:
     cluster.session["status"]["conditions"].append(condition("Expiring", "True", "ExpiringSoon"))
     for reason in ("ExpiringSoon", "ClosingSoon", "Idle", "NodeCordoned"):
-        cluster.warn("VDISession", cluster.session["metadata"]["name"], reason, "soon", at=SECONDS_AGO)
+        cluster.warn(
+            "VDISession", cluster.session["metadata"]["name"], reason, "soon", at=SECONDS_AGO
+        )
 
 
 @normal()
@@ -98,10 +114,16 @@ def image_is_being_pulled(cluster: Cluster) -> None:
 
 @normal()
 def replica_of_an_upgrade_starts(cluster: Cluster) -> None:
-    status = {"phase": "Pending", "conditions": [condition("Ready", "False", at="2026-11-20T11:58:10Z")]}
+    status = {
+        "phase": "Pending",
+        "conditions": [condition("Ready", "False", at="2026-11-20T11:58:10Z")],
+    }
     cluster.add_pod(f"{POD}-2", "kasm", labels=OPERATOR_LABELS)["status"] = status
     available = condition("Available", "False", "MinimumReplicasUnavailable", at=SECONDS_AGO)
-    cluster.one("deployments")["status"]["conditions"] = [available, condition("Progressing", "True")]
+    cluster.one("deployments")["status"]["conditions"] = [
+        available,
+        condition("Progressing", "True"),
+    ]
 
 
 @normal()
@@ -115,7 +137,9 @@ def machine_was_off(cluster: Cluster) -> None:
     """Every container was started again, and the operator's Lease is as old as the power cut."""
     for pod in cluster.objects["pods"]:
         ended(pod)
-        pod["status"]["containerStatuses"][0]["state"] = {"running": {"startedAt": "2026-11-20T11:59:20Z"}}
+        pod["status"]["containerStatuses"][0]["state"] = {
+            "running": {"startedAt": "2026-11-20T11:59:20Z"}
+        }
         ready_condition(pod)["lastTransitionTime"] = "2026-11-20T11:59:40Z"
     cluster.one("leases")["spec"]["renewTime"] = "2026-11-20T11:50:00.000000Z"
 
@@ -125,24 +149,57 @@ def certificate_is_renewed(cluster: Cluster) -> None:
 
 
 NORMAL.table(
-    # The operator could not act, or the session waited for its turn: neither is slow now that it has a desktop.
+    # The operator could not act, or the session waited for its turn: neither is slow now that it
+    # has a desktop.
     ("", "pod_came_late", put("vdisessions", "metadata.creationTimestamp", "2026-11-20T10:55:00Z")),
     ("", "setup_script_of_k3s", lambda cluster: local_path(cluster, SETUP.format("0777"))),
-    ("", "probe_failed_once", lambda cluster: cluster.warn_pod("Unhealthy", "Liveness probe failed", at=SECONDS_AGO)),
-    ("", "mount_failed_some_minutes_ago", lambda cluster: cluster.warn_pod("FailedMount", "timed out", at=MINUTES_AGO)),
-    ("", "pod_was_deleted_by_a_person", lambda cluster: lost(cluster, reason="PodDeleted", message="It was deleted.")),
-    ("", "restarted_by_a_person_since_it_was_lost", lambda cluster: lost(cluster, restartedAt="before")),
-    ("", "pool_fills_up_all_day", lambda cluster: add_pool(cluster, "Filling", "1 of 2 desktops is ready.")),
-    ("", "pool_waits_for_a_moment", lambda cluster: add_pool(cluster, "GPUsBusy", "All are in use.", at=SECONDS_AGO)),
+    (
+        "",
+        "probe_failed_once",
+        lambda cluster: cluster.warn_pod("Unhealthy", "Liveness probe failed", at=SECONDS_AGO),
+    ),
+    (
+        "",
+        "mount_failed_some_minutes_ago",
+        lambda cluster: cluster.warn_pod("FailedMount", "timed out", at=MINUTES_AGO),
+    ),
+    (
+        "",
+        "pod_was_deleted_by_a_person",
+        lambda cluster: lost(cluster, reason="PodDeleted", message="It was deleted."),
+    ),
+    (
+        "",
+        "restarted_by_a_person_since_it_was_lost",
+        lambda cluster: lost(cluster, restartedAt="before"),
+    ),
+    (
+        "",
+        "pool_fills_up_all_day",
+        lambda cluster: add_pool(cluster, "Filling", "1 of 2 desktops is ready."),
+    ),
+    (
+        "",
+        "pool_waits_for_a_moment",
+        lambda cluster: add_pool(cluster, "GPUsBusy", "All are in use.", at=SECONDS_AGO),
+    ),
     ("", "user_has_logged_out", lambda cluster: ended(cluster.pod, reason="Completed", exitCode=0)),
     (
         "",
         "container_failed_before_it_had_started",
         lambda cluster: ended(cluster.one("pods", POD), startedAt=SHORTLY_BEFORE),
     ),
-    ("", "container_crashed_hours_ago", lambda cluster: ended(cluster.pod, startedAt=LONG_AGO, finishedAt=OLD)),
+    (
+        "",
+        "container_crashed_hours_ago",
+        lambda cluster: ended(cluster.pod, startedAt=LONG_AGO, finishedAt=OLD),
+    ),
     ("", "certificate_is_renewed", certificate_is_renewed),
-    ("", "certificate_no_route_names", lambda cluster: add_certificate(cluster, "web", condition("Ready", "False"))),
+    (
+        "",
+        "certificate_no_route_names",
+        lambda cluster: add_certificate(cluster, "web", condition("Ready", "False")),
+    ),
 )
 
 
@@ -156,19 +213,43 @@ def test_a_normal_state_is_no_finding(name: str) -> None:
     ("name", "object_name", "words"),
     [
         ("pool_of_a_template_with_a_home", "vdipool/warm", "Template 'ubuntu-desktop' has a home."),
-        ("image_that_no_node_can_pull_in_advance", "vditemplate/ubuntu-desktop", "PullFailed: 1 of 1 nodes failed"),
-        ("second_replica_of_the_operator_has_no_image", f"pod/kasm/{POD}-2", "the registry has no such image"),
+        (
+            "image_that_no_node_can_pull_in_advance",
+            "vditemplate/ubuntu-desktop",
+            "PullFailed: 1 of 1 nodes failed",
+        ),
+        (
+            "second_replica_of_the_operator_has_no_image",
+            f"pod/kasm/{POD}-2",
+            "the registry has no such image",
+        ),
         ("pods_of_a_release_are_refused", "deployment/kasm/docs", "exceeded quota: few."),
         ("pod_of_the_database_is_refused", "statefulset/kasm/postgresql", "exceeded quota: few."),
-        ("image_of_the_database_is_gone", "pod/kasm/postgresql-0", "the registry has no such image"),
-        ("desktop_of_a_pool_does_not_start", f"pod/{SPACE}/warm-x", "The desktop needs the Secret 'keys'"),
-        ("secret_of_a_running_desktop_is_deleted", f"pod/{SPACE}/alice-0", 'secret "keys" not found.'),
+        (
+            "image_of_the_database_is_gone",
+            "pod/kasm/postgresql-0",
+            "the registry has no such image",
+        ),
+        (
+            "desktop_of_a_pool_does_not_start",
+            f"pod/{SPACE}/warm-x",
+            "The desktop needs the Secret 'keys'",
+        ),
+        (
+            "secret_of_a_running_desktop_is_deleted",
+            f"pod/{SPACE}/alice-0",
+            'secret "keys" not found.',
+        ),
         (
             "desktop_was_evicted_for_its_disk",
             f"vdisession/{SPACE}/alice-0",
             "exceeds the total limit of containers 1Gi",
         ),
-        ("desktop_was_killed_for_its_memory", f"pod/{SPACE}/alice-0", "desktop used more memory than its limit 300 s"),
+        (
+            "desktop_was_killed_for_its_memory",
+            f"pod/{SPACE}/alice-0",
+            "desktop used more memory than its limit 300 s",
+        ),
         ("operator_has_crashed_once", f"pod/kasm/{POD}", "ended with exit code 1 300 s ago"),
     ],
 )
@@ -180,8 +261,14 @@ def test_the_object_and_its_words_are_the_finding(name: str, object_name: str, w
 
 def test_a_finalizer_is_shown_with_its_owner_and_removed_alone() -> None:
     finding = only(UNEXPLAINED_FAULTS.broken("foreign_finalizer_on_a_claim"))
-    assert "kubernetes.io/pvc-protection (Kubernetes removes it when no pod uses the claim)" in finding.message
-    assert "backup.example.com/hold (the controller of backup.example.com removes it)" in finding.message
+    assert (
+        "kubernetes.io/pvc-protection (Kubernetes removes it when no pod uses the claim)"
+        in finding.message
+    )
+    assert (
+        "backup.example.com/hold (the controller of backup.example.com removes it)"
+        in finding.message
+    )
     show, patch = finding.remedy.commands
     assert show.endswith("--output yaml")
     own = only(UNEXPLAINED_FAULTS.broken("home_of_a_running_desktop_is_deleted"))
@@ -201,7 +288,10 @@ def test_a_stuck_pod_speaks_for_its_stuck_session() -> None:
 
 def test_a_session_that_stays_names_the_operator() -> None:
     finding = only(FAULTS.broken("finalizer_stays"))
-    assert "vdi.kasm.io/session-cleanup (the operator removes it after its clean-up)" in finding.message
+    assert (
+        "vdi.kasm.io/session-cleanup (the operator removes it after its clean-up)"
+        in finding.message
+    )
     assert finding.remedy.commands[-1].endswith("rollout restart deployment/vdi-operator")
 
 
@@ -209,13 +299,17 @@ def test_a_session_that_stays_names_the_operator() -> None:
 def test_the_sentence_of_an_object_is_said_once(name: str) -> None:
     for finding in UNEXPLAINED_FAULTS.broken(name).findings():
         message = finding.message.removeprefix("Its ").rstrip(".")
-        assert not any(message in line or line in finding.message for line in finding.evidence), finding
+        assert not any(message in line or line in finding.message for line in finding.evidence), (
+            finding
+        )
 
 
 def test_desktop_killed_from_inside_did_not_hang() -> None:
     cluster = Cluster()
     ended(cluster.pod, exitCode=137)
-    cluster.warn_pod("Unhealthy", "Liveness probe failed: dial tcp 10.42.0.5:8080: connect: connection refused")
+    cluster.warn_pod(
+        "Unhealthy", "Liveness probe failed: dial tcp 10.42.0.5:8080: connect: connection refused"
+    )
     assert "was killed, neither for its memory limit nor by the kubelet" in only(cluster).message
 
 
@@ -234,7 +328,9 @@ def is_lost_on_a_full_node(cluster: Cluster) -> None:
 def ignores_an_encoder(cluster: Cluster) -> None:
     template = cluster.one("vditemplates")
     template["spec"]["env"] = [{"name": "SELKIES_ENCODER", "value": "nvh264enc"}]
-    template["status"] = {"conditions": [condition("SettingsIgnored", "True", "OfSelkies1", "SELKIES_ENCODER")]}
+    template["status"] = {
+        "conditions": [condition("SettingsIgnored", "True", "OfSelkies1", "SELKIES_ENCODER")]
+    }
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,10 @@ from vdi.findings import ExitCode
 from vdi.findings.model import Finding, Remedy, Severity, errors, exit_code, roots, worst
 from vdi.findings.render import Report, as_data, as_junit, as_text, findings_as_text
 
-COMMAND = "kubectl --namespace kasm rollout restart deployment/one-that-is-longer deployment/than-a-line-may-be"
+COMMAND = (
+    "kubectl --namespace kasm rollout restart deployment/one-that-is-longer"
+    " deployment/than-a-line-may-be"
+)
 CAUSE = Finding(
     code="operator_down",
     severity=Severity.ERROR,
@@ -22,7 +25,11 @@ CAUSE = Finding(
     related_objects=("node/a",),
 )
 FOLLOWS = Finding(
-    code="session_ignored", severity=Severity.ERROR, object="vdisession/s/a", message="No pod.", caused_by=CAUSE.key
+    code="session_ignored",
+    severity=Severity.ERROR,
+    object="vdisession/s/a",
+    message="No pod.",
+    caused_by=CAUSE.key,
 )
 WARNING = Finding(
     code="memory",
@@ -32,13 +39,26 @@ WARNING = Finding(
     expected="8 GB",
     remedy=Remedy("Give the machine more."),
 )
-UNKNOWN = Finding(code="clock", severity=Severity.UNKNOWN, observed="not read", message="You may not.")
-OK = Finding(code="helm", severity=Severity.OK, observed="3.18.4", expected="3.14 or later", evidence=("a sum",))
+UNKNOWN = Finding(
+    code="clock", severity=Severity.UNKNOWN, observed="not read", message="You may not."
+)
+OK = Finding(
+    code="helm",
+    severity=Severity.OK,
+    observed="3.18.4",
+    expected="3.14 or later",
+    evidence=("a sum",),
+)
 ALL = (CAUSE, FOLLOWS, WARNING, UNKNOWN, OK)
 
 
 def a_report(*findings: Finding, warnings_fail: bool = False) -> Report:
-    return Report(tool="vdi doctor", findings=findings, warnings_fail=warnings_fail, context={"namespace": "kasm"})
+    return Report(
+        tool="vdi doctor",
+        findings=findings,
+        warnings_fail=warnings_fail,
+        context={"namespace": "kasm"},
+    )
 
 
 @pytest.mark.parametrize(
@@ -54,7 +74,9 @@ def a_report(*findings: Finding, warnings_fail: bool = False) -> Report:
         ((OK, UNKNOWN, CAUSE), False, ExitCode.FINDINGS),
     ],
 )
-def test_the_exit_code_and_junit_agree(findings: tuple[Finding, ...], warnings_fail: bool, code: int) -> None:
+def test_the_exit_code_and_junit_agree(
+    findings: tuple[Finding, ...], warnings_fail: bool, code: int
+) -> None:
     assert exit_code(findings, warnings_fail=warnings_fail) == code
     suite = ElementTree.fromstring(as_junit(a_report(*findings, warnings_fail=warnings_fail)))
     assert (int(suite.attrib["failures"]) > 0) == (code == ExitCode.FINDINGS)
@@ -106,11 +128,15 @@ def test_text_report() -> None:
 
 
 def test_three_of_many_equal_findings_are_shown() -> None:
-    many = [Finding(code="a", severity=Severity.ERROR, object=f"pod/{number}") for number in range(5)]
+    many = [
+        Finding(code="a", severity=Severity.ERROR, object=f"pod/{number}") for number in range(5)
+    ]
     lines = list(as_text(a_report(*many)))
     assert "... and 2 more a (-o json lists them)" in lines
     assert sum(line.startswith("ERROR") for line in lines) == 3
-    fine = [Finding(code="part", severity=Severity.OK, object=f"pod/{number}") for number in range(5)]
+    fine = [
+        Finding(code="part", severity=Severity.OK, object=f"pod/{number}") for number in range(5)
+    ]
     assert sum(line.startswith("OK") for line in as_text(a_report(*fine))) == 5
 
 
@@ -134,7 +160,13 @@ def test_json_report() -> None:
 
 def test_junit_report() -> None:
     cases = list(ElementTree.fromstring(as_junit(a_report(*ALL))))
-    assert [[one.tag for one in case] for case in cases] == [["failure"], ["failure"], ["system-out"], ["skipped"], []]
+    assert [[one.tag for one in case] for case in cases] == [
+        ["failure"],
+        ["failure"],
+        ["system-out"],
+        ["skipped"],
+        [],
+    ]
     assert cases[0].attrib["name"] == "operator_down deployment/kasm/vdi-operator"
     failure = cases[0][0]
     assert (failure.attrib["type"], failure.attrib["message"]) == ("error", "No replica is ready.")
@@ -147,7 +179,10 @@ def test_junit_report() -> None:
     [
         (Remedy(), ""),
         (Remedy("Wait."), "Wait."),
-        (Remedy.run("kubectl get pods", "kubectl get nodes"), "kubectl get pods; kubectl get nodes"),
+        (
+            Remedy.run("kubectl get pods", "kubectl get nodes"),
+            "kubectl get pods; kubectl get nodes",
+        ),
         (Remedy("Look at them.", ("kubectl get pods",)), "Look at them: kubectl get pods"),
         (Remedy("On the node:", ("nvidia-smi",)), "On the node: nvidia-smi"),
     ],

@@ -1,4 +1,6 @@
-"""Holds answers against the OpenAPI document, so that neither can drift away from the other unseen."""
+"""Holds answers against the OpenAPI document, so that neither can drift away from the other
+unseen.
+"""
 
 import re
 from typing import Any
@@ -17,7 +19,9 @@ class Contract:
         self.fulfilled: set[str] = set()
         self._paths = [
             (re.compile(re.sub(r"\\{\w+\\}", "[^/]+", re.escape(path)) + "$"), methods)
-            for path, methods in sorted(document["paths"].items(), key=lambda path: path[0].count("{"))
+            for path, methods in sorted(
+                document["paths"].items(), key=lambda path: path[0].count("{")
+            )
         ]
 
     def operation(self, method: str, path: str) -> Document | None:
@@ -36,13 +40,19 @@ class Contract:
             return
         await answer.aread()
         name, status = operation["operationId"], str(answer.status_code)
-        assert status in operation["responses"], f"{name} answers {status}, which is not documented: {answer.text}"
+        assert status in operation["responses"], (
+            f"{name} answers {status}, which is not documented: {answer.text}"
+        )
         content = operation["responses"][status].get("content", {})
         if not content:
-            assert answer.content == b"", f"{name} answers {status} with a body, which is not documented"
+            assert answer.content == b"", (
+                f"{name} answers {status} with a body, which is not documented"
+            )
         else:
             media = answer.headers["content-type"].partition(";")[0]
-            assert media in content, f"{name} answers {status} as {media}; documented are {list(content)}"
+            assert media in content, (
+                f"{name} answers {status} as {media}; documented are {list(content)}"
+            )
             if media.endswith("json"):
                 self.check_schema(content[media]["schema"], answer.json())
         if answer.is_success:
@@ -51,5 +61,8 @@ class Contract:
     def check_schema(self, schema: Document, value: Any) -> None:
         """A value is as this schema says; asserts."""
         whole = {"components": self.document["components"], **schema}
-        errors = [f"{error.json_path}: {error.message}" for error in Draft202012Validator(whole).iter_errors(value)]
+        errors = [
+            f"{error.json_path}: {error.message}"
+            for error in Draft202012Validator(whole).iter_errors(value)
+        ]
         assert errors == [], errors

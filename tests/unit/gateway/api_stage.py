@@ -1,4 +1,6 @@
-"""The gateway for tests of the REST API: programs and pages of people, every answer held against the document."""
+"""The gateway for tests of the REST API: programs and pages of people, every answer held against
+the document.
+"""
 
 from datetime import timedelta
 from typing import Any
@@ -30,7 +32,9 @@ RUNNING: dict[str, Any] = {
 
 def refused_field(name: str, message: str) -> Invalid:
     """What the API server says of a field that breaks a rule of the CRD."""
-    return Invalid(422, "Invalid", "is invalid", causes=(Cause(name, "FieldValueInvalid", message),))
+    return Invalid(
+        422, "Invalid", "is invalid", causes=(Cause(name, "FieldValueInvalid", message),)
+    )
 
 
 class ApiStage(GatewayStage):
@@ -48,7 +52,9 @@ class ApiStage(GatewayStage):
         """What the API is made with."""
         return self.api.services
 
-    def session(self, name: str = "alice-desktop", *, status: dict[str, Any] | None = None, **spec: Any) -> None:
+    def session(
+        self, name: str = "alice-desktop", *, status: dict[str, Any] | None = None, **spec: Any
+    ) -> None:
         base = {"user": "alice@example.com", "template": "ubuntu"}
         self.cluster.put({"metadata": {"name": name}, "spec": base | spec, "status": status or {}})
 
@@ -57,8 +63,15 @@ class ApiStage(GatewayStage):
 
     def home(self, name: str, user: str = "alice@example.com", template: str = "") -> None:
         """A home that no session has yet."""
-        notes = {"vdi.kasm.io/user": user} | ({"vdi.kasm.io/template": template} if template else {})
-        meta = {"name": name, "uid": f"uid-{name}", "annotations": notes, "creationTimestamp": "2026-11-20T08:00:00Z"}
+        notes = {"vdi.kasm.io/user": user} | (
+            {"vdi.kasm.io/template": template} if template else {}
+        )
+        meta = {
+            "name": name,
+            "uid": f"uid-{name}",
+            "annotations": notes,
+            "creationTimestamp": "2026-11-20T08:00:00Z",
+        }
         spec = {"accessModes": ["ReadWriteOnce"], "resources": {"requests": {"storage": "10Gi"}}}
         self.cluster.put({"metadata": meta, "spec": spec, "status": {"phase": "Bound"}}, CLAIMS)
 
@@ -70,7 +83,9 @@ class ApiStage(GatewayStage):
         """Whose every answer is held against the OpenAPI document."""
         transport = httpx.ASGITransport(self.public, raise_app_exceptions=False)
         hooks = {"response": [self.contract.check]}
-        client = httpx.AsyncClient(transport=transport, base_url=PORTAL, headers=headers, event_hooks=hooks)
+        client = httpx.AsyncClient(
+            transport=transport, base_url=PORTAL, headers=headers, event_hooks=hooks
+        )
         self.clients.append(client)
         return client
 
@@ -83,7 +98,9 @@ class ApiStage(GatewayStage):
         return await self.anybody(authorization=f"Bearer {token}")
 
     async def page(self, who: Identity = ALICE) -> httpx.AsyncClient:
-        """A script on one of the portal's pages: the cookie of a login, and what a browser says of itself."""
+        """A script on one of the portal's pages: the cookie of a login, and what a browser says of
+        itself.
+        """
         client = await self.anybody(origin=PORTAL)
         await begin_login(client, self.logins, who)
         token = (await client.get("/api/v1/me")).json()["csrfToken"]

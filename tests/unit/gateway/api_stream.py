@@ -1,4 +1,6 @@
-"""Reads Server-Sent Events from an ASGI app as they come: httpx's transport waits for the end, and these have none."""
+"""Reads Server-Sent Events from an ASGI app as they come: httpx's transport waits for the end, and
+these have none.
+"""
 
 import asyncio
 import json
@@ -38,7 +40,11 @@ class Events:
             while True:
                 if "\n\n" in self._rest:
                     block, self._rest = self._rest.split("\n\n", 1)
-                    fields = dict(line.split(": ", 1) for line in block.splitlines() if not line.startswith(":"))
+                    fields = dict(
+                        line.split(": ", 1)
+                        for line in block.splitlines()
+                        if not line.startswith(":")
+                    )
                     if "event" in fields:
                         return fields["event"], json.loads(fields["data"])
                     continue
@@ -49,9 +55,15 @@ class Events:
 
 
 @asynccontextmanager
-async def events_of(app: ASGIApp, address: str, headers: Mapping[str, str]) -> AsyncIterator[Events]:
+async def events_of(
+    app: ASGIApp, address: str, headers: Mapping[str, str]
+) -> AsyncIterator[Events]:
     """GET this address; the browser leaves at the end of the context."""
-    parts, events, left = urlsplit(urljoin("https://portal.vdi.localhost", address)), Events(), asyncio.Event()
+    parts, events, left = (
+        urlsplit(urljoin("https://portal.vdi.localhost", address)),
+        Events(),
+        asyncio.Event(),
+    )
     sent = {"Host": parts.netloc, **headers}
     scope = {
         "type": "http",
@@ -76,7 +88,8 @@ async def events_of(app: ASGIApp, address: str, headers: Mapping[str, str]) -> A
     try:
         async with asyncio.timeout(PATIENCE):
             await asyncio.wait(
-                [serving, begun := asyncio.ensure_future(events.begun.wait())], return_when="FIRST_COMPLETED"
+                [serving, begun := asyncio.ensure_future(events.begun.wait())],
+                return_when="FIRST_COMPLETED",
             )
         begun.cancel()
         yield events

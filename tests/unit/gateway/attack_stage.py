@@ -1,5 +1,6 @@
-"""The whole gateway before a cluster that a test has made, for attacks that walk its route tables: real login, real
-database in a file, and every route that there is, so that a new one cannot be forgotten.
+"""The whole gateway before a cluster that a test has made, for attacks that walk its route tables:
+real login, real database in a file, and every route that there is, so that a new one cannot be
+forgotten.
 """
 
 import base64
@@ -37,7 +38,9 @@ from vdi.gateway.web import credentials
 from vdi.session.credentials import KEY_SECRET
 
 DESKTOP = "https://alice-desktop.vdi.localhost"
-ALICE = Identity(user="alice@example.com", name="Alice", admin=True, source=SOURCE_OIDC, subject="1")
+ALICE = Identity(
+    user="alice@example.com", name="Alice", admin=True, source=SOURCE_OIDC, subject="1"
+)
 BOB = Identity(user="bob@example.com", source=SOURCE_OIDC, subject="2")
 READS = frozenset({"GET", "HEAD", "OPTIONS"})
 METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE")
@@ -65,8 +68,12 @@ class AttackStage:
     internal: Any
 
     def browser(self) -> Browser:
-        """One that no one has logged in with. Internal error of the gateway is raised in the test."""
-        return Browser(transport=httpx.ASGITransport(self.public, client=("10.0.0.5", 1)), base_url=PORTAL)
+        """One that no one has logged in with. Internal error of the gateway is raised in the
+        test.
+        """
+        return Browser(
+            transport=httpx.ASGITransport(self.public, client=("10.0.0.5", 1)), base_url=PORTAL
+        )
 
     async def logged_in(self, who: Identity = ALICE, device: Device | None = None) -> Browser:
         """One with a login."""
@@ -76,23 +83,37 @@ class AttackStage:
 
     def ways(self, table: str = "portal_routes") -> list[Way]:
         """Every method of every route in one of the parts' tables."""
-        routes = [route for component in self.gateway.components for route in getattr(component, table, tuple)()]
+        routes = [
+            route
+            for component in self.gateway.components
+            for route in getattr(component, table, tuple)()
+        ]
         assert routes
         return list(dict.fromkeys(way for route in routes for way in ways_of(route)))
 
     async def verify(self, uri: str, **headers: str) -> httpx.Response:
         """Ask the edge for alice's desktop, as Traefik does."""
-        asked = {"X-Forwarded-Host": DESKTOP.removeprefix("https://"), "X-Forwarded-Uri": uri, **headers}
-        async with httpx.AsyncClient(transport=httpx.ASGITransport(self.internal), base_url="http://edge") as traefik:
+        asked = {
+            "X-Forwarded-Host": DESKTOP.removeprefix("https://"),
+            "X-Forwarded-Uri": uri,
+            **headers,
+        }
+        async with httpx.AsyncClient(
+            transport=httpx.ASGITransport(self.internal), base_url="http://edge"
+        ) as traefik:
             return await traefik.get("/edge/verify", headers={"X-Forwarded-Method": "GET", **asked})
 
     async def footprint(self) -> dict[str, Any]:
-        """Everything that a request may have changed: objects in the cluster, rows in the database."""
+        """Everything that a request may have changed: objects in the cluster, rows in the
+        database.
+        """
         rows: dict[str, Any] = {}
         async with self.gateway.context.database.connect() as connection:
             for name in ("logins", "api_tokens", "grants", "audit"):
                 table = metadata.tables[name]
-                rows[name] = (await connection.execute(select(func.count()).select_from(table))).scalar()
+                rows[name] = (
+                    await connection.execute(select(func.count()).select_from(table))
+                ).scalar()
                 if "ended" in table.c:
                     ended = select(func.count()).where(table.c.ended.is_not(None))
                     rows[f"{name} ended"] = (await connection.execute(ended)).scalar()
@@ -104,7 +125,9 @@ def ways_of(route: BaseRoute) -> Iterator[Way]:
     if route.methods is not None:
         methods = set(route.methods)
     elif route.path.startswith(PREFIX):  # an address of the API, which knows its methods itself
-        methods = {operation.method for operation in OPERATIONS if PREFIX + operation.path == route.path}
+        methods = {
+            operation.method for operation in OPERATIONS if PREFIX + operation.path == route.path
+        }
         assert methods, f"{route.path}: which methods does it answer?"
     else:
         methods = set(METHODS)
@@ -124,7 +147,9 @@ def furnish(api: FakeApi) -> None:
     api.put("secrets", "vdi-gateway-users", namespace=RELEASE_NAMESPACE, data={USERS_KEY: encoded})
     api.put("secrets", "vdi-gateway-keys", namespace=RELEASE_NAMESPACE)
     api.put("secrets", KEY_SECRET, namespace=RELEASE_NAMESPACE, data=DATA)
-    api.put("vditemplates", "desktop", namespace="", spec={"image": "registry.example.com/desktop:1"})
+    api.put(
+        "vditemplates", "desktop", namespace="", spec={"image": "registry.example.com/desktop:1"}
+    )
     api.put(
         "vdisessions",
         "alice-desktop",
@@ -150,15 +175,21 @@ def _agent() -> web.Application:
 
 @asynccontextmanager
 async def open_attack_stage(api: FakeApi, folder: Path) -> AsyncIterator[AttackStage]:
-    """The gateway, once it lets people in; the agents in its desktops know nothing but a file with a hostile name."""
+    """The gateway, once it lets people in; the agents in its desktops know nothing but a file with
+    a hostile name.
+    """
     settings = Settings(database_url=sqlite_with_tables(folder / "vdi.db"))
     async with (
         serve_app(_agent()) as port,
         open_gateway(api.config(), settings, passwords=Passwords(HASHER)) as gateway,
     ):
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr("vdi.gateway.desktop_agent.desktop_url", lambda *_: f"http://127.0.0.1:{port}")
-            await eventually(lambda: gateway.health.begun and gateway.edge.ready, "the gateway has begun")
+            patch.setattr(
+                "vdi.gateway.desktop_agent.desktop_url", lambda *_: f"http://127.0.0.1:{port}"
+            )
+            await eventually(
+                lambda: gateway.health.begun and gateway.edge.ready, "the gateway has begun"
+            )
             yield AttackStage(gateway, api, build_public(gateway), build_internal(gateway))
 
 

@@ -1,7 +1,9 @@
-"""Selkies as far as the edge knows it: takes token tables, lets in by them, cuts off who is in no table any more.
+"""Selkies as far as the edge knows it: takes token tables, lets in by them, cuts off who is in no
+table any more.
 
-The rules are those of Selkies 2.1 in secure mode: until there is a table, connections wait; a table replaces the one
-before; who is not in it, or in it with another role, is disconnected (4002); who comes with no token of it, too (4001).
+The rules are those of Selkies 2.1 in secure mode: until there is a table, connections wait; a table
+replaces the one before; who is not in it, or in it with another role, is disconnected (4002); who
+comes with no token of it, too (4001).
 """
 
 import asyncio
@@ -74,7 +76,9 @@ class FakeSelkies:
         return web.json_response({"status": "success"})
 
     async def _sessions(self, _request: web.Request) -> web.Response:
-        return web.json_response({"sessions": [{"role": role} for _, role in self.sockets.values()]})
+        return web.json_response(
+            {"sessions": [{"role": role} for _, role in self.sockets.values()]}
+        )
 
     async def _connect(self, request: web.Request) -> web.StreamResponse:
         self.seen.append(request)
@@ -105,13 +109,18 @@ class FakeSelkies:
             return web.Response(text=text, headers=headers)
         # A desktop may say what it wants: also cookies named like ours, and our mark.
         return web.Response(
-            text=f"desktop {request.path}", headers={"Set-Cookie": "__Host-vdi-desktop=evil; Path=/; Secure"}
+            text=f"desktop {request.path}",
+            headers={"Set-Cookie": "__Host-vdi-desktop=evil; Path=/; Secure"},
         )
 
 
 def _token_of(request: web.Request) -> str:
-    offered = [part.strip() for part in request.headers.get("Sec-WebSocket-Protocol", "").split(",")]
-    carried = [one.removeprefix("selkies.token.") for one in offered if one.startswith("selkies.token.")]
+    offered = [
+        part.strip() for part in request.headers.get("Sec-WebSocket-Protocol", "").split(",")
+    ]
+    carried = [
+        one.removeprefix("selkies.token.") for one in offered if one.startswith("selkies.token.")
+    ]
     if not carried:
         return request.query.get("token", "")
     return base64.urlsafe_b64decode(carried[0] + "=" * (-len(carried[0]) % 4)).decode()

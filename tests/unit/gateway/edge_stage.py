@@ -1,4 +1,6 @@
-"""The gateway for tests of the edge: alice's session, states that the watch brings, and a stand-in for Traefik."""
+"""The gateway for tests of the edge: alice's session, states that the watch brings, and a stand-in
+for Traefik.
+"""
 
 import asyncio
 import json
@@ -29,7 +31,9 @@ HANDSHAKE = {"Sec-WebSocket-Key": "dGhlIHNhbXBsZSBub25jZQ==", "Sec-WebSocket-Ver
 def a_session(name: str = "alice-desktop", user: str = OWNER) -> VDISession:
     """A session that runs."""
     status = {"phase": "Running", "podName": name, "readyTime": "2026-11-20T11:59:00Z"}
-    return builders.a_session(name, user=user, template="office", status=status, created="2026-11-20T11:58:00Z")
+    return builders.a_session(
+        name, user=user, template="office", status=status, created="2026-11-20T11:58:00Z"
+    )
 
 
 def shared_with(user: str, role: str, expires: str | None = None) -> dict[str, Any]:
@@ -52,7 +56,9 @@ def changed(session: VDISession, **parts: Any) -> VDISession:
 def publish(world: ClusterCache, session: VDISession) -> VDISession:
     """The watch brings this state, with the address that the operator has given it."""
     url = session.status.url or world.settings.url(world.settings.host(session.metadata.name))
-    session = VDISession(session.metadata, session.spec, msgspec.structs.replace(session.status, url=url))
+    session = VDISession(
+        session.metadata, session.spec, msgspec.structs.replace(session.status, url=url)
+    )
     world.sessions.observe(session)
     return session
 
@@ -61,7 +67,11 @@ class EdgeStage(GatewayStage):
     """The gateway with alice's session `alice-desktop`, and Traefik as far as it matters here."""
 
     def __init__(
-        self, *, settings: Settings = SETTINGS, selkies: Any = lambda _: "http://127.0.0.1:9", **more: Any
+        self,
+        *,
+        settings: Settings = SETTINGS,
+        selkies: Any = lambda _: "http://127.0.0.1:9",
+        **more: Any,
     ) -> None:
         super().__init__(settings=settings, selkies=selkies, **more)
         self.world.templates.observe(builders.a_template("office"))
@@ -78,7 +88,11 @@ class EdgeStage(GatewayStage):
     @property
     def resumed(self) -> list[tuple[str, str]]:
         """Who resumed which session."""
-        return [(actor, target) for actor, action, target, outcome in self.acts if (action, outcome) == RESUMED]
+        return [
+            (actor, target)
+            for actor, action, target, outcome in self.acts
+            if (action, outcome) == RESUMED
+        ]
 
     @property
     def session(self) -> VDISession:
@@ -122,12 +136,16 @@ class EdgeStage(GatewayStage):
             for name, value in {**asked, **headers}.items()
             for one in (value if isinstance(value, list) else [value])
         ]
-        async with httpx.AsyncClient(transport=httpx.ASGITransport(self.internal), base_url="http://edge") as client:
+        async with httpx.AsyncClient(
+            transport=httpx.ASGITransport(self.internal), base_url="http://edge"
+        ) as client:
             return await client.get("/edge/verify", headers=raw)
 
 
 class FakeTraefik(httpx.AsyncBaseTransport):
-    """What Traefik does with our routes: `/.vdi/` and hosts without a live route to the gateway, the rest past it."""
+    """What Traefik does with our routes: `/.vdi/` and hosts without a live route to the gateway,
+    the rest past it.
+    """
 
     def __init__(self, stage: EdgeStage) -> None:
         self._stage = stage
@@ -144,11 +162,20 @@ class FakeTraefik(httpx.AsyncBaseTransport):
             if name in ("accept", "cookie", "origin") or name.startswith("sec-")
         }
         uri = request.url.raw_path.decode()
-        answer = await self._stage.verify(request.url.host, uri, **{**passed, "X-Forwarded-Method": request.method})
+        answer = await self._stage.verify(
+            request.url.host, uri, **{**passed, "X-Forwarded-Method": request.method}
+        )
         if answer.status_code != 200:
-            return httpx.Response(answer.status_code, headers=answer.headers.raw, content=answer.content)
-        cookies = [(b"set-cookie", value.encode()) for value in answer.headers.get_list("set-cookie")]
-        seen = {name: answer.headers.get(name) for name in ("authorization", "cookie", "sec-websocket-protocol")}
+            return httpx.Response(
+                answer.status_code, headers=answer.headers.raw, content=answer.content
+            )
+        cookies = [
+            (b"set-cookie", value.encode()) for value in answer.headers.get_list("set-cookie")
+        ]
+        seen = {
+            name: answer.headers.get(name)
+            for name in ("authorization", "cookie", "sec-websocket-protocol")
+        }
         return httpx.Response(200, headers=cookies, json={"desktop": request.url.host, **seen})
 
 
@@ -157,8 +184,12 @@ def address(session: str = "alice-desktop", path: str = "/") -> str:
     return SETTINGS.url(SETTINGS.host(session)) + path
 
 
-async def browser_events(stage: EdgeStage, browser: Browser, *then: Any, most: int = 1) -> list[dict[str, str]]:
-    """What the page hears: the first stage, and one for each of `then`, which are called one after the other."""
+async def browser_events(
+    stage: EdgeStage, browser: Browser, *then: Any, most: int = 1
+) -> list[dict[str, str]]:
+    """What the page hears: the first stage, and one for each of `then`, which are called one after
+    the other.
+    """
     found: list[dict[str, str]] = []
     actions = list(then)
     admitted = await stage.edge._waiting.authorizer.admit_request(_request(stage, browser))
@@ -178,4 +209,6 @@ async def browser_events(stage: EdgeStage, browser: Browser, *then: Any, most: i
 def _request(stage: EdgeStage, browser: Browser) -> Request:
     host = SETTINGS.host("alice-desktop")
     headers = [(b"host", host.encode()), (b"cookie", browser.stolen(host).encode())]
-    return Request({"type": "http", "method": "GET", "headers": headers, "query_string": b"", "path": "/"})
+    return Request(
+        {"type": "http", "method": "GET", "headers": headers, "query_string": b"", "path": "/"}
+    )

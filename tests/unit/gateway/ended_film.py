@@ -10,14 +10,25 @@ from vdi.gateway.store.recordings import Recording, RecordingStore
 
 
 async def save_film(
-    gateway: Gateway, folder: Path, name: str = "alice-desktop", template: str = "ubuntu", content: bytes = b"film"
+    gateway: Gateway,
+    folder: Path,
+    name: str = "alice-desktop",
+    template: str = "ubuntu",
+    content: bytes = b"film",
 ) -> str:
     """Its id; its file is in `folder`."""
     (folder / "film.mp4").write_bytes(content)
     gateway.edge.recordings._storage = FilmFolder(folder)
     before = gateway.context.clock() - timedelta(hours=1)
-    fields: dict[str, Any] = dict.fromkeys(("run", "run_seen", "started", "ended", "keep_until"), before)
-    fields |= {"uid": "uid-alice-desktop", "name": name, "owner": "alice@example.com", "template": template}
+    fields: dict[str, Any] = dict.fromkeys(
+        ("run", "run_seen", "started", "ended", "keep_until"), before
+    )
+    fields |= {
+        "uid": "uid-alice-desktop",
+        "name": name,
+        "owner": "alice@example.com",
+        "template": template,
+    }
     fields |= {"seconds": 4.0, "size_bytes": len(content), "owner_may_watch": True}
     await RecordingStore(gateway.context.database).save(Recording(id="film", **fields))
     return "film"

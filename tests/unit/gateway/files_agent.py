@@ -23,9 +23,14 @@ def point(stage: PortalStage, port: int) -> None:
 def files_agent(stage: PortalStage, home: Path, name: str = "alice-desktop") -> Iterator[Any]:
     """Serve this home while the context lasts; yields the handler."""
     agent = load_script(AGENT)
-    agent.Handler.digest, agent.Handler.home = sha256(tokens_of(name).agent.encode()).hexdigest(), home
+    agent.Handler.digest, agent.Handler.home = (
+        sha256(tokens_of(name).agent.encode()).hexdigest(),
+        home,
+    )
     with agent.BoundedServer(("127.0.0.1", 0), agent.Handler) as server:
-        threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
+        threading.Thread(
+            target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True
+        ).start()
         point(stage, server.server_address[1])
         yield agent.Handler
         server.shutdown()

@@ -1,8 +1,10 @@
-"""The whole gateway for unit tests: real components on a database in memory, before an API server that is a dictionary.
+"""The whole gateway for unit tests: real components on a database in memory, before an API server
+that is a dictionary.
 
-`GatewayStage` wires what `vdi.gateway.app` wires in production, so a test sees the routes, rights and rows that users
-meet. Only the edges of the process are stand-ins: the Kubernetes API (`FakeCluster`), the agents in desktops
-(`FakeAgent`) and the clock. A stage closes itself with the test; another stage on the same database is another replica.
+`GatewayStage` wires what `vdi.gateway.app` wires in production, so a test sees the routes, rights
+and rows that users meet. Only the edges of the process are stand-ins: the Kubernetes API
+(`FakeCluster`), the agents in desktops (`FakeAgent`) and the clock. A stage closes itself with the
+test; another stage on the same database is another replica.
 """
 
 import asyncio
@@ -78,8 +80,8 @@ class FilledCache(ClusterCache):
 class FakeCluster:
     """As much of kube.Client as the gateway calls.
 
-    Sessions and homes are those that the caches of its stages hold, the newest state of each; what is written is in all
-    of these caches at once. Secrets are here.
+    Sessions and homes are those that the caches of its stages hold, the newest state of each; what
+    is written is in all of these caches at once. Secrets are here.
     """
 
     caches: list[ClusterCache] = field(default_factory=list)
@@ -101,21 +103,30 @@ class FakeCluster:
     # Plays the operator: what the status becomes after the next write, one after the other.
     then: list[dict[str, Any]] = field(default_factory=list)
     numbers: Any = field(default_factory=lambda: itertools.count(1))
-    config: ClusterConfig = field(default_factory=lambda: ClusterConfig(server="http://127.0.0.1:9"))
+    config: ClusterConfig = field(
+        default_factory=lambda: ClusterConfig(server="http://127.0.0.1:9")
+    )
 
     # --- what tests put and read
 
     def put_secret(self, name: str, **entries: str) -> None:
         """A Secret in the gateway's namespace, with these texts."""
-        self.secrets[name] = {key: base64.b64encode(value.encode()).decode() for key, value in entries.items()}
+        self.secrets[name] = {
+            key: base64.b64encode(value.encode()).decode() for key, value in entries.items()
+        }
         self.versions[name] = self.versions.get(name, 0) + 1
 
     @property
     def objects(self) -> dict[str, dict[str, Any]]:
         """Sessions by name, as JSON."""
-        names = {session.metadata.name for cache in self.caches for session in cache.sessions.values()}
+        names = {
+            session.metadata.name for cache in self.caches for session in cache.sessions.values()
+        }
         found = {name: self._newest(SESSIONS, name, "vdi-sessions") for name in sorted(names)}
-        return {name: msgspec.json.decode(msgspec.json.encode(session)) for name, session in found.items()}
+        return {
+            name: msgspec.json.decode(msgspec.json.encode(session))
+            for name, session in found.items()
+        }
 
     def put(self, obj: dict[str, Any], resource: Resource = SESSIONS) -> None:
         """Store an object; what its metadata lacks is filled in."""
@@ -126,18 +137,24 @@ class FakeCluster:
             meta.setdefault("uid", present.metadata.uid)
             version = max(version, int(present.metadata.resource_version or 0) + 1)
         meta.setdefault("uid", f"uid-{version}")
-        meta.setdefault("creationTimestamp", f"2026-11-20T10:{version // 60 % 60:02}:{version % 60:02}Z")
+        meta.setdefault(
+            "creationTimestamp", f"2026-11-20T10:{version // 60 % 60:02}:{version % 60:02}Z"
+        )
         meta["resourceVersion"] = str(version)
         for cache in self.caches:
             _store(cache, resource).observe(msgspec.convert(obj, _KINDS[resource]))
 
-    def drop(self, name: str, namespace: str = "vdi-sessions", resource: Resource = SESSIONS) -> None:
+    def drop(
+        self, name: str, namespace: str = "vdi-sessions", resource: Resource = SESSIONS
+    ) -> None:
         """An object ends."""
         present = self._newest(resource, name, namespace)
         version = max(next(self.numbers), int(present.metadata.resource_version) + 1)
         metadata = msgspec.structs.replace(present.metadata, resource_version=str(version))
         for cache in self.caches:
-            _store(cache, resource).observe_deleted(msgspec.structs.replace(present, metadata=metadata))
+            _store(cache, resource).observe_deleted(
+                msgspec.structs.replace(present, metadata=metadata)
+            )
 
     # --- what the gateway calls
 
@@ -152,9 +169,13 @@ class FakeCluster:
         if resource is NODES:
             self._may_write()
             return self.nodes
-        found = {obj.metadata.name for cache in self.caches for obj in _store(cache, resource).values()}
+        found = {
+            obj.metadata.name for cache in self.caches for obj in _store(cache, resource).values()
+        }
         objects = [self._find(resource, name, namespace) for name in sorted(found)]
-        return [msgspec.convert(msgspec.to_builtins(obj), into) for obj in objects if obj is not None]
+        return [
+            msgspec.convert(msgspec.to_builtins(obj), into) for obj in objects if obj is not None
+        ]
 
     async def get(self, resource: Resource, name: str, *, namespace: str, into: Any) -> Any:
         self.reads.append(name)
@@ -169,7 +190,9 @@ class FakeCluster:
 
     async def create(self, resource: Resource, obj: Any, *, namespace: str = "", into: Any) -> Any:
         if resource not in _KINDS:
-            return msgspec.convert({"status": {"authenticated": False}}, into)  # a token that no one has issued
+            return msgspec.convert(
+                {"status": {"authenticated": False}}, into
+            )  # a token that no one has issued
         self._may_write()
         name = obj["metadata"]["name"]
         if self.held is not None:
@@ -181,7 +204,9 @@ class FakeCluster:
         self.put({**obj, "metadata": {**obj["metadata"], "namespace": namespace}}, resource)
         return self._read(resource, name, namespace, into)
 
-    async def patch(self, resource: Resource, name: str, patch: Any, *, namespace: str, into: Any) -> Any:
+    async def patch(
+        self, resource: Resource, name: str, patch: Any, *, namespace: str, into: Any
+    ) -> Any:
         self._may_write()
         if resource is SECRETS:
             return self._patch_secret(name, patch)
@@ -193,7 +218,9 @@ class FakeCluster:
         self.put(_merged(old, asked), resource)
         return self._read(resource, name, namespace, into)
 
-    async def delete(self, resource: Resource, name: str, *, namespace: str, dry_run: bool = False, **_: Any) -> None:
+    async def delete(
+        self, resource: Resource, name: str, *, namespace: str, dry_run: bool = False, **_: Any
+    ) -> None:
         self._may_write()
         if not dry_run:
             self.drop(name, namespace, resource)
@@ -205,7 +232,9 @@ class FakeCluster:
             raise self.refuses
 
     def _find(self, resource: Resource, name: str, namespace: str) -> Any:
-        found = [obj for cache in self.caches if (obj := _store(cache, resource).get(namespace, name))]
+        found = [
+            obj for cache in self.caches if (obj := _store(cache, resource).get(namespace, name))
+        ]
         return max(found, key=lambda obj: int(obj.metadata.resource_version or 0), default=None)
 
     def _newest(self, resource: Resource, name: str, namespace: str) -> Any:
@@ -258,7 +287,9 @@ def _merged(old: dict[str, Any], patch: dict[str, Any]) -> dict[str, Any]:
 
 @dataclass
 class FakeAgent:
-    """The agents of all desktops, by the session's name: the picture of its screen, its report of start-up scripts."""
+    """The agents of all desktops, by the session's name: the picture of its screen, its report of
+    start-up scripts.
+    """
 
     screens: dict[str, bytes] = field(default_factory=dict)
     scripts: dict[str, bytes] = field(default_factory=dict)
@@ -296,11 +327,15 @@ class FakeAgent:
         elif session.metadata.name not in self.folders:
             raise ActionDenied("Unavailable", "The agent does not respond.")
         else:
-            yield ResponseStream(httpx.Response(200, stream=httpx.ByteStream(self.folders[session.metadata.name])))
+            yield ResponseStream(
+                httpx.Response(200, stream=httpx.ByteStream(self.folders[session.metadata.name]))
+            )
 
 
 class Browser(httpx.AsyncClient):
-    """A browser: keeps cookies by host, follows nothing by itself, says where its forms come from."""
+    """A browser: keeps cookies by host, follows nothing by itself, says where its forms come
+    from.
+    """
 
     # The person that logs in with the first request.
     who: Identity | None = None
@@ -315,7 +350,9 @@ class Browser(httpx.AsyncClient):
             self.cookies.set_cookie_header(request)
         return await super().send(request, **options)
 
-    async def open(self, url: str, *, most: int = 12, headers: dict[str, str] | None = None) -> httpx.Response:
+    async def open(
+        self, url: str, *, most: int = 12, headers: dict[str, str] | None = None
+    ) -> httpx.Response:
         """A person opens an address: follow redirects, as a browser does, fragments included."""
         fragment = urlsplit(url).fragment
         for _ in range(most):
@@ -328,11 +365,15 @@ class Browser(httpx.AsyncClient):
         raise AssertionError(f"too many redirects; the last one to {url}")
 
     async def submit(self, path: str, page: str = "", **fields: str) -> httpx.Response:
-        """Send a form of ours as the browser would: with the token that is in this page (default: /login)."""
+        """Send a form of ours as the browser would: with the token that is in this page (default:
+        /login).
+        """
         token = csrf_of(page or (await self.get("/login")).text)
         return await self.post(path, data={"csrf": token, **fields}, headers={"Origin": PORTAL})
 
-    async def log_in(self, name: str = "alice", password: str = PASSWORD, **fields: str) -> httpx.Response:
+    async def log_in(
+        self, name: str = "alice", password: str = PASSWORD, **fields: str
+    ) -> httpx.Response:
         """Fill in the login form."""
         return await self.submit("/login", user=f"{name}@example.com", password=password, **fields)
 
@@ -349,7 +390,9 @@ class Browser(httpx.AsyncClient):
         )
 
 
-async def begin_login(browser: httpx.AsyncClient, logins: Logins, who: Identity, device: Device | None = None) -> str:
+async def begin_login(
+    browser: httpx.AsyncClient, logins: Logins, who: Identity, device: Device | None = None
+) -> str:
     """Log this person in, give the browser the login's cookie, and return the login's id."""
     secret, login = await logins.begin(who, device or Device())
     browser.cookies.set(LOGIN_COOKIE, secret, domain="portal.vdi.localhost", path="/")
@@ -358,9 +401,13 @@ async def begin_login(browser: httpx.AsyncClient, logins: Logins, who: Identity,
     return login.id
 
 
-def a_past(uid: str, user: str = "alice@example.com", template: str = "ubuntu", created: datetime = NOW) -> SessionRow:
+def a_past(
+    uid: str, user: str = "alice@example.com", template: str = "ubuntu", created: datetime = NOW
+) -> SessionRow:
     """A session in history."""
-    return SessionRow(uid=uid, name=uid, namespace="vdi-sessions", owner=user, template=template, created=created)
+    return SessionRow(
+        uid=uid, name=uid, namespace="vdi-sessions", owner=user, template=template, created=created
+    )
 
 
 def identity_of(user: User) -> Identity:
@@ -392,7 +439,9 @@ class GatewayStage:
             self.cluster.versions.setdefault(KEY_SECRET, 1)
             if self.settings.keys_secret not in self.cluster.secrets:
                 self.cluster.put_secret(self.settings.keys_secret)
-        self._numbers = self.cluster.numbers if isinstance(self.cluster, FakeCluster) else itertools.count(1)
+        self._numbers = (
+            self.cluster.numbers if isinstance(self.cluster, FakeCluster) else itertools.count(1)
+        )
         client = cast(Client, self.cluster)
         self.world = cache or FilledCache(client, self.settings)
         if isinstance(self.cluster, FakeCluster):
@@ -413,9 +462,17 @@ class GatewayStage:
         self.shared = shared
         self.agent = FakeAgent()
         self.gateway = build_gateway(
-            self.context, limits or Limits(), selkies, Passwords(HASHER), agent=cast(DesktopAgent, self.agent)
+            self.context,
+            limits or Limits(),
+            selkies,
+            Passwords(HASHER),
+            agent=cast(DesktopAgent, self.agent),
         )
-        self.actions, self.audit, self.history = self.gateway.actions, self.gateway.audit, self.gateway.history
+        self.actions, self.audit, self.history = (
+            self.gateway.actions,
+            self.gateway.audit,
+            self.gateway.history,
+        )
         self.login, self.edge = self.gateway.login, self.gateway.edge
         self.api, self.portal = self.gateway.api, self.gateway.portal
         self.logins, self.guard = self.login.services.logins, self.login.services.guard
@@ -464,10 +521,16 @@ class GatewayStage:
         """What forwardAuth and the operator speak to."""
         return build_internal(self.gateway)
 
-    def new_browser(self, who: User | Identity | None = None, /, *, address: str = "", **headers: str) -> Browser:
+    def new_browser(
+        self, who: User | Identity | None = None, /, *, address: str = "", **headers: str
+    ) -> Browser:
         """A new browser behind Traefik; this person logs in with its first request."""
-        given = {"Accept": "text/html"} | ({"X-Forwarded-For": address} if address else {}) | headers
-        browser = Browser(transport=self.transport(), base_url=self.settings.portal_url, headers=given)
+        given = (
+            {"Accept": "text/html"} | ({"X-Forwarded-For": address} if address else {}) | headers
+        )
+        browser = Browser(
+            transport=self.transport(), base_url=self.settings.portal_url, headers=given
+        )
         browser.logins = self.logins
         browser.who = identity_of(who) if isinstance(who, User) else who
         self.clients.append(browser)
@@ -494,8 +557,14 @@ class GatewayStage:
 
     def _newer(self, obj: Any) -> Any:
         present = self._store_of(obj).get(obj.metadata.namespace, obj.metadata.name)
-        known = [int(each.metadata.resource_version or 0) + 1 for each in (obj, present) if each is not None]
-        metadata = msgspec.structs.replace(obj.metadata, resource_version=str(max(next(self._numbers), *known)))
+        known = [
+            int(each.metadata.resource_version or 0) + 1
+            for each in (obj, present)
+            if each is not None
+        ]
+        metadata = msgspec.structs.replace(
+            obj.metadata, resource_version=str(max(next(self._numbers), *known))
+        )
         return msgspec.structs.replace(obj, metadata=metadata)
 
     # --- the database
@@ -506,23 +575,38 @@ class GatewayStage:
         if its_runs:
             self.rows.insert(runs, *map(msgspec.structs.asdict, its_runs))
 
-    def use(self, user: str, hours: float, template: str = "ubuntu", *, end: datetime = NOW, **run: Any) -> None:
+    def use(
+        self, user: str, hours: float, template: str = "ubuntu", *, end: datetime = NOW, **run: Any
+    ) -> None:
         """History has a session of this user with one run of so many hours that ended at `end`."""
-        session = a_past(f"uid-{user}-{template}-{end:%m}", user=user, template=template, created=end)
+        session = a_past(
+            f"uid-{user}-{template}-{end:%m}", user=user, template=template, created=end
+        )
         begin = end - timedelta(hours=hours)
         self.remember(session, RunRow(uid=session.uid, start=begin, ended=end, **run))
 
     @property
     def acts(self) -> list[tuple[str, str, str, str]]:
         """The audit: (actor, action, target, outcome) of each act, the oldest first."""
-        last = {row.act: (row.actor, row.action, row.target, row.outcome) for row in self.rows.rows(audit_table)}
+        last = {
+            row.act: (row.actor, row.action, row.target, row.outcome)
+            for row in self.rows.rows(audit_table)
+        }
         return list(last.values())
 
     def enter_act(self, actor: str, action: str, target: str, **more: Any) -> None:
         """The audit has this act."""
-        row = {"act": uuid4().hex, "at": self.clock.now(), "address": "", "target_uid": "", "target_owner": ""}
+        row = {
+            "act": uuid4().hex,
+            "at": self.clock.now(),
+            "address": "",
+            "target_uid": "",
+            "target_owner": "",
+        }
         row |= {"actor": actor, "action": action, "target": target, "outcome": "done", **more}
-        self.rows.insert(audit_table, row | {"detail": msgspec.json.encode(more.get("detail", {})).decode()})
+        self.rows.insert(
+            audit_table, row | {"detail": msgspec.json.encode(more.get("detail", {})).decode()}
+        )
 
     def lose_history(self) -> None:
         """From now on history cannot be read, as if the database were down; logins still can."""
@@ -532,11 +616,26 @@ class GatewayStage:
         """From now on the audit can be neither read nor written."""
         self.rows.drop(audit_table)
 
-    def enter_grant(self, login_id: str, user: str = "alice@example.com", session: str = "uid-alice-desktop") -> None:
+    def enter_grant(
+        self, login_id: str, user: str = "alice@example.com", session: str = "uid-alice-desktop"
+    ) -> None:
         """A browser of this login is in a desktop."""
-        row: dict[str, Any] = {"id": uuid4().hex, "handle_hash": uuid4().hex, "session_uid": session, "user": user}
-        row |= {"groups": "[]", "role": "owner", "login_id": login_id, "reason": "", "created": self.clock.now()}
-        self.rows.insert(grants, row | {"ended": None, "expires": self.clock.now() + timedelta(days=1)})
+        row: dict[str, Any] = {
+            "id": uuid4().hex,
+            "handle_hash": uuid4().hex,
+            "session_uid": session,
+            "user": user,
+        }
+        row |= {
+            "groups": "[]",
+            "role": "owner",
+            "login_id": login_id,
+            "reason": "",
+            "created": self.clock.now(),
+        }
+        self.rows.insert(
+            grants, row | {"ended": None, "expires": self.clock.now() + timedelta(days=1)}
+        )
 
     @property
     def ended_grants(self) -> list[str]:
@@ -545,11 +644,13 @@ class GatewayStage:
 
     async def change_logins(self, user: str = "", **values: Any) -> None:
         """The logins of a user, or of everyone, have these values from now on."""
-        # Awaited, and on the gateway's own connections: a stream may be reading its login, and could not end that while
-        # a test keeps the event loop.
+        # Awaited, and on the gateway's own connections: a stream may be reading its login, and
+        # could not end that while a test keeps the event loop.
         changed = update(logins_table).values(**values)
         async with self.database.engine.begin() as connection:
-            await connection.execute(changed.where(logins_table.c.user == user) if user else changed)
+            await connection.execute(
+                changed.where(logins_table.c.user == user) if user else changed
+            )
 
     async def end_logins(self, user: str = "") -> None:
         """The logins of a user, or of everyone, have ended."""

@@ -31,10 +31,17 @@ def at(minutes: float) -> datetime:
 
 
 class Life:
-    """One session; each method gives its next state, as the operator writes it. Minutes count from its creation."""
+    """One session; each method gives its next state, as the operator writes it. Minutes count from
+    its creation.
+    """
 
     def __init__(
-        self, name: str = "alice", *, user: str = "alice@example.com", uid: str = "", version: int = 1
+        self,
+        name: str = "alice",
+        *,
+        user: str = "alice@example.com",
+        uid: str = "",
+        version: int = 1,
     ) -> None:
         self.name, self.uid, self.version = name, uid or f"uid-{name}", version
         self.spec: dict[str, Any] = {"user": user, "template": "office"}
@@ -44,7 +51,9 @@ class Life:
     def state(self, **status: Any) -> VDISession:
         """The present state with that changed; None removes."""
         self.version += 1
-        self.status = {name: value for name, value in (self.status | status).items() if value is not None}
+        self.status = {
+            name: value for name, value in (self.status | status).items() if value is not None
+        }
         metadata = {
             "name": self.name,
             "namespace": "vdi-sessions",
@@ -53,7 +62,9 @@ class Life:
             "creationTimestamp": format_time(MORNING),
             **self.meta,
         }
-        return msgspec.convert({"metadata": metadata, "spec": self.spec, "status": self.status}, VDISession)
+        return msgspec.convert(
+            {"metadata": metadata, "spec": self.spec, "status": self.status}, VDISession
+        )
 
     def created(self) -> VDISession:
         return self.state()
@@ -75,9 +86,18 @@ class Life:
         )
 
     def running(self, ready: float, *, node: str = "node-1") -> VDISession:
-        conditions = [*self.status["conditions"][:1], self._condition("Ready", "True", "Running", ready)]
+        conditions = [
+            *self.status["conditions"][:1],
+            self._condition("Ready", "True", "Running", ready),
+        ]
         first = self.status.get("readyTime") or format_time(at(ready))
-        return self.state(phase="Running", readyTime=first, podName=self.name, nodeName=node, conditions=conditions)
+        return self.state(
+            phase="Running",
+            readyTime=first,
+            podName=self.name,
+            nodeName=node,
+            conditions=conditions,
+        )
 
     def running_since(self, start: float) -> VDISession:
         self.starting(start)
@@ -92,8 +112,15 @@ class Life:
         return self.state(**self._NO_RUN, phase="Suspended", conditions=[admitted, ready])
 
     def given_up(self, when: float) -> VDISession:
-        failures = {"count": 6, "reason": "CrashLoop", "message": "It crashes.", "time": format_time(at(when))}
-        return self.state(**self._NO_RUN, phase="Failed", message="It crashes. Mend it.", failures=failures)
+        failures = {
+            "count": 6,
+            "reason": "CrashLoop",
+            "message": "It crashes.",
+            "time": format_time(at(when)),
+        }
+        return self.state(
+            **self._NO_RUN, phase="Failed", message="It crashes. Mend it.", failures=failures
+        )
 
     def ending(self, when: float, why: str = "Stopping") -> VDISession:
         self.meta["deletionTimestamp"] = format_time(at(when))
@@ -106,7 +133,12 @@ class Life:
     )
 
     def _condition(self, kind: str, status: str, reason: str, when: float) -> dict[str, str]:
-        return {"type": kind, "status": status, "reason": reason, "lastTransitionTime": format_time(at(when))}
+        return {
+            "type": kind,
+            "status": status,
+            "reason": reason,
+            "lastTransitionTime": format_time(at(when)),
+        }
 
 
 def template(*, gpu: int = 2, generation: int = 1) -> VDITemplate:
@@ -117,7 +149,9 @@ def template(*, gpu: int = 2, generation: int = 1) -> VDITemplate:
 
 
 class Replica:
-    """One gateway's recorder over what it has been given; the API server is asked through it, too."""
+    """One gateway's recorder over what it has been given; the API server is asked through it,
+    too.
+    """
 
     def __init__(self, database: Database, clock: Callable[[], datetime]) -> None:
         self.database = database
@@ -127,7 +161,9 @@ class Replica:
         self.recorder = Recorder(database=database, cluster=self.world, client=client, clock=clock)
         self.on_the_server: dict[str, VDISession] = {}
 
-    async def get(self, _resource: object, name: str, *, namespace: str, into: type[VDISession]) -> VDISession:
+    async def get(
+        self, _resource: object, name: str, *, namespace: str, into: type[VDISession]
+    ) -> VDISession:
         if name not in self.on_the_server:
             raise NotFound(404, "NotFound", f"vdisessions {name!r} not found", request="GET")
         return self.on_the_server[name]
@@ -148,7 +184,9 @@ class Replica:
 
 @asynccontextmanager
 async def open_database(url: str) -> AsyncIterator[Database]:
-    """With all tables in it; SQLite's file gets them from a copy, other servers from the migrations."""
+    """With all tables in it; SQLite's file gets them from a copy, other servers from the
+    migrations.
+    """
     if url.startswith(SQLITE):
         sqlite_with_tables(Path(url.removeprefix(SQLITE)))
     database = Database(url)
@@ -164,7 +202,9 @@ def sqlite_url(folder: Path) -> str:
 
 
 async def rows_of(database: Database) -> tuple[list[SessionRow], list[RunRow]]:
-    """Everything that is kept, as it was at one moment: each query sees what was written since the one before it."""
+    """Everything that is kept, as it was at one moment: each query sees what was written since the
+    one before it.
+    """
     async with database.connect() as connection:
         found: list[SessionRow] | None = None
         of_runs: list[RunRow] = []

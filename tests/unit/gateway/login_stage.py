@@ -1,4 +1,6 @@
-"""The gateway as tests of the login have it: local users in a Secret, routes that show what the guard says."""
+"""The gateway as tests of the login have it: local users in a Secret, routes that show what the
+guard says.
+"""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
@@ -59,8 +61,8 @@ class EndedGrants:
 
 
 class LoginStage(GatewayStage):
-    """The gateway with the users alice (a password) and root (an administrator), and routes that show what the guard
-    says in place of the portal's and the API's.
+    """The gateway with the users alice (a password) and root (an administrator), and routes that
+    show what the guard says in place of the portal's and the API's.
     """
 
     def __init__(
@@ -113,7 +115,10 @@ class LoginStage(GatewayStage):
     def counted(self, source: str, outcome: str) -> float:
         """What the metric says of login attempts."""
         labels = {"source": source, "outcome": outcome}
-        return self.context.metrics.registry.get_sample_value("vdi_gateway_logins_total", labels) or 0.0
+        return (
+            self.context.metrics.registry.get_sample_value("vdi_gateway_logins_total", labels)
+            or 0.0
+        )
 
     def browser(self, address: str = "203.0.113.7", **headers: str) -> Browser:
         """A new browser without cookies, behind Traefik."""

@@ -1,4 +1,6 @@
-"""The gateway as tests of the portal's pages have it: people, sessions, and a browser that sends forms."""
+"""The gateway as tests of the portal's pages have it: people, sessions, and a browser that sends
+forms.
+"""
 
 import asyncio
 import re
@@ -85,7 +87,12 @@ class PageBrowser:
         return text_of(await self.html(path))
 
     async def post(
-        self, path: str, *, at: str = "/account-is-not-here", token: str | None = None, **fields: str
+        self,
+        path: str,
+        *,
+        at: str = "/account-is-not-here",
+        token: str | None = None,
+        **fields: str,
     ) -> httpx.Response:
         """Send a form as the page `at` shows it; `token` None: the one of that page."""
         if token is None:

@@ -1,4 +1,6 @@
-"""What every `SharedState` must do; run by the unit tests on memory and by the cluster tests on a real Redis."""
+"""What every `SharedState` must do; run by the unit tests on memory and by the cluster tests on a
+real Redis.
+"""
 
 import asyncio
 
@@ -21,7 +23,9 @@ async def gives_the_key_back_when_time_is_over(shared: SharedState) -> None:
 async def counts_from_one_in_each_window(shared: SharedState) -> None:
     assert [await shared.count("who", 30) for _ in range(3)] == [1, 2, 3]
     assert await shared.count("other", 30) == 1
-    assert sorted(await asyncio.gather(*(shared.count("many", 30) for _ in range(50)))) == list(range(1, 51))
+    assert sorted(await asyncio.gather(*(shared.count("many", 30) for _ in range(50)))) == list(
+        range(1, 51)
+    )
 
 
 async def takes_a_count_back(shared: SharedState) -> None:
@@ -72,7 +76,11 @@ async def forgets_values(shared: SharedState) -> None:
 
 async def tells_all_listeners_what_comes_after(shared: SharedState) -> None:
     await shared.publish("news", "before")
-    async with shared.subscribe("news") as one, shared.subscribe("news") as two, shared.subscribe("other") as other:
+    async with (
+        shared.subscribe("news") as one,
+        shared.subscribe("news") as two,
+        shared.subscribe("other") as other,
+    ):
         await shared.publish("news", "first")
         await shared.publish("news", "second")
         await shared.publish("other", "elsewhere")

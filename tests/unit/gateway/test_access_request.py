@@ -1,4 +1,6 @@
-"""Help with consent: administrators see no desktop until its owner allows it, and no longer than that."""
+"""Help with consent: administrators see no desktop until its owner allows it, and no longer than
+that.
+"""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -33,7 +35,9 @@ async def stage() -> ApiStage:
 
 async def acts(stage: ApiStage) -> list[tuple[str, str, str, str]]:
     found = await stage.audit.entries(limit=50)
-    return [(one.actor, one.action, one.outcome, one.detail.get("answer", "")) for one in found[::-1]]
+    return [
+        (one.actor, one.action, one.outcome, one.detail.get("answer", "")) for one in found[::-1]
+    ]
 
 
 async def test_owner_allows_and_ends_it(stage: ApiStage) -> None:
@@ -44,7 +48,9 @@ async def test_owner_allows_and_ends_it(stage: ApiStage) -> None:
     assert (await root.post(f"{ONE}/access-request", json={})).status_code == 409  # one at a time
     bob = await stage.program(BOB)
     assert "accessRequest" not in (await bob.get(ONE)).json()["spec"]
-    allowed = await alice.post(f"{ONE}/access-request/answer", json={"request": LAPSES, "allow": True})
+    allowed = await alice.post(
+        f"{ONE}/access-request/answer", json={"request": LAPSES, "allow": True}
+    )
     guest = {"user": ROOT.user, "role": "viewer", "expires": "2026-11-20T12:30:00Z"}
     assert allowed.json()["spec"]["access"][1:] == [guest]
     assert "accessRequest" not in allowed.json()["spec"]
@@ -58,7 +64,11 @@ async def test_owner_allows_and_ends_it(stage: ApiStage) -> None:
 
 
 async def test_without_consent_every_way_is_refused(stage: ApiStage) -> None:
-    root, bob, token = await stage.program(ROOT), await stage.program(BOB), await stage.program(ALICE)
+    root, bob, token = (
+        await stage.program(ROOT),
+        await stage.program(BOB),
+        await stage.program(ALICE),
+    )
     token.event_hooks = {}  # pages are not in the API's document
     await root.post(f"{ONE}/access-request", json={"role": "viewer"})
     answer = {"request": LAPSES, "allow": True}
@@ -104,10 +114,14 @@ async def test_lapse_and_end_leave_rows_once(stage: ApiStage) -> None:
     await asyncio.gather(*(stage.actions.drop_expired_access() for _ in range(2)))  # two replicas
     assert "accessRequest" not in (await alice.get(ONE)).json()["spec"]
     await root.post(f"{ONE}/access-request", json={"length": "1m"})
-    await alice.post(f"{ONE}/access-request/answer", json={"request": "2026-11-20T12:02:00Z", "allow": True})
+    await alice.post(
+        f"{ONE}/access-request/answer", json={"request": "2026-11-20T12:02:00Z", "allow": True}
+    )
     stage.clock.forward(minutes=1)
     session = stage.world.session("alice-desktop")
-    assert session and role_in(session, ROOT.user, stage.clock.now()) is None  # whatever the sweep does
+    assert (
+        session and role_in(session, ROOT.user, stage.clock.now()) is None
+    )  # whatever the sweep does
     await asyncio.gather(*(stage.actions.drop_expired_access() for _ in range(2)))  # two replicas
     assert [one["user"] for one in (await alice.get(ONE)).json()["spec"]["access"]] == [BOB.user]
     assert [act for act in await acts(stage) if act[0] == "vdi-gateway"] == [
@@ -124,8 +138,14 @@ def test_length_has_limits(length: str) -> None:
 
 def test_later_request_does_not_replace_what_the_owner_reads() -> None:
     """Both writes have the resource version that they decided on."""
-    for request in (RequestAccess(ROOT.user, GuestRole.COLLABORATOR, "8h"), AnswerAccess(LAPSES, allow=True)):
-        session = changed(a_session(), spec={} if isinstance(request, RequestAccess) else {"access_request": REQUEST})
+    for request in (
+        RequestAccess(ROOT.user, GuestRole.COLLABORATOR, "8h"),
+        AnswerAccess(LAPSES, allow=True),
+    ):
+        session = changed(
+            a_session(),
+            spec={} if isinstance(request, RequestAccess) else {"access_request": REQUEST},
+        )
         patch = decide(session, None, request, NOW)
         assert not isinstance(patch, Refusal)
         assert patch["metadata"]["resourceVersion"] == session.metadata.resource_version
@@ -161,13 +181,18 @@ async def test_portal_asks_and_answers() -> None:
     stage, page = PortalStage(), "/desktops/alice-desktop"
     stage.put(a_template("ubuntu"), running_desktop("alice-desktop"))
     admin, owner = stage.browser(ADMIN), stage.browser()
-    assert "Ask for access" in (await admin.get(page)).text and "Ask for access" not in (await owner.get(page)).text
+    assert (
+        "Ask for access" in (await admin.get(page)).text
+        and "Ask for access" not in (await owner.get(page)).text
+    )
     asked = await admin.post(f"{page}/request-access", at=page, **{"role": "viewer", "for": "30m"})
     assert "done=request-access" in asked.headers["location"]
     shown = (await owner.get(page)).text
     assert "root@example.com asks for access: view only, for 30m" in text_of(shown)
     assert "asks for access" not in (await admin.get(page)).text
-    refused = await owner.post(f"{page}/answer-access", at=page, refuse=format_time(NOW + timedelta(minutes=1)))
+    refused = await owner.post(
+        f"{page}/answer-access", at=page, refuse=format_time(NOW + timedelta(minutes=1))
+    )
     assert "done=refuse-access" in refused.headers["location"]
     assert "asks for access" not in (await owner.get(page)).text
     session = stage.world.session("alice-desktop")

@@ -48,9 +48,16 @@ class SharedCluster:
         self.put_template("desktop")
 
     def put_template(self, name: str, **spec: Any) -> None:
-        self.api.put("vditemplates", name, namespace="", spec={"image": "registry.example.com/desktop:1", **spec})
+        self.api.put(
+            "vditemplates",
+            name,
+            namespace="",
+            spec={"image": "registry.example.com/desktop:1", **spec},
+        )
 
-    def put_session(self, name: str, person: User = ALICE, namespace: str = NS, **spec: Any) -> None:
+    def put_session(
+        self, name: str, person: User = ALICE, namespace: str = NS, **spec: Any
+    ) -> None:
         body = {"user": person.email, "template": "desktop", **spec}
         self.api.put("vdisessions", name, namespace=namespace, spec=body)
 
@@ -63,14 +70,18 @@ class SharedCluster:
         return {name for kind, _, name in self.api.objects if kind == "vdisessions"}
 
     @asynccontextmanager
-    async def replica(self, limits: str = "", settings: Settings = SETTINGS) -> AsyncIterator[Replica]:
+    async def replica(
+        self, limits: str = "", settings: Settings = SETTINGS
+    ) -> AsyncIterator[Replica]:
         chosen: Limits = read_limits(limits, "limits")
         async with (
             Client(self.api.config(), field_manager="vdi-gateway", retry=NO_RETRY) as client,
             ClusterCache(client, settings) as world,
         ):
             await world.wait_synced()
-            stage = GatewayStage(cluster=client, settings=settings, limits=chosen, shared=self.shared, cache=world)
+            stage = GatewayStage(
+                cluster=client, settings=settings, limits=chosen, shared=self.shared, cache=world
+            )
             yield Replica(stage.actions, world, stage)
 
 
@@ -90,7 +101,9 @@ def requested(person: User = ALICE, template: str = "desktop", **more: Any) -> S
     return SessionRequest(user=person.email, template=template, **more)
 
 
-async def test_start_creates_a_session_with_a_readable_name(stage: SharedCluster, one: Replica) -> None:
+async def test_start_creates_a_session_with_a_readable_name(
+    stage: SharedCluster, one: Replica
+) -> None:
     made = await one.actions.start(ALICE, SessionRequest(template="desktop", timeout="2h"))
     assert made.metadata.name == "alice-desktop"
     assert stage.spec("alice-desktop")["timeout"] == "2h"
@@ -98,24 +111,34 @@ async def test_start_creates_a_session_with_a_readable_name(stage: SharedCluster
     assert one.stage.acts == [(ALICE.email, "session.start", "alice-desktop", "done")]
 
 
-async def test_a_second_start_is_refused_unless_it_has_a_name(stage: SharedCluster, one: Replica) -> None:
+async def test_a_second_start_is_refused_unless_it_has_a_name(
+    stage: SharedCluster, one: Replica
+) -> None:
     await one.actions.start(ALICE, requested())
-    with pytest.raises(ActionDenied, match="You already have the desktop 'alice-desktop'") as refused:
+    with pytest.raises(
+        ActionDenied, match="You already have the desktop 'alice-desktop'"
+    ) as refused:
         await one.actions.start(ALICE, requested())
     assert refused.value.code == "Conflict"
     await one.actions.start(ALICE, requested(name="second"))
     assert stage.names == {"alice-desktop", "second"}
 
 
-async def test_two_users_with_one_first_name_get_two_names(stage: SharedCluster, one: Replica) -> None:
+async def test_two_users_with_one_first_name_get_two_names(
+    stage: SharedCluster, one: Replica
+) -> None:
     other = User("alice@elsewhere.example")
     await one.actions.start(ALICE, requested())
     assert (await one.actions.start(other, requested(other))).metadata.name == "alice-desktop-2"
 
 
-async def test_a_taken_name_reveals_nothing_of_its_owner(stage: SharedCluster, one: Replica) -> None:
+async def test_a_taken_name_reveals_nothing_of_its_owner(
+    stage: SharedCluster, one: Replica
+) -> None:
     stage.put_session("nice", BOB)
-    with pytest.raises(ActionDenied, match=r"^name: 'nice' is not available\. Choose another name\.$") as refused:
+    with pytest.raises(
+        ActionDenied, match=r"^name: 'nice' is not available\. Choose another name\.$"
+    ) as refused:
         await one.actions.start(ALICE, requested(name="nice"))
     assert BOB.email not in refused.value.sentence
 
@@ -155,7 +178,9 @@ async def test_a_refused_start_names_what_is_allowed(
     assert stage.names == set()
 
 
-async def test_no_desktop_is_started_for_an_address_that_hides(stage: SharedCluster, one: Replica) -> None:
+async def test_no_desktop_is_started_for_an_address_that_hides(
+    stage: SharedCluster, one: Replica
+) -> None:
     with pytest.raises(
         ActionDenied, match=r"^user: 'bob\\u202e@example.com' .*; allowed: visible characters"
     ) as refused:
@@ -190,7 +215,9 @@ async def test_starts_at_one_moment_through_two_replicas_are_counted(stage: Shar
     limits = "default: {sessions: 3}"
     async with stage.replica(limits) as one, stage.replica(limits) as two:
         starts = [
-            replica.actions.start(ALICE, requested(name=f"d{number}")) for number in range(4) for replica in (one, two)
+            replica.actions.start(ALICE, requested(name=f"d{number}"))
+            for number in range(4)
+            for replica in (one, two)
         ]
         answers = await asyncio.gather(*starts, return_exceptions=True)
         assert len(stage.names) == 3
@@ -226,7 +253,10 @@ async def test_gpu_hours_do_not_limit_desktops_without_gpus(stage: SharedCluster
     stage.put_session("old", suspended=True)
     async with stage.replica("default: {gpuHoursPerMonth: 10}") as one:
         one.stage.use(ALICE.email, 5.0, gpus=2)
-        words = r"10 GPU hours per calendar month and have used 10\.0\. The count restarts on 2026-12-01 at 00:00 UTC"
+        words = (
+            r"10 GPU hours per calendar month and have used 10\.0\. The count restarts on"
+            r" 2026-12-01 at 00:00 UTC"
+        )
         for refused in (one.actions.start(ALICE, requested()), one.actions.resume(ALICE, "old")):
             with pytest.raises(ActionDenied, match=words) as denied:
                 await refused
@@ -239,11 +269,17 @@ async def test_gpu_hours_do_not_limit_desktops_without_gpus(stage: SharedCluster
 def a_home(name: str, size: str, person: User = ALICE) -> dict[str, Any]:
     annotations = {USER_ANNOTATION: person.email}
     spec = {"accessModes": ["ReadWriteOnce"], "resources": {"requests": {"storage": size}}}
-    return {"name": name, "metadata": {"labels": dict(MANAGED_BY), "annotations": annotations}, "spec": spec}
+    return {
+        "name": name,
+        "metadata": {"labels": dict(MANAGED_BY), "annotations": annotations},
+        "spec": spec,
+    }
 
 
 async def test_homes_together_are_limited(stage: SharedCluster) -> None:
-    """Two starts one after the other, before the operator has made the first home, are counted both."""
+    """Two starts one after the other, before the operator has made the first home, are counted
+    both.
+    """
     for name in ("first", "second", "third"):
         stage.put_template(name, persistence={"size": "40Gi", "maxSize": "90Gi"})
     stage.put_template("none", persistence={"enabled": False})
@@ -254,7 +290,8 @@ async def test_homes_together_are_limited(stage: SharedCluster) -> None:
         await one.actions.start(ALICE, requested(template="first", name="a"))
         with pytest.raises(ActionDenied, match="take up 50 GiB") as denied:
             await one.actions.start(
-                ALICE, requested(template="second", name="b", persistence=RequestedHome(size="60Gi"))
+                ALICE,
+                requested(template="second", name="b", persistence=RequestedHome(size="60Gi")),
             )
         assert denied.value.code == "OverLimit" and of_first in denied.value.sentence
         await one.actions.start(ALICE, requested(template="second", name="b"))
@@ -268,7 +305,9 @@ async def test_homes_together_are_limited(stage: SharedCluster) -> None:
         await one.actions.resume(ALICE, "a")
 
 
-async def test_shares_through_two_replicas_at_once_all_count(stage: SharedCluster, one: Replica) -> None:
+async def test_shares_through_two_replicas_at_once_all_count(
+    stage: SharedCluster, one: Replica
+) -> None:
     guests = [f"guest{number}@example.com" for number in range(6)]
     async with stage.replica() as two:
         stage.put_session("a", access=[{"user": "old@example.com", "role": "viewer"}])
@@ -294,7 +333,9 @@ async def test_resizes_through_two_replicas_at_once_all_count(stage: SharedClust
 async def test_actions_send_what_is_decided(stage: SharedCluster, one: Replica) -> None:
     stage.put_session("a")
     bob = {"user": BOB.email, "role": "collaborator", "expires": "2026-11-20T14:00:00Z"}
-    await one.actions.share(ALICE, "a", "Bob@example.com", GuestRole.COLLABORATOR, NOW + timedelta(hours=2))
+    await one.actions.share(
+        ALICE, "a", "Bob@example.com", GuestRole.COLLABORATOR, NOW + timedelta(hours=2)
+    )
     assert stage.spec("a")["access"] == [bob]
     await one.actions.unshare(ALICE, "a", BOB.email)
     await one.actions.extend(ALICE, "a", "4h")
@@ -323,7 +364,9 @@ async def test_refusals_have_code_and_field_and_are_audited(stage: SharedCluster
         with pytest.raises(ActionDenied, match="25h is more than 24h") as refused:
             await one.actions.extend(ALICE, "a", "25h")
         assert (refused.value.code, refused.value.fields[0].allowed) == ("OverLimit", "at most 24h")
-        with pytest.raises(ActionDenied, match=r"As collaborator of alice@example\.com's desktop 'a' you may not"):
+        with pytest.raises(
+            ActionDenied, match=r"As collaborator of alice@example\.com's desktop 'a' you may not"
+        ):
             await one.actions.suspend(BOB, "a")
         assert one.stage.acts == [
             (ALICE.email, "session.extend", "a", "OverLimit"),
@@ -332,16 +375,22 @@ async def test_refusals_have_code_and_field_and_are_audited(stage: SharedCluster
 
 
 @pytest.mark.parametrize("user", [ALICE, ROOT], ids=["owner", "administrator"])
-async def test_unusable_schedule_is_kept_nowhere(stage: SharedCluster, one: Replica, user: User) -> None:
+async def test_unusable_schedule_is_kept_nowhere(
+    stage: SharedCluster, one: Replica, user: User
+) -> None:
     stage.put_session("a")
     with pytest.raises(ActionDenied) as refused:
-        await one.actions.schedule(user, "a", SessionSchedule(start="x" * 60_000, time_zone="Europe/Berlin"))
+        await one.actions.schedule(
+            user, "a", SessionSchedule(start="x" * 60_000, time_zone="Europe/Berlin")
+        )
     assert refused.value.code == "Invalid" and len(refused.value.sentence) < 300
     assert one.stage.acts == []
     assert stage.spec("a").get("schedule") is None
 
 
-async def test_files_are_deleted_after_a_dry_run_and_the_session(stage: SharedCluster, one: Replica) -> None:
+async def test_files_are_deleted_after_a_dry_run_and_the_session(
+    stage: SharedCluster, one: Replica
+) -> None:
     stage.put_session("a")
     stage.put_session("b")
     await eventually(lambda: len(one.world.sessions) == 2)
@@ -351,15 +400,27 @@ async def test_files_are_deleted_after_a_dry_run_and_the_session(stage: SharedCl
     await eventually(lambda: len(one.world.sessions) == 1)
     await one.actions.end(ALICE, "b", delete_home=True)
     deleted = [path.split("/")[-2] for method, path, *_ in stage.api.requests if method == "DELETE"]
-    assert deleted == ["vdisessions", "persistentvolumeclaims", "vdisessions", "persistentvolumeclaims"]
+    assert deleted == [
+        "vdisessions",
+        "persistentvolumeclaims",
+        "vdisessions",
+        "persistentvolumeclaims",
+    ]
     assert stage.names == set()
 
 
-async def test_another_user_s_session_and_none_look_the_same(stage: SharedCluster, one: Replica) -> None:
+async def test_another_user_s_session_and_none_look_the_same(
+    stage: SharedCluster, one: Replica
+) -> None:
     stage.put_session("hers")
     said = []
     for name in ("hers", "none", "..", "a/b", "", "A" * 300, "x?y"):
-        for action in (one.actions.suspend, one.actions.resume, one.actions.restart, one.actions.end):
+        for action in (
+            one.actions.suspend,
+            one.actions.resume,
+            one.actions.restart,
+            one.actions.end,
+        ):
             with pytest.raises(ActionDenied) as refused:
                 await action(EVE, name)
             said.append((refused.value.code, refused.value.sentence.replace(repr(name), "NAME")))
@@ -368,7 +429,9 @@ async def test_another_user_s_session_and_none_look_the_same(stage: SharedCluste
     assert not any(method in ("PATCH", "DELETE") for method, *_ in stage.api.requests)
 
 
-async def test_administrators_act_only_where_it_can_be_audited(stage: SharedCluster, one: Replica) -> None:
+async def test_administrators_act_only_where_it_can_be_audited(
+    stage: SharedCluster, one: Replica
+) -> None:
     stage.put_session("hers")
     one.stage.lose_audit()
     with pytest.raises(ActionDenied, match="cannot be written to the audit") as refused:
@@ -404,9 +467,13 @@ async def test_limited_hours_are_not_used_by_a_schedule(stage: SharedCluster) ->
         assert stage.spec("a")["schedule"]["start"] == "08:30"
 
 
-async def test_groups_of_volumes_are_written_at_each_start_of_ones_own(stage: SharedCluster, one: Replica) -> None:
+async def test_groups_of_volumes_are_written_at_each_start_of_ones_own(
+    stage: SharedCluster, one: Replica
+) -> None:
     def written() -> str | None:
-        annotations: dict[str, str] = stage.api.objects["vdisessions", NS, "a"]["metadata"].get("annotations") or {}
+        annotations: dict[str, str] = (
+            stage.api.objects["vdisessions", NS, "a"]["metadata"].get("annotations") or {}
+        )
         return annotations.get("vdi.kasm.io/groups")
 
     team = {"name": "team", "mountPath": "/team", "persistentVolumeClaim": {"claimName": "team"}}
@@ -430,7 +497,9 @@ async def test_groups_of_volumes_are_written_at_each_start_of_ones_own(stage: Sh
     assert written() is None, "which groups another person is in is not known"
 
 
-async def test_nothing_is_deleted_where_the_files_may_not_be(stage: SharedCluster, one: Replica) -> None:
+async def test_nothing_is_deleted_where_the_files_may_not_be(
+    stage: SharedCluster, one: Replica
+) -> None:
     stage.put_session("a")
     stage.api.faults.append(("DELETE", refusal(403, "Forbidden")))
     with pytest.raises(ActionDenied, match="The cluster refuses this"):

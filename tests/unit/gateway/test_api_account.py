@@ -32,7 +32,11 @@ async def test_a_token_is_made_used_and_revoked(stage: ApiStage) -> None:
     assert made.status_code == 201
     assert made.headers["cache-control"] == "no-store"
     secret, about = made.json()["token"], made.json()["about"]
-    assert (about["label"], about["expires"], about["current"]) == ("ci", "2026-11-27T12:00:00Z", False)
+    assert (about["label"], about["expires"], about["current"]) == (
+        "ci",
+        "2026-11-27T12:00:00Z",
+        False,
+    )
     program = await stage.anybody(authorization=f"Bearer {secret}")
     assert (await program.get("/api/v1/me")).json()["user"] == "alice@example.com"
     listed = (await program.get("/api/v1/tokens")).json()["items"]
@@ -69,7 +73,9 @@ async def test_another_s_token_is_not_there(stage: ApiStage) -> None:
         ({"label": "x", "days": 366}, "days", "a whole number <= 365"),
     ],
 )
-async def test_a_token_s_fields_are_checked(stage: ApiStage, body: dict[str, object], field: str, allowed: str) -> None:
+async def test_a_token_s_fields_are_checked(
+    stage: ApiStage, body: dict[str, object], field: str, allowed: str
+) -> None:
     answer = problem(await (await stage.page()).post("/api/v1/tokens", json=body), 422, "invalid")
     assert [(error["field"], error["allowed"]) for error in answer["errors"]] == [(field, allowed)]
 

@@ -50,7 +50,9 @@ async def test_the_audit_comes_in_pages(stage: ApiStage) -> None:
         stage.session(name)
         await root.post(f"/api/v1/sessions/{name}/suspend")
     first = (await root.get("/api/v1/admin/audit", params={"limit": 2})).json()
-    second = (await root.get("/api/v1/admin/audit", params={"limit": 2, "cursor": first["next"]})).json()
+    second = (
+        await root.get("/api/v1/admin/audit", params={"limit": 2, "cursor": first["next"]})
+    ).json()
     assert [each["target"] for each in first["items"] + second["items"]] == ["z", "y", "x"]
     assert "next" not in second
     only = (await root.get("/api/v1/admin/audit", params={"target": "y"})).json()["items"]
@@ -61,9 +63,15 @@ async def test_the_audit_comes_in_pages(stage: ApiStage) -> None:
 
 async def test_the_queue_is_in_its_order(stage: ApiStage) -> None:
     for name, position in (("later", 2), ("never", 0), ("next", 1)):
-        stage.session(name, status={"phase": "Pending", "queue": {"position": position, "reason": "GPU"}})
+        stage.session(
+            name, status={"phase": "Pending", "queue": {"position": position, "reason": "GPU"}}
+        )
     stage.session("runs", status=RUNNING)
-    assert names(await (await stage.program(ROOT)).get("/api/v1/admin/queue")) == ["next", "later", "never"]
+    assert names(await (await stage.program(ROOT)).get("/api/v1/admin/queue")) == [
+        "next",
+        "later",
+        "never",
+    ]
 
 
 async def test_gpus_by_node_and_why_they_are_not_known(stage: ApiStage) -> None:
@@ -95,7 +103,9 @@ async def test_history_is_one_s_own(stage: ApiStage) -> None:
     path = f"/api/v1/history/{mine[0]['uid']}"
     assert (await alice.get(path)).json() == mine[0] == (await root.get(path)).json()
     problem(await bob.get(path), 404, "not-found")
-    everybody = (await root.get("/api/v1/admin/history", params={"user": "bob@example.com"})).json()["items"]
+    everybody = (
+        await root.get("/api/v1/admin/history", params={"user": "bob@example.com"})
+    ).json()["items"]
     assert [each["name"] for each in everybody] == ["bobs"]
 
 
@@ -104,7 +114,9 @@ async def test_usage_of_a_month(stage: ApiStage) -> None:
     await had(stage, "bobs", user="bob@example.com")
     alice, root = await stage.program(), await stage.program(ROOT)
     report = (await alice.get("/api/v1/usage")).json()
-    assert [(each["name"], each["hours"]) for each in report["users"]] == [("alice@example.com", 1.0)]
+    assert [(each["name"], each["hours"]) for each in report["users"]] == [
+        ("alice@example.com", 1.0)
+    ]
     assert report["month"] == "2026-11"
     assert (await alice.get("/api/v1/usage", params={"month": "2026-10"})).json()["users"] == []
     everybody = (await root.get("/api/v1/admin/usage")).json()["users"]
@@ -112,7 +124,10 @@ async def test_usage_of_a_month(stage: ApiStage) -> None:
     used = {user["user"]: user["use"]["hoursPerMonth"]["used"] for user in await users(stage)}
     assert used == {"alice@example.com": 1.0, "bob@example.com": 1.0}
     body = problem(await alice.get("/api/v1/usage", params={"month": "2026-13"}), 422, "invalid")
-    assert body["errors"][0]["allowed"] == "A calendar month (UTC) such as 2026-11. Default: the current month"
+    assert (
+        body["errors"][0]["allowed"]
+        == "A calendar month (UTC) such as 2026-11. Default: the current month"
+    )
 
 
 async def test_usage_is_by_template_too_and_as_a_file(stage: ApiStage) -> None:
@@ -143,21 +158,36 @@ async def test_an_export_has_one_s_own_rows(stage: ApiStage) -> None:
     mine = await alice.get("/api/v1/export", params={"what": "sessions"})
     assert mine.headers["content-disposition"] == 'attachment; filename="vdi-sessions.csv"'
     assert [line.split(",")[1] for line in mine.text.splitlines()] == ["name", "a"]
-    lines = (await root.get("/api/v1/admin/export", params={"what": "runs", "format": "jsonl"})).text.splitlines()
+    lines = (
+        await root.get("/api/v1/admin/export", params={"what": "runs", "format": "jsonl"})
+    ).text.splitlines()
     assert [('"a"' in line, '"bobs"' in line) for line in lines] == [(True, False), (False, True)]
     later = (stage.clock.wall + timedelta(days=1)).isoformat()
     none = await alice.get("/api/v1/export", params={"what": "runs", "since": later})
     assert len(none.text.splitlines()) == 1
-    usage = await root.get("/api/v1/admin/export", params={"what": "usage", "user": "bob@example.com"})
+    usage = await root.get(
+        "/api/v1/admin/export", params={"what": "usage", "user": "bob@example.com"}
+    )
     assert [line.split(",")[0] for line in usage.text.splitlines()] == ["user", "bob@example.com"]
     problem(await alice.get("/api/v1/export", params={"what": "audit"}), 422, "invalid")
-    problem(await alice.get("/api/v1/export", params={"what": "runs", "month": "2026-11"}), 422, "invalid")
-    problem(await alice.get("/api/v1/export", params={"what": "usage", "since": later}), 422, "invalid")
+    problem(
+        await alice.get("/api/v1/export", params={"what": "runs", "month": "2026-11"}),
+        422,
+        "invalid",
+    )
+    problem(
+        await alice.get("/api/v1/export", params={"what": "usage", "since": later}), 422, "invalid"
+    )
 
 
 def account(subject: str) -> Identity:
     """An account of the identity provider with Carol's address."""
-    return Identity(user="carol@example.com", source=SOURCE_OIDC, issuer="https://id.example.com", subject=subject)
+    return Identity(
+        user="carol@example.com",
+        source=SOURCE_OIDC,
+        issuer="https://id.example.com",
+        subject=subject,
+    )
 
 
 @pytest.mark.parametrize(
@@ -173,7 +203,11 @@ async def test_a_released_address_is_free_for_another_account(
 ) -> None:
     """What the account before has open ends: it is no longer whose address this is."""
     address = f"/api/v1/admin{path}"
-    carol, root, bob = await stage.program(account("1")), await stage.program(ROOT), await stage.program(BOB)
+    carol, root, bob = (
+        await stage.program(account("1")),
+        await stage.program(ROOT),
+        await stage.program(BOB),
+    )
     with pytest.raises(AnotherAccountError):
         await stage.logins.begin(account("2"), Device())
     problem(await bob.post(address), 403, "forbidden")
@@ -183,8 +217,12 @@ async def test_a_released_address_is_free_for_another_account(
     assert (await carol.get("/api/v1/me")).status_code == 401
     assert (await bob.get("/api/v1/me")).status_code == 200, "local users stay"
     assert await stage.logins.of("carol@example.com") == []
-    assert (await (await stage.program(account("2"))).get("/api/v1/me")).json()["user"] == "carol@example.com"
-    (act,) = (await root.get("/api/v1/admin/audit", params={"action": "user.release"})).json()["items"]
+    assert (await (await stage.program(account("2"))).get("/api/v1/me")).json()[
+        "user"
+    ] == "carol@example.com"
+    (act,) = (await root.get("/api/v1/admin/audit", params={"action": "user.release"})).json()[
+        "items"
+    ]
     assert (act["actor"], act["target"], act["outcome"]) == ("root@example.com", target, "done")
 
 

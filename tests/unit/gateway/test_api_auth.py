@@ -20,7 +20,9 @@ EVERY = [
     (operation.method, "/api/v1" + operation.path.format(name="n", user="u@x.yz", id="i", uid="u"))
     for operation in OPERATIONS
 ]
-ADMINS = [("/api/v1" + operation.path, operation.method) for operation in OPERATIONS if operation.admin]
+ADMINS = [
+    ("/api/v1" + operation.path, operation.method) for operation in OPERATIONS if operation.admin
+]
 
 
 @pytest.fixture
@@ -28,10 +30,14 @@ def stage() -> ApiStage:
     return ApiStage()
 
 
-@pytest.mark.parametrize("authorization", [None, "Bearer vdi_wrong", "Bearer wrong", "Basic YTpi", ""])
+@pytest.mark.parametrize(
+    "authorization", [None, "Bearer vdi_wrong", "Bearer wrong", "Basic YTpi", ""]
+)
 async def test_no_operation_answers_a_stranger(stage: ApiStage, authorization: str | None) -> None:
     stage.session("n")
-    anybody = await stage.anybody(**({} if authorization is None else {"authorization": authorization}))
+    anybody = await stage.anybody(
+        **({} if authorization is None else {"authorization": authorization})
+    )
     for method, path in EVERY:
         answer = await anybody.request(method, path)
         assert "Bearer" in answer.headers["www-authenticate"]
@@ -46,7 +52,9 @@ async def test_an_expired_token_is_worth_nothing(stage: ApiStage) -> None:
 
 
 @pytest.mark.parametrize(("path", "method"), ADMINS)
-async def test_administration_is_for_administrators(stage: ApiStage, path: str, method: str) -> None:
+async def test_administration_is_for_administrators(
+    stage: ApiStage, path: str, method: str
+) -> None:
     bob = await stage.program(BOB)
     said = problem(await bob.request(method, path), 403, "forbidden")["detail"]
     assert said == "Only administrators can do this; bob@example.com is not an administrator."
@@ -75,7 +83,9 @@ async def test_a_method_that_is_not_there_is_named_with_those_that_are(stage: Ap
     assert answer.headers["allow"] == "GET, POST"
 
 
-@pytest.mark.parametrize("path", ["/api/v1", "/api/v1/", "/api/v2/sessions", "/api/v1/sessions/a/b/c/d", "/api/x"])
+@pytest.mark.parametrize(
+    "path", ["/api/v1", "/api/v1/", "/api/v2/sessions", "/api/v1/sessions/a/b/c/d", "/api/x"]
+)
 async def test_an_address_that_is_not_there_is_a_problem_too(stage: ApiStage, path: str) -> None:
     problem(await (await stage.program()).get(path), 404, "not-found")
 
@@ -83,14 +93,18 @@ async def test_an_address_that_is_not_there_is_a_problem_too(stage: ApiStage, pa
 @pytest.mark.parametrize("media", ["text/plain", "application/x-www-form-urlencoded", ""])
 async def test_a_body_that_is_not_json_is_refused(stage: ApiStage, media: str) -> None:
     alice = await stage.program()
-    answer = await alice.post("/api/v1/sessions", content=b'{"template": "ubuntu"}', headers={"Content-Type": media})
+    answer = await alice.post(
+        "/api/v1/sessions", content=b'{"template": "ubuntu"}', headers={"Content-Type": media}
+    )
     problem(answer, 415, "unsupported-media-type")
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b"\xff\xfe", b'{"template": "\xff"}', b"[" * 5000])
 async def test_broken_json_is_refused(stage: ApiStage, content: bytes) -> None:
     alice = await stage.program()
-    answer = await alice.post("/api/v1/sessions", content=content, headers={"Content-Type": "application/json"})
+    answer = await alice.post(
+        "/api/v1/sessions", content=content, headers={"Content-Type": "application/json"}
+    )
     problem(answer, 400, "malformed")
 
 
@@ -104,9 +118,13 @@ async def test_broken_json_is_refused(stage: ApiStage, content: bytes) -> None:
         ("page=2", {"field": "page", "value": "2", "allowed": "a field of this request: limit, cursor, role"}),
     ],
 )  # fmt: skip
-async def test_parameters_are_refused_by_name(stage: ApiStage, query: str, error: dict[str, Any]) -> None:
+async def test_parameters_are_refused_by_name(
+    stage: ApiStage, query: str, error: dict[str, Any]
+) -> None:
     alice = await stage.program()
-    assert problem(await alice.get(f"/api/v1/sessions?{query}"), 422, "invalid")["errors"] == [error]
+    assert problem(await alice.get(f"/api/v1/sessions?{query}"), 422, "invalid")["errors"] == [
+        error
+    ]
 
 
 async def test_a_fault_of_ours_tells_nothing_but_that(
@@ -119,7 +137,9 @@ async def test_a_fault_of_ours_tells_nothing_but_that(
     assert "GET /api/v1/templates failed" in caplog.text
 
 
-async def test_a_database_that_is_down_is_said(stage: ApiStage, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_database_that_is_down_is_said(
+    stage: ApiStage, monkeypatch: pytest.MonkeyPatch
+) -> None:
     alice = await stage.program()
 
     async def down(*_: object) -> None:
@@ -149,7 +169,11 @@ async def test_without_redis_the_api_is_unavailable(
 
 
 async def test_token_has_few_requests_under_way_and_others_go_on(stage: ApiStage) -> None:
-    alice, bob, requests = await stage.program(), await stage.program(BOB), stage.services.token_requests
+    alice, bob, requests = (
+        await stage.program(),
+        await stage.program(BOB),
+        stage.services.token_requests,
+    )
     token = alice.headers["authorization"].removeprefix("Bearer ")
     with ExitStack() as held:
         for _ in range(TOKEN_REQUESTS):
@@ -163,7 +187,11 @@ async def test_token_has_few_requests_under_way_and_others_go_on(stage: ApiStage
 
 
 async def test_few_tokens_are_looked_up_at_a_time_and_pages_do_not_wait(stage: ApiStage) -> None:
-    program, page, lookup = await stage.program(), await stage.page(), stage.services.token_requests.lookup
+    program, page, lookup = (
+        await stage.program(),
+        await stage.page(),
+        stage.services.token_requests.lookup,
+    )
     for _ in range(TOKEN_LOOKUPS):
         await lookup.acquire()
     waiting = asyncio.create_task(program.get("/api/v1/templates"))

@@ -40,7 +40,11 @@ async def test_first_all_then_each_change(stage: ApiStage) -> None:
         stage.session("bobs", user="bob@example.com", timeout="1h")
         stage.session("third", status=RUNNING)
         kind, data = await events.next()
-        assert (kind, data["metadata"]["name"], data["status"]["phase"]) == ("session", "third", "Running")
+        assert (kind, data["metadata"]["name"], data["status"]["phase"]) == (
+            "session",
+            "third",
+            "Running",
+        )
         uid = stage.cluster.objects["first"]["metadata"]["uid"]
         stage.cluster.drop("first")
         assert await events.next() == ("gone", {"name": "first", "uid": uid})
@@ -57,17 +61,24 @@ async def test_what_is_shared_comes_and_what_is_taken_back_goes(stage: ApiStage)
         assert await reported(events) == ("gone", "alice-desktop")
 
 
-async def test_a_share_that_expires_goes_by_itself(stage: ApiStage, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_share_that_expires_goes_by_itself(
+    stage: ApiStage, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("vdi.gateway.api.sessions.CHECK_SECONDS", 0.02)
     stage.session(access=[{**SHARED[0], "expires": "2026-11-20T12:00:30Z"}])
     bob = await stage.program(BOB)
     async with events_of(stage.public, "/api/v1/events", bob.headers) as events:
-        assert [await reported(events) for _ in range(2)] == [("session", "alice-desktop"), ("ready", "")]
+        assert [await reported(events) for _ in range(2)] == [
+            ("session", "alice-desktop"),
+            ("ready", ""),
+        ]
         stage.clock.wall = stage.clock.wall.replace(minute=1)
         assert await reported(events) == ("gone", "alice-desktop")
 
 
-async def test_the_stream_ends_with_the_login(stage: ApiStage, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_the_stream_ends_with_the_login(
+    stage: ApiStage, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("vdi.gateway.api.sessions.CHECK_SECONDS", 0.02)
     alice = await stage.program()
     async with events_of(stage.public, "/api/v1/events", alice.headers) as events:
@@ -83,13 +94,20 @@ async def test_the_stream_ends_when_what_its_user_may_see_changes(
     monkeypatch.setattr("vdi.gateway.api.sessions.CHECK_SECONDS", 0.02)
     stage.session()
     root = await stage.program(ROOT)
-    async with events_of(stage.public, "/api/v1/events?session=alice-desktop", root.headers) as events:
-        assert [await reported(events) for _ in range(2)] == [("session", "alice-desktop"), ("ready", "")]
+    async with events_of(
+        stage.public, "/api/v1/events?session=alice-desktop", root.headers
+    ) as events:
+        assert [await reported(events) for _ in range(2)] == [
+            ("session", "alice-desktop"),
+            ("ready", ""),
+        ]
         await stage.logins.follow_users({ROOT.user: replace(ROOT, **change)})
         assert await reported(events) == ("end", "")
 
 
-async def test_a_stream_with_much_to_report_ends_too(stage: ApiStage, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_stream_with_much_to_report_ends_too(
+    stage: ApiStage, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("vdi.gateway.api.sessions.CHECK_SECONDS", 0.2)
     stage.session()
     root = await stage.program(ROOT)
@@ -122,10 +140,16 @@ async def test_one_session_alone(stage: ApiStage) -> None:
         stage.session("one", timeout="1h")
         assert await reported(events) == ("session", "one")
     problem(await alice.get("/api/v1/events", params={"session": "none"}), 404, "not-found")
-    problem(await (await stage.program(BOB)).get("/api/v1/events", params={"session": "one"}), 404, "not-found")
+    problem(
+        await (await stage.program(BOB)).get("/api/v1/events", params={"session": "one"}),
+        404,
+        "not-found",
+    )
 
 
-async def test_one_person_holds_not_all_connections(stage: ApiStage, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_one_person_holds_not_all_connections(
+    stage: ApiStage, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("vdi.gateway.web.streams.MOST_PER_USER", 1)
     alice, bob = await stage.program(), await stage.program(BOB)
     for _ in range(2):
@@ -138,7 +162,9 @@ async def test_one_person_holds_not_all_connections(stage: ApiStage, monkeypatch
 
 
 async def test_another_desktop_of_the_same_name_is_another_one(stage: ApiStage) -> None:
-    """Deleted and made again before the reader has looked: the old one is gone, the new one is there."""
+    """Deleted and made again before the reader has looked: the old one is gone, the new one is
+    there.
+    """
     stage.session("one")
     alice = await stage.program()
     async with events_of(stage.public, "/api/v1/events", alice.headers) as events:

@@ -45,5 +45,8 @@ async def test_a_home_is_deleted_when_no_session_has_it(stage: ApiStage) -> None
     body = problem(await program.delete(f"/api/v1/homes/{MINE}"), 409, "conflict")
     assert "belongs to the session first. End it first." in body["detail"]
     assert (await program.delete(f"/api/v1/homes/{FREE}")).status_code == 204
-    written = [(entry.action, entry.target, entry.outcome) for entry in await stage.services.audit.entries(limit=9)]
+    written = [
+        (entry.action, entry.target, entry.outcome)
+        for entry in await stage.services.audit.entries(limit=9)
+    ]
     assert written == [("home.delete", FREE, "done")]

@@ -53,20 +53,30 @@ async def test_every_enumeration_says_of_what_type_it_is(stage: ApiStage) -> Non
 async def test_every_operation_has_words_and_one_name(stage: ApiStage) -> None:
     document = stage.contract.document
     operations = [method for methods in document["paths"].values() for method in methods.values()]
-    assert len({operation["operationId"] for operation in operations}) == len(operations) == len(OPERATIONS)
+    assert (
+        len({operation["operationId"] for operation in operations})
+        == len(operations)
+        == len(OPERATIONS)
+    )
     for operation in operations:
         assert operation["summary"]
         assert all(parameter["description"] for parameter in operation.get("parameters", ()))
     for name, schema in document["components"]["schemas"].items():
         assert schema.get("description"), name
         for field, inner in schema.get("properties", {}).items():
-            assert inner.get("description") or name in ("Limits", "Limit", "Problem"), f"{name}.{field}"
+            assert inner.get("description") or name in (
+                "Limits",
+                "Limit",
+                "Problem",
+            ), f"{name}.{field}"
 
 
 async def test_every_operation_answers_as_documented(
     stage: ApiStage, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    """Each of them once, with success; the contract checks each answer (here, and in every other test of the API)."""
+    """Each of them once, with success; the contract checks each answer (here, and in every other
+    test of the API).
+    """
     stage.session("waits", status={"phase": "Pending", "queue": {"position": 1, "reason": "GPU"}})
     stage.session(status=RUNNING, access=[{"user": "bob@example.com", "role": "collaborator"}])
     stage.pool()
@@ -77,7 +87,9 @@ async def test_every_operation_answers_as_documented(
     await stage.history.recorder.record_end(session)
     film = await save_film(stage.gateway, tmp_path)
     root, page = await stage.program(ROOT), await stage.page(ROOT)
-    await stage.logins.begin(Identity(user="old@example.com", source=SOURCE_OIDC, issuer="i", subject="1"), Device())
+    await stage.logins.begin(
+        Identity(user="old@example.com", source=SOURCE_OIDC, issuer="i", subject="1"), Device()
+    )
     assert (await root.post("/api/v1/admin/users/old@example.com/release")).is_success
     assert (await root.post("/api/v1/admin/users/release")).is_success
     one = "/api/v1/sessions/alice-desktop"
@@ -89,12 +101,16 @@ async def test_every_operation_answers_as_documented(
         assert (await program.get(f"{one}/startup-scripts")).is_success
         asked.body = {"text": "X=1,Y=2"}
         stage.template(agents={"enabled": True})
-        assert (await program.post(f"{one}/computer", json={"action": "cursor_position"})).is_success
+        assert (
+            await program.post(f"{one}/computer", json={"action": "cursor_position"})
+        ).is_success
     assert begun.is_success, begun.text
     for answer in (
         await program.put(f"{one}/probe/{begun.json()['id']}", json={"figures": FIGURES}),
         await program.get("/api/v1/sessions"),
-        await program.post("/api/v1/sessions", json={"template": "ubuntu", "name": "new", "hostname": "new"}),
+        await program.post(
+            "/api/v1/sessions", json={"template": "ubuntu", "name": "new", "hostname": "new"}
+        ),
         await program.get(one),
         await program.post(f"{one}/extend", json={"timeout": "9h30m"}),
         await program.post(f"{one}/resize", json={"memory": "2Gi"}),
@@ -103,11 +119,14 @@ async def test_every_operation_answers_as_documented(
         await program.put(f"{one}/schedule", json={"start": "08:30", "timeZone": "Europe/Berlin"}),
         await program.delete(f"{one}/schedule"),
         await root.put(
-            f"{one}/planned-end", json={"time": "2026-11-20T13:00:00Z", "action": "Suspend", "message": "m"}
+            f"{one}/planned-end",
+            json={"time": "2026-11-20T13:00:00Z", "action": "Suspend", "message": "m"},
         ),
         await root.delete(f"{one}/planned-end"),
         await root.post(f"{one}/access-request", json={"role": "collaborator", "length": "10m"}),
-        await owner.post(f"{one}/access-request/answer", json={"request": "2026-11-20T12:01:00Z", "allow": False}),
+        await owner.post(
+            f"{one}/access-request/answer", json={"request": "2026-11-20T12:01:00Z", "allow": False}
+        ),
         await program.post(f"{one}/restart"),
         await program.post(f"{one}/suspend"),
         await program.post(f"{one}/resume"),
@@ -136,7 +155,11 @@ async def test_every_operation_answers_as_documented(
     made = await page.post("/api/v1/tokens", json={"label": "ci", "days": 7})
     assert (await page.delete(made.headers["location"])).is_success
     other = await stage.page(ROOT)
-    ids = [each["id"] for each in (await page.get("/api/v1/logins")).json()["items"] if not each["current"]]
+    ids = [
+        each["id"]
+        for each in (await page.get("/api/v1/logins")).json()["items"]
+        if not each["current"]
+    ]
     assert (await page.delete(f"/api/v1/logins/{ids[0]}")).is_success
     assert (await page.delete("/api/v1/logins")).is_success
     assert (await other.get("/api/v1/me")).status_code == 401
@@ -156,7 +179,18 @@ async def _snapshot(*_: object) -> Snapshot:
     return cluster.snapshot()
 
 
-ADMIN = ("sessions", "queue", "pools", "templates", "limits", "users", "audit", "history", "usage", "gpus")
+ADMIN = (
+    "sessions",
+    "queue",
+    "pools",
+    "templates",
+    "limits",
+    "users",
+    "audit",
+    "history",
+    "usage",
+    "gpus",
+)
 
 
 async def test_the_page_has_every_operation_and_every_problem(stage: ApiStage) -> None:

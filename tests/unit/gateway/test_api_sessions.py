@@ -33,7 +33,9 @@ def problem(answer: httpx.Response, status: int, code: str) -> Answer:
 
 async def test_a_desktop_is_started_and_found_again(stage: ApiStage) -> None:
     alice = await stage.program()
-    made = await alice.post("/api/v1/sessions", json={"template": "ubuntu", "resources": {"memory": "2Gi"}})
+    made = await alice.post(
+        "/api/v1/sessions", json={"template": "ubuntu", "resources": {"memory": "2Gi"}}
+    )
     assert made.status_code == 201, made.text
     assert made.headers["location"] == "/api/v1/sessions/alice-ubuntu"
     assert made.json()["role"] == "owner"
@@ -63,10 +65,15 @@ async def test_one_sees_one_s_own_and_what_is_shared_and_nothing_else(stage: Api
     assert names(await bob.get("/api/v1/sessions", params={"role": "viewer"})) == ["seen"]
     seen = (await bob.get("/api/v1/sessions/seen")).json()
     assert seen["role"] == "viewer"
-    assert seen["spec"]["access"] == [{"user": "bob@example.com"}], "a guest learns nothing of other guests"
+    assert seen["spec"]["access"] == [{"user": "bob@example.com"}], (
+        "a guest learns nothing of other guests"
+    )
     for name in ("hidden", "over", "none"):
         said = problem(await bob.get(f"/api/v1/sessions/{name}"), 404, "not-found")["detail"]
-        assert said == f"You have no desktop {name!r}, and no desktop with this name is shared with you."
+        assert (
+            said
+            == f"You have no desktop {name!r}, and no desktop with this name is shared with you."
+        )
 
 
 async def test_a_long_list_comes_in_pages(stage: ApiStage) -> None:
@@ -76,7 +83,9 @@ async def test_a_long_list_comes_in_pages(stage: ApiStage) -> None:
     first = await alice.get("/api/v1/sessions", params={"limit": 2})
     assert names(first) == ["s0", "s1"]
     stage.cluster.drop("s2")
-    second = await alice.get("/api/v1/sessions", params={"limit": 2, "cursor": first.json()["next"]})
+    second = await alice.get(
+        "/api/v1/sessions", params={"limit": 2, "cursor": first.json()["next"]}
+    )
     assert names(second) == ["s3", "s4"]
     assert "next" not in second.json()
 
@@ -85,7 +94,9 @@ async def test_a_long_list_comes_in_pages(stage: ApiStage) -> None:
 async def test_a_cursor_that_was_not_made_here_is_refused(stage: ApiStage, cursor: str) -> None:
     alice = await stage.program()
     body = problem(await alice.get("/api/v1/sessions", params={"cursor": cursor}), 422, "invalid")
-    assert body["errors"] == [{"field": "cursor", "value": cursor, "allowed": "`next` of the previous page"}]
+    assert body["errors"] == [
+        {"field": "cursor", "value": cursor, "allowed": "`next` of the previous page"}
+    ]
 
 
 async def test_actions_change_the_session(stage: ApiStage) -> None:
@@ -99,13 +110,19 @@ async def test_actions_change_the_session(stage: ApiStage) -> None:
         return done
 
     assert (await do("extend", timeout="10h"))["spec"]["timeout"] == "10h"
-    assert (await do("resize", memory="2Gi", cpu="500m"))["spec"]["resources"] == {"memory": "2Gi", "cpu": "500m"}
+    assert (await do("resize", memory="2Gi", cpu="500m"))["spec"]["resources"] == {
+        "memory": "2Gi",
+        "cpu": "500m",
+    }
     over = await alice.post("/api/v1/sessions/alice-desktop/resize", json={"memory": "500Gi"})
     assert problem(over, 409, "over-limit")["errors"][0]["field"] == "memory"
     assert (await do("suspend"))["spec"]["suspended"] is True
     assert "suspended" not in (await do("resume"))["spec"]
     await do("restart")
-    assert "vdi.kasm.io/restartedAt" in stage.cluster.objects["alice-desktop"]["metadata"]["annotations"]
+    assert (
+        "vdi.kasm.io/restartedAt"
+        in stage.cluster.objects["alice-desktop"]["metadata"]["annotations"]
+    )
     ended = await alice.delete("/api/v1/sessions/alice-desktop")
     assert (ended.status_code, ended.content) == (204, b"")
     assert stage.cluster.objects == {}
@@ -118,7 +135,10 @@ async def test_planned_end_lies_within_a_day(stage: ApiStage, time: str) -> None
         "/api/v1/sessions/alice-desktop/planned-end", json={"time": time, "action": "Terminate"}
     )
     assert answer.status_code == 422
-    assert f"time: {time!r} is not allowed; allowed: a time within the next 24h" in answer.json()["detail"]
+    assert (
+        f"time: {time!r} is not allowed; allowed: a time within the next 24h"
+        in answer.json()["detail"]
+    )
 
 
 async def test_owner_cannot_cancel_an_administrator_s_plan(stage: ApiStage) -> None:
@@ -126,7 +146,9 @@ async def test_owner_cannot_cancel_an_administrator_s_plan(stage: ApiStage) -> N
     refused = await (await stage.program()).delete("/api/v1/sessions/alice-desktop/planned-end")
     assert refused.status_code == 403
     assert "plannedEnd" in stage.cluster.objects["alice-desktop"]["spec"]
-    assert (await (await stage.program(ROOT)).delete("/api/v1/sessions/alice-desktop/planned-end")).is_success
+    assert (
+        await (await stage.program(ROOT)).delete("/api/v1/sessions/alice-desktop/planned-end")
+    ).is_success
     assert not stage.cluster.objects["alice-desktop"]["spec"].get("plannedEnd")
 
 
@@ -165,11 +187,21 @@ async def test_templates_are_the_usable_ones_without_their_insides(stage: ApiSta
 @pytest.mark.parametrize(
     ("body", "error"),
     [
-        ({}, {"field": "template", "allowed": "Name of a template, one of `GET /templates` (required)"}),
+        (
+            {},
+            {
+                "field": "template",
+                "allowed": "Name of a template, one of `GET /templates` (required)",
+            },
+        ),
         ([], {"field": "body", "value": [], "allowed": "an object"}),
         (
             {"template": "ubuntu", "timeout": "4 hours"},
-            {"field": "timeout", "value": "4 hours", "allowed": "Length of the run, such as 4h. Default: 8h"},
+            {
+                "field": "timeout",
+                "value": "4 hours",
+                "allowed": "Length of the run, such as 4h. Default: 8h",
+            },
         ),
         (
             {"template": "ubuntu", "resources": {"gpu": "two"}},
@@ -197,20 +229,30 @@ async def test_templates_are_the_usable_ones_without_their_insides(stage: ApiSta
         ),
     ],
 )
-async def test_a_body_is_refused_by_field_value_and_what_is_allowed(stage: ApiStage, body: Any, error: Answer) -> None:
+async def test_a_body_is_refused_by_field_value_and_what_is_allowed(
+    stage: ApiStage, body: Any, error: Answer
+) -> None:
     alice = await stage.program()
-    assert problem(await alice.post("/api/v1/sessions", json=body), 422, "invalid")["errors"] == [error]
+    assert problem(await alice.post("/api/v1/sessions", json=body), 422, "invalid")["errors"] == [
+        error
+    ]
     assert stage.cluster.objects == {}
 
 
 async def test_local_disk_is_requested_up_to_the_template_s_maximum(stage: ApiStage) -> None:
-    stage.template(resources={"defaultGPU": 0, "defaultEphemeralStorage": "5Gi", "maxEphemeralStorage": "20Gi"})
+    stage.template(
+        resources={"defaultGPU": 0, "defaultEphemeralStorage": "5Gi", "maxEphemeralStorage": "20Gi"}
+    )
     alice = await stage.program()
     body = {"template": "ubuntu", "resources": {"ephemeralStorage": "20Gi"}}
     made = await alice.post("/api/v1/sessions", json=body)
     assert (made.status_code, made.json()["spec"]["resources"]["ephemeralStorage"]) == (201, "20Gi")
 
-    body = {"template": "ubuntu", "name": "b", "resources": {"ephemeralStorage": "30Gi", "memory": "64Gi"}}
+    body = {
+        "template": "ubuntu",
+        "name": "b",
+        "resources": {"ephemeralStorage": "30Gi", "memory": "64Gi"},
+    }
     refused = problem(await alice.post("/api/v1/sessions", json=body), 409, "over-limit")
     assert refused["errors"] == [
         {"field": "resources.memory", "value": "64Gi", "allowed": "at most 4Gi"},
@@ -222,10 +264,14 @@ async def test_what_the_cluster_refuses_is_reported_by_field_too(stage: ApiStage
     alice = await stage.program()
     stage.cluster.refuses = refused_field("spec.idleTimeout", "the API server's own sentence")
     body = problem(
-        await alice.post("/api/v1/sessions", json={"template": "ubuntu", "idleTimeout": "0s"}), 422, "invalid"
+        await alice.post("/api/v1/sessions", json={"template": "ubuntu", "idleTimeout": "0s"}),
+        422,
+        "invalid",
     )
     allowed = "a duration above zero in hours, minutes and seconds, such as 8h, 30m or 1h30m"
-    assert body["errors"] == [{"field": "idleTimeout", "value": "0s", "allowed": f"{allowed}; at most 32 characters"}]
+    assert body["errors"] == [
+        {"field": "idleTimeout", "value": "0s", "allowed": f"{allowed}; at most 32 characters"}
+    ]
 
 
 async def test_a_role_and_a_time_are_checked(stage: ApiStage) -> None:
@@ -233,13 +279,21 @@ async def test_a_role_and_a_time_are_checked(stage: ApiStage) -> None:
     alice = await stage.program()
     path = "/api/v1/sessions/alice-desktop/access/bob@example.com"
     body = problem(await alice.put(path, json={"role": "owner"}), 422, "invalid")
-    assert body["errors"] == [{"field": "role", "value": "owner", "allowed": "one of collaborator, viewer"}]
-    body = problem(await alice.put(path, json={"role": "viewer", "expires": "2026-11-20T14:00:00"}), 422, "invalid")
+    assert body["errors"] == [
+        {"field": "role", "value": "owner", "allowed": "one of collaborator, viewer"}
+    ]
+    body = problem(
+        await alice.put(path, json={"role": "viewer", "expires": "2026-11-20T14:00:00"}),
+        422,
+        "invalid",
+    )
     assert body["errors"][0]["allowed"] == "a time such as 2026-12-24T18:00:00Z"
 
 
 async def test_a_cluster_that_does_not_answer_is_said(stage: ApiStage) -> None:
     alice = await stage.program()
     stage.cluster.refuses = ConnectionFailed("https://10.0.0.1", "POST", "refused")
-    said = problem(await alice.post("/api/v1/sessions", json={"template": "ubuntu"}), 503, "unavailable")["detail"]
+    said = problem(
+        await alice.post("/api/v1/sessions", json={"template": "ubuntu"}), 503, "unavailable"
+    )["detail"]
     assert "10.0.0.1" not in said

@@ -1,4 +1,6 @@
-"""Responses in caches: none that is for one person may be kept, and none depends on a header that no cache looks at."""
+"""Responses in caches: none that is for one person may be kept, and none depends on a header that
+no cache looks at.
+"""
 
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -53,7 +55,11 @@ async def public(stage: AttackStage) -> list[str]:
     """Files of ours, whose addresses are in the login page."""
     async with stage.browser() as browser:
         page = await browser.get("/login", headers=NAVIGATION)
-    return [PORTAL + part.split('"')[0] for part in page.text.split('href="') if part.startswith("/static/")]
+    return [
+        PORTAL + part.split('"')[0]
+        for part in page.text.split('href="')
+        if part.startswith("/static/")
+    ]
 
 
 def may_be_kept(answer: httpx.Response) -> bool:
@@ -72,7 +78,9 @@ async def test_nothing_that_is_for_one_person_may_be_kept(stage: AttackStage) ->
             theirs = await stranger.get(url, headers=NAVIGATION)
             assert (hers.status_code, hers.content) == (theirs.status_code, theirs.content), url
             assert "set-cookie" not in {*hers.headers, *theirs.headers}, url
-            assert hers.status_code == 200, f"{url}: a refusal or a redirect that is kept is one for all"
+            assert hers.status_code == 200, (
+                f"{url}: a refusal or a redirect that is kept is one for all"
+            )
         assert kept >= 3, "files of ours, and the keys"
 
 
@@ -84,11 +92,16 @@ async def test_no_header_that_a_cache_ignores_changes_what_it_keeps(stage: Attac
             assert "evil" not in poisoned.headers.get("location", ""), url
             assert "evil.example" not in poisoned.text or "/account" in url, url
             if may_be_kept(clean) or may_be_kept(poisoned):
-                assert (clean.status_code, clean.content) == (poisoned.status_code, poisoned.content), url
+                assert (clean.status_code, clean.content) == (
+                    poisoned.status_code,
+                    poisoned.content,
+                ), url
 
 
 async def test_what_the_edge_says_itself_is_never_kept(stage: AttackStage) -> None:
-    """A redirect for one role would otherwise be the next one's, and an old refusal would outlast its reason."""
+    """A redirect for one role would otherwise be the next one's, and an old refusal would outlast
+    its reason.
+    """
     for uri in ("/", "/x", "/api/files", "/?v=1"):
         for more in (NAVIGATION, {}, {"Origin": "https://evil.example"}):
             answer = await stage.verify(uri, **more)

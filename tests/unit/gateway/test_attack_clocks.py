@@ -1,4 +1,6 @@
-"""Two replicas, of which one has a clock that is five minutes ahead or behind: nothing opens by it."""
+"""Two replicas, of which one has a clock that is five minutes ahead or behind: nothing opens by
+it.
+"""
 
 from collections.abc import AsyncIterator
 
@@ -22,7 +24,9 @@ async def here() -> AsyncIterator[EdgeStage]:
 
 @pytest.fixture(params=[SKEW, -SKEW], ids=["ahead", "behind"])
 async def there(request: pytest.FixtureRequest, here: EdgeStage) -> AsyncIterator[EdgeStage]:
-    """The other one. Redis keeps its time by itself, so the state that both share keeps the right one."""
+    """The other one. Redis keeps its time by itself, so the state that both share keeps the right
+    one.
+    """
     async with EdgeStage(**here.shares) as stage:
         stage.clock.forward(seconds=request.param)
         yield stage
@@ -33,7 +37,9 @@ def pass_time(*stages: EdgeStage, seconds: float) -> None:
         stage.clock.forward(seconds=seconds)
 
 
-async def test_who_is_in_stays_in_whichever_replica_is_asked(here: EdgeStage, there: EdgeStage) -> None:
+async def test_who_is_in_stays_in_whichever_replica_is_asked(
+    here: EdgeStage, there: EdgeStage
+) -> None:
     browser = await here.entered()
     for _ in range(8):
         pass_time(here, there, seconds=60)
@@ -46,8 +52,12 @@ async def test_who_is_in_stays_in_whichever_replica_is_asked(here: EdgeStage, th
 
 
 @pytest.mark.parametrize("who_ends_it", first_of(["here", "there"]))
-async def test_an_ended_grant_stays_ended_on_every_clock(here: EdgeStage, there: EdgeStage, who_ends_it: str) -> None:
-    """A token of the replica that is ahead is good at the other one when its revocation was forgotten there."""
+async def test_an_ended_grant_stays_ended_on_every_clock(
+    here: EdgeStage, there: EdgeStage, who_ends_it: str
+) -> None:
+    """A token of the replica that is ahead is good at the other one when its revocation was
+    forgotten there.
+    """
     visitor = await here.entered()
     renewed = await there.verify(HOST, Cookie=visitor.stolen(HOST, GRANT_COOKIE))
     token = renewed.headers["set-cookie"].partition(";")[0]
@@ -58,11 +68,17 @@ async def test_an_ended_grant_stays_ended_on_every_clock(here: EdgeStage, there:
         for stage in (here, there):
             await stage.edge.revoker.poll()
             answer = await stage.verify(HOST, "/api/files", Cookie=token)
-            assert answer.status_code == 401, "a token whose login has ended opens the desktop again"
+            assert answer.status_code == 401, (
+                "a token whose login has ended opens the desktop again"
+            )
 
 
-async def test_a_replica_takes_tokens_only_of_grants_it_knows(here: EdgeStage, there: EdgeStage) -> None:
-    """What a thief has, without the handle: refused by who knows nothing of the grant, whatever its times say."""
+async def test_a_replica_takes_tokens_only_of_grants_it_knows(
+    here: EdgeStage, there: EdgeStage
+) -> None:
+    """What a thief has, without the handle: refused by who knows nothing of the grant, whatever its
+    times say.
+    """
     visitor = await here.entered()
     token = visitor.stolen(HOST, DESKTOP_COOKIE)
     there.clock.wall = here.clock.now()
@@ -90,8 +106,12 @@ async def test_a_token_from_the_future_needs_the_grant(
     assert (answer.status_code, answer.text) == (503, "The gateway's database does not respond.\n")
 
 
-async def test_a_share_that_has_run_out_ends_by_the_right_clock(here: EdgeStage, there: EdgeStage) -> None:
-    """Whose clock is behind lets in for longer, by as much as it is behind; the other one ends that within a sweep."""
+async def test_a_share_that_has_run_out_ends_by_the_right_clock(
+    here: EdgeStage, there: EdgeStage
+) -> None:
+    """Whose clock is behind lets in for longer, by as much as it is behind; the other one ends that
+    within a sweep.
+    """
     end = format_time(here.clock.now().replace(minute=30))
     shared = changed(a_session(), spec=shared_with(GUEST, "collaborator", end))
     for stage in (here, there):
@@ -103,4 +123,6 @@ async def test_a_share_that_has_run_out_ends_by_the_right_clock(here: EdgeStage,
     await here.edge.revoker.sweep()
     await there.edge.revoker.poll()
     for stage in (here, there):
-        assert (await stage.verify(HOST, "/api/files", Cookie=guest.stolen(HOST))).status_code == 401
+        assert (
+            await stage.verify(HOST, "/api/files", Cookie=guest.stolen(HOST))
+        ).status_code == 401

@@ -1,7 +1,9 @@
-"""CSRF, on every route that may change something: walked by the route tables, so that a new route cannot be forgotten.
+"""CSRF, on every route that may change something: walked by the route tables, so that a new route
+cannot be forgotten.
 
-The attacker is the worst there can be: a page of another person's desktop, which is same-site with the portal, so that
-the victim's cookies come along, and which may even know a token of a form (of another login, or this very one's).
+The attacker is the worst there can be: a page of another person's desktop, which is same-site with
+the portal, so that the victim's cookies come along, and which may even know a token of a form (of
+another login, or this very one's).
 """
 
 from collections.abc import AsyncIterator
@@ -10,16 +12,30 @@ from pathlib import Path
 import pytest
 
 from support.variants import first_of
-from unit.gateway.attack_stage import BOB, DESKTOP, READS, AttackStage, Way, form_token, furnished_attack_stage
+from unit.gateway.attack_stage import (
+    BOB,
+    DESKTOP,
+    READS,
+    AttackStage,
+    Way,
+    form_token,
+    furnished_attack_stage,
+)
 from unit.gateway.gateway_stage import PASSWORD, PORTAL, Browser
 
-# The one route that changes something for whoever has its code and verifier; cookies mean nothing to it.
+# The one route that changes something for whoever has its code and verifier; cookies mean nothing
+# to it.
 NO_COOKIE_COUNTS = {"/cli/token"}
 # Answers for what is no address: 404, 401 or 503, whoever asks.
 NOTHING_THERE = {"/api/{rest:path}", "/{path:path}"}
 STREAMS = {"/events", "/api/v1/events", "/.vdi/events"}
 OWN = {"Origin": PORTAL, "Sec-Fetch-Site": "same-origin"}
-WORDS = ("did not come from a page of", "older than your last login or logout", "open for too long", "/problems/csrf")
+WORDS = (
+    "did not come from a page of",
+    "older than your last login or logout",
+    "open for too long",
+    "/problems/csrf",
+)
 
 
 @pytest.fixture
@@ -34,12 +50,24 @@ async def send(
     """Status, whether it was refused as CSRF, and what it was, for a message."""
     path = way.filled()
     if path.startswith("/api/"):
-        answer = await browser.request(way.method, path, json={}, headers={"X-CSRF-Token": token, **headers})
+        answer = await browser.request(
+            way.method, path, json={}, headers={"X-CSRF-Token": token, **headers}
+        )
     else:
-        fields = {"csrf": token, "user": "bob@example.com", "password": PASSWORD, "label": "x", "days": "30"}
+        fields = {
+            "csrf": token,
+            "user": "bob@example.com",
+            "password": PASSWORD,
+            "label": "x",
+            "days": "30",
+        }
         answer = await browser.request(way.method, base + path, data=fields, headers=headers)
     refused = answer.status_code == 403 and any(word in answer.text for word in WORDS)
-    return answer.status_code, refused, f"{way.method} {path} {headers}: {answer.status_code} {answer.text[:200]}"
+    return (
+        answer.status_code,
+        refused,
+        f"{way.method} {path} {headers}: {answer.status_code} {answer.text[:200]}",
+    )
 
 
 @pytest.mark.parametrize(
@@ -56,7 +84,10 @@ async def send(
                 ({"Origin": "https://evil.example", "Sec-Fetch-Site": "cross-site"}, "right"),
                 ({"Origin": "null"}, "right"),
                 ({"Origin": DESKTOP, "Content-Type": "text/plain"}, "none"),
-                ({"Origin": DESKTOP, "Authorization": "Basic YTpi"}, "none"),  # what a browser may add by itself
+                (
+                    {"Origin": DESKTOP, "Authorization": "Basic YTpi"},
+                    "none",
+                ),  # what a browser may add by itself
             ]
         ),
     ],
@@ -81,7 +112,9 @@ async def test_no_route_of_the_portal_is_changed_by_another_page(
 
 
 async def test_each_of_them_takes_its_own_page(stage: AttackStage) -> None:
-    """What is refused above is refused for where it comes from: the same request of our own page is not."""
+    """What is refused above is refused for where it comes from: the same request of our own page is
+    not.
+    """
     for way in stage.ways():
         if way.method in READS or way.path in NO_COOKIE_COUNTS | NOTHING_THERE:
             continue
@@ -94,10 +127,16 @@ async def test_reading_changes_nothing(stage: AttackStage) -> None:
     """Pictures and links of other sites bring the victim's cookies along as well."""
     victim = await stage.logged_in()
     before = await stage.footprint()
-    headers = {"Sec-Fetch-Site": "cross-site", "Sec-Fetch-Mode": "no-cors", "Sec-Fetch-Dest": "image"}
+    headers = {
+        "Sec-Fetch-Site": "cross-site",
+        "Sec-Fetch-Mode": "no-cors",
+        "Sec-Fetch-Dest": "image",
+    }
     for way in stage.ways():
         if way.method in READS and way.path not in STREAMS:
-            answer = await victim.request(way.method, way.filled(name="alice-desktop", action="end"), headers=headers)
+            answer = await victim.request(
+                way.method, way.filled(name="alice-desktop", action="end"), headers=headers
+            )
             assert answer.status_code < 500, way
     assert await stage.footprint() == before
 
@@ -113,9 +152,12 @@ async def test_what_is_no_route_changes_nothing_either(stage: AttackStage) -> No
 
 
 @pytest.mark.parametrize(
-    "origin", first_of([PORTAL, "https://bob-desktop.vdi.localhost", "https://evil.example", "null", ""])
+    "origin",
+    first_of([PORTAL, "https://bob-desktop.vdi.localhost", "https://evil.example", "null", ""]),
 )
-async def test_no_route_of_a_desktop_s_host_is_changed_by_another_page(stage: AttackStage, origin: str) -> None:
+async def test_no_route_of_a_desktop_s_host_is_changed_by_another_page(
+    stage: AttackStage, origin: str
+) -> None:
     victim = await stage.logged_in()
     entered = await victim.get(f"{DESKTOP}/.vdi/start")
     ticket = await victim.get(entered.headers["location"])
@@ -136,5 +178,7 @@ async def test_no_route_of_a_desktop_s_host_is_changed_by_another_page(stage: At
     assert tried >= 2
     assert await stage.footprint() == before
     ours = {"Origin": DESKTOP, "Sec-Fetch-Site": "same-origin"}
-    assert (await victim.post(f"{DESKTOP}/.vdi/leave", headers=ours)).status_code == 303, "its own page may"
+    assert (await victim.post(f"{DESKTOP}/.vdi/leave", headers=ours)).status_code == 303, (
+        "its own page may"
+    )
     assert (await stage.footprint())["grants ended"] == 1

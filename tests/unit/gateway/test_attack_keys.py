@@ -1,4 +1,6 @@
-"""Signing keys that change while people work: two replicas, one Secret, and no moment in which anybody is refused."""
+"""Signing keys that change while people work: two replicas, one Secret, and no moment in which
+anybody is refused.
+"""
 
 import asyncio
 
@@ -22,7 +24,8 @@ async def test_a_key_rotation_under_load_refuses_no_one() -> None:
             assert (await browser.open(address())).status_code == 200
         await two.edge.revoker.poll()
         cookies = [
-            {item.name: item.value for item in browser.cookies.jar if item.domain == HOST} for browser in browsers
+            {item.name: item.value for item in browser.cookies.jar if item.domain == HOST}
+            for browser in browsers
         ]
         signers: set[str] = set()
 
@@ -35,18 +38,27 @@ async def test_a_key_rotation_under_load_refuses_no_one() -> None:
 
         async def ask_with_the_token_alone(mine: dict[str, str | None]) -> None:
             for stage in replicas:
-                answer = await stage.verify(HOST, "/api/files", Cookie=f"{DESKTOP_COOKIE}={mine[DESKTOP_COOKIE]}")
-                assert answer.status_code == 200, "a token of before the change does not hold until its end"
+                answer = await stage.verify(
+                    HOST, "/api/files", Cookie=f"{DESKTOP_COOKIE}={mine[DESKTOP_COOKIE]}"
+                )
+                assert answer.status_code == 200, (
+                    "a token of before the change does not hold until its end"
+                )
 
-        before, whole = KEY_LIFE.total_seconds() - STEP, (KEY_LIFE + KEY_LEAD + KEY_KEPT).total_seconds() + 10 * STEP
+        before, whole = (
+            KEY_LIFE.total_seconds() - STEP,
+            (KEY_LIFE + KEY_LEAD + KEY_KEPT).total_seconds() + 10 * STEP,
+        )
         moment, turn = 0.0, 0
         while moment < whole:
-            # Most of the day has one key, and nothing to see; no login may be left unused for half a day.
+            # Most of the day has one key, and nothing to see; no login may be left unused for half
+            # a day.
             step = STEP if moment >= before else min(6 * 3600.0, before - moment)
             moment, turn = moment + step, turn + 1
             for stage in replicas:
                 stage.clock.forward(seconds=step)
-            # Each reads the Secret in the middle of the requests, half as often as it really does, and in turn.
+            # Each reads the Secret in the middle of the requests, half as often as it really does,
+            # and in turn.
             asking = [ask_with_the_token_alone(mine) for mine in cookies if step == STEP]
             await asyncio.gather(replicas[turn % 2].edge.ring.refresh(), *asking)
             await asyncio.gather(*(ask(mine, replicas[turn % 2]) for mine in cookies))
@@ -55,4 +67,6 @@ async def test_a_key_rotation_under_load_refuses_no_one() -> None:
             await stage.edge.ring.refresh()
         assert len(signers) == 2, "there was a change"
         assert one.edge.ring.jwks() == two.edge.ring.jwks()
-        assert len(one.edge.ring.jwks()["keys"]) == 1, "the first key is gone an hour after its last token"
+        assert len(one.edge.ring.jwks()["keys"]) == 1, (
+            "the first key is gone an hour after its last token"
+        )

@@ -1,9 +1,9 @@
-"""XSS in every name that somebody else controls, on every page: walked by the route tables, with the whole gateway, so
-that neither a new page nor a new field of an old one can be forgotten.
+"""XSS in every name that somebody else controls, on every page: walked by the route tables, with
+the whole gateway, so that neither a new page nor a new field of an old one can be forgotten.
 
-One person has filled in everything that anybody may: the display name, groups and browser of a login, the texts of
-templates, sessions, pools and nodes, guests, what the audit and the history keep, the names of tokens, every field of
-every form and every parameter of every address.
+One person has filled in everything that anybody may: the display name, groups and browser of a
+login, the texts of templates, sessions, pools and nodes, guests, what the audit and the history
+keep, the names of tokens, every field of every form and every parameter of every address.
 """
 
 from collections.abc import AsyncIterator
@@ -16,7 +16,14 @@ import httpx
 import pytest
 
 from support.waiting import eventually
-from unit.gateway.attack_stage import DESKTOP, READS, AttackStage, form_token, furnish, open_attack_stage
+from unit.gateway.attack_stage import (
+    DESKTOP,
+    READS,
+    AttackStage,
+    form_token,
+    furnish,
+    open_attack_stage,
+)
 from unit.gateway.ended_film import save_film
 from unit.gateway.gateway_stage import NAVIGATION, PORTAL, Browser
 from unit.kube.kube_fake_api import FakeApi, fake_api
@@ -31,11 +38,14 @@ from vdi.session.naming import MANAGED_BY, TEMPLATE_ANNOTATION, USER_ANNOTATION
 
 MARK = "zzprobe"
 RUNS, WAITS, FAILS = (f"https://{name}.vdi.localhost" for name in ("runs", "waits", "fails"))
-# One hides and turns round what is beside it, and breaks out of tags, quotes and templates; one is an address, and
-# attributes where a value has no quotes.
+# One hides and turns round what is beside it, and breaks out of tags, quotes and templates; one is
+# an address, and attributes where a value has no quotes.
 PROBES = (
-    f"\u202e\u2066\u200b\x9b2J\"'><{MARK} on{MARK}=1></title></textarea></select></script><{MARK}>"
-    f"\" on{MARK}=\"1\" ' on{MARK}='1' {{{{ '{MARK}' * 3 }}}}{{% raw %}}",
+    (
+        f"\u202e\u2066\u200b\x9b2J\"'><{MARK}"
+        f" on{MARK}=1></title></textarea></select></script><{MARK}>\" on{MARK}=\"1\" ' on{MARK}='1'"
+        f" {{{{ '{MARK}' * 3 }}}}{{% raw %}}"
+    ),
     f"javascript:{MARK}() on{MARK}=1 ",
 )
 OWNER = "alice@example.com"
@@ -58,7 +68,8 @@ NO_PAGES = {
     "/api/{rest:path}", "/desktops/{name}/open",
     "/.vdi/static/{name:path}",
 }  # fmt: skip
-# Answered with a page only to who is not logged in, or for a name of ours, or comes with what is wrong.
+# Answered with a page only to who is not logged in, or for a name of ours, or comes with what is
+# wrong.
 ELSEWHERE = {
     *(
         "/help/{name}",
@@ -74,7 +85,9 @@ ELSEWHERE = {
 
 
 class Looker(HTMLParser):
-    """Finds what a probe has become: a tag, an attribute, an address of its own; collects scripts, and what is text."""
+    """Finds what a probe has become: a tag, an attribute, an address of its own; collects scripts,
+    and what is text.
+    """
 
     def __init__(self) -> None:
         super().__init__()
@@ -93,7 +106,16 @@ class Looker(HTMLParser):
             self.text += value or ""
             if MARK in name or name == "style" or name.startswith("on"):
                 self.wrong.append(f"<{tag} {name}>")
-            leads = name in ("href", "src", "action", "formaction", "hx-get", "hx-post", "sse-connect", "content")
+            leads = name in (
+                "href",
+                "src",
+                "action",
+                "formaction",
+                "hx-get",
+                "hx-post",
+                "sse-connect",
+                "content",
+            )
             if leads and (value or "").strip().lower().startswith("javascript:"):
                 self.wrong.append(f"<{tag} {name}={value}>")
 
@@ -115,13 +137,19 @@ def look(answer: httpx.Response, what: str) -> bool:
     assert location.startswith(("/", PORTAL, DESKTOP, RUNS, WAITS, FAILS)), what
     assert not location.startswith(("//", "/\\")), what
     if not kind.startswith("text/html"):
-        assert kind.partition(";")[0] not in ("image/svg+xml", "text/xml", "application/xhtml+xml"), what
+        assert kind.partition(";")[0] not in (
+            "image/svg+xml",
+            "text/xml",
+            "application/xhtml+xml",
+        ), what
         return False
     policy = answer.headers["content-security-policy"]
     assert "default-src 'none'" in policy, what
     assert "unsafe" not in policy, what
     looker = read_markup(answer.text, what)
-    assert all(script == OPEN_SCRIPT and digest_of(script) in policy for script in looker.scripts), what
+    assert all(
+        script == OPEN_SCRIPT and digest_of(script) in policy for script in looker.scripts
+    ), what
     return MARK in looker.text
 
 
@@ -140,24 +168,58 @@ def fill_in(api: FakeApi, bad: str) -> None:
     """Every text of every object."""
     access = [{"user": f"{bad}@example.com", "role": "viewer"}]
     spec = {"image": bad, "displayName": bad, "description": bad, "icon": f"data:image/png,{bad}"}
-    api.put("vditemplates", "evil", namespace="", spec={**spec, "access": {"users": [OWNER, bad], "groups": [bad]}})
-    api.put("vdipools", "evil", namespace="", spec={"template": bad, "size": 1}, status={"message": bad})
-    run = {"startTime": "2026-11-20T08:00:00Z", "expiresAt": "2036-11-20T17:00:00Z", "podName": bad, "nodeName": bad}
-    reported = {"message": bad, "conditions": [{"type": "Expiring", "status": "True", "reason": bad, "message": bad}]}
+    api.put(
+        "vditemplates",
+        "evil",
+        namespace="",
+        spec={**spec, "access": {"users": [OWNER, bad], "groups": [bad]}},
+    )
+    api.put(
+        "vdipools", "evil", namespace="", spec={"template": bad, "size": 1}, status={"message": bad}
+    )
+    run = {
+        "startTime": "2026-11-20T08:00:00Z",
+        "expiresAt": "2036-11-20T17:00:00Z",
+        "podName": bad,
+        "nodeName": bad,
+    }
+    reported = {
+        "message": bad,
+        "conditions": [{"type": "Expiring", "status": "True", "reason": bad, "message": bad}],
+    }
     waits = {"queue": {"position": 1, "reason": bad}}
     failed = {"failures": {"count": 1, "message": bad}}
     for name, user, template, status in (
         ("runs", OWNER, "evil", {"phase": "Running", "url": RUNS, **run, **reported}),
         ("waits", OWNER, bad, {"phase": "Pending", "url": WAITS, **reported, **waits}),
         ("fails", OWNER, "evil", {"phase": "Failed", "url": FAILS, **run, **reported, **failed}),
-        ("shared", f"{bad}@example.com", bad, {"phase": "Running", "url": f"https://{bad}", **run, **reported}),
+        (
+            "shared",
+            f"{bad}@example.com",
+            bad,
+            {"phase": "Running", "url": f"https://{bad}", **run, **reported},
+        ),
     ):
         guests = access if user == OWNER else [{"user": OWNER, "role": "viewer"}]
         made = {"creationTimestamp": "2026-11-20T08:00:00Z"}
         session: dict[str, Any] = {"user": user, "template": template, "access": guests}
-        api.put("vdisessions", name, namespace="vdi-sessions", metadata=made, spec=session, status=status)
-    noted = {"annotations": {USER_ANNOTATION: OWNER, TEMPLATE_ANNOTATION: bad, LAST_USED: bad}, "labels": MANAGED_BY}
-    home = {"storageClassName": bad, "accessModes": [bad], "resources": {"requests": {"storage": bad}}}
+        api.put(
+            "vdisessions",
+            name,
+            namespace="vdi-sessions",
+            metadata=made,
+            spec=session,
+            status=status,
+        )
+    noted = {
+        "annotations": {USER_ANNOTATION: OWNER, TEMPLATE_ANNOTATION: bad, LAST_USED: bad},
+        "labels": MANAGED_BY,
+    }
+    home = {
+        "storageClassName": bad,
+        "accessModes": [bad],
+        "resources": {"requests": {"storage": bad}},
+    }
     api.put("persistentvolumeclaims", "shared", namespace="vdi-sessions", metadata=noted, spec=home)
     api.put("nodes", bad, namespace="", spec={}, status={"allocatable": {"nvidia.com/gpu": "8"}})
 
@@ -175,19 +237,27 @@ async def somebody(stage: AttackStage, bad: str) -> Browser:
     return browser
 
 
-@pytest.fixture(params=[PROBES[0], *(pytest.param(probe, marks=pytest.mark.long) for probe in PROBES[1:])], ids=str)
-async def hostile(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[tuple[AttackStage, Browser, str]]:
+@pytest.fixture(
+    params=[PROBES[0], *(pytest.param(probe, marks=pytest.mark.long) for probe in PROBES[1:])],
+    ids=str,
+)
+async def hostile(
+    request: pytest.FixtureRequest, tmp_path: Path
+) -> AsyncIterator[tuple[AttackStage, Browser, str]]:
     bad: str = request.param
     async with fake_api() as api:
         furnish(api)
         fill_in(api, bad)
         async with open_attack_stage(api, tmp_path) as stage:
-            await eventually(lambda: stage.gateway.context.cluster.session("shared") is not None, "all is seen")
+            await eventually(
+                lambda: stage.gateway.context.cluster.session("shared") is not None, "all is seen"
+            )
             await save_film(stage.gateway, tmp_path, bad, bad)
             yield stage, await somebody(stage, bad), bad
 
 
-# Pages that certainly show what others have written: were the probe not there, nothing would be found anywhere.
+# Pages that certainly show what others have written: were the probe not there, nothing would be
+# found anywhere.
 SHOWN = {
     "/", "/shared", "/desktops/{name}", "/desktops/{name}/files", "/catalogue", "/catalogue/{template}", "/history",
     "/account", "/admin", "/admin/sessions", "/admin/templates", "/admin/pools", "/admin/audit",
@@ -207,15 +277,21 @@ async def test_no_page_lets_a_name_become_markup(hostile: tuple[AttackStage, Bro
                 path = way.filled(name=name, template=template, action="end", id="film")
                 answer = await browser.get(path, params=query)
                 what = f"GET {path} {query and 'with parameters'}: {answer.status_code}"
-                assert answer.status_code < 500 or (answer.status_code == 503 and way.path in OF_THE_AGENT), what
+                assert answer.status_code < 500 or (
+                    answer.status_code == 503 and way.path in OF_THE_AGENT
+                ), what
                 if look(answer, what):
                     shown.add(way.path)
-                if answer.status_code == 200 and answer.headers["content-type"].startswith("text/html"):
+                if answer.status_code == 200 and answer.headers["content-type"].startswith(
+                    "text/html"
+                ):
                     pages.add(way.path)
             if "{" not in way.path:
                 break
     unseen = {way.path for way in ways} - pages - NO_PAGES - ELSEWHERE
-    assert {path for path in unseen if not path.startswith("/api/v1/")} == set(), "no page was seen there"
+    assert {path for path in unseen if not path.startswith("/api/v1/")} == set(), (
+        "no page was seen there"
+    )
     assert shown >= SHOWN
 
 
@@ -224,7 +300,9 @@ async def test_no_form_gives_back_markup(hostile: tuple[AttackStage, Browser, st
     """What was typed, and comes back beside its refusal."""
     stage, browser, bad = hostile
     shown = set()
-    for way in sorted(stage.ways(), key=lambda way: way.path.startswith("/api/")):  # these delete what forms need
+    for way in sorted(
+        stage.ways(), key=lambda way: way.path.startswith("/api/")
+    ):  # these delete what forms need
         if way.method in READS or way.path in ("/logout", "/account/logout-everywhere"):
             continue
         actions = _ACTIONS if "{action}" in way.path else [Action.EXTEND]
@@ -244,7 +322,9 @@ async def test_no_form_gives_back_markup(hostile: tuple[AttackStage, Browser, st
 
 
 @pytest.mark.timeout(60)
-async def test_no_page_for_strangers_lets_a_name_become_markup(hostile: tuple[AttackStage, Browser, str]) -> None:
+async def test_no_page_for_strangers_lets_a_name_become_markup(
+    hostile: tuple[AttackStage, Browser, str],
+) -> None:
     stage, browser, bad = hostile
     everything = dict.fromkeys(FIELDS, bad)
     no_one = stage.browser()
@@ -260,7 +340,9 @@ async def test_no_page_for_strangers_lets_a_name_become_markup(hostile: tuple[At
                 if way.path in STREAMS:
                     continue
                 answer = await who.request(way.method, base + way.filled(), params=everything)
-                location = answer.headers.get("location", "/").replace("https://waits.", "https://alice-desktop.")
+                location = answer.headers.get("location", "/").replace(
+                    "https://waits.", "https://alice-desktop."
+                )
                 answer.headers["location"] = location
                 assert answer.status_code < 500 or answer.status_code == 503, way
                 seen += look(answer, f"{way.method} {base} {way.path}")

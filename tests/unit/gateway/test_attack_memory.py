@@ -1,4 +1,6 @@
-"""Clients without a login who send much and read nothing, before a gateway in a process of its own."""
+"""Clients without a login who send much and read nothing, before a gateway in a process of its
+own.
+"""
 
 import json
 import resource
@@ -30,16 +32,20 @@ THE_FIRST = "a form that does not end"
 FLOODS = {
     THE_FIRST: LOGIN % 65_000 + b"x" * 63_000,
     "a form that is allowed and does not end": LOGIN % 4096 + b"x" * 4000,
-    "a form after a head of 30 KiB": LOGIN.replace(HOST, HOST + b"X: " + b"a" * 30_000 + b"\r\n") % 4096 + b"x" * 4000,
+    "a form after a head of 30 KiB": (
+        LOGIN.replace(HOST, HOST + b"X: " + b"a" * 30_000 + b"\r\n") % 4096 + b"x" * 4000
+    ),
     "a head that does not end": PAGE + b"X: " + b"a" * 30_000,
     "a page, then nothing": PAGE + b"X: " + b"a" * 30_000 + b"\r\n\r\n",
     "thousands of short headers": PAGE + b"a:b\r\n" * 5900 + b"\r\n",
     "thousands of requests": 1000 * (PAGE + b"\r\n"),
     "a page with a body that no one takes": PAGE + FORM % 250_000 + b"x" * 249_000,
     "a file that is not read": FILE + b"\r\n",
-    "a piece of a body with a long name": LOGIN.partition(b"Content-Length")[0]
-    + b"Transfer-Encoding: chunked\r\n\r\n1;"
-    + b"x" * 60_000,
+    "a piece of a body with a long name": (
+        LOGIN.partition(b"Content-Length")[0]
+        + b"Transfer-Encoding: chunked\r\n\r\n1;"
+        + b"x" * 60_000
+    ),
 }
 
 
@@ -56,7 +62,11 @@ class Flooded:
     @property
     def peak(self) -> int:
         """The most bytes that it has had in memory since `forget_peak`."""
-        (line,) = [line for line in Path(f"/proc/{self.pid}/status").read_text().splitlines() if "VmHWM" in line]
+        (line,) = [
+            line
+            for line in Path(f"/proc/{self.pid}/status").read_text().splitlines()
+            if "VmHWM" in line
+        ]
         return int(line.split()[1]) * 1024
 
     def forget_peak(self) -> None:
@@ -100,11 +110,15 @@ def test_what_clients_send_stays_within_the_budget(flooded: Flooded, flood: str)
     connections = 3300 if flood == THE_FIRST else 1200
     with ExitStack() as stack:
         for _ in range(connections):
-            client = stack.enter_context(socket.create_connection(("127.0.0.1", flooded.port), PATIENCE))
+            client = stack.enter_context(
+                socket.create_connection(("127.0.0.1", flooded.port), PATIENCE)
+            )
             client.setblocking(False)
             with suppress(BlockingIOError, ConnectionError):  # its buffer is full, or it is refused
                 client.send(FLOODS[flood])
         assert flooded.page().status_code == 200
         grown = flooded.peak - flooded.before
-    assert grown < PUBLIC_BYTES + connections * (CONNECTION_BYTES + FREE_BYTES + UNREAD_BYTES), f"{grown:,} bytes"
+    assert grown < PUBLIC_BYTES + connections * (CONNECTION_BYTES + FREE_BYTES + UNREAD_BYTES), (
+        f"{grown:,} bytes"
+    )
     assert flooded.page().status_code == 200

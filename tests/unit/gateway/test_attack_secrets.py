@@ -1,4 +1,6 @@
-"""No line that the gateway logs holds a secret: a person's whole way, with all that can go wrong on it, each level."""
+"""No line that the gateway logs holds a secret: a person's whole way, with all that can go wrong on
+it, each level.
+"""
 
 import logging
 import re
@@ -21,8 +23,8 @@ OWN = {"Origin": PORTAL, "Sec-Fetch-Site": "same-origin"}
 TYPED_WRONG = "Tr0ub4dor-and-3"
 IN_THE_QUERY = "what-only-the-query-has"
 MADE_UP = "vdi_made-up-and-still-nobodys-business"
-# What is under the gateway (and the browsers of this test) logs whole URLs, headers and parameters by these names. The
-# program silences them: see the last test.
+# What is under the gateway (and the browsers of this test) logs whole URLs, headers and parameters
+# by these names. The program silences them: see the last test.
 SILENCED = ("httpx", "httpcore", "aiosqlite")
 
 
@@ -34,7 +36,11 @@ async def stage(tmp_path: Path) -> AsyncIterator[AttackStage]:
 
 async def log_in(browser: Browser, user: str, password: str) -> tuple[httpx.Response, str]:
     """Fill in the form; the answer and the form's token."""
-    token = csrf_of((await browser.get("/login", params={"next": f"/?q={IN_THE_QUERY}"}, headers=NAVIGATION)).text)
+    token = csrf_of(
+        (
+            await browser.get("/login", params={"next": f"/?q={IN_THE_QUERY}"}, headers=NAVIGATION)
+        ).text
+    )
     fields = {"csrf": token, "user": user, "password": password}
     return await browser.post("/login", data=fields, headers=OWN), token
 
@@ -64,9 +70,16 @@ async def a_persons_way(stage: AttackStage, monkeypatch: pytest.MonkeyPatch) -> 
         secrets.add(token)
     found = await enter(alice, "alice-desktop")
     assert len(found) == 2, "a state and a ticket"
-    assert (await alice.get(f"{DESKTOP}/.vdi/enter?ticket={found[-1]}", headers=NAVIGATION)).status_code in (302, 403)
+    assert (
+        await alice.get(f"{DESKTOP}/.vdi/enter?ticket={found[-1]}", headers=NAVIGATION)
+    ).status_code in (302, 403)
     cookies = {one.name: one.value or "" for one in alice.cookies.jar}
-    assert {"__Host-vdi-login", "__Host-vdi-state", "__Host-vdi-desktop", "__Host-vdi-grant"} <= set(cookies)
+    assert {
+        "__Host-vdi-login",
+        "__Host-vdi-state",
+        "__Host-vdi-desktop",
+        "__Host-vdi-grant",
+    } <= set(cookies)
     together = "; ".join(f"{name}={value}" for name, value in cookies.items())
     files = f"/files?{IN_THE_QUERY}=1"
     assert (await stage.verify(files, Cookie=together)).status_code == 200
@@ -75,19 +88,27 @@ async def a_persons_way(stage: AttackStage, monkeypatch: pytest.MonkeyPatch) -> 
         cookie = f"__Host-vdi-desktop={bad}; {IN_THE_QUERY}=1"
         assert (await stage.verify(files, Cookie=cookie)).status_code == 401
     right = credentials.make_csrf_token(cookies["__Host-vdi-login"])
-    made = await alice.post("/api/v1/tokens", json={"label": "x", "days": 1}, headers={**OWN, "X-CSRF-Token": right})
+    made = await alice.post(
+        "/api/v1/tokens", json={"label": "x", "days": 1}, headers={**OWN, "X-CSRF-Token": right}
+    )
     assert made.status_code == 201, made.text
     api_token = made.json()["token"]
     no_one = stage.browser()
     for given, status in ((api_token, 200), (api_token + "x", 401), (MADE_UP, 401)):
         reported = {"Authorization": f"Bearer {given}"}
         assert (await no_one.get("/api/v1/sessions", headers=reported)).status_code == status
-        assert (await no_one.get(f"/api/v1/sessions?{IN_THE_QUERY}=1", headers=reported)).status_code in (400, 401, 422)
-    foreign = await alice.post(f"/logout?{IN_THE_QUERY}=1", data={"csrf": right}, headers={"Origin": "https://evil.x"})
+        assert (
+            await no_one.get(f"/api/v1/sessions?{IN_THE_QUERY}=1", headers=reported)
+        ).status_code in (400, 401, 422)
+    foreign = await alice.post(
+        f"/logout?{IN_THE_QUERY}=1", data={"csrf": right}, headers={"Origin": "https://evil.x"}
+    )
     assert foreign.status_code == 403
     with monkeypatch.context() as patch:
         patch.setattr(stage.gateway.actions, "suspend", _fail)
-        fault = await alice.post("/api/v1/sessions/alice-desktop/suspend", headers={**OWN, "X-CSRF-Token": right})
+        fault = await alice.post(
+            "/api/v1/sessions/alice-desktop/suspend", headers={**OWN, "X-CSRF-Token": right}
+        )
     assert fault.status_code == 500
     return secrets | set(found) | set(cookies.values()) | {right, api_token, *token.split(".")}
 
@@ -106,7 +127,9 @@ async def test_no_log_line_has_a_token_cookie_password_or_query(
         for record in caplog.records
         if not record.name.startswith(SILENCED)
     ]
-    assert any("alice@example.com entered session alice-desktop as owner" in line for line in lines), "it does log"
+    assert any(
+        "alice@example.com entered session alice-desktop as owner" in line for line in lines
+    ), "it does log"
     assert any("was refused" in line for line in lines)
     assert any("a fault of ours" in line for line in lines)
     assert len(secrets) > 15
@@ -116,12 +139,16 @@ async def test_no_log_line_has_a_token_cookie_password_or_query(
 
 
 def test_what_logs_whole_addresses_is_silenced(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The program itself: an HTTP client's own lines have whole URLs, a server's access log has every query."""
+    """The program itself: an HTTP client's own lines have whole URLs, a server's access log has
+    every query.
+    """
     levels = {name: logging.getLogger(name).level for name in ("", *SILENCED, "uvicorn", "alembic")}
     monkeypatch.setattr(program, "read_settings", lambda _: Settings(log_level="debug"))
     monkeypatch.setattr(program, "load_config", lambda *_: None)
     monkeypatch.setattr(program, "run_process", lambda *_: None)
-    monkeypatch.setattr(program, "set_up_logging", lambda level, form: logging.getLogger().setLevel(level.upper()))
+    monkeypatch.setattr(
+        program, "set_up_logging", lambda level, form: logging.getLogger().setLevel(level.upper())
+    )
     try:
         assert program.main() == program.DONE
         for name in (*SILENCED, "uvicorn.access"):

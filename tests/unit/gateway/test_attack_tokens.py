@@ -35,4 +35,6 @@ async def test_a_stolen_token_counts_only_in_its_minutes(
     page = await stage.verify(HOST, "/?v=1", Cookie=token, **NAVIGATION)
     assert page.status_code == (302 if status == 401 else 200), "a person is led to the login"
     if status == 401:
-        assert (await stage.verify(HOST, "/api/websockets", Cookie=token, **HANDSHAKE)).status_code == 401
+        assert (
+            await stage.verify(HOST, "/api/websockets", Cookie=token, **HANDSHAKE)
+        ).status_code == 401

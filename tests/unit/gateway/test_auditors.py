@@ -1,4 +1,6 @@
-"""Auditors read everyone's history, audit and transfers, and can do nothing else to others' desktops."""
+"""Auditors read everyone's history, audit and transfers, and can do nothing else to others'
+desktops.
+"""
 
 import httpx
 import pytest
@@ -23,7 +25,11 @@ OTHERS = ("", "/sessions", "/templates", "/pools", "/limits", "/doctor")
 def test_auditor_has_no_right_to_anothers_desktop(action: Action) -> None:
     session = a_session()
     assert not knows_of(session, CAROL, NOW)
-    assert refusal(CAROL, action, session, NOW) == refusal(User("eve@example.com"), action, session, NOW) is not None
+    assert (
+        refusal(CAROL, action, session, NOW)
+        == refusal(User("eve@example.com"), action, session, NOW)
+        is not None
+    )
 
 
 def test_operations_for_auditors_only_read() -> None:
@@ -32,7 +38,9 @@ def test_operations_for_auditors_only_read() -> None:
     assert {operation.method for operation in found} == {"GET"}
 
 
-@pytest.mark.parametrize("operation", [one for one in OPERATIONS if one.admin], ids=lambda one: str(one.name))
+@pytest.mark.parametrize(
+    "operation", [one for one in OPERATIONS if one.admin], ids=lambda one: str(one.name)
+)
 async def test_every_other_operation_of_administrators_is_refused(operation: Operation) -> None:
     stage = ApiStage()
     stage.session(status=RUNNING)
@@ -64,7 +72,9 @@ async def test_pages_of_auditors_and_of_administrators() -> None:
 async def test_role_comes_from_settings_at_each_request() -> None:
     stage = ApiStage()
     logins: Logins = stage.logins
-    secret, _ = await logins.begin(Identity(user=CAROL.email, groups=frozenset({"audit"})), Device())
+    secret, _ = await logins.begin(
+        Identity(user=CAROL.email, groups=frozenset({"audit"})), Device()
+    )
     for settings, is_auditor in (
         (Settings(auditor_groups=frozenset({"audit"})), True),
         (AUDITORS, True),

@@ -1,4 +1,6 @@
-"""Name, logo, colour and texts of an installation: on every page, readable in any colour; terms before each login."""
+"""Name, logo, colour and texts of an installation: on every page, readable in any colour; terms
+before each login.
+"""
 
 import re
 from pathlib import Path
@@ -92,7 +94,10 @@ async def test_the_banner_is_above_the_login_form() -> None:
 
 @pytest.mark.parametrize(
     ("address", "advice"),
-    [("mailto:it@a.b", '<a href="mailto:it@a.b">Ask for help</a>'), ("", "Ask the person who gave you this address.")],
+    [
+        ("mailto:it@a.b", '<a href="mailto:it@a.b">Ask for help</a>'),
+        ("", "Ask the person who gave you this address."),
+    ],
 )
 async def test_login_page_says_whom_to_ask_for_a_password(address: str, advice: str) -> None:
     async with with_brand(support_url=address) as stage:
@@ -118,7 +123,9 @@ async def test_a_login_without_accepted_terms_is_none() -> None:
         token = csrf_of((await browser.get("/login")).text)
         for cookie in ("", "of-other-terms"):
             browser.cookies.set(TERMS_COOKIE, cookie)
-            answer = await browser.submit("/login", csrf=token, user="alice@example.com", password=PASSWORD, next="/x")
+            answer = await browser.submit(
+                "/login", csrf=token, user="alice@example.com", password=PASSWORD, next="/x"
+            )
             assert (answer.status_code, answer.headers["location"]) == (303, "/login?next=/x")
         assert stage.acts == []
         for path in ("/login/oidc?next=/x", "/login/oidc/back?state=s&code=c"):
@@ -129,7 +136,11 @@ async def test_a_login_without_accepted_terms_is_none() -> None:
     ("variable", "value", "allowed"),
     [
         ("VDI_BRAND_NAME", "x" * 65, "a name of at most 64 characters"),
-        ("VDI_BRAND_LOGO", "https://example.com/a.png", "a data:image/ URL of at most 16384 characters"),
+        (
+            "VDI_BRAND_LOGO",
+            "https://example.com/a.png",
+            "a data:image/ URL of at most 16384 characters",
+        ),
         ("VDI_BRAND_LOGO", "data:image/png;" + "x" * 16384, "a data:image/ URL"),
         ("VDI_BRAND_ACCENT", "red", "a colour such as #2f5bd0"),
         ("VDI_BRAND_SUPPORT_URL", "javascript:alert(1)", "an https:// or mailto: URL"),
@@ -142,4 +153,6 @@ def test_what_is_no_brand_is_refused(variable: str, value: str, allowed: str) ->
 
 def test_a_brand_is_read_from_the_environment() -> None:
     assert read_settings({}).brand == Brand()
-    assert read_settings({"VDI_BRAND_NAME": "A", "VDI_BRAND_TERMS": "Be\ngood."}).brand == Brand("A", terms="Be\ngood.")
+    assert read_settings({"VDI_BRAND_NAME": "A", "VDI_BRAND_TERMS": "Be\ngood."}).brand == Brand(
+        "A", terms="Be\ngood."
+    )

@@ -14,7 +14,9 @@ from vdi.kube.transport import NO_RETRY, Client
 SETTINGS = Settings()
 
 
-def put_session(api: FakeApi, name: str, user: str = "alice@example.com", host: str = "", **spec: object) -> str:
+def put_session(
+    api: FakeApi, name: str, user: str = "alice@example.com", host: str = "", **spec: object
+) -> str:
     """`host`: the label of the address that the operator has given it."""
     spec = {"user": user, "template": "desktop", **spec}
     status = {"url": SETTINGS.url(SETTINGS.host(host))} if host else {}
@@ -51,7 +53,12 @@ async def test_sessions_are_found_by_name_host_and_uid(api: FakeApi) -> None:
         found = world.by_host("nice.vdi.localhost")
         assert found
         assert found.metadata.name == "other"
-        foreign = ("alice-desktop.vdi.localhost", "other.vdi.localhost", "a.nice.vdi.localhost", "nice.evil.example")
+        foreign = (
+            "alice-desktop.vdi.localhost",
+            "other.vdi.localhost",
+            "a.nice.vdi.localhost",
+            "nice.evil.example",
+        )
         for unknown in (*foreign, "", ".vdi.localhost"):
             assert world.by_host(unknown) is None, unknown
         assert (world.synced, list(world.troubles())) == (True, [])
@@ -68,14 +75,27 @@ async def test_who_only_asks_for_a_host_is_not_found_there(api: FakeApi) -> None
 
 
 async def test_a_host_belongs_to_the_session_with_the_route(api: FakeApi) -> None:
-    """Eve's session is older and now wants Alice's host, too; the route still leads to Alice's pod."""
+    """Eve's session is older and now wants Alice's host, too; the route still leads to Alice's
+    pod.
+    """
     for name, created, status in (
         ("eves", "2026-11-20T08:00:00Z", {"phase": "Pending"}),
-        ("alices", "2026-11-20T09:00:00Z", {"phase": "Running", "url": "https://same.vdi.localhost"}),
+        (
+            "alices",
+            "2026-11-20T09:00:00Z",
+            {"phase": "Running", "url": "https://same.vdi.localhost"},
+        ),
     ):
         spec = {"user": "a@b.c", "template": "t", "hostname": "same"}
         metadata = {"creationTimestamp": created}
-        api.put("vdisessions", name, namespace=SETTINGS.namespaces[0], metadata=metadata, spec=spec, status=status)
+        api.put(
+            "vdisessions",
+            name,
+            namespace=SETTINGS.namespaces[0],
+            metadata=metadata,
+            spec=spec,
+            status=status,
+        )
 
     async with watching(api) as world:
         await world.wait_synced()
@@ -88,7 +108,9 @@ async def test_a_kind_that_cannot_be_watched_is_named(api: FakeApi) -> None:
     api.faults += [("GET", refusal(403, "Forbidden"))] * 3
 
     async with watching(api) as world:
-        await eventually(lambda: all("Forbidden" in trouble for trouble in world.troubles()), "troubles are told")
+        await eventually(
+            lambda: all("Forbidden" in trouble for trouble in world.troubles()), "troubles are told"
+        )
         kinds = {trouble.partition(":")[0] for trouble in world.troubles()}
         assert kinds == {"vdisessions", "vditemplates", "vdipools"}
         assert not world.synced

@@ -32,7 +32,10 @@ from vdi.session.naming import DRIVER
 ONE = "/api/v1/sessions/alice-desktop/computer"
 SHOT = {"action": "screenshot"}
 CAROL = Identity(user="carol@example.com")
-SHARES = [{"user": "bob@example.com", "role": "collaborator"}, {"user": "carol@example.com", "role": "viewer"}]
+SHARES = [
+    {"user": "bob@example.com", "role": "collaborator"},
+    {"user": "carol@example.com", "role": "viewer"},
+]
 
 
 def png(width: int = 1280, height: int = 720) -> dict[str, str]:
@@ -55,17 +58,25 @@ async def desktop(stage: ApiStage) -> AsyncIterator[Agent]:
         yield desktop
 
 
-async def scoped(stage: ApiStage, label: str = "nightly", session: str = "alice-desktop") -> httpx.AsyncClient:
+async def scoped(
+    stage: ApiStage, label: str = "nightly", session: str = "alice-desktop"
+) -> httpx.AsyncClient:
     """A program with a token of one session."""
-    made = await (await stage.page()).post("/api/v1/tokens", json={"label": label, "session": session})
+    made = await (await stage.page()).post(
+        "/api/v1/tokens", json={"label": label, "session": session}
+    )
     assert made.json()["about"]["session"] == session
     return await stage.anybody(authorization=f"Bearer {made.json()['token']}")
 
 
-async def switch(stage: ApiStage, who: str = "alice@example.com", *, human: bool, login_id: str = "") -> str:
+async def switch(
+    stage: ApiStage, who: str = "alice@example.com", *, human: bool, login_id: str = ""
+) -> str:
     """The outcome of taking over or giving back."""
     try:
-        await stage.edge.computer.switch(Actor(who, login_id=login_id), "alice-desktop", human=human)
+        await stage.edge.computer.switch(
+            Actor(who, login_id=login_id), "alice-desktop", human=human
+        )
     except ActionDenied as denied:
         return denied.code
     return "done"
@@ -77,7 +88,9 @@ async def audited(stage: ApiStage) -> list[tuple[str, str, str, dict[str, str]]]
     return [(row.actor, row.action, row.outcome, msgspec.json.decode(row.detail)) for row in rows]
 
 
-async def test_a_picture_comes_back_and_its_hash_is_audited(stage: ApiStage, desktop: Agent) -> None:
+async def test_a_picture_comes_back_and_its_hash_is_audited(
+    stage: ApiStage, desktop: Agent
+) -> None:
     desktop.body = png()
     answer = (await (await scoped(stage)).post(ONE, json=SHOT)).json()
     assert answer == {"png": png()["data"], "text": None}
@@ -86,7 +99,9 @@ async def test_a_picture_comes_back_and_its_hash_is_audited(stage: ApiStage, des
     assert (actor, action, outcome) == ("alice@example.com", "computer.screenshot", "done")
     assert (detail["token"], len(detail["sha256"])) == ("nightly", 64)
     assert [entry.action for entry in await stage.audit.entries(limit=9)] == ["token.create"]
-    assert [entry.action for entry in await stage.audit.entries(limit=9, target="alice-desktop")] == [action]
+    assert [
+        entry.action for entry in await stage.audit.entries(limit=9, target="alice-desktop")
+    ] == [action]
 
 
 @pytest.mark.parametrize("record", [False, True])
@@ -109,7 +124,9 @@ async def test_an_action_is_sent_as_often_as_it_repeats(stage: ApiStage, desktop
 
 
 @pytest.mark.parametrize(("who", "status"), [(ALICE, 200), (BOB, 200), (CAROL, 403), (ROOT, 404)])
-async def test_only_owner_and_collaborator_drive(stage: ApiStage, desktop: Agent, who: Identity, status: int) -> None:
+async def test_only_owner_and_collaborator_drive(
+    stage: ApiStage, desktop: Agent, who: Identity, status: int
+) -> None:
     program = await stage.program(who)
     assert (await program.post(ONE, json=SHOT)).status_code == status
     outcome = {200: "done", 403: "Forbidden", 404: "NotFound"}[status]
@@ -135,7 +152,9 @@ async def test_only_owner_and_collaborator_drive(stage: ApiStage, desktop: Agent
         {"action": "key", "text": "a", "repeat": 51},
     ],
 )
-async def test_invalid_action_never_reaches_the_desktop(stage: ApiStage, desktop: Agent, body: dict[str, Any]) -> None:
+async def test_invalid_action_never_reaches_the_desktop(
+    stage: ApiStage, desktop: Agent, body: dict[str, Any]
+) -> None:
     problem(await (await stage.program()).post(ONE, json=body), 422, "invalid")
     with pytest.raises(ActionDenied, match="not valid"):
         await stage.edge.computer.act(Actor("alice@example.com"), "alice-desktop", body)
@@ -143,7 +162,9 @@ async def test_invalid_action_never_reaches_the_desktop(stage: ApiStage, desktop
 
 
 @pytest.mark.parametrize("size", [1 << 20, 5 << 20])
-async def test_large_body_is_refused_before_it_is_parsed(stage: ApiStage, desktop: Agent, size: int) -> None:
+async def test_large_body_is_refused_before_it_is_parsed(
+    stage: ApiStage, desktop: Agent, size: int
+) -> None:
     answer = await (await stage.program()).post(ONE, json={"action": "type", "text": "x" * size})
     problem(answer, 413, "too-large")
     assert desktop.asked == []
@@ -152,7 +173,12 @@ async def test_large_body_is_refused_before_it_is_parsed(stage: ApiStage, deskto
 @pytest.mark.parametrize(
     ("status", "body", "code", "words"),
     [
-        (200, {"data": base64.b64encode(b"GIF89a").decode()}, "unavailable", "did not return a PNG"),
+        (
+            200,
+            {"data": base64.b64encode(b"GIF89a").decode()},
+            "unavailable",
+            "did not return a PNG",
+        ),
         (200, png(4097, 1), "unavailable", "at most 4096 pixels"),
         (200, png(0, 9), "unavailable", "did not return a PNG"),
         (200, {"data": "%%%"}, "unavailable", "valid response"),
@@ -160,7 +186,12 @@ async def test_large_body_is_refused_before_it_is_parsed(stage: ApiStage, deskto
         (200, {"data": ["<script>"]}, "unavailable", "valid response"),
         (200, {"data": "A" * (4 << 20)}, "conflict", "too large"),
         (200, "<html>", "unavailable", "valid response"),
-        (400, {"error": "\x1b[31mno <b>key</b>" + "x" * 9999}, "invalid", "\\u001b[31mno <b>key</b>xxx"),
+        (
+            400,
+            {"error": "\x1b[31mno <b>key</b>" + "x" * 9999},
+            "invalid",
+            "\\u001b[31mno <b>key</b>xxx",
+        ),
         (409, {"reason": "HumanInControl", "seconds": 4.2}, "human-in-control", "Try again in 5 s"),
         (409, {"seconds": 1e300}, "unavailable", "valid response"),
         (404, {}, "conflict", "started without agents"),
@@ -189,14 +220,17 @@ async def test_a_compressed_picture_is_not_unpacked(stage: ApiStage, desktop: Ag
 
 
 async def test_a_desktop_has_one_action_under_way(stage: ApiStage, desktop: Agent) -> None:
-    """Counted until the client has read the answer, which a client of this transport does at once."""
+    """Counted until the client has read the answer, which a client of this transport does at
+    once.
+    """
     program, uid = await stage.program(), stage.cluster.objects["alice-desktop"]["metadata"]["uid"]
     assert stage.agent.real
     limits = stage.agent.real.limits
     with limits.enter(ACTIONS, uid, "alice-desktop", ALICE.user):
         refused = await program.post(ONE, json=SHOT)
-        assert problem(refused, 429, "too-many-requests")["detail"] == (
-            "The desktop 'alice-desktop' has not answered another action yet. Try again in 1 s."
+        assert (
+            problem(refused, 429, "too-many-requests")["detail"]
+            == "The desktop 'alice-desktop' has not answered another action yet. Try again in 1 s."
         )
         assert refused.headers["retry-after"] == "1"
     assert desktop.asked == []
@@ -211,7 +245,9 @@ async def test_pictures_wait_for_those_that_clients_have_not_read(
     monkeypatch.setattr("vdi.gateway.in_flight._BYTES_SECONDS", 0.0)
     program, agent = await stage.program(), stage.agent.real
     assert agent
-    desktop.body = {"data": base64.b64encode(base64.b64decode(png()["data"]) + bytes(1 << 20)).decode()}
+    desktop.body = {
+        "data": base64.b64encode(base64.b64decode(png()["data"]) + bytes(1 << 20)).decode()
+    }
     async with AsyncExitStack() as unread:
         await agent.answers.reserve(unread, "alice@example.com", USER_ANSWERS_BYTES)
         refused = await program.post(ONE, json=SHOT)
@@ -231,10 +267,14 @@ async def test_template_without_agents_has_no_programs(stage: ApiStage, desktop:
     assert desktop.asked == []
 
 
-async def test_agent_sees_no_desktop_that_must_be_recorded_and_is_not(stage: ApiStage, desktop: Agent) -> None:
+async def test_agent_sees_no_desktop_that_must_be_recorded_and_is_not(
+    stage: ApiStage, desktop: Agent
+) -> None:
     program = await stage.program()
     stage.session(status=RUNNING | {"recording": {"mode": "Always", "state": "Failed"}})
-    assert "not recorded now" in problem(await program.post(ONE, json=SHOT), 409, "conflict")["detail"]
+    assert (
+        "not recorded now" in problem(await program.post(ONE, json=SHOT), 409, "conflict")["detail"]
+    )
     assert desktop.asked == []
     stage.session(status=RUNNING | {"recording": {"mode": "Always", "state": "On"}})
     assert (await program.post(ONE, json=SHOT)).is_success
@@ -251,8 +291,12 @@ async def test_one_actor_drives_until_another_may(stage: ApiStage, desktop: Agen
 
 
 @pytest.mark.parametrize("lost", ["nothing", "shared state", "annotation", "its text"])
-async def test_a_person_takes_over_and_gives_back(stage: ApiStage, desktop: Agent, lost: str) -> None:
-    """The shared state goes with a restart; a replica's watch may not have brought the annotation yet."""
+async def test_a_person_takes_over_and_gives_back(
+    stage: ApiStage, desktop: Agent, lost: str
+) -> None:
+    """The shared state goes with a restart; a replica's watch may not have brought the annotation
+    yet.
+    """
     program, who = await scoped(stage), "bob@example.com"
     assert await switch(stage, who, human=True) == "done"
     if lost in ("shared state", "its text"):
@@ -261,17 +305,26 @@ async def test_a_person_takes_over_and_gives_back(stage: ApiStage, desktop: Agen
         stage.session(status=RUNNING, access=SHARES)
     if lost == "its text":
         found, who = stage.cluster.objects["alice-desktop"], "Someone"
-        stage.cluster.put({**found, "metadata": {**found["metadata"], "annotations": {DRIVER: '{"state": "Nobody"}'}}})
+        stage.cluster.put(
+            {
+                **found,
+                "metadata": {**found["metadata"], "annotations": {DRIVER: '{"state": "Nobody"}'}},
+            }
+        )
     refused = problem(await program.post(ONE, json=SHOT), 409, "human-in-control")
     assert refused["detail"].startswith(f"{who} has taken over from the agent.")
-    assert await switch(stage, human=False, login_id="token:of-alice") == "Forbidden", "only people give back"
+    assert await switch(stage, human=False, login_id="token:of-alice") == "Forbidden", (
+        "only people give back"
+    )
     assert desktop.asked == []
     assert await switch(stage, human=False) == "done"
     assert DRIVER not in stage.cluster.objects["alice-desktop"]["metadata"].get("annotations", {})
     assert (await program.post(ONE, json=SHOT)).is_success
 
 
-async def test_giving_back_that_is_not_written_changes_nothing(stage: ApiStage, desktop: Agent) -> None:
+async def test_giving_back_that_is_not_written_changes_nothing(
+    stage: ApiStage, desktop: Agent
+) -> None:
     assert await switch(stage, human=True) == "done"
     stage.cluster.refuses = ApiError(500, "InternalError", "etcd is gone")
     assert await switch(stage, human=False) == "Unavailable"
@@ -334,10 +387,15 @@ async def test_request_for_a_person_parks_the_agent(
     computer, by = stage.edge.computer, Actor("alice@example.com", "nightly")
     monkeypatch.setattr(computer.notices, "send", sent.append)
     await computer.request_human(by, "alice-desktop", "A captcha\x1b]0;x\x07 " + "y" * 999)
-    assert [(notice.kind, notice.user) for notice in sent] == [("session.human_requested", "alice@example.com")]
+    assert [(notice.kind, notice.user) for notice in sent] == [
+        ("session.human_requested", "alice@example.com")
+    ]
     assert "asks for a person: A captcha\\u001b]0;x\\u0007 yyy" in sent[0].message
     assert len(sent[0].message) < 400
-    for again in (computer.act(by, "alice-desktop", SHOT), computer.request_human(by, "alice-desktop", "Hello?")):
+    for again in (
+        computer.act(by, "alice-desktop", SHOT),
+        computer.request_human(by, "alice-desktop", "Hello?"),
+    ):
         with pytest.raises(ActionDenied) as refused:
             await again
         assert refused.value.code == "Parked"
@@ -368,18 +426,24 @@ async def test_refused_actions_leave_two_rows_a_minute(stage: ApiStage, desktop:
     assert detail == {"token": "nightly", "count": "49", "what": what}
 
 
-async def test_action_that_may_have_been_done_has_its_own_row(stage: ApiStage, desktop: Agent) -> None:
+async def test_action_that_may_have_been_done_has_its_own_row(
+    stage: ApiStage, desktop: Agent
+) -> None:
     """Whatever the desktop answers."""
     program, desktop.body = await scoped(stage), {"data": "A" * (9 << 20)}
     for _ in range(3):
         problem(await program.post(ONE, json={"action": "type", "text": "abc"}), 409, "conflict")
-    assert [(row[2], row[3]["characters"]) for row in await audited(stage)] == [("Conflict", "3")] * 3
+    assert [(row[2], row[3]["characters"]) for row in await audited(stage)] == [
+        ("Conflict", "3")
+    ] * 3
 
 
 async def test_action_that_was_done_in_part_has_its_own_row(
     stage: ApiStage, desktop: Agent, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The limit of a minute ends its repetitions: what reached the desktop is not lost in a count of refusals."""
+    """The limit of a minute ends its repetitions: what reached the desktop is not lost in a count
+    of refusals.
+    """
     monkeypatch.setattr("vdi.gateway.computer.MAX_ACTIONS", 3)
     program = await scoped(stage)
     for _ in range(2):
@@ -410,7 +474,9 @@ async def test_action_counts_as_a_request_of_its_token_until_it_is_over(
 async def test_agents_notify_an_owner_only_so_often(
     stage: ApiStage, desktop: Agent, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Counted over all desktops, tokens and guests: a desktop still waits and says so, without a notice."""
+    """Counted over all desktops, tokens and guests: a desktop still waits and says so, without a
+    notice.
+    """
     sent: list[Any] = []
     computer = stage.edge.computer
     monkeypatch.setattr("vdi.gateway.computer.MAX_HUMAN_REQUESTS", 3)
@@ -419,7 +485,9 @@ async def test_agents_notify_an_owner_only_so_often(
         stage.session(f"alice-{number}", status=RUNNING, access=SHARES)
         by = Actor(("alice@example.com", "bob@example.com")[number % 2], f"token {number}")
         await computer.request_human(by, f"alice-{number}", "Hello?")
-        assert "Parked" in stage.cluster.objects[f"alice-{number}"]["metadata"]["annotations"][DRIVER]
+        assert (
+            "Parked" in stage.cluster.objects[f"alice-{number}"]["metadata"]["annotations"][DRIVER]
+        )
     assert len(sent) == 3
     stage.clock.forward(seconds=3601)
     await computer.request_human(Actor("alice@example.com"), "alice-desktop", "Hello?")
@@ -431,13 +499,19 @@ async def test_actions_of_a_session_have_a_rate(
 ) -> None:
     monkeypatch.setattr("vdi.gateway.computer.MAX_ACTIONS", 9)
     program = await scoped(stage)
-    problem(await program.post(ONE, json={"action": "key", "text": "a", "repeat": 10}), 429, "too-many-requests")
+    problem(
+        await program.post(ONE, json={"action": "key", "text": "a", "repeat": 10}),
+        429,
+        "too-many-requests",
+    )
     assert len(desktop.asked) == 9
     stage.clock.forward(seconds=60)
     assert (await program.post(ONE, json=SHOT)).is_success
 
 
-async def test_minutes_of_agents_are_those_of_the_present_run(stage: ApiStage, desktop: Agent) -> None:
+async def test_minutes_of_agents_are_those_of_the_present_run(
+    stage: ApiStage, desktop: Agent
+) -> None:
     uid, program = stage.cluster.objects["alice-desktop"]["metadata"]["uid"], await scoped(stage)
     begun = [RunRow(uid=uid, start=at(0), ended=at(9)), RunRow(uid=uid, start=at(10))]
     stage.remember(a_past(uid), *begun)
@@ -449,11 +523,18 @@ async def test_minutes_of_agents_are_those_of_the_present_run(stage: ApiStage, d
     assert not (await program.post(ONE, json=SHOT)).is_success
     async with stage.context.database.begin() as connection:  # the recorder's next state of the run
         record = (await load(connection, [uid]))[uid]
-        await save(stage.context.database, connection, [record.session], [replace(begun[1], pod="another")])
-    assert [(row.pod, row.agent_minutes) for row in stage.rows.rows(runs)] == [("", 0), ("another", 3)]
+        await save(
+            stage.context.database, connection, [record.session], [replace(begun[1], pod="another")]
+        )
+    assert [(row.pod, row.agent_minutes) for row in stage.rows.rows(runs)] == [
+        ("", 0),
+        ("another", 3),
+    ]
 
 
-async def test_commands_run_only_where_the_template_says_so(stage: ApiStage, desktop: Agent) -> None:
+async def test_commands_run_only_where_the_template_says_so(
+    stage: ApiStage, desktop: Agent
+) -> None:
     computer, by = stage.edge.computer, Actor("alice@example.com")
     with pytest.raises(ActionDenied, match=r"spec\.agents\.run"):
         await computer.run(by, "alice-desktop", "id", 5)
@@ -468,7 +549,9 @@ async def test_commands_run_only_where_the_template_says_so(stage: ApiStage, des
 
 
 async def test_token_of_one_session_does_nothing_else(stage: ApiStage, desktop: Agent) -> None:
-    """Every operation of the API, and every route of the portal's host that asks who it is; /mcp has its own test."""
+    """Every operation of the API, and every route of the portal's host that asks who it is; /mcp
+    has its own test.
+    """
     program = await scoped(stage)
     for operation in OPERATIONS:
         if operation.name != "actInSession":
@@ -477,12 +560,20 @@ async def test_token_of_one_session_does_nothing_else(stage: ApiStage, desktop: 
     assert [operation.name for operation in OPERATIONS if operation.drives] == ["actInSession"]
     stranger = await stage.anybody()
     program.event_hooks = stranger.event_hooks = {}  # pages are not in the API's document
-    ways = {way for part in stage.gateway.components for route in part.portal_routes() for way in ways_of(route)}
+    ways = {
+        way
+        for part in stage.gateway.components
+        for route in part.portal_routes()
+        for way in ways_of(route)
+    }
     for way in sorted(ways, key=lambda way: (way.path, way.method)):
         if way.path == "/mcp" or way.path.startswith("/api/") or way.method not in ("GET", "POST"):
             continue
         path = way.filled(name="alice-desktop")
-        answer, without = await program.request(way.method, path), await stranger.request(way.method, path)
+        answer, without = (
+            await program.request(way.method, path),
+            await stranger.request(way.method, path),
+        )
         leads_to_login = answer.headers.get("location", "").startswith("/login")
         assert leads_to_login or answer.status_code in (403, without.status_code), way
         assert without.status_code == 200 or "alice-desktop" not in answer.text, way
@@ -501,7 +592,9 @@ async def test_token_of_one_session_ends_with_it(stage: ApiStage, desktop: Agent
 
 async def test_token_is_only_made_for_a_session_that_its_user_drives(stage: ApiStage) -> None:
     for who, status, code in ((CAROL, 403, "forbidden"), (ROOT, 404, "not-found")):
-        made = (await stage.page(who)).post("/api/v1/tokens", json={"label": "x", "session": "alice-desktop"})
+        made = (await stage.page(who)).post(
+            "/api/v1/tokens", json={"label": "x", "session": "alice-desktop"}
+        )
         problem(await made, status, code)
     assert await stage.logins.tokens("carol@example.com") == []
 
@@ -518,7 +611,10 @@ async def test_token_stops_with_the_share_of_its_user(stage: ApiStage, desktop: 
 
 
 def test_line_names_who_drives() -> None:
-    assert Driver("Agent", "alice@example.com").line == "An agent drives this desktop, started by alice@example.com"
+    assert (
+        Driver("Agent", "alice@example.com").line
+        == "An agent drives this desktop, started by alice@example.com"
+    )
 
 
 async def test_portal_shows_who_drives_and_takes_over(stage: ApiStage, desktop: Agent) -> None:
@@ -537,7 +633,10 @@ async def test_portal_shows_who_drives_and_takes_over(stage: ApiStage, desktop: 
     assert (await alice.submit(where, page, human="no")).status_code == 303
     stage.clock.forward(seconds=31)
     await stage.edge.computer.request_human(Actor(ALICE.user), "alice-desktop", "<b>captcha</b>")
-    assert "asks for a person: &lt;b&gt;captcha&lt;/b&gt;." in (await alice.get("/desktops/alice-desktop")).text
+    assert (
+        "asks for a person: &lt;b&gt;captcha&lt;/b&gt;."
+        in (await alice.get("/desktops/alice-desktop")).text
+    )
 
 
 async def test_account_page_makes_tokens_of_one_desktop(stage: ApiStage) -> None:

@@ -96,7 +96,9 @@ async def refused(sent: bytes, status: bytes) -> bytes:
         return await ends_with(reader, status)
 
 
-@pytest.mark.parametrize("sent", [b"", b"GET / HT", b"GET / HTTP/1.1\r\nHost: x\r\nA: b", b"\r\n\r\n"])
+@pytest.mark.parametrize(
+    "sent", [b"", b"GET / HT", b"GET / HTTP/1.1\r\nHost: x\r\nA: b", b"\r\n\r\n"]
+)
 async def test_a_head_that_does_not_come_is_not_waited_for(sent: bytes) -> None:
     await refused(sent, b"408")
 
@@ -154,8 +156,12 @@ async def test_a_head_that_is_too_large_is_refused(line: bytes) -> None:
         (b"GET / HTTP/1.1\r\nHost: x\r\nCookie: a=b\r\nX: Cookie:" + b"a" * 40000, False),
     ],
 )
-async def test_cookies_are_cleared_where_they_are_what_is_too_large(head: bytes, clears: bool) -> None:
-    """Not for a long address, to which any page on the internet can send a browser: it would end the login."""
+async def test_cookies_are_cleared_where_they_are_what_is_too_large(
+    head: bytes, clears: bool
+) -> None:
+    """Not for a long address, to which any page on the internet can send a browser: it would end
+    the login.
+    """
     answer = await refused(head, b"431")
     assert (b'clear-site-data: "cookies"' in answer) == clears
     length = int(answer.partition(b"content-length: ")[2].partition(b"\r\n")[0])
@@ -163,7 +169,9 @@ async def test_cookies_are_cleared_where_they_are_what_is_too_large(head: bytes,
 
 
 async def test_the_refusal_of_a_large_head_reaches_a_sending_client() -> None:
-    """Traefik sends up to 1 MiB before it reads; a reset in between would make a 502 of the answer."""
+    """Traefik sends up to 1 MiB before it reads; a reset in between would make a 502 of the
+    answer.
+    """
     async with serving() as (dial, _):
         reader, writer = await dial()
         writer.write(b"GET / HTTP/1.1\r\nHost: x\r\nCookie: " + b"a=b; " * 10000)
@@ -206,7 +214,11 @@ async def test_who_reads_nothing_is_given_up() -> None:
     async with serving() as (dial, server):
         _, writer = await dial()
         writer.write(b"GET /flood HTTP/1.1\r\nHost: x\r\n\r\n")
-        await eventually(lambda: server.server_state.total_requests == 0 and bool(server.server_state.connections))
+        await eventually(
+            lambda: (
+                server.server_state.total_requests == 0 and bool(server.server_state.connections)
+            )
+        )
         await eventually(lambda: not server.server_state.connections, "the connection is cut")
 
 
@@ -214,7 +226,9 @@ GET = b"GET / HTTP/1.1\r\nHost: x\r\n"
 
 
 async def test_a_head_of_many_short_lines_is_refused() -> None:
-    """Each line is three objects: in 32 KiB they would be 400 KiB of memory, for as long as the connection is kept."""
+    """Each line is three objects: in 32 KiB they would be 400 KiB of memory, for as long as the
+    connection is kept.
+    """
     async with serving() as (dial, _):
         reader, writer = await dial()
         writer.write(GET + b"a:b\r\n" * (HEADERS - 1) + b"\r\n")
@@ -229,7 +243,9 @@ async def test_a_large_head_in_one_piece_is_refused_too(end: bytes) -> None:
 
 
 async def test_a_request_before_the_last_answer_is_not_served() -> None:
-    """Traefik sends none. Thousands of them fit into one piece, and each would be held until its turn."""
+    """Traefik sends none. Thousands of them fit into one piece, and each would be held until its
+    turn.
+    """
     async with serving() as (dial, server):
         reader, writer = await dial()
         writer.write(50 * (GET + b"\r\n"))
@@ -238,7 +254,11 @@ async def test_a_request_before_the_last_answer_is_not_served() -> None:
 
 
 def post(path: bytes, length: int, sent: int) -> bytes:
-    return b"POST %s HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n%s" % (path, length, b"x" * sent)
+    return b"POST %s HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n%s" % (
+        path,
+        length,
+        b"x" * sent,
+    )
 
 
 async def test_bodies_beyond_the_budget_are_refused() -> None:
@@ -255,7 +275,9 @@ async def test_bodies_beyond_the_budget_are_refused() -> None:
         assert (await reader.readuntil(b"hello")).startswith(b"HTTP/1.1 200")
         writer.write(b"x" * 2 * FREE_BYTES)  # more of the first one
         await ends_with(first, b"503")
-        await eventually(lambda: budget_of(server).left == 3 * FREE_BYTES, "all bytes are given back")
+        await eventually(
+            lambda: budget_of(server).left == 3 * FREE_BYTES, "all bytes are given back"
+        )
 
 
 async def test_a_body_counts_until_its_response() -> None:
@@ -301,10 +323,17 @@ async def test_an_idle_connection_keeps_nothing_of_its_last_request() -> None:
         writer.write(GET + b"X: " + b"a" * 30_000 + b"\r\n\r\n")
         assert (await reader.readuntil(b"hello")).startswith(b"HTTP/1.1 200")
         kept: Any = next(iter(server.server_state.connections))
-        assert (kept.cycle, kept.scope, kept.headers, budget_of(server).left) == (None, None, None, before)
+        assert (kept.cycle, kept.scope, kept.headers, budget_of(server).left) == (
+            None,
+            None,
+            None,
+            before,
+        )
 
 
-async def test_unread_responses_beyond_the_budget_are_given_up_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_unread_responses_beyond_the_budget_are_given_up_at_once(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr(connection, "WRITE_SECONDS", 10 * PATIENCE)
     async with serving(most=1) as (dial, server):
         reader, writer = await dial()

@@ -1,4 +1,6 @@
-"""A replica that waits for its database is ready for its page only where no other replica has started."""
+"""A replica that waits for its database is ready for its page only where no other replica has
+started.
+"""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -23,7 +25,9 @@ async def service(body: str | None, status: int = 200) -> AsyncIterator[str]:
     async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.readuntil(b"\r\n\r\n")
         if body is not None:
-            head = f"HTTP/1.1 {status} OK\r\nContent-Length: {len(body)}\r\nConnection: close\r\n\r\n"
+            head = (
+                f"HTTP/1.1 {status} OK\r\nContent-Length: {len(body)}\r\nConnection: close\r\n\r\n"
+            )
             writer.write((head + body).encode())
         else:
             await reader.read()  # until the client gives up
@@ -105,7 +109,12 @@ async def page_of(wait: DatabaseWait, accept: str) -> Response:
     async def send(message: dict[str, object]) -> None:
         parts.append(message)
 
-    scope = {"type": "http", "headers": [(b"accept", accept.encode())], "method": "GET", "path": "/"}
+    scope = {
+        "type": "http",
+        "headers": [(b"accept", accept.encode())],
+        "method": "GET",
+        "path": "/",
+    }
     await wait(scope, None, send)  # type: ignore[arg-type]
     response = Response(parts[1]["body"], parts[0]["status"])  # type: ignore[arg-type]
     response.raw_headers = parts[0]["headers"]  # type: ignore[assignment]
@@ -120,7 +129,10 @@ async def test_page_names_the_database_and_reloads_itself() -> None:
     text = bytes(page.body).decode()
     assert SINCE in text and '<meta http-equiv="refresh" content="5">' in text
     plain = await page_of(wait, "application/json")
-    assert plain.headers["content-type"].startswith("text/plain") and SINCE in bytes(plain.body).decode()
+    assert (
+        plain.headers["content-type"].startswith("text/plain")
+        and SINCE in bytes(plain.body).decode()
+    )
     wait.end()
     assert b"The gateway is starting." in (await page_of(wait, "text/html")).body
 

@@ -76,8 +76,12 @@ class Stand:
         await self.hold.wait()
         return answer
 
-    async def ask(self, *, seconds: float = 5.0, max_bytes: int = 100, held: AsyncExitStack | None = None) -> Response:
-        return await self.agent.ask(SESSION, "GET", "/thumbnail", seconds=seconds, max_bytes=max_bytes, held=held)
+    async def ask(
+        self, *, seconds: float = 5.0, max_bytes: int = 100, held: AsyncExitStack | None = None
+    ) -> Response:
+        return await self.agent.ask(
+            SESSION, "GET", "/thumbnail", seconds=seconds, max_bytes=max_bytes, held=held
+        )
 
 
 @pytest.fixture
@@ -111,7 +115,9 @@ async def test_after_a_refusal_the_key_is_read_again(stand: Stand) -> None:
 
 
 @pytest.mark.parametrize("data", [None, {}])
-async def test_a_key_that_cannot_be_read_again_still_counts(stand: Stand, data: dict[str, str] | None) -> None:
+async def test_a_key_that_cannot_be_read_again_still_counts(
+    stand: Stand, data: dict[str, str] | None
+) -> None:
     stand.status = 401
     await stand.ask()
     stand.secrets.data = data
@@ -139,7 +145,9 @@ async def test_without_a_key_no_one_is_asked(stand: Stand, data: dict[str, str] 
     assert stand.asked == []
 
 
-async def test_an_action_may_be_silent_for_its_own_time(stand: Stand, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_an_action_may_be_silent_for_its_own_time(
+    stand: Stand, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("vdi.gateway.desktop_agent.SILENT_SECONDS", 0.01)
     stand.begins = asyncio.Event()
     asked = asyncio.create_task(stand.ask(seconds=PATIENCE))
@@ -150,7 +158,9 @@ async def test_an_action_may_be_silent_for_its_own_time(stand: Stand, monkeypatc
 
 
 @pytest.mark.parametrize("is_poll", [False, True], ids=["users", "polls"])
-async def test_neither_polls_nor_users_take_the_turns_of_the_other(stand: Stand, is_poll: bool) -> None:
+async def test_neither_polls_nor_users_take_the_turns_of_the_other(
+    stand: Stand, is_poll: bool
+) -> None:
     taken, free = (PAGES, POLLS) if is_poll else (POLLS, PAGES)
     answers: list[Response] = []
 
@@ -241,7 +251,9 @@ async def test_a_poll_that_pauses_holds_nothing(stand: Stand) -> None:
     work.cancel()
 
 
-async def test_poll_that_drips_gives_its_bytes_back(stand: Stand, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_poll_that_drips_gives_its_bytes_back(
+    stand: Stand, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("vdi.gateway.desktop_agent.POLLED_SECONDS", 0.05)
     stand.hold, failed = asyncio.Event(), asyncio.Event()
 

@@ -1,4 +1,6 @@
-"""An address without a desktop: its owner and its former guests read why, and no one else learns that it was there."""
+"""An address without a desktop: its owner and its former guests read why, and no one else learns
+that it was there.
+"""
 
 import msgspec
 import pytest
@@ -12,7 +14,9 @@ NOT_HERE = "You have no desktop here"
 ENDED_AT = "ended it at <time"
 
 
-def has_ended(stage: EdgeStage, reason: EndReason | None = EndReason.USER, name: str = "alice-desktop") -> None:
+def has_ended(
+    stage: EdgeStage, reason: EndReason | None = EndReason.USER, name: str = "alice-desktop"
+) -> None:
     """The desktop is gone, and the history knows of it."""
     stage.drop(stage.session)
     row = a_past("uid-alice-desktop", user=OWNER, template="office")
@@ -22,7 +26,13 @@ def has_ended(stage: EdgeStage, reason: EndReason | None = EndReason.USER, name:
 
 def has_home(stage: EdgeStage, *, template: str = "office") -> None:
     notes = {"vdi.kasm.io/user": OWNER, "vdi.kasm.io/template": template}
-    meta = {"name": "home-alice", "namespace": "vdi-sessions", "uid": "1", "resourceVersion": "1", "annotations": notes}
+    meta = {
+        "name": "home-alice",
+        "namespace": "vdi-sessions",
+        "uid": "1",
+        "resourceVersion": "1",
+        "annotations": notes,
+    }
     stage.world.homes.observe(msgspec.convert({"metadata": meta}, HomeClaim))
 
 
@@ -42,11 +52,18 @@ async def read(browser: Browser, label: str = "alice-desktop") -> str:
         (None, "It ended. Files"),
     ],
 )
-async def test_owners_read_how_their_desktop_ended(stage: EdgeStage, reason: EndReason | None, told: str) -> None:
+async def test_owners_read_how_their_desktop_ended(
+    stage: EdgeStage, reason: EndReason | None, told: str
+) -> None:
     has_ended(stage, reason)
     has_home(stage)
     page = await read(await stage.logged_in(OWNER))
-    for words in ("This desktop has ended", told, "Files in your home folder are kept.", "/catalogue/office"):
+    for words in (
+        "This desktop has ended",
+        told,
+        "Files in your home folder are kept.",
+        "/catalogue/office",
+    ):
         assert words in page
 
 

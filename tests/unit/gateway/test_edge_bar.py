@@ -12,7 +12,15 @@ from aiohttp import web
 from support.builders import a_template
 from support.clock import FakeClock
 from unit.gateway.edge_selkies import FakeSelkies
-from unit.gateway.edge_stage import GUEST, OWNER, SETTINGS, STRANGER, EdgeStage, address, shared_with
+from unit.gateway.edge_stage import (
+    GUEST,
+    OWNER,
+    SETTINGS,
+    STRANGER,
+    EdgeStage,
+    address,
+    shared_with,
+)
 from unit.gateway.gateway_stage import Browser
 from vdi.api.session import Role
 from vdi.cluster.units import format_time
@@ -41,7 +49,13 @@ async def entered(stage: EdgeStage, user: str = OWNER, **spec: Any) -> Browser:
 @pytest.mark.parametrize(
     ("user", "role", "owner", "view_only", "actions"),
     [
-        (OWNER, "", "", False, "browse end extend open resize restart schedule share suspend unshare"),
+        (
+            OWNER,
+            "",
+            "",
+            False,
+            "browse end extend open resize restart schedule share suspend unshare",
+        ),
         (GUEST, "collaborator", OWNER, False, "browse open"),
         (GUEST, "viewer", OWNER, True, "open"),
     ],
@@ -53,10 +67,18 @@ async def test_each_role_gets_its_own_bar(
     browser = await entered(stage, user, **(shared_with(GUEST, role, ends) if role else {}))
     answer = await browser.get(BAR)
     state = answer.json()
-    assert (state["owner"], state["viewOnly"], state["actions"]) == (owner, view_only, actions.split())
+    assert (state["owner"], state["viewOnly"], state["actions"]) == (
+        owner,
+        view_only,
+        actions.split(),
+    )
     assert bool(state["accessEnds"]) is (state["watching"] is None) is (user == GUEST)
     assert bool(state["extensions"]) is (user == OWNER)
-    assert (await browser.get(address(path=state["script"]))).headers["cache-control"].endswith("immutable")
+    assert (
+        (await browser.get(address(path=state["script"])))
+        .headers["cache-control"]
+        .endswith("immutable")
+    )
     assert answer.headers["x-vdi-gateway"] == "1"
 
 
@@ -73,7 +95,9 @@ async def test_no_one_else_gets_a_bar(stage: EdgeStage, access: dict[str, Any], 
     browser = await entered(stage, user, **access)
     assert (await browser.get(BAR)).status_code == 401
     for change in ("suspend", "restart", "resize", "extend"):
-        assert (await browser.post(address(path=f"/.vdi/{change}"), headers=OURS)).status_code == 401
+        assert (
+            await browser.post(address(path=f"/.vdi/{change}"), headers=OURS)
+        ).status_code == 401
     assert stage.acts == []
 
 
@@ -98,7 +122,8 @@ async def test_owner_extends_restarts_and_suspends(stage: EdgeStage) -> None:
         answer = await browser.post(address(path=f"/.vdi/{change}"), headers=OURS)
         assert answer.status_code == 204, (change, answer.text)
     assert [(actor, action, outcome) for actor, action, _, outcome in stage.acts] == [
-        (OWNER, f"session.{action}", "done") for action in ("extend", "resize", "restart", "suspend")
+        (OWNER, f"session.{action}", "done")
+        for action in ("extend", "resize", "restart", "suspend")
     ]
     refused = await browser.post(address(path="/.vdi/extend?length=x"), headers=OURS)
     assert (refused.status_code, refused.text.startswith("timeout")) == (422, True), refused.text
@@ -148,7 +173,9 @@ async def test_guest_changes_nothing(stage: EdgeStage, role: str) -> None:
         {**OURS, "Sec-Fetch-Site": "same-site"},
     ],
 )
-async def test_change_needs_own_origin_and_header(stage: EdgeStage, headers: dict[str, str]) -> None:
+async def test_change_needs_own_origin_and_header(
+    stage: EdgeStage, headers: dict[str, str]
+) -> None:
     browser = await entered(stage)
     assert (await browser.post(address(path="/.vdi/suspend"), headers=headers)).status_code == 403
     assert (await browser.get(address(path="/.vdi/suspend"))).status_code in (404, 405)
@@ -172,7 +199,11 @@ async def test_owner_sees_who_is_watching(stage: EdgeStage, desktop: FakeSelkies
         ({"bob": Role.VIEWER}, [], []),
         ({"bob": Role.VIEWER}, ["viewer"], ["bob (view only)"]),
         ({"bob": Role.VIEWER, "carol": Role.VIEWER}, ["viewer"], ["1 of bob, carol (view only)"]),
-        ({"bob": Role.VIEWER, "carol": Role.COLLABORATOR}, ["controller"], ["carol (full control)"]),
+        (
+            {"bob": Role.VIEWER, "carol": Role.COLLABORATOR},
+            ["controller"],
+            ["carol (full control)"],
+        ),
         ({"bob": Role.VIEWER, "carol": Role.COLLABORATOR}, ["owner"], []),
         ({}, ["viewer", "controller"], []),
     ],
@@ -185,12 +216,17 @@ def test_guests_are_described_by_their_connections(
         Grant(id=user, session_uid="1", user=user, role=role, login_id="", created=now, expires=now)
         for user, role in {"alice": Role.OWNER, **guests}.items()
     ]
-    connections = [Connection("controller", 1), *(Connection(role) for role in connected if role != "owner")]
+    connections = [
+        Connection("controller", 1),
+        *(Connection(role) for role in connected if role != "owner"),
+    ]
     assert [*describe_guests(grants, connections)] == described
 
 
 @pytest.mark.parametrize(("role", "drives"), [("collaborator", True), ("viewer", False)])
-async def test_bar_shows_who_drives_to_all_and_buttons_to_some(stage: EdgeStage, role: str, drives: bool) -> None:
+async def test_bar_shows_who_drives_to_all_and_buttons_to_some(
+    stage: EdgeStage, role: str, drives: bool
+) -> None:
     browser = await entered(stage, GUEST, **shared_with(GUEST, role))
     assert (await browser.get(BAR)).json()["driver"] is None
     stage.put(a_template("office", agents={"enabled": True}))

@@ -1,4 +1,6 @@
-"""Connections that are cut at the same age again and again are distinguished from those of people."""
+"""Connections that are cut at the same age again and again are distinguished from those of
+people.
+"""
 
 import pytest
 
@@ -14,7 +16,9 @@ def cuts(*times: float, path: str = "/api/websockets") -> DisconnectDetector:
 
 def test_four_gaps_of_one_length_are_a_proxy() -> None:
     found = cuts(100, 161, 222, 283.5, 344)
-    assert list(found.problems(350)) == ["websockets of alice-desktop: they are disconnected every 61 s"]
+    assert list(found.problems(350)) == [
+        "websockets of alice-desktop: they are disconnected every 61 s"
+    ]
     assert list(found.problems(420)) == [], "it lasts now, or the page was closed"
 
 
@@ -36,7 +40,9 @@ def test_pages_are_independent_and_old_ones_forgotten() -> None:
     for beat in range(5):
         found.opened("alice-desktop", "g1", "/api/websockets", 60 * beat)
         found.opened("alice-desktop", "g2", "/api/websockets", 60 * beat + 17 * (beat % 2))
-    assert list(found.problems(250)) == ["websockets of alice-desktop: they are disconnected every 60 s"]
+    assert list(found.problems(250)) == [
+        "websockets of alice-desktop: they are disconnected every 60 s"
+    ]
     for number in range(1000):
         found.opened("bob-desktop", f"other-{number}", "/api/websockets", 250)
     assert list(found.problems(251)) == []

@@ -49,7 +49,9 @@ async def test_the_owner_opens_the_address_and_is_in(stage: EdgeStage) -> None:
 
 
 async def test_who_enters_is_led_where_the_edge_would_lead_them(stage: EdgeStage) -> None:
-    """One redirect sooner: to the waiting page, to the one that asks a new desktop, or to the desktop's own."""
+    """One redirect sooner: to the waiting page, to the one that asks a new desktop, or to the
+    desktop's own.
+    """
     browser = await stage.logged_in(OWNER)
     for phase, ready_s, path, where in (
         (Phase.RUNNING, 60, "/", "/?v=1#token=edge"),
@@ -95,7 +97,10 @@ async def test_entering_another_session_clears_the_former_one(stage: EdgeStage) 
         cleared: str | None = answer.headers.get("clear-site-data")
         return cleared
 
-    assert [await enter(), await enter()] == [clears, None], "never here before, and the same session again"
+    assert [await enter(), await enter()] == [
+        clears,
+        None,
+    ], "never here before, and the same session again"
     stage.drop(stage.session)
     stage.add(changed(a_session(), metadata={"uid": "uid-new", "resource_version": "7"}))
     assert [await enter(), await enter()] == [clears, None]
@@ -219,7 +224,8 @@ async def test_next_leads_to_this_host_only(stage: EdgeStage, path: str) -> None
     entered = await browser.get(to_portal, params={"next": path, **_query(to_portal)})
     assert parse_qs(urlsplit(entered.headers["location"]).query)["next"] == ["/"]
     landed = await browser.get(
-        entered.headers["location"].partition("&next=")[0], params={**_query(entered.headers["location"]), "next": path}
+        entered.headers["location"].partition("&next=")[0],
+        params={**_query(entered.headers["location"]), "next": path},
     )
     assert (landed.status_code, landed.headers["location"]) == (302, "/?v=1#token=edge")
 
@@ -234,18 +240,28 @@ NO_STATES = ("", "0" * 63, "g" * 64, "0" * 64 + "\n")
 
 @pytest.mark.parametrize(
     ("host", "state"),
-    [*((host, "0" * 64) for host in NO_DESKTOPS), *(("alice-desktop", state) for state in NO_STATES)],
+    [
+        *((host, "0" * 64) for host in NO_DESKTOPS),
+        *(("alice-desktop", state) for state in NO_STATES),
+    ],
 )
-async def test_the_portal_makes_no_ticket_without_desktop_and_state(stage: EdgeStage, host: str, state: str) -> None:
+async def test_the_portal_makes_no_ticket_without_desktop_and_state(
+    stage: EdgeStage, host: str, state: str
+) -> None:
     browser = await stage.logged_in(OWNER)
     answer = await browser.get(f"{PORTAL}/enter", params={"host": host, "state": state})
-    assert (answer.status_code, "location" in answer.headers) == (403 if host == "portal" else 400, False)
+    assert (answer.status_code, "location" in answer.headers) == (
+        403 if host == "portal" else 400,
+        False,
+    )
 
 
 async def test_an_api_token_opens_no_desktop(stage: EdgeStage) -> None:
     browser = await stage.logged_in(OWNER)
     query = {"host": "alice-desktop", "state": "0" * 64}
-    answer = await browser.get(f"{PORTAL}/enter", params=query, headers={"Authorization": "Bearer vdi_x"})
+    answer = await browser.get(
+        f"{PORTAL}/enter", params=query, headers={"Authorization": "Bearer vdi_x"}
+    )
     assert answer.status_code in (303, 401, 403)
     assert "ticket" not in answer.headers.get("location", "")
 
@@ -264,7 +280,9 @@ async def test_entering_twice_is_one_grant(stage: EdgeStage) -> None:
 
 
 async def test_a_user_has_at_most_most_grants_in_a_session(stage: EdgeStage) -> None:
-    """The desktop refuses a token table that is too large, and then no one is cut off and no one gets in."""
+    """The desktop refuses a token table that is too large, and then no one is cut off and no one
+    gets in.
+    """
     stage.change(spec=shared_with(GUEST, "collaborator"))
     guest, _ = await stage.logged_in(GUEST), await stage.entered()
     first = ""
@@ -276,8 +294,13 @@ async def test_a_user_has_at_most_most_grants_in_a_session(stage: EdgeStage) -> 
         for name in (DESKTOP_COOKIE, GRANT_COOKIE):
             guest.cookies.delete(name, domain=HOST, path="/")
     store = GrantStore(stage.database)
-    assert (len(await store.open(user=GUEST)), len(await store.open(user=OWNER))) == (MOST_GRANTS, 1)
-    assert {grant.reason for grant in await store.ended_since(stage.clock.now() - timedelta(hours=1))} == {"displaced"}
+    assert (len(await store.open(user=GUEST)), len(await store.open(user=OWNER))) == (
+        MOST_GRANTS,
+        1,
+    )
+    assert {
+        grant.reason for grant in await store.ended_since(stage.clock.now() - timedelta(hours=1))
+    } == {"displaced"}
     found = [(await stage.verify(HOST, Cookie=cookies)).status_code for cookies in (first, latest)]
     assert found == [401, 200]
 
@@ -290,7 +313,9 @@ async def test_entering_does_not_outrun_signing_out_everywhere(
     adding, go_on = hold_calls(monkeypatch, GrantStore, "add")
     entering = asyncio.create_task(browser.get(link))
     await adding.wait()
-    await SignOut(stage.logins, stage.audit, stage.edge.revoker.end).end_everything(OWNER, tokens=True)
+    await SignOut(stage.logins, stage.audit, stage.edge.revoker.end).end_everything(
+        OWNER, tokens=True
+    )
     go_on.set()
     answer = await entering
     assert (answer.status_code, answer.headers.get("set-cookie")) == (403, None)
@@ -312,7 +337,9 @@ async def test_the_cookies_are_for_this_host_and_no_script(stage: EdgeStage) -> 
 async def test_leaving_ends_the_grant_and_needs_our_own_page(stage: EdgeStage) -> None:
     browser = await stage.entered()
     for origin in ("https://evil.example", address("bob-desktop", ""), PORTAL, "null"):
-        assert (await browser.post(address(path="/.vdi/leave"), headers={"Origin": origin})).status_code == 403
+        assert (
+            await browser.post(address(path="/.vdi/leave"), headers={"Origin": origin})
+        ).status_code == 403
     assert (await browser.post(address(path="/.vdi/leave"))).status_code == 403
     before = browser.stolen(HOST)
     assert (await stage.verify(HOST, "/?v=1", Cookie=before)).status_code == 200

@@ -40,7 +40,9 @@ def test_a_path_that_passes_stays_on_its_host(text: str) -> None:
     assert not path.startswith("/.vdi/")
 
 
-@pytest.mark.parametrize("path", ["/", "/files", "/files?a=b/../c", "/a%2Fb", "/?next=//x", "/a//b", "/..a"])
+@pytest.mark.parametrize(
+    "path", ["/", "/files", "/files?a=b/../c", "/a%2Fb", "/?next=//x", "/a//b", "/..a"]
+)
 def test_an_honest_path_passes(path: str) -> None:
     assert local_path(path) == path
 
@@ -84,7 +86,9 @@ def test_the_desktop_gets_no_more_cookies_than_it_takes(header: str) -> None:
 
 
 def test_headers_that_come_twice() -> None:
-    assert read_headers([(b"cookie", b"a=b"), (b"cookie", b"c=d"), (b"accept", b"x"), (b"accept", b"y")]) == {
+    assert read_headers(
+        [(b"cookie", b"a=b"), (b"cookie", b"c=d"), (b"accept", b"x"), (b"accept", b"y")]
+    ) == {
         b"cookie": b"a=b; c=d",
         b"accept": b"y",
     }
@@ -95,6 +99,13 @@ def test_headers_that_come_twice() -> None:
 
 def test_traefik_is_asked_for_every_header_that_is_read_here() -> None:
     asked = {name.lower() for name in FORWARD_AUTH["authRequestHeaders"]}
-    assert {"accept", "cookie", "origin", "sec-fetch-mode", "sec-fetch-dest", "sec-fetch-site"} <= asked
+    assert {
+        "accept",
+        "cookie",
+        "origin",
+        "sec-fetch-mode",
+        "sec-fetch-dest",
+        "sec-fetch-site",
+    } <= asked
     assert is_navigation("GET", {b"sec-fetch-mode": b"navigate", b"sec-fetch-dest": b"document"})
     assert is_foreign("/", {b"sec-fetch-site": b"same-site"}, "https://a", navigation=False)

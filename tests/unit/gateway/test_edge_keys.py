@@ -15,7 +15,15 @@ from support.waiting import eventually
 from unit.gateway.edge_stage import HOST, SETTINGS, EdgeStage
 from unit.gateway.gateway_stage import FakeCluster
 from vdi.api.meta import RELEASE_NAMESPACE
-from vdi.gateway.edge.tokens import KEY_KEPT, KEY_LEAD, KEY_LIFE, KeyRing, StoredKey, renewed, signing_key
+from vdi.gateway.edge.tokens import (
+    KEY_KEPT,
+    KEY_LEAD,
+    KEY_LIFE,
+    KeyRing,
+    StoredKey,
+    renewed,
+    signing_key,
+)
 from vdi.kube.errors import Forbidden, ServerError
 
 NAME = SETTINGS.keys_secret
@@ -77,7 +85,9 @@ async def test_two_replicas_that_start_at_once_have_the_same_key(secrets: FakeCl
 
 
 async def test_a_token_of_another_replicas_new_key_is_read(stage: EdgeStage) -> None:
-    """As when somebody has emptied the Secret: the next replica to look makes a new key, without lead."""
+    """As when somebody has emptied the Secret: the next replica to look makes a new key, without
+    lead.
+    """
     browser = await stage.entered()
     stage.cluster.put_secret(NAME)
     async with EdgeStage(**stage.shares) as other:
@@ -90,7 +100,9 @@ async def test_a_token_of_another_replicas_new_key_is_read(stage: EdgeStage) -> 
 
 
 @pytest.mark.parametrize("content", ["rubbish", "[{}]", '[{"kid": 1}]', "{}"])
-async def test_a_broken_secret_is_said_without_its_content(secrets: FakeCluster, content: str) -> None:
+async def test_a_broken_secret_is_said_without_its_content(
+    secrets: FakeCluster, content: str
+) -> None:
     secrets.put_secret(NAME, **{"keys.json": content})
     ring = ring_of(secrets, FakeClock())
     await ring.refresh()
@@ -103,7 +115,10 @@ async def test_a_secret_that_is_not_there_is_said(secrets: FakeCluster) -> None:
     del secrets.secrets[NAME]
     ring = ring_of(secrets, FakeClock())
     await ring.refresh()
-    assert ring.trouble == f"the Secret {RELEASE_NAMESPACE}/{NAME} does not exist; the chart creates it, empty"
+    assert (
+        ring.trouble
+        == f"the Secret {RELEASE_NAMESPACE}/{NAME} does not exist; the chart creates it, empty"
+    )
 
 
 async def test_what_is_known_stays_when_the_cluster_is_away(
@@ -132,7 +147,9 @@ async def test_the_gateway_is_not_ready_without_keys() -> None:
         assert (await stage.verify(HOST)).status_code == 503
 
 
-async def test_keys_in_memory_keep_the_gateway_ready(stage: EdgeStage, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_keys_in_memory_keep_the_gateway_ready(
+    stage: EdgeStage, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("vdi.gateway.edge.component.AGAIN_SECONDS", 0.01)
     stage.cluster.broken = ServerError(503, "ServiceUnavailable", "etcd is away")
     work = asyncio.create_task(stage.edge.run())
@@ -142,7 +159,9 @@ async def test_keys_in_memory_keep_the_gateway_ready(stage: EdgeStage, monkeypat
         (reported,) = await stage.edge.external_problems()
         assert "signing keys: the Secret" in reported and "etcd is away" in reported
         stage.cluster.broken = None
-        await eventually(lambda: not stage.edge.ring.trouble, "it was read again, long before a minute is over")
+        await eventually(
+            lambda: not stage.edge.ring.trouble, "it was read again, long before a minute is over"
+        )
         assert await stage.edge.external_problems() == []
     finally:
         work.cancel()
@@ -151,16 +170,22 @@ async def test_keys_in_memory_keep_the_gateway_ready(stage: EdgeStage, monkeypat
 
 
 async def test_a_token_of_a_stolen_key_ends_with_the_key(stage: EdgeStage) -> None:
-    """It may say that it holds for years, and has been read before: that it was good once must not outlive the key."""
+    """It may say that it holds for years, and has been read before: that it was good once must not
+    outlive the key.
+    """
     browser = await stage.entered()
     kid, stolen = stage.edge.ring.signer()
     genuine = browser.stolen(HOST, "__Host-vdi-desktop").partition("=")[2]
     claims = jwt.decode(genuine, stolen, algorithms=["Ed25519"]).claims
     for_years = claims | {"exp": claims["exp"] + 10 * 365 * 86400}
-    forged = jwt.encode({"typ": "JWT", "alg": "Ed25519", "kid": kid}, for_years, stolen, algorithms=["Ed25519"])
+    forged = jwt.encode(
+        {"typ": "JWT", "alg": "Ed25519", "kid": kid}, for_years, stolen, algorithms=["Ed25519"]
+    )
     cookie = f"__Host-vdi-desktop={forged}"
     assert (await stage.verify(HOST, "/api/files", Cookie=cookie)).status_code == 200
     stage.cluster.put_secret(NAME)  # as an administrator does who knows that it was stolen
     await stage.edge.ring.refresh()
     assert (await stage.verify(HOST, "/api/files", Cookie=cookie)).status_code == 401
-    assert (await stage.verify(HOST, "/api/files", Cookie=browser.stolen(HOST))).status_code == 200, "the grant helps"
+    assert (
+        await stage.verify(HOST, "/api/files", Cookie=browser.stolen(HOST))
+    ).status_code == 200, "the grant helps"

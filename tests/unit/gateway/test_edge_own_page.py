@@ -1,4 +1,6 @@
-"""The edge before images that take no token table: a page of their own, with and without basic auth, and Selkies 1."""
+"""The edge before images that take no token table: a page of their own, with and without basic
+auth, and Selkies 1.
+"""
 
 import base64
 import logging
@@ -38,7 +40,9 @@ def with_login(stage: EdgeStage, **secret: str) -> None:
         stage.cluster.put_secret("kasmvnc", **secret)
 
 
-async def test_the_page_is_opened_as_it_is_and_gets_nothing_of_selkies(stage: EdgeStage, desktop: FakeSelkies) -> None:
+async def test_the_page_is_opened_as_it_is_and_gets_nothing_of_selkies(
+    stage: EdgeStage, desktop: FakeSelkies
+) -> None:
     have_template(stage)
     browser = await stage.logged_in(OWNER)
     answer = await browser.open(address())
@@ -52,7 +56,9 @@ async def test_own_pages_keep_their_subprotocol(stage: EdgeStage, desktop: FakeS
     desktop.hangs = True
     cookies = (await stage.entered()).stolen(HOST)
     offered = {"Sec-WebSocket-Protocol": KERNEL}
-    answer = await stage.verify(HOST, "/api/kernels/1/channels", Cookie=cookies, **HANDSHAKE, **offered)
+    answer = await stage.verify(
+        HOST, "/api/kernels/1/channels", Cookie=cookies, **HANDSHAKE, **offered
+    )
     assert (answer.status_code, answer.headers["sec-websocket-protocol"]) == (200, KERNEL)
     without = await stage.verify(HOST, "/socket", Cookie=cookies, **HANDSHAKE)
     assert without.status_code == 200 and "sec-websocket-protocol" not in without.headers
@@ -64,7 +70,9 @@ async def test_a_collaborator_may_request_every_path_of_it(stage: EdgeStage) -> 
     have_template(stage)
     cookies = (await stage.entered(GUEST)).stolen(HOST)
     for method in ("GET", "POST", "DELETE"):
-        answer = await stage.verify(HOST, "/api/sessions", Cookie=cookies, **{"X-Forwarded-Method": method})
+        answer = await stage.verify(
+            HOST, "/api/sessions", Cookie=cookies, **{"X-Forwarded-Method": method}
+        )
         assert answer.status_code == 200, method
 
 
@@ -75,7 +83,9 @@ async def test_a_viewer_of_it_is_refused_with_the_reason(stage: EdgeStage) -> No
     await browser.open(address())
     for path, headers in (("/ws", HANDSHAKE), ("/", NAVIGATION), ("/x.js", {})):
         answer = await stage.verify(HOST, path, Cookie=browser.stolen(HOST), **headers)
-        assert answer.status_code == 403 and "serves its own page (protocol Web)" in answer.text, path
+        assert answer.status_code == 403 and "serves its own page (protocol Web)" in answer.text, (
+            path
+        )
 
 
 async def test_the_edge_signs_in_to_an_image_with_basic_auth(
@@ -100,7 +110,10 @@ async def test_the_edge_signs_in_to_an_image_with_basic_auth(
     ("secret", "why"),
     [
         ({}, "the Secret 'kasmvnc' does not exist"),
-        ({"username": "u"}, "the Secret 'kasmvnc' needs the keys 'username' (without a colon) and 'password'"),
+        (
+            {"username": "u"},
+            "the Secret 'kasmvnc' needs the keys 'username' (without a colon) and 'password'",
+        ),
         ({"username": "u:v", "password": PASSWORD}, "needs the keys 'username' (without a colon)"),
     ],
 )
@@ -119,14 +132,19 @@ async def test_a_secret_that_the_chart_does_not_name_is_named(stage: EdgeStage) 
     browser = await stage.entered()
     stage.cluster.broken = Forbidden(403, "Forbidden", "secrets is forbidden")
     answer = await stage.verify(HOST, "/vnc.html", Cookie=browser.stolen(HOST))
-    assert answer.status_code == 503 and "list it in the chart's gateway.basicAuthSecrets" in unescape(answer.text)
+    assert (
+        answer.status_code == 503
+        and "list it in the chart's gateway.basicAuthSecrets" in unescape(answer.text)
+    )
 
 
 async def test_selkies_1_gets_the_same_login_and_no_token(stage: EdgeStage) -> None:
     image = "ghcr.io/selkies-project/selkies-gstreamer/gst-py-example:v1.6.2-ubuntu24.04"
     have_template(stage, image=image, protocol="Selkies", basicAuthSecret={"name": "kasmvnc"})
     stage.cluster.put_secret("kasmvnc", username="kasm_user", password=PASSWORD)
-    answer = await stage.verify(HOST, "/webrtc/signalling/", Cookie=(await stage.entered()).stolen(HOST), **HANDSHAKE)
+    answer = await stage.verify(
+        HOST, "/webrtc/signalling/", Cookie=(await stage.entered()).stolen(HOST), **HANDSHAKE
+    )
     assert (answer.status_code, answer.headers["authorization"]) == (200, BASIC)
     assert "sec-websocket-protocol" not in answer.headers
 

@@ -56,19 +56,31 @@ def test_no_spelling_of_a_path_passes(path: str) -> None:
 @pytest.mark.parametrize("path", SESSIONS_OTHERWISE)
 def test_no_browser_records_the_screen(path: str, target: str) -> None:
     """However the path is written, and whatever stands before it: an allowed path too."""
-    same = path.replace("Sessions", target.title()).replace("%73essions", target).replace("sessions", target)
-    for spelling in (f"/api/{target}", same, f"/api/files/..%2f{target}", f"/api/upload/../{target}"):
+    same = (
+        path.replace("Sessions", target.title())
+        .replace("%73essions", target)
+        .replace("sessions", target)
+    )
+    for spelling in (
+        f"/api/{target}",
+        same,
+        f"/api/files/..%2f{target}",
+        f"/api/upload/../{target}",
+    ):
         for method in ("GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS"):
             assert not any(may_request(role, method, spelling) for role in Role), (method, spelling)
 
 
-@pytest.mark.parametrize("path", ["/api/status/../files/x", "/api/status/..%2ffiles", "/assets/..%2fapi%2ffiles/"])
+@pytest.mark.parametrize(
+    "path", ["/api/status/../files/x", "/api/status/..%2ffiles", "/assets/..%2fapi%2ffiles/"]
+)
 def test_a_viewer_gets_no_further_by_what_they_may_see(path: str) -> None:
     assert not may_request(Role.VIEWER, "GET", path)
 
 
 @pytest.mark.parametrize(
-    "path", ["/api/files/a%20b/c%25d.txt", "/api/files/a/..%20", "/api/files/recording", "/x/%C3%A4"]
+    "path",
+    ["/api/files/a%20b/c%25d.txt", "/api/files/a/..%20", "/api/files/recording", "/x/%C3%A4"],
 )
 def test_an_odd_name_of_a_file_is_no_trick(path: str) -> None:
     assert may_request(Role.OWNER, "GET", path)

@@ -1,4 +1,6 @@
-"""A desktop that is shown only while it is recorded: no page, no connection and no table without its film."""
+"""A desktop that is shown only while it is recorded: no page, no connection and no table without
+its film.
+"""
 
 from collections.abc import AsyncIterator
 
@@ -7,7 +9,16 @@ import pytest
 from support.builders import a_template
 from support.waiting import eventually
 from unit.gateway.edge_selkies import FakeSelkies
-from unit.gateway.edge_stage import GUEST, HANDSHAKE, HOST, OWNER, EdgeStage, address, browser_events, shared_with
+from unit.gateway.edge_stage import (
+    GUEST,
+    HANDSHAKE,
+    HOST,
+    OWNER,
+    EdgeStage,
+    address,
+    browser_events,
+    shared_with,
+)
 from unit.gateway.gateway_stage import NAVIGATION
 from vdi.api.session import RecordingStatus, Role, VDISession
 from vdi.gateway.desktop_agent import has_thumbnail
@@ -37,7 +48,11 @@ async def test_no_one_sees_a_desktop_without_its_film(stage: EdgeStage, user: st
     film(stage, "Failed", message="disk full")
     page = await stage.verify(HOST, "/?v=1", Cookie=browser.stolen(HOST), **NAVIGATION)
     assert (page.status_code, page.headers["location"]) == (302, address(path="/.vdi/wait?next=/"))
-    plain = ("/api/status", "/assets/x.js", *(("/api/files/a", "/api/upload") if user == OWNER else ()))
+    plain = (
+        "/api/status",
+        "/assets/x.js",
+        *(("/api/files/a", "/api/upload") if user == OWNER else ()),
+    )
     for path, more in (("/api/websockets", HANDSHAKE), *((path, {}) for path in plain)):
         answer = await stage.verify(HOST, path, Cookie=browser.stolen(HOST), **more)
         assert (answer.status_code, WHY in answer.text) == (503, True), path
@@ -50,7 +65,9 @@ async def test_film_that_ends_ends_every_picture(stage: EdgeStage, desktop: Fake
     await eventually(lambda: desktop.tables[-1:] == [{}])
     film(stage, "On")
     await eventually(lambda: len(desktop.table) == 1)
-    assert len(await GrantStore(stage.database).open()) == 1, "access has not ended, only the picture"
+    assert len(await GrantStore(stage.database).open()) == 1, (
+        "access has not ended, only the picture"
+    )
 
 
 async def test_waiting_page_says_why_and_opens_with_the_film(stage: EdgeStage) -> None:

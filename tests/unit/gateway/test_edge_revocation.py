@@ -13,7 +13,17 @@ import pytest
 from support.desktop_key import MASTER
 from support.waiting import eventually
 from unit.gateway.edge_selkies import FakeSelkies
-from unit.gateway.edge_stage import GUEST, HOST, OWNER, SETTINGS, EdgeStage, a_session, address, changed, shared_with
+from unit.gateway.edge_stage import (
+    GUEST,
+    HOST,
+    OWNER,
+    SETTINGS,
+    EdgeStage,
+    a_session,
+    address,
+    changed,
+    shared_with,
+)
 from unit.gateway.gateway_stage import Browser, a_past
 from vdi.api.meta import Condition
 from vdi.api.session import VDISession
@@ -71,12 +81,19 @@ async def no_one(stage: EdgeStage) -> bool:
 
 def record(stage: EdgeStage, session: VDISession) -> None:
     """What the history of either replica writes when it sees the session."""
-    stage.remember(msgspec.structs.replace(a_past(session.metadata.uid), name=session.metadata.name))
+    stage.remember(
+        msgspec.structs.replace(a_past(session.metadata.uid), name=session.metadata.name)
+    )
 
 
 async def reasons(stage: EdgeStage) -> list[str]:
     """Why grants were ended, in the last day."""
-    return [one.reason for one in await GrantStore(stage.database).ended_since(stage.clock.now() - timedelta(days=1))]
+    return [
+        one.reason
+        for one in await GrantStore(stage.database).ended_since(
+            stage.clock.now() - timedelta(days=1)
+        )
+    ]
 
 
 async def enter_by_token(stage: EdgeStage, user: str, lifetime: timedelta) -> Browser:
@@ -89,7 +106,9 @@ async def enter_by_token(stage: EdgeStage, user: str, lifetime: timedelta) -> Br
     assert by_token is not None
     browser, state = stage.browser(), "s" * 43
     browser.cookies.set(STATE_COOKIE, state, domain=HOST, path="/")
-    ticket = await stage.edge.handoff.issue_ticket(by_token, stage.session, hashlib.sha256(state.encode()).hexdigest())
+    ticket = await stage.edge.handoff.issue_ticket(
+        by_token, stage.session, hashlib.sha256(state.encode()).hexdigest()
+    )
     answer = await browser.get(address(path=f"/.vdi/enter?ticket={ticket}"))
     assert (answer.status_code, GRANT_COOKIE in browser.stolen(HOST)) == (302, True)
     return browser
@@ -100,7 +119,9 @@ async def until_cut(desktop: FakeSelkies) -> None:
     await eventually(lambda: desktop.table == {})
 
 
-async def test_the_desktop_learns_who_may_connect_and_as_what(stage: EdgeStage, desktop: FakeSelkies) -> None:
+async def test_the_desktop_learns_who_may_connect_and_as_what(
+    stage: EdgeStage, desktop: FakeSelkies
+) -> None:
     await a_guest(stage, desktop)
     alice = await stage.logged_in(OWNER)
     count = len(desktop.tables)
@@ -157,7 +178,9 @@ async def test_a_share_that_ends_cuts_the_picture(
     assert (ended.user, ended.reason) == (GUEST, "access-ended")
 
 
-async def test_suspending_ends_only_the_grants_from_before(stage: EdgeStage, desktop: FakeSelkies) -> None:
+async def test_suspending_ends_only_the_grants_from_before(
+    stage: EdgeStage, desktop: FakeSelkies
+) -> None:
     alice = await stage.entered()
     await desktop.posted(1)
     before = alice.stolen(HOST)
@@ -172,7 +195,9 @@ async def test_suspending_ends_only_the_grants_from_before(stage: EdgeStage, des
     assert await status(stage, alice) == 200
 
 
-async def test_what_a_token_has_opened_ends_with_the_token(stage: EdgeStage, desktop: FakeSelkies) -> None:
+async def test_what_a_token_has_opened_ends_with_the_token(
+    stage: EdgeStage, desktop: FakeSelkies
+) -> None:
     """Also where nothing is requested any more: a WebSocket that is open asks no one."""
     browser = await enter_by_token(stage, OWNER, timedelta(minutes=10))
     await desktop.posted(1)
@@ -180,7 +205,11 @@ async def test_what_a_token_has_opened_ends_with_the_token(stage: EdgeStage, des
     assert await status(stage, browser) == 200
     stage.clock.forward(minutes=10)
     await stage.edge.revoker.poll()
-    assert (await status(stage, browser), await no_one(stage), await reasons(stage)) == (401, True, ["login-over"])
+    assert (await status(stage, browser), await no_one(stage), await reasons(stage)) == (
+        401,
+        True,
+        ["login-over"],
+    )
     await until_cut(desktop)
 
 
@@ -196,14 +225,20 @@ async def test_what_a_removed_user_has_opened_ends(stage: EdgeStage, desktop: Fa
 
 
 async def test_a_login_that_expires_ends_its_grants(here: EdgeStage) -> None:
-    """Its time is over, its user was removed: what it has open must not wait until the browser asks again."""
+    """Its time is over, its user was removed: what it has open must not wait until the browser asks
+    again.
+    """
     here.enter_grant("that-login")
     await here.login.services.sign_out.end_grants_of(["that-login"])
     assert here.ended_grants == ["that-login"]
 
 
-async def test_a_failed_end_of_grants_is_made_up_for(stage: EdgeStage, desktop: FakeSelkies) -> None:
-    """The logins have ended by then, so who looks for logins that are over does not find them again."""
+async def test_a_failed_end_of_grants_is_made_up_for(
+    stage: EdgeStage, desktop: FakeSelkies
+) -> None:
+    """The logins have ended by then, so who looks for logins that are over does not find them
+    again.
+    """
     browsers = [await a_guest(stage, desktop), await stage.entered()]
 
     async def fail(**_: object) -> None:
@@ -221,7 +256,9 @@ async def test_a_failed_end_of_grants_is_made_up_for(stage: EdgeStage, desktop: 
 async def test_grants_made_with_ended_logins_are_revoked(stage: EdgeStage) -> None:
     await stage.entered()
     (grant,) = await GrantStore(stage.database).open()
-    await SignOut(stage.logins, stage.audit, stage.edge.revoker.end).end_everything(OWNER, tokens=True)
+    await SignOut(stage.logins, stage.audit, stage.edge.revoker.end).end_everything(
+        OWNER, tokens=True
+    )
     later = msgspec.structs.replace(grant, id="later")
     assert stage.edge.revoker.revocations.covers(later.id, later.login_id)
 
@@ -248,7 +285,9 @@ async def sweep(stage: EdgeStage) -> None:
     await stage.edge.revoker.sweep()
 
 
-async def test_a_late_replica_ends_no_grants_of_a_new_session(here: EdgeStage, behind: EdgeStage) -> None:
+async def test_a_late_replica_ends_no_grants_of_a_new_session(
+    here: EdgeStage, behind: EdgeStage
+) -> None:
     session = here.add(a_session("alice-second"))
     record(here, session)
     alice, there = await here.logged_in(OWNER), SETTINGS.host("alice-second")
@@ -257,24 +296,32 @@ async def test_a_late_replica_ends_no_grants_of_a_new_session(here: EdgeStage, b
     assert (await here.verify(there, Cookie=alice.stolen(there))).status_code == 200
     assert not await no_one(here)
     here.drop(session)
-    assert (await here.verify(there, Cookie=alice.stolen(there))).status_code == 401, "even before that"
+    assert (await here.verify(there, Cookie=alice.stolen(there))).status_code == 401, (
+        "even before that"
+    )
     await sweep(behind)
     assert (await no_one(here), await reasons(here)) == (True, ["session-ended"])
 
 
-async def test_a_late_replica_ends_no_grants_of_a_new_role(here: EdgeStage, behind: EdgeStage) -> None:
+async def test_a_late_replica_ends_no_grants_of_a_new_role(
+    here: EdgeStage, behind: EdgeStage
+) -> None:
     here.change(spec=shared_with(GUEST, "viewer"))
     guest = await here.logged_in(GUEST)
     assert (await guest.open(address())).status_code == 200
     await sweep(behind)
     assert not await no_one(here)
-    assert (await behind.verify(HOST, Cookie=guest.stolen(HOST))).status_code == 401, "it lets in whom it knows of"
+    assert (await behind.verify(HOST, Cookie=guest.stolen(HOST))).status_code == 401, (
+        "it lets in whom it knows of"
+    )
     here.change(spec={"access": ()})
     await sweep(behind)
     assert (await no_one(here), await reasons(here)) == (True, ["access-ended"])
 
 
-async def test_another_session_of_the_same_name_ends_the_grants(here: EdgeStage, behind: EdgeStage) -> None:
+async def test_another_session_of_the_same_name_ends_the_grants(
+    here: EdgeStage, behind: EdgeStage
+) -> None:
     session = here.add(a_session("alice-second"))
     record(here, session)
     await (await here.logged_in(OWNER)).open(address("alice-second"))
@@ -320,11 +367,19 @@ async def test_nothing_is_ended_that_the_api_server_cannot_confirm(
     assert await no_one(here)
 
 
-async def test_a_late_suspension_ends_only_earlier_grants(here: EdgeStage, behind: EdgeStage) -> None:
+async def test_a_late_suspension_ends_only_earlier_grants(
+    here: EdgeStage, behind: EdgeStage
+) -> None:
     await here.entered()
     here.clock.forward(seconds=60)
-    admitted = Condition("Admitted", "False", "Suspended", last_transition_time=format_time(here.clock.now()))
-    here.change(spec={"suspended": True}, status={"conditions": (admitted,)}, metadata={"resource_version": "3"})
+    admitted = Condition(
+        "Admitted", "False", "Suspended", last_transition_time=format_time(here.clock.now())
+    )
+    here.change(
+        spec={"suspended": True},
+        status={"conditions": (admitted,)},
+        metadata={"resource_version": "3"},
+    )
     here.clock.forward(seconds=60)
     late = await here.entered()
     behind.clock.forward(seconds=180)
@@ -334,7 +389,9 @@ async def test_a_late_suspension_ends_only_earlier_grants(here: EdgeStage, behin
     assert (kept.login_id, await reasons(here)) == (late.login_id, ["suspended"])
 
 
-async def test_a_suspension_seen_after_the_resume_ends_nothing(here: EdgeStage, behind: EdgeStage) -> None:
+async def test_a_suspension_seen_after_the_resume_ends_nothing(
+    here: EdgeStage, behind: EdgeStage
+) -> None:
     await here.entered()
     behind.change(spec={"suspended": True})
     here.change(spec={"suspended": False}, metadata={"resource_version": "3"})
@@ -354,9 +411,13 @@ async def test_the_other_replica_refuses_at_once(stage: EdgeStage, desktop: Fake
         await eventually(refused, seconds=1)  # less than a poll
 
 
-async def test_a_replica_that_missed_the_news_sees_it_when_it_polls(stage: EdgeStage, desktop: FakeSelkies) -> None:
+async def test_a_replica_that_missed_the_news_sees_it_when_it_polls(
+    stage: EdgeStage, desktop: FakeSelkies
+) -> None:
     guest = await a_guest(stage, desktop)
-    async with EdgeStage(cluster=stage.cluster, memory=stage.memory, selkies=lambda _: desktop.url) as other:
+    async with EdgeStage(
+        cluster=stage.cluster, memory=stage.memory, selkies=lambda _: desktop.url
+    ) as other:
         other.add(stage.session)
         await stage.edge.revoker.end(login_id=guest.login_id)
         await other.edge.revoker.poll()
@@ -428,7 +489,9 @@ async def test_rubbish_on_the_channel_is_said_and_changes_nothing(
     assert await status(stage, guest) == 401
 
 
-async def test_revocations_are_forgotten_when_no_token_can_need_them(stage: EdgeStage, desktop: FakeSelkies) -> None:
+async def test_revocations_are_forgotten_when_no_token_can_need_them(
+    stage: EdgeStage, desktop: FakeSelkies
+) -> None:
     guest = await a_guest(stage, desktop)
     (grant,) = await GrantStore(stage.database).open()
     await stage.edge.revoker.end(user=GUEST)

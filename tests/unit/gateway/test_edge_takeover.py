@@ -1,4 +1,6 @@
-"""Streams that an API token has opened end when a person takes over, and none is opened meanwhile."""
+"""Streams that an API token has opened end when a person takes over, and none is opened
+meanwhile.
+"""
 
 import json
 import secrets
@@ -45,7 +47,9 @@ async def ticket_link(stage: EdgeStage, browser: Browser) -> str:
     """The link of a ticket, as a probe has it."""
     state = secrets.token_urlsafe(32)
     browser.cookies.set(STATE_COOKIE, state, domain=HOST, path="/")
-    ticket = await stage.edge.handoff.issue_ticket(await program(stage), stage.session, hash_of(state))
+    ticket = await stage.edge.handoff.issue_ticket(
+        await program(stage), stage.session, hash_of(state)
+    )
     return address(path=f"/.vdi/enter?ticket={ticket}")
 
 
@@ -55,15 +59,24 @@ async def streams(stage: EdgeStage, browser: Browser) -> bool:
     return answer.status_code == 200
 
 
-async def test_stream_of_a_token_ends_with_the_takeover(stage: EdgeStage, desktop: FakeSelkies) -> None:
-    """The desktop cuts it; the owner's own stream stays, and the token comes back after *Give back*."""
+async def test_stream_of_a_token_ends_with_the_takeover(
+    stage: EdgeStage, desktop: FakeSelkies
+) -> None:
+    """The desktop cuts it; the owner's own stream stays, and the token comes back after *Give
+    back*.
+    """
     robot, owner = stage.browser(), await stage.entered()
     await robot.open(await ticket_link(stage, robot))
     assert await streams(stage, robot) and await streams(stage, owner)
-    grants = {grant.login_id: grant_token(MASTER, grant.id) for grant in await GrantStore(stage.database).open()}
+    grants = {
+        grant.login_id: grant_token(MASTER, grant.id)
+        for grant in await GrantStore(stage.database).open()
+    }
     assert desktop.table.keys() == set(grants.values()) and len(grants) == 2
     stage.change(metadata={"annotations": HUMAN})
-    await eventually(lambda: desktop.table.keys() == {grants[owner.login_id]}, "the table without the token")
+    await eventually(
+        lambda: desktop.table.keys() == {grants[owner.login_id]}, "the table without the token"
+    )
     assert not await streams(stage, robot) and await streams(stage, owner)
     assert (await robot.get(BAR)).status_code == 401
     assert (await robot.post(address(path="/.vdi/suspend"), headers=OURS)).status_code == 401
@@ -98,7 +111,12 @@ async def test_replica_whose_watch_is_late_lets_no_token_in(stage: EdgeStage) ->
 
 
 async def test_bar_of_a_token_does_not_consent(stage: EdgeStage) -> None:
-    request = {"user": "root@example.com", "role": "viewer", "length": "30m", "expires": "2026-11-20T12:01:00Z"}
+    request = {
+        "user": "root@example.com",
+        "role": "viewer",
+        "length": "30m",
+        "expires": "2026-11-20T12:01:00Z",
+    }
     stage.cluster.put(
         {
             **stage.cluster.objects["alice-desktop"],

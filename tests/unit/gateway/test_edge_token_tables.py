@@ -1,4 +1,6 @@
-"""Token tables on their way to a desktop that is slow, away, strange, or has forgotten everything."""
+"""Token tables on their way to a desktop that is slow, away, strange, or has forgotten
+everything.
+"""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -40,7 +42,9 @@ async def stage(desktop: FakeSelkies, monkeypatch: pytest.MonkeyPatch) -> AsyncI
         yield stage
 
 
-async def test_a_handshake_waits_until_the_desktop_knows_of_its_grant(stage: EdgeStage, desktop: FakeSelkies) -> None:
+async def test_a_handshake_waits_until_the_desktop_knows_of_its_grant(
+    stage: EdgeStage, desktop: FakeSelkies
+) -> None:
     alice = await stage.entered()
     await desktop.posted(1)
     desktop.tables.clear()  # its container was restarted
@@ -55,11 +59,15 @@ async def as_viewer(stage: EdgeStage) -> Browser:
     return await stage.entered(GUEST)
 
 
-@pytest.mark.parametrize("broken", ["answers 500", "does not respond", "is another image", "has lost the grant"])
+@pytest.mark.parametrize(
+    "broken", ["answers 500", "does not respond", "is another image", "has lost the grant"]
+)
 async def test_a_viewer_enters_no_desktop_without_confirmation(
     stage: EdgeStage, desktop: FakeSelkies, monkeypatch: pytest.MonkeyPatch, broken: str
 ) -> None:
-    """Only the desktop holds a viewer to the picture: who is not known to it is refused, with the reason."""
+    """Only the desktop holds a viewer to the picture: who is not known to it is refused, with the
+    reason.
+    """
     stage.edge.verify.handshake_seconds = 0.05
     if broken == "does not respond":
         desktop.hangs = True
@@ -73,7 +81,12 @@ async def test_a_viewer_enters_no_desktop_without_confirmation(
         desktop.refuse = 500 if broken == "answers 500" else 404
     guest, owner = await as_viewer(stage), await stage.logged_in(OWNER)
     theirs = guest.stolen(HOST)
-    for path, headers in (("/api/websockets", HANDSHAKE), ("/api/ws", HANDSHAKE), ("/?v=1", {}), ("/x.js", {})):
+    for path, headers in (
+        ("/api/websockets", HANDSHAKE),
+        ("/api/ws", HANDSHAKE),
+        ("/?v=1", {}),
+        ("/x.js", {}),
+    ):
         answer = await stage.verify(HOST, path, Cookie=theirs, **headers)
         assert (answer.status_code, answer.headers["retry-after"]) == (503, "2"), path
         assert "View only is not possible now" in answer.text
@@ -84,7 +97,9 @@ async def test_a_viewer_enters_no_desktop_without_confirmation(
     assert answer.status_code == 200, "an owner waits for no confirmation, and never for ever"
 
 
-async def test_a_viewer_comes_to_no_desktop_without_a_template(stage: EdgeStage, desktop: FakeSelkies) -> None:
+async def test_a_viewer_comes_to_no_desktop_without_a_template(
+    stage: EdgeStage, desktop: FakeSelkies
+) -> None:
     """Its image may be one that takes any table and gives every visitor full control."""
     guest = await as_viewer(stage)
     await desktop.posted(1)
@@ -94,8 +109,13 @@ async def test_a_viewer_comes_to_no_desktop_without_a_template(stage: EdgeStage,
     stage.world.templates.observe_deleted(template)
     for path, headers in (("/api/websockets", HANDSHAKE), ("/x.js", {})):
         answer = await stage.verify(HOST, path, Cookie=guest.stolen(HOST), **headers)
-        assert (answer.status_code, "template of this desktop was deleted" in answer.text) == (403, True), path
-    assert "template of this desktop was deleted" in (await guest.get(address(path="/.vdi/wait"))).text
+        assert (answer.status_code, "template of this desktop was deleted" in answer.text) == (
+            403,
+            True,
+        ), path
+    assert (
+        "template of this desktop was deleted" in (await guest.get(address(path="/.vdi/wait"))).text
+    )
 
 
 @pytest.mark.parametrize("broken", ["answers 404", "does not respond"])
@@ -109,7 +129,9 @@ async def test_a_viewers_page_says_why_and_opens_once_confirmed(
     guest = await as_viewer(stage)
     await eventually(lambda: UID in stage.edge.tables._failing)
     stage.clock.forward(seconds=9)
-    assert "The desktop is opening." in (await guest.open(address())).text, "it may still be starting"
+    assert "The desktop is opening." in (await guest.open(address())).text, (
+        "it may still be starting"
+    )
 
     def time_passes() -> None:
         stage.clock.forward(seconds=1)
@@ -120,11 +142,17 @@ async def test_a_viewers_page_says_why_and_opens_once_confirmed(
     events = await browser_events(stage, guest, time_passes, is_repaired, most=3)
     assert [event["stage"] for event in events] == ["opening", "denied", "opening"]
     assert f"Ask {OWNER} to share it with full control" in events[1]["summary"]
-    assert stage.edge.tables.has_taken(stage.session, next(iter(stage.edge.tables._taken[UID].grants)))
-    assert (await stage.verify(HOST, "/?v=1", Cookie=guest.stolen(HOST), **NAVIGATION)).status_code == 200
+    assert stage.edge.tables.has_taken(
+        stage.session, next(iter(stage.edge.tables._taken[UID].grants))
+    )
+    assert (
+        await stage.verify(HOST, "/?v=1", Cookie=guest.stolen(HOST), **NAVIGATION)
+    ).status_code == 200
 
 
-async def test_only_viewers_see_the_page_that_says_why(stage: EdgeStage, desktop: FakeSelkies) -> None:
+async def test_only_viewers_see_the_page_that_says_why(
+    stage: EdgeStage, desktop: FakeSelkies
+) -> None:
     stage.edge.verify.handshake_seconds = 0.05
     desktop.refuse = 404
     guest, owner = await as_viewer(stage), await stage.logged_in(OWNER)
@@ -150,14 +178,18 @@ async def test_selkies_1_refuses_viewers_and_serves_collaborators(stage: EdgeSta
         assert answer.status_code == 403 and "retry-after" not in answer.headers, path
         assert "the image of this desktop has Selkies 1" in answer.text
     page = await guest.open(address(path="/.vdi/wait"))
-    assert "the image of this desktop has Selkies 1" in page.text, "who waited for its start reads it too"
+    assert "the image of this desktop has Selkies 1" in page.text, (
+        "who waited for its start reads it too"
+    )
 
     stage.change(spec=shared_with(GUEST, "collaborator"))
     again = await stage.entered(GUEST)
     assert (await stage.verify(HOST, "/x.js", Cookie=again.stolen(HOST))).status_code == 200
 
 
-async def test_a_viewer_comes_in_once_the_desktop_knows_them(stage: EdgeStage, desktop: FakeSelkies) -> None:
+async def test_a_viewer_comes_in_once_the_desktop_knows_them(
+    stage: EdgeStage, desktop: FakeSelkies
+) -> None:
     stage.edge.verify.handshake_seconds = 0.05
     desktop.refuse = 500
     guest = await as_viewer(stage)
@@ -173,7 +205,9 @@ async def test_a_viewer_comes_in_once_the_desktop_knows_them(stage: EdgeStage, d
     assert (handshake.status_code, len(desktop.tables)) == (200, posts + 1), "but for a connection"
 
 
-async def test_a_desktop_that_was_restarted_has_confirmed_no_one(stage: EdgeStage, desktop: FakeSelkies) -> None:
+async def test_a_desktop_that_was_restarted_has_confirmed_no_one(
+    stage: EdgeStage, desktop: FakeSelkies
+) -> None:
     guest = await as_viewer(stage)
     assert (await stage.verify(HOST, "/x.js", Cookie=guest.stolen(HOST))).status_code == 200
     stage.edge.verify.handshake_seconds = 0.05
@@ -182,8 +216,12 @@ async def test_a_desktop_that_was_restarted_has_confirmed_no_one(stage: EdgeStag
     assert (await stage.verify(HOST, "/x.js", Cookie=guest.stolen(HOST))).status_code == 503
 
 
-async def test_what_another_replica_has_posted_is_posted_again_here(desktop: FakeSelkies, stage: EdgeStage) -> None:
-    """A replica believes only what the desktop has confirmed to it; the table is that of all, out of the database."""
+async def test_what_another_replica_has_posted_is_posted_again_here(
+    desktop: FakeSelkies, stage: EdgeStage
+) -> None:
+    """A replica believes only what the desktop has confirmed to it; the table is that of all, out
+    of the database.
+    """
     guest = await as_viewer(stage)
     async with EdgeStage(**stage.shares, selkies=lambda _: desktop.url) as other:
         other.change(spec=shared_with(GUEST, "viewer"))
@@ -192,13 +230,17 @@ async def test_what_another_replica_has_posted_is_posted_again_here(desktop: Fak
         assert (answer.status_code, len(desktop.tables)) == (200, count + 1)
 
 
-async def test_nothing_is_kept_of_a_session_that_has_ended(stage: EdgeStage, desktop: FakeSelkies) -> None:
+async def test_nothing_is_kept_of_a_session_that_has_ended(
+    stage: EdgeStage, desktop: FakeSelkies
+) -> None:
     await stage.edge.tables.posted(UID, 2)
     stage.drop(stage.session)
     assert stage.edge.tables._taken == {}
 
 
-async def test_a_table_is_repeated_until_it_is_taken(stage: EdgeStage, desktop: FakeSelkies) -> None:
+async def test_a_table_is_repeated_until_it_is_taken(
+    stage: EdgeStage, desktop: FakeSelkies
+) -> None:
     desktop.refuse = 503
     stage.edge.tables.touch(UID)
     await eventually(lambda: desktop.refused > 1)
@@ -207,7 +249,9 @@ async def test_a_table_is_repeated_until_it_is_taken(stage: EdgeStage, desktop: 
     await desktop.posted(1)
 
 
-async def test_nothing_is_posted_to_a_desktop_that_should_not_run(stage: EdgeStage, desktop: FakeSelkies) -> None:
+async def test_nothing_is_posted_to_a_desktop_that_should_not_run(
+    stage: EdgeStage, desktop: FakeSelkies
+) -> None:
     desktop.refuse = 503
     stage.edge.tables.touch(UID)
     await eventually(lambda: desktop.refused)
@@ -225,7 +269,9 @@ async def test_many_askings_are_few_posts(stage: EdgeStage, desktop: FakeSelkies
     assert 1 <= len(desktop.tables) <= 3
 
 
-async def test_what_changes_during_a_post_is_posted_again(stage: EdgeStage, desktop: FakeSelkies) -> None:
+async def test_what_changes_during_a_post_is_posted_again(
+    stage: EdgeStage, desktop: FakeSelkies
+) -> None:
     alice = await stage.logged_in(OWNER)
     stage.edge.tables.touch(UID)
     await alice.open(address())
@@ -233,7 +279,9 @@ async def test_what_changes_during_a_post_is_posted_again(stage: EdgeStage, desk
     assert len(desktop.table) == 1
 
 
-async def test_a_desktop_that_becomes_ready_gets_its_table(stage: EdgeStage, desktop: FakeSelkies) -> None:
+async def test_a_desktop_that_becomes_ready_gets_its_table(
+    stage: EdgeStage, desktop: FakeSelkies
+) -> None:
     await stage.entered()
     await desktop.posted(1)
     stage.change(status={"phase": "Creating", "ready_time": ""})
@@ -251,7 +299,9 @@ async def test_another_key_is_read_after_a_refusal(stage: EdgeStage, desktop: Fa
     await desktop.posted(count + 1)
 
 
-async def test_a_desktop_of_a_pool_is_known_by_its_pod(stage: EdgeStage, desktop: FakeSelkies) -> None:
+async def test_a_desktop_of_a_pool_is_known_by_its_pod(
+    stage: EdgeStage, desktop: FakeSelkies
+) -> None:
     desktop.master = derive_pool_tokens(KEY, namespace="vdi-sessions", pod="warm-3abc").password
     stage.change(status={"pod_name": "warm-3abc"})
     stage.edge.tables.touch(UID)
@@ -259,7 +309,9 @@ async def test_a_desktop_of_a_pool_is_known_by_its_pod(stage: EdgeStage, desktop
 
 
 @pytest.mark.parametrize("entries", [{}, {"key": ""}, {"key": "short"}, {"other": "x"}])
-async def test_without_a_master_token_the_desktop_stays_shut(desktop: FakeSelkies, entries: dict[str, str]) -> None:
+async def test_without_a_master_token_the_desktop_stays_shut(
+    desktop: FakeSelkies, entries: dict[str, str]
+) -> None:
     async with EdgeStage(selkies=lambda _: desktop.url) as stage:
         alice = await stage.logged_in(OWNER)
         stage.cluster.put_secret(KEY_SECRET, **entries)
@@ -277,9 +329,15 @@ def test_the_token_is_the_grants_and_the_masters_alone() -> None:
 
 @pytest.mark.parametrize(
     ("role", "reported_role", "slot"),
-    [(Role.OWNER, "controller", 1), (Role.COLLABORATOR, "controller", 2), (Role.VIEWER, "viewer", None)],
+    [
+        (Role.OWNER, "controller", 1),
+        (Role.COLLABORATOR, "controller", 2),
+        (Role.VIEWER, "viewer", None),
+    ],
 )
-def test_only_owners_and_collaborators_control(role: Role, reported_role: str, slot: int | None) -> None:
+def test_only_owners_and_collaborators_control(
+    role: Role, reported_role: str, slot: int | None
+) -> None:
     [reported] = token_table("m", [a_grant(role)]).values()
     assert reported == {"role": reported_role, "slot": slot}
 
@@ -289,13 +347,24 @@ def test_who_controls_has_gamepads_and_no_two_share_one() -> None:
     assert gamepads(owner) == {OWNER: 1}
     guests = [a_grant(Role.COLLABORATOR, f"guest-{hour}", hour) for hour in (5, 4, 2, 3, 2)]
     assert gamepads([*owner, *guests[1:3]]) == {OWNER: 1, "guest-2": 2, "guest-4": 3}
-    assert gamepads([*owner, *guests]) == {OWNER: 1, "guest-2": 2, "guest-3": 3, "guest-4": 4}, "the fourth has none"
+    assert gamepads([*owner, *guests]) == {
+        OWNER: 1,
+        "guest-2": 2,
+        "guest-3": 3,
+        "guest-4": 4,
+    }, "the fourth has none"
 
 
 def a_grant(role: Role, user: str = OWNER, hour: int = 0) -> Grant:
     moment = datetime(2026, 11, 20, hour, tzinfo=UTC)
     return Grant(
-        id=f"g-{user}-{hour}", session_uid=UID, user=user, role=role, login_id="l", created=moment, expires=moment
+        id=f"g-{user}-{hour}",
+        session_uid=UID,
+        user=user,
+        role=role,
+        login_id="l",
+        created=moment,
+        expires=moment,
     )
 
 
@@ -317,11 +386,16 @@ def test_a_parameter_of_the_desktops_own_is_no_mark() -> None:
     [
         ("10.42.0.7", "http://10.42.0.7:8080"),
         ("fd00:42::7", "http://[fd00:42::7]:8080"),
-        ("", "http://alice-desktop.vdi-sessions.svc:8080"),  # the operator is older than this gateway
+        (
+            "",
+            "http://alice-desktop.vdi-sessions.svc:8080",
+        ),  # the operator is older than this gateway
         ("evil.example.com", "http://alice-desktop.vdi-sessions.svc:8080"),
     ],
 )
 def test_the_address_is_the_pods_own(pod_ip: str, url: str) -> None:
     session = a_session()
-    session = msgspec.structs.replace(session, status=msgspec.structs.replace(session.status, pod_ip=pod_ip))
+    session = msgspec.structs.replace(
+        session, status=msgspec.structs.replace(session.status, pod_ip=pod_ip)
+    )
     assert desktop_url(session, 8080) == url

@@ -1,4 +1,6 @@
-"""A desktop that streams over WebRTC: what stands between the way in and Selkies' page, and what that page is given."""
+"""A desktop that streams over WebRTC: what stands between the way in and Selkies' page, and what
+that page is given.
+"""
 
 import html
 import re
@@ -42,7 +44,9 @@ def given(answer: httpx.Response) -> tuple[str, str]:
     return html.unescape(found[1]), found[2]
 
 
-async def test_the_test_leads_to_selkies_page_with_the_own_token(stage: EdgeStage, alice: Browser) -> None:
+async def test_the_test_leads_to_selkies_page_with_the_own_token(
+    stage: EdgeStage, alice: Browser
+) -> None:
     answer = await alice.open(address(path="/?a=b"))
     assert answer.url.path == "/.vdi/transport"
     (grant,) = await GrantStore(stage.database).open()
@@ -55,16 +59,22 @@ async def test_the_test_leads_to_selkies_page_with_the_own_token(stage: EdgeStag
     assert answer.headers["cache-control"] == "no-store" and answer.headers["x-vdi-gateway"] == "1"
 
 
-async def test_a_page_that_loads_itself_again_is_tested_again(stage: EdgeStage, alice: Browser) -> None:
+async def test_a_page_that_loads_itself_again_is_tested_again(
+    stage: EdgeStage, alice: Browser
+) -> None:
     where, _ = given(await alice.open(address()))
     page = f"{ORIGIN}{where.partition('#')[0]}"
     stage.clock.forward(seconds=2 * WINDOW_SECONDS)
     assert (await alice.open(page)).url.path == "/.vdi/transport"
     program = {"Sec-Fetch-Mode": "cors", "Sec-Fetch-Dest": "empty"}
-    assert (await alice.get(page, headers=program)).status_code == 200, "Selkies' page asks for its own version so"
+    assert (await alice.get(page, headers=program)).status_code == 200, (
+        "Selkies' page asks for its own version so"
+    )
 
 
-async def test_the_address_of_another_grant_is_tested_again(stage: EdgeStage, alice: Browser) -> None:
+async def test_the_address_of_another_grant_is_tested_again(
+    stage: EdgeStage, alice: Browser
+) -> None:
     where, _ = given(await alice.open(address()))
     stage.change(spec=shared_with(GUEST, "viewer"))
     bob = await stage.logged_in(GUEST)
@@ -75,7 +85,9 @@ async def test_the_address_of_another_grant_is_tested_again(stage: EdgeStage, al
     assert urlsplit(theirs).fragment != urlsplit(where).fragment
 
 
-async def test_the_marks_of_the_other_transport_do_not_count(stage: EdgeStage, alice: Browser) -> None:
+async def test_the_marks_of_the_other_transport_do_not_count(
+    stage: EdgeStage, alice: Browser
+) -> None:
     assert (await alice.open(address(path="/?v=1"))).url.path == "/.vdi/transport"
     where, _ = given(await alice.open(address()))
     offer(stage, "WebSocket")
@@ -103,7 +115,9 @@ async def test_one_that_does_not_run_is_waited_for(stage: EdgeStage, alice: Brow
 
 
 @pytest.mark.parametrize("has_ended", [False, True], ids=["suspended", "ended"])
-async def test_the_script_learns_that_access_has_ended(stage: EdgeStage, alice: Browser, has_ended: bool) -> None:
+async def test_the_script_learns_that_access_has_ended(
+    stage: EdgeStage, alice: Browser, has_ended: bool
+) -> None:
     answer = await alice.open(address(path="/?a=b"))
     (waits,) = re.findall(r'data-waits="([^"]+)"', answer.text)
     assert waits == "/.vdi/wait?next=/%3Fa%3Db"
@@ -114,16 +128,26 @@ async def test_the_script_learns_that_access_has_ended(stage: EdgeStage, alice: 
     program = {"Sec-Fetch-Mode": "cors", "Sec-Fetch-Dest": "empty"}
     for path in ("/api/status", waits):
         refused = await alice.get(address(path=path), headers=program)
-        assert (refused.status_code, refused.headers["x-vdi-gateway"]) == (401 if has_ended else 503, "1")
+        assert (refused.status_code, refused.headers["x-vdi-gateway"]) == (
+            401 if has_ended else 503,
+            "1",
+        )
 
 
 async def test_the_address_it_goes_on_to_is_of_this_host(stage: EdgeStage, alice: Browser) -> None:
-    for planted in ("https://evil.example/", "//evil.example", "/\\evil.example", "/x#token=planted"):
+    for planted in (
+        "https://evil.example/",
+        "//evil.example",
+        "/\\evil.example",
+        "/x#token=planted",
+    ):
         where, _ = given(await alice.get(f"{PAGE}?next={planted.replace('#', '%23')}"))
         assert re.fullmatch(r"/\?v=[0-9a-f]{12}#token=[\w-]{43}", where), where
 
 
-async def test_without_a_turn_server_it_says_so(stage: EdgeStage, alice: Browser, tmp_path: Path) -> None:
+async def test_without_a_turn_server_it_says_so(
+    stage: EdgeStage, alice: Browser, tmp_path: Path
+) -> None:
     assert "none is configured" in (await alice.open(address())).text
     secret = tmp_path / "secret"
     secret.write_text("s" * 40)
@@ -136,7 +160,9 @@ async def test_without_a_turn_server_it_says_so(stage: EdgeStage, alice: Browser
 
 
 async def test_no_token_in_an_address_leaves_the_desktops_host(stage: EdgeStage) -> None:
-    """A browser carries the fragment of an address along every redirect that has none of its own."""
+    """A browser carries the fragment of an address along every redirect that has none of its
+    own.
+    """
     answer = await stage.browser().get(address(path="/.vdi/start"))
     location = answer.headers["location"]
     assert location.startswith(f"{SETTINGS.portal_url}/enter?") and location.endswith("#")

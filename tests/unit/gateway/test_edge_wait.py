@@ -45,7 +45,12 @@ def suspend(stage: EdgeStage) -> None:
 
 def in_line(position: int = 3) -> dict[str, Any]:
     queue = QueueStatus(position=position, reason="GPUsBusy", earliest_slot="2026-11-20T14:30:00Z")
-    return {"phase": Phase.PENDING, "queue": queue, "message": "all 4 nvidia.com/gpu are in use", "ready_time": ""}
+    return {
+        "phase": Phase.PENDING,
+        "queue": queue,
+        "message": "all 4 nvidia.com/gpu are in use",
+        "ready_time": "",
+    }
 
 
 async def test_who_stands_in_line_sees_place_reason_and_when(stage: EdgeStage) -> None:
@@ -68,9 +73,20 @@ async def test_a_start_shows_its_steps(stage: EdgeStage) -> None:
     conditions = (
         Condition(type=TEMPLATE_FOUND, status="True", reason="Found"),
         Condition(type=ADMITTED, status="True", reason="Admitted"),
-        Condition(type=POD_READY, status="False", reason="ImagePulling", message="The image is being pulled."),
+        Condition(
+            type=POD_READY,
+            status="False",
+            reason="ImagePulling",
+            message="The image is being pulled.",
+        ),
     )
-    stage.change(status={"phase": Phase.CREATING, "message": "The image is being pulled.", "conditions": conditions})
+    stage.change(
+        status={
+            "phase": Phase.CREATING,
+            "message": "The image is being pulled.",
+            "conditions": conditions,
+        }
+    )
     page = (await (await stage.logged_in(OWNER)).open(address())).text
     states = re.findall(r'class="wait-(done|now|todo)"', page)
     assert states == ["done", "done", "now", "todo", "todo"]
@@ -80,10 +96,15 @@ async def test_a_start_shows_its_steps(stage: EdgeStage) -> None:
 async def test_without_scripts_the_page_loads_itself_again(stage: EdgeStage) -> None:
     stage.change(status=in_line())
     browser = await stage.logged_in(OWNER)
-    assert '<noscript><meta http-equiv="refresh" content="5"></noscript>' in (await browser.open(address())).text
+    assert (
+        '<noscript><meta http-equiv="refresh" content="5"></noscript>'
+        in (await browser.open(address())).text
+    )
     stage.change(status={"phase": Phase.RUNNING, "queue": None})
     page = await browser.get(address(path="/.vdi/wait?next=/files%3Fa%3Db"))
-    assert '<noscript><meta http-equiv="refresh" content="1;url=/files?a=b"></noscript>' in page.text
+    assert (
+        '<noscript><meta http-equiv="refresh" content="1;url=/files?a=b"></noscript>' in page.text
+    )
 
 
 async def test_a_new_desktop_is_asked_by_a_page_of_one_file(stage: EdgeStage) -> None:
@@ -95,7 +116,11 @@ async def test_a_new_desktop_is_asked_by_a_page_of_one_file(stage: EdgeStage) ->
     assert f"script-src 'self' '{digest_of(script)}';" in page.headers["content-security-policy"]
     assert re.findall(r'(?:src|href)="([^"]*)"', page.text) == ["data:,"]
     data = dict(re.findall(r'data-(\w+)="([^"]*)"', page.text))
-    assert data == {"health": "/api/health", "opens": "/?x=1&amp;v=1#token=edge", "waits": "/.vdi/wait?next=/%3Fx%3D1"}
+    assert data == {
+        "health": "/api/health",
+        "opens": "/?x=1&amp;v=1#token=edge",
+        "waits": "/.vdi/wait?next=/%3Fx%3D1",
+    }
     assert (page.headers["x-vdi-gateway"], page.headers["cache-control"]) == ("1", "no-store")
 
 
@@ -127,7 +152,9 @@ async def test_a_stranger_sees_no_waiting_page(stage: EdgeStage) -> None:
         assert (await stage.browser().get(address(path=path), headers=PROGRAM)).status_code == 401
 
 
-async def test_the_mark_tells_whether_a_gateway_serves(stage: EdgeStage, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_the_mark_tells_whether_a_gateway_serves(
+    stage: EdgeStage, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Its script fetches the page before it goes there: what counts is the mark, not the status."""
     stage.change(status=in_line())
     browser = await stage.entered()
@@ -173,7 +200,9 @@ async def test_a_page_that_loads_itself_again_does_not_resume(stage: EdgeStage) 
 
 
 async def test_a_reload_right_after_a_click_does_not_resume(stage: EdgeStage) -> None:
-    """Chrome says Sec-Fetch-User then, too; with a grant that has ended the way leads through the portal."""
+    """Chrome says Sec-Fetch-User then, too; with a grant that has ended the way leads through the
+    portal.
+    """
     browser = await stage.entered()
     suspend(stage)
     reloaded = {**CLICKED, "Sec-Fetch-Site": "same-origin"}
@@ -181,7 +210,9 @@ async def test_a_reload_right_after_a_click_does_not_resume(stage: EdgeStage) ->
     await stage.edge.revoker.end(user=OWNER)
     first = await browser.get(address(), headers=reloaded)
     second = await browser.get(HERE + first.headers["location"], headers=reloaded)
-    page = await browser.open(second.headers["location"], headers={**CLICKED, "Sec-Fetch-Site": "same-site"})
+    page = await browser.open(
+        second.headers["location"], headers={**CLICKED, "Sec-Fetch-Site": "same-site"}
+    )
     assert "This desktop is suspended" in page.text
     assert stage.resumed == []
     await browser.open(address(), headers={**CLICKED, "Sec-Fetch-Site": "none"})
@@ -211,7 +242,9 @@ async def test_the_button_resumes_from_our_page_only(stage: EdgeStage) -> None:
         {"Sec-Fetch-Site": "same-site"},
         {"Sec-Fetch-Site": "cross-site"},
     ):
-        assert (await browser.post(address(path="/.vdi/resume"), headers=headers)).status_code == 403, headers
+        assert (
+            await browser.post(address(path="/.vdi/resume"), headers=headers)
+        ).status_code == 403, headers
     assert (await browser.get(address(path="/.vdi/resume"))).status_code in (404, 405)
     assert stage.resumed == []
     answer = await browser.post(address(path="/.vdi/resume?next=/files"), headers={"Origin": HERE})
@@ -226,10 +259,14 @@ async def test_the_owner_alone_starts_with_the_gpus_that_are_free(stage: EdgeSta
     stage.change(spec=large, status=in_line() | {"queue": queue})
     guest, owner = await stage.logged_in(GUEST), await stage.logged_in(OWNER)
     assert "free now" not in (await guest.open(address())).text
-    assert (await guest.post(address(path="/.vdi/resume?gpu=2"), headers={"Origin": HERE})).status_code == 409
+    assert (
+        await guest.post(address(path="/.vdi/resume?gpu=2"), headers={"Origin": HERE})
+    ).status_code == 409
     assert 'action="/.vdi/resume?next=/&amp;gpu=2"' in (await owner.open(address())).text
     assert (await owner.post(address(path="/.vdi/resume?gpu=2"))).status_code == 403
-    assert (await owner.post(address(path="/.vdi/resume?gpu=2"), headers={"Origin": HERE})).status_code == 303
+    assert (
+        await owner.post(address(path="/.vdi/resume?gpu=2"), headers={"Origin": HERE})
+    ).status_code == 303
     assert stage.cluster.objects["alice-desktop"]["spec"]["resources"]["gpu"] == 2
 
 
@@ -237,7 +274,9 @@ async def test_a_limit_says_why_nothing_was_resumed(stage: EdgeStage) -> None:
     suspend(stage)
     stage.cluster.refuses = ActionDenied("OverLimit", "You may have 1 desktop at once.")
     browser = await stage.logged_in(OWNER)
-    assert "You may have 1 desktop at once." in (await browser.open(address(), headers=CLICKED)).text
+    assert (
+        "You may have 1 desktop at once." in (await browser.open(address(), headers=CLICKED)).text
+    )
     answer = await browser.post(address(path="/.vdi/resume"), headers={"Origin": HERE})
     assert (answer.status_code, "You may have 1 desktop at once." in answer.text) == (409, True)
 
@@ -250,19 +289,31 @@ async def test_the_page_follows_every_stage_until_the_end(stage: EdgeStage) -> N
     browser = await stage.entered()
     steps: list[Any] = [
         lambda: stage.change(status=in_line(1)),
-        lambda: stage.change(status={"phase": Phase.CREATING, "queue": None, "message": "The image is being pulled."}),
+        lambda: stage.change(
+            status={"phase": Phase.CREATING, "queue": None, "message": "The image is being pulled."}
+        ),
         lambda: stage.change(status={"phase": Phase.RUNNING, "message": ""}),
         lambda: stage.drop(stage.session),
     ]
     events = await browser_events(stage, browser, *steps, most=9)
-    assert [event["stage"] for event in events] == ["queued", "queued", "starting", "opening", "gone"]
+    assert [event["stage"] for event in events] == [
+        "queued",
+        "queued",
+        "starting",
+        "opening",
+        "gone",
+    ]
     assert "Number 1 in line" in events[1]["summary"]
     offers = ['data-notify="alice-desktop"' in event["steps"] for event in events]
     assert offers == [True, True, True, False, False]
 
 
-@pytest.mark.parametrize("spec", [{"access": ()}, shared_with(GUEST, "collaborator")], ids=["share", "role"])
-async def test_who_loses_share_or_role_is_sent_to_look_again(stage: EdgeStage, spec: dict[str, Any]) -> None:
+@pytest.mark.parametrize(
+    "spec", [{"access": ()}, shared_with(GUEST, "collaborator")], ids=["share", "role"]
+)
+async def test_who_loses_share_or_role_is_sent_to_look_again(
+    stage: EdgeStage, spec: dict[str, Any]
+) -> None:
     stage.change(spec=shared_with(GUEST, "viewer"), status=in_line())
     browser = await stage.entered(GUEST)
     events = await browser_events(stage, browser, lambda: stage.change(spec=spec), most=9)
@@ -287,16 +338,23 @@ async def test_what_changes_nothing_for_the_reader_is_not_sent(stage: EdgeStage)
         stage.change(status=in_line(2))
 
     events = await browser_events(stage, browser, twice, most=2)
-    assert [re.findall(r"Number (\d) in line", event["summary"]) for event in events] == [["3"], ["2"]]
+    assert [re.findall(r"Number (\d) in line", event["summary"]) for event in events] == [
+        ["3"],
+        ["2"],
+    ]
 
 
-def stream_of(stage: EdgeStage, browser: Browser, name: str = "alice-desktop") -> AbstractAsyncContextManager[Events]:
+def stream_of(
+    stage: EdgeStage, browser: Browser, name: str = "alice-desktop"
+) -> AbstractAsyncContextManager[Events]:
     """What the page's script does, on a connection that stays open."""
     host = SETTINGS.host(name)
     return events_of(stage.public, "/.vdi/events", {"Host": host, "Cookie": browser.stolen(host)})
 
 
-async def test_one_person_does_not_hold_all_connections(stage: EdgeStage, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_one_person_does_not_hold_all_connections(
+    stage: EdgeStage, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("vdi.gateway.web.streams.MOST_PER_USER", 1)
     stage.change(spec=shared_with(GUEST, "collaborator"), status=in_line())
     stage.add(a_session("bobs-desktop", GUEST))
@@ -322,7 +380,9 @@ async def test_streams_that_are_opened_at_once_are_counted_too(
     stage.change(status=in_line())
     browser = await stage.entered()
     async with AsyncExitStack() as stack:
-        opened = await asyncio.gather(*(stack.enter_async_context(stream_of(stage, browser)) for _ in range(5)))
+        opened = await asyncio.gather(
+            *(stack.enter_async_context(stream_of(stage, browser)) for _ in range(5))
+        )
         assert sorted(events.status for events in opened) == [200, 200, 429, 429, 429]
 
 
@@ -339,7 +399,12 @@ async def test_streams_that_are_opened_at_once_are_counted_too(
         ({}, {"phase": Phase.RUNNING}, Role.VIEWER, "opening"),
         ({}, {"phase": Phase.FAILED}, Role.OWNER, "failed"),
         ({}, {"phase": Phase.TERMINATING}, Role.OWNER, "ending"),
-        ({}, {"phase": Phase.SUSPENDED}, Role.OWNER, "starting"),  # resumed, and not seen by the operator yet
+        (
+            {},
+            {"phase": Phase.SUSPENDED},
+            Role.OWNER,
+            "starting",
+        ),  # resumed, and not seen by the operator yet
         ({"suspended": True}, {"phase": Phase.RUNNING}, Role.OWNER, "suspended"),
         ({"suspended": True}, {"phase": Phase.TERMINATING}, Role.OWNER, "suspended"),
         ({"suspended": True}, {"phase": Phase.SUSPENDED}, Role.COLLABORATOR, "suspended"),
@@ -355,7 +420,9 @@ def test_stages(spec: dict[str, Any], status: dict[str, Any], role: Role | None,
 
 async def test_a_desktop_that_hangs_is_a_failure_with_a_way_out(stage: EdgeStage) -> None:
     hangs = Condition(POD_READY, "False", "NotResponding", "It hangs.", "2026-11-20T11:54:00Z")
-    stage.change(status={"phase": Phase.CREATING, "conditions": (hangs,)}, spec=shared_with(GUEST, "viewer"))
+    stage.change(
+        status={"phase": Phase.CREATING, "conditions": (hangs,)}, spec=shared_with(GUEST, "viewer")
+    )
     page = (await (await stage.logged_in(OWNER)).open(address())).text
     for words in (
         "<h1>Not responding</h1>",
@@ -379,9 +446,14 @@ async def test_a_desktop_without_a_home_says_so_while_it_starts(stage: EdgeStage
 
 
 def test_a_viewer_without_a_picture_reads_why() -> None:
-    stage = describe(changed(a_session(), status={"phase": Phase.RUNNING}), Role.VIEWER, "It takes no viewers.")
+    stage = describe(
+        changed(a_session(), status={"phase": Phase.RUNNING}), Role.VIEWER, "It takes no viewers."
+    )
     assert (stage.key, stage.message) == ("denied", "It takes no viewers.")
-    assert describe(changed(a_session(), status={"phase": Phase.CREATING}), Role.VIEWER, "x").key == "starting"
+    assert (
+        describe(changed(a_session(), status={"phase": Phase.CREATING}), Role.VIEWER, "x").key
+        == "starting"
+    )
 
 
 def test_a_session_that_is_gone() -> None:

@@ -1,4 +1,6 @@
-"""Limits of films: a desktop that sends more than a recorder makes, or nothing, loses its picture; others go on."""
+"""Limits of films: a desktop that sends more than a recorder makes, or nothing, loses its picture;
+others go on.
+"""
 
 import os
 from collections.abc import Iterator
@@ -39,14 +41,18 @@ def stage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[RecordedS
         stage = RecordedStage(str(tmp_path / "films"), desktop)
         stage.clock.wall += timedelta(seconds=1)
         ready = {"readyTime": stage.clock.wall.isoformat().replace("+00:00", "Z")}
-        stage.put(running(status=RUN | ready), running("bob-desktop", user=BOB.email, status=RUN | ready))
+        stage.put(
+            running(status=RUN | ready), running("bob-desktop", user=BOB.email, status=RUN | ready)
+        )
         with files_agent(stage, tmp_path) as handler:
             handler.films = desktop.films
             yield stage
 
 
 class LyingAgent:
-    """In the place of the desktop's agent: endless film, `size` bytes at a time, of one film or many."""
+    """In the place of the desktop's agent: endless film, `size` bytes at a time, of one film or
+    many.
+    """
 
     def __init__(self, stage: RecordedStage, size: int, *, many: bool = False) -> None:
         self.film, self.offset, self.size, self.many = 1, 0, size, many
@@ -54,7 +60,9 @@ class LyingAgent:
 
     def fetch(self, _number: int, _stored: int) -> tuple[bytes, dict[str, str]]:
         headers = {"X-VDI-Film": self.film, "X-VDI-Offset": self.offset, "X-VDI-Seconds": 1e6}
-        self.film, self.offset = (self.film + 1, 0) if self.many else (self.film, self.offset + self.size)
+        self.film, self.offset = (
+            (self.film + 1, 0) if self.many else (self.film, self.offset + self.size)
+        )
         return bytes(self.size), {name: str(value) for name, value in headers.items()}
 
 
@@ -140,7 +148,9 @@ async def test_agent_that_reports_a_film_and_sends_none_is_refused(stage: Record
     assert refuse_picture(stage.session) == ""
 
 
-async def test_desktop_whose_film_cannot_be_stored_is_shown_for_5_minutes(stage: RecordedStage) -> None:
+async def test_desktop_whose_film_cannot_be_stored_is_shown_for_5_minutes(
+    stage: RecordedStage,
+) -> None:
     await stage.fetch(b"begin")
     (file,) = stage.folder.iterdir()
     file.unlink()
@@ -194,7 +204,9 @@ async def test_who_takes_most_of_the_space_is_refused_first(
 
 async def test_quota_counts_all_films(stage: RecordedStage) -> None:
     limits = stage.edge.recordings._limits
-    limits.context = replace(limits.context, settings=replace(limits.context.settings, recordings_quota=500))
+    limits.context = replace(
+        limits.context, settings=replace(limits.context.settings, recordings_quota=500)
+    )
     LyingAgent(stage, 2)
     await fetch_until_refused(stage, FULL)
     assert stored(stage) <= 300

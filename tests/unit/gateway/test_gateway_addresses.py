@@ -21,8 +21,17 @@ def a_cluster(*pod_ips: str) -> ClusterCache:
     """With a session for each of these pods."""
     cluster = ClusterCache(cast(Client, None), Settings())
     for number, pod_ip in enumerate(pod_ips):
-        meta = {"name": f"desktop-{number}", "namespace": "vdi-sessions", "uid": f"{number}", "resourceVersion": "1"}
-        session = {"metadata": meta, "spec": {"user": "a@b.cd", "template": "x"}, "status": {"podIP": pod_ip}}
+        meta = {
+            "name": f"desktop-{number}",
+            "namespace": "vdi-sessions",
+            "uid": f"{number}",
+            "resourceVersion": "1",
+        }
+        session = {
+            "metadata": meta,
+            "spec": {"user": "a@b.cd", "template": "x"},
+            "status": {"podIP": pod_ip},
+        }
         cluster.sessions.observe(msgspec.convert(session, VDISession))
     return cluster
 
@@ -49,13 +58,17 @@ def asked(peer: str, *forwarded: str, pods: Sequence[str] = ()) -> str:
         ("", ["203.0.113.7"], ""),
     ],
 )
-def test_only_the_last_word_of_a_trusted_proxy_counts(peer: str, forwarded: list[str], address: str) -> None:
+def test_only_the_last_word_of_a_trusted_proxy_counts(
+    peer: str, forwarded: list[str], address: str
+) -> None:
     assert asked(peer, *forwarded) == address
 
 
 @pytest.mark.parametrize("peer", ["10.1.2.3", "::ffff:10.1.2.3", "fd00::1"])
 def test_a_desktops_pod_is_no_proxy(peer: str) -> None:
-    """One that reaches the gateway past Traefik, where no NetworkPolicy is enforced, cannot choose its address."""
+    """One that reaches the gateway past Traefik, where no NetworkPolicy is enforced, cannot choose
+    its address.
+    """
     pods = ["10.1.2.3", "fd00:0:0:0::1", ""]
     assert asked(peer, "203.0.113.7", pods=pods) == peer
     assert asked("10.1.2.4", "203.0.113.7", pods=pods) == "203.0.113.7", "Traefik"

@@ -30,9 +30,13 @@ async def fail(request: Request) -> Response:
 
 
 async def ask(fault: str, **headers: str) -> httpx.Response:
-    app = Starlette(routes=[Route("/{fault}", fail)], exception_handlers=ErrorPages(Settings()).handlers())
+    app = Starlette(
+        routes=[Route("/{fault}", fail)], exception_handlers=ErrorPages(Settings()).handlers()
+    )
     transport = httpx.ASGITransport(app=app, raise_app_exceptions=False)
-    async with httpx.AsyncClient(transport=transport, base_url="https://portal.vdi.localhost") as client:
+    async with httpx.AsyncClient(
+        transport=transport, base_url="https://portal.vdi.localhost"
+    ) as client:
         return await client.get(f"/{fault}", headers=headers)
 
 
@@ -47,7 +51,9 @@ async def ask(fault: str, **headers: str) -> httpx.Response:
         ("bug", 500, "Something went wrong"),
     ],
 )
-async def test_a_browser_gets_a_page_with_one_escaped_sentence(fault: str, status: int, words: str) -> None:
+async def test_a_browser_gets_a_page_with_one_escaped_sentence(
+    fault: str, status: int, words: str
+) -> None:
     answer = await ask(fault, accept="text/html")
     assert answer.status_code == status
     assert answer.headers["content-type"].startswith("text/html")

@@ -1,5 +1,6 @@
-"""Every route there is, asked with garbage by everybody: refused in words, never a fault of ours, never an answer
-without its guard."""
+"""Every route there is, asked with garbage by everybody: refused in words, never a fault of ours,
+never an answer without its guard.
+"""
 
 import random
 import re
@@ -43,9 +44,13 @@ async def stage(tmp_path: Path) -> AsyncIterator[AttackStage]:
 
 
 def ways(stage: AttackStage, table: str = "portal_routes") -> list[Way]:
-    """All of this table. An address of the API refuses methods that it lacks by itself, so it gets every method."""
+    """All of this table. An address of the API refuses methods that it lacks by itself, so it gets
+    every method.
+    """
     listed = stage.ways(table)
-    others = [Way(method, way.path) for way in listed if way.path.startswith(PREFIX) for method in METHODS]
+    others = [
+        Way(method, way.path) for way in listed if way.path.startswith(PREFIX) for method in METHODS
+    ]
     return list(dict.fromkeys([*listed, *others]))
 
 
@@ -59,12 +64,16 @@ class Asker:
     """Asks one app, and judges each answer by what all of them must have in common."""
 
     def __init__(self, app: Any, host: str, seed: int) -> None:
-        self._transport = httpx.ASGITransport(app=app)  # a fault is raised here, not hidden in a 500
+        self._transport = httpx.ASGITransport(
+            app=app
+        )  # a fault is raised here, not hidden in a 500
         self._origin = f"https://{host}"
         self._chance = random.Random(seed)
 
     async def ask(self, way: Way, secret: str, garbage: str = "") -> httpx.Response:
-        """One request with a login's cookie; `garbage`: what stands in the path, by chance if empty."""
+        """One request with a login's cookie; `garbage`: what stands in the path, by chance if
+        empty.
+        """
         chance, method = self._chance, way.method
         path = re.sub(r"{[^}]*}", lambda _: garbage or chance.choice(GARBAGE) or "x", way.path)
         body, kind = chance.choice(BODIES) if method not in ("GET", "HEAD") else (b"", None)
@@ -76,21 +85,30 @@ class Asker:
         if kind:
             headers["Content-Type"] = kind
         if secret:
-            headers |= {"Cookie": f"{LOGIN_COOKIE}={secret}", "X-CSRF-Token": credentials.make_csrf_token(secret)}
+            headers |= {
+                "Cookie": f"{LOGIN_COOKIE}={secret}",
+                "X-CSRF-Token": credentials.make_csrf_token(secret),
+            }
         query = f"?{chance.choice(PARAMETERS)}={chance.choice(GARBAGE)}"
         async with httpx.AsyncClient(transport=self._transport, base_url=self._origin) as client:
-            answer = await client.request(method, path + query.replace(" ", "%20"), content=body, headers=headers)
+            answer = await client.request(
+                method, path + query.replace(" ", "%20"), content=body, headers=headers
+            )
         what = f"{method} {path}{query} with {secret[:4]} and {body[:40]!r}: {answer.status_code}"
         assert answer.status_code != 500, what
         is_page = answer.headers.get("content-type", "").startswith("text/html")
         assert not (is_page and "<script>alert" in answer.text), what
         location = answer.headers.get("location", "/")
-        assert re.match(r"/(?![/\\])|https://([a-z0-9-]+\.)?vdi\.localhost(/|$)", location), f"{what} {location}"
+        assert re.match(r"/(?![/\\])|https://([a-z0-9-]+\.)?vdi\.localhost(/|$)", location), (
+            f"{what} {location}"
+        )
         assert "x=y" not in answer.headers.get("set-cookie", ""), what
         return answer
 
 
-@pytest.mark.parametrize("seed", [0, *(pytest.param(seed, marks=pytest.mark.long) for seed in (1, 2))])
+@pytest.mark.parametrize(
+    "seed", [0, *(pytest.param(seed, marks=pytest.mark.long) for seed in (1, 2))]
+)
 @pytest.mark.timeout(30)
 async def test_no_request_is_a_fault_of_ours(stage: AttackStage, seed: int) -> None:
     cookies = await cookies_of(stage)
@@ -110,7 +128,8 @@ async def test_no_request_is_a_fault_of_ours(stage: AttackStage, seed: int) -> N
                     assert answer.headers["x-content-type-options"] == "nosniff"
 
 
-# What the portal answers to whoever comes. Everything else asks who it is: a page that forgets to is found here.
+# What the portal answers to whoever comes. Everything else asks who it is: a page that forgets to
+# is found here.
 OPEN = {
     "/login", "/login/oidc", "/login/oidc/back", "/logged-out", "/.well-known/jwks.json", "/static/{name:path}",
     "/api/docs", "/api/v1/openapi.json", "/cli/token", "/api/{rest:path}",
@@ -118,7 +137,9 @@ OPEN = {
 
 
 def is_refused(answer: httpx.Response) -> bool:
-    return answer.status_code in (401, 403, 405) or answer.headers.get("location", "").startswith("/login")
+    return answer.status_code in (401, 403, 405) or answer.headers.get("location", "").startswith(
+        "/login"
+    )
 
 
 async def test_every_page_but_these_asks_who_it_is(stage: AttackStage) -> None:

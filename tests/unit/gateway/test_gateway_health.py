@@ -1,4 +1,6 @@
-"""Ready means that a person who comes now is served; the answer names each thing that is missing."""
+"""Ready means that a person who comes now is served; the answer names each thing that is
+missing.
+"""
 
 import asyncio
 from collections.abc import Sequence
@@ -72,7 +74,9 @@ class HealthStage:
     async def ask(self, path: str, authorization: str = "") -> httpx.Response:
         app = Starlette(routes=[*self.health.internal_routes()])
         headers = {"Authorization": authorization} if authorization else {}
-        async with httpx.AsyncClient(transport=httpx.ASGITransport(app=app), base_url="http://x") as client:
+        async with httpx.AsyncClient(
+            transport=httpx.ASGITransport(app=app), base_url="http://x"
+        ) as client:
             return await client.get(path, headers=headers)
 
     async def get(self, path: str) -> tuple[int, str]:
@@ -98,7 +102,10 @@ async def test_everything_that_is_missing_is_named_at_once() -> None:
         "vdisessions: the first list is not complete yet",
         "database: the database does not answer",
     ]
-    assert await stage.get("/healthz") == (200, "ok\n"), "a process that waits is not restarted, and names no version"
+    assert await stage.get("/healthz") == (
+        200,
+        "ok\n",
+    ), "a process that waits is not restarted, and names no version"
 
 
 async def test_a_database_that_is_silent_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -117,7 +124,9 @@ async def test_a_server_s_message_is_one_line_of_bounded_length() -> None:
 
 
 async def test_a_shared_dependency_that_is_down_keeps_replicas_ready() -> None:
-    """Without a replica that is ready no one's token could be checked, and open desktops need nothing but that."""
+    """Without a replica that is ready no one's token could be checked, and open desktops need
+    nothing but that.
+    """
     stage = HealthStage()
     stage.fake_database.error = DatabaseUnavailableError("the database does not answer")
     stage.lost = ["vdisessions: no connection"]
@@ -131,7 +140,9 @@ async def test_a_shared_dependency_that_is_down_keeps_replicas_ready() -> None:
 
 
 @pytest.mark.parametrize(("seconds", "words"), [(300, "300 s ahead of"), (-300, "300 s behind")])
-async def test_a_wrong_clock_is_reported_and_the_replica_stays_ready(seconds: int, words: str) -> None:
+async def test_a_wrong_clock_is_reported_and_the_replica_stays_ready(
+    seconds: int, words: str
+) -> None:
     stage = HealthStage()
     stage.server_time = NOW - timedelta(seconds=seconds)
     status, text = await stage.get("/readyz")
@@ -161,8 +172,12 @@ async def test_metrics_are_served_to_whoever_has_the_token(tmp_path: Path) -> No
     assert 'vdi_gateway_logins_total{outcome="in",source="local"} 1.0' in answer.text
 
 
-@pytest.mark.parametrize("authorization", ["", TOKEN, f"Basic {TOKEN}", "Bearer", "Bearer wrong", f"Bearer {TOKEN}x"])
-async def test_metrics_need_the_token_and_probes_need_none(tmp_path: Path, authorization: str) -> None:
+@pytest.mark.parametrize(
+    "authorization", ["", TOKEN, f"Basic {TOKEN}", "Bearer", "Bearer wrong", f"Bearer {TOKEN}x"]
+)
+async def test_metrics_need_the_token_and_probes_need_none(
+    tmp_path: Path, authorization: str
+) -> None:
     stage = HealthStage(token_file(tmp_path))
     answer = await stage.ask("/metrics", authorization)
     assert (answer.status_code, answer.headers["www-authenticate"]) == (401, 'Bearer realm="vdi"')
@@ -172,13 +187,17 @@ async def test_metrics_need_the_token_and_probes_need_none(tmp_path: Path, autho
 
 
 async def test_without_a_token_of_its_own_no_one_reads_metrics(tmp_path: Path) -> None:
-    assert (await HealthStage(tmp_path / "none").ask("/metrics", f"Bearer {TOKEN}")).status_code == 503
+    assert (
+        await HealthStage(tmp_path / "none").ask("/metrics", f"Bearer {TOKEN}")
+    ).status_code == 503
 
 
 async def test_the_log_repeats_a_problem_and_reports_its_end_once(
     caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What is there at the second look is no trouble: a gateway that starts lacks its keys for a moment."""
+    """What is there at the second look is no trouble: a gateway that starts lacks its keys for a
+    moment.
+    """
     stage, looks = HealthStage(), 0
     stage.fake_database.error = DatabaseUnavailableError("the database does not answer")
     stage.trouble = "signing keys: not read yet"
@@ -204,7 +223,9 @@ async def test_the_log_repeats_a_problem_and_reports_its_end_once(
     assert said == [trouble, trouble, "no trouble any more: database"]
 
 
-async def test_a_provider_that_is_down_is_reported_outside_of_probes(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_provider_that_is_down_is_reported_outside_of_probes(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     """As a trouble and as a metric: it keeps no replica from being ready."""
     stage = HealthStage()
     stage.external = ["single sign-on: https://id.example.com: no answer"]

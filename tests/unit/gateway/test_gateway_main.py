@@ -56,13 +56,17 @@ def test_a_limits_file_that_is_not_there_is_named(
     assert "VDI_LIMITS_FILE='/nowhere/limits.yaml': No such file or directory" in caplog.text
 
 
-def test_no_cluster_is_said_to_be_so(environment: dict[str, str], caplog: pytest.LogCaptureFixture) -> None:
+def test_no_cluster_is_said_to_be_so(
+    environment: dict[str, str], caplog: pytest.LogCaptureFixture
+) -> None:
     environment["VDI_KUBECONFIG"] = "/nowhere/config"
     assert program.main() == 3
     assert "/nowhere/config" in caplog.text
 
 
-def test_a_port_that_is_taken_is_named(environment: dict[str, str], caplog: pytest.LogCaptureFixture) -> None:
+def test_a_port_that_is_taken_is_named(
+    environment: dict[str, str], caplog: pytest.LogCaptureFixture
+) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         environment["VDI_INTERNAL_ADDR"] = f"127.0.0.1:{port}"

@@ -15,7 +15,9 @@ from vdi.session.naming import MANAGED_BY, home_claim_name
 from vdi.settings import SettingsError
 
 LAB, THIRD = "lab", "third"
-SETTINGS = Settings(namespaces=(NS, LAB, THIRD), group_namespaces={"engineering": LAB, "staff": NS, "guests": THIRD})
+SETTINGS = Settings(
+    namespaces=(NS, LAB, THIRD), group_namespaces={"engineering": LAB, "staff": NS, "guests": THIRD}
+)
 ENGINEER = User("carol@example.com", groups=frozenset({"engineering", "all"}))
 OF_HOME = home_claim_name(session_name="", user=ALICE.email, template="desktop", retain=True)
 
@@ -39,27 +41,42 @@ def places(stage: SharedCluster) -> dict[str, str]:
 
 def put_home(stage: SharedCluster, namespace: str) -> None:
     metadata = {"labels": MANAGED_BY, "annotations": {"vdi.kasm.io/user": ALICE.email}}
-    stage.api.put("persistentvolumeclaims", OF_HOME, namespace=namespace, metadata=metadata, spec={})
+    stage.api.put(
+        "persistentvolumeclaims", OF_HOME, namespace=namespace, metadata=metadata, spec={}
+    )
 
 
 @pytest.mark.parametrize(
     ("groups", "namespace"),
-    [((), NS), (("others",), NS), (("engineering",), LAB), (("guests", "engineering"), LAB), (("staff", "guests"), NS)],
+    [
+        ((), NS),
+        (("others",), NS),
+        (("engineering",), LAB),
+        (("guests", "engineering"), LAB),
+        (("staff", "guests"), NS),
+    ],
 )
-def test_the_first_namespace_of_the_groups_is_chosen(groups: tuple[str, ...], namespace: str) -> None:
+def test_the_first_namespace_of_the_groups_is_chosen(
+    groups: tuple[str, ...], namespace: str
+) -> None:
     assert SETTINGS.namespace_for(groups) == namespace
 
 
 @pytest.mark.parametrize(
     ("text", "reason"),
-    [('{"staff": "labs"}', "staff: 'labs': allowed: desks, lab"), ("staff=lab", "JSON with groups and namespaces")],
+    [
+        ('{"staff": "labs"}', "staff: 'labs': allowed: desks, lab"),
+        ("staff=lab", "JSON with groups and namespaces"),
+    ],
 )
 def test_unusable_group_namespaces_are_refused(text: str, reason: str) -> None:
     with pytest.raises(SettingsError, match=f"VDI_GROUP_NAMESPACES.*{reason}"):
         read_settings({"VDI_NAMESPACE": "desks,lab", "VDI_GROUP_NAMESPACES": text})
 
 
-async def test_a_new_session_goes_to_the_namespace_of_the_group(stage: SharedCluster, gateway: Replica) -> None:
+async def test_a_new_session_goes_to_the_namespace_of_the_group(
+    stage: SharedCluster, gateway: Replica
+) -> None:
     made = await gateway.actions.start(ENGINEER, requested(ENGINEER))
     assert made.metadata.namespace == LAB
     await gateway.actions.start(ALICE, requested())
@@ -67,7 +84,9 @@ async def test_a_new_session_goes_to_the_namespace_of_the_group(stage: SharedClu
     assert places(stage) == {"carol-desktop": LAB, "alice-desktop": NS, "bob-desktop": NS}
 
 
-async def test_an_action_goes_to_the_session_s_namespace(stage: SharedCluster, gateway: Replica) -> None:
+async def test_an_action_goes_to_the_session_s_namespace(
+    stage: SharedCluster, gateway: Replica
+) -> None:
     await gateway.actions.start(ENGINEER, requested(ENGINEER))
     await gateway.actions.suspend(ENGINEER, "carol-desktop")
     assert stage.api.objects["vdisessions", LAB, "carol-desktop"]["spec"]["suspended"] is True
@@ -75,7 +94,9 @@ async def test_an_action_goes_to_the_session_s_namespace(stage: SharedCluster, g
     assert places(stage) == {}
 
 
-async def test_a_session_of_another_replica_is_found(stage: SharedCluster, gateway: Replica) -> None:
+async def test_a_session_of_another_replica_is_found(
+    stage: SharedCluster, gateway: Replica
+) -> None:
     stage.put_session("new", namespace=THIRD)  # the watch may bring it later
     assert (await gateway.actions.suspend(ALICE, "new")).metadata.namespace == THIRD
 
@@ -91,8 +112,16 @@ async def test_a_name_of_another_namespace_is_taken(stage: SharedCluster, gatewa
     assert places(stage) == {"cad": LAB}
 
 
-async def test_of_two_sessions_of_a_name_the_admitted_one_is_meant(stage: SharedCluster, gateway: Replica) -> None:
-    condition = {"type": "Admitted", "status": "False", "reason": "NameTaken", "message": "", "lastTransitionTime": ""}
+async def test_of_two_sessions_of_a_name_the_admitted_one_is_meant(
+    stage: SharedCluster, gateway: Replica
+) -> None:
+    condition = {
+        "type": "Admitted",
+        "status": "False",
+        "reason": "NameTaken",
+        "message": "",
+        "lastTransitionTime": "",
+    }
     spec: dict[str, Any] = {"user": ALICE.email, "template": "desktop"}
     stage.api.put("vdisessions", "cad", namespace=NS, spec=spec, status={"conditions": [condition]})
     stage.put_session("cad", ENGINEER, namespace=LAB)
@@ -103,10 +132,18 @@ async def test_of_two_sessions_of_a_name_the_admitted_one_is_meant(stage: Shared
         await gateway.actions.suspend(ALICE, "cad")
 
 
-async def test_before_the_operator_the_older_session_has_the_name(stage: SharedCluster, gateway: Replica) -> None:
+async def test_before_the_operator_the_older_session_has_the_name(
+    stage: SharedCluster, gateway: Replica
+) -> None:
     spec: dict[str, Any] = {"user": ALICE.email, "template": "desktop"}
     for namespace, created in ((NS, "2026-11-02T09:00:00Z"), (LAB, "2026-11-01T09:00:00Z")):
-        stage.api.put("vdisessions", "cad", namespace=namespace, spec=spec, metadata={"creationTimestamp": created})
+        stage.api.put(
+            "vdisessions",
+            "cad",
+            namespace=namespace,
+            spec=spec,
+            metadata={"creationTimestamp": created},
+        )
     await eventually(lambda: len(gateway.world.sessions) == 2, "both are known")
     session = gateway.world.session("cad")
     assert session and session.metadata.namespace == LAB
@@ -126,17 +163,23 @@ async def test_a_home_is_deleted_where_it_is(stage: SharedCluster, gateway: Repl
     assert ("persistentvolumeclaims", LAB, OF_HOME) not in stage.api.objects
 
 
-async def test_of_two_homes_of_one_name_none_is_deleted(stage: SharedCluster, gateway: Replica) -> None:
+async def test_of_two_homes_of_one_name_none_is_deleted(
+    stage: SharedCluster, gateway: Replica
+) -> None:
     put_home(stage, NS)
     put_home(stage, LAB)
     await eventually(lambda: len(gateway.world.homes_of(ALICE.email)) == 2, "both are known")
     assert [home.namespace for home in gateway.world.homes_of(ALICE.email)] == [LAB, NS]
-    with pytest.raises(ActionDenied, match=r"in each of the namespaces lab and vdi-sessions. Nothing was deleted"):
+    with pytest.raises(
+        ActionDenied, match=r"in each of the namespaces lab and vdi-sessions. Nothing was deleted"
+    ):
         await gateway.actions.delete_home(ALICE, OF_HOME)
     assert len([kind for kind, _, _ in stage.api.objects if kind == "persistentvolumeclaims"]) == 2
 
 
-async def test_one_namespace_has_two_watches_and_the_cluster_two(stage: SharedCluster, gateway: Replica) -> None:
+async def test_one_namespace_has_two_watches_and_the_cluster_two(
+    stage: SharedCluster, gateway: Replica
+) -> None:
     """As many as before there could be several."""
     async with stage.replica() as single:
         assert len(single.world.reflectors) == 4

@@ -22,7 +22,10 @@ def test_an_empty_environment_gives_the_defaults() -> None:
 def test_urls_have_their_port_where_it_is_not_the_usual_one() -> None:
     assert Settings(domain="d.example").portal_url == "https://portal.d.example"
     settings = Settings(domain="d.example", url_port=8443)
-    assert (settings.portal_host, settings.portal_url) == ("portal.d.example", "https://portal.d.example:8443")
+    assert (settings.portal_host, settings.portal_url) == (
+        "portal.d.example",
+        "https://portal.d.example:8443",
+    )
     assert settings.url(settings.host("alice")) == "https://alice.d.example:8443"
 
 
@@ -56,15 +59,23 @@ def test_every_variable_is_read() -> None:
     assert settings.public_addr == ("0.0.0.0", 9000)
     assert settings.internal_addr == ("::1", 9001)
     assert set(settings.trusted_proxies) == {ip_network("10.1.0.0/16"), ip_network("fd00::/8")}
-    assert settings.oidc == OIDCSettings("https://id.example.com/realms/x", "vdi", "s3cret", require_verified=False)
+    assert settings.oidc == OIDCSettings(
+        "https://id.example.com/realms/x", "vdi", "s3cret", require_verified=False
+    )
     assert settings.admin_users == {"root@example.com", "ops@example.com"}
     assert settings.admin_groups == {"admins"}
     assert settings.limits_file == Path("/etc/vdi/limits.yaml")
     assert settings.cluster.max_timeout == "168h"
     assert settings.login_idle == timedelta(hours=1, minutes=30)
     assert settings.metrics_token_file == Path("/run/metrics")
-    assert settings.turn_urls == (f"turn:{TURN}:3478?transport=udp", f"turns:{TURN}:5349?transport=tcp")
-    assert (settings.turn_secret_file, settings.turn_ttl) == (Path("/etc/vdi-turn/secret"), timedelta(hours=1))
+    assert settings.turn_urls == (
+        f"turn:{TURN}:3478?transport=udp",
+        f"turns:{TURN}:5349?transport=tcp",
+    )
+    assert (settings.turn_secret_file, settings.turn_ttl) == (
+        Path("/etc/vdi-turn/secret"),
+        timedelta(hours=1),
+    )
     assert (len(settings.webhook_secret), settings.smtp_from) == (24, "vdi@example.com")
     assert "s3cret" not in repr(settings) and repr(settings.webhook_secret) not in repr(settings)
 
@@ -95,7 +106,9 @@ def test_every_variable_is_read() -> None:
         ("VDI_TURN_TTL", "1d", "durations above zero"),
     ],
 )
-def test_a_value_that_is_not_allowed_is_named_with_what_is(name: str, value: str, allowed: str) -> None:
+def test_a_value_that_is_not_allowed_is_named_with_what_is(
+    name: str, value: str, allowed: str
+) -> None:
     with pytest.raises(SettingsError) as refusal:
         read_settings({name: value})
     assert str(refusal.value).startswith(f"{name}={value!r}: ")
@@ -136,19 +149,30 @@ def test_a_secret_is_never_shown(name: str, value: str) -> None:
 
 def test_a_password_in_a_setting_is_never_shown() -> None:
     url = "postgresql+asyncpg://u:hunter2@db/x"
-    assert "hunter2" not in repr(Settings(database_url=url, redis_url=url, oidc=OIDCSettings("i", "c", "hunter2")))
+    assert "hunter2" not in repr(
+        Settings(database_url=url, redis_url=url, oidc=OIDCSettings("i", "c", "hunter2"))
+    )
 
 
 def test_all_that_is_wrong_is_said_at_once() -> None:
     with pytest.raises(SettingsError) as refusal:
-        read_settings({"VDI_URL_PORT": "x", "VDI_DOMAIN": "x_y", "VDI_OIDC_ISSUER": "https://id.example.com"})
-    assert all(name in str(refusal.value) for name in ("VDI_URL_PORT", "VDI_DOMAIN", "VDI_OIDC_CLIENT_ID"))
+        read_settings(
+            {"VDI_URL_PORT": "x", "VDI_DOMAIN": "x_y", "VDI_OIDC_ISSUER": "https://id.example.com"}
+        )
+    assert all(
+        name in str(refusal.value) for name in ("VDI_URL_PORT", "VDI_DOMAIN", "VDI_OIDC_CLIENT_ID")
+    )
 
 
 def test_a_misspelt_variable_is_refused() -> None:
     with pytest.raises(SettingsError, match="did you mean VDI_DATABASE_URL"):
         read_settings({"VDI_DATABASE_URI": "x"})
-    others = ("VDI_KUBECONFIG", "VDI_ENTRY_POINT", "VDI_GATEWAY_SERVICE_HOST", "VDI_GATEWAY_PORT_8080_TCP_ADDR")
+    others = (
+        "VDI_KUBECONFIG",
+        "VDI_ENTRY_POINT",
+        "VDI_GATEWAY_SERVICE_HOST",
+        "VDI_GATEWAY_PORT_8080_TCP_ADDR",
+    )
     assert read_settings(dict.fromkeys(others, "x")) == Settings()
 
 
@@ -160,9 +184,14 @@ def test_the_command_s_help_names_every_variable() -> None:
 
 
 def test_groups_are_read_without_the_case_of_ascii_letters() -> None:
-    named = {"VDI_ADMIN_GROUPS": "Admins, VDI Admins", "VDI_GROUP_NAMESPACES": '{"Engineering": "lab"}'}
+    named = {
+        "VDI_ADMIN_GROUPS": "Admins, VDI Admins",
+        "VDI_GROUP_NAMESPACES": '{"Engineering": "lab"}',
+    }
     settings = read_settings({"VDI_NAMESPACE": "desks,lab", **named})
     assert settings.admin_groups == {"admins", "vdi admins"}
     assert settings.namespace_for({"engineering"}) == "lab"
     with pytest.raises(SettingsError, match="each group once; upper and lower case are the same"):
-        read_settings({"VDI_NAMESPACE": "desks,lab", "VDI_GROUP_NAMESPACES": '{"cad": "lab", "CAD": "desks"}'})
+        read_settings(
+            {"VDI_NAMESPACE": "desks,lab", "VDI_GROUP_NAMESPACES": '{"cad": "lab", "CAD": "desks"}'}
+        )

@@ -18,20 +18,29 @@ from vdi.session.credentials import make_turn_credentials
 
 SECRET = "s" * 40
 URLS = ("turn:turn.example.com:3478?transport=udp", "turns:turn.example.com:5349?transport=tcp")
-PAGE = {"Accept": "*/*", "Sec-Fetch-Mode": "cors", "Sec-Fetch-Dest": "empty", "Sec-Fetch-Site": "same-origin"}
+PAGE = {
+    "Accept": "*/*",
+    "Sec-Fetch-Mode": "cors",
+    "Sec-Fetch-Dest": "empty",
+    "Sec-Fetch-Site": "same-origin",
+}
 
 
 @pytest.fixture
 async def stage(tmp_path: Path) -> AsyncIterator[EdgeStage]:
     secret = tmp_path / "secret"
     secret.write_text(f"{SECRET}\n")
-    settings = replace(SETTINGS, turn_urls=URLS, turn_secret_file=secret, turn_ttl=timedelta(hours=2))
+    settings = replace(
+        SETTINGS, turn_urls=URLS, turn_secret_file=secret, turn_ttl=timedelta(hours=2)
+    )
     async with EdgeStage(settings=settings) as stage:
         yield stage
 
 
 async def ask(stage: EdgeStage, browser: Browser | None, **headers: str) -> httpx.Response:
-    """What the page of alice's desktop gets, with that browser's cookies: Traefik sends this path to the gateway."""
+    """What the page of alice's desktop gets, with that browser's cookies: Traefik sends this path
+    to the gateway.
+    """
     cookies = {"Cookie": browser.stolen(HOST)} if browser else {}
     transport = httpx.ASGITransport(stage.public, client=("10.0.0.5", 1))
     async with httpx.AsyncClient(transport=transport, base_url=f"https://{HOST}:8443") as client:
@@ -73,7 +82,10 @@ async def test_no_one_else_gets_any(stage: EdgeStage) -> None:
     assert (no_one.status_code, "iceServers" in no_one.text) == (401, False)
     owner = await stage.entered()
     assert (await ask(stage, owner)).status_code == 200
-    for headers in ({"Sec-Fetch-Site": "same-site"}, {"Origin": "https://bobs-desktop.vdi.localhost:8443"}):
+    for headers in (
+        {"Sec-Fetch-Site": "same-site"},
+        {"Origin": "https://bobs-desktop.vdi.localhost:8443"},
+    ):
         assert (await ask(stage, owner, **headers)).status_code == 403
 
 

@@ -1,4 +1,6 @@
-"""What one state after the other makes of the rows: the lives that people lead, and what was missed of them."""
+"""What one state after the other makes of the rows: the lives that people lead, and what was missed
+of them.
+"""
 
 from collections.abc import Callable
 from datetime import timedelta
@@ -17,7 +19,9 @@ NOW = at(10_000)
 SIZE = size_of(template(), Life().created())
 
 
-def record_of(*states: VDISession, gone: bool = False, ended_by: str = "") -> tuple[SessionRow, dict[int, RunRow]]:
+def record_of(
+    *states: VDISession, gone: bool = False, ended_by: str = ""
+) -> tuple[SessionRow, dict[int, RunRow]]:
     """The session's row and its runs, by the minute of their start."""
     seen = [read_snapshot(state, template()) for state in states]
     if gone:
@@ -79,7 +83,13 @@ def test_who_ended_it(why: str, requested_by: str, reason: str, ended_by: str) -
 
 def test_a_resume_is_a_new_run_and_a_wait_counts_once() -> None:
     life = Life()
-    states = [life.queued(0), life.starting(10), life.suspended(30), life.starting(60), life.suspended(70)]
+    states = [
+        life.queued(0),
+        life.starting(10),
+        life.suspended(30),
+        life.starting(60),
+        life.suspended(70),
+    ]
     _, runs = record_of(*states, life.queued(80), life.starting(81))
     assert [run.queue_seconds for run in runs.values()] == [600, None, 60]
     assert [run.ended for run in runs.values()] == [at(30), at(70), None]
@@ -90,7 +100,9 @@ def test_a_resume_is_a_new_run_and_a_wait_counts_once() -> None:
 
 def test_one_run_goes_on_over_several_pods() -> None:
     life = Life()
-    _, runs = record_of(life.starting(0), life.running(1), life.between_pods(), life.running(9, node="node-2"))
+    _, runs = record_of(
+        life.starting(0), life.running(1), life.between_pods(), life.running(9, node="node-2")
+    )
     (run,) = runs.values()
     assert (run.node, run.pod, run.ended) == ("node-2", "alice", None)
     _, runs = record_of(life.running(1), life.between_pods())
@@ -101,25 +113,47 @@ def test_one_run_goes_on_over_several_pods() -> None:
 
 def failing(life: Life, reason: str, *states: VDISession) -> list[VDISession]:
     """A life whose desktop was lost after three minutes."""
-    life.status["failures"] = {"count": 1, "reason": reason, "message": "m", "time": "2026-11-20T08:03:00Z"}
+    life.status["failures"] = {
+        "count": 1,
+        "reason": reason,
+        "message": "m",
+        "time": "2026-11-20T08:03:00Z",
+    }
     return list(states)
 
 
 # What people do and operators write -> start of each run, and its end, end reason and detail.
-RUNS: dict[str, tuple[Callable[[Life], list[VDISession]], dict[int, tuple[float | None, str | None, str]]]] = {
+RUNS: dict[
+    str, tuple[Callable[[Life], list[VDISession]], dict[int, tuple[float | None, str | None, str]]]
+] = {
     "suspended": (lambda life: [life.starting(0), life.suspended(30)], {0: (30, "suspended", "")}),
-    "time limit": (lambda life: [life.starting(0), life.suspended(30, "TimedOut")], {0: (30, "timeout", "")}),
-    "idle": (lambda life: [life.starting(0), life.suspended(30, "IdleTooLong")], {0: (30, "idle", "")}),
+    "time limit": (
+        lambda life: [life.starting(0), life.suspended(30, "TimedOut")],
+        {0: (30, "timeout", "")},
+    ),
+    "idle": (
+        lambda life: [life.starting(0), life.suspended(30, "IdleTooLong")],
+        {0: (30, "idle", "")},
+    ),
     "given up": (
         lambda life: [life.starting(0), life.running(1), life.given_up(20)],
         {0: (20, "failed", "CrashLoop: It crashes.")},
     ),
     "lost and back in the queue": (
-        lambda life: [life.starting(0), *failing(life, "NoGPUFree"), life.queued(4), life.starting(6)],
+        lambda life: [
+            life.starting(0),
+            *failing(life, "NoGPUFree"),
+            life.queued(4),
+            life.starting(6),
+        ],
         {0: (3, "failed", "NoGPUFree: m"), 6: (None, None, "")},
     ),
     "a loss of an earlier run": (
-        lambda life: [*failing(life, "Lost"), life.starting(10), life.state(phase="Pending", **Life._NO_RUN)],
+        lambda life: [
+            *failing(life, "Lost"),
+            life.starting(10),
+            life.state(phase="Pending", **Life._NO_RUN),
+        ],
         {10: (490, "unknown", "")},
     ),
     "its end was missed": (
@@ -145,8 +179,13 @@ RUNS: dict[str, tuple[Callable[[Life], list[VDISession]], dict[int, tuple[float 
 def test_runs_end_when_and_why_the_operator_says(name: str) -> None:
     states, expected = RUNS[name]
     session, runs = record_of(*states(Life()))
-    ends = {start: (at(end) if end is not None else None, *why) for start, (end, *why) in expected.items()}
-    assert {start: (run.ended, run.end_reason, run.end_detail) for start, run in runs.items()} == ends
+    ends = {
+        start: (at(end) if end is not None else None, *why)
+        for start, (end, *why) in expected.items()
+    }
+    assert {
+        start: (run.ended, run.end_reason, run.end_detail) for start, run in runs.items()
+    } == ends
     assert session.ended == (at(4) if "clocks" in name else None)
 
 
@@ -159,7 +198,10 @@ def test_an_unseen_end_is_unknown_unless_a_user_requested_it() -> None:
     assert (derived.record.session.end_reason, run.end_reason) == ("unknown", "unknown")
     assert (derived.record.session.ended, run.ended) == (at(480), at(480))
     known = lose(record, NOW, "root@example.com")
-    assert (known.record.session.end_reason, known.record.session.ended_by) == ("admin", "root@example.com")
+    assert (known.record.session.end_reason, known.record.session.ended_by) == (
+        "admin",
+        "root@example.com",
+    )
     assert not lose(derived.record, NOW + timedelta(days=1)).news
     never_ran = lose(fold(None, [read_snapshot(Life().created(), template())], NOW).record, NOW)
     assert (never_ran.record.session.ended, never_ran.runs) == (NOW, ())
@@ -167,7 +209,9 @@ def test_an_unseen_end_is_unknown_unless_a_user_requested_it() -> None:
 
 def test_the_end_stays_what_it_was() -> None:
     life = Life()
-    before = fold(None, [read_snapshot(life.starting(0), None), read_snapshot(life.ending(9), None)], NOW).record
+    before = fold(
+        None, [read_snapshot(life.starting(0), None), read_snapshot(life.ending(9), None)], NOW
+    ).record
     for later in (life.starting(20), life.ending(30, "TimedOut")):
         derived = derive(before, read_snapshot(later, None), NOW, "root@example.com")
         assert not derived.news
@@ -204,7 +248,10 @@ def test_a_run_that_was_closed_too_soon_goes_on() -> None:
     life = Life()
     record = fold(None, [read_snapshot(life.running_since(0), None)], NOW).record
     assert record.run
-    closed = Record(record.session, replace(record.run, ended=at(5), end_reason=EndReason.UNKNOWN, end_detail="?"))
+    closed = Record(
+        record.session,
+        replace(record.run, ended=at(5), end_reason=EndReason.UNKNOWN, end_detail="?"),
+    )
     again = derive(closed, read_snapshot(life.state(message="on"), None), NOW).record
     assert again.run == record.run
 
@@ -212,7 +259,13 @@ def test_a_run_that_was_closed_too_soon_goes_on() -> None:
 def test_a_run_keeps_what_drew_and_what_encoded_it() -> None:
     life = Life()
     graphics = {"renderer": "Zink", "encoder": "nvenc", "hardwareEncoder": True}
-    states = [life.starting(0), life.running(1), life.state(graphics=graphics), life.between_pods(), life.running(5)]
+    states = [
+        life.starting(0),
+        life.running(1),
+        life.state(graphics=graphics),
+        life.between_pods(),
+        life.running(5),
+    ]
     _, runs = record_of(*states, life.ending(9))
     assert (runs[0].renderer, runs[0].encoder) == ("Zink", "nvenc")
 
@@ -225,7 +278,9 @@ def test_gpus_are_those_that_it_was_started_with() -> None:
         assert (run := read_snapshot(state, present).run) and run.gpus == gpus
     life.spec["resources"] = {"gpu": 3}
     assert (run := read_snapshot(life.state(), template()).run) and run.gpus == 3
-    record = fold(None, [read_snapshot(state, template()), read_snapshot(life.state(), None)], NOW).record
+    record = fold(
+        None, [read_snapshot(state, template()), read_snapshot(life.state(), None)], NOW
+    ).record
     assert record.run and record.run.gpus == 2
 
 
@@ -241,7 +296,9 @@ def test_a_state_without_sense_is_refused_and_a_long_reason_cut() -> None:
 def test_what_people_read_on_the_way_is_no_news() -> None:
     life = Life()
     one = life.running_since(0)
-    other = msgspec.structs.replace(one, status=msgspec.structs.replace(one.status, message="m", url="u"))
+    other = msgspec.structs.replace(
+        one, status=msgspec.structs.replace(one.status, message="m", url="u")
+    )
     assert read_snapshot(one, None) == read_snapshot(other, None)
 
 

@@ -14,10 +14,22 @@ from vdi.gateway.history.export import Dataset, ExportFormat, export
 from vdi.gateway.store.audit import Act, Audit
 from vdi.gateway.store.database import Database
 
-EVIL = ["=1+1", "+1", "-1", "@SUM(A1)", "\tx", "\rx", "\nx", "＝cmd|' /C calc'!A0", '=HYPERLINK("http://x","y")']
+EVIL = [
+    "=1+1",
+    "+1",
+    "-1",
+    "@SUM(A1)",
+    "\tx",
+    "\rx",
+    "\nx",
+    "＝cmd|' /C calc'!A0",
+    '=HYPERLINK("http://x","y")',
+]
 
 
-async def text_of(database: Database, what: Dataset, form: ExportFormat, **filters: Any) -> tuple[str, int]:
+async def text_of(
+    database: Database, what: Dataset, form: ExportFormat, **filters: Any
+) -> tuple[str, int]:
     pieces = [piece async for piece in export(database, what, form, **filters)]
     return b"".join(pieces).decode(), len(pieces)
 
@@ -47,7 +59,9 @@ async def test_a_run_in_both_forms(database: Database) -> None:
     }  # fmt: skip
     lines, _ = await text_of(database, Dataset.RUNS, ExportFormat.JSON_LINES)
     objects = [json.loads(line) for line in lines.splitlines()]
-    assert {name: "" if value is None else str(value) for name, value in objects[1].items()} == second
+    assert {
+        name: "" if value is None else str(value) for name, value in objects[1].items()
+    } == second
     assert (objects[0]["ended"], objects[1]["gpus"]) == (None, 2)
 
 
@@ -56,11 +70,15 @@ async def test_a_run_in_both_forms(database: Database) -> None:
 async def test_each_row_once_and_in_order_whatever_the_page(
     database: Database, what: Dataset, page: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """All sessions were created in the same second: the time alone would not tell the pages apart."""
+    """All sessions were created in the same second: the time alone would not tell the pages
+    apart.
+    """
     monkeypatch.setattr(module, "PAGE", page)
     await record_lives(database)
     text, pieces = await text_of(database, what, ExportFormat.JSON_LINES)
-    assert [json.loads(line)["name"] for line in text.splitlines()] == [f"s{number}" for number in range(7)]
+    assert [json.loads(line)["name"] for line in text.splitlines()] == [
+        f"s{number}" for number in range(7)
+    ]
     assert pieces == -(-7 // page)
 
 
@@ -85,7 +103,9 @@ async def test_an_empty_export_still_names_its_columns(database: Database) -> No
 @pytest.mark.parametrize("evil", EVIL)
 async def test_no_cell_is_a_formula(database: Database, evil: str) -> None:
     audit = Audit(database, lambda: at(0))
-    await audit.record(Act(actor=evil, action="login", target='say "hi", now', detail={"x": evil}), "refused")
+    await audit.record(
+        Act(actor=evil, action="login", target='say "hi", now', detail={"x": evil}), "refused"
+    )
     text, _ = await text_of(database, Dataset.AUDIT, ExportFormat.CSV)
     (row,) = csv.DictReader(io.StringIO(text, newline=""))
     assert row["actor"] == f"'{evil}"
@@ -93,7 +113,10 @@ async def test_no_cell_is_a_formula(database: Database, evil: str) -> None:
     assert json.loads(row["detail"]) == {"x": evil}
     assert not any(cell.startswith(tuple("=+-@\t\r\n")) for cell in row.values())
     lines, _ = await text_of(database, Dataset.AUDIT, ExportFormat.JSON_LINES)
-    assert (json.loads(lines)["actor"], json.loads(lines)["detail"]) == (evil, {"x": evil})  # JSON needs no guard
+    assert (json.loads(lines)["actor"], json.loads(lines)["detail"]) == (
+        evil,
+        {"x": evil},
+    )  # JSON needs no guard
 
 
 async def test_numbers_are_no_texts(database: Database) -> None:

@@ -1,4 +1,6 @@
-"""`/internal/ended`: only the operator is believed, only an end is taken, and 204 means that it is written."""
+"""`/internal/ended`: only the operator is believed, only an end is taken, and 204 means that it is
+written.
+"""
 
 import asyncio
 import time
@@ -13,7 +15,14 @@ from support.waiting import eventually
 from unit.gateway.gateway_stage import GatewayStage
 from unit.gateway.history_stage import Life, at, rows_of
 from vdi.gateway.store.database import DatabaseUnavailableError
-from vdi.gateway.token_review import AUDIENCE, MOST_REFUSED, REMEMBERED, TOKEN_REVIEWS, RefusedTokens, TokenReview
+from vdi.gateway.token_review import (
+    AUDIENCE,
+    MOST_REFUSED,
+    REMEMBERED,
+    TOKEN_REVIEWS,
+    RefusedTokens,
+    TokenReview,
+)
 from vdi.kube.errors import Forbidden
 
 OPERATOR = "system:serviceaccount:vdi-system:vdi-operator"
@@ -23,15 +32,23 @@ class Cluster:
     """The API server's side: which token is whose, and for whom."""
 
     def __init__(self) -> None:
-        self.tokens = {"good": (OPERATOR, [AUDIENCE]), "other": ("system:serviceaccount:x:y", [AUDIENCE])}
-        self.tokens["api"] = (OPERATOR, [])  # for the API server itself: none of the audiences that were asked for
+        self.tokens = {
+            "good": (OPERATOR, [AUDIENCE]),
+            "other": ("system:serviceaccount:x:y", [AUDIENCE]),
+        }
+        self.tokens["api"] = (
+            OPERATOR,
+            [],
+        )  # for the API server itself: none of the audiences that were asked for
         self.asked: list[str] = []
         self.refuses = False
         self.refused = 0
         self.answers = asyncio.Event()
         self.answers.set()
 
-    async def create(self, resource: object, body: dict[str, Any], *, into: type[TokenReview]) -> TokenReview:
+    async def create(
+        self, resource: object, body: dict[str, Any], *, into: type[TokenReview]
+    ) -> TokenReview:
         assert resource is TOKEN_REVIEWS
         assert body["spec"]["audiences"] == [AUDIENCE]
         if self.refuses:
@@ -48,7 +65,9 @@ class Cluster:
 class EndReportStage(GatewayStage):
     def __init__(self) -> None:
         super().__init__(cluster=Cluster(), now=at(99))
-        self.http = httpx.AsyncClient(transport=httpx.ASGITransport(self.internal), base_url="http://gateway:8081")
+        self.http = httpx.AsyncClient(
+            transport=httpx.ASGITransport(self.internal), base_url="http://gateway:8081"
+        )
 
     async def post(self, body: bytes, token: str | None = "Bearer good") -> httpx.Response:
         headers = {"Authorization": token} if token is not None else {}
@@ -71,7 +90,12 @@ async def test_204_means_that_it_is_written_and_again_it_is_the_same(stage: EndR
     for _ in range(3):
         assert (await stage.post(an_end())).status_code == 204
     (session,), (run,) = await rows_of(stage.database)
-    assert (session.ended, session.end_reason, run.ended, run.ready) == (at(30), "deleted", at(30), at(1))
+    assert (session.ended, session.end_reason, run.ended, run.ready) == (
+        at(30),
+        "deleted",
+        at(30),
+        at(1),
+    )
 
 
 async def test_a_token_is_not_asked_about_again_and_again(stage: EndReportStage) -> None:
@@ -117,7 +141,10 @@ async def test_a_token_that_was_good_is_asked_about_at_the_limit(
 async def test_tokens_that_cannot_be_checked_are_counted(stage: EndReportStage) -> None:
     assert (await stage.post(an_end())).status_code == 204
     stage.cluster.refuses = True
-    statuses = [(await stage.post(an_end(), f"Bearer made-up-{number}")).status_code for number in range(100)]
+    statuses = [
+        (await stage.post(an_end(), f"Bearer made-up-{number}")).status_code
+        for number in range(100)
+    ]
     assert statuses == [503] * MOST_REFUSED + [429] * (100 - MOST_REFUSED)
     assert stage.cluster.refused == MOST_REFUSED
     assert (await stage.post(an_end())).status_code == 204
@@ -153,13 +180,17 @@ async def test_no_one_else_is_believed(stage: EndReportStage) -> None:
         (msgspec.json.encode(Life().created()), "is not ending"),
     ],
 )
-async def test_what_is_no_end_is_refused_in_words(stage: EndReportStage, body: bytes, words: str) -> None:
+async def test_what_is_no_end_is_refused_in_words(
+    stage: EndReportStage, body: bytes, words: str
+) -> None:
     answer = await stage.post(body)
     assert (answer.status_code, words in answer.text) == (400, True), answer.text
     assert await rows_of(stage.database) == ([], [])
 
 
-async def test_503_means_that_it_may_be_reported_again(stage: EndReportStage, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_503_means_that_it_may_be_reported_again(
+    stage: EndReportStage, monkeypatch: pytest.MonkeyPatch
+) -> None:
     stage.cluster.refuses = True
     assert (await stage.post(an_end())).status_code == 503
     stage.cluster.refuses = False
@@ -183,4 +214,7 @@ async def test_what_others_ask_of_history(stage: EndReportStage) -> None:
     assert await stage.history.past(limit=5, name="alice") == [past]
     assert await stage.history.session("uid-alice") == past
     assert await stage.history.session("uid-bob") is None
-    assert "vdi_gateway_recorder_lag_seconds 0.0" in generate_latest(stage.context.metrics.registry).decode()
+    assert (
+        "vdi_gateway_recorder_lag_seconds 0.0"
+        in generate_latest(stage.context.metrics.registry).decode()
+    )

@@ -1,4 +1,6 @@
-"""Whatever comes twice, late, from two replicas, or never: each run is there once, and nothing is invented."""
+"""Whatever comes twice, late, from two replicas, or never: each run is there once, and nothing is
+invented.
+"""
 
 from collections.abc import Callable, Sequence
 from datetime import datetime
@@ -25,7 +27,11 @@ class Table:
         self.runs: dict[datetime, RunRow] = {}
 
     def take(self, seen: SessionSnapshot, now: datetime) -> None:
-        old = Record(self.session, self.runs[max(self.runs)] if self.runs else None) if self.session else None
+        old = (
+            Record(self.session, self.runs[max(self.runs)] if self.runs else None)
+            if self.session
+            else None
+        )
         derived = derive(old, seen, now)
         if derived.news:
             self.session = derived.record.session
@@ -38,7 +44,9 @@ class Table:
 
 @st.composite
 def lives(draw: st.DrawFn) -> list[Seen]:
-    """A whole life as the watch shows it, each state with the moment when it comes; each step takes some minutes."""
+    """A whole life as the watch shows it, each state with the moment when it comes; each step takes
+    some minutes.
+    """
     life, minute = Life(), 0.0
     states: list[Seen] = [(read_snapshot(life.created(), template()), at(0))]
     on = False
@@ -53,7 +61,9 @@ def lives(draw: st.DrawFn) -> list[Seen]:
             "given_up": partial(life.given_up, minute),
             "queued": partial(life.queued, minute),
         }
-        possible = [name for name in steps if name != "start"] if on else ["queued", "start", "suspended"]
+        possible = (
+            [name for name in steps if name != "start"] if on else ["queued", "start", "suspended"]
+        )
         step = draw(st.sampled_from(possible))
         states.append((read_snapshot(steps[step](), template()), at(minute)))
         on = step in ("start", "running", "between_pods")
@@ -74,7 +84,9 @@ def recorded(states: Sequence[Seen]) -> Rows:
 
 @given(lives(), st.data())
 def test_what_comes_again_changes_nothing(states: list[Seen], data: st.DataObject) -> None:
-    """A restart lists again from any point on; an event comes twice; a lagging replica tells old news."""
+    """A restart lists again from any point on; an event comes twice; a lagging replica tells old
+    news.
+    """
     again: list[Seen] = []
     for index, (seen, now) in enumerate(states):
         again.append((seen, now))
@@ -84,7 +96,9 @@ def test_what_comes_again_changes_nothing(states: list[Seen], data: st.DataObjec
 
 
 @given(lives(), st.randoms(use_true_random=False))
-def test_two_replicas_that_both_watch_write_what_one_would(states: list[Seen], random: Random) -> None:
+def test_two_replicas_that_both_watch_write_what_one_would(
+    states: list[Seen], random: Random
+) -> None:
     both, places = Table(), [0, 0]
     while any(place < len(states) for place in places):
         replica = random.choice([one for one in (0, 1) if places[one] < len(states)])
@@ -94,7 +108,9 @@ def test_two_replicas_that_both_watch_write_what_one_would(states: list[Seen], r
 
 
 @given(lives(), st.data())
-def test_what_never_comes_is_missed_and_not_invented(states: list[Seen], data: st.DataObject) -> None:
+def test_what_never_comes_is_missed_and_not_invented(
+    states: list[Seen], data: st.DataObject
+) -> None:
     """The gateway was down for any part of it."""
     missed = data.draw(st.sets(st.integers(0, len(states) - 1)))
     kept = [state for index, state in enumerate(states) if index not in missed]

@@ -1,4 +1,6 @@
-"""What is watched gets into the database: once, whoever else writes, and also when the database was away."""
+"""What is watched gets into the database: once, whoever else writes, and also when the database was
+away.
+"""
 
 import asyncio
 import logging
@@ -43,7 +45,9 @@ async def test_initial_and_later_states_are_written(replica: Replica) -> None:
     alice, bob = Life(), Life("bob", user="bob@example.com")
     replica.tell(alice.running_since(0))
     async with running(replica):
-        await eventually(lambda: replica.recorder.written == 1 and replica.recorder.lag == 0, "alice is written")
+        await eventually(
+            lambda: replica.recorder.written == 1 and replica.recorder.lag == 0, "alice is written"
+        )
         replica.tell(bob.queued(3))
         replica.tell(alice.suspended(30))
         await eventually(lambda: replica.recorder.written == 3, "all is written")
@@ -63,15 +67,26 @@ async def test_states_that_say_nothing_new_are_not_even_looked_at(replica: Repli
 
 async def test_several_states_are_written_in_one_transaction(replica: Replica) -> None:
     life = Life()
-    for state in (life.queued(0), life.starting(10), life.suspended(20), life.starting(30), life.ending(40)):
+    for state in (
+        life.queued(0),
+        life.starting(10),
+        life.suspended(20),
+        life.starting(30),
+        life.ending(40),
+    ):
         replica.tell(state)
     await replica.write()
     (session,), runs = await rows_of(replica.database)
-    assert [(run.ended, run.end_reason) for run in runs] == [(at(20), "suspended"), (at(40), "deleted")]
+    assert [(run.ended, run.end_reason) for run in runs] == [
+        (at(20), "suspended"),
+        (at(40), "deleted"),
+    ]
     assert (session.ended, runs[0].queue_seconds, session.revision) == (at(40), 600, 1)
 
 
-async def test_a_restart_and_a_second_replica_find_it_written(database: Database, replica: Replica) -> None:
+async def test_a_restart_and_a_second_replica_find_it_written(
+    database: Database, replica: Replica
+) -> None:
     life = Life()
     states = [life.queued(0), life.starting(10), life.running(11)]
     for state in states:
@@ -111,7 +126,11 @@ async def test_who_has_read_too_early_reads_again(
 
 async def test_who_ended_it_is_known_from_the_audit(database: Database, replica: Replica) -> None:
     audit = Audit(database, lambda: NOW)
-    for name, actor, failed in (("alice", "alice@example.com", 0), ("bob", "root@example.com", 0), ("carol", "x", 1)):
+    for name, actor, failed in (
+        ("alice", "alice@example.com", 0),
+        ("bob", "root@example.com", 0),
+        ("carol", "x", 1),
+    ):
         life = Life(name, user=f"{name}@example.com")
         act = Act(actor=actor, action=END, target=name, uid=life.uid, owner=f"{name}@example.com")
         with suppress(OSError):
@@ -137,14 +156,18 @@ async def test_gone_is_gone(replica: Replica) -> None:
     assert replica.recorder._last == {}
 
 
-async def test_what_vanished_while_no_one_watched_is_closed(database: Database, replica: Replica) -> None:
+async def test_what_vanished_while_no_one_watched_is_closed(
+    database: Database, replica: Replica
+) -> None:
     lives = [Life(name) for name in ("alice", "bob", "carol")]
     for life in lives:
         replica.tell(life.running_since(0))
     await replica.write()
     after = Replica(database, lambda: NOW)
     after.tell(lives[0].running(1))
-    after.on_the_server["bob"] = Life("bob", uid="uid-bob-2").created()  # another one of the same name
+    after.on_the_server["bob"] = Life(
+        "bob", uid="uid-bob-2"
+    ).created()  # another one of the same name
     after.on_the_server["carol"] = lives[2].created()  # our watch has not brought it yet
     await after.recorder.close_lost()
     sessions, runs = await rows_of(database)
@@ -166,7 +189,9 @@ async def test_a_forbidden_session_does_not_block_closing_the_others(
     after = Replica(database, lambda: NOW)
     get, asked, is_away = after.get, list[str](), True
 
-    async def refuse(resource: object, name: str, *, namespace: str, into: type[VDISession]) -> VDISession:
+    async def refuse(
+        resource: object, name: str, *, namespace: str, into: type[VDISession]
+    ) -> VDISession:
         asked.append(name)
         if is_away:
             raise ConnectionFailed("https://api", "GET", "refused")
@@ -194,7 +219,12 @@ async def test_the_operators_report_is_written_when_it_is_answered(replica: Repl
     for _ in range(2):
         await replica.recorder.record_end(life.ending(9))
     (session,), (run,) = await rows_of(replica.database)
-    assert (session.ended, session.end_reason, run.ready, run.ended) == (at(9), "deleted", at(1), at(9))
+    assert (session.ended, session.end_reason, run.ready, run.ended) == (
+        at(9),
+        "deleted",
+        at(1),
+        at(9),
+    )
     assert replica.recorder._unwritten == {}
 
 
@@ -208,7 +238,9 @@ class Outage:
         @asynccontextmanager
         async def begin_unless_away() -> AsyncIterator[AsyncConnection]:
             if self.away:
-                raise DatabaseUnavailableError("unexpected response of the database: connection refused")
+                raise DatabaseUnavailableError(
+                    "unexpected response of the database: connection refused"
+                )
             async with begin() as connection:
                 yield connection
 
@@ -232,10 +264,20 @@ async def test_changes_during_an_outage_are_written_afterwards(
         with pytest.raises(DatabaseUnavailableError):
             await replica.recorder.record_end(life.ending(30))
         outage.away = False
-        await eventually(lambda: not replica.recorder.trouble and replica.recorder.lag == 0, "all is written")
+        await eventually(
+            lambda: not replica.recorder.trouble and replica.recorder.lag == 0, "all is written"
+        )
     (session,), (run,) = await rows_of(replica.database)
-    assert (session.ended, run.queue_seconds, run.startup_seconds, run.end_reason) == (at(30), 600, 120, "suspended")
-    assert [record.levelname for record in caplog.records] == ["ERROR", "WARNING"]  # said once, and that it is over
+    assert (session.ended, run.queue_seconds, run.startup_seconds, run.end_reason) == (
+        at(30),
+        600,
+        120,
+        "suspended",
+    )
+    assert [record.levelname for record in caplog.records] == [
+        "ERROR",
+        "WARNING",
+    ]  # said once, and that it is over
     assert "history is written again" in caplog.messages[-1]
 
 
@@ -258,7 +300,9 @@ async def test_memory_has_an_end(
 async def test_a_state_that_the_database_refuses_blocks_no_other(
     replica: Replica, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    async def save_but_bob(database: Database, connection: AsyncConnection, rows: Any, runs: Any) -> set[str]:
+    async def save_but_bob(
+        database: Database, connection: AsyncConnection, rows: Any, runs: Any
+    ) -> set[str]:
         if any(row.name == "bob" for row in rows):
             raise IntegrityError("INSERT", {}, ValueError("no"))
         return await save(database, connection, rows, runs)
@@ -276,7 +320,12 @@ async def test_an_unreadable_state_is_reported_once_and_passed_over(
     replica: Replica, caplog: pytest.LogCaptureFixture
 ) -> None:
     life = Life()
-    for start, message in (("yesterday", ""), ("yesterday", "Starting."), (None, ""), ("yesterday", "")):
+    for start, message in (
+        ("yesterday", ""),
+        ("yesterday", "Starting."),
+        (None, ""),
+        ("yesterday", ""),
+    ):
         replica.tell(life.state(startTime=start, message=message))
     await replica.write()
     assert len((await rows_of(replica.database))[0]) == 1
@@ -290,6 +339,9 @@ async def test_rows_of_one_name_are_reported_apart_by_uid(replica: Replica) -> N
     replica.tell(Life(uid="uid-alice-2", version=100).running_since(60))
     await replica.write()
     sessions, runs = await rows_of(replica.database)
-    assert [(session.uid, bool(session.ended)) for session in sessions] == [("uid-alice", True), ("uid-alice-2", False)]
+    assert [(session.uid, bool(session.ended)) for session in sessions] == [
+        ("uid-alice", True),
+        ("uid-alice-2", False),
+    ]
     assert [run.start for run in runs] == [at(0), at(60)]
     assert without_marks(sessions[0]) != without_marks(sessions[1])

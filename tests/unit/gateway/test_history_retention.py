@@ -18,7 +18,12 @@ NOW = at(4) + timedelta(days=DAYS)
 
 
 def retention(database: Database, recorder: object = None) -> Retention:
-    return Retention(database=database, recorder=cast(Recorder, recorder), kept=timedelta(days=DAYS), clock=lambda: NOW)
+    return Retention(
+        database=database,
+        recorder=cast(Recorder, recorder),
+        kept=timedelta(days=DAYS),
+        clock=lambda: NOW,
+    )
 
 
 @pytest.mark.parametrize("batch", [1, 2, 100])

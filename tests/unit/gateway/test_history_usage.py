@@ -1,4 +1,6 @@
-"""Hours by user and calendar month: exact at the turn of a month, and the same however it is asked."""
+"""Hours by user and calendar month: exact at the turn of a month, and the same however it is
+asked.
+"""
 
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -19,12 +21,16 @@ NOW = datetime(2026, 12, 15, tzinfo=UTC)
 ALICE, BOB = "alice@example.com", "bob@example.com"
 
 
-def run(start: datetime, hours: float | None, *, uid: str = "a", gpus: int | None = 1, **more: Any) -> RunRow:
+def run(
+    start: datetime, hours: float | None, *, uid: str = "a", gpus: int | None = 1, **more: Any
+) -> RunRow:
     ended = start + timedelta(hours=hours) if hours is not None else None
     return RunRow(uid=uid, start=start, ended=ended, gpus=gpus, **more)
 
 
-@pytest.mark.parametrize("text", ["", "2026", "2026-13", "2026-00", "26-11", "2026-1", "2026/11", "0000-01", "٢٠٢٦-١١"])
+@pytest.mark.parametrize(
+    "text", ["", "2026", "2026-13", "2026-00", "26-11", "2026-1", "2026/11", "0000-01", "٢٠٢٦-١١"]
+)
 def test_what_is_no_month_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match="allowed: months such as 2026-11"):
         Month.parse(text)
@@ -61,35 +67,86 @@ def test_the_report() -> None:
     eve = NOVEMBER.begin - timedelta(hours=1)
     rows = [
         (BOB, run(NOVEMBER.begin, 10, uid="b", gpus=None, startup_seconds=4.0)),
-        (ALICE, run(eve, 2, uid="a1", gpus=2, agent_minutes=9, queue_seconds=30.0, startup_seconds=5.0)),
-        (ALICE, run(NOVEMBER.begin, 3, uid="a1", gpus=2, agent_minutes=45, queue_seconds=10.0, startup_seconds=60.0)),
+        (
+            ALICE,
+            run(eve, 2, uid="a1", gpus=2, agent_minutes=9, queue_seconds=30.0, startup_seconds=5.0),
+        ),
+        (
+            ALICE,
+            run(
+                NOVEMBER.begin,
+                3,
+                uid="a1",
+                gpus=2,
+                agent_minutes=45,
+                queue_seconds=10.0,
+                startup_seconds=60.0,
+            ),
+        ),
         (ALICE, run(NOVEMBER.begin, 8, uid="a2", gpus=0, queue_seconds=20.0)),
     ]
-    alice, bob = sum_up([OwnedRun(user, "office", row) for user, row in rows], By.USER, NOVEMBER, NOW)
-    assert (alice.name, alice.sessions, alice.runs, alice.hours, alice.gpu_hours) == (ALICE, 2, 2, 12, 8)
+    alice, bob = sum_up(
+        [OwnedRun(user, "office", row) for user, row in rows], By.USER, NOVEMBER, NOW
+    )
+    assert (alice.name, alice.sessions, alice.runs, alice.hours, alice.gpu_hours) == (
+        ALICE,
+        2,
+        2,
+        12,
+        8,
+    )
     assert (alice.agent_hours, bob.agent_hours) == (0.75, 0), "of runs that started in this month"
-    assert (alice.queued, alice.median_queue_seconds, alice.median_startup_seconds) == (2, 15.0, 60.0)
+    assert (alice.queued, alice.median_queue_seconds, alice.median_startup_seconds) == (
+        2,
+        15.0,
+        60.0,
+    )
     assert (bob.hours, bob.gpu_hours, bob.queued, bob.median_queue_seconds) == (10, 0, 0, None)
-    figures = "sessions,runs,hours,gpuHours,agentHours,queued,medianQueueSeconds,medianStartupSeconds"
-    text = export_usage(UsageReport(month="2026-11", users=(alice, bob)), ExportFormat.CSV).decode().splitlines()
+    figures = (
+        "sessions,runs,hours,gpuHours,agentHours,queued,medianQueueSeconds,medianStartupSeconds"
+    )
+    text = (
+        export_usage(UsageReport(month="2026-11", users=(alice, bob)), ExportFormat.CSV)
+        .decode()
+        .splitlines()
+    )
     assert text[0] == f"user,month,{figures}"
     assert text[1:] == [
         "alice@example.com,2026-11,2,2,12.0,8.0,0.75,2,15.0,60.0",
         "bob@example.com,2026-11,1,1,10.0,0.0,0.0,0,,4.0",
     ]
-    lines = export_usage(UsageReport(month="2026-11", users=(alice,)), ExportFormat.JSON_LINES).decode()
+    lines = export_usage(
+        UsageReport(month="2026-11", users=(alice,)), ExportFormat.JSON_LINES
+    ).decode()
     assert lines.startswith('{"user":"alice@example.com","month":"2026-11","sessions":2,')
 
 
 async def test_hours_of_one_user_in_the_database() -> None:
     stage = GatewayStage()
-    for user, hours, template in (("alice", 1.5, "cad"), ("alice", 0.5, "office"), ("bob", 10, "office")):
+    for user, hours, template in (
+        ("alice", 1.5, "cad"),
+        ("alice", 0.5, "office"),
+        ("bob", 10, "office"),
+    ):
         stage.use(f"{user}@example.com", hours, template, end=at(60 * hours), gpus=2)
-    assert await stage.history.use_this_month("Alice@example.com", at(700)) == MonthUse(2, 4, DECEMBER.begin)
-    assert await stage.history.use_this_month("alice@example.com", NOW) == MonthUse(0, 0, DECEMBER.end)
+    assert await stage.history.use_this_month("Alice@example.com", at(700)) == MonthUse(
+        2, 4, DECEMBER.begin
+    )
+    assert await stage.history.use_this_month("alice@example.com", NOW) == MonthUse(
+        0, 0, DECEMBER.end
+    )
     report = await stage.history.usage(NOVEMBER, NOW)
-    assert [(usage.name, usage.hours, usage.gpu_hours) for usage in report.users] == [(BOB, 10, 20), (ALICE, 2, 4)]
-    assert [(usage.name, usage.hours) for usage in report.templates] == [("office", 10.5), ("cad", 1.5)]
+    assert [(usage.name, usage.hours, usage.gpu_hours) for usage in report.users] == [
+        (BOB, 10, 20),
+        (ALICE, 2, 4),
+    ]
+    assert [(usage.name, usage.hours) for usage in report.templates] == [
+        ("office", 10.5),
+        ("cad", 1.5),
+    ]
     mine = await stage.history.usage(NOVEMBER, NOW, "Alice@example.com")
     assert mine.users == report.users[1:]
-    assert [(usage.name, usage.hours) for usage in mine.templates] == [("cad", 1.5), ("office", 0.5)]
+    assert [(usage.name, usage.hours) for usage in mine.templates] == [
+        ("cad", 1.5),
+        ("office", 0.5),
+    ]

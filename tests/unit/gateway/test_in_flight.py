@@ -1,4 +1,6 @@
-"""Limits of what is under way between clients and desktops: counted, shared fairly, and given back."""
+"""Limits of what is under way between clients and desktops: counted, shared fairly, and given
+back.
+"""
 
 import asyncio
 from contextlib import AsyncExitStack, ExitStack
@@ -94,7 +96,10 @@ async def test_bytes_that_are_released_go_to_those_who_wait() -> None:
     budget, first, held = AnswerBudget(100, 100), AsyncExitStack(), AsyncExitStack()
     await budget.reserve(first, "alice", 100)
     async with asyncio.timeout(PATIENCE), asyncio.TaskGroup() as group, held:
-        waits = [group.create_task(budget.reserve(held, user, 50, seconds=PATIENCE)) for user in ("bob", "carol")]
+        waits = [
+            group.create_task(budget.reserve(held, user, 50, seconds=PATIENCE))
+            for user in ("bob", "carol")
+        ]
         await asyncio.sleep(0)  # both wait now
         await first.aclose()
         await asyncio.gather(*waits)

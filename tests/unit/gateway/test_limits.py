@@ -7,7 +7,16 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from support.builders import a_session, a_template
-from vdi.gateway.limits import Limit, Limits, LimitsError, MonthUse, gpus_of, home_refusal, read_limits, refusal
+from vdi.gateway.limits import (
+    Limit,
+    Limits,
+    LimitsError,
+    MonthUse,
+    gpus_of,
+    home_refusal,
+    read_limits,
+    refusal,
+)
 from vdi.gateway.rights import User
 from vdi.session.homes import resolve_home
 
@@ -46,7 +55,10 @@ def test_no_limits_limit_no_one(text: str) -> None:
         ("default: {sessions: many}", "default"),
         ("users: {a@b.c: {gpus: -1}}", "users.a@b.c.gpus: -1 is not allowed"),
         ("default: {hoursPerMonth: .inf}", "default.hoursPerMonth: inf is not allowed"),
-        ("groups: {g: {gpuHoursPerMonth: -2}}", "groups.g.gpuHoursPerMonth: -2.0 is not allowed; allowed: 0 or more"),
+        (
+            "groups: {g: {gpuHoursPerMonth: -2}}",
+            "groups.g.gpuHoursPerMonth: -2.0 is not allowed; allowed: 0 or more",
+        ),
         ("default: {homeStorage: 5 GB}", "default.homeStorage: '5 GB' is not a quantity"),
         ("default: {homeStorage: -5Gi}", "default.homeStorage: -5Gi is not allowed"),
         ("groups: {staff: {gpus: 1}, Staff: {gpus: 2}}", "groups: a name is given twice"),
@@ -77,11 +89,17 @@ def test_a_resumed_session_does_not_count_twice() -> None:
     assert refusal(Limit(sessions=1, gpus=1), ALICE, ("mine", 1), [("mine", 1)], NONE) is None
 
 
-@given(st.integers(0, 5), st.integers(0, 8), st.lists(st.integers(0, 3), max_size=6), st.integers(0, 4))
-@example(sessions=2, gpus=1, held=[2], desired=0)  # a desktop without GPUs passes a GPU limit that is exceeded
+@given(
+    st.integers(0, 5), st.integers(0, 8), st.lists(st.integers(0, 3), max_size=6), st.integers(0, 4)
+)
+@example(
+    sessions=2, gpus=1, held=[2], desired=0
+)  # a desktop without GPUs passes a GPU limit that is exceeded
 def test_no_run_exceeds_the_limits(sessions: int, gpus: int, held: list[int], desired: int) -> None:
     others = [(f"s{number}", one) for number, one in enumerate(held)]
-    allowed = refusal(Limit(sessions=sessions, gpus=gpus), ALICE, ("new", desired), others, NONE) is None
+    allowed = (
+        refusal(Limit(sessions=sessions, gpus=gpus), ALICE, ("new", desired), others, NONE) is None
+    )
     assert allowed == (len(held) + 1 <= sessions and (not desired or sum(held) + desired <= gpus))
 
 
@@ -95,7 +113,9 @@ def test_gpus_are_counted_as_the_operator_counts_them() -> None:
 def test_gpu_hours_are_refused_with_limit_and_use() -> None:
     used = MonthUse(500, 100.25, DECEMBER)
     said = refusal(Limit(gpu_hours=100), ALICE, ("new", 1), [], used) or ""
-    assert said.startswith("Your desktops may use 100 GPU hours per calendar month and have used 100.2.")
+    assert said.startswith(
+        "Your desktops may use 100 GPU hours per calendar month and have used 100.2."
+    )
     assert "restarts on 2026-12-01 at 00:00 UTC" in said and "without a GPU still start" in said
     assert refusal(Limit(gpu_hours=100), ALICE, ("new", 0), [], used) is None
     assert refusal(Limit(gpu_hours=100.5), ALICE, ("new", 1), [], used) is None
@@ -108,7 +128,7 @@ def test_a_new_home_is_refused_with_the_existing_ones() -> None:
     assert home_refusal(limit, home, {"home-a": 90 * 2**30}) is None
     said = home_refusal(limit, home, {"home-b": 50 * 2**30, "home-a": 45 * 2**30}) or ""
     assert said.startswith(
-        "Your homes may take up 100 GiB in total and take up 95 GiB (home-a 45 GiB, home-b 50 GiB). This desktop "
-        "would add a home of 10 GiB. Delete a home"
+        "Your homes may take up 100 GiB in total and take up 95 GiB (home-a 45 GiB, home-b 50 GiB)."
+        " This desktop would add a home of 10 GiB. Delete a home"
     )
     assert home_refusal(Limit(), home, {"home-a": 2**60}) is None

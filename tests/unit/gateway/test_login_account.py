@@ -28,7 +28,9 @@ async def stage() -> AsyncIterator[LoginStage]:
 
 @pytest.fixture
 async def alice(stage: LoginStage) -> Browser:
-    browser = stage.browser(**{"User-Agent": "Mozilla/5.0 (X11; Linux x86_64) Gecko/20100101 Firefox/140.0"})
+    browser = stage.browser(
+        **{"User-Agent": "Mozilla/5.0 (X11; Linux x86_64) Gecko/20100101 Firefox/140.0"}
+    )
     await browser.log_in()
     return browser
 
@@ -46,7 +48,9 @@ async def status_with(stage: LoginStage, token: str, path: str = "/api/v1/me") -
     return (await stage.browser(Authorization=f"Bearer {token}").get(path)).status_code
 
 
-async def test_an_api_token_is_shown_once_and_speaks_for_its_maker(stage: LoginStage, alice: Browser) -> None:
+async def test_an_api_token_is_shown_once_and_speaks_for_its_maker(
+    stage: LoginStage, alice: Browser
+) -> None:
     token = await make_token(alice)
     me = (await stage.browser(Authorization=f"Bearer {token}").get("/api/v1/me")).json()
     assert (me["user"], me["groups"], me["admin"]) == ("alice@example.com", ["engineering"], False)
@@ -55,7 +59,9 @@ async def test_an_api_token_is_shown_once_and_speaks_for_its_maker(stage: LoginS
     assert ("alice@example.com", "token.create", "alice@example.com", "done") in stage.acts
 
 
-async def test_an_api_token_ends_on_its_day_and_when_revoked(stage: LoginStage, alice: Browser) -> None:
+async def test_an_api_token_ends_on_its_day_and_when_revoked(
+    stage: LoginStage, alice: Browser
+) -> None:
     token = await make_token(alice, days="1")
     stage.clock.forward(seconds=1)
     other = await make_token(alice, days="7")
@@ -72,20 +78,35 @@ async def test_an_api_token_ends_on_its_day_and_when_revoked(stage: LoginStage, 
 async def test_a_token_makes_neither_tokens_nor_logins(stage: LoginStage, alice: Browser) -> None:
     token = await make_token(alice)
     program = stage.browser(Authorization=f"Bearer {token}")
-    for path in ("/account/tokens", "/account/logout-everywhere", "/account/logins/x/end", "/cli/authorize"):
-        assert (await program.post(path, data={"label": "x", "days": "30"})).status_code == 403, path
+    for path in (
+        "/account/tokens",
+        "/account/logout-everywhere",
+        "/account/logins/x/end",
+        "/cli/authorize",
+    ):
+        assert (await program.post(path, data={"label": "x", "days": "30"})).status_code == 403, (
+            path
+        )
     assert await status_with(stage, token, "/account") == 403
 
 
 async def test_a_bad_token_never_falls_back_to_the_cookie(alice: Browser) -> None:
     for value in ("Bearer vdi_wrong", "Bearer ", "Basic YTpi", "Bearer " + "x" * 5000):
-        assert (await alice.get("/api/v1/me", headers={"Authorization": value})).status_code == 401, value
+        assert (
+            await alice.get("/api/v1/me", headers={"Authorization": value})
+        ).status_code == 401, value
     assert (await alice.get("/api/v1/me")).status_code == 200
 
 
-@pytest.mark.parametrize(("label", "days"), [("", "30"), ("x" * 61, "30"), ("a\x07b", "30"), ("x", "31"), ("x", "-1")])
-async def test_a_token_with_odd_requests_is_refused_in_words(alice: Browser, label: str, days: str) -> None:
-    answer = await alice.submit("/account/tokens", (await alice.get("/account")).text, label=label, days=days)
+@pytest.mark.parametrize(
+    ("label", "days"), [("", "30"), ("x" * 61, "30"), ("a\x07b", "30"), ("x", "31"), ("x", "-1")]
+)
+async def test_a_token_with_odd_requests_is_refused_in_words(
+    alice: Browser, label: str, days: str
+) -> None:
+    answer = await alice.submit(
+        "/account/tokens", (await alice.get("/account")).text, label=label, days=days
+    )
     assert (answer.status_code, "allowed:" in answer.text) == (422, True)
 
 
@@ -94,13 +115,17 @@ async def test_tokens_made_at_once_are_counted(
 ) -> None:
     monkeypatch.setattr("vdi.gateway.login.logins.MOST_TOKENS", 5)
     page = (await alice.get("/account")).text
-    answers = await asyncio.gather(*(alice.submit("/account/tokens", page, label="x", days="30") for _ in range(12)))
+    answers = await asyncio.gather(
+        *(alice.submit("/account/tokens", page, label="x", days="30") for _ in range(12))
+    )
     assert sorted(answer.status_code for answer in answers) == [200] * 5 + [422] * 7
     assert len(await stage.logins.tokens("alice@example.com")) == 5
 
 
 async def test_i_see_my_browsers_and_sign_one_out(stage: LoginStage, alice: Browser) -> None:
-    other = stage.browser("198.51.100.9", **{"User-Agent": "Mozilla/5.0 (Windows NT 10.0) Chrome/150.0 Safari/537.36"})
+    other = stage.browser(
+        "198.51.100.9", **{"User-Agent": "Mozilla/5.0 (Windows NT 10.0) Chrome/150.0 Safari/537.36"}
+    )
     await other.log_in()
     login_id = (await other.get("/api/v1/me")).json()["login_id"]
     page = (await alice.get("/account")).text
@@ -123,7 +148,9 @@ async def test_signing_out_everywhere(stage: LoginStage, alice: Browser, with_to
     if with_tokens:
         ids |= {f"token:{made.id}" for made in await stage.logins.tokens("alice@example.com")}
     requested = {"tokens": "yes"} if with_tokens else {}
-    answer = await alice.submit("/account/logout-everywhere", (await alice.get("/account")).text, **requested)
+    answer = await alice.submit(
+        "/account/logout-everywhere", (await alice.get("/account")).text, **requested
+    )
     assert answer.status_code == 200
     (ended,) = stage.grants.ended
     assert (ended["user"], set(ended["over"])) == ("alice@example.com", ids)
@@ -151,7 +178,9 @@ async def test_an_administrator_signs_somebody_out(stage: LoginStage, alice: Bro
 async def test_no_one_else_signs_others_out(stage: LoginStage, alice: Browser) -> None:
     page = (await alice.get("/account")).text
     assert "sign-out-person" not in page
-    assert (await alice.submit("/account/sign-out-person", page, user="root@example.com")).status_code == 403
+    assert (
+        await alice.submit("/account/sign-out-person", page, user="root@example.com")
+    ).status_code == 403
     assert stage.grants.ended == []
 
 
@@ -179,8 +208,14 @@ async def test_signing_out_everywhere_is_not_outrun_by_a_new_token(
 @pytest.mark.parametrize(
     ("agent", "words"),
     [
-        ("Mozilla/5.0 (Macintosh; Intel Mac OS X 10_15_7) Version/18.0 Safari/605.1.15", "Safari on macOS"),
-        ("Mozilla/5.0 (Windows NT 10.0) Chrome/150.0.0.0 Safari/537.36 Edg/150.0", "Edge on Windows"),
+        (
+            "Mozilla/5.0 (Macintosh; Intel Mac OS X 10_15_7) Version/18.0 Safari/605.1.15",
+            "Safari on macOS",
+        ),
+        (
+            "Mozilla/5.0 (Windows NT 10.0) Chrome/150.0.0.0 Safari/537.36 Edg/150.0",
+            "Edge on Windows",
+        ),
         ("curl/8.5.0", "curl"),
         ("", "unknown"),
         ("x" * 100, "x" * 60),
@@ -219,7 +254,9 @@ async def agreed(browser: Browser, **more: str) -> str:
     return query["code"][0]
 
 
-async def test_the_command_line_gets_a_token_through_the_browser(stage: LoginStage, alice: Browser) -> None:
+async def test_the_command_line_gets_a_token_through_the_browser(
+    stage: LoginStage, alice: Browser
+) -> None:
     command, proof = stage.browser(), PROOF | {"code": await agreed(alice)}
     answer = (await command.post("/cli/token", data=proof)).json()
     assert (answer["user"], answer["expires"]) == ("alice@example.com", "2026-12-20T12:00:00Z")
@@ -247,13 +284,17 @@ async def test_vdi_login_respects_the_limit_of_tokens(
         ("code", "x"),
     ],
 )
-async def test_a_stolen_code_is_worth_nothing(stage: LoginStage, alice: Browser, field: str, value: str) -> None:
+async def test_a_stolen_code_is_worth_nothing(
+    stage: LoginStage, alice: Browser, field: str, value: str
+) -> None:
     proof = PROOF | {"code": await agreed(alice)} | {field: value}
     answer = await stage.browser().post("/cli/token", data=proof)
     assert (answer.status_code, set(answer.json())) == (400, {"error", "error_description"})
 
 
-async def test_a_code_ends_with_its_time_and_with_its_login(stage: LoginStage, alice: Browser) -> None:
+async def test_a_code_ends_with_its_time_and_with_its_login(
+    stage: LoginStage, alice: Browser
+) -> None:
     command, proof = stage.browser(), PROOF | {"code": await agreed(alice)}
     stage.clock.forward(seconds=301)
     assert (await command.post("/cli/token", data=proof)).status_code == 400
@@ -263,14 +304,18 @@ async def test_a_code_ends_with_its_time_and_with_its_login(stage: LoginStage, a
     assert "login that confirmed" in answer.json()["error_description"]
 
 
-async def test_without_a_loopback_address_the_code_is_shown(stage: LoginStage, alice: Browser) -> None:
+async def test_without_a_loopback_address_the_code_is_shown(
+    stage: LoginStage, alice: Browser
+) -> None:
     asked = question(redirect_uri="")
     page = (await alice.get("/cli/authorize", params=asked)).text
     answer = await alice.submit("/cli/authorize", page, **asked)
     assert "refresh" not in answer.headers
     found = re.search(r'<pre id="code">([^<]+)</pre>', answer.text)
     assert found is not None
-    done = await stage.browser().post("/cli/token", data={"code": found[1], "code_verifier": VERIFIER})
+    done = await stage.browser().post(
+        "/cli/token", data={"code": found[1], "code_verifier": VERIFIER}
+    )
     assert done.status_code == 200
 
 
@@ -292,7 +337,9 @@ async def test_odd_questions_are_refused(alice: Browser, field: str, value: str)
     assert answer.status_code == 400
     assert field in answer.text and "allowed" in answer.text
     page = (await alice.get("/account")).text
-    assert (await alice.submit("/cli/authorize", page, **question(**{field: value}))).status_code == 400
+    assert (
+        await alice.submit("/cli/authorize", page, **question(**{field: value}))
+    ).status_code == 400
 
 
 async def test_the_question_waits_for_the_login(stage: LoginStage) -> None:
@@ -309,7 +356,9 @@ async def test_the_question_waits_for_the_login(stage: LoginStage) -> None:
     assert PORTAL not in answer.headers["location"]
 
 
-@pytest.mark.parametrize("uri", ["http://127.0.0.1:1/", "http://127.0.0.1:65535", "http://[::1]:8000/back"])
+@pytest.mark.parametrize(
+    "uri", ["http://127.0.0.1:1/", "http://127.0.0.1:65535", "http://[::1]:8000/back"]
+)
 def test_loopback_is_taken_by_number_and_port(uri: str) -> None:
     assert loopback(uri)
 
@@ -318,7 +367,10 @@ def test_loopback_is_taken_by_number_and_port(uri: str) -> None:
     "uri",
     [
         *(f"http://127.0.0.1{rest}" for rest in ("/", ":0/", ":65536/", ":1/?x", ":1/#x", ":1/\n")),
-        *(f"http://127.0.0.1{rest}" for rest in (":1@evil.example/", ".evil.example:1/", ":1\\@evil.example")),
+        *(
+            f"http://127.0.0.1{rest}"
+            for rest in (":1@evil.example/", ".evil.example:1/", ":1\\@evil.example")
+        ),
         *("https://127.0.0.1:1/", "http://localhost:1/", "http://127.0.0.2:1/"),
     ],
 )

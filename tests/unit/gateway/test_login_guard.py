@@ -1,4 +1,6 @@
-"""What is refused to whom: pages without a login, forms that no page of ours has sent, addresses that are not ours."""
+"""What is refused to whom: pages without a login, forms that no page of ours has sent, addresses
+that are not ours.
+"""
 
 from collections.abc import AsyncIterator
 from urllib.parse import urljoin, urlsplit
@@ -36,7 +38,10 @@ async def token_of(browser: Browser) -> str:
 
 async def test_a_page_leads_to_the_login_and_back(stage: LoginStage) -> None:
     answer = await stage.browser().get("/account?x=1&y=%2F")
-    assert (answer.status_code, answer.headers["location"]) == (303, "/login?next=/account%3Fx%3D1%26y%3D%252F")
+    assert (answer.status_code, answer.headers["location"]) == (
+        303,
+        "/login?next=/account%3Fx%3D1%26y%3D%252F",
+    )
     assert (await stage.browser().get("/")).headers["location"] == "/login"
 
 
@@ -47,27 +52,44 @@ async def test_what_is_no_page_is_reported_401(stage: LoginStage) -> None:
         (stage.browser(Accept="*/*"), "/"),
     ):
         answer = await browser.get(path)
-        assert (answer.status_code, answer.headers["www-authenticate"].startswith("Bearer")) == (401, True)
+        assert (answer.status_code, answer.headers["www-authenticate"].startswith("Bearer")) == (
+            401,
+            True,
+        )
 
 
 async def test_htmx_goes_to_the_login_from_the_page_it_is_on(stage: LoginStage) -> None:
     headers = {"HX-Request": "true", "HX-Current-URL": f"{PORTAL}/history?page=2"}
     answer = await stage.browser().get("/", headers=headers)
-    assert (answer.status_code, answer.headers["hx-redirect"]) == (401, "/login?next=/history%3Fpage%3D2")
+    assert (answer.status_code, answer.headers["hx-redirect"]) == (
+        401,
+        "/login?next=/history%3Fpage%3D2",
+    )
 
 
 async def test_a_form_of_ours_is_taken(alice: Browser) -> None:
     token = await token_of(alice)
     for headers in ({"Origin": PORTAL}, {"Sec-Fetch-Site": "same-origin"}):
-        assert (await alice.post("/change", data={"csrf": token}, headers=headers)).status_code == 200
-        assert (await alice.post("/change", headers=headers | {"X-CSRF-Token": token})).status_code == 200
+        assert (
+            await alice.post("/change", data={"csrf": token}, headers=headers)
+        ).status_code == 200
+        assert (
+            await alice.post("/change", headers=headers | {"X-CSRF-Token": token})
+        ).status_code == 200
     assert await token_of(alice) != token, "each page has another"
 
 
-ORIGINS = ("https://evil.example", "https://alice-desktop.vdi.localhost", "https://portal.vdi.localhost.evil.example")
+ORIGINS = (
+    "https://evil.example",
+    "https://alice-desktop.vdi.localhost",
+    "https://portal.vdi.localhost.evil.example",
+)
 ELSEWHERE: list[dict[str, str]] = [
     {},
-    *({"Origin": origin} for origin in (*ORIGINS, "http://portal.vdi.localhost", f"{PORTAL}:444", "null")),
+    *(
+        {"Origin": origin}
+        for origin in (*ORIGINS, "http://portal.vdi.localhost", f"{PORTAL}:444", "null")
+    ),
     *({"Sec-Fetch-Site": site} for site in ("cross-site", "same-site", "none")),
     {"Sec-Fetch-Site": "same-site", "Origin": PORTAL},
     {"Sec-Fetch-Site": "same-origin", "Origin": "https://evil.example"},
@@ -84,7 +106,15 @@ async def test_a_form_without_its_token_is_refused(stage: LoginStage, alice: Bro
     other = stage.browser()
     await other.log_in("root")
     token = await token_of(alice)
-    for wrong in ("", "x", await token_of(other), token[:-2], token + "AA", "ä", credentials.make_csrf_token("")):
+    for wrong in (
+        "",
+        "x",
+        await token_of(other),
+        token[:-2],
+        token + "AA",
+        "ä",
+        credentials.make_csrf_token(""),
+    ):
         answer = await alice.post("/change", data={"csrf": wrong}, headers={"Origin": PORTAL})
         assert answer.status_code == 403, wrong
     as_json = await alice.post("/change", json={"csrf": token}, headers={"Origin": PORTAL})
@@ -96,7 +126,9 @@ async def test_no_other_page_logs_a_browser_in(stage: LoginStage) -> None:
     right = csrf_of((await browser.get("/login")).text)
     fields = {"user": "alice@example.com", "password": PASSWORD}
     for token, origin in (("", PORTAL), (right, "https://evil.example")):
-        answer = await browser.post("/login", data=fields | {"csrf": token}, headers={"Origin": origin})
+        answer = await browser.post(
+            "/login", data=fields | {"csrf": token}, headers={"Origin": origin}
+        )
         assert answer.status_code == 403, origin
         assert "__Host-vdi-login" not in browser.copy_cookies()
 
@@ -118,8 +150,14 @@ def test_own_pages_are_gone_to(good: str) -> None:
         *(f"{lead}evil.example" for lead in ("//", "///", "/\\", "\\\\", " //", "/\t/", "/\n/")),
         *(f"{lead}evil.example" for lead in ("https://", "https:", "https:/", f"{OURS_URL}@")),
         *(f"https://evil.example{mark}.vdi.example.com:8443/" for mark in "/?#"),
-        *(f"https://{name}vdi.example.com:8443/" for name in ("", "a.b.", "evil", "evil.example@portal.")),
-        *(f"https://portal.vdi.example.com{port}/" for port in ("", ":9", ":x", ".evil.example:8443")),
+        *(
+            f"https://{name}vdi.example.com:8443/"
+            for name in ("", "a.b.", "evil", "evil.example@portal.")
+        ),
+        *(
+            f"https://portal.vdi.example.com{port}/"
+            for port in ("", ":9", ":x", ".evil.example:8443")
+        ),
         *("https://vdi.example.com.evil.example:8443/", OURS_URL.replace("https", "http")),
     ],
 )
@@ -138,7 +176,10 @@ def test_no_text_leads_away(text: str) -> None:
 
 @given(st.text(min_size=1), st.text(min_size=1))
 def test_a_csrf_token_fits_its_own_secret_alone(secret: str, other: str) -> None:
-    secret, other = secret.encode("utf-8", "replace").decode(), other.encode("utf-8", "replace").decode()
+    secret, other = (
+        secret.encode("utf-8", "replace").decode(),
+        other.encode("utf-8", "replace").decode(),
+    )
     token = credentials.make_csrf_token(secret)
     assert credentials.matches_csrf_token(secret, token)
     assert credentials.matches_csrf_token(other, token) == (other == secret)

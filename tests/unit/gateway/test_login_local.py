@@ -1,4 +1,6 @@
-"""Logging in with a password: who gets in, what the cookie is, how long it holds, and who learns what."""
+"""Logging in with a password: who gets in, what the cookie is, how long it holds, and who learns
+what.
+"""
 
 import re
 from collections.abc import AsyncIterator
@@ -9,7 +11,12 @@ from msgspec.structs import replace
 from support.csrf import csrf_of
 from unit.gateway.gateway_stage import PASSWORD, PORTAL, Browser
 from unit.gateway.login_stage import LoginStage, user
-from vdi.gateway.login.local_users import MAX_PASSWORD_BYTES, MAX_WAITING, LoginsBusyError, Passwords
+from vdi.gateway.login.local_users import (
+    MAX_PASSWORD_BYTES,
+    MAX_WAITING,
+    LoginsBusyError,
+    Passwords,
+)
 from vdi.kube.errors import ConnectionFailed
 
 
@@ -46,27 +53,38 @@ async def test_the_groups_of_a_user_are_the_same_in_upper_case(stage: LoginStage
 
 async def test_the_address_is_the_same_in_upper_case_and_with_spaces(stage: LoginStage) -> None:
     browser = stage.browser()
-    assert (await browser.submit("/login", user="  Alice@Example.COM ", password=PASSWORD)).status_code == 303
+    assert (
+        await browser.submit("/login", user="  Alice@Example.COM ", password=PASSWORD)
+    ).status_code == 303
     assert (await browser.get("/api/v1/me")).json()["user"] == "alice@example.com"
 
 
 async def test_the_cookie_is_for_this_host_alone(stage: LoginStage) -> None:
     answer = await stage.browser().log_in()
-    cookie = next(one for one in answer.headers.get_list("set-cookie") if one.startswith("__Host-vdi-login="))
+    cookie = next(
+        one for one in answer.headers.get_list("set-cookie") if one.startswith("__Host-vdi-login=")
+    )
     attributes = {part.strip().lower() for part in cookie.split(";")[1:]}
     assert {"secure", "httponly", "path=/", "samesite=lax", "max-age=604800"} <= attributes
     assert not any(attribute.startswith("domain") for attribute in attributes)
-    assert "__Host-vdi-before=" in str(answer.headers.get_list("set-cookie"))  # the cookie of before is dropped
+    assert "__Host-vdi-before=" in str(
+        answer.headers.get_list("set-cookie")
+    )  # the cookie of before is dropped
 
 
 @pytest.mark.parametrize(
     ("name", "password"),
     [
-        *(("alice", wrong) for wrong in ("wrong", "", PASSWORD + "\0", "x" * (MAX_PASSWORD_BYTES + 1))),
+        *(
+            ("alice", wrong)
+            for wrong in ("wrong", "", PASSWORD + "\0", "x" * (MAX_PASSWORD_BYTES + 1))
+        ),
         *((name, PASSWORD) for name in ("nobody", "al ice")),
     ],
 )
-async def test_whoever_is_wrong_is_reported_the_same(stage: LoginStage, name: str, password: str) -> None:
+async def test_whoever_is_wrong_is_reported_the_same(
+    stage: LoginStage, name: str, password: str
+) -> None:
     browser = stage.browser()
     expected = await browser.log_in("somebody", "something else")
     answer = await browser.log_in(name, password)
@@ -86,7 +104,9 @@ async def test_a_password_in_the_wrong_field_is_not_written_down(
     browser = stage.browser()
     await browser.submit("/login", user="hunter2 is@my password", password="")
     await browser.log_in("alice", "wrong")
-    assert stage.acts == [(user, "login.begin", user, "refused") for user in ("", "alice@example.com")]
+    assert stage.acts == [
+        (user, "login.begin", user, "refused") for user in ("", "alice@example.com")
+    ]
     assert stage.counted("local", "refused") == 2
     assert "hunter2" not in caplog.text
 
@@ -104,7 +124,12 @@ async def test_an_unknown_user_costs_as_many_hashes_as_a_known_one(
 
     monkeypatch.setattr(passwords, "_verify", look)
     browser = stage.browser()
-    for name, password in (("alice", "wrong"), ("nobody", "wrong"), ("no address", "wrong"), ("alice", "x" * 2000)):
+    for name, password in (
+        ("alice", "wrong"),
+        ("nobody", "wrong"),
+        ("no address", "wrong"),
+        ("alice", "x" * 2000),
+    ):
         await browser.log_in(name, password)
     assert len(looked) == 4
     parameters = {stored.rsplit("$", 2)[0] for stored in looked}
@@ -122,7 +147,9 @@ async def test_a_login_ends_when_idle_and_after_a_week(stage: LoginStage) -> Non
         assert (await browser.get("/api/v1/me")).status_code == 401, hours
 
 
-async def test_what_a_page_requests_by_itself_does_not_keep_the_login(stage: LoginStage, alice: Browser) -> None:
+async def test_what_a_page_requests_by_itself_does_not_keep_the_login(
+    stage: LoginStage, alice: Browser
+) -> None:
     logins, secret = stage.logins, alice.copy_cookies()["__Host-vdi-login"]
     stage.clock.forward(hours=8)
     assert await logins.person_by_cookie(secret, in_use=False)
@@ -142,11 +169,15 @@ async def test_work_in_a_desktop_keeps_the_login(stage: LoginStage, alice: Brows
     assert not await stage.logins.is_live("no such login")
 
 
-async def test_logging_in_makes_a_new_cookie_and_ends_the_old_login(stage: LoginStage, alice: Browser) -> None:
+async def test_logging_in_makes_a_new_cookie_and_ends_the_old_login(
+    stage: LoginStage, alice: Browser
+) -> None:
     first = alice.copy_cookies()["__Host-vdi-login"]
     first_id = (await alice.get("/api/v1/me")).json()["login_id"]
     page = (await alice.get("/account")).text
-    assert (await alice.submit("/login", page, user="root@example.com", password=PASSWORD)).status_code == 303
+    assert (
+        await alice.submit("/login", page, user="root@example.com", password=PASSWORD)
+    ).status_code == 303
     assert alice.copy_cookies()["__Host-vdi-login"] != first
     assert {"login_id": first_id} in stage.grants.ended
     thief = stage.browser()
@@ -161,7 +192,9 @@ async def test_a_cookie_that_somebody_planted_is_never_a_login(stage: LoginStage
     assert browser.cookies.get("__Host-vdi-login", domain="portal.vdi.localhost") != "planted"
 
 
-async def test_logging_out_ends_the_login_and_its_ways_into_desktops(stage: LoginStage, alice: Browser) -> None:
+async def test_logging_out_ends_the_login_and_its_ways_into_desktops(
+    stage: LoginStage, alice: Browser
+) -> None:
     stolen = alice.copy_cookies()
     login_id = (await alice.get("/api/v1/me")).json()["login_id"]
     answer = await alice.submit("/logout", (await alice.get("/account")).text)
@@ -187,7 +220,9 @@ async def test_a_form_from_before_is_shown_again(stage: LoginStage) -> None:
     assert csrf_of(answer.text)
 
 
-async def test_removed_users_and_new_passwords_end_logins(stage: LoginStage, alice: Browser) -> None:
+async def test_removed_users_and_new_passwords_end_logins(
+    stage: LoginStage, alice: Browser
+) -> None:
     root = stage.browser()
     await root.log_in("root")
     login_id = (await alice.get("/api/v1/me")).json()["login_id"]
@@ -230,9 +265,14 @@ async def test_without_the_secret_no_one_gets_in(stage: LoginStage) -> None:
     assert "api" not in words.lower().replace("capital", "")
 
 
-async def test_a_bad_entry_locks_no_one_else_out(stage: LoginStage, caplog: pytest.LogCaptureFixture) -> None:
+async def test_a_bad_entry_locks_no_one_else_out(
+    stage: LoginStage, caplog: pytest.LogCaptureFixture
+) -> None:
     known = stage.users["alice@example.com"]
-    stage.write_users(f"alice@example.com: {{password: '{known.password}'}}\nbob@example.com: {{password: plain}}\n")
+    stage.write_users(
+        f"alice@example.com: {{password: '{known.password}'}}\nbob@example.com: {{password:"
+        " plain}\n"
+    )
     assert (await stage.browser().log_in()).status_code == 303
     assert "bob@example.com" in caplog.text and "plain" not in caplog.text
     assert (await stage.browser().log_in("bob", "plain")).status_code == 403

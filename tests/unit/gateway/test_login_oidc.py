@@ -1,4 +1,6 @@
-"""What is believed of an identity provider. A real one is in tests/cluster; here is one that lies as a test asks."""
+"""What is believed of an identity provider. A real one is in tests/cluster; here is one that lies
+as a test asks.
+"""
 
 import asyncio
 import hashlib
@@ -46,7 +48,9 @@ from vdi.http_client import HttpClient, open_client_for_any_host
 
 ISSUER, BACK = "https://id.example.com/realms/vdi", "/login/oidc/back"
 CONFIG = OIDCSettings(issuer=ISSUER, client_id="vdi", client_secret="se:cret/ä", name="Example ID")
-WITH_OIDC = Settings(oidc=CONFIG, admin_users=frozenset({"boss@example.com"}), admin_groups=frozenset({"admins"}))
+WITH_OIDC = Settings(
+    oidc=CONFIG, admin_users=frozenset({"boss@example.com"}), admin_groups=frozenset({"admins"})
+)
 ACCOUNT = Identity(user="alice@example.com", source=SOURCE_OIDC, issuer=ISSUER, subject="1")
 KEY = RSAKey.generate_key(2048, parameters={"kid": "k1", "use": "sig", "alg": "RS256"})
 OTHER_KEY = RSAKey.generate_key(2048, parameters={"kid": "k1"})
@@ -56,7 +60,9 @@ HEAD = b'{"alg":"RS256","kid":"k1"}'
 
 
 def signed(head: bytes, body: bytes) -> str:
-    """A token by hand: the library refuses to sign what is no claims, or cannot be written as UTF-8."""
+    """A token by hand: the library refuses to sign what is no claims, or cannot be written as
+    UTF-8.
+    """
     text = f"{oidc._base64url(head)}.{oidc._base64url(body)}"
     assert KEY.private_key is not None
     return f"{text}.{oidc._base64url(KEY.private_key.sign(text.encode(), padding.PKCS1v15(), hashes.SHA256()))}"
@@ -71,7 +77,9 @@ class FakeProvider:
     user_info: dict[str, Any] = field(default_factory=dict)
     metadata: dict[str, Any] = field(default_factory=dict)
     # Makes the ID token of these claims, or is the token.
-    sign: str | Callable[[dict[str, Any]], str] = lambda claims: signed(HEAD, json.dumps(claims).encode())
+    sign: str | Callable[[dict[str, Any]], str] = lambda claims: signed(
+        HEAD, json.dumps(claims).encode()
+    )
     keys: list[Any] = field(default_factory=lambda: [KEY.as_dict(private=False)])
     down: bool = False
     # Whether the token endpoint sends the gateway on to another host.
@@ -109,10 +117,20 @@ class FakeProvider:
                     return self.refusal
                 if self.redirects:
                     return httpx.Response(307, headers={"Location": "https://evil.example/token"})
-                if not self.any_verifier and oidc.challenge_of(self.form["code_verifier"][0]) != self.challenge:
+                if (
+                    not self.any_verifier
+                    and oidc.challenge_of(self.form["code_verifier"][0]) != self.challenge
+                ):
                     return httpx.Response(400, json={"error": "invalid_grant"})
                 now = int(self.clock())
-                claims = {"iss": ISSUER, "aud": "vdi", "sub": "1", "iat": now, "exp": now + 60, "nonce": self.nonce}
+                claims = {
+                    "iss": ISSUER,
+                    "aud": "vdi",
+                    "sub": "1",
+                    "iat": now,
+                    "exp": now + 60,
+                    "nonce": self.nonce,
+                }
                 claims |= {"email": "Alice@Example.com", "email_verified": True, "name": "Alice"}
                 claims |= {"groups": ["engineering"]} | self.claims
                 claims = {name: value for name, value in claims.items() if value is not None}
@@ -162,12 +180,18 @@ class SignOn:
 
 
 def _unread(answer: httpx.Response) -> httpx.Response:
-    """The same as it would come over the wire: httpx counts the body of a response made from text as read."""
-    return httpx.Response(answer.status_code, headers=answer.headers, stream=httpx.ByteStream(answer.content))
+    """The same as it would come over the wire: httpx counts the body of a response made from text
+    as read.
+    """
+    return httpx.Response(
+        answer.status_code, headers=answer.headers, stream=httpx.ByteStream(answer.content)
+    )
 
 
 @asynccontextmanager
-async def signing_on(throttle: Throttle | None = None, config: OIDCSettings = CONFIG) -> AsyncIterator[SignOn]:
+async def signing_on(
+    throttle: Throttle | None = None, config: OIDCSettings = CONFIG
+) -> AsyncIterator[SignOn]:
     made: list[FakeProvider] = []
     settings = replace(WITH_OIDC, oidc=config)
 
@@ -284,7 +308,9 @@ async def test_a_token_that_says_something_else_is_not_believed(sign_on: SignOn)
 async def test_no_answer_of_a_provider_takes_more_than_its_limit(name: str) -> None:
     async with serve_answer(HOSTILE[name]) as server:
         http = open_client_for_any_host(seconds=5)  # the first one reads all certificates
-        provider = OIDCProvider(OIDCSettings(issuer=server.url, client_id="vdi"), WITH_OIDC, http=http)
+        provider = OIDCProvider(
+            OIDCSettings(issuer=server.url, client_id="vdi"), WITH_OIDC, http=http
+        )
         tracemalloc.start()
         try:
             with pytest.raises(ProviderDownError, match="well-known/openid-configuration: "):
@@ -311,12 +337,15 @@ async def test_a_provider_that_drips_is_given_up(monkeypatch: pytest.MonkeyPatch
         {"aud": ["vdi"]},
         {"aud": ["vdi", "x"], "azp": "vdi"},
         {"azp": "vdi"},
-        # OpenID Connect Core 1.0, 3.1.3.8: the ID token may name the access token that came with it.
+        # OpenID Connect Core 1.0, 3.1.3.8: the ID token may name the access token that came with
+        # it.
         {"at_hash": oidc._base64url(hashlib.sha256(b"at").digest()[:16])},
     ],
     ids=str,
 )
-async def test_audiences_and_access_tokens_of_ours_are_believed(sign_on: SignOn, claims: dict[str, Any]) -> None:
+async def test_audiences_and_access_tokens_of_ours_are_believed(
+    sign_on: SignOn, claims: dict[str, Any]
+) -> None:
     assert (await sign_on.come_back(**claims)).status_code == 303
 
 
@@ -327,7 +356,11 @@ def none(claims: dict[str, Any]) -> str:
 
 def hs256(claims: dict[str, Any], key: bytes) -> str:
     """By hand: the library refuses to sign with what everybody knows."""
-    text = oidc._base64url(b'{"alg":"HS256","kid":"k1"}') + "." + oidc._base64url(msgspec.json.encode(claims))
+    text = (
+        oidc._base64url(b'{"alg":"HS256","kid":"k1"}')
+        + "."
+        + oidc._base64url(msgspec.json.encode(claims))
+    )
     return f"{text}.{oidc._base64url(hmac.digest(key, text.encode(), 'sha256'))}"
 
 
@@ -343,7 +376,9 @@ WRONG_TOKENS: list[str | Callable[[dict[str, Any]], str]] = [
     lambda claims: hs256(claims, CONFIG.client_secret.encode()),
     lambda claims: jwt.encode({"alg": "RS256", "kid": "k1"}, claims, OTHER_KEY),
     lambda claims: jwt.encode({"alg": "RS256", "kid": "k2"}, claims, OTHER_KEY),
-    lambda claims: jwt.encode({"alg": "RS256", "jwk": OTHER_KEY.as_dict(private=False)}, claims, OTHER_KEY),
+    lambda claims: jwt.encode(
+        {"alg": "RS256", "jwk": OTHER_KEY.as_dict(private=False)}, claims, OTHER_KEY
+    ),
     *(signed(HEAD, body) for body in (b"[]", b"1", b"null", b"\xff\xfe", b"[" * 50_000)),
     signed(HEAD, b'{"a":' * 5000 + b"1" + b"}" * 5000),
     *(signed(head, b"{}") for head in (b"[]", b"[" * 50_000)),
@@ -364,17 +399,25 @@ async def test_a_token_that_is_not_signed_is_not_believed(sign_on: SignOn) -> No
 
 
 @pytest.mark.parametrize("later", [61, 3601])
-async def test_a_swapped_key_counts_once_the_keys_are_read_again(sign_on: SignOn, later: int) -> None:
+async def test_a_swapped_key_counts_once_the_keys_are_read_again(
+    sign_on: SignOn, later: int
+) -> None:
     assert (await sign_on.come_back()).status_code == 303
     sign_on.provider.keys = [OTHER_KEY.as_dict(private=False)]
-    sign_on.provider.sign = lambda claims: jwt.encode({"alg": "RS256", "kid": "k1"}, claims, OTHER_KEY)
+    sign_on.provider.sign = lambda claims: jwt.encode(
+        {"alg": "RS256", "kid": "k1"}, claims, OTHER_KEY
+    )
     sign_on.stage.clock.forward(seconds=later)
     assert (await sign_on.come_back()).status_code == (303 if later > 3600 else 403)
 
 
-async def test_unknown_keys_by_the_dozen_are_looked_up_once(sign_on: SignOn, browser: Browser) -> None:
+async def test_unknown_keys_by_the_dozen_are_looked_up_once(
+    sign_on: SignOn, browser: Browser
+) -> None:
     assert (await sign_on.come_back()).status_code == 303
-    sign_on.provider.sign = lambda claims: jwt.encode({"alg": "RS256", "kid": "k9"}, claims, OTHER_KEY)
+    sign_on.provider.sign = lambda claims: jwt.encode(
+        {"alg": "RS256", "kid": "k9"}, claims, OTHER_KEY
+    )
     sign_on.stage.clock.forward(seconds=31)
     back = [await sign_on.go(browser) for _ in range(12)]
     sign_on.provider.any_verifier = True
@@ -419,10 +462,16 @@ async def test_a_shared_secret_among_the_keys_signs_nothing(sign_on: SignOn) -> 
     assert (await sign_on.come_back()).status_code == 403
 
 
-@pytest.mark.parametrize(("name", "last", "first_refused"), [("exp", -59, -60), ("iat", 60, 61), ("nbf", 60, 61)])
-async def test_clocks_may_differ_by_a_minute(sign_on: SignOn, name: str, last: int, first_refused: int) -> None:
+@pytest.mark.parametrize(
+    ("name", "last", "first_refused"), [("exp", -59, -60), ("iat", 60, 61), ("nbf", 60, 61)]
+)
+async def test_clocks_may_differ_by_a_minute(
+    sign_on: SignOn, name: str, last: int, first_refused: int
+) -> None:
     now = int(sign_on.stage.clock.now().timestamp())
-    answers = [await sign_on.come_back(**{name: now + seconds}) for seconds in (last, first_refused)]
+    answers = [
+        await sign_on.come_back(**{name: now + seconds}) for seconds in (last, first_refused)
+    ]
     assert [answer.status_code for answer in answers] == [303, 403]
 
 
@@ -431,7 +480,9 @@ async def test_a_new_key_is_looked_up(sign_on: SignOn) -> None:
     new = RSAKey.generate_key(2048, parameters={"kid": "k2"})
     sign_on.provider.keys = [{"kty": "odd"}, new.as_dict(private=False)]
     sign_on.provider.sign = lambda claims: jwt.encode({"alg": "RS256", "kid": "k2"}, claims, new)
-    assert (await sign_on.come_back()).status_code == 403, "not at once: anybody could make us ask again and again"
+    assert (await sign_on.come_back()).status_code == 403, (
+        "not at once: anybody could make us ask again and again"
+    )
     sign_on.stage.clock.forward(seconds=31)
     assert (await sign_on.come_back()).status_code == 303
 
@@ -443,7 +494,11 @@ REFUSED_ADDRESSES: dict[str, list[dict[str, Any]]] = {
     "gateway.oidc.requireVerified": [{"email_verified": None}],
     "cannot be used": [
         {"email": email}
-        for email in ("no address", "a@b.c\nd@e.f", *(f"bob{odd}@example.com" for odd in ("\u200b", "\ud800", "\0")))
+        for email in (
+            "no address",
+            "a@b.c\nd@e.f",
+            *(f"bob{odd}@example.com" for odd in ("\u200b", "\ud800", "\0")),
+        )
     ],
 }
 
@@ -459,7 +514,11 @@ async def test_without_an_address_that_is_theirs_no_one_comes_in(
 
 
 async def test_what_the_token_lacks_is_in_the_user_info(sign_on: SignOn, browser: Browser) -> None:
-    sign_on.provider.user_info = {"email": "bob@example.com", "email_verified": True, "groups": "admins, staff"}
+    sign_on.provider.user_info = {
+        "email": "bob@example.com",
+        "email_verified": True,
+        "groups": "admins, staff",
+    }
     await sign_on.come_back(browser, email=None, email_verified=None, groups=None)
     me = (await browser.get("/api/v1/me")).json()
     assert (me["user"], me["groups"], me["admin"]) == ("bob@example.com", ["admins", "staff"], True)
@@ -474,7 +533,9 @@ async def test_an_address_is_verified_only_by_what_is_said_beside_it(sign_on: Si
     answer = await sign_on.come_back(email="boss@example.com", email_verified=None)
     assert answer.status_code == 403 and "docs/login.md#verified" in answer.text
     sign_on.provider.user_info = {"email": "Alice@Example.com", "email_verified": True}
-    assert (await sign_on.come_back(email="Alice@Example.com", email_verified=None)).status_code == 303
+    assert (
+        await sign_on.come_back(email="Alice@Example.com", email_verified=None)
+    ).status_code == 303
 
 
 async def test_a_setting_allows_addresses_without_verification() -> None:
@@ -499,11 +560,20 @@ async def user_of(sign_on: SignOn, **claims: Any) -> str:
 async def test_an_address_stays_with_the_account_that_came_first(sign_on: SignOn) -> None:
     assert await user_of(sign_on) == "alice@example.com"
     said = await user_of(sign_on, sub="2", email="ALICE@example.com")
-    assert "Another account of your identity provider has signed in here as alice@example.com before." in said
+    assert (
+        "Another account of your identity provider has signed in here as alice@example.com before."
+        in said
+    )
     assert "vdi gateway user release alice@example.com" in said
     (row,) = [row for row in sign_on.stage.acts if row[3] == "refused"]
-    assert row[:3] == (f"{ISSUER}#2", "login.begin", "alice@example.com"), "not the person whose address it is"
-    assert await user_of(sign_on, sub="1") == "alice@example.com", "and the first one still comes in"
+    assert row[:3] == (
+        f"{ISSUER}#2",
+        "login.begin",
+        "alice@example.com",
+    ), "not the person whose address it is"
+    assert await user_of(sign_on, sub="1") == "alice@example.com", (
+        "and the first one still comes in"
+    )
 
 
 async def test_a_changed_address_at_the_provider_opens_no_other_one(sign_on: SignOn) -> None:
@@ -511,16 +581,26 @@ async def test_a_changed_address_at_the_provider_opens_no_other_one(sign_on: Sig
     assert await user_of(sign_on) == "alice@example.com"
     assert await user_of(sign_on, sub="2", email="bob@example.com") == "bob@example.com"
     said = await user_of(sign_on, sub="2", email="boss@example.com")
-    assert "Your account has signed in here as bob@example.com before; now its address is boss@example.com." in said
+    assert (
+        "Your account has signed in here as bob@example.com before; now its address is"
+        " boss@example.com." in said
+    )
     assert "vdi gateway user release bob@example.com" in said
-    assert "as alice@example.com before" in await user_of(sign_on, sub="2", email="alice@example.com")
-    assert await user_of(sign_on, sub="3", email="boss@example.com") == "boss@example.com", "nothing was bound"
+    assert "as alice@example.com before" in await user_of(
+        sign_on, sub="2", email="alice@example.com"
+    )
+    assert await user_of(sign_on, sub="3", email="boss@example.com") == "boss@example.com", (
+        "nothing was bound"
+    )
     assert await user_of(sign_on, sub="2", email="bob@example.com") == "bob@example.com"
 
 
 async def test_a_released_address_goes_to_the_next_account(sign_on: SignOn) -> None:
     assert await user_of(sign_on) == "alice@example.com"
-    assert [await sign_on.stage.logins.release("alice@example.com") for _ in range(2)] == [True, False]
+    assert [await sign_on.stage.logins.release("alice@example.com") for _ in range(2)] == [
+        True,
+        False,
+    ]
     assert await user_of(sign_on, sub="2") == "alice@example.com"
     assert "Another account" in await user_of(sign_on, sub="1")
 
@@ -528,13 +608,18 @@ async def test_a_released_address_goes_to_the_next_account(sign_on: SignOn) -> N
 async def test_accounts_that_come_at_once_are_one(sign_on: SignOn) -> None:
     logins = sign_on.stage.logins
     who = [replace(ACCOUNT, subject=str(number)) for number in range(8)]
-    done = await asyncio.gather(*(logins.begin(one, Device()) for one in who), return_exceptions=True)
+    done = await asyncio.gather(
+        *(logins.begin(one, Device()) for one in who), return_exceptions=True
+    )
     assert sum(isinstance(each, AnotherAccountError) for each in done) == 7
     assert len(await logins.of("alice@example.com")) == 1
 
 
 async def test_another_issuer_is_another_provider(sign_on: SignOn) -> None:
-    logins, new = sign_on.stage.logins, replace(ACCOUNT, issuer="https://new.example.com", subject="2")
+    logins, new = (
+        sign_on.stage.logins,
+        replace(ACCOUNT, issuer="https://new.example.com", subject="2"),
+    )
     await logins.begin(ACCOUNT, Device())
     secret, login = await logins.begin(new, Device())
     assert await logins.of("alice@example.com") == [login]
@@ -545,15 +630,24 @@ async def test_another_issuer_is_another_provider(sign_on: SignOn) -> None:
 async def test_the_first_login_of_another_issuer_ends_what_was_open(sign_on: SignOn) -> None:
     """The person at the new provider may be another one."""
     logins, tokens = sign_on.stage.logins, []
-    for who in (ACCOUNT, replace(ACCOUNT, user="bob@example.com", subject="2"), Identity(user=ACCOUNT.user)):
+    for who in (
+        ACCOUNT,
+        replace(ACCOUNT, user="bob@example.com", subject="2"),
+        Identity(user=ACCOUNT.user),
+    ):
         secret, _ = await logins.begin(who, Device())
         person = await logins.person_by_cookie(secret)
         assert person is not None
         tokens.append((secret, (await logins.new_token(person, "script", timedelta(days=1)))[0]))
     await logins.begin(replace(ACCOUNT, issuer="https://new.example.com"), Device())
-    held = [(await logins.person_by_cookie(secret), await logins.person_by_token(token)) for secret, token in tokens]
+    held = [
+        (await logins.person_by_cookie(secret), await logins.person_by_token(token))
+        for secret, token in tokens
+    ]
     assert held[0] == (None, None)
-    assert None not in held[1] and None not in held[2], "neither of somebody else nor of the local user"
+    assert None not in held[1] and None not in held[2], (
+        "neither of somebody else nor of the local user"
+    )
 
 
 async def test_no_login_outlives_a_release_that_comes_with_it(sign_on: SignOn) -> None:
@@ -572,15 +666,21 @@ async def test_no_login_outlives_a_release_that_comes_with_it(sign_on: SignOn) -
             assert await release()
 
 
-async def test_a_refused_account_leaves_the_browsers_login(sign_on: SignOn, browser: Browser) -> None:
+async def test_a_refused_account_leaves_the_browsers_login(
+    sign_on: SignOn, browser: Browser
+) -> None:
     assert await user_of(sign_on) == "alice@example.com"
     await browser.log_in()
     assert (await sign_on.come_back(browser, sub="2")).status_code == 403
     assert (await browser.get("/api/v1/me")).json()["user"] == "alice@example.com"
 
 
-async def test_a_local_user_and_an_account_may_share_an_address(sign_on: SignOn, browser: Browser) -> None:
-    """The password is a way in while the provider is down; it neither takes nor frees the address."""
+async def test_a_local_user_and_an_account_may_share_an_address(
+    sign_on: SignOn, browser: Browser
+) -> None:
+    """The password is a way in while the provider is down; it neither takes nor frees the
+    address.
+    """
     await browser.log_in()
     assert (await browser.get("/api/v1/me")).json()["user"] == "alice@example.com"
     assert await user_of(sign_on) == "alice@example.com"
@@ -590,15 +690,21 @@ async def test_a_local_user_and_an_account_may_share_an_address(sign_on: SignOn,
 
 async def test_what_no_database_and_no_terminal_can_show_is_left_out(sign_on: SignOn) -> None:
     browser, groups = sign_on.stage.browser(), ["a\0", "\ud800", "\x1b[2J", "fine"]
-    assert (await sign_on.come_back(browser, name="A\0\ud800\x1b]0;\u202eB", groups=groups)).status_code == 303
+    assert (
+        await sign_on.come_back(browser, name="A\0\ud800\x1b]0;\u202eB", groups=groups)
+    ).status_code == 303
     assert (await browser.get("/api/v1/me")).json()["groups"] == ["fine"]
     (login,) = await sign_on.stage.logins.of("alice@example.com")
     assert login.name == "A]0;B"
 
 
-async def test_groups_without_end_are_refused_and_long_names_left_out(sign_on: SignOn, browser: Browser) -> None:
+async def test_groups_without_end_are_refused_and_long_names_left_out(
+    sign_on: SignOn, browser: Browser
+) -> None:
     groups = [f"g{number}" for number in range(1000)]
-    assert (await sign_on.come_back(browser, groups=[*groups, "x" * 255, "x" * 20_000])).status_code == 303
+    assert (
+        await sign_on.come_back(browser, groups=[*groups, "x" * 255, "x" * 20_000])
+    ).status_code == 303
     assert len((await browser.get("/api/v1/me")).json()["groups"]) == 1000
     answer = await sign_on.come_back(groups=[*groups, "one more"])
     assert answer.status_code == 403
@@ -620,7 +726,11 @@ def refusal(sign_on: SignOn) -> tuple[str, str, str, str, str]:
         ({"email_verified": None}, "alice@example.com", "not-verified"),
         ({"email": None}, "", "no-email"),
         ({"email": "bob\u200b@example.com"}, "", "bad-address"),
-        ({"groups": [str(number) for number in range(1001)]}, "alice@example.com", "too-many-groups"),
+        (
+            {"groups": [str(number) for number in range(1001)]},
+            "alice@example.com",
+            "too-many-groups",
+        ),
     ],
     ids=["denied", "unsaid", "no-email", "invisible", "groups"],
 )
@@ -631,7 +741,9 @@ async def test_refused_account_is_audited_with_address_and_subject(
     assert refusal(sign_on) == ("refused", f"{ISSUER}#1", target, reason, "1")
 
 
-async def test_refused_ways_back_are_audited_with_their_reason(sign_on: SignOn, browser: Browser) -> None:
+async def test_refused_ways_back_are_audited_with_their_reason(
+    sign_on: SignOn, browser: Browser
+) -> None:
     back = await sign_on.go(browser)
     assert (await sign_on.stage.browser().get(BACK, params=back)).status_code == 403
     assert refusal(sign_on) == ("refused", "", "", "another-browser", "")
@@ -666,7 +778,9 @@ async def test_unverifiable_tokens_are_audited_with_the_claim(sign_on: SignOn) -
 
 async def test_refusals_fill_the_audit_no_further_than_the_throttle() -> None:
     async with signing_on(Throttle(MemorySharedState(), PER_USER, Bound(1, 3))) as sign_on:
-        answers = [await sign_on.stage.browser().get(BACK, params={"state": "a.b"}) for _ in range(5)]
+        answers = [
+            await sign_on.stage.browser().get(BACK, params={"state": "a.b"}) for _ in range(5)
+        ]
         assert [answer.status_code for answer in answers] == [403, 403, 403, 429, 429]
         assert len(sign_on.stage.acts) == 3
 
@@ -689,21 +803,30 @@ async def test_a_provider_with_iss_in_the_way_back(sign_on: SignOn, browser: Bro
         assert (await browser.get(BACK, params=back)).status_code == status
 
 
-async def test_no_one_is_sent_to_a_provider_that_has_just_gone(sign_on: SignOn, browser: Browser) -> None:
+async def test_no_one_is_sent_to_a_provider_that_has_just_gone(
+    sign_on: SignOn, browser: Browser
+) -> None:
     back = await sign_on.go(browser)
     sign_on.provider.down = True
     sign_on.stage.clock.forward(seconds=31)
     assert (await browser.get("/login/oidc")).status_code == 503
     sign_on.provider.down = False
-    assert (await browser.get(BACK, params=back)).status_code == 303, "what is known of it still holds"
+    assert (await browser.get(BACK, params=back)).status_code == 303, (
+        "what is known of it still holds"
+    )
 
 
-async def test_a_provider_that_is_down_is_a_page_in_words(sign_on: SignOn, caplog: pytest.LogCaptureFixture) -> None:
+async def test_a_provider_that_is_down_is_a_page_in_words(
+    sign_on: SignOn, caplog: pytest.LogCaptureFixture
+) -> None:
     sign_on.provider.down = True
     browser = sign_on.stage.browser()
     answer = await browser.get("/login/oidc?next=/history")
     assert answer.status_code == 503
-    assert "Example ID does not respond" in answer.text and 'href="/login?next=/history"' in answer.text
+    assert (
+        "Example ID does not respond" in answer.text
+        and 'href="/login?next=/history"' in answer.text
+    )
     assert "refused" in caplog.text
     asked = len(sign_on.provider.asked)
     await browser.get("/login/oidc")
@@ -729,8 +852,12 @@ async def test_a_provider_that_fails_is_known_before_a_login(sign_on: SignOn) ->
     assert await problems() == []
 
 
-@pytest.mark.parametrize(("status", "error"), [(401, "unauthorized_client"), (400, "invalid_client")])
-async def test_refused_client_is_a_trouble_until_one_logs_in(sign_on: SignOn, status: int, error: str) -> None:
+@pytest.mark.parametrize(
+    ("status", "error"), [(401, "unauthorized_client"), (400, "invalid_client")]
+)
+async def test_refused_client_is_a_trouble_until_one_logs_in(
+    sign_on: SignOn, status: int, error: str
+) -> None:
     sign_on.provider.refusal = httpx.Response(status, json={"error": error})
     assert (await sign_on.come_back()).status_code == 503
     (problem,) = await sign_on.stage.login.external_problems()
@@ -743,34 +870,57 @@ async def test_refused_client_is_a_trouble_until_one_logs_in(sign_on: SignOn, st
 ODD_METADATA: dict[str, tuple[str | None, ...]] = {
     "issuer": ("https://evil.example", ISSUER + "/"),
     "token_endpoint": ("http://id.example.com/token",),
-    "jwks_uri": (None, "http://id.example.com/keys", "https://", "https://[::1", "https://id.example.com:x/keys"),
+    "jwks_uri": (
+        None,
+        "http://id.example.com/keys",
+        "https://",
+        "https://[::1",
+        "https://id.example.com:x/keys",
+    ),
     "userinfo_endpoint": ("http://id.example.com/me",),
-    "end_session_endpoint": ("http://id.example.com/end", "https://id.example.com/\r\nSet-Cookie: a=b"),
+    "end_session_endpoint": (
+        "http://id.example.com/end",
+        "https://id.example.com/\r\nSet-Cookie: a=b",
+    ),
     "authorization_endpoint": (
         *("http://id.example.com/auth", "javascript:alert(1)", "https:///auth"),
-        *("https://id.example.com/\r\n\r\n<script>", "https://id.example.com/\tauth", "https://id.example.com/ä"),
+        *(
+            "https://id.example.com/\r\n\r\n<script>",
+            "https://id.example.com/\tauth",
+            "https://id.example.com/ä",
+        ),
     ),
 }
 
 
 @pytest.mark.parametrize(("value", "field"), pairs(ODD_METADATA))
-async def test_a_provider_with_odd_metadata_counts_as_down(sign_on: SignOn, field: str, value: Any) -> None:
+async def test_a_provider_with_odd_metadata_counts_as_down(
+    sign_on: SignOn, field: str, value: Any
+) -> None:
     sign_on.provider.metadata = {field: value}
     assert (await sign_on.stage.browser().get("/login/oidc")).status_code == 503
 
 
 async def test_endpoints_on_other_hosts_pass_but_no_redirects(sign_on: SignOn) -> None:
-    """Google's are on three hosts. What the discovery names is the provider's word; where that sends us on is not."""
+    """Google's are on three hosts. What the discovery names is the provider's word; where that
+    sends us on is not.
+    """
     sign_on.provider.metadata = {"jwks_uri": "https://keys.example.net/keys"}
     assert (await sign_on.come_back()).status_code == 303
     sign_on.provider.redirects = True
     assert (await sign_on.come_back()).status_code == 503
-    assert sign_on.provider.asked[-1] == "/token", "the code and the client's secret went no further"
+    assert sign_on.provider.asked[-1] == "/token", (
+        "the code and the client's secret went no further"
+    )
 
 
 async def test_its_refusal_is_shown_and_harmless(sign_on: SignOn, browser: Browser) -> None:
     back = await sign_on.go(browser)
-    said = {"state": back["state"], "error": "access_denied", "error_description": "<script>alert(1)</script>"}
+    said = {
+        "state": back["state"],
+        "error": "access_denied",
+        "error_description": "<script>alert(1)</script>",
+    }
     answer = await browser.get(BACK, params=said)
     assert answer.status_code == 403
     assert "access_denied" in answer.text and "<script>alert" not in answer.text
@@ -793,10 +943,18 @@ async def test_logging_out_leads_to_the_provider_too(sign_on: SignOn, browser: B
 
 async def test_id_token_is_sent_to_the_sign_out_alone(sign_on: SignOn, browser: Browser) -> None:
     answer = await sign_on.come_back(browser)
-    (hint,) = [cookie for cookie in answer.headers.get_list("set-cookie") if cookie.startswith("__Secure-vdi-hint=")]
+    (hint,) = [
+        cookie
+        for cookie in answer.headers.get_list("set-cookie")
+        if cookie.startswith("__Secure-vdi-hint=")
+    ]
     attributes = {part.strip().lower() for part in hint.split(";")[1:]}
-    assert {"path=/logout", "secure", "httponly", "samesite=lax"} <= attributes and len(hint.split(";")[0]) <= 4096
-    assert (await browser.get("/logged-out")).headers["location"] == "/", "who is signed in is not told otherwise"
+    assert {"path=/logout", "secure", "httponly", "samesite=lax"} <= attributes and len(
+        hint.split(";")[0]
+    ) <= 4096
+    assert (await browser.get("/logged-out")).headers["location"] == "/", (
+        "who is signed in is not told otherwise"
+    )
 
 
 async def test_hint_that_is_not_this_logins_is_not_passed_on(sign_on: SignOn) -> None:
@@ -810,7 +968,9 @@ async def test_hint_that_is_not_this_logins_is_not_passed_on(sign_on: SignOn) ->
         assert oidc.read_hint(first["__Host-vdi-login"], planted) == ""
 
 
-async def test_id_token_that_no_cookie_can_hold_is_left_out(sign_on: SignOn, browser: Browser) -> None:
+async def test_id_token_that_no_cookie_can_hold_is_left_out(
+    sign_on: SignOn, browser: Browser
+) -> None:
     assert (await sign_on.come_back(browser, more="x" * 4000)).status_code == 303
     assert "__Secure-vdi-hint" not in browser.copy_cookies()
     answer = await browser.submit("/logout", (await browser.get("/account")).text)
@@ -842,7 +1002,9 @@ async def test_failed_sign_ons_from_one_address_are_refused_after_some() -> None
         assert "Too many login attempts" in refused[-1].text
         assert 'href="/login/oidc?next=/history"' in refused[-1].text
         assert (await sign_on.come_back_with_a_wrong_code("198.51.100.1")).status_code == 403
-        assert (await sign_on.stage.browser().log_in()).status_code == 303, "passwords are counted by themselves"
+        assert (await sign_on.stage.browser().log_in()).status_code == 303, (
+            "passwords are counted by themselves"
+        )
 
 
 async def test_an_account_whose_address_is_taken_is_no_guesser() -> None:
@@ -881,7 +1043,9 @@ async def test_without_a_provider_its_pages_are_not_there() -> None:
 
 
 SECRETS = st.binary(min_size=32, max_size=32).map(oidc._base64url)
-PAGES = st.text(st.characters(min_codepoint=33, max_codepoint=126), max_size=oidc._LONGEST_NEXT - 1).map("/{}".format)
+PAGES = st.text(
+    st.characters(min_codepoint=33, max_codepoint=126), max_size=oidc._LONGEST_NEXT - 1
+).map("/{}".format)
 
 
 @given(SECRETS, SECRETS, PAGES, st.integers(0, oidc.STATE_SECONDS), st.data())
@@ -903,7 +1067,9 @@ def test_a_state_from_the_future_is_read_within_the_leeway() -> None:
     secret = oidc._base64url(b"s" * 32)
     state = oidc.make_state(secret, "/", 1000.0)
     assert oidc.read_state(secret, state, 1000.0 - oidc.STATE_LEEWAY_SECONDS) == "/"
-    with pytest.raises(oidc.StateError, match="300 s in the future: the clocks of two replicas differ"):
+    with pytest.raises(
+        oidc.StateError, match="300 s in the future: the clocks of two replicas differ"
+    ):
         oidc.read_state(secret, state, 700.0)
     with pytest.raises(oidc.StateError, match="more than 10 minutes ago"):
         oidc.read_state(secret, state, 1001.0 + oidc.STATE_SECONDS)
@@ -939,7 +1105,9 @@ def test_administrators_by_name_or_group(claims: dict[str, Any], admin: bool) ->
 
 
 ODD = st.none() | st.booleans() | st.integers() | st.floats() | st.text() | st.lists(st.text())
-NAMES = st.sampled_from(["iss", "aud", "azp", "exp", "iat", "nbf", "sub", "nonce", "email", "groups", "name"])
+NAMES = st.sampled_from(
+    ["iss", "aud", "azp", "exp", "iat", "nbf", "sub", "nonce", "email", "groups", "name"]
+)
 
 
 @given(st.dictionaries(NAMES, ODD))

@@ -7,7 +7,15 @@ import pytest
 from support.builders import a_session
 from unit.gateway.login_stage import LoginStage
 from vdi.gateway.login import pages
-from vdi.gateway.login.throttle import PER_ADDRESS, PER_USER, SLOWEST, WINDOW, Bound, Throttle, TooManyError
+from vdi.gateway.login.throttle import (
+    PER_ADDRESS,
+    PER_USER,
+    SLOWEST,
+    WINDOW,
+    Bound,
+    Throttle,
+    TooManyError,
+)
 from vdi.gateway.shared_state import MemorySharedState
 
 
@@ -17,7 +25,9 @@ async def stage() -> AsyncIterator[LoginStage]:
         yield stage
 
 
-async def waits(throttle: Throttle, attempts: int, user: str = "a@b.c", address: str = "203.0.113.7") -> list[float]:
+async def waits(
+    throttle: Throttle, attempts: int, user: str = "a@b.c", address: str = "203.0.113.7"
+) -> list[float]:
     return [await throttle.seconds_to_wait(user, address) for _ in range(attempts)]
 
 
@@ -47,7 +57,9 @@ async def test_guessing_from_one_network_locks_no_one_out_elsewhere() -> None:
         ("not an address", "not an address", "another"),
     ],
 )
-async def test_the_hard_stop_of_a_user_is_of_one_network(address: str, same: str, other: str) -> None:
+async def test_the_hard_stop_of_a_user_is_of_one_network(
+    address: str, same: str, other: str
+) -> None:
     throttle = Throttle(MemorySharedState())
     await waits(throttle, PER_USER.most, address=address)
     with pytest.raises(TooManyError):
@@ -70,9 +82,14 @@ async def test_many_guessing_networks_have_few_attempts_each() -> None:
 
 @pytest.mark.parametrize(
     ("address", "same", "other"),
-    [("203.0.113.7", "203.0.113.7", "203.0.113.8"), ("2001:db8::1", "2001:db8::ffff:2", "2001:db8:0:1::1")],
+    [
+        ("203.0.113.7", "203.0.113.7", "203.0.113.8"),
+        ("2001:db8::1", "2001:db8::ffff:2", "2001:db8:0:1::1"),
+    ],
 )
-async def test_many_users_from_one_address_are_one_guesser(address: str, same: str, other: str) -> None:
+async def test_many_users_from_one_address_are_one_guesser(
+    address: str, same: str, other: str
+) -> None:
     throttle = Throttle(MemorySharedState(), PER_USER, Bound(3, 5))
     for number in range(5):
         await throttle.seconds_to_wait(f"u{number}@b.c", address)
@@ -111,7 +128,10 @@ async def test_held_up_attempts_leave_connections_to_everyone_else(
     stage: LoginStage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(pages, "_MOST_DELAYED", 0)
-    codes = [(await stage.browser().log_in("nobody", "wrong")).status_code for _ in range(PER_USER.free + 1)]
+    codes = [
+        (await stage.browser().log_in("nobody", "wrong")).status_code
+        for _ in range(PER_USER.free + 1)
+    ]
     assert codes == [403] * PER_USER.free + [503]
     assert (await stage.browser("198.51.100.1").log_in("alice")).status_code == 303
 
@@ -124,7 +144,9 @@ async def test_who_guesses_is_refused_with_the_same_words(stage: LoginStage, nam
     refused = await browser.log_in(name, "wrong")
     assert (refused.status_code, refused.headers["retry-after"]) == (429, str(WINDOW))
     assert "Too many login attempts" in refused.text
-    assert (await browser.log_in(name)).status_code == 429, "the right password is not looked at either"
+    assert (await browser.log_in(name)).status_code == 429, (
+        "the right password is not looked at either"
+    )
     assert stage.waits[: PER_USER.free] == [0] * PER_USER.free
     assert max(stage.waits) == SLOWEST
     stage.clock.forward(seconds=WINDOW + 1)

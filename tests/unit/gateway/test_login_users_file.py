@@ -1,4 +1,6 @@
-"""The users' Secret: what is read, what is refused in which words, and that a change leaves the others alone."""
+"""The users' Secret: what is read, what is refused in which words, and that a change leaves the
+others alone.
+"""
 
 import pytest
 import yaml
@@ -12,7 +14,11 @@ from vdi.session.users import check_address
 HASH = HASHER.hash("correct horse battery")
 NAMES = st.text(st.characters(exclude_categories=("Cs", "Cc")), max_size=20)
 ENTRIES = st.builds(
-    LocalUser, password=st.just(HASH), name=NAMES, groups=st.lists(NAMES).map(tuple), admin=st.booleans()
+    LocalUser,
+    password=st.just(HASH),
+    name=NAMES,
+    groups=st.lists(NAMES).map(tuple),
+    admin=st.booleans(),
 )
 USERS = st.from_regex(r"[a-z0-9.+-]{1,10}@[a-z0-9]{1,10}\.example", fullmatch=True)
 
@@ -23,15 +29,24 @@ def test_what_is_written_is_read(users: dict[str, LocalUser]) -> None:
 
 
 @given(st.dictionaries(USERS, ENTRIES, max_size=5), USERS, st.none() | ENTRIES)
-def test_a_change_leaves_the_others_alone(users: dict[str, LocalUser], user: str, entry: LocalUser | None) -> None:
-    expected = {name: one for name, one in users.items() if name != user} | ({user: entry} if entry else {})
+def test_a_change_leaves_the_others_alone(
+    users: dict[str, LocalUser], user: str, entry: LocalUser | None
+) -> None:
+    expected = {name: one for name, one in users.items() if name != user} | (
+        {user: entry} if entry else {}
+    )
     assert read_users(change_user(users_file(users), user, entry))[0] == expected
 
 
 def test_a_change_keeps_bad_entries() -> None:
     text = f"bob@example.com: {{password: plain}}\nAlice@Example.com: {{password: '{HASH}'}}\n"
-    changed = yaml.safe_load(change_user(text, "alice@example.com", LocalUser(password=HASH, admin=True)))
-    assert changed == {"bob@example.com": {"password": "plain"}, "alice@example.com": {"password": HASH, "admin": True}}
+    changed = yaml.safe_load(
+        change_user(text, "alice@example.com", LocalUser(password=HASH, admin=True))
+    )
+    assert changed == {
+        "bob@example.com": {"password": "plain"},
+        "alice@example.com": {"password": HASH, "admin": True},
+    }
 
 
 @pytest.mark.parametrize(
@@ -41,7 +56,10 @@ def test_a_change_keeps_bad_entries() -> None:
         ("alice@example.com:", "password"),
         ("alice@example.com: {password: hunter2}", "argon2id"),
         ("alice@example.com: {password: $2b$12$abcdefghijklmnopqrstuv}", "argon2id"),
-        (f"alice@example.com: {{password: '{HASH}', role: admin}}", "allowed: password, name, groups and admin"),
+        (
+            f"alice@example.com: {{password: '{HASH}', role: admin}}",
+            "allowed: password, name, groups and admin",
+        ),
         (f"alice@example.com: {{password: '{HASH}', admin: 'no'}}", "admin"),
         (f"alice@example.com: {{password: '{HASH}', groups: admins}}", "groups"),
         (f"alice: {{password: '{HASH}'}}", "e-mail"),
@@ -72,7 +90,9 @@ def test_a_user_is_shown_without_the_hash() -> None:
     assert HASH not in repr(LocalUser(password=HASH, name="Alice"))
 
 
-@pytest.mark.parametrize("text", ["", "a", "a@b", "@b.c", "a@", "a b@c.d", "a@b@c.d", "x" * 251 + "@b.c"])
+@pytest.mark.parametrize(
+    "text", ["", "a", "a@b", "@b.c", "a@", "a b@c.d", "a@b@c.d", "x" * 251 + "@b.c"]
+)
 def test_what_is_no_address_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match="not an e-mail address"):
         check_address(text)

@@ -52,7 +52,9 @@ class FakeDesktop:
         self.done: list[dict[str, Any]] = []
         self.refuses: tuple[int, object] | None = None
 
-    async def ask(self, session: VDISession, method: str, path: str, *, json: Mapping[str, Any], **_: Any) -> Response:
+    async def ask(
+        self, session: VDISession, method: str, path: str, *, json: Mapping[str, Any], **_: Any
+    ) -> Response:
         self.done.append(dict(json))
         if self.refuses:
             return Response(self.refuses[0], msgspec.json.encode(self.refuses[1]))
@@ -73,7 +75,12 @@ def desktop() -> FakeDesktop:
 def stage(desktop: FakeDesktop) -> ApiStage:
     stage = ApiStage()
     stage.agent.real = cast(DesktopAgent, desktop)
-    stage.template("office", displayName="Office", description="Letters.", agents={"enabled": True, "run": True})
+    stage.template(
+        "office",
+        displayName="Office",
+        description="Letters.",
+        agents={"enabled": True, "run": True},
+    )
     return stage
 
 
@@ -83,12 +90,20 @@ async def token_of(stage: ApiStage, who: Identity = ALICE) -> str:
 
 async def post(stage: ApiStage, body: object, token: str = "", **headers: str) -> httpx.Response:
     """One message, with these headers beside those of a client."""
-    given = HOST | {"authorization": token or await token_of(stage), "content-type": "application/json"} | headers
+    given = (
+        HOST
+        | {"authorization": token or await token_of(stage), "content-type": "application/json"}
+        | headers
+    )
     async with httpx.AsyncClient(transport=stage.transport(), base_url=PORTAL) as http:
-        return await http.post("/mcp", content=msgspec.json.encode(body), headers={k: v for k, v in given.items() if v})
+        return await http.post(
+            "/mcp", content=msgspec.json.encode(body), headers={k: v for k, v in given.items() if v}
+        )
 
 
-async def use(stage: ApiStage, tool: str, who: Identity = ALICE, token: str = "", **arguments: Any) -> tuple[bool, str]:
+async def use(
+    stage: ApiStage, tool: str, who: Identity = ALICE, token: str = "", **arguments: Any
+) -> tuple[bool, str]:
     """Whether a tool had an error, and its text."""
     body = PING | {"method": "tools/call", "params": {"name": tool, "arguments": arguments}}
     answer = await post(stage, body, token or await token_of(stage, who))
@@ -129,7 +144,9 @@ def text_of(result: CallToolResult) -> str:
 
 
 @pytest.mark.parametrize("mode", ["auto", "legacy"])
-async def test_official_client_drives_a_desktop(stage: ApiStage, desktop: FakeDesktop, mode: str) -> None:
+async def test_official_client_drives_a_desktop(
+    stage: ApiStage, desktop: FakeDesktop, mode: str
+) -> None:
     stage.cluster.then = [QUEUED, RUNNING]
     async with client_of(stage, mode) as client:
         assert client.instructions == mcp.INSTRUCTIONS
@@ -146,7 +163,12 @@ async def test_official_client_drives_a_desktop(stage: ApiStage, desktop: FakeDe
         assert text_of(ended) == "The desktop 'nightly' is ending."
     assert desktop.done == [{"action": "screenshot"}, {"action": "type", "text": "ls\n"}]
     assert stage.cluster.objects == {}
-    assert [act[1] for act in stage.acts] == ["session.start", "computer.screenshot", "computer.type", "session.end"]
+    assert [act[1] for act in stage.acts] == [
+        "session.start",
+        "computer.screenshot",
+        "computer.type",
+        "session.end",
+    ]
 
 
 async def test_tool_loop_of_the_docs_drives_a_desktop(
@@ -155,18 +177,30 @@ async def test_tool_loop_of_the_docs_drives_a_desktop(
     stage.session("nightly", template="office", status=RUNNING)
     _, token = (await token_of(stage)).split()
     asked: list[Any] = []
-    actions = {"action": "screenshot"}, {"action": "left_click", "coordinate": [1, -2]}, {"action": "key", "text": "q"}
+    actions = (
+        {"action": "screenshot"},
+        {"action": "left_click", "coordinate": [1, -2]},
+        {"action": "key", "text": "q"},
+    )
 
     def ask(messages: list[Any]) -> list[Any]:
         asked.append(messages[-1]["content"])
-        return [{"type": "tool_use", "id": "1", "input": action} for action in actions[len(asked) - 1 : len(asked)]]
+        return [
+            {"type": "tool_use", "id": "1", "input": action}
+            for action in actions[len(asked) - 1 : len(asked)]
+        ]
 
     def open_locally(wanted: Request) -> Any:
         wanted.add_header("Host", HOST["host"])
         return urlopen(wanted, timeout=PATIENCE)
 
     async with serving(stage) as url:
-        for name, value in {"VDI_PORTAL": url, "VDI_DESKTOP": "nightly", "VDI_TOKEN": token, "no_proxy": "*"}.items():
+        for name, value in {
+            "VDI_PORTAL": url,
+            "VDI_DESKTOP": "nightly",
+            "VDI_TOKEN": token,
+            "no_proxy": "*",
+        }.items():
             monkeypatch.setenv(name, value)
         urlopen = urllib.request.urlopen
         monkeypatch.setattr(urllib.request, "urlopen", open_locally)
@@ -175,7 +209,10 @@ async def test_tool_loop_of_the_docs_drives_a_desktop(
         loop["ask"] = ask
         await asyncio.to_thread(loop["run"], "Press q.")
     task, picture, refused, done = asked
-    assert (task, picture[0]["content"][0]["source"]["data"]) == ("Press q.", base64.b64encode(PNG).decode())
+    assert (task, picture[0]["content"][0]["source"]["data"]) == (
+        "Press q.",
+        base64.b64encode(PNG).decode(),
+    )
     assert "coordinate" in refused[0]["content"][0]["text"]
     assert done[0]["content"] == [{"type": "text", "text": "Done."}]
     assert desktop.done == [{"action": "screenshot"}, {"action": "key", "text": "q"}]
@@ -198,22 +235,36 @@ POINT = {"x": 1, "y": 2}
         (
             "scroll",
             POINT | {"scroll_direction": "down"},
-            {"action": "scroll", "coordinate": [1, 2], "scroll_direction": "down", "scroll_amount": 5},
+            {
+                "action": "scroll",
+                "coordinate": [1, 2],
+                "scroll_direction": "down",
+                "scroll_amount": 5,
+            },
         ),
         ("key", {"text": "ctrl+s"}, {"action": "key", "text": "ctrl+s"}),
         ("run_command", {"command": "ls", "duration": 3}, {"command": "ls", "seconds": 3}),
     ],
 )
 async def test_tool_is_an_action(
-    stage: ApiStage, desktop: FakeDesktop, tool: str, arguments: dict[str, Any], action: dict[str, Any]
+    stage: ApiStage,
+    desktop: FakeDesktop,
+    tool: str,
+    arguments: dict[str, Any],
+    action: dict[str, Any],
 ) -> None:
     stage.session("nightly", template="office", status=RUNNING)
     failed, text = await use(stage, tool, desktop="nightly", **arguments)
-    assert (failed, text) == (False, "Exit code 3.\nno such file\n" if tool == "run_command" else "Done.")
+    assert (failed, text) == (
+        False,
+        "Exit code 3.\nno such file\n" if tool == "run_command" else "Done.",
+    )
     assert msgspec.json.decode(msgspec.json.encode(desktop.done)) == [action]
 
 
-async def test_start_says_why_it_waits_and_goes_on(stage: ApiStage, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_start_says_why_it_waits_and_goes_on(
+    stage: ApiStage, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(mcp, "CALL_SECONDS", 0.0)
     arguments: dict[str, Any] = {"template": "office", "name": "nightly"}
     assert (await use(stage, "start_desktop", **arguments))[1].endswith("to go on waiting.")
@@ -242,7 +293,9 @@ async def test_start_resumes_a_suspended_desktop(stage: ApiStage) -> None:
         ("office", {"status": {"phase": "Failed", "message": "No image."}}, "is not ready"),
     ],
 )
-async def test_start_is_refused_in_words(stage: ApiStage, template: str, there: Any, words: str) -> None:
+async def test_start_is_refused_in_words(
+    stage: ApiStage, template: str, there: Any, words: str
+) -> None:
     if there:
         stage.session("nightly", **{"template": "office", "status": RUNNING} | there)
     failed, text = await use(stage, "start_desktop", template=template, name="nightly")
@@ -276,10 +329,15 @@ async def test_bad_argument_reaches_no_desktop(
     assert desktop.done == []
 
 
-async def test_wait_works_while_a_person_has_taken_over(stage: ApiStage, desktop: FakeDesktop) -> None:
+async def test_wait_works_while_a_person_has_taken_over(
+    stage: ApiStage, desktop: FakeDesktop
+) -> None:
     stage.session("nightly", template="office", status=RUNNING)
     asked = await use(stage, "request_human", desktop="nightly", reason="Log in, please.")
-    assert asked == (False, "A person has been asked. Your actions are refused until they give the desktop back.")
+    assert asked == (
+        False,
+        "A person has been asked. Your actions are refused until they give the desktop back.",
+    )
     failed, text = await use(stage, "screenshot", desktop="nightly")
     assert failed and "asks for a person: Log in, please." in text
     assert await use(stage, "wait", duration=0) == (False, "Done.")
@@ -289,7 +347,9 @@ async def test_wait_works_while_a_person_has_taken_over(stage: ApiStage, desktop
 async def test_waiting_calls_are_few_and_keep_nothing_of_their_request(
     stage: ApiStage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Calls of `wait` with 60 KB of lists in `_meta`, which are 2 MB in memory, and 27 KB of headers."""
+    """Calls of `wait` with 60 KB of lists in `_meta`, which are 2 MB in memory, and 27 KB of
+    headers.
+    """
     tokens = [await token_of(stage) for _ in range(6)]
     params = {"name": "wait", "arguments": {"duration": 45}, "_meta": {"x": [[]] * 20_000}}
     body = msgspec.json.encode(PING | {"method": "tools/call", "params": params})
@@ -306,7 +366,12 @@ async def test_waiting_calls_are_few_and_keep_nothing_of_their_request(
 
         async def call(token: str) -> asyncio.StreamReader:
             reader, writer = await asyncio.open_connection("127.0.0.1", port)
-            head = {**HOST, "authorization": token, "content-type": "application/json", "content-length": len(body)}
+            head = {
+                **HOST,
+                "authorization": token,
+                "content-type": "application/json",
+                "content-length": len(body),
+            }
             head |= {f"x-{number}": "y" * 300 for number in range(90)}
             lines = ["POST /mcp HTTP/1.1", *(f"{name}: {value}" for name, value in head.items())]
             writer.write("\r\n".join([*lines, "", ""]).encode() + body)
@@ -333,7 +398,9 @@ async def test_waiting_calls_are_few_and_keep_nothing_of_their_request(
         finally:
             tracemalloc.stop()
         assert "This token already has 4 calls that wait" in await text(await call(tokens[0]))
-        assert "alice@example.com already has 20 calls that wait" in await text(await call(tokens[5]))
+        assert "alice@example.com already has 20 calls that wait" in await text(
+            await call(tokens[5])
+        )
         end.set()
         assert all(["Done." in await text(reader) for reader in readers])
         for writer in writers:
@@ -406,28 +473,42 @@ async def test_cookie_of_a_login_is_not_enough(stage: ApiStage) -> None:
     page = await stage.page()
     page.event_hooks = {}  # the OpenAPI document does not have /mcp
     answer = await page.post("/mcp", json=PING)
-    assert (answer.status_code, answer.headers["www-authenticate"].startswith("Bearer")) == (401, True)
+    assert (answer.status_code, answer.headers["www-authenticate"].startswith("Bearer")) == (
+        401,
+        True,
+    )
 
 
 @pytest.mark.parametrize("method", ["GET", "DELETE", "PUT", "OPTIONS"])
 async def test_only_posts_are_served(stage: ApiStage, method: str) -> None:
     async with httpx.AsyncClient(transport=stage.transport(), base_url=PORTAL) as http:
-        answer = await http.request(method, "/mcp", headers={"authorization": await token_of(stage)})
+        answer = await http.request(
+            method, "/mcp", headers={"authorization": await token_of(stage)}
+        )
     assert (answer.status_code, answer.headers["allow"]) == (405, "POST")
 
 
 @pytest.mark.parametrize(
     ("method", "params", "code", "words"),
-    [("resources/list", {}, -32601, "not a method"), ("tools/call", {"name": "rm"}, -32602, "allowed: list_templates")],
+    [
+        ("resources/list", {}, -32601, "not a method"),
+        ("tools/call", {"name": "rm"}, -32602, "allowed: list_templates"),
+    ],
 )
-async def test_unknown_name_is_an_error(stage: ApiStage, method: str, params: object, code: int, words: str) -> None:
+async def test_unknown_name_is_an_error(
+    stage: ApiStage, method: str, params: object, code: int, words: str
+) -> None:
     answer = (await post(stage, {**PING, "method": method, "params": params})).json()
     assert (answer["error"]["code"], words in answer["error"]["message"]) == (code, True)
 
 
-@pytest.mark.parametrize(("asked", "answered"), [*((version, version) for version in VERSIONS), ("1.0", VERSIONS[0])])
+@pytest.mark.parametrize(
+    ("asked", "answered"), [*((version, version) for version in VERSIONS), ("1.0", VERSIONS[0])]
+)
 async def test_version_is_negotiated(stage: ApiStage, asked: str, answered: str) -> None:
-    answer = await post(stage, {**PING, "method": "initialize", "params": {"protocolVersion": asked}})
+    answer = await post(
+        stage, {**PING, "method": "initialize", "params": {"protocolVersion": asked}}
+    )
     assert answer.json()["result"]["protocolVersion"] == answered
 
 

@@ -19,12 +19,20 @@ from vdi.gateway.database_wait import DatabaseWait
 from vdi.gateway.metrics import Metrics
 from vdi.gateway.settings import Settings
 from vdi.gateway.web import middleware
-from vdi.gateway.web.middleware import ANONYMOUS_BODY, AUTHENTICATED, BodyLimit, HostRouter, RequestMetrics
+from vdi.gateway.web.middleware import (
+    ANONYMOUS_BODY,
+    AUTHENTICATED,
+    BodyLimit,
+    HostRouter,
+    RequestMetrics,
+)
 from vdi.gateway.web.render import ErrorPages
 
 
 def client_of(app: ASGIApp) -> httpx.AsyncClient:
-    return httpx.AsyncClient(transport=httpx.ASGITransport(app=app), base_url="http://portal.vdi.localhost")
+    return httpx.AsyncClient(
+        transport=httpx.ASGITransport(app=app), base_url="http://portal.vdi.localhost"
+    )
 
 
 def says(words: str) -> ASGIApp:
@@ -37,7 +45,11 @@ def says(words: str) -> ASGIApp:
 def a_door(*, ready: bool = True) -> HostRouter:
     settings = Settings(url_port=8443)
     return HostRouter(
-        settings, portal=says("portal"), desktops=says("desktop"), ready=lambda: ready, starting=DatabaseWait()
+        settings,
+        portal=says("portal"),
+        desktops=says("desktop"),
+        ready=lambda: ready,
+        starting=DatabaseWait(),
     )
 
 
@@ -47,13 +59,18 @@ HOSTS: dict[str, tuple[str, ...]] = {
     "": (
         "x" * 64 + ".vdi.localhost",
         *(f"{name}vdi.localhost" for name in ("", ".", "evil", "-a.", "a.portal.", "p\u00f6rtal.")),
-        *(f"portal.vdi.localhost{rest}" for rest in (".", ".evil.example", ":x", ":8443@evil.example")),
+        *(
+            f"portal.vdi.localhost{rest}"
+            for rest in (".", ".evil.example", ":x", ":8443@evil.example")
+        ),
         "",
     ),
 }
 
 
-@pytest.mark.parametrize(("host", "answer"), [(host, answer) for answer, hosts in HOSTS.items() for host in hosts])
+@pytest.mark.parametrize(
+    ("host", "answer"), [(host, answer) for answer, hosts in HOSTS.items() for host in hosts]
+)
 async def test_each_host_has_its_own_pages_and_no_one_else_s(host: str, answer: str) -> None:
     async with client_of(a_door()) as client:
         got = await client.get("/x", headers=[(b"Host", host.encode("latin-1"))])
@@ -81,7 +98,9 @@ def echo() -> BodyLimit:
         return PlainTextResponse("not read")
 
     routes = [Route("/", answer, methods=["POST"]), Route("/ignore", ignore, methods=["POST"])]
-    return BodyLimit(Starlette(routes=routes, exception_handlers=ErrorPages(Settings()).handlers()), 100)
+    return BodyLimit(
+        Starlette(routes=routes, exception_handlers=ErrorPages(Settings()).handlers()), 100
+    )
 
 
 async def chunks(*parts: bytes) -> AsyncIterator[bytes]:
@@ -93,7 +112,9 @@ async def test_a_body_of_reported_length_is_refused_before_it_comes() -> None:
     async with client_of(echo()) as client:
         assert (await client.post("/", content=b"x" * 100)).text == "100"
         answer = await client.post("/", content=b"x" * 101)
-        assert (await client.post("/ignore", content=b"x" * 101)).text == "not read", "who reads none needs no limit"
+        assert (await client.post("/ignore", content=b"x" * 101)).text == "not read", (
+            "who reads none needs no limit"
+        )
     assert (answer.status_code, answer.headers["connection"]) == (413, "close")
     assert "100 bytes" in answer.text
 
@@ -123,7 +144,13 @@ async def test_a_body_that_does_not_come_is_not_waited_for(monkeypatch: pytest.M
     async def send(message: Message) -> None:
         sent.append(message)
 
-    scope: dict[str, Any] = {"type": "http", "method": "POST", "path": "/", "headers": [], "query_string": b""}
+    scope: dict[str, Any] = {
+        "type": "http",
+        "method": "POST",
+        "path": "/",
+        "headers": [],
+        "query_string": b"",
+    }
     await echo()(scope, receive, send)
     assert sent[0]["status"] == 408
 
@@ -135,17 +162,25 @@ async def test_a_body_of_more_than_4_kib_needs_a_login() -> None:
             return PlainTextResponse(str(len(await request.body())))
 
         handlers = ErrorPages(Settings()).handlers()
-        return BodyLimit(Starlette(routes=[Route("/", read, methods=["POST"])], exception_handlers=handlers), 10_000)
+        return BodyLimit(
+            Starlette(routes=[Route("/", read, methods=["POST"])], exception_handlers=handlers),
+            10_000,
+        )
 
     for known, most in ((False, ANONYMOUS_BODY), (True, 10_000)):
         async with client_of(answer(known)) as client:
             assert (await client.post("/", content=b"x" * most)).text == str(most)
-            refusals = [await client.post("/", content=body) for body in (b"x" * (most + 1), chunks(b"x" * most, b"x"))]
+            refusals = [
+                await client.post("/", content=body)
+                for body in (b"x" * (most + 1), chunks(b"x" * most, b"x"))
+            ]
             assert {refusal.status_code for refusal in refusals} == {413}
             assert all(f"{most} bytes" in refusal.text for refusal in refusals)
 
 
-async def test_the_oldest_unfinished_body_is_given_up_where_there_are_too_many(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_the_oldest_unfinished_body_is_given_up_where_there_are_too_many(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     """Each takes one of the listener's connections; somebody who signs in is never the oldest."""
     monkeypatch.setattr(middleware, "MOST_UNFINISHED", 2)
     app, answered, waiting = echo(), [], []
@@ -158,7 +193,13 @@ async def test_the_oldest_unfinished_body_is_given_up_where_there_are_too_many(m
             if message["type"] == "http.response.start":
                 answered.append((number, message["status"]))
 
-        scope: dict[str, Any] = {"type": "http", "method": "POST", "path": "/", "headers": [], "query_string": b""}
+        scope: dict[str, Any] = {
+            "type": "http",
+            "method": "POST",
+            "path": "/",
+            "headers": [],
+            "query_string": b"",
+        }
         await app(scope, parts.get, send)
 
     async with asyncio.timeout(PATIENCE):
@@ -166,7 +207,9 @@ async def test_the_oldest_unfinished_body_is_given_up_where_there_are_too_many(m
             parts: asyncio.Queue[Message] = asyncio.Queue()
             waiting.append((parts, asyncio.create_task(ask(number, parts))))
             await eventually(partial(is_waiting, min(number + 1, 2)))
-            parts.put_nowait({"type": "http.request", "body": b"x", "more_body": True})  # it is not younger for that
+            parts.put_nowait(
+                {"type": "http.request", "body": b"x", "more_body": True}
+            )  # it is not younger for that
             await eventually(parts.empty)
         await eventually(lambda: answered == [(0, 408), (1, 408)])
         for parts, task in waiting[2:]:
@@ -176,20 +219,30 @@ async def test_the_oldest_unfinished_body_is_given_up_where_there_are_too_many(m
     assert not app._unfinished
 
 
-async def test_a_browser_that_leaves_in_a_body_is_no_error_of_the_gateway(caplog: pytest.LogCaptureFixture) -> None:
+async def test_a_browser_that_leaves_in_a_body_is_no_error_of_the_gateway(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     async def receive() -> Message:
         return {"type": "http.disconnect"}
 
     async def send(message: Message) -> None:
         """No one reads it."""
 
-    scope: dict[str, Any] = {"type": "http", "method": "POST", "path": "/", "headers": [], "query_string": b""}
+    scope: dict[str, Any] = {
+        "type": "http",
+        "method": "POST",
+        "path": "/",
+        "headers": [],
+        "query_string": b"",
+    }
     await echo()(scope, receive, send)
     assert not caplog.records
 
 
 async def test_a_complete_body_may_wait_for_its_response(monkeypatch: pytest.MonkeyPatch) -> None:
-    """After the body, `receive` tells of the browser's leaving: a stream listens to that for hours."""
+    """After the body, `receive` tells of the browser's leaving: a stream listens to that for
+    hours.
+    """
     monkeypatch.setattr(middleware, "BODY_SECONDS", 0.01)
     messages = [{"type": "http.request", "body": b"", "more_body": False}]
     left = asyncio.Event()

@@ -1,4 +1,6 @@
-"""Notices outside the desktop: which changes give one, the signed webhook, and e-mail to subscribers."""
+"""Notices outside the desktop: which changes give one, the signed webhook, and e-mail to
+subscribers.
+"""
 
 import asyncio
 import hmac
@@ -31,13 +33,25 @@ ALICE = "alice@example.com"
 
 
 def a_session(access: list[Any] | None = None, **status: Any) -> VDISession:
-    metadata = {"name": "cad", "namespace": "vdi-sessions", "uid": "u1", "generation": 2, "creationTimestamp": TIME}
+    metadata = {
+        "name": "cad",
+        "namespace": "vdi-sessions",
+        "uid": "u1",
+        "generation": 2,
+        "creationTimestamp": TIME,
+    }
     spec = {"user": "Alice@example.com", "template": "office", "access": access or []}
     return msgspec.convert({"metadata": metadata, "spec": spec, "status": status}, VDISession)
 
 
 def condition(kind: str, time: str) -> dict[str, str]:
-    return {"type": kind, "status": "True", "reason": "X", "message": f"{kind}.", "lastTransitionTime": time}
+    return {
+        "type": kind,
+        "status": "True",
+        "reason": "X",
+        "message": f"{kind}.",
+        "lastTransitionTime": time,
+    }
 
 
 @pytest.mark.parametrize(
@@ -50,20 +64,29 @@ def condition(kind: str, time: str) -> dict[str, str]:
         ({"queue": QUEUED}, {"queue": QUEUED}, []),
         ({}, {"conditions": [condition("Expiring", TIME)]}, ["session.ends_soon"]),
         ({"conditions": [condition("Idle", TIME)]}, {"conditions": [condition("Idle", TIME)]}, []),
-        ({"conditions": [condition("Idle", TIME)]}, {"conditions": [condition("Idle", LATER)]}, ["session.ends_soon"]),
+        (
+            {"conditions": [condition("Idle", TIME)]},
+            {"conditions": [condition("Idle", LATER)]},
+            ["session.ends_soon"],
+        ),
         ({}, {"phase": "Failed", "message": "It crashes."}, ["session.failed"]),
         ({"phase": "Failed"}, {"phase": "Failed", "message": "It still crashes."}, []),
         ({"phase": "Running"}, {"phase": "Suspended"}, []),
     ],
 )
-def test_changes_that_give_a_notice(old: dict[str, Any], new: dict[str, Any], expected: list[str]) -> None:
+def test_changes_that_give_a_notice(
+    old: dict[str, Any], new: dict[str, Any], expected: list[str]
+) -> None:
     found = list(find_notices(a_session(**old), a_session(**new)))
     assert [notice.kind for notice in found] == expected
     assert all(notice.user == ALICE and notice.message and notice.kind in KINDS for notice in found)
 
 
 def test_new_guest_is_notified_once_and_unknown_role_never() -> None:
-    bob, eve = {"user": "bob@example.com", "role": "viewer"}, {"user": "eve@example.com", "role": "owner"}
+    bob, eve = (
+        {"user": "bob@example.com", "role": "viewer"},
+        {"user": "eve@example.com", "role": "owner"},
+    )
     (found,) = find_notices(a_session(), a_session([bob, eve]))
     assert (found.kind, found.user) == ("session.shared", "bob@example.com")
     assert found.message == "alice@example.com shares the desktop cad with you (view only)."
@@ -88,7 +111,9 @@ class Receiver:
     async def answer(self, request: web.Request) -> web.Response:
         self.received.append((request.headers, await request.read()))
         status = self.statuses.pop(0) if self.statuses else 204
-        return web.Response(status=status, headers={"Location": "/elsewhere"} if status == 302 else {})
+        return web.Response(
+            status=status, headers={"Location": "/elsewhere"} if status == 302 else {}
+        )
 
 
 @asynccontextmanager
@@ -98,7 +123,11 @@ async def receiving(*statuses: int) -> AsyncIterator[tuple[Receiver, Settings]]:
     async with serve_app(app) as port:
         yield (
             receiver,
-            Settings(webhook_url=f"http://127.0.0.1:{port}/hook", webhook_secret=KEY, webhook_allow_local=True),
+            Settings(
+                webhook_url=f"http://127.0.0.1:{port}/hook",
+                webhook_secret=KEY,
+                webhook_allow_local=True,
+            ),
         )
 
 
@@ -132,10 +161,19 @@ async def test_webhook_is_signed_and_sent_by_one_replica() -> None:
         assert count(stage, "webhook", "sent") + count(other, "webhook", "sent") == 1
         ((headers, body),) = receiver.received
     signed = f"{headers['webhook-id']}.{headers['webhook-timestamp']}.".encode() + body
-    assert headers["webhook-signature"] == f"v1,{b64encode(hmac.digest(KEY, signed, 'sha256')).decode()}"
+    assert (
+        headers["webhook-signature"]
+        == f"v1,{b64encode(hmac.digest(KEY, signed, 'sha256')).decode()}"
+    )
     assert headers["webhook-timestamp"] == str(int(stage.clock.now().timestamp()))
     assert headers["User-Agent"].startswith("vdi-gateway/")
-    data = {"user": ALICE, "session": "cad", "namespace": "vdi-sessions", "uid": "u1", "template": "office"}
+    data = {
+        "user": ALICE,
+        "session": "cad",
+        "namespace": "vdi-sessions",
+        "uid": "u1",
+        "template": "office",
+    }
     data |= {"message": "Your desktop cad is ready.", "url": "https://cad.vdi.localhost"}
     assert msgspec.json.decode(body) == {"type": "session.ready", "timestamp": TIME, "data": data}
 
@@ -180,7 +218,9 @@ async def test_one_owner_cannot_fill_the_queue(monkeypatch: pytest.MonkeyPatch) 
     async with receiving(500, 500) as (_, settings):
         stage = GatewayStage(settings=settings)
         async with sending(stage) as (replica,):
-            guests = [{"user": f"guest{number}@example.com", "role": "viewer"} for number in range(5)]
+            guests = [
+                {"user": f"guest{number}@example.com", "role": "viewer"} for number in range(5)
+            ]
             stage.put(a_session(guests))
             assert count(stage, "webhook", "dropped") == 3
             bobs = a_session(readyTime=TIME)
@@ -249,14 +289,24 @@ async def test_mail_goes_to_the_subscriber_alone() -> None:
         ((recipients, text),) = server.mails
     mail = message_from_string(text)
     assert recipients == [f"<{ALICE}>"]
-    assert (mail["From"], mail["To"], mail["Subject"]) == ("vdi@example.com", ALICE, "Desktop is ready: cad")
+    assert (mail["From"], mail["To"], mail["Subject"]) == (
+        "vdi@example.com",
+        ALICE,
+        "Desktop is ready: cad",
+    )
     assert mail["Auto-Submitted"] == "auto-generated" and mail.get_content_type() == "text/plain"
-    assert "Your desktop cad is ready." in text and "https://portal.vdi.localhost/account#notices" in text
+    assert (
+        "Your desktop cad is ready." in text
+        and "https://portal.vdi.localhost/account#notices" in text
+    )
 
 
 @pytest.mark.parametrize(
     ("name", "is_local", "reason"),
-    [("cad", False, r"STARTTLS extension not supported"), ("cad\nBcc: eve@example.com", True, r"linefeed|newline")],
+    [
+        ("cad", False, r"STARTTLS extension not supported"),
+        ("cad\nBcc: eve@example.com", True, r"linefeed|newline"),
+    ],
 )
 async def test_mail_needs_tls_and_a_safe_header(
     monkeypatch: pytest.MonkeyPatch, name: str, is_local: bool, reason: str
@@ -274,7 +324,8 @@ async def test_mail_needs_tls_and_a_safe_header(
 
 
 @pytest.mark.parametrize(
-    ("piece", "pause", "seconds"), [(b"220-more\r\n" * 1000, 0.0, 30.0), (b"2", 0.02, 0.3), (b"220-" * 5000, 0.0, 30.0)]
+    ("piece", "pause", "seconds"),
+    [(b"220-more\r\n" * 1000, 0.0, 30.0), (b"2", 0.02, 0.3), (b"220-" * 5000, 0.0, 30.0)],
 )
 async def test_mail_server_that_never_ends_its_reply_is_given_up(
     monkeypatch: pytest.MonkeyPatch, piece: bytes, pause: float, seconds: float
@@ -294,7 +345,9 @@ async def test_mail_server_that_never_ends_its_reply_is_given_up(
 
     server = await asyncio.start_server(babble, "127.0.0.1", 0)
     async with server:
-        settings = Settings(smtp_url=f"smtp://127.0.0.1:{server.sockets[0].getsockname()[1]}", smtp_from=ALICE)
+        settings = Settings(
+            smtp_url=f"smtp://127.0.0.1:{server.sockets[0].getsockname()[1]}", smtp_from=ALICE
+        )
         with pytest.raises(OSError, match=r"replies exceed|Line too long|timed out"):
             async with asyncio.timeout(10):
                 await asyncio.to_thread(mail.send_mail, settings, EmailMessage(), ALICE)
@@ -303,7 +356,9 @@ async def test_mail_server_that_never_ends_its_reply_is_given_up(
 
 
 async def test_user_chooses_notices_on_the_account_page() -> None:
-    async with LoginStage(Settings(smtp_url="smtp://mail.example.com", smtp_from="vdi@example.com")) as stage:
+    async with LoginStage(
+        Settings(smtp_url="smtp://mail.example.com", smtp_from="vdi@example.com")
+    ) as stage:
         alice, store = stage.browser(), NoticeSubscriptions(stage.database)
         await alice.log_in()
         page = (await alice.get("/account")).text
@@ -312,7 +367,9 @@ async def test_user_chooses_notices_on_the_account_page() -> None:
             answer = await alice.submit("/account/notices", page, notice=cast(str, chosen))
             assert answer.headers["location"] == "/account?done=notices"
             assert await store.of(ALICE) == set(chosen) & KINDS.keys()
-        assert (await alice.post("/account/notices", data={"notice": "session.ready"})).status_code == 403
+        assert (
+            await alice.post("/account/notices", data={"notice": "session.ready"})
+        ).status_code == 403
         assert await store.of(ALICE) == frozenset()
 
 

@@ -1,4 +1,6 @@
-"""Pages for administrators: who may see them, filters and pages over many sessions, and what cannot be known."""
+"""Pages for administrators: who may see them, filters and pages over many sessions, and what cannot
+be known.
+"""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -8,7 +10,15 @@ import msgspec
 import pytest
 
 from unit.gateway.gateway_stage import NOW
-from unit.gateway.portal_stage import ADMIN, ALICE, PortalStage, a_session, a_template, running, text_of
+from unit.gateway.portal_stage import (
+    ADMIN,
+    ALICE,
+    PortalStage,
+    a_session,
+    a_template,
+    running,
+    text_of,
+)
 from vdi.api.pool import VDIPool
 from vdi.doctor.collect import BUDGET
 from vdi.findings.model import Finding, Remedy, Severity
@@ -36,9 +46,19 @@ async def test_administration_is_for_administrators(path: str) -> None:
 def crowd(number: int) -> PortalStage:
     stage = PortalStage(a_template())
     for index in range(number):
-        status = {"phase": ("Running", "Pending", "Suspended")[index % 3], "nodeName": f"node-{index % 4}"}
+        status = {
+            "phase": ("Running", "Pending", "Suspended")[index % 3],
+            "nodeName": f"node-{index % 4}",
+        }
         created = f"2026-11-{1 + index % 19:02}T09:00:00Z"
-        stage.put(a_session(f"desk-{index:04}", user=f"user{index % 10}@example.com", created=created, status=status))
+        stage.put(
+            a_session(
+                f"desk-{index:04}",
+                user=f"user{index % 10}@example.com",
+                created=created,
+                status=status,
+            )
+        )
     return stage
 
 
@@ -80,10 +100,20 @@ def test_filters_narrow_down(query: dict[str, str], expected: int) -> None:
 
 
 async def test_list_of_gpus_names_their_users_and_the_idle_ones() -> None:
-    stage = PortalStage(a_template(lifecycle={"idleTimeout": "8h"}), a_template("cpu", resources={"defaultGPU": 0}))
-    stage.put(running("idle", status={"lastActivityTime": "2026-11-20T10:00:00Z"}), running("cpu-1", template="cpu"))
-    stage.put(running("busy", status={"lastActivityTime": "2026-11-20T11:50:00Z"}), a_session("waits"))
-    for query, names in (({"gpu": "yes"}, ["busy", "idle"]), ({"gpu": "yes", "idle": "1h"}, ["idle"])):
+    stage = PortalStage(
+        a_template(lifecycle={"idleTimeout": "8h"}), a_template("cpu", resources={"defaultGPU": 0})
+    )
+    stage.put(
+        running("idle", status={"lastActivityTime": "2026-11-20T10:00:00Z"}),
+        running("cpu-1", template="cpu"),
+    )
+    stage.put(
+        running("busy", status={"lastActivityTime": "2026-11-20T11:50:00Z"}), a_session("waits")
+    )
+    for query, names in (
+        ({"gpu": "yes"}, ["busy", "idle"]),
+        ({"gpu": "yes", "idle": "1h"}, ["idle"]),
+    ):
         rows = sessions_page(stage.services, ADMIN, read_filter(query), 1)
         assert sorted(row.name for row in rows.items) == names
     browser = stage.browser(ADMIN)
@@ -107,8 +137,13 @@ async def test_chosen_sessions_get_a_planned_end() -> None:
     assert plans() == [None, end, None]
     entry = (await stage.services.audit.entries(limit=1))[0]
     assert (entry.action, entry.target, entry.detail) == ("session.plan-end", "two", end)
-    refused = await browser.post(path, at=path, **form, **{"pick-uid-gone": "on", "pick-uid-three": "on"})
-    assert "Done for 2 of 3 chosen sessions. gone: The desktop &#39;gone&#39; is ending" in refused.text
+    refused = await browser.post(
+        path, at=path, **form, **{"pick-uid-gone": "on", "pick-uid-three": "on"}
+    )
+    assert (
+        "Done for 2 of 3 chosen sessions. gone: The desktop &#39;gone&#39; is ending"
+        in refused.text
+    )
     assert plans() == [None, end, end]
     await browser.post(path, at=path, **(form | {"action": "cancel"}))
     assert plans() == [None, None, end]
@@ -123,7 +158,9 @@ async def test_transfers_are_listed_apart_from_actions() -> None:
     event = {"action": "files.download", "target": "alice-desktop", "owner": ALICE.email}
     detail = {"path": "<i>plan", "bytes": "2048", "type": "text/plain", "users": "a@x.y, b@x.y"}
     await stage.services.audit.record(Act(actor="", detail=detail, **event))
-    await stage.services.audit.record(Act(actor=ADMIN.email, action="transfers.begin", target="other", owner="o@x.y"))
+    await stage.services.audit.record(
+        Act(actor=ADMIN.email, action="transfers.begin", target="other", owner="o@x.y")
+    )
     admin = stage.browser(ADMIN)
     page = await admin.html("/admin/transfers?owner=Alice@example.com")
     assert "&lt;i&gt;plan" in page and "Desktop begins to report</td>" not in page
@@ -149,7 +186,12 @@ async def test_banner_is_shown_to_all_escaped_and_audited() -> None:
 
 
 async def test_a_desktop_that_hangs_counts_as_failed() -> None:
-    hangs = {"type": "PodReady", "status": "False", "reason": "NotResponding", "message": "It hangs."}
+    hangs = {
+        "type": "PodReady",
+        "status": "False",
+        "reason": "NotResponding",
+        "message": "It hangs.",
+    }
     status = {"phase": "Creating", "podName": "p", "message": "It hangs.", "conditions": [hangs]}
     admin = PortalStage(a_template(), a_session(status=status)).browser(ADMIN)
     overview = await admin.text("/admin")
@@ -174,7 +216,11 @@ def test_pages_of_nothing_is_one_empty_page() -> None:
 async def test_gpu_slots_are_counted_by_node_or_unknown() -> None:
     stage = PortalStage(a_template(), running("a"), running("b", resources={"gpu": 2}))
     stage.cluster.nodes = [
-        {"metadata": {"name": "gpu-node-1"}, "spec": {}, "status": {"allocatable": {"nvidia.com/gpu": "8"}}},
+        {
+            "metadata": {"name": "gpu-node-1"},
+            "spec": {},
+            "status": {"allocatable": {"nvidia.com/gpu": "8"}},
+        },
         {"metadata": {"name": "cpu-node"}, "spec": {}, "status": {"allocatable": {"cpu": "8"}}},
     ]
     page = await stage.browser(ADMIN).text("/admin")
@@ -190,13 +236,20 @@ async def test_templates_show_their_size_and_who_may_use_them() -> None:
         a_template(
             "a",
             access={"users": ["x@y.z"], "groups": ["lab"]},
-            resources={"maxGPU": 4, "defaultEphemeralStorage": "5Gi", "maxEphemeralStorage": "20Gi"},
+            resources={
+                "maxGPU": 4,
+                "defaultEphemeralStorage": "5Gi",
+                "maxEphemeralStorage": "20Gi",
+            },
             persistence={"maxSize": "50Gi"},
         ),
         a_template("b", persistence={"enabled": False}),
     )
     page = await stage.browser(ADMIN).text("/admin/templates")
-    size = "1, at most 4 GPU 2 CPUs 4 GiB memory 5 GiB, at most 20 GiB local disk 10 GiB, at most 50 GiB home"
+    size = (
+        "1, at most 4 GPU 2 CPUs 4 GiB memory 5 GiB, at most 20 GiB local disk 10 GiB, at most 50"
+        " GiB home"
+    )
     assert f"A a {size} any x@y.z, group lab" in page
     assert "B b 1 GPU 2 CPUs 4 GiB memory No home any everyone" in page
 
@@ -231,7 +284,14 @@ async def test_hours_that_no_one_knows_are_not_called_zero() -> None:
 
 
 def finding(code: str, by: str = "", severity: Severity = Severity.ERROR) -> Finding:
-    return Finding(code=code, severity=severity, object=f"pod/{code}", message=code, remedy=Remedy("r"), caused_by=by)
+    return Finding(
+        code=code,
+        severity=severity,
+        object=f"pod/{code}",
+        message=code,
+        remedy=Remedy("r"),
+        caused_by=by,
+    )
 
 
 def test_what_follows_stands_under_its_first_cause() -> None:
@@ -272,7 +332,9 @@ class Blind:
 
 
 async def test_the_doctor_reports_unreadable_objects_as_unknown() -> None:
-    stage = PortalStage(cluster=Blind(Forbidden(403, "Forbidden", 'User "vdi-gateway" cannot list')))
+    stage = PortalStage(
+        cluster=Blind(Forbidden(403, "Forbidden", 'User "vdi-gateway" cannot list'))
+    )
     browser = stage.browser(ADMIN)
     answer = await browser.post("/admin/doctor", at="/admin/doctor")
     assert (answer.status_code, answer.headers["location"]) == (303, "/admin/doctor")
@@ -282,7 +344,9 @@ async def test_the_doctor_reports_unreadable_objects_as_unknown() -> None:
 
 
 async def test_a_cluster_that_does_not_answer_is_no_clean_bill() -> None:
-    stage = PortalStage(cluster=Blind(ConnectionFailed("https://10.0.0.1", "list pods", "no route to host")))
+    stage = PortalStage(
+        cluster=Blind(ConnectionFailed("https://10.0.0.1", "list pods", "no route to host"))
+    )
     report = await stage.services.doctor.run()
     assert "no route to host" in report.failed
     assert not report.well
@@ -300,7 +364,9 @@ async def test_administrators_who_ask_at_once_share_one_look() -> None:
 async def test_the_audit_is_filtered_and_read_on() -> None:
     stage = PortalStage()
     for number in range(1, 251):
-        stage.enter_act(actor=f"user{number % 2}@example.com", action="share", target=f"desk-{number}")
+        stage.enter_act(
+            actor=f"user{number % 2}@example.com", action="share", target=f"desk-{number}"
+        )
     browser = stage.browser(ADMIN)
     page = await browser.html("/admin/audit?actor=USER1@example.com")
     assert page.count("user1@example.com") == 100

@@ -1,4 +1,6 @@
-"""Files of the pages: kept for ever under an address that changes with them, packed, and nothing else is served."""
+"""Files of the pages: kept for ever under an address that changes with them, packed, and nothing
+else is served.
+"""
 
 import gzip
 import re
@@ -18,7 +20,13 @@ STATIC = Path(portal_room.__file__).parent / "static"
 
 
 def request_for(host: str) -> Request:
-    scope = {"type": "http", "method": "GET", "path": "/", "query_string": b"", "headers": [(b"host", host.encode())]}
+    scope = {
+        "type": "http",
+        "method": "GET",
+        "path": "/",
+        "query_string": b"",
+        "headers": [(b"host", host.encode())],
+    }
     return Request(scope)
 
 
@@ -51,7 +59,9 @@ async def test_files_are_packed_for_who_can_unpack_them() -> None:
     assert (answer.headers["content-encoding"], answer.content) == ("gzip", plain.content)
 
 
-@pytest.mark.parametrize("name", ["nothing.css", "../part.py", "%2e%2e/part.py", "vendor/README.md", "vendor", ""])
+@pytest.mark.parametrize(
+    "name", ["nothing.css", "../part.py", "%2e%2e/part.py", "vendor/README.md", "vendor", ""]
+)
 async def test_nothing_else_is_served(name: str) -> None:
     assert (await PortalStage().browser().get(f"/static/{name}")).status_code == 404
 
@@ -66,7 +76,9 @@ def test_pages_of_a_desktops_host_take_their_files_from_there() -> None:
     ):
         page = renderer.fill(request_for(host), "error.html", title="t", sentence="s")
         assert f'href="{prefix}portal.css?v=' in page
-        assert '<a class="button second" href="https://portal.vdi.localhost/">My desktops</a>' in page
+        assert (
+            '<a class="button second" href="https://portal.vdi.localhost/">My desktops</a>' in page
+        )
 
 
 def test_names_of_templates_are_unique_across_the_rooms() -> None:
@@ -86,7 +98,11 @@ def test_the_stylesheet_and_the_pages_name_the_same_font_address() -> None:
 
 
 async def test_a_font_is_served_as_it_is() -> None:
-    answer = await PortalStage().browser().get("/static/fonts/inter.woff2", **{"Accept-Encoding": "gzip"})
+    answer = (
+        await PortalStage()
+        .browser()
+        .get("/static/fonts/inter.woff2", **{"Accept-Encoding": "gzip"})
+    )
     assert answer.headers["content-type"] == "font/woff2"
     assert answer.content == (STATIC / "fonts" / "inter.woff2").read_bytes()
     assert len(answer.content) < 40_000

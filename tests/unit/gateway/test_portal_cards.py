@@ -1,11 +1,21 @@
-"""Cards of desktops: one action stands out, every card says where it stands, and what cannot be undone is elsewhere."""
+"""Cards of desktops: one action stands out, every card says where it stands, and what cannot be
+undone is elsewhere.
+"""
 
 import re
 from typing import Any
 
 import pytest
 
-from unit.gateway.portal_stage import ADMIN, BOB, PortalStage, a_session, a_template, running, text_of
+from unit.gateway.portal_stage import (
+    ADMIN,
+    BOB,
+    PortalStage,
+    a_session,
+    a_template,
+    running,
+    text_of,
+)
 
 # A primary button: its class says nothing else.
 _STANDS_OUT = re.compile(r'<(?:a class="button"|button type="submit" form="act")[^>]*>([^<]+)<')
@@ -25,12 +35,28 @@ def cards(page: str) -> list[str]:
         ({}, ["Follow progress"], "Just requested"),
         ({"phase": "Pending"}, ["Follow progress"], "Waiting"),
         ({"phase": "Pending", "message": "Full."}, ["Follow progress"], "Full."),
-        ({"phase": "Pending", "queue": THIRD, "message": "Full."}, ["Follow progress"], "Number 3 in line"),
-        ({"phase": "Pending", "queue": {"reason": "NoGPUs"}}, ["Follow progress"], "No node can run it"),
+        (
+            {"phase": "Pending", "queue": THIRD, "message": "Full."},
+            ["Follow progress"],
+            "Number 3 in line",
+        ),
+        (
+            {"phase": "Pending", "queue": {"reason": "NoGPUs"}},
+            ["Follow progress"],
+            "No node can run it",
+        ),
         ({"phase": "Creating"}, ["Follow progress"], "Starting"),
         ({"phase": "Creating"}, ["Follow progress"], "The desktop is being started."),
-        ({"phase": "Running", "expiresAt": "2026-11-20T17:00:00Z"}, ["Open"], "until 20 Nov 2026, 17:00 UTC"),
-        ({"phase": "Running", "failures": {"count": 2, "message": "m"}}, ["Open"], "failed 2 times in a row"),
+        (
+            {"phase": "Running", "expiresAt": "2026-11-20T17:00:00Z"},
+            ["Open"],
+            "until 20 Nov 2026, 17:00 UTC",
+        ),
+        (
+            {"phase": "Running", "failures": {"count": 2, "message": "m"}},
+            ["Open"],
+            "failed 2 times in a row",
+        ),
         ({"phase": "Suspended"}, ["Resume"], "Suspended"),
         ({"phase": "Suspended"}, ["Resume"], "The desktop is stopped; its address is kept."),
         ({"phase": "Failed", "message": "No image."}, ["Try again"], "No image."),
@@ -54,9 +80,17 @@ async def test_a_card_says_its_state_and_one_action_stands_out(
         ("ImageNotFound", "Cannot start", "Its image cannot be loaded. Ask your administrator."),
     ],
 )
-async def test_a_failing_desktop_says_what_happened_and_what_to_do(reason: str, title: str, message: str) -> None:
+async def test_a_failing_desktop_says_what_happened_and_what_to_do(
+    reason: str, title: str, message: str
+) -> None:
     at = "2026-11-20T11:54:00Z"
-    pod = {"type": "PodReady", "status": "False", "reason": reason, "message": f"{reason}.", "lastTransitionTime": at}
+    pod = {
+        "type": "PodReady",
+        "status": "False",
+        "reason": reason,
+        "message": f"{reason}.",
+        "lastTransitionTime": at,
+    }
     status = {"phase": "Creating", "podName": "p", "message": f"{reason}.", "conditions": [pod]}
     stage = PortalStage(a_template(), a_session(status=ON_DESKTOP | status))
     for path in ("/", PAGE):
@@ -64,7 +98,9 @@ async def test_a_failing_desktop_says_what_happened_and_what_to_do(reason: str, 
         assert f"{title} {message}" in text_of(page)
         assert _STANDS_OUT.findall(page) == ["Restart"]
         assert 'class="badge failed"' in page and "<progress" not in page
-        assert 'Since <time datetime="2026-11-20T11:54:00Z">' in page and "/admin/doctor" not in page
+        assert (
+            'Since <time datetime="2026-11-20T11:54:00Z">' in page and "/admin/doctor" not in page
+        )
         assert f"template ubuntu\n{title} since 2026-11-20T11:54:00Z: {reason}\n{reason}." in page
     assert 'href="/admin/doctor"' in (await stage.browser(ADMIN).html(PAGE)).partition("</nav>")[2]
 
@@ -94,7 +130,10 @@ async def test_a_running_card_says_with_how_many_it_is_shared() -> None:
 @pytest.mark.parametrize(
     ("earliest", "words"),
     [
-        ("2026-11-20T12:25:30Z", "by 12:25 UTC . That is 20 Nov 2026, 12:25 UTC , unless a desktop ends earlier"),
+        (
+            "2026-11-20T12:25:30Z",
+            "by 12:25 UTC . That is 20 Nov 2026, 12:25 UTC , unless a desktop ends earlier",
+        ),
         ("", "not enough suitable GPUs are free."),
     ],
 )
@@ -117,8 +156,12 @@ async def test_ending_is_away_from_opening_and_sharing_comes_first() -> None:
 
 
 async def test_desktops_that_need_attention_come_first() -> None:
-    failed = a_session("failed", created="2026-11-20T08:00:00Z", status={"phase": "Failed", "message": "No image."})
+    failed = a_session(
+        "failed", created="2026-11-20T08:00:00Z", status={"phase": "Failed", "message": "No image."}
+    )
     newest = a_session("newest", created="2026-11-20T11:00:00Z")
     stage = PortalStage(a_template(), failed, newest, running("older"))
-    found = re.findall(r'<article class="card( attention)?" id="card-uid-(\w+)"', await stage.browser().html("/"))
+    found = re.findall(
+        r'<article class="card( attention)?" id="card-uid-(\w+)"', await stage.browser().html("/")
+    )
     assert found == [(" attention", "failed"), ("", "newest"), ("", "older")]

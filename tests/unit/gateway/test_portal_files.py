@@ -1,4 +1,6 @@
-"""The page of a home's files: who may copy in which direction, what is audited, and what an agent may answer."""
+"""The page of a home's files: who may copy in which direction, what is audited, and what an agent
+may answer.
+"""
 
 import io
 from collections.abc import AsyncIterator, Iterator
@@ -15,7 +17,16 @@ from support.csrf import csrf_of
 from support.waiting import eventually
 from support.web_server import serve_app
 from unit.gateway.files_agent import files_agent, point
-from unit.gateway.portal_stage import ADMIN, ALICE, BOB, PageBrowser, PortalStage, a_template, running, text_of
+from unit.gateway.portal_stage import (
+    ADMIN,
+    ALICE,
+    BOB,
+    PageBrowser,
+    PortalStage,
+    a_template,
+    running,
+    text_of,
+)
 from vdi.gateway.in_flight import USER_ANSWERS_BYTES
 from vdi.gateway.portal import files
 from vdi.gateway.rights import User
@@ -53,7 +64,9 @@ def put(stage: PortalStage, role: str = "collaborator", spec: Any = None, **sess
     stage.put(a_template(**(spec or {})), running(**session))
 
 
-async def send(browser: PageBrowser, path: str, content: Any = b"new", token: str | None = None, **more: str) -> Any:
+async def send(
+    browser: PageBrowser, path: str, content: Any = b"new", token: str | None = None, **more: str
+) -> Any:
     if token is None:
         token = csrf_of(await browser.html("/homes"))
     headers = FROM_PAGE | {"X-CSRF-Token": token, "Content-Type": "application/octet-stream"} | more
@@ -73,7 +86,9 @@ async def test_a_folder_is_listed_with_sizes_and_space(stage: PortalStage, perso
     page = await browser.html(PAGE)
     assert "Desktop/" in text_of(page) and ".profile 2.5 kB" in text_of(page)
     assert "<meter" in page
-    assert f'href="{CONTENT}?path=Desktop/report.html" download' in await browser.html(f"{PAGE}?path=Desktop")
+    assert f'href="{CONTENT}?path=Desktop/report.html" download' in await browser.html(
+        f"{PAGE}?path=Desktop"
+    )
     assert copies(stage) == []
 
 
@@ -95,7 +110,10 @@ async def test_a_name_that_is_not_utf_8_can_be_downloaded(stage: PortalStage, ho
     browser = stage.browser()
     assert f"{CONTENT}?path=caf%E9" in await browser.html(PAGE)
     answer = await browser.get(f"{CONTENT}?path=caf%E9", **FROM_PAGE)
-    assert (answer.text, answer.headers["content-disposition"]) == ("found", "attachment; filename*=UTF-8''caf%3F")
+    assert (answer.text, answer.headers["content-disposition"]) == (
+        "found",
+        "attachment; filename*=UTF-8''caf%3F",
+    )
 
 
 async def test_a_download_is_never_shown_and_is_audited(stage: PortalStage) -> None:
@@ -115,7 +133,9 @@ async def test_a_folder_is_downloaded_as_zip(stage: PortalStage) -> None:
     assert copies(stage)[0][3] == {"path": "", "bytes": ""}
 
 
-async def test_an_upload_passes_on_more_than_a_form_may_have(stage: PortalStage, home: Path) -> None:
+async def test_an_upload_passes_on_more_than_a_form_may_have(
+    stage: PortalStage, home: Path
+) -> None:
     content = b"\x00" * (3 * middleware.PUBLIC_BODY)
     answer = await send(stage.browser(), "Desktop/new.bin", content)
     assert (answer.status_code, (home / "Desktop/new.bin").read_bytes() == content) == (201, True)
@@ -126,12 +146,16 @@ async def test_an_upload_passes_on_more_than_a_form_may_have(stage: PortalStage,
     assert (home / "Desktop/new.bin").read_bytes() == content
 
 
-async def test_an_upload_or_download_of_another_page_is_refused(stage: PortalStage, home: Path) -> None:
+async def test_an_upload_or_download_of_another_page_is_refused(
+    stage: PortalStage, home: Path
+) -> None:
     browser = stage.browser()
     assert (await send(browser, "new", token="wrong")).status_code == 403
     assert (await send(browser, "new", **{"Sec-Fetch-Site": "same-site"})).status_code == 403
     for site in ("same-site", "cross-site"):
-        assert (await browser.get(f"{CONTENT}?path=.profile", **{"Sec-Fetch-Site": site})).status_code == 403
+        assert (
+            await browser.get(f"{CONTENT}?path=.profile", **{"Sec-Fetch-Site": site})
+        ).status_code == 403
     assert not (home / "new").exists()
     assert copies(stage) == []
 
@@ -146,13 +170,25 @@ async def test_an_upload_or_download_of_another_page_is_refused(stage: PortalSta
         (ALICE, {"spec": {"streaming": {"fileTransfer": "None"}}}, 403, 403, 403),
         (ALICE, {"spec": {"streaming": {"fileTransfer": "Download"}}}, 200, 200, 403),
         (BOB, {"spec": {"streaming": {"fileTransfer": "Upload"}}}, 403, 403, 201),
-        (ALICE, {"spec": {"env": [{"name": "SELKIES_FILE_TRANSFERS", "value": "upload|locked"}]}}, 403, 403, 201),
+        (
+            ALICE,
+            {"spec": {"env": [{"name": "SELKIES_FILE_TRANSFERS", "value": "upload|locked"}]}},
+            403,
+            403,
+            201,
+        ),
         (ALICE, {"template": "gone"}, 403, 403, 403),
         (ALICE, {"suspended": True}, 409, 409, 409),
     ],
 )
 async def test_who_may_copy_in_which_direction(
-    stage: PortalStage, home: Path, person: User, change: dict[str, Any], listed: int, downloaded: int, uploaded: int
+    stage: PortalStage,
+    home: Path,
+    person: User,
+    change: dict[str, Any],
+    listed: int,
+    downloaded: int,
+    uploaded: int,
 ) -> None:
     put(stage, **change)
     browser = stage.browser(person)
@@ -166,7 +202,14 @@ async def test_who_may_copy_in_which_direction(
     "spec",
     [
         {"streaming": {"fileTransfer": "Later"}},
-        {"env": [{"name": "SELKIES_FILE_TRANSFERS", "valueFrom": {"secretKeyRef": {"name": "a", "key": "b"}}}]},
+        {
+            "env": [
+                {
+                    "name": "SELKIES_FILE_TRANSFERS",
+                    "valueFrom": {"secretKeyRef": {"name": "a", "key": "b"}},
+                }
+            ]
+        },
         {"streaming": {"selkies": "1"}},
         {"protocol": "Web"},
     ],
@@ -194,7 +237,9 @@ async def test_a_copy_ends_when_the_share_ends(stage: PortalStage, home: Path) -
     assert copies(stage) == []
 
 
-async def test_requests_for_files_are_limited(stage: PortalStage, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_requests_for_files_are_limited(
+    stage: PortalStage, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(files, "MAX_REQUESTS", 1)
     browser = stage.browser()
     assert [(await browser.get(PAGE)).status_code for _ in range(2)] == [200, 429]
@@ -244,16 +289,24 @@ async def test_a_zip_that_is_not_complete_fails() -> None:
 async def test_a_page_of_long_paths_is_cut(stage: PortalStage) -> None:
     """Each row has the path of the folder: a request's own path may not make a page of 60 MB."""
     entries = [ENTRY | {"name": f"{number}"} for number in range(2000)]
-    stage.agent.real, stage.agent.folders["alice-desktop"] = None, msgspec.json.encode(FOLDER | {"entries": entries})
+    stage.agent.real, stage.agent.folders["alice-desktop"] = (
+        None,
+        msgspec.json.encode(FOLDER | {"entries": entries}),
+    )
     short, long = [await stage.browser().html(f"{PAGE}?path={path}") for path in ("a", "a" * 8000)]
     assert short.count("<tr>") == 2001 and "more entries than are listed" not in short
     assert "more entries than are listed" in long and len(long) < 2 << 20
 
 
-async def test_pages_that_no_browser_reads_are_few(stage: PortalStage, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_pages_that_no_browser_reads_are_few(
+    stage: PortalStage, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("vdi.gateway.in_flight._BYTES_SECONDS", 0.1)
     entries = [ENTRY | {"name": f"{number}"} for number in range(2000)]
-    stage.agent.real, stage.agent.folders["alice-desktop"] = None, msgspec.json.encode(FOLDER | {"entries": entries})
+    stage.agent.real, stage.agent.folders["alice-desktop"] = (
+        None,
+        msgspec.json.encode(FOLDER | {"entries": entries}),
+    )
     browser = stage.browser()
     async with AsyncExitStack() as unread:
         await stage.agent.answers.reserve(unread, ALICE.email, USER_ANSWERS_BYTES - (256 << 10))

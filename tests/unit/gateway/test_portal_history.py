@@ -1,4 +1,6 @@
-"""History, usage and files of both: whose they are, how one reads on, and a database that is down."""
+"""History, usage and files of both: whose they are, how one reads on, and a database that is
+down.
+"""
 
 import re
 from datetime import timedelta
@@ -21,7 +23,10 @@ from vdi.gateway.store.history import EndReason, RunRow
 
 def past(number: int, user: str = ALICE.email, **run: Any) -> SessionHistory:
     created = NOW - timedelta(hours=number)
-    end: dict[str, Any] = {"ended": created + timedelta(minutes=30), "end_reason": EndReason.TIMEOUT}
+    end: dict[str, Any] = {
+        "ended": created + timedelta(minutes=30),
+        "end_reason": EndReason.TIMEOUT,
+    }
     row = replace(a_past(f"uid-{number}", user, created=created), name=f"desk-{number}", **end)
     return SessionHistory(row, (RunRow(uid=row.uid, start=created, **end, **run),))
 
@@ -58,8 +63,12 @@ async def test_a_place_that_is_none_is_refused(stage: PortalStage) -> None:
 
 
 @pytest.mark.parametrize("page", ["/history", "/history/usage"])
-@pytest.mark.parametrize(("person", "of", "bob"), [(ALICE, "", False), (ADMIN, "?of=everyone", True)])
-async def test_files_of_a_page_have_its_users(stage: PortalStage, page: str, person: User, of: str, bob: bool) -> None:
+@pytest.mark.parametrize(
+    ("person", "of", "bob"), [(ALICE, "", False), (ADMIN, "?of=everyone", True)]
+)
+async def test_files_of_a_page_have_its_users(
+    stage: PortalStage, page: str, person: User, of: str, bob: bool
+) -> None:
     stage.use(ALICE.email, 1.0)
     stage.use("bob@example.com", 1.0)
     browser = stage.browser(person)
@@ -67,7 +76,11 @@ async def test_files_of_a_page_have_its_users(stage: PortalStage, page: str, per
     assert len(links) == 2
     for link in links:
         answer = await browser.get(unescape(link))
-        assert (answer.status_code, ALICE.email in answer.text, "bob@example.com" in answer.text) == (200, True, bob)
+        assert (
+            answer.status_code,
+            ALICE.email in answer.text,
+            "bob@example.com" in answer.text,
+        ) == (200, True, bob)
 
 
 async def test_a_database_that_is_down_is_said_everywhere(stage: PortalStage) -> None:
@@ -85,7 +98,9 @@ async def test_usage_is_by_month_and_person() -> None:
     stage.use(ALICE.email, 2.5, end=october)
     stage.use("bob@example.com", 9.5)
     browser = stage.browser()
-    assert "alice@example.com 1.5 h 3.0 h 0 1 1 1 1 min 2.2 s" in await browser.text("/history/usage")
+    assert "alice@example.com 1.5 h 3.0 h 0 1 1 1 1 min 2.2 s" in await browser.text(
+        "/history/usage"
+    )
     assert "alice@example.com 2.5" in await browser.text("/history/usage?month=2026-10")
     assert "bob" not in await browser.html("/history/usage?of=everyone")
     assert "bob@example.com 9.5" in await stage.browser(ADMIN).text("/history/usage?of=everyone")
@@ -93,7 +108,11 @@ async def test_usage_is_by_month_and_person() -> None:
     file = await browser.get("/api/v1/export?what=usage&month=2026-10")
     assert file.headers["content-disposition"] == 'attachment; filename="vdi-usage-2026-10.csv"'
     head, row, end = file.text.split("\r\n")
-    assert head.startswith("user,month,sessions") and row.startswith("alice@example.com,2026-10,1") and end == ""
+    assert (
+        head.startswith("user,month,sessions")
+        and row.startswith("alice@example.com,2026-10,1")
+        and end == ""
+    )
 
 
 async def test_ones_own_limits_stand_beside_what_was_used() -> None:
@@ -101,14 +120,19 @@ async def test_ones_own_limits_stand_beside_what_was_used() -> None:
     stage = PortalStage(limits=limits)
     stage.use(ALICE.email, 6.25, gpus=2)
     read = await stage.browser().text("/history/usage")
-    assert "My limits GPUs in use 0 of 2 GPU hours this month 12.5 of 100 All homes, in GiB 0 of 50" in read
+    assert (
+        "My limits GPUs in use 0 of 2 GPU hours this month 12.5 of 100 All homes, in GiB 0 of 50"
+        in read
+    )
     assert "My limits" not in await stage.browser(ADMIN).html("/history/usage?of=everyone")
     assert "My limits" not in await PortalStage().browser().html("/history/usage")
 
 
 async def test_a_row_sums_up_all_runs() -> None:
     one = past(2, queue_seconds=4.0, startup_seconds=2.0)
-    again = RunRow(uid="uid-2", start=NOW - timedelta(minutes=90), startup_seconds=3.0, queue_seconds=70.0)
+    again = RunRow(
+        uid="uid-2", start=NOW - timedelta(minutes=90), startup_seconds=3.0, queue_seconds=70.0
+    )
     assert run_time(SessionHistory(one.session, (*one.runs, again)), NOW) == timedelta(hours=2)
     stage = PortalStage()
     stage.remember(one.session, *one.runs, again)
@@ -136,7 +160,10 @@ async def test_what_happened_has_restarts_and_seconds(stage: PortalStage) -> Non
         act = Act(actor=actor, action="session.restart", target="alice-desktop", uid=uid)
         await stage.services.audit.record(act, outcome)
     page = await stage.browser().text("/desktops/alice-desktop")
-    assert f"Restarted by {ALICE.email} 20 Nov 2026, 12:00:00 UTC Requested 20 Nov 2026, 11:00:00 UTC" in page
+    assert (
+        f"Restarted by {ALICE.email} 20 Nov 2026, 12:00:00 UTC Requested 20 Nov 2026, 11:00:00 UTC"
+        in page
+    )
     assert page.count("Restarted") == 1
 
 
@@ -151,7 +178,11 @@ def test_shares_are_of_the_largest_and_the_rest_is_one() -> None:
 
 async def test_usage_is_compared_by_user_and_by_template() -> None:
     stage = PortalStage()
-    for user, template, hours in (("root", "blender", 3.0), ("root", "qgis", 1.0), ("b", "qgis", 1.0)):
+    for user, template, hours in (
+        ("root", "blender", 3.0),
+        ("root", "qgis", 1.0),
+        ("b", "qgis", 1.0),
+    ):
         stage.use(f"{user}@example.com", hours, template)
     page = await stage.browser(ADMIN).html("/history/usage?of=everyone")
     assert re.findall(r'<rect width="([\d.]+)"', page) == ["100.0", "25.0", "100.0", "66.7"]
@@ -163,7 +194,12 @@ async def test_usage_is_compared_by_user_and_by_template() -> None:
 async def test_each_kill_for_want_of_memory_is_in_the_timeline_once(stage: PortalStage) -> None:
     stage.remember(a_past("uid-alice-desktop", created=NOW - timedelta(hours=1)))
     for message in ("At 11:58 it was killed.", "At 11:59 it was killed."):
-        killed = {"type": "OutOfMemory", "status": "True", "reason": "DesktopKilled", "message": message}
+        killed = {
+            "type": "OutOfMemory",
+            "status": "True",
+            "reason": "DesktopKilled",
+            "message": message,
+        }
         stage.put(a_template(), running(status={"conditions": [killed]}))
         for _replica in range(2):
             kills = MemoryKills(context=stage.services.context, audit=stage.services.audit)

@@ -18,7 +18,10 @@ def stage() -> PortalStage:
     for version, (name, user) in enumerate(((MINE, ALICE), (THEIRS, BOB)), 1):
         notes = {"vdi.kasm.io/user": user.email, "vdi.kasm.io/last-used": "2026-11-20T08:30:00Z"}
         meta = {"name": name, "namespace": "vdi-sessions", "uid": name, "annotations": notes}
-        claim = {"metadata": meta | {"resourceVersion": str(version)}, "status": {"capacity": {"storage": "10Gi"}}}
+        claim = {
+            "metadata": meta | {"resourceVersion": str(version)},
+            "status": {"capacity": {"storage": "10Gi"}},
+        }
         stage.world.homes.observe(msgspec.convert(claim, HomeClaim))
     return stage
 
@@ -42,10 +45,15 @@ async def test_a_home_is_deleted_after_a_question(stage: PortalStage) -> None:
     assert "Files of all your desktops: delete?" in await browser.html(path)
     answer = await browser.post(path, at=path)
     assert answer.status_code == 303
-    assert answer.headers["location"] == "/homes?done=delete-home&name=Files%20of%20all%20your%20desktops"
+    assert (
+        answer.headers["location"]
+        == "/homes?done=delete-home&name=Files%20of%20all%20your%20desktops"
+    )
     assert stage.acts == [(ALICE.email, "home.delete", MINE, "done")]
     assert [home.metadata.name for home in stage.world.homes.values()] == [THEIRS]
-    assert "Files of all your desktops are being deleted." in await browser.html(answer.headers["location"])
+    assert "Files of all your desktops are being deleted." in await browser.html(
+        answer.headers["location"]
+    )
 
 
 async def test_a_refusal_is_said_on_the_page(stage: PortalStage) -> None:

@@ -1,4 +1,6 @@
-"""Hostile text in every field that somebody else may fill: no page and no stream lets any of it become markup."""
+"""Hostile text in every field that somebody else may fill: no page and no stream lets any of it
+become markup.
+"""
 
 import re
 from dataclasses import replace
@@ -23,7 +25,11 @@ from vdi.gateway.rights import User
 from vdi.gateway.store.history import EndReason, RunRow, SessionRow
 
 # The last one breaks out of an event of a stream.
-HOSTILE = (*PROBES, f"\n\nevent: bye\ndata: <{MARK} on{MARK}=1>\n\n", f"-->]]><!--<iframe srcdoc='<{MARK}>'>")
+HOSTILE = (
+    *PROBES,
+    f"\n\nevent: bye\ndata: <{MARK} on{MARK}=1>\n\n",
+    f"-->]]><!--<iframe srcdoc='<{MARK}>'>",
+)
 SOMEBODY = User("alice@example.com", "", admin=True, login_id="login")
 
 
@@ -44,27 +50,67 @@ def furnish(bad: str) -> PortalStage:
         "failures": {"count": 1, "message": bad},
     }
     guests = [{"user": user, "role": "viewer"}]
-    texts: dict[str, Any] = {"displayName": bad, "description": bad, "icon": f"data:image/png,{bad}", "image": bad}
+    texts: dict[str, Any] = {
+        "displayName": bad,
+        "description": bad,
+        "icon": f"data:image/png,{bad}",
+        "image": bad,
+    }
     stage.put(
         a_template("evil", **texts, access={"groups": [bad]}),
         a_template("icon", icon=bad),
         a_session("mine", template="evil", status=status, access=guests),
-        a_session("waits", template=bad, status=status | {"phase": "Pending", "queue": {"position": 1, "reason": bad}}),
-        a_session("fails", user=user, template="evil", status=status | {"phase": bad}, access=[{"user": ALICE.email}]),
-        a_session(bad, status=status),  # no API server takes such a name; the pages do not rely on that
-        msgspec.convert({"metadata": {"name": bad}, "spec": {"template": bad}, "status": {"message": bad}}, VDIPool),
+        a_session(
+            "waits",
+            template=bad,
+            status=status | {"phase": "Pending", "queue": {"position": 1, "reason": bad}},
+        ),
+        a_session(
+            "fails",
+            user=user,
+            template="evil",
+            status=status | {"phase": bad},
+            access=[{"user": ALICE.email}],
+        ),
+        a_session(
+            bad, status=status
+        ),  # no API server takes such a name; the pages do not rely on that
+        msgspec.convert(
+            {"metadata": {"name": bad}, "spec": {"template": bad}, "status": {"message": bad}},
+            VDIPool,
+        ),
     )
-    stage.cluster.nodes = [{"metadata": {"name": bad}, "spec": {}, "status": {"allocatable": {"nvidia.com/gpu": "8"}}}]
+    stage.cluster.nodes = [
+        {"metadata": {"name": bad}, "spec": {}, "status": {"allocatable": {"nvidia.com/gpu": "8"}}}
+    ]
     at = parse_time("2026-11-20T09:00:00Z")
-    row = SessionRow(uid="uid-mine", name=bad, namespace=bad, owner=ALICE.email, template=bad, created=at)
-    gone = msgspec.structs.replace(row, uid="u2", ended=at, end_reason=EndReason.ADMIN, ended_by=bad, owner=user)
-    run = RunRow(uid="uid-mine", start=at, node=bad, pod=bad, ended=at, end_reason=EndReason.FAILED, end_detail=bad)
+    row = SessionRow(
+        uid="uid-mine", name=bad, namespace=bad, owner=ALICE.email, template=bad, created=at
+    )
+    gone = msgspec.structs.replace(
+        row, uid="u2", ended=at, end_reason=EndReason.ADMIN, ended_by=bad, owner=user
+    )
+    run = RunRow(
+        uid="uid-mine",
+        start=at,
+        node=bad,
+        pod=bad,
+        ended=at,
+        end_reason=EndReason.FAILED,
+        end_detail=bad,
+    )
     stage.remember(row, run)
     stage.remember(gone, msgspec.structs.replace(run, uid="u2"))
-    stage.enter_act(bad, bad, bad, address=bad, target_uid=bad, target_owner=bad, outcome=bad, detail={bad: bad})
+    stage.enter_act(
+        bad, bad, bad, address=bad, target_uid=bad, target_owner=bad, outcome=bad, detail={bad: bad}
+    )
     fields: dict[str, Any] = {"code": bad, "object": bad, "message": bad}
-    finding = Finding(**fields, severity=Severity.ERROR, evidence=(bad,), remedy=Remedy(bad, (bad,)))
-    stage.services.doctor.last = Report(at, bad, [finding, msgspec.structs.replace(finding, caused_by=bad)], unknown=1)
+    finding = Finding(
+        **fields, severity=Severity.ERROR, evidence=(bad,), remedy=Remedy(bad, (bad,))
+    )
+    stage.services.doctor.last = Report(
+        at, bad, [finding, msgspec.structs.replace(finding, caused_by=bad)], unknown=1
+    )
     return stage
 
 
@@ -94,8 +140,14 @@ async def test_no_live_piece_lets_a_field_become_markup_or_event(bad: str) -> No
     stage = furnish(bad)
     views = [pages.list_of(here, stage.services, ADMIN) for here in ("desktops", "shared")]
     views += [pages.list_of("desktops", stage.services, ALICE), pages.ended_pieces(bad)]
-    views += [sessions_page_pieces(stage.services, ADMIN, {}), overview_pieces(stage.services, ADMIN)]
-    for pieces in [*views, *(pages.page_of(stage.services, ADMIN, name) for name in ("mine", "waits", "fails"))]:
+    views += [
+        sessions_page_pieces(stage.services, ADMIN, {}),
+        overview_pieces(stage.services, ADMIN),
+    ]
+    for pieces in [
+        *views,
+        *(pages.page_of(stage.services, ADMIN, name) for name in ("mine", "waits", "fails")),
+    ]:
         assert pieces
         for piece in pieces.values():
             read_markup(piece, "a live piece")

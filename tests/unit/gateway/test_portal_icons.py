@@ -1,4 +1,6 @@
-"""Icons of templates: by name from the files that the portal has, as data, and from elsewhere only where allowed."""
+"""Icons of templates: by name from the files that the portal has, as data, and from elsewhere only
+where allowed.
+"""
 
 import re
 from pathlib import Path
@@ -22,7 +24,16 @@ def test_each_icon_is_shapes_and_nothing_else() -> None:
         root = ElementTree.fromstring(path.read_text())
         assert root.attrib["viewBox"] == "0 0 24 24"
         names = {element.tag.rpartition("}")[2] for element in root.iter()}
-        assert names <= {"svg", "path", "rect", "circle", "ellipse", "line", "polyline", "polygon"}, path.name
+        assert names <= {
+            "svg",
+            "path",
+            "rect",
+            "circle",
+            "ellipse",
+            "line",
+            "polyline",
+            "polygon",
+        }, path.name
         assert not re.search(r"\b(style|class|on\w+|href)=", path.read_text()), path.name
 
 
@@ -41,9 +52,24 @@ def test_the_icons_have_a_licence_and_are_named_in_the_docs() -> None:
         ("map", (), "map", ""),
         ("data:image/png;base64,AA==", (), "data:image/png;base64,AA==", ""),
         ("https://icons.example.com/a.svg", (ORIGIN,), "https://icons.example.com/a.svg", ""),
-        ("https://icons.example.com/a.svg", (), "desktop", "the origins in gateway.portal.iconOrigins are empty."),
-        ("https://icons.example.com.evil.org/a", (ORIGIN,), "desktop", f"gateway.portal.iconOrigins are {ORIGIN}."),
-        ("https://icons.example.com@evil.org/a", (ORIGIN,), "desktop", f"gateway.portal.iconOrigins are {ORIGIN}."),
+        (
+            "https://icons.example.com/a.svg",
+            (),
+            "desktop",
+            "the origins in gateway.portal.iconOrigins are empty.",
+        ),
+        (
+            "https://icons.example.com.evil.org/a",
+            (ORIGIN,),
+            "desktop",
+            f"gateway.portal.iconOrigins are {ORIGIN}.",
+        ),
+        (
+            "https://icons.example.com@evil.org/a",
+            (ORIGIN,),
+            "desktop",
+            f"gateway.portal.iconOrigins are {ORIGIN}.",
+        ),
         ("https://[", (ORIGIN,), "desktop", "icon: 'https://['"),
         ("maps", (), "desktop", "icon: 'maps': allowed: ai, app,"),
         ("data:text/html,x", (), "desktop", "icon: 'data:text/html,x': allowed: ai,"),
@@ -52,21 +78,28 @@ def test_the_icons_have_a_licence_and_are_named_in_the_docs() -> None:
         ("//evil.example.com", (ORIGIN,), "desktop", "icon: '//evil.example.com': allowed: ai,"),
     ],
 )
-def test_what_is_shown_for_an_icon_and_why_not(icon: str, origins: tuple[str, ...], shown: str, problem: str) -> None:
+def test_what_is_shown_for_an_icon_and_why_not(
+    icon: str, origins: tuple[str, ...], shown: str, problem: str
+) -> None:
     assert shown_icon(icon, origins) == shown
     assert problem in icon_problem(icon, origins)
     assert bool(problem) == bool(icon_problem(icon, origins))
 
 
 async def test_icons_by_name_are_inline_and_the_default_is_desktop() -> None:
-    stage = PortalStage(a_template("qgis", icon="map"), a_template("plain"), running(template="qgis"))
+    stage = PortalStage(
+        a_template("qgis", icon="map"), a_template("plain"), running(template="qgis")
+    )
     for path in ("/", "/catalogue", "/catalogue/qgis", "/desktops/alice-desktop"):
         assert icon_shapes("map") in await stage.browser().html(path)
     assert icon_shapes("desktop") in await stage.browser().html("/catalogue")
 
 
 async def test_pictures_load_from_allowed_origins_only() -> None:
-    for origins, count, policy in (((), 0, "img-src 'self' data:;"), ((ORIGIN,), 1, f"img-src 'self' data: {ORIGIN};")):
+    for origins, count, policy in (
+        ((), 0, "img-src 'self' data:;"),
+        ((ORIGIN,), 1, f"img-src 'self' data: {ORIGIN};"),
+    ):
         stage = PortalStage(settings=Settings(icon_origins=origins))
         stage.put(a_template(icon=f"{ORIGIN}/x.svg"))
         page = await stage.browser().get("/catalogue")
@@ -76,7 +109,9 @@ async def test_pictures_load_from_allowed_origins_only() -> None:
 
 async def test_administrators_read_why_an_icon_is_not_shown() -> None:
     stage = PortalStage(a_template(icon="maps"))
-    assert "icon: &#39;maps&#39;: allowed: ai, app," in await stage.browser(ADMIN).html("/admin/templates")
+    assert "icon: &#39;maps&#39;: allowed: ai, app," in await stage.browser(ADMIN).html(
+        "/admin/templates"
+    )
 
 
 @pytest.mark.parametrize(
@@ -88,5 +123,7 @@ def test_an_origin_that_is_none_is_refused(value: str) -> None:
 
 
 def test_origins_are_separated_by_commas() -> None:
-    found = read_settings({"VDI_ICON_ORIGINS": "https://a.example, https://b.example:8443"}).icon_origins
+    found = read_settings(
+        {"VDI_ICON_ORIGINS": "https://a.example, https://b.example:8443"}
+    ).icon_origins
     assert found == ("https://a.example", "https://b.example:8443")

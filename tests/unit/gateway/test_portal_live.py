@@ -11,7 +11,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from support.waiting import PATIENCE, eventually
-from unit.gateway.portal_stage import ADMIN, ALICE, BOB, PortalStage, a_session, a_template, running, settle
+from unit.gateway.portal_stage import (
+    ADMIN,
+    ALICE,
+    BOB,
+    PortalStage,
+    a_session,
+    a_template,
+    running,
+    settle,
+)
 from vdi.cluster.units import parse_time
 from vdi.gateway.cluster_cache import EVERYTHING, STREAMS_PER_USER, session_topic, user_topic
 from vdi.gateway.portal import component, pages
@@ -118,19 +127,29 @@ async def test_a_page_that_missed_something_gets_the_list_then_changes(stage: Po
         for change, names in ((suspended, ["item-uid-one"]), (running("three"), [LIST])):
             stage.put(change)
             assert list(await reader.next()) == names
-            assert reader.last_event_id == digest(mine(stage)() or {}), "each message ends with the mark of the page"
+            assert reader.last_event_id == digest(mine(stage)() or {}), (
+                "each message ends with the mark of the page"
+            )
 
 
 @pytest.mark.parametrize("missed", [True, False])
 async def test_a_reopened_stream_begins_with_the_current_page(
     stage: PortalStage, monkeypatch: pytest.MonkeyPatch, missed: bool
 ) -> None:
-    """What it was loaded with (`seen`) may be what there is, and what a message brought since may not."""
-    monkeypatch.setattr(component, "stream_pieces", partial(component.stream_pieces, look_again=0.01, ask_login=0.01))
+    """What it was loaded with (`seen`) may be what there is, and what a message brought since may
+    not.
+    """
+    monkeypatch.setattr(
+        component,
+        "stream_pieces",
+        partial(component.stream_pieces, look_again=0.01, ask_login=0.01),
+    )
     now, other = digest(mine(stage)() or {}), digest({})
     seen, last_event_id = (now, other) if missed else (other, now)
     headers = {"Last-Event-ID": last_event_id}
-    answer = asyncio.ensure_future(stage.browser().get(f"/events?view=desktops&seen={seen}", **headers))
+    answer = asyncio.ensure_future(
+        stage.browser().get(f"/events?view=desktops&seen={seen}", **headers)
+    )
     await eventually(lambda: len(stage.services.subscriptions) == 1, "the stream is open")
     await stage.end_logins()
     async with asyncio.timeout(PATIENCE):
@@ -148,7 +167,10 @@ async def test_a_reopened_stream_does_not_keep_a_login_alive(stage: PortalStage)
     answer.cancel()
     await stage.end_logins()
     refused = await browser.get("/events?view=desktops&seen=", Accept="text/event-stream")
-    assert (refused.status_code, refused.text) == (401, "You are not signed in, or your sign-in has ended.\n")
+    assert (refused.status_code, refused.text) == (
+        401,
+        "You are not signed in, or your sign-in has ended.\n",
+    )
     page = await browser.client.head("/")
     assert page.status_code == 303, "by this the page's script sees that the login has ended"
 
@@ -167,7 +189,9 @@ async def test_changes_that_come_together_are_reported_together(stage: PortalSta
     async with reading(stage, mine(stage)) as reader:
         reported = await reader.listen()
         for phase in ("Pending", "Creating", "Suspended"):
-            stage.put(a_session("one", status={"phase": phase}), a_session("two", status={"phase": phase}))
+            stage.put(
+                a_session("one", status={"phase": phase}), a_session("two", status={"phase": phase})
+            )
         pieces = await reported
         assert sorted(pieces) == [LIST] or sorted(pieces) == ["item-uid-one", "item-uid-two"]
         assert "Creating" not in "".join(pieces.values())
@@ -215,7 +239,9 @@ async def test_taking_a_share_back_is_reported_to_who_had_it(stage: PortalStage)
 
 
 async def test_a_guest_is_never_sent_what_only_the_owner_sees(stage: PortalStage) -> None:
-    stage.put(running("one", access=[{"user": "bob@example.com"}, {"user": "secret-guest@example.com"}]))
+    stage.put(
+        running("one", access=[{"user": "bob@example.com"}, {"user": "secret-guest@example.com"}])
+    )
     for person, sees in ((BOB, False), (ALICE, True)):
         pieces = pages.page_of(stage.services, person, "one")
         assert pieces and ("secret-guest" in "".join(pieces.values())) is sees
@@ -235,7 +261,11 @@ async def test_a_login_that_has_ended_ends_its_streams(stage: PortalStage) -> No
 async def test_a_stream_ends_when_what_its_user_may_see_changes(
     stage: PortalStage, monkeypatch: pytest.MonkeyPatch, view: str, change: dict[str, Any]
 ) -> None:
-    monkeypatch.setattr(component, "stream_pieces", partial(component.stream_pieces, look_again=0.01, ask_login=0.01))
+    monkeypatch.setattr(
+        component,
+        "stream_pieces",
+        partial(component.stream_pieces, look_again=0.01, ask_login=0.01),
+    )
     answer = asyncio.ensure_future(stage.browser(ADMIN).get(f"/events?view={view}"))
     await eventually(lambda: len(stage.services.subscriptions) == 1, "the stream is open")
     await stage.change_logins(**change)
@@ -249,7 +279,9 @@ async def test_the_oldest_page_of_a_person_makes_room(stage: PortalStage) -> Non
         subscriptions = stage.services.subscriptions
         with ExitStack() as others:
             for _ in range(STREAMS_PER_USER):
-                others.enter_context(subscriptions.subscribe(ALICE.email, {user_topic(ALICE.email)}))
+                others.enter_context(
+                    subscriptions.subscribe(ALICE.email, {user_topic(ALICE.email)})
+                )
             assert list(await reported) == ["bye"]
             assert await oldest.is_over()
             with subscriptions.subscribe(BOB.email, {user_topic(BOB.email)}):
@@ -265,7 +297,9 @@ async def test_an_administrators_page_follows_everybody(stage: PortalStage) -> N
         assert list(await reported) == ["item-uid-two"]
 
 
-@pytest.mark.parametrize("query", ["", "?view=everything", "?view=admin", "?view=overview", "?view=desktop"])
+@pytest.mark.parametrize(
+    "query", ["", "?view=everything", "?view=admin", "?view=overview", "?view=desktop"]
+)
 async def test_a_stream_that_is_none_of_theirs_is_refused(stage: PortalStage, query: str) -> None:
     answer = await stage.browser().get(f"/events{query}")
     assert (answer.status_code, "is not one of" in answer.text) == (400, True)
@@ -287,7 +321,9 @@ def test_a_page_that_missed_that_a_piece_became_empty_gets_it() -> None:
     assert news({}, {"head": "<h1>one</h1>", "end": ""}) == {"head": "<h1>one</h1>", "end": ""}
 
 
-_STATES = st.lists(st.tuples(st.sampled_from("abcd"), st.sampled_from("xyz")), unique_by=lambda one: one[0])
+_STATES = st.lists(
+    st.tuples(st.sampled_from("abcd"), st.sampled_from("xyz")), unique_by=lambda one: one[0]
+)
 
 
 @given(_STATES, _STATES)
@@ -295,13 +331,18 @@ def test_news_brings_a_page_from_any_state_to_any_other(
     one: list[tuple[str, str]], other: list[tuple[str, str]]
 ) -> None:
     def pieces(state: list[tuple[str, str]]) -> Pieces:
-        return {f"{ITEM}{name}": text for name, text in state} | {LIST: repr(state), "figures": str(len(state))}
+        return {f"{ITEM}{name}": text for name, text in state} | {
+            LIST: repr(state),
+            "figures": str(len(state)),
+        }
 
     shown = dict(one)
     order = [name for name, _ in one]
     reported = news(pieces(one), pieces(other))
     if LIST in reported:
         shown, order = dict(other), [name for name, _ in other]
-    shown |= {name.removeprefix(ITEM): text for name, text in reported.items() if name.startswith(ITEM)}
+    shown |= {
+        name.removeprefix(ITEM): text for name, text in reported.items() if name.startswith(ITEM)
+    }
     assert [(name, shown[name]) for name in order] == other
     assert (len(one) != len(other)) == ("figures" in reported)

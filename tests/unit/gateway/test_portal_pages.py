@@ -1,4 +1,6 @@
-"""What people see and send: lists, one desktop, what can be done there, and what is said when it cannot."""
+"""What people see and send: lists, one desktop, what can be done there, and what is said when it
+cannot.
+"""
 
 import re
 from typing import Any
@@ -6,7 +8,15 @@ from typing import Any
 import pytest
 
 from unit.gateway.gateway_stage import NOW, a_past
-from unit.gateway.portal_stage import ADMIN, BOB, PortalStage, a_session, a_template, running, text_of
+from unit.gateway.portal_stage import (
+    ADMIN,
+    BOB,
+    PortalStage,
+    a_session,
+    a_template,
+    running,
+    text_of,
+)
 from vdi.cluster.units import parse_time
 from vdi.gateway.denied import ActionDenied
 from vdi.gateway.store.history import EndReason, RunRow
@@ -25,7 +35,9 @@ def stage() -> PortalStage:
 
 async def test_my_desktops_lists_mine_only_newest_first(stage: PortalStage) -> None:
     second = a_session("second", user="Alice@Example.com", created="2026-11-20T11:00:00Z")
-    stage.put(running("bobs", user="bob@example.com", access=[{"user": "alice@example.com"}]), second)
+    stage.put(
+        running("bobs", user="bob@example.com", access=[{"user": "alice@example.com"}]), second
+    )
     page = await stage.browser().html("/")
     assert page.index('href="/desktops/second"') < page.index('href="/desktops/alice-desktop"')
     assert "bobs" not in page
@@ -34,17 +46,24 @@ async def test_my_desktops_lists_mine_only_newest_first(stage: PortalStage) -> N
 @pytest.mark.parametrize(
     ("templates", "button"),
     [
-        (["ubuntu"], '<button type="submit" form="act" formaction="/catalogue/ubuntu">Start Ubuntu</button>'),
+        (
+            ["ubuntu"],
+            '<button type="submit" form="act" formaction="/catalogue/ubuntu">Start Ubuntu</button>',
+        ),
         (["ubuntu", "cad"], '<a class="button" href="/catalogue">New desktop</a>'),
     ],
 )
-async def test_empty_list_offers_the_only_template_at_once(templates: list[str], button: str) -> None:
+async def test_empty_list_offers_the_only_template_at_once(
+    templates: list[str], button: str
+) -> None:
     stage = PortalStage(*(a_template(name, displayName=name.title()) for name in templates))
     page = await stage.browser().html("/")
     assert "No desktop yet" in page and button in page
 
 
-@pytest.mark.parametrize(("kind", "said"), [("Expiring", "ends soon"), ("Idle", "is idle"), ("Draining", "will move")])
+@pytest.mark.parametrize(
+    ("kind", "said"), [("Expiring", "ends soon"), ("Idle", "is idle"), ("Draining", "will move")]
+)
 async def test_warnings_stand_out_with_the_operators_sentence(kind: str, said: str) -> None:
     condition = {"type": kind, "status": "True", "reason": "R", "message": "At five o'clock."}
     stage = PortalStage(running(status={"conditions": [condition]}))
@@ -71,11 +90,17 @@ async def test_a_desktop_of_others_looks_like_none_at_all(stage: PortalStage) ->
     for path in (PAGE, f"{PAGE}/end"):
         theirs = await bob.get(path)
         none = await bob.html(path.replace("alice-desktop", "nothing-there"))
-        assert (theirs.status_code, theirs.text.replace("alice-desktop", "nothing-there")) == (404, none)
+        assert (theirs.status_code, theirs.text.replace("alice-desktop", "nothing-there")) == (
+            404,
+            none,
+        )
 
 
 async def test_a_guest_sees_and_opens_and_changes_nothing() -> None:
-    stage = PortalStage(a_template(), running(access=[*SHARED, {"user": "carol@example.com", "role": "collaborator"}]))
+    stage = PortalStage(
+        a_template(),
+        running(access=[*SHARED, {"user": "carol@example.com", "role": "collaborator"}]),
+    )
     bob = stage.browser(BOB)
     page = await bob.html(PAGE)
     assert "view only" in await bob.text("/shared")
@@ -110,13 +135,24 @@ async def test_an_administrator_keeps_order_and_does_not_look_in(stage: PortalSt
         ("end", "/end", {"delete_home": "yes"}, None, "/"),
         ("extend", "", {"length": "9h"}, {"timeout": "9h"}, PAGE),
         ("resize", "", {"memory": "2Gi"}, {"resources": {"memory": "2Gi"}}, PAGE),
-        ("share", "", CAROL | {"for": "1h"}, {"access": [SHARE, CAROL | {"expires": "2026-11-20T13:00:00Z"}]}, PAGE),
+        (
+            "share",
+            "",
+            CAROL | {"for": "1h"},
+            {"access": [SHARE, CAROL | {"expires": "2026-11-20T13:00:00Z"}]},
+            PAGE,
+        ),
         ("share", "", COLLABORATOR | {"for": "open"}, {"access": [COLLABORATOR]}, PAGE),
         ("unshare", "", {"user": "bob@example.com"}, {"access": []}, PAGE),
     ],
 )
 async def test_an_action_is_done_and_said(
-    stage: PortalStage, action: str, at: str, fields: dict[str, str], changed: dict[str, object] | None, where: str
+    stage: PortalStage,
+    action: str,
+    at: str,
+    fields: dict[str, str],
+    changed: dict[str, object] | None,
+    where: str,
 ) -> None:
     stage.put(running(access=SHARED))
     alice, page = stage.browser(), f"{PAGE}{at}"
@@ -172,7 +208,9 @@ NO_HOME, OWN_HOME = {"enabled": False}, {"scope": "Session"}
         (OWN_HOME, "end", "Its files are deleted."),
     ],
 )
-async def test_question_says_whether_files_are_kept(persistence: dict[str, Any], action: str, said: str) -> None:
+async def test_question_says_whether_files_are_kept(
+    persistence: dict[str, Any], action: str, said: str
+) -> None:
     stage = PortalStage(a_template(persistence=persistence), running())
     assert said in await stage.browser().html(f"{PAGE}/{action}")
 
@@ -196,7 +234,9 @@ async def test_an_administrator_returns_to_all_sessions_after_an_end(stage: Port
     assert "Its files are kept." in await admin.html(f"{PAGE}/end")
     ended = await admin.post(f"{PAGE}/end", at=f"{PAGE}/end")
     assert ended.headers["location"] == "/admin/sessions?done=end&name=alice-desktop"
-    assert "alice-desktop is being ended. Its files are kept." in await admin.html(ended.headers["location"])
+    assert "alice-desktop is being ended. Its files are kept." in await admin.html(
+        ended.headers["location"]
+    )
 
 
 async def test_a_refusal_stands_beside_the_form_with_what_was_typed(stage: PortalStage) -> None:
@@ -205,7 +245,11 @@ async def test_a_refusal_stands_beside_the_form_with_what_was_typed(stage: Porta
     assert answer.status_code == 422
     said = re.search(r'<p class="error" id="share-error" role="alert">(.*?)</p>', answer.text)
     assert said and "&#39;bob@example&#39; is not an e-mail address" in said[1]
-    for typed in ('value="bob@example"', '<option value="collaborator" selected>', '<option value="7d" selected>'):
+    for typed in (
+        'value="bob@example"',
+        '<option value="collaborator" selected>',
+        '<option value="7d" selected>',
+    ):
         assert typed in answer.text
 
 
@@ -216,13 +260,21 @@ async def test_other_refusals_are_said_where_they_were_asked_for(stage: PortalSt
     extended = await alice.post(f"{PAGE}/extend", at=PAGE, length="99h")
     assert (extended.status_code, 'id="extend-error"' in extended.text) == (409, True)
     ended = await alice.post(f"{PAGE}/end", at=f"{PAGE}/end", delete_home="yes")
-    assert (ended.status_code, "Not now." in ended.text, "checked" in ended.text) == (409, True, True)
+    assert (ended.status_code, "Not now." in ended.text, "checked" in ended.text) == (
+        409,
+        True,
+        True,
+    )
     resumed = await alice.post(f"{PAGE}/resume", at=PAGE)
     assert (resumed.status_code, "Not now." in resumed.text) == (409, True)
 
 
-@pytest.mark.parametrize(("field", "value"), [("role", "owner"), ("role", ""), ("for", "9999d"), ("for", "")])
-async def test_a_share_takes_only_what_the_form_offers(stage: PortalStage, field: str, value: str) -> None:
+@pytest.mark.parametrize(
+    ("field", "value"), [("role", "owner"), ("role", ""), ("for", "9999d"), ("for", "")]
+)
+async def test_a_share_takes_only_what_the_form_offers(
+    stage: PortalStage, field: str, value: str
+) -> None:
     fields = {"user": "bob@example.com", "role": "viewer", "for": "1h"} | {field: value}
     answer = await stage.browser().post(f"{PAGE}/share", at=PAGE, **fields)
     assert (answer.status_code, f"{field}: " in answer.text, stage.acts) == (422, True, [])
@@ -262,7 +314,10 @@ async def test_an_extension_of_an_outdated_page_is_refused(stage: PortalStage) -
     stage.put(running(timeout="12h"))
     refused = await alice.post(f"{PAGE}/extend", at=PAGE, length="9h", **{"from": "8h"})
     assert (refused.status_code, stage.acts) == (409, [])
-    assert 'id="extend-error" role="alert">The time limit is 12h now. Choose again.</p>' in refused.text
+    assert (
+        'id="extend-error" role="alert">The time limit is 12h now. Choose again.</p>'
+        in refused.text
+    )
     assert '<option value="13h">1 hour more</option>' in refused.text
     again = await alice.post(f"{PAGE}/extend", at=PAGE, length="13h", **{"from": "12h"})
     assert again.status_code == 303
@@ -273,8 +328,12 @@ async def test_guests_are_listed_with_their_role_and_the_address(stage: PortalSt
     page = await stage.browser().html(PAGE)
     assert '<option value="viewer" selected>view only</option>' in page
     assert "bob@example.com view only" in text_of(page)
-    assert 'formaction="/desktops/alice-desktop/unshare" name="user" value="bob@example.com"' in page
-    assert "They open https://alice-desktop.vdi.localhost and sign in as themselves." in text_of(page)
+    assert (
+        'formaction="/desktops/alice-desktop/unshare" name="user" value="bob@example.com"' in page
+    )
+    assert "They open https://alice-desktop.vdi.localhost and sign in as themselves." in text_of(
+        page
+    )
 
 
 async def test_removing_a_collaborator_warns_of_running_programs(stage: PortalStage) -> None:
@@ -282,17 +341,26 @@ async def test_removing_a_collaborator_warns_of_running_programs(stage: PortalSt
     alice = stage.browser()
     answer = await alice.post(f"{PAGE}/unshare", at=PAGE, user="carol@example.com")
     page = await alice.text(answer.headers["location"])
-    assert "Programs that your guest started in it are still running. Restart the desktop to end them." in page
+    assert (
+        "Programs that your guest started in it are still running. Restart the desktop to end them."
+        in page
+    )
 
 
 async def test_the_page_has_a_timeline_unless_the_database_is_down(stage: PortalStage) -> None:
     row = a_past("uid-alice-desktop")
-    stage.remember(row, RunRow(uid=row.uid, start=NOW, ended=NOW, end_reason=EndReason.IDLE, queue_seconds=75.0))
+    stage.remember(
+        row,
+        RunRow(uid=row.uid, start=NOW, ended=NOW, end_reason=EndReason.IDLE, queue_seconds=75.0),
+    )
     page = await stage.browser().text(PAGE)
     assert "Idle timeout" in page and "after 1 min in line" in page
     stage.lose_history()
     answer = await stage.browser().get(PAGE)
-    assert (answer.status_code, "The history cannot be read right now" in answer.text) == (200, True)
+    assert (answer.status_code, "The history cannot be read right now" in answer.text) == (
+        200,
+        True,
+    )
 
 
 async def test_only_administrators_see_administration_in_the_menu(stage: PortalStage) -> None:
@@ -309,8 +377,15 @@ async def test_pages_that_change_reload_themselves_without_scripts() -> None:
 
 
 async def test_a_run_that_has_the_maximum_is_not_offered_more_time() -> None:
-    ends = {"type": "Expiring", "status": "True", "reason": "R", "message": "After 8h this desktop ends at 17:00 UTC."}
-    stage = PortalStage(a_template(lifecycle={"maxTimeout": "10h"}), running(status={"conditions": [ends]}))
+    ends = {
+        "type": "Expiring",
+        "status": "True",
+        "reason": "R",
+        "message": "After 8h this desktop ends at 17:00 UTC.",
+    }
+    stage = PortalStage(
+        a_template(lifecycle={"maxTimeout": "10h"}), running(status={"conditions": [ends]})
+    )
     assert "Extend time limit" in await stage.browser().html("/")
     stage.put(a_template(lifecycle={"maxTimeout": "8h"}))
     for path in ("/", PAGE):
@@ -319,10 +394,17 @@ async def test_a_run_that_has_the_maximum_is_not_offered_more_time() -> None:
 
 
 async def test_users_and_administrators_read_their_own_queue_message() -> None:
-    message = "Waiting for capacity, number 2 in line: all 8 nvidia.com/gpu on nodes a and b are in use."
+    message = (
+        "Waiting for capacity, number 2 in line: all 8 nvidia.com/gpu on nodes a and b are in use."
+    )
     queue = {"position": 2, "reason": "GPUsBusy", "earliestSlot": "2026-11-20T19:58:00Z"}
-    stage = PortalStage(a_template(), a_session(status={"phase": "Pending", "queue": queue, "message": message}))
-    said = "Waiting for capacity, number 2 in line: not enough suitable GPUs are free. Capacity is expected by"
+    stage = PortalStage(
+        a_template(), a_session(status={"phase": "Pending", "queue": queue, "message": message})
+    )
+    said = (
+        "Waiting for capacity, number 2 in line: not enough suitable GPUs are free. Capacity is"
+        " expected by"
+    )
     for path in ("/", PAGE):
         page = await stage.browser().text(path)
         assert said in page and "nvidia.com" not in page

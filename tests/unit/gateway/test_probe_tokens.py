@@ -1,4 +1,6 @@
-"""`/internal/probe-token`: only the probe's account gets a token, which is good for one user and for minutes."""
+"""`/internal/probe-token`: only the probe's account gets a token, which is good for one user and
+for minutes.
+"""
 
 import httpx
 import pytest
@@ -21,7 +23,9 @@ class ProbeTokenStage(GatewayStage):
         self.reviews.tokens["probe"] = (ACCOUNT, [AUDIENCE])
         self.reviews.tokens["for the API server"] = (ACCOUNT, [])
         super().__init__(cluster=self.reviews, settings=Settings(probe_account=account))
-        self.http = httpx.AsyncClient(transport=httpx.ASGITransport(self.internal), base_url="http://gateway:8081")
+        self.http = httpx.AsyncClient(
+            transport=httpx.ASGITransport(self.internal), base_url="http://gateway:8081"
+        )
 
     async def ask(self, token: str) -> httpx.Response:
         headers = {"Authorization": f"Bearer {token}"} if token else {}
@@ -37,7 +41,9 @@ async def test_the_probe_gets_a_token_that_ends_by_itself() -> None:
     assert user is not None
     assert (user.email, user.groups, user.admin) == ("vdi-probe@vdi.invalid", frozenset(), False)
     await stage.logins.follow_users({})
-    assert await stage.logins.person_by_token(answer.json()["token"]) is not None, "it is no local user's"
+    assert await stage.logins.person_by_token(answer.json()["token"]) is not None, (
+        "it is no local user's"
+    )
     stage.clock.forward(seconds=PROBE_TOKEN_LIFETIME.total_seconds() + 1)
     assert await stage.logins.person_by_token(answer.json()["token"]) is None
 

@@ -1,4 +1,6 @@
-"""`/sessions/{name}/probe`: who may probe, what an agent may answer, and what becomes of the figures."""
+"""`/sessions/{name}/probe`: who may probe, what an agent may answer, and what becomes of the
+figures.
+"""
 
 from collections.abc import AsyncIterator
 from typing import Any
@@ -23,7 +25,9 @@ async def stage() -> AsyncIterator[ApiStage]:
 
 
 def value(stage: ApiStage, name: str, **labels: str) -> float | None:
-    return stage.services.context.metrics.registry.get_sample_value(name, {"template": "ubuntu", **labels})
+    return stage.services.context.metrics.registry.get_sample_value(
+        name, {"template": "ubuntu", **labels}
+    )
 
 
 async def test_a_probe_arms_the_mark_and_makes_metrics(stage: ApiStage) -> None:
@@ -40,7 +44,9 @@ async def test_a_probe_arms_the_mark_and_makes_metrics(stage: ApiStage) -> None:
     assert value(stage, "session_glass_to_glass_seconds_count") == 5
     assert value(stage, "session_glass_to_glass_seconds_bucket", le="0.04") == 3
     assert value(stage, "session_glass_to_glass_seconds_bucket", le="0.05") == 3
-    assert value(stage, "session_glass_to_glass_seconds_bucket", le="0.075") == 4, "the key without effect is far off"
+    assert value(stage, "session_glass_to_glass_seconds_bucket", le="0.075") == 4, (
+        "the key without effect is far off"
+    )
     assert value(stage, "session_first_picture_seconds_sum") == 1.42
     assert value(stage, "vdi_probe_frames_per_second") == 58.9
     assert value(stage, "vdi_probe_bitrate_bits_per_second") == 812_000
@@ -56,7 +62,9 @@ async def test_a_stage_that_failed_is_counted(stage: ApiStage) -> None:
     program = await stage.program()
     async with agent(stage):
         begun = (await program.post(ONE, json={"state": STATE})).json()
-    assert (await program.put(f"{ONE}/{begun['id']}", json={"failed": "first picture"})).status_code == 204
+    assert (
+        await program.put(f"{ONE}/{begun['id']}", json={"failed": "first picture"})
+    ).status_code == 204
     assert value(stage, "vdi_probes_total", outcome="first picture") == 1
     assert value(stage, "session_glass_to_glass_seconds_count") is None
 
@@ -75,7 +83,11 @@ async def test_only_the_owner_may(stage: ApiStage, who: Any) -> None:
 @pytest.mark.parametrize(
     ("template", "session", "said"),
     [
-        ({"protocol": "Web"}, {}, "This desktop cannot be measured: the probe supports only the stream of Selkies 2."),
+        (
+            {"protocol": "Web"},
+            {},
+            "This desktop cannot be measured: the probe supports only the stream of Selkies 2.",
+        ),
         ({}, {"suspended": True}, f"{NO_PICTURE}: it is suspended. Resume it first."),
         ({}, {"status": {"phase": "Creating"}}, f"{NO_PICTURE}: it is Creating."),
     ],
@@ -93,8 +105,16 @@ async def test_only_a_running_stream_of_selkies_is_measured(
 @pytest.mark.parametrize(
     ("status", "body", "words"),
     [
-        (404, "there is GET /activity", "cannot show a mark to measure: it is older than this gateway"),
-        (503, "the keyboard's map has no XF86Launch9", "cannot show its mark (503): the keyboard's map has no"),
+        (
+            404,
+            "there is GET /activity",
+            "cannot show a mark to measure: it is older than this gateway",
+        ),
+        (
+            503,
+            "the keyboard's map has no XF86Launch9",
+            "cannot show its mark (503): the keyboard's map has no",
+        ),
         (200, "<html>", "did not return a valid mark"),
         (200, DEEP[:2000].decode(), "did not return a valid mark"),
         (200, MARK | {"size": 10**9}, "did not return a valid mark"),
@@ -102,7 +122,9 @@ async def test_only_a_running_stream_of_selkies_is_measured(
         (302, "", "cannot show its mark (302)"),
     ],
 )
-async def test_what_an_agent_answers_is_a_strangers_word(stage: ApiStage, status: int, body: Any, words: str) -> None:
+async def test_what_an_agent_answers_is_a_strangers_word(
+    stage: ApiStage, status: int, body: Any, words: str
+) -> None:
     program = await stage.program()
     async with agent(stage) as asked:
         asked.status, asked.body = status, body
@@ -124,7 +146,10 @@ async def test_without_the_desktop_key_no_agent_is_asked(stage: ApiStage) -> Non
 async def test_one_session_is_probed_so_often_and_no_more(stage: ApiStage) -> None:
     program = await stage.program()
     async with agent(stage) as asked:
-        answers = [(await program.post(ONE, json={"state": STATE})).status_code for _ in range(MAX_PROBES + 1)]
+        answers = [
+            (await program.post(ONE, json={"state": STATE})).status_code
+            for _ in range(MAX_PROBES + 1)
+        ]
     assert answers == [200] * MAX_PROBES + [429]
     assert len(asked.asked) == MAX_PROBES
 

@@ -11,14 +11,18 @@ NAMES = st.sets(st.text(alphabet="abc\u00e4\U0001f5a5=/+", min_size=1, max_size=
 
 
 @given(stays=NAMES, comes=st.lists(NAMES, max_size=6), limit=st.integers(1, 5))
-def test_an_item_that_stays_comes_once_and_in_order(stays: set[str], comes: list[set[str]], limit: int) -> None:
+def test_an_item_that_stays_comes_once_and_in_order(
+    stays: set[str], comes: list[set[str]], limit: int
+) -> None:
     reported: list[str] = []
     cursor = ""
     for number in range(200):
         there = stays | (comes[number % len(comes)] if comes else set())
         page = cut(there, lambda name: (name,), limit=limit, cursor=cursor)
         assert len(page.items) <= limit
-        assert set(page.next) <= set(string.ascii_letters + string.digits + "-_"), "it fits into an address"
+        assert set(page.next) <= set(string.ascii_letters + string.digits + "-_"), (
+            "it fits into an address"
+        )
         reported += page.items
         cursor = page.next
         if not cursor:

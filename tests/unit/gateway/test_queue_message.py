@@ -1,4 +1,6 @@
-"""What a person reads while the desktop waits: words for each reason of the queue, and none of the cluster's names."""
+"""What a person reads while the desktop waits: words for each reason of the queue, and none of the
+cluster's names.
+"""
 
 from typing import Any
 
@@ -22,16 +24,23 @@ def test_each_reason_of_the_queue_has_words() -> None:
 @pytest.mark.parametrize(
     ("queue", "message"),
     [
-        ({"position": 2, "reason": "MemoryBusy"}, "Waiting for capacity, number 2 in line: not enough memory is free."),
+        (
+            {"position": 2, "reason": "MemoryBusy"},
+            "Waiting for capacity, number 2 in line: not enough memory is free.",
+        ),
         (
             {"position": 1, "reason": "GPUsBusy", "nodeRequestTime": "2026-11-20T10:00:05Z"},
-            "Waiting for capacity, number 1 in line: not enough suitable GPUs are free. "
-            "A node was requested at 10:00 UTC.",
+            (
+                "Waiting for capacity, number 1 in line: not enough suitable GPUs are free. "
+                "A node was requested at 10:00 UTC."
+            ),
         ),
         (
             {"reason": "HomeNodeGone"},
-            "No node can run this desktop, and none will become free: the node with your files no longer exists. "
-            "Ask your administrator. It starts when that changes.",
+            (
+                "No node can run this desktop, and none will become free: the node with your files"
+                " no longer exists. Ask your administrator. It starts when that changes."
+            ),
         ),
         ({"position": 1, "reason": "OfALaterVersion"}, RAW),
         (None, RAW),

@@ -1,4 +1,6 @@
-"""Films in the gateway: fetched from the image's own agent, kept, listed, watched, audited and deleted."""
+"""Films in the gateway: fetched from the image's own agent, kept, listed, watched, audited and
+deleted.
+"""
 
 from collections.abc import Iterator
 from contextlib import AsyncExitStack
@@ -80,7 +82,11 @@ async def test_film_is_stored_as_it_grows_and_over_a_restart(stage: RecordedStag
     (file,) = stage.folder.iterdir()
     (row,) = stage.rows.rows(recordings)
     assert (file.name, file.read_bytes()) == (f"{row.id}.mp4", b"begin, middle, end")
-    assert (row.size_bytes, row.seconds, row.keep_until - row.ended) == (18, 3.0, timedelta(hours=1))
+    assert (row.size_bytes, row.seconds, row.keep_until - row.ended) == (
+        18,
+        3.0,
+        timedelta(hours=1),
+    )
     assert stage.desktop.look() == {"state": "On", "message": ""}
 
 
@@ -92,10 +98,16 @@ async def test_volume_that_is_gone_leaves_the_desktop_unrecorded(stage: Recorded
     assert stage.desktop.look()["state"] == "Failed"
 
 
-async def test_program_in_the_agents_place_changes_nothing_that_is_stored(stage: RecordedStage) -> None:
+async def test_program_in_the_agents_place_changes_nothing_that_is_stored(
+    stage: RecordedStage,
+) -> None:
     await stage.fetch(b"what alice did")
     (file,) = stage.folder.iterdir()
-    headers = {"X-VDI-Film": file.stem.rpartition("-")[2], "X-VDI-Offset": "0", "X-VDI-Seconds": "1"}
+    headers = {
+        "X-VDI-Film": file.stem.rpartition("-")[2],
+        "X-VDI-Offset": "0",
+        "X-VDI-Seconds": "1",
+    }
     answers = [(b"what she did not", headers), (b"", {})]
     stage.desktop.films.fetch = lambda _number, _stored: answers.pop(0)
     await stage.fetch()
@@ -103,7 +115,13 @@ async def test_program_in_the_agents_place_changes_nothing_that_is_stored(stage:
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"X-VDI-Film": "../x"}, {"X-VDI-Film": "-1"}, {"X-VDI-Offset": str(1 << 40)}, {"X-VDI-Seconds": "nan"}]
+    "wrong",
+    [
+        {"X-VDI-Film": "../x"},
+        {"X-VDI-Film": "-1"},
+        {"X-VDI-Offset": str(1 << 40)},
+        {"X-VDI-Seconds": "nan"},
+    ],
 )
 async def test_headers_of_an_agent_are_checked(stage: RecordedStage, wrong: dict[str, str]) -> None:
     headers = {"X-VDI-Film": "1", "X-VDI-Offset": "0", "X-VDI-Seconds": "1"} | wrong
@@ -128,12 +146,18 @@ async def test_film_is_watched_in_ranges_and_each_view_is_one_row(stage: Recorde
     assert f'src="/api/v1/recordings/{film}"' in page.text
     assert "media-src 'self'" in page.headers["content-security-policy"]
     part = await browser.get(f"/api/v1/recordings/{film}", Range="bytes=2-4", **FROM_PAGE)
-    assert (part.status_code, part.content, part.headers["content-type"]) == (206, b"234", "video/mp4")
+    assert (part.status_code, part.content, part.headers["content-type"]) == (
+        206,
+        b"234",
+        "video/mp4",
+    )
     assert (await browser.get(f"/api/v1/recordings/{film}", **FROM_PAGE)).content == b"0123456789"
     assert stage.audited("recording.view") == [(ADMIN.email, "alice-desktop", "done")]
     for site in ("cross-site", "same-site"):  # of another page the row in the audit would be a lie
         address = f"/api/v1/recordings/{film}"
-        assert (await stage.browser(ADMIN).get(address, **{"Sec-Fetch-Site": site})).status_code == 403
+        assert (
+            await stage.browser(ADMIN).get(address, **{"Sec-Fetch-Site": site})
+        ).status_code == 403
 
 
 async def test_one_person_has_few_films_open(stage: RecordedStage) -> None:
@@ -237,7 +261,9 @@ async def test_retention_deletes_film_and_row_and_says_so(stage: RecordedStage) 
 
 
 @pytest.mark.parametrize(("person", "may"), [(ALICE, True), (BOB, False), (ADMIN, False)])
-async def test_only_the_owner_switches_a_film_on_demand(stage: RecordedStage, person: User, may: bool) -> None:
+async def test_only_the_owner_switches_a_film_on_demand(
+    stage: RecordedStage, person: User, may: bool
+) -> None:
     stage.desktop.films.mode, stage.desktop.films.wanted = "OnDemand", False
     stage.put(running(access=[{"user": BOB.email, "role": "collaborator"}], status=RUN))
     if may:

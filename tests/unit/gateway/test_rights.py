@@ -32,12 +32,18 @@ ALICE, BOB, EVE = (f"{name}@example.com" for name in ("alice", "bob", "eve"))
 
 
 def shared(role: str = "viewer", expires: str | None = None, user: str = BOB) -> VDISession:
-    return a_session(access=[{"user": user, "role": role, **({"expires": expires} if expires else {})}])
+    return a_session(
+        access=[{"user": user, "role": role, **({"expires": expires} if expires else {})}]
+    )
 
 
 def test_owner_guest_and_stranger() -> None:
     session = shared("collaborator")
-    assert [role_in(session, user, NOW) for user in (ALICE, BOB, EVE)] == [Role.OWNER, Role.COLLABORATOR, None]
+    assert [role_in(session, user, NOW) for user in (ALICE, BOB, EVE)] == [
+        Role.OWNER,
+        Role.COLLABORATOR,
+        None,
+    ]
 
 
 def test_addresses_ignore_the_case_of_ascii_letters_only() -> None:
@@ -69,7 +75,9 @@ def test_a_share_ends_at_its_time(expires: str, role: Role | None) -> None:
 
 
 def test_when_a_share_ends_is_reported() -> None:
-    assert access_ends(shared(expires="2026-11-21T00:00:00Z"), BOB) == datetime(2026, 11, 21, tzinfo=UTC)
+    assert access_ends(shared(expires="2026-11-21T00:00:00Z"), BOB) == datetime(
+        2026, 11, 21, tzinfo=UTC
+    )
     assert access_ends(shared(), BOB) is None
 
 
@@ -95,10 +103,21 @@ def test_who_may_do_what(action: Action) -> None:
 def test_a_token_only_reads_while_a_person_is_in_control(action: Action) -> None:
     """Whoever has it, and whatever action is added."""
     token = f"{TOKEN_ID}a-token"
-    for state, code in (("", ""), ("Human", "HumanInControl"), ("Parked", "Parked"), ("Other", "HumanInControl")):
+    for state, code in (
+        ("", ""),
+        ("Human", "HumanInControl"),
+        ("Parked", "Parked"),
+        ("Other", "HumanInControl"),
+    ):
         session = a_session()
-        note = {DRIVER: json.dumps({"state": state, "user": BOB, "reason": "captcha"})} if state else {}
-        session = structs.replace(session, metadata=structs.replace(session.metadata, annotations=note))
+        note = (
+            {DRIVER: json.dumps({"state": state, "user": BOB, "reason": "captcha"})}
+            if state
+            else {}
+        )
+        session = structs.replace(
+            session, metadata=structs.replace(session.metadata, annotations=note)
+        )
         for person in (User(ALICE, login_id="a-login"), User(EVE, admin=True, login_id="a-login")):
             of_person = refusal(person, action, session, NOW)
             of_token = refusal(replace(person, login_id=token), action, session, NOW)

@@ -1,4 +1,6 @@
-"""docs/design/attacks-and-faults.md is true: each test that it names exists, each attack to be tried has a row."""
+"""docs/design/attacks-and-faults.md is true: each test that it names exists, each attack to be
+tried has a row.
+"""
 
 import ast
 import re
@@ -33,7 +35,9 @@ def rows() -> dict[str, tuple[str, list[str]]]:
 def functions(path: str) -> frozenset[str]:
     """Names of the test functions in a file."""
     tree = ast.parse((ROOT / path).read_text())
-    return frozenset(node.name for node in tree.body if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef))
+    return frozenset(
+        node.name for node in tree.body if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+    )
 
 
 @pytest.mark.parametrize("attack", ATTACKS)

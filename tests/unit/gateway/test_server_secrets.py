@@ -19,8 +19,14 @@ def test_an_empty_secret_gets_values_and_texts() -> None:
 
 
 def test_an_existing_password_is_kept_in_new_texts() -> None:
-    existing = {"password": "old", "url": "postgresql+asyncpg://vdi:old@elsewhere/vdi", "note": "ours"}
-    assert missing_entries(POSTGRESQL, existing, draw) == {"url": "postgresql+asyncpg://vdi:old@db/vdi"}
+    existing = {
+        "password": "old",
+        "url": "postgresql+asyncpg://vdi:old@elsewhere/vdi",
+        "note": "ours",
+    }
+    assert missing_entries(POSTGRESQL, existing, draw) == {
+        "url": "postgresql+asyncpg://vdi:old@db/vdi"
+    }
 
 
 def test_nothing_is_written_where_nothing_is_missing() -> None:

@@ -7,7 +7,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from unit.gateway.shared_contract import CONTRACT
-from vdi.gateway.shared_state import BACKLOG, MemorySharedState, RedisSharedState, SharedState, SharedUnavailableError
+from vdi.gateway.shared_state import (
+    BACKLOG,
+    MemorySharedState,
+    RedisSharedState,
+    SharedState,
+    SharedUnavailableError,
+)
 from vdi.gateway.store.database import Database, DatabaseUnavailableError
 
 

@@ -1,4 +1,6 @@
-"""What became of a desktop's start-up scripts: its owner alone reads it, and what an agent sends is checked."""
+"""What became of a desktop's start-up scripts: its owner alone reads it, and what an agent sends is
+checked.
+"""
 
 import json
 from collections.abc import AsyncIterator
@@ -40,7 +42,9 @@ def report(*scripts: object) -> bytes:
 async def test_the_owner_reads_results_of_two_scripts_at_most(api: ApiStage) -> None:
     program = await api.program()
     async with agent(api) as asked:
-        asked.body = {"scripts": [ENDED, {"source": "user", "state": "Running", "output": ""}, ENDED]}
+        asked.body = {
+            "scripts": [ENDED, {"source": "user", "state": "Running", "output": ""}, ENDED]
+        }
         answer = await program.get(ONE)
     assert answer.json() == {
         "items": [
@@ -76,7 +80,9 @@ async def test_no_one_else_reads_them_and_the_agent_is_not_asked(api: ApiStage) 
         (200, {"scripts": [{**ENDED, "output": "x" * 70_000}]}, 409),
     ],
 )
-async def test_what_an_agent_sends_is_checked(api: ApiStage, status: int, body: Any, answered: int) -> None:
+async def test_what_an_agent_sends_is_checked(
+    api: ApiStage, status: int, body: Any, answered: int
+) -> None:
     program = await api.program()
     async with agent(api) as asked:
         asked.status, asked.body = status, body
@@ -111,11 +117,16 @@ async def test_the_page_shows_results_and_lines_escaped(portal: PortalStage) -> 
     ("script", "words"),
     [
         ({"source": "user", "state": "Running"}, "Still running"),
-        ({"source": "user", "state": "NotStarted", "output": "No such file"}, "Could not be started"),
+        (
+            {"source": "user", "state": "NotStarted", "output": "No such file"},
+            "Could not be started",
+        ),
         (ENDED | {"output": ""}, "It has no output."),
     ],
 )
-async def test_each_state_is_shown_in_words(portal: PortalStage, script: dict[str, object], words: str) -> None:
+async def test_each_state_is_shown_in_words(
+    portal: PortalStage, script: dict[str, object], words: str
+) -> None:
     portal.agent.scripts["alice-desktop"] = report(script)
     text = await portal.browser().html(PAGE)
     assert words in text and '<h2 id="scripts">Start-up script</h2>' in text

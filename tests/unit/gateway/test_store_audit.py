@@ -42,7 +42,9 @@ async def broken() -> AsyncIterator[Audit]:
 
 async def outcomes(database: Database) -> list[str]:
     async with database.connect() as connection:
-        return [row.outcome for row in await connection.execute(audit.select().order_by(audit.c.id))]
+        return [
+            row.outcome for row in await connection.execute(audit.select().order_by(audit.c.id))
+        ]
 
 
 async def test_an_act_is_written_before_and_after(database: Database, trail: Audit) -> None:
@@ -52,13 +54,18 @@ async def test_an_act_is_written_before_and_after(database: Database, trail: Aud
     came_from.reset(token)
     assert await outcomes(database) == ["begun", "done"]
     (entry,) = await trail.entries(limit=10)
-    assert (entry.actor, entry.address, entry.action) == ("root@example.com", "192.0.2.7", "session.end")
+    assert (entry.actor, entry.address, entry.action) == (
+        "root@example.com",
+        "192.0.2.7",
+        "session.end",
+    )
     assert (entry.target, entry.uid, entry.owner) == ("alice", "u1", "alice@example.com")
     assert (entry.outcome, entry.detail, entry.at) == ("done", {"deleteHome": "true"}, at(2))
 
 
 @pytest.mark.parametrize(
-    ("error", "outcome"), [(ActionDenied("Conflict", "Somebody else."), "Conflict"), (OSError("broken"), "failed")]
+    ("error", "outcome"),
+    [(ActionDenied("Conflict", "Somebody else."), "Conflict"), (OSError("broken"), "failed")],
 )
 async def test_what_goes_wrong_is_the_outcome(trail: Audit, error: Exception, outcome: str) -> None:
     with pytest.raises(type(error)):
@@ -76,15 +83,21 @@ async def test_an_act_whose_process_died_is_still_there(database: Database, trai
     assert entry.outcome == "begun"
 
 
-async def test_an_administrators_act_needs_its_audit_row(broken: Audit, caplog: pytest.LogCaptureFixture) -> None:
-    with pytest.raises(NotAuditedError, match="not performed, because it cannot be written to the audit"):
+async def test_an_administrators_act_needs_its_audit_row(
+    broken: Audit, caplog: pytest.LogCaptureFixture
+) -> None:
+    with pytest.raises(
+        NotAuditedError, match="not performed, because it cannot be written to the audit"
+    ):
         async with broken.act(ACT, closed=True):
             raise AssertionError("it was done")
     (line,) = caplog.messages
     assert "not done" in line and '"actor":"root@example.com"' in line
 
 
-async def test_a_persons_own_act_is_done_and_goes_to_the_log(broken: Audit, caplog: pytest.LogCaptureFixture) -> None:
+async def test_a_persons_own_act_is_done_and_goes_to_the_log(
+    broken: Audit, caplog: pytest.LogCaptureFixture
+) -> None:
     done = False
     async with broken.act(ACT, closed=False):
         done = True
@@ -99,7 +112,9 @@ async def test_what_is_over_already_is_one_row_and_never_raises(
     trail: Audit, broken: Audit, caplog: pytest.LogCaptureFixture
 ) -> None:
     for one in (trail, broken):
-        await one.record(Act(actor="mallory@example.com", action="login", target="portal"), "refused")
+        await one.record(
+            Act(actor="mallory@example.com", action="login", target="portal"), "refused"
+        )
     (entry,) = await trail.entries(limit=10)
     assert (entry.action, entry.outcome, entry.at) == ("login", "refused", at(1))
     assert '"action":"login"' in caplog.text
@@ -114,7 +129,10 @@ async def test_the_newest_come_first_page_by_page_and_filtered(trail: Audit) -> 
     assert [one.target for one in first] == ["t4", "t3"]
     rest = await trail.entries(limit=10, before=first[-1].number)
     assert [one.target for one in rest] == ["t2", "t1", "t0"]
-    assert [entry.target for entry in await trail.entries(limit=9, actor="u1@example.com")] == ["t3", "t1"]
+    assert [entry.target for entry in await trail.entries(limit=9, actor="u1@example.com")] == [
+        "t3",
+        "t1",
+    ]
     assert [entry.target for entry in await trail.entries(limit=9, target="t2")] == ["t2"]
     assert await trail.entries(limit=9, action="session.end") == []
 
@@ -123,9 +141,13 @@ async def test_who_ended_which_session(database: Database, trail: Audit) -> None
     async with trail.act(ACT, closed=False):
         pass
     with pytest.raises(ActionDenied):
-        async with trail.act(Act(actor="bob@example.com", action="session.end", target="x", uid="u2"), closed=False):
+        async with trail.act(
+            Act(actor="bob@example.com", action="session.end", target="x", uid="u2"), closed=False
+        ):
             raise ActionDenied("Conflict", "no")
-    async with trail.act(Act(actor="bob@example.com", action="session.suspend", target="x", uid="u3"), closed=False):
+    async with trail.act(
+        Act(actor="bob@example.com", action="session.suspend", target="x", uid="u3"), closed=False
+    ):
         pass
     async with database.connect() as connection:
         assert await enders(connection, ["u1", "u2", "u3"]) == {"u1": "root@example.com"}
@@ -138,7 +160,11 @@ async def test_what_is_too_long_is_cut(trail: Audit) -> None:
 
 
 REFUSED = Act(
-    actor="bob@example.com", action="computer.key", target="alice", uid="u1", detail={"token": "nightly", "text": "x"}
+    actor="bob@example.com",
+    action="computer.key",
+    target="alice",
+    uid="u1",
+    detail={"token": "nightly", "text": "x"},
 )
 
 
@@ -148,7 +174,9 @@ def clocked(database: Database) -> tuple[Audit, FakeClock]:
     return Audit(database, clock.now), clock
 
 
-async def test_refusals_of_a_minute_are_one_row_and_their_count(clocked: tuple[Audit, FakeClock]) -> None:
+async def test_refusals_of_a_minute_are_one_row_and_their_count(
+    clocked: tuple[Audit, FakeClock],
+) -> None:
     trail, clock = clocked
     for _ in range(100):
         await trail.refuse(REFUSED, "Parked", "token:1")
@@ -168,9 +196,16 @@ async def test_refusals_of_a_minute_are_one_row_and_their_count(clocked: tuple[A
     await trail.write_refused()
     counted = (await trail.entries(limit=9, action="computer.key"))[0]
     assert counted.detail == {"count": "99", "what": "computer.key alice", "token": "nightly"}
-    assert (counted.outcome, counted.target, counted.uid, counted.at) == ("Parked", "alice", "u1", at(0))
+    assert (counted.outcome, counted.target, counted.uid, counted.at) == (
+        "Parked",
+        "alice",
+        "u1",
+        at(0),
+    )
     await trail.refuse(REFUSED, "Parked", "token:1")
-    assert len(await trail.entries(limit=9, action="computer.key")) == 6, "the next minute begins with a row"
+    assert len(await trail.entries(limit=9, action="computer.key")) == 6, (
+        "the next minute begins with a row"
+    )
 
 
 async def test_counts_are_written_when_the_gateway_stops(clocked: tuple[Audit, FakeClock]) -> None:
@@ -182,10 +217,15 @@ async def test_counts_are_written_when_the_gateway_stops(clocked: tuple[Audit, F
     running.cancel()
     with suppress(asyncio.CancelledError):
         await running
-    assert [entry.detail.get("count", "") for entry in await trail.entries(limit=9, action="computer.key")] == ["2", ""]
+    assert [
+        entry.detail.get("count", "")
+        for entry in await trail.entries(limit=9, action="computer.key")
+    ] == ["2", ""]
 
 
-async def test_counts_that_cannot_be_written_go_to_the_log(broken: Audit, caplog: pytest.LogCaptureFixture) -> None:
+async def test_counts_that_cannot_be_written_go_to_the_log(
+    broken: Audit, caplog: pytest.LogCaptureFixture
+) -> None:
     for _ in range(3):
         await broken.refuse(REFUSED, "Parked", "token:1")
     await broken.write_refused(early=True)
@@ -193,7 +233,9 @@ async def test_counts_that_cannot_be_written_go_to_the_log(broken: Audit, caplog
 
 
 async def test_counts_that_a_stop_interrupts_go_to_the_log(
-    clocked: tuple[Audit, FakeClock], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    clocked: tuple[Audit, FakeClock],
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     trail, _ = clocked
     for _ in range(3):
@@ -214,7 +256,9 @@ async def test_counts_that_a_stop_interrupts_go_to_the_log(
     assert ['count\\":\\"2' in line for line in caplog.messages] == [True]
 
 
-async def test_counted_refusals_are_bounded(clocked: tuple[Audit, FakeClock], monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_counted_refusals_are_bounded(
+    clocked: tuple[Audit, FakeClock], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Beyond the limit the oldest is written early, and none is lost."""
     trail, _ = clocked
     monkeypatch.setattr("vdi.gateway.store.audit.MAX_COUNTED", 3)
@@ -239,7 +283,9 @@ async def test_agents_rows_are_written_within_a_second(database: Database, trail
     assert await outcomes(database) == ["done"]
 
 
-async def test_agents_rows_are_written_when_the_gateway_stops(database: Database, trail: Audit) -> None:
+async def test_agents_rows_are_written_when_the_gateway_stops(
+    database: Database, trail: Audit
+) -> None:
     running = asyncio.create_task(trail.run())
     await asyncio.sleep(0)
     await trail.record_soon(ACT)

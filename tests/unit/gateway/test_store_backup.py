@@ -1,4 +1,6 @@
-"""A copy of the database is of one moment, and comes back without letting anybody in who was shown out."""
+"""A copy of the database is of one moment, and comes back without letting anybody in who was shown
+out.
+"""
 
 import asyncio
 import io
@@ -43,7 +45,9 @@ def left_behind(folder: Path) -> list[str]:
     return [path.name for path in folder.iterdir() if not path.name.startswith("vdi.db")]
 
 
-async def test_what_was_saved_comes_back_under_a_gateway_that_runs(database: Database, tmp_path: Path) -> None:
+async def test_what_was_saved_comes_back_under_a_gateway_that_runs(
+    database: Database, tmp_path: Path
+) -> None:
     await record(database, "before")
     copy = saved(tmp_path)
     await record(database, "after")
@@ -56,7 +60,9 @@ async def test_what_was_saved_comes_back_under_a_gateway_that_runs(database: Dat
     assert left_behind(tmp_path) == []
 
 
-async def test_a_transaction_that_is_not_committed_is_not_in_the_copy(database: Database, tmp_path: Path) -> None:
+async def test_a_transaction_that_is_not_committed_is_not_in_the_copy(
+    database: Database, tmp_path: Path
+) -> None:
     await record(database, "before")
     async with database.begin() as connection:
         await connection.exec_driver_sql("UPDATE history_sessions SET name = 'half done'")
@@ -122,7 +128,11 @@ def test_as_the_documentation_calls_it(tmp_path: Path) -> None:
 
     asyncio.run(prepare())
     source = str(Path(sys.modules["vdi"].__path__[0]).parent)
-    environment = {"PATH": os.defpath, "PYTHONPATH": source, "VDI_DATABASE_URL": sqlite_url(tmp_path)}
+    environment = {
+        "PATH": os.defpath,
+        "PYTHONPATH": source,
+        "VDI_DATABASE_URL": sqlite_url(tmp_path),
+    }
     command = [sys.executable, "-P", "-m", "vdi.gateway.store.backup", "save"]
     done = subprocess.run(command, capture_output=True, check=True, env=environment)
     with closing(sqlite3.connect(":memory:")) as opened:

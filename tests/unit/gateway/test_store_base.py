@@ -1,4 +1,6 @@
-"""Transactions that wait for each other, times that keep their meaning, and errors without people's data in them."""
+"""Transactions that wait for each other, times that keep their meaning, and errors without people's
+data in them.
+"""
 
 import asyncio
 import sqlite3
@@ -58,13 +60,17 @@ async def test_instants_are_utc_and_naive_ones_are_refused(database: Database) -
     async with database.begin() as connection:
         await connection.execute(insert(things).values(id=1, name="a", at=east))
         await connection.execute(insert(things).values(id=2, name="b", at=None))
-        found = (await connection.execute(select(things.c.at).order_by(things.c.id))).scalars().all()
+        found = (
+            (await connection.execute(select(things.c.at).order_by(things.c.id))).scalars().all()
+        )
         assert found == [datetime(2026, 11, 20, 8, 0, 0, 5, tzinfo=UTC), None]
         assert found[0].tzinfo is UTC
         later = select(things.c.id).where(things.c.at < east + timedelta(seconds=1))
         assert (await connection.execute(later)).scalars().all() == [1]
         with pytest.raises(StatementError, match="has no time zone"):
-            await connection.execute(insert(things).values(id=3, name="c", at=datetime(2026, 11, 20)))
+            await connection.execute(
+                insert(things).values(id=3, name="c", at=datetime(2026, 11, 20))
+            )
 
 
 async def test_an_exception_undoes_all_of_a_transaction(database: Database) -> None:
@@ -121,7 +127,9 @@ async def test_what_is_there_already_is_left_or_replaced(database: Database) -> 
         await connection.execute(first)
         await connection.execute(first.on_conflict_do_nothing())
         again = database.insert(things).values(id=1, name="b")
-        await connection.execute(again.on_conflict_do_update(index_elements=[things.c.id], set_={"name": "b"}))
+        await connection.execute(
+            again.on_conflict_do_update(index_elements=[things.c.id], set_={"name": "b"})
+        )
         assert (await connection.execute(select(things.c.name))).scalars().all() == ["b"]
 
 
@@ -180,7 +188,9 @@ async def test_temporary_postgresql_errors_differ_from_mistakes(
     driver = dialect.import_dbapi()
     kinds = driver._asyncpg_error_translate
     kind = next(kinds[parent] for parent in error.__mro__ if parent in kinds)
-    raised = DBAPIError.instance("DELETE 'secret'", {}, kind("the server's words", error("no")), driver.Error)
+    raised = DBAPIError.instance(
+        "DELETE 'secret'", {}, kind("the server's words", error("no")), driver.Error
+    )
     assert not isinstance(raised, OperationalError)
     with pytest.raises(DatabaseUnavailableError if is_temporary else type(raised)) as trouble:
         async with database.begin():
@@ -189,7 +199,9 @@ async def test_temporary_postgresql_errors_differ_from_mistakes(
         assert str(trouble.value) == "unexpected response of the database: the server's words"
 
 
-async def test_a_file_whose_opening_is_cancelled_is_closed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_file_whose_opening_is_cancelled_is_closed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     opened: list[sqlite3.Connection] = []
     connect, opening, cancelled = sqlite3.connect, threading.Event(), threading.Event()
 

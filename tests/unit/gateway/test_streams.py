@@ -23,8 +23,9 @@ def live(gateway: Any) -> float:
 
 
 def test_an_event_of_several_lines() -> None:
-    assert sse_event("one\ntwo\r\nthree", event="news", id="7") == (
-        b"id: 7\nevent: news\ndata: one\ndata: two\ndata: three\n\n"
+    assert (
+        sse_event("one\ntwo\r\nthree", event="news", id="7")
+        == b"id: 7\nevent: news\ndata: one\ndata: two\ndata: three\n\n"
     )
     assert sse_event("") == b"data: \n\n"
 
@@ -54,7 +55,9 @@ async def test_what_comes_is_passed_on_until_it_ends() -> None:
     assert live(gateway) == 0
 
 
-async def test_silence_is_filled_without_losing_what_comes_later(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_silence_is_filled_without_losing_what_comes_later(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr(streams, "HEARTBEAT", 0.01)
     reported = asyncio.Event()
 

@@ -1,4 +1,6 @@
-"""While a person has taken over, or is asked to, API tokens only read: on each way into the gateway."""
+"""While a person has taken over, or is asked to, API tokens only read: on each way into the
+gateway.
+"""
 
 from collections.abc import AsyncIterator
 from typing import Any
@@ -18,7 +20,8 @@ from vdi.session.naming import DRIVER
 
 ONE = "/api/v1/sessions/alice-desktop"
 CODES = {"Human": "human-in-control", "Parked": "parked"}
-# A valid body of each operation on a session that is not a GET, and the one GET that asks its agent.
+# A valid body of each operation on a session that is not a GET, and the one GET that asks its
+# agent.
 BODIES: dict[str, Any] = {
     "actInSession": {"action": "screenshot"},
     "answerAccess": {"request": "2026-11-20T12:01:00Z", "allow": True},
@@ -77,7 +80,9 @@ async def take(stage: GatewayStage, state: str = "Human") -> None:
 
 
 @pytest.mark.parametrize("state", CODES)
-async def test_no_operation_of_a_token_changes_the_desktop(stage: ApiStage, desktop: Agent, state: str) -> None:
+async def test_no_operation_of_a_token_changes_the_desktop(
+    stage: ApiStage, desktop: Agent, state: str
+) -> None:
     programs = [await stage.program(ALICE), await stage.program(ROOT)]
     await take(stage, state)
     before = stage.cluster.objects["alice-desktop"]
@@ -91,10 +96,13 @@ async def test_no_operation_of_a_token_changes_the_desktop(stage: ApiStage, desk
         path = Way(operation.method, f"/api/v1{operation.path}").filled(name="alice-desktop")
         body = BODIES[operation.name]
         answers = [
-            await program.request(operation.method, path, **({} if body is None else {"json": body}))
+            await program.request(
+                operation.method, path, **({} if body is None else {"json": body})
+            )
             for program in programs
         ]
-        # What alice's own login may do is refused for the take-over; what her role forbids stays forbidden.
+        # What alice's own login may do is refused for the take-over; what her role forbids stays
+        # forbidden.
         codes = {answer.json()["code"] for answer in answers}
         assert all(answer.status_code in (403, 404, 409) for answer in answers), operation.name
         assert CODES[state] in codes or operation.name == "answerAccess", operation.name
@@ -116,7 +124,12 @@ async def test_no_tool_changes_the_desktop(stage: ApiStage, desktop: Agent, tool
     before = stage.cluster.objects["alice-desktop"]
     names = TOOLS[tool].arguments.split()
     arguments = {name: ARGUMENTS[name] for name in names if name in ARGUMENTS}
-    body = {"jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": {"name": tool, "arguments": arguments}}
+    body = {
+        "jsonrpc": "2.0",
+        "id": 1,
+        "method": "tools/call",
+        "params": {"name": tool, "arguments": arguments},
+    }
     result = (await program.post("/mcp", json=body)).json()["result"]
     reads = tool == "list_templates"
     assert result.get("isError", False) is not reads, result
@@ -146,7 +159,9 @@ async def test_no_form_of_the_portal_takes_a_token(stage: ApiStage, desktop: Age
 
 @pytest.mark.parametrize("broken", [False, True])
 async def test_replica_whose_watch_is_late_refuses_too(stage: ApiStage, broken: bool) -> None:
-    """The API server has what another replica has just written; without its answer, no token acts."""
+    """The API server has what another replica has just written; without its answer, no token
+    acts.
+    """
     program, replica = await stage.program(), GatewayStage(**stage.shares)
     replica.put(*stage.world.templates.values())
     stage.session(status=RUNNING)  # now in both caches
@@ -158,7 +173,9 @@ async def test_replica_whose_watch_is_late_refuses_too(stage: ApiStage, broken: 
     if broken:
         stage.cluster.broken = ApiError(500, "InternalError", "etcd is gone")
     headers = {"authorization": program.headers["authorization"]}
-    async with httpx.AsyncClient(transport=replica.transport(), base_url=PORTAL, headers=headers) as there:
+    async with httpx.AsyncClient(
+        transport=replica.transport(), base_url=PORTAL, headers=headers
+    ) as there:
         for method, path, body in (
             ("DELETE", ONE, None),
             ("POST", f"{ONE}/suspend", None),

@@ -1,4 +1,6 @@
-"""The small picture of a desktop: its owner alone gets it, what an agent sends is checked, and nothing is kept."""
+"""The small picture of a desktop: its owner alone gets it, what an agent sends is checked, and
+nothing is kept.
+"""
 
 import io
 from typing import Any
@@ -37,7 +39,9 @@ async def test_the_owner_gets_the_picture_and_no_one_keeps_it(stage: PortalStage
     assert stage.agent.asked == ["GET /thumbnail of alice-desktop"]
     stage.put(running("roots", user=ADMIN.email))
     stage.agent.screens["roots"] = a_jpeg()
-    assert (await stage.browser(ADMIN).get("/desktops/roots/thumbnail")).status_code == 200, "an administrator's own"
+    assert (await stage.browser(ADMIN).get("/desktops/roots/thumbnail")).status_code == 200, (
+        "an administrator's own"
+    )
 
 
 @pytest.mark.parametrize(
@@ -78,7 +82,9 @@ async def test_a_page_that_no_one_looks_at_does_not_keep_a_login_alive(stage: Po
         {"session": {"deleting": True}},
     ],
 )
-async def test_without_a_picture_neither_card_nor_address_has_one(stage: PortalStage, change: dict[str, Any]) -> None:
+async def test_without_a_picture_neither_card_nor_address_has_one(
+    stage: PortalStage, change: dict[str, Any]
+) -> None:
     assert PATH in await stage.browser().html("/")
     stage.put(a_template(**change.get("template", {})), running(**change.get("session", {})))
     assert "data-thumbnail" not in await stage.browser().html("/")
@@ -117,7 +123,9 @@ async def test_what_an_agent_sends_is_a_strangers_word(
 
 async def test_one_desktop_has_so_many_pictures_a_minute_and_no_more(stage: PortalStage) -> None:
     browser = stage.browser()
-    assert [(await browser.get(PATH)).status_code for _ in range(MAX_THUMBNAILS + 1)] == [200] * MAX_THUMBNAILS + [429]
+    assert [(await browser.get(PATH)).status_code for _ in range(MAX_THUMBNAILS + 1)] == [
+        200
+    ] * MAX_THUMBNAILS + [429]
     assert len(stage.agent.asked) == MAX_THUMBNAILS
     stage.put(running("another"))
     stage.agent.screens["another"] = a_jpeg()
@@ -125,7 +133,9 @@ async def test_one_desktop_has_so_many_pictures_a_minute_and_no_more(stage: Port
     assert (await browser.get(PATH)).headers["retry-after"] == "60"
 
 
-@pytest.mark.parametrize("options", [{}, {"progressive": True}, {"optimize": True, "comment": b"x" * 300}])
+@pytest.mark.parametrize(
+    "options", [{}, {"progressive": True}, {"optimize": True, "comment": b"x" * 300}]
+)
 def test_the_size_is_read_from_the_jpeg_itself(options: dict[str, Any]) -> None:
     assert jpeg_size(a_jpeg((33, 44), **options)) == (33, 44)
 

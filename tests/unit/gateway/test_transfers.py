@@ -1,4 +1,6 @@
-"""Transfers in the audit: the collector against the desktop image's own agent, and what it makes of a report."""
+"""Transfers in the audit: the collector against the desktop image's own agent, and what it makes of
+a report.
+"""
 
 import asyncio
 import json
@@ -42,10 +44,17 @@ def agent(stage: ApiStage) -> Iterator[Any]:
     agent = load_script(AGENT)
     session = stage.world.session(NAME)
     assert session
-    agent.Handler.digest = sha256(tokens_of(NAME, uid=session.metadata.uid).agent.encode()).hexdigest()
-    agent.Handler.transfers_digest, agent.Handler.transfers = sha256(b"selkies").hexdigest(), agent.Transfers()
+    agent.Handler.digest = sha256(
+        tokens_of(NAME, uid=session.metadata.uid).agent.encode()
+    ).hexdigest()
+    agent.Handler.transfers_digest, agent.Handler.transfers = (
+        sha256(b"selkies").hexdigest(),
+        agent.Transfers(),
+    )
     with agent.BoundedServer(("127.0.0.1", 0), agent.Handler) as server:
-        threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
+        threading.Thread(
+            target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True
+        ).start()
         stage.agent_url = f"http://127.0.0.1:{server.server_address[1]}"
         yield agent
         server.shutdown()
@@ -57,15 +66,23 @@ def report(agent: Any, *events: dict[str, Any]) -> None:
 
 
 @asynccontextmanager
-async def collecting(stage: ApiStage, *guests: tuple[str, Role]) -> AsyncIterator[TransferCollector]:
+async def collecting(
+    stage: ApiStage, *guests: tuple[str, Role]
+) -> AsyncIterator[TransferCollector]:
     """A replica's collector; the owner and these guests have a grant."""
     session = stage.world.session(NAME)
     assert session
     of = session.metadata.uid
-    grants = [SimpleNamespace(user=user, role=role, session_uid=of) for user, role in (OWNER, *guests)]
-    active: Any = SimpleNamespace(find=lambda session_uid=of: grants if session_uid == of else [], grants=grants)
+    grants = [
+        SimpleNamespace(user=user, role=role, session_uid=of) for user, role in (OWNER, *guests)
+    ]
+    active: Any = SimpleNamespace(
+        find=lambda session_uid=of: grants if session_uid == of else [], grants=grants
+    )
     agent: Any = stage.agent
-    collector = TransferCollector(context=stage.context, agent=agent, active=active, audit=stage.audit, pause=0.01)
+    collector = TransferCollector(
+        context=stage.context, agent=agent, active=active, audit=stage.audit, pause=0.01
+    )
     running = asyncio.create_task(collector.run())
     yield collector
     running.cancel()
@@ -88,12 +105,28 @@ async def written(stage: ApiStage, number: int) -> list[Entry]:
 
 async def test_events_appear_once_in_order_for_two_replicas(stage: ApiStage, agent: Any) -> None:
     connect = {"event": "session.connect", "role": "controller"}
-    kinds = ["clipboard.send", "clipboard.receive", "file.upload.error", "file.download", "print.document"]
+    kinds = [
+        "clipboard.send",
+        "clipboard.receive",
+        "file.upload.error",
+        "file.download",
+        "print.document",
+    ]
     async with collecting(stage), collecting(stage):
         report(agent, connect, UPLOAD, *({"event": kind, "size_bytes": 1} for kind in kinds))
-        report(agent, {"event": "capture.demand"}, {"event": "session.disconnect", "role": "controller"})
+        report(
+            agent,
+            {"event": "capture.demand"},
+            {"event": "session.disconnect", "role": "controller"},
+        )
         rows = await written(stage, 9)
-    expected = ["transfers.begin", "viewer.connect", "files.upload", "clipboard.send", "clipboard.receive"]
+    expected = [
+        "transfers.begin",
+        "viewer.connect",
+        "files.upload",
+        "clipboard.send",
+        "clipboard.receive",
+    ]
     expected += ["files.upload-error", "files.download", "print.document", "viewer.disconnect"]
     assert [row.action for row in rows] == expected
     assert (rows[2].actor, rows[2].target, rows[2].owner) == (ALICE.user, NAME, ALICE.user)
@@ -124,16 +157,22 @@ async def test_events_that_the_agent_had_to_drop_leave_a_row(
     async with collecting(stage):
         rows = await written(stage, 2)
     assert (rows[0].action, rows[0].detail["count"]) == ("transfers.dropped", "6")
-    assert datetime.fromisoformat(rows[0].detail["from"]) <= datetime.fromisoformat(rows[0].detail["to"])
+    assert datetime.fromisoformat(rows[0].detail["from"]) <= datetime.fromisoformat(
+        rows[0].detail["to"]
+    )
 
 
-async def test_reports_that_waited_for_the_agent_keep_their_time(stage: ApiStage, agent: Any) -> None:
+async def test_reports_that_waited_for_the_agent_keep_their_time(
+    stage: ApiStage, agent: Any
+) -> None:
     then = datetime.now(UTC) - timedelta(minutes=5)
     lost = {"event": "audit.dropped", "count": 3, "seconds": 60.0}
     report(agent, *(event | {"ts": then.isoformat()} for event in (UPLOAD, lost)))
     async with collecting(stage):
         _, upload, dropped = await written(stage, 3)
-    assert timedelta(0) <= stage.clock.now() - timedelta(minutes=5) - upload.at < timedelta(seconds=30)
+    assert (
+        timedelta(0) <= stage.clock.now() - timedelta(minutes=5) - upload.at < timedelta(seconds=30)
+    )
     began, ended = (datetime.fromisoformat(dropped.detail[name]) for name in ("from", "to"))
     assert ended - began == timedelta(minutes=1)
 
@@ -150,7 +189,10 @@ async def test_desktop_that_no_longer_reports_leaves_one_row(
         await eventually(lambda: caplog.text.count("does not respond") == 2, "both know", 10)
         stage.clock.wall += timedelta(minutes=1)
         rows = await written(stage, 2)
-    assert (rows[1].action, rows[1].detail["error"]) == ("transfers.dropped", "the agent does not respond")
+    assert (rows[1].action, rows[1].detail["error"]) == (
+        "transfers.dropped",
+        "the agent does not respond",
+    )
     assert datetime.fromisoformat(rows[1].detail["from"]) <= began
 
 
@@ -245,8 +287,21 @@ def test_report_out_of_bounds_is_refused(wrong: dict[str, Any]) -> None:
 
 
 def test_details_are_printable_and_names_may_be_hashed() -> None:
-    event = Event(1, 0, "file.upload.error", "pay\u202eroll\n.xls", "text/\x1b[31m", "pay.xls exists", size_bytes=3)
-    plain = {"path": "pay\\u202eroll\\u000a.xls", "bytes": "3", "type": "text/\\u001b[31m", "error": "pay.xls exists"}
+    event = Event(
+        1,
+        0,
+        "file.upload.error",
+        "pay\u202eroll\n.xls",
+        "text/\x1b[31m",
+        "pay.xls exists",
+        size_bytes=3,
+    )
+    plain = {
+        "path": "pay\\u202eroll\\u000a.xls",
+        "bytes": "3",
+        "type": "text/\\u001b[31m",
+        "error": "pay.xls exists",
+    }
     assert describe(event, is_hashed=False) == plain
     hashed = describe(event, is_hashed=True)
     assert hashed["path"] == f"sha256:{sha256(event.filename.encode()).hexdigest()}"
@@ -258,11 +313,17 @@ async def test_transfers_are_for_auditors_and_a_users_own_file(stage: ApiStage, 
         report(agent, UPLOAD | {"filename": "=cmd"})
         await written(stage, 2)
     root, alice = await stage.program(ROOT), await stage.program()
-    listed: httpx.Response = await root.get("/api/v1/admin/audit", params={"action": "files.upload"})
+    listed: httpx.Response = await root.get(
+        "/api/v1/admin/audit", params={"action": "files.upload"}
+    )
     (item,) = listed.json()["items"]
     assert datetime.fromisoformat(item["at"]) <= stage.clock.now()
-    assert (await root.get("/api/v1/admin/audit?transfers=true&owner=bob@example.com")).json()["items"] == []
-    assert (await root.get("/api/v1/admin/audit?transfers=true&action=login.begin")).json()["items"] == []
+    assert (await root.get("/api/v1/admin/audit?transfers=true&owner=bob@example.com")).json()[
+        "items"
+    ] == []
+    assert (await root.get("/api/v1/admin/audit?transfers=true&action=login.begin")).json()[
+        "items"
+    ] == []
     assert (await alice.get("/api/v1/admin/audit?transfers=true")).status_code == 403
     own = (await alice.get("/api/v1/export?what=transfers")).text.splitlines()
     assert len(own) == 3 and "files.upload" in own[2]

@@ -1,4 +1,6 @@
-"""A role of a guest that this version does not know: the guest gets nothing, and no page fails for anybody."""
+"""A role of a guest that this version does not know: the guest gets nothing, and no page fails for
+anybody.
+"""
 
 from collections.abc import AsyncIterator
 
@@ -70,12 +72,22 @@ async def test_the_edge_cuts_off_who_gets_an_unknown_role(
         assert (await stage.verify(HOST, path, Cookie=theirs)).status_code == 401, path
     for path in ("/api/websockets", "/api/webrtc/signaling/"):
         assert (await stage.verify(HOST, path, Cookie=theirs, **HANDSHAKE)).status_code == 401, path
-    assert (await stage.verify(HOST, Cookie=theirs, **NAVIGATION)).headers["location"].endswith("/.vdi/start?next=/")
-    async with httpx.AsyncClient(transport=httpx.ASGITransport(stage.public), base_url=address(path="")) as http:
+    assert (
+        (await stage.verify(HOST, Cookie=theirs, **NAVIGATION))
+        .headers["location"]
+        .endswith("/.vdi/start?next=/")
+    )
+    async with httpx.AsyncClient(
+        transport=httpx.ASGITransport(stage.public), base_url=address(path="")
+    ) as http:
         for path in EDGE_PAGES:
             answer = await http.get(path, headers={**NAVIGATION, "Cookie": theirs})
             where = answer.headers.get("location", "").partition("?")[0]
-            assert (answer.status_code, where) in ((302, "/.vdi/start"), (302, "/.vdi/wait"), (401, "")), path
+            assert (answer.status_code, where) in (
+                (302, "/.vdi/start"),
+                (302, "/.vdi/wait"),
+                (401, ""),
+            ), path
     assert (await guest.open(address())).status_code == 403
     await stage.edge.revoker.sweep()
     table = await stage.edge.tables.posted("uid-alice-desktop", 5)
@@ -105,11 +117,17 @@ async def test_rest_shows_nothing_to_an_unknown_role(role: str) -> None:
         assert (await bob.get("/api/v1/sessions")).json()["items"] == []
         assert (await bob.get("/api/v1/sessions/alice-desktop")).status_code == 404
         for action in ("resume", "suspend", "restart"):
-            assert (await bob.post(f"/api/v1/sessions/alice-desktop/{action}")).status_code == 404, action
+            assert (
+                await bob.post(f"/api/v1/sessions/alice-desktop/{action}")
+            ).status_code == 404, action
         assert (await bob.get("/api/v1/sessions/alice-desktop/startup-scripts")).status_code == 404
-        answer = await bob.put("/api/v1/sessions/alice-desktop/access/eve@example.com", json={"role": "viewer"})
+        answer = await bob.put(
+            "/api/v1/sessions/alice-desktop/access/eve@example.com", json={"role": "viewer"}
+        )
         assert answer.status_code == 404
-        assert (await bob.post("/api/v1/sessions/alice-desktop/probe", json={"state": "0" * 64})).status_code == 404
+        assert (
+            await bob.post("/api/v1/sessions/alice-desktop/probe", json={"state": "0" * 64})
+        ).status_code == 404
 
 
 async def test_the_portal_shows_nothing_to_an_unknown_role(role: str) -> None:

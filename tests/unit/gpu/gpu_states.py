@@ -1,4 +1,6 @@
-"""Clusters with GPUs, in the shapes that NVIDIA's GPU Operator and device plugin give their objects."""
+"""Clusters with GPUs, in the shapes that NVIDIA's GPU Operator and device plugin give their
+objects.
+"""
 
 from copy import deepcopy
 from dataclasses import replace
@@ -6,7 +8,15 @@ from typing import Any
 
 from vdi.gpu.sharing.config import RESOURCE, Sharing
 from vdi.gpu.sharing.plan import SharingPlan, SharingRequest, plan_configure, state_after
-from vdi.gpu.sharing.state import CONFIG_LABEL, ClusterPolicy, ConfigMap, DaemonSet, GpuState, Node, effect_on
+from vdi.gpu.sharing.state import (
+    CONFIG_LABEL,
+    ClusterPolicy,
+    ConfigMap,
+    DaemonSet,
+    GpuState,
+    Node,
+    effect_on,
+)
 
 Obj = dict[str, Any]
 
@@ -14,13 +24,22 @@ LONG_AGO = "2026-11-20T08:00:00Z"
 EARLIER = "2026-11-20T09:00:00Z"
 LATER = "2026-11-20T10:00:00Z"
 EIGHT = SharingRequest({"any": Sharing()}, "any")
-SEVERAL = SharingRequest({"any": Sharing(), "big": Sharing(2), "whole": Sharing(1)}, "any", {"b": "big", "c": "whole"})
+SEVERAL = SharingRequest(
+    {"any": Sharing(), "big": Sharing(2), "whole": Sharing(1)}, "any", {"b": "big", "c": "whole"}
+)
 
 
 def a_node(
-    name: str = "gpu-1", gpus: int = 1, labels: Obj | None = None, *, advertises: int | None = None, k3s: str = ""
+    name: str = "gpu-1",
+    gpus: int = 1,
+    labels: Obj | None = None,
+    *,
+    advertises: int | None = None,
+    k3s: str = "",
 ) -> Node:
-    """A node as GPU Feature Discovery labels it while nothing is shared; `labels` without their `nvidia.com/`."""
+    """A node as GPU Feature Discovery labels it while nothing is shared; `labels` without their
+    `nvidia.com/`.
+    """
     count = str(gpus if advertises is None else advertises)
     found = {
         "nvidia.com/gpu.present": "true",
@@ -32,7 +51,11 @@ def a_node(
         **{f"nvidia.com/{key}": value for key, value in (labels or {}).items()},
     }
     room = {"cpu": "8", RESOURCE: count}
-    status = {"capacity": dict(room), "allocatable": dict(room), "nodeInfo": {"kubeletVersion": f"v1.34.4{k3s}"}}
+    status = {
+        "capacity": dict(room),
+        "allocatable": dict(room),
+        "nodeInfo": {"kubeletVersion": f"v1.34.4{k3s}"},
+    }
     return Node({"metadata": {"name": name, "labels": found}, "status": status})
 
 
@@ -59,9 +82,16 @@ def labelled(node: Node, value: str, label: str = CONFIG_LABEL) -> Node:
     return replace(node, raw={**node.raw, "metadata": {**node.raw["metadata"], "labels": labels}})
 
 
-def a_config_map(changed_at: str = EARLIER, name: str = "time-slicing-config", **data: str) -> ConfigMap:
+def a_config_map(
+    changed_at: str = EARLIER, name: str = "time-slicing-config", **data: str
+) -> ConfigMap:
     writes = [{"manager": "kubectl", "time": changed_at, "fieldsV1": {"f:data": {}}}]
-    meta = {"name": name, "namespace": "gpu-operator", "creationTimestamp": LONG_AGO, "managedFields": writes}
+    meta = {
+        "name": name,
+        "namespace": "gpu-operator",
+        "creationTimestamp": LONG_AGO,
+        "managedFields": writes,
+    }
     return ConfigMap({"apiVersion": "v1", "kind": "ConfigMap", "metadata": meta, "data": data})
 
 
@@ -69,7 +99,11 @@ def a_policy(config: Obj | None = None, **sections: Obj) -> ClusterPolicy:
     plugin: Obj = {"enabled": True} | ({"config": config} if config else {})
     spec = {"devicePlugin": plugin, **sections}
     return ClusterPolicy(
-        {"metadata": {"name": "cluster-policy"}, "spec": spec, "status": {"namespace": "gpu-operator"}}
+        {
+            "metadata": {"name": "cluster-policy"},
+            "spec": spec,
+            "status": {"namespace": "gpu-operator"},
+        }
     )
 
 
@@ -83,9 +117,15 @@ def a_daemon_set(
     ready: int = 1,
     plugin: bool = True,
 ) -> DaemonSet:
-    """As the GPU Operator renders it: with the config-manager when the ClusterPolicy names a ConfigMap."""
-    volumes: list[Obj] = [{"name": "dp", "hostPath": {"path": "/var/lib/kubelet/device-plugins"}}] if plugin else []
-    containers: list[Obj] = [{"name": "nvidia-device-plugin" if plugin else "gpu-feature-discovery", "image": "x/y:1"}]
+    """As the GPU Operator renders it: with the config-manager when the ClusterPolicy names a
+    ConfigMap.
+    """
+    volumes: list[Obj] = (
+        [{"name": "dp", "hostPath": {"path": "/var/lib/kubelet/device-plugins"}}] if plugin else []
+    )
+    containers: list[Obj] = [
+        {"name": "nvidia-device-plugin" if plugin else "gpu-feature-discovery", "image": "x/y:1"}
+    ]
     if config_map:
         volumes.append({"name": config_map, "configMap": {"name": config_map}})
         containers[0] |= {"env": [{"name": "CONFIG_FILE", "value": "/config/config.yaml"}]}
@@ -110,40 +150,67 @@ def a_static_plugin(**env: str) -> DaemonSet:
     main = {
         "name": "nvidia-device-plugin-ctr",
         "image": "nvcr.io/nvidia/k8s-device-plugin:v0.17.1",
-        "env": [{"name": "FAIL_ON_INIT_ERROR", "value": "false"}, *({"name": k, "value": v} for k, v in env.items())],
+        "env": [
+            {"name": "FAIL_ON_INIT_ERROR", "value": "false"},
+            *({"name": k, "value": v} for k, v in env.items()),
+        ],
         "volumeMounts": [{"name": "dir", "mountPath": "/var/lib/kubelet/device-plugins"}],
     }
-    volumes = [{"name": "dir", "hostPath": {"path": "/var/lib/kubelet/device-plugins", "type": "Directory"}}]
-    return with_pods("nvidia-device-plugin-daemonset", {"containers": [main], "volumes": volumes}, LATER, 1)
+    volumes = [
+        {
+            "name": "dir",
+            "hostPath": {"path": "/var/lib/kubelet/device-plugins", "type": "Directory"},
+        }
+    ]
+    return with_pods(
+        "nvidia-device-plugin-daemonset", {"containers": [main], "volumes": volumes}, LATER, 1
+    )
 
 
 def with_pods(name: str, pod_spec: Obj, made: str, ready: int) -> DaemonSet:
     meta = {"name": name, "namespace": "gpu-operator", "generation": 2, "uid": name}
-    status = {"observedGeneration": 2, "desiredNumberScheduled": 1, "updatedNumberScheduled": 1, "numberReady": ready}
+    status = {
+        "observedGeneration": 2,
+        "desiredNumberScheduled": 1,
+        "updatedNumberScheduled": 1,
+        "numberReady": ready,
+    }
     pod = {"metadata": {"name": f"{name}-x", "creationTimestamp": made}}
-    return DaemonSet({"metadata": meta, "spec": {"template": {"spec": pod_spec}}, "status": status}, (pod,))
+    return DaemonSet(
+        {"metadata": meta, "spec": {"template": {"spec": pod_spec}}, "status": status}, (pod,)
+    )
 
 
 def fresh(*nodes: Node) -> GpuState:
     """The GPU Operator as it comes: nothing shared."""
     return GpuState(
-        "gpu-operator", nodes=nodes or (a_node(),), plugins=(a_daemon_set(),), policy=a_policy(), runtime_class=True
+        "gpu-operator",
+        nodes=nodes or (a_node(),),
+        plugins=(a_daemon_set(),),
+        policy=a_policy(),
+        runtime_class=True,
     )
 
 
 def played(observed: GpuState, plan: SharingPlan) -> GpuState:
-    """The cluster after the plan: GPU Operator, device plugin and Feature Discovery do what they are configured to."""
+    """The cluster after the plan: GPU Operator, device plugin and Feature Discovery do what they
+    are configured to.
+    """
     reported = state_after(observed, plan)
     if reported.policy is not None:
         name, default = reported.config_name, str(reported.policy.config.get("default") or "")
         sets = (a_daemon_set(config_map=name or None, default=default),)
-        readers = (a_daemon_set("gpu-feature-discovery", config_map=name, plugin=False),) if name else ()
+        readers = (
+            (a_daemon_set("gpu-feature-discovery", config_map=name, plugin=False),) if name else ()
+        )
         reported = replace(reported, plugins=sets, readers=readers)
     nodes = []
     for node in reported.nodes:
         sharing = effect_on(node, reported).sharing
         assert sharing is not None
-        nodes.append(shared(node, sharing.replicas, resource=sharing.resource) if node.has_gpu else node)
+        nodes.append(
+            shared(node, sharing.replicas, resource=sharing.resource) if node.has_gpu else node
+        )
     return replace(reported, nodes=tuple(nodes))
 
 

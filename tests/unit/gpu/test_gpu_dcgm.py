@@ -46,7 +46,9 @@ def test_with_mig_the_parts_count_and_gpu_util_does_not() -> None:
     assert gpu == Gpu("0", "NVIDIA A100-SXM4-40GB", 0.6, 4968, 39936)
 
 
-@pytest.mark.parametrize("text", ["", "# nothing\n", "<html>", 'node_load1{gpu="0"} 1\n', "DCGM_FI_DEV_GPU_UTIL 3\n"])
+@pytest.mark.parametrize(
+    "text", ["", "# nothing\n", "<html>", 'node_load1{gpu="0"} 1\n', "DCGM_FI_DEV_GPU_UTIL 3\n"]
+)
 def test_a_page_of_something_else_is_refused(text: str) -> None:
     with pytest.raises(BadPageError, match="its metrics"):
         read_page(text)
@@ -58,16 +60,30 @@ def test_a_node_of_which_one_gpu_is_silent_is_not_known() -> None:
 
 
 @asynccontextmanager
-async def exporters(answers: dict[str, str | int], *, port: int | None = 9401) -> AsyncIterator[Client]:
-    """An API server with the exporter on each of these nodes: a page, the status of a refusal, or `silence`."""
-    box: dict[str, Any] = {"name": NAME, "image": "nvcr.io/nvidia/k8s/dcgm-exporter:3.3.9-3.6.1-ubuntu22.04"}
+async def exporters(
+    answers: dict[str, str | int], *, port: int | None = 9401
+) -> AsyncIterator[Client]:
+    """An API server with the exporter on each of these nodes: a page, the status of a refusal, or
+    `silence`.
+    """
+    box: dict[str, Any] = {
+        "name": NAME,
+        "image": "nvcr.io/nvidia/k8s/dcgm-exporter:3.3.9-3.6.1-ubuntu22.04",
+    }
     if port:
         box["ports"] = [{"name": "metrics", "containerPort": port}]
     meta = {"name": NAME, "namespace": NAMESPACE, "uid": "exporters-uid"}
-    sets = [{"metadata": meta, "spec": {"template": {"spec": {"containers": [box]}}}}] if answers else []
+    sets = (
+        [{"metadata": meta, "spec": {"template": {"spec": {"containers": [box]}}}}]
+        if answers
+        else []
+    )
     owners = [{"uid": "exporters-uid"}]
     pods = [
-        {"metadata": {"name": f"{NAME}-{node}", "ownerReferences": owners}, "spec": {"nodeName": node}}
+        {
+            "metadata": {"name": f"{NAME}-{node}", "ownerReferences": owners},
+            "spec": {"nodeName": node},
+        }
         for node in answers
     ]
 
@@ -87,7 +103,9 @@ async def exporters(answers: dict[str, str | int], *, port: int | None = 9401) -
     app = web.Application()
     app.router.add_get("/apis/apps/v1/daemonsets", listed)
     app.router.add_get(f"/api/v1/namespaces/{NAMESPACE}/pods", listed)
-    app.router.add_get(f"/api/v1/namespaces/{NAMESPACE}/pods/{{pod}}:{{port}}/proxy/metrics", proxied)
+    app.router.add_get(
+        f"/api/v1/namespaces/{NAMESPACE}/pods/{{pod}}:{{port}}/proxy/metrics", proxied
+    )
     async with serve_app(app) as server:
         config = ClusterConfig(server=f"http://127.0.0.1:{server}")
         async with Client(config, field_manager="test") as client:
@@ -145,15 +163,28 @@ async def test_the_whole_time_is_bounded(monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 def test_unreported_memory_is_unknown() -> None:
-    lines = status_lines(configured(a_node("gpu-c")), GpuMeasurements(nodes={"gpu-c": read_page(page("old"))}))
+    lines = status_lines(
+        configured(a_node("gpu-c")), GpuMeasurements(nodes={"gpu-c": read_page(page("old"))})
+    )
     (row,) = [line for line in lines if line.startswith("gpu-c")]
     assert row.split()[-2:] == ["85%", "UNKNOWN"]
 
 
 def test_users_of_gpus_are_listed_with_their_idle_time() -> None:
-    placed = {"phase": "Running", "podName": "p", "nodeName": "gpu-1", "startTime": "2026-11-20T08:00:00Z"}
-    used = a_session("a", template="cad", status=placed | {"lastActivityTime": "2026-11-20T09:00:00Z"})
-    others = [a_session("b", status=placed), a_session("c", template="cpu", status=placed), a_session("d")]
+    placed = {
+        "phase": "Running",
+        "podName": "p",
+        "nodeName": "gpu-1",
+        "startTime": "2026-11-20T08:00:00Z",
+    }
+    used = a_session(
+        "a", template="cad", status=placed | {"lastActivityTime": "2026-11-20T09:00:00Z"}
+    )
+    others = [
+        a_session("b", status=placed),
+        a_session("c", template="cpu", status=placed),
+        a_session("d"),
+    ]
     cad = a_template("cad", resources={"defaultGPU": 2}, lifecycle={"idleTimeout": "8h"})
     templates = [cad, a_template("cpu", resources={"defaultGPU": 0})]
     lines = user_lines([used, *others], templates, datetime(2026, 11, 20, 10, tzinfo=UTC))

@@ -41,7 +41,11 @@ def operator(
         "gpu-operator",
         nodes=nodes or (shared(a_node()),),
         plugins=(plugin or a_daemon_set(config_map=name or None, default=default),),
-        readers=(reader or a_daemon_set("gpu-feature-discovery", config_map=name, plugin=False),) if name else (),
+        readers=(
+            (reader or a_daemon_set("gpu-feature-discovery", config_map=name, plugin=False),)
+            if name
+            else ()
+        ),
         policy=policy,
         config_maps={config_map.name: config_map} if config_map else {},
         runtime_class=True,
@@ -107,13 +111,21 @@ def test_pods_that_no_restart_replaces_are_to_be_deleted() -> None:
     plugin = a_daemon_set(config_map="time-slicing-config", default="any", made=LONG_AGO)
     raw = {**plugin.raw, "spec": {**plugin.raw["spec"], "updateStrategy": {"type": "OnDelete"}}}
     finding = only(operator(None, GOOD, plugin=DaemonSet(raw, plugin.pods)))
-    assert finding.remedy.text == "kubectl --namespace gpu-operator delete pod nvidia-device-plugin-daemonset-x"
+    assert (
+        finding.remedy.text
+        == "kubectl --namespace gpu-operator delete pod nvidia-device-plugin-daemonset-x"
+    )
 
 
 def test_feature_discovery_has_not_read_it_either() -> None:
-    reader = a_daemon_set("gpu-feature-discovery", config_map="time-slicing-config", made=LONG_AGO, plugin=False)
+    reader = a_daemon_set(
+        "gpu-feature-discovery", config_map="time-slicing-config", made=LONG_AGO, plugin=False
+    )
     finding = only(operator(None, GOOD, reader=reader))
-    assert (finding.code, finding.object) == ("gpu_config_not_read", "daemonset/gpu-operator/gpu-feature-discovery")
+    assert (finding.code, finding.object) == (
+        "gpu_config_not_read",
+        "daemonset/gpu-operator/gpu-feature-discovery",
+    )
 
 
 def test_toolkit_with_another_containerd_than_k3s() -> None:

@@ -1,4 +1,6 @@
-"""From what is there and what is desired to the changes; the cluster's part is played as its components document it."""
+"""From what is there and what is desired to the changes; the cluster's part is played as its
+components document it.
+"""
 
 from dataclasses import replace
 from typing import Any
@@ -44,7 +46,9 @@ from vdi.gpu.sharing.state import CONFIG_LABEL, DaemonSet, GpuState, Node, lacks
 
 
 def helm(observed: GpuState, **config: str) -> GpuState:
-    """No GPU Operator: the chart nvidia-device-plugin with a ConfigMap, whose default is `config0`."""
+    """No GPU Operator: the chart nvidia-device-plugin with a ConfigMap, whose default is
+    `config0`.
+    """
     plugin = a_daemon_set("nvdp", config_map="configs", default="config0", fallbacks="named,single")
     maps = {"configs": a_config_map(LONG_AGO, "configs", **(config or {"config0": "version: v1"}))}
     return replace(observed, policy=None, plugins=(plugin,), config_maps=maps)
@@ -73,7 +77,9 @@ def test_fresh_operator() -> None:
     assert plan.changes[1].patch == {
         "spec": {"devicePlugin": {"config": {"name": "time-slicing-config", "default": "any"}}}
     }
-    assert plan.restarts == ()  # the GPU Operator gives the DaemonSets another template, so they start again
+    assert (
+        plan.restarts == ()
+    )  # the GPU Operator gives the DaemonSets another template, so they start again
 
 
 def test_manifests_say_what_configure_does() -> None:
@@ -87,7 +93,12 @@ def test_manifests_say_what_configure_does() -> None:
 
 def test_the_config_map_comes_before_what_names_it() -> None:
     plan = plan_configure(fresh(a_node("a"), a_node("b"), a_node("c")), SEVERAL)
-    assert [step.resource.kind for step in plan.changes] == ["ConfigMap", "Node", "Node", "ClusterPolicy"]
+    assert [step.resource.kind for step in plan.changes] == [
+        "ConfigMap",
+        "Node",
+        "Node",
+        "ClusterPolicy",
+    ]
 
 
 def test_the_missions_patch_gets_its_default() -> None:
@@ -100,15 +111,22 @@ def test_the_missions_patch_gets_its_default() -> None:
         config_maps={"time-slicing-config": a_config_map(any=MISSION)},
     )
     plan = plan_configure(observed, EIGHT)
-    assert [step.patch for step in plan.changes][-1] == {"spec": {"devicePlugin": {"config": {"default": "any"}}}}
+    assert [step.patch for step in plan.changes][-1] == {
+        "spec": {"devicePlugin": {"config": {"default": "any"}}}
+    }
     assert "data" not in plan.changes[0].patch  # only the note for the undo
     assert find(played(observed, plan)) == []
 
 
 def test_other_replicas_restart_what_reads_the_config_map() -> None:
     plan = plan_configure(configured(), SharingRequest({"any": Sharing(4)}, "any"))
-    assert [step.title for step in plan.changes] == ["change ConfigMap gpu-operator/time-slicing-config"]
-    assert [restart.name for restart in plan.restarts] == ["nvidia-device-plugin-daemonset", "gpu-feature-discovery"]
+    assert [step.title for step in plan.changes] == [
+        "change ConfigMap gpu-operator/time-slicing-config"
+    ]
+    assert [restart.name for restart in plan.restarts] == [
+        "nvidia-device-plugin-daemonset",
+        "gpu-feature-discovery",
+    ]
 
 
 def test_a_label_alone_restarts_nothing() -> None:
@@ -178,23 +196,33 @@ def test_a_plan_converges_and_its_undo_reverts_it(gpus: list[int], data: Any) ->
     nodes = [a_node(f"n{i}", count) for i, count in enumerate(gpus)]
     if data.draw(st.booleans(), "a label of somebody's"):
         nodes[0] = labelled(nodes[0], "theirs")
-    theirs = data.draw(st.sampled_from([None, {"theirs": "version: v1"}, {"any": MISSION, "theirs": "version: v1"}]))
+    theirs = data.draw(
+        st.sampled_from(
+            [None, {"theirs": "version: v1"}, {"any": MISSION, "theirs": "version: v1"}]
+        )
+    )
     if nodes[0].label(CONFIG_LABEL) and theirs is None:
         theirs = {"theirs": "version: v1"}
     before = fresh(*nodes)
     if theirs is not None:
-        before = replace(before, config_maps={"time-slicing-config": a_config_map(LONG_AGO, **theirs)})
+        before = replace(
+            before, config_maps={"time-slicing-config": a_config_map(LONG_AGO, **theirs)}
+        )
     names = st.sampled_from(["any", "big", "whole"])
     chosen = data.draw(st.dictionaries(st.sampled_from([node.name for node in nodes]), names))
     counts = {
-        name: Sharing(data.draw(st.integers(1, 50)), data.draw(st.booleans())) for name in ("any", "big", "whole")
+        name: Sharing(data.draw(st.integers(1, 50)), data.draw(st.booleans()))
+        for name in ("any", "big", "whole")
     }
     request = SharingRequest(counts, data.draw(names), chosen)
 
     done = played(before, plan_configure(before, request))
     assert find(done) == []
     assert plan_configure(done, request).empty
-    again = played(done, plan_configure(done, replace(request, configs={**counts, request.default: Sharing(3)})))
+    again = played(
+        done,
+        plan_configure(done, replace(request, configs={**counts, request.default: Sharing(3)})),
+    )
 
     back = played(again, plan_undo(again))
     assert [node.raw["metadata"].get("labels") for node in back.nodes] == [
@@ -231,7 +259,9 @@ def test_undo_of_a_static_plugin() -> None:
 
 def test_undo_of_a_helm_chart_restarts_it() -> None:
     before = helm(fresh())
-    done = state_after(before, plan_configure(before, SharingRequest({"config0": Sharing()}, "config0")))
+    done = state_after(
+        before, plan_configure(before, SharingRequest({"config0": Sharing()}, "config0"))
+    )
     plan = plan_undo(done)
     assert state_after(done, plan).config_maps["configs"].data == {"config0": "version: v1"}
     assert [restart.name for restart in plan.restarts] == ["nvdp"]
@@ -247,7 +277,10 @@ def test_nothing_to_undo() -> None:
 # Objects of the API have no nulls but in lists, which a merge patch replaces as a whole.
 plain = st.recursive(
     st.booleans() | st.integers() | st.text(max_size=3),
-    lambda inner: st.lists(inner | st.none(), max_size=3) | st.dictionaries(st.sampled_from("abcd"), inner, max_size=3),
+    lambda inner: (
+        st.lists(inner | st.none(), max_size=3)
+        | st.dictionaries(st.sampled_from("abcd"), inner, max_size=3)
+    ),
     max_leaves=12,
 )
 objects = st.dictionaries(st.sampled_from("abcd"), plain, max_size=4)
@@ -267,14 +300,18 @@ def merged(target: Any, patch: Any) -> Any:
 
 
 @given(objects, objects)
-def test_the_merge_patch_makes_the_one_of_the_other(before: dict[str, Any], after: dict[str, Any]) -> None:
+def test_the_merge_patch_makes_the_one_of_the_other(
+    before: dict[str, Any], after: dict[str, Any]
+) -> None:
     patch = patch_between(before, after)
     assert merged(before, patch) == after
     assert (patch == {}) == (before == after)
 
 
 def test_the_diff_leaves_out_server_fields() -> None:
-    lines = diff_lines(plan_configure(configured(), SharingRequest({"any": Sharing(4)}, "any")).changes[0])
+    lines = diff_lines(
+        plan_configure(configured(), SharingRequest({"any": Sharing(4)}, "any")).changes[0]
+    )
     assert [line for line in lines if line[0] in "+-"] == [
         "--- ConfigMap gpu-operator/time-slicing-config (now)",
         "+++ ConfigMap gpu-operator/time-slicing-config (then)",
@@ -298,12 +335,19 @@ def test_the_diff_leaves_out_server_fields() -> None:
         (Sharing(), ("big=²",), (), "its replicas are '²'"),
         (Sharing(), ("a b=2",), (), "its name is 'a b'; allowed: 1 to 63 letters"),
         (Sharing(), ("any=2",), (), "--config names 'any' twice"),
-        (Sharing(), (), ("gpu-1=big",), "--node is 'gpu-1=big'; allowed: NODE=NAME, with NAME one of any"),
+        (
+            Sharing(),
+            (),
+            ("gpu-1=big",),
+            "--node is 'gpu-1=big'; allowed: NODE=NAME, with NAME one of any",
+        ),
         (Sharing(), (), ("gpu-1",), "--node is 'gpu-1'"),
         (Sharing(), (), ("gpu-1=any", "gpu-1=any"), "--node names node 'gpu-1' twice"),
     ],
 )
-def test_typed_wrongly(sharing: Sharing, configs: tuple[str, ...], nodes: tuple[str, ...], words: str) -> None:
+def test_typed_wrongly(
+    sharing: Sharing, configs: tuple[str, ...], nodes: tuple[str, ...], words: str
+) -> None:
     with pytest.raises(RefusedError) as refused:
         parse_request(sharing, "any", configs, nodes)
     assert refused.value.usage
@@ -378,7 +422,9 @@ def test_the_gpu_operator_may_make_its_daemon_set_later() -> None:
 def test_policy_with_the_plugin_switched_off() -> None:
     policy = a_policy(None)
     raw = {**policy.raw, "spec": {"devicePlugin": {"enabled": False}}}
-    assert "enabled is false; allowed: true" in str(refusal(replace(fresh(), policy=replace(policy, raw=raw))))
+    assert "enabled is false; allowed: true" in str(
+        refusal(replace(fresh(), policy=replace(policy, raw=raw)))
+    )
 
 
 def test_a_gpu_cut_by_mig_is_shared_with_the_right_strategy() -> None:
@@ -396,7 +442,9 @@ def notes(observed: GpuState, request: SharingRequest = EIGHT) -> str:
 
 
 def test_gpus_without_an_encoder_are_named() -> None:
-    observed = fresh(a_node("gpu-a"), a_node("gpu-h", labels={"gpu.product": "NVIDIA-H100-80GB-HBM3"}))
+    observed = fresh(
+        a_node("gpu-a"), a_node("gpu-h", labels={"gpu.product": "NVIDIA-H100-80GB-HBM3"})
+    )
     said = "gpu-h: these GPUs have no video encoder (NVENC): desktops there encode on the CPU."
     assert said in list(notes_on(observed))
     assert said in notes(observed)
@@ -405,9 +453,21 @@ def test_gpus_without_an_encoder_are_named() -> None:
 @pytest.mark.parametrize(
     ("products", "lacks"),
     [
-        ("NVIDIA-A100-SXM4-80GB NVIDIA-A100-PCIE-40GB-MIG-1g.5gb A100-SXM4-40GB-SHARED NVIDIA-A30", True),
+        (
+            (
+                "NVIDIA-A100-SXM4-80GB NVIDIA-A100-PCIE-40GB-MIG-1g.5gb A100-SXM4-40GB-SHARED"
+                " NVIDIA-A30"
+            ),
+            True,
+        ),
         ("NVIDIA-H100-80GB-HBM3 NVIDIA-H200 NVIDIA-GH200-480GB", True),
-        ("NVIDIA-L4 NVIDIA-L40S NVIDIA-A10 NVIDIA-A16 NVIDIA-A2 Tesla-T4 NVIDIA-RTX-A3000-Laptop-GPU unknown", False),
+        (
+            (
+                "NVIDIA-L4 NVIDIA-L40S NVIDIA-A10 NVIDIA-A16 NVIDIA-A2 Tesla-T4"
+                " NVIDIA-RTX-A3000-Laptop-GPU unknown"
+            ),
+            False,
+        ),
     ],
     ids=["of an older generation", "of a newer one", "for desktops"],
 )
@@ -417,8 +477,12 @@ def test_gpus_for_computing_alone_cannot_encode(products: str, lacks: bool) -> N
 
 
 def test_what_settings_and_cluster_bring_with_them() -> None:
-    request = SharingRequest({"any": Sharing(rename=True, fail_requests_greater_than_one=True)}, "any")
-    observed = replace(fresh(a_node(k3s="+k3s1")), policy=a_policy(None, mig={"strategy": "single"}))
+    request = SharingRequest(
+        {"any": Sharing(rename=True, fail_requests_greater_than_one=True)}, "any"
+    )
+    observed = replace(
+        fresh(a_node(k3s="+k3s1")), policy=a_policy(None, mig={"strategy": "single"})
+    )
     said = notes(observed, request)
     assert f"gpuResource={RENAMED}" in said
     assert "UnexpectedAdmissionError" in said
@@ -429,12 +493,19 @@ def test_what_settings_and_cluster_bring_with_them() -> None:
 def test_less_than_what_is_in_use() -> None:
     busy = replace(configured().nodes[0], in_use=6)
     observed = replace(configured(), nodes=(busy,))
-    assert "6 GPU slots are in use, and it will have 4" in notes(observed, SharingRequest({"any": Sharing(4)}, "any"))
+    assert "6 GPU slots are in use, and it will have 4" in notes(
+        observed, SharingRequest({"any": Sharing(4)}, "any")
+    )
 
 
 def test_a_chart_that_helm_owns() -> None:
     observed = helm(fresh())
-    meta = {**observed.plugins[0].raw["metadata"], "annotations": {"meta.helm.sh/release-name": "nvdp"}}
+    meta = {
+        **observed.plugins[0].raw["metadata"],
+        "annotations": {"meta.helm.sh/release-name": "nvdp"},
+    }
     owned = DaemonSet({**observed.plugins[0].raw, "metadata": meta}, observed.plugins[0].pods)
-    said = notes(replace(observed, plugins=(owned,)), SharingRequest({"config0": Sharing()}, "config0"))
+    said = notes(
+        replace(observed, plugins=(owned,)), SharingRequest({"config0": Sharing()}, "config0")
+    )
     assert "Helm release nvdp: also set config.name=configs and config.default=config0" in said

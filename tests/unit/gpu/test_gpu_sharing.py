@@ -20,7 +20,11 @@ sharing:
       replicas: 8"""
 
 sharings = st.builds(
-    Sharing, st.integers(1, 1000), st.booleans(), st.booleans(), st.sampled_from(["none", "single", "mixed"])
+    Sharing,
+    st.integers(1, 1000),
+    st.booleans(),
+    st.booleans(),
+    st.sampled_from(["none", "single", "mixed"]),
 )
 
 
@@ -52,11 +56,20 @@ def test_one_replica_is_written_without_sharing() -> None:
         ("a: [", "not YAML"),
         ("just words", "fields with values"),
         ("flags: {migStrategy: some}", "flags.migStrategy is 'some'; allowed: none, single, mixed"),
-        (MISSION.replace("8", "0"), r"sharing.timeSlicing.resources[0].replicas is 0; allowed: a whole number"),
+        (
+            MISSION.replace("8", "0"),
+            r"sharing.timeSlicing.resources[0].replicas is 0; allowed: a whole number",
+        ),
         (MISSION.replace("8", "true"), "replicas is True"),
         (MISSION.replace("8", "'8'"), "replicas is '8'"),
-        ("sharing: {timeSlicing: {resources: []}}", "sharing.timeSlicing.resources is []; allowed: a list"),
-        (f"{MISSION}\n  mps: {{resources: [{{name: nvidia.com/gpu, replicas: 2}}]}}", "both timeSlicing and mps"),
+        (
+            "sharing: {timeSlicing: {resources: []}}",
+            "sharing.timeSlicing.resources is []; allowed: a list",
+        ),
+        (
+            f"{MISSION}\n  mps: {{resources: [{{name: nvidia.com/gpu, replicas: 2}}]}}",
+            "both timeSlicing and mps",
+        ),
     ],
 )
 def test_what_the_plugin_cannot_use_is_named(text: str, words: str) -> None:
@@ -65,7 +78,9 @@ def test_what_the_plugin_cannot_use_is_named(text: str, words: str) -> None:
     assert words in str(refusal.value)
 
 
-@given(st.text() | st.recursive(st.none() | st.integers() | st.text(), st.lists).map(yaml.safe_dump))
+@given(
+    st.text() | st.recursive(st.none() | st.integers() | st.text(), st.lists).map(yaml.safe_dump)
+)
 def test_any_text_is_read_or_refused(text: str) -> None:
     try:
         read_config(text)

@@ -39,7 +39,9 @@ def test_values_that_are_kept_are_in_no_argument() -> None:
 
 
 def test_rendering_uses_lookups_and_kinds_of_the_cluster() -> None:
-    words = template(Change("r", "c", PLACE), kubernetes="1.34.4", apis=("a/v1", "b/v2/Kind"), is_upgrade=True)
+    words = template(
+        Change("r", "c", PLACE), kubernetes="1.34.4", apis=("a/v1", "b/v2/Kind"), is_upgrade=True
+    )
     assert words[-8:] == [
         *("--dry-run=server", "--kube-version", "1.34.4"),
         *("--api-versions", "a/v1", "--api-versions", "b/v2/Kind", "--is-upgrade"),
@@ -47,7 +49,9 @@ def test_rendering_uses_lookups_and_kinds_of_the_cluster() -> None:
 
 
 def test_rendering_without_a_cluster() -> None:
-    assert "--dry-run=client" in template(Change("r", "c", PLACE), kubernetes="1.34.4", lookups=False)
+    assert "--dry-run=client" in template(
+        Change("r", "c", PLACE), kubernetes="1.34.4", lookups=False
+    )
 
 
 def test_an_uninstall_waits_too() -> None:
@@ -56,7 +60,9 @@ def test_an_uninstall_waits_too() -> None:
 
 def test_manual_changes_are_overwritten_by_helm_3_and_4() -> None:
     assert take_back_fields(HELM4, "ssa") == ("--force-conflicts",)
-    assert take_back_fields(HELM4, "") == () == take_back_fields(HELM3, "ssa"), "patches know no conflicts"
+    assert take_back_fields(HELM4, "") == () == take_back_fields(HELM3, "ssa"), (
+        "patches know no conflicts"
+    )
 
 
 @pytest.mark.parametrize(
@@ -73,7 +79,9 @@ def test_versions(said: str, version: tuple[int, int, int] | None) -> None:
     assert parse_version(said) == version
 
 
-def test_the_helm_that_is_named_or_the_one_in_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_helm_that_is_named_or_the_one_in_path(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.delenv("HELM_DRIVER", raising=False)
     monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
     mine = script(tmp_path / "helm", "v4.0.0")
@@ -84,9 +92,15 @@ def test_the_helm_that_is_named_or_the_one_in_path(tmp_path: Path, monkeypatch: 
 
 @pytest.mark.parametrize(
     ("version", "said"),
-    [("v2.17.0", "allowed: Helm 3 from 3.14 on, and Helm 4"), ("v3.13.9", "Helm 3.13.9"), ("hello", "does not report")],
+    [
+        ("v2.17.0", "allowed: Helm 3 from 3.14 on, and Helm 4"),
+        ("v3.13.9", "Helm 3.13.9"),
+        ("hello", "does not report"),
+    ],
 )
-def test_unusable_helm_is_refused(tmp_path: Path, version: str, said: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unusable_helm_is_refused(
+    tmp_path: Path, version: str, said: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.delenv("HELM_DRIVER", raising=False)
     with pytest.raises(HelmUnavailableError, match=said):
         find_helm(script(tmp_path / "helm", version))

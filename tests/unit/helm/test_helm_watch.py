@@ -1,4 +1,6 @@
-"""Progress while helm waits: what is shown as things change, and which reasons count when helm has failed."""
+"""Progress while helm waits: what is shown as things change, and which reasons count when helm has
+failed.
+"""
 
 import asyncio
 from datetime import UTC, datetime
@@ -15,26 +17,38 @@ from vdi.kube.resource import EVENTS, PODS, Resource
 META = {"name": "x", "namespace": "kasm", "uid": "u"}
 BACK_OFF = {"waiting": {"reason": "ImagePullBackOff", "message": "Back-off"}}
 NOT_FOUND = (
-    "The image registry.example.com/a:1 cannot be pulled: the registry has no such image; check name and tag in the "
-    "chart's values."
+    "The image registry.example.com/a:1 cannot be pulled: the registry has no such image; check"
+    " name and tag in the chart's values."
 )
 
 
 def a_pod(**status: Any) -> Pod:
     return msgspec.convert(
-        {"metadata": META, "spec": {"nodeName": "n1"}, "status": {"phase": "Pending", **status}}, Pod
+        {"metadata": META, "spec": {"nodeName": "n1"}, "status": {"phase": "Pending", **status}},
+        Pod,
     )
 
 
-def an_event(kind: str, name: str, reason: str, note: str, seen: str = "2026-11-20T00:00:01Z") -> Event:
+def an_event(
+    kind: str, name: str, reason: str, note: str, seen: str = "2026-11-20T00:00:01Z"
+) -> Event:
     meta = {"name": "e", "namespace": "kasm"}
     regarding = {"kind": kind, "name": name}
     return msgspec.convert(
-        {"metadata": meta, "regarding": regarding, "reason": reason, "note": note, "eventTime": seen}, Event
+        {
+            "metadata": meta,
+            "regarding": regarding,
+            "reason": reason,
+            "note": note,
+            "eventTime": seen,
+        },
+        Event,
     )
 
 
-PULLING = a_pod(containerStatuses=[{"name": "c", "image": "registry.example.com/a:1", "state": BACK_OFF}])
+PULLING = a_pod(
+    containerStatuses=[{"name": "c", "image": "registry.example.com/a:1", "state": BACK_OFF}]
+)
 WHY = an_event("Pod", "x", "Failed", "manifest unknown")
 STARTING = a_pod(containerStatuses=[{"name": "c", "state": {"running": {"startedAt": ""}}}])
 READY = a_pod(phase="Running", conditions=[{"type": "Ready", "status": "True"}])
@@ -48,7 +62,9 @@ class EnoughError(Exception):
 class Cluster:
     """Answers each look with the next moment; the clock of the watch is its metronome."""
 
-    def __init__(self, *moments: list[Pod], events: tuple[Event, ...] = (), forbidden: bool = False) -> None:
+    def __init__(
+        self, *moments: list[Pod], events: tuple[Event, ...] = (), forbidden: bool = False
+    ) -> None:
         self.moments = list(moments)
         self.events = list(events)
         self.forbidden = forbidden
@@ -92,15 +108,24 @@ async def watched(cluster: Cluster, **more: Any) -> tuple[Watch, View]:
 
 
 async def test_a_stuck_pod_is_reported_once_and_remembered() -> None:
-    watch, view = await watched(Cluster([STARTING], [PULLING], [PULLING], [STARTING], [], events=(WHY,)))
+    watch, view = await watched(
+        Cluster([STARTING], [PULLING], [PULLING], [STARTING], [], events=(WHY,))
+    )
     assert view.lines == [f"  pod/kasm/x: {NOT_FOUND}"]
-    assert view.shown[0] == "0 of 1 pods ready; pod/kasm/x: The pod is starting and does not respond yet."
-    assert [reason.sentence for reason in watch.reasons] == [NOT_FOUND], "the pod is gone, its reason stays"
+    assert (
+        view.shown[0]
+        == "0 of 1 pods ready; pod/kasm/x: The pod is starting and does not respond yet."
+    )
+    assert [reason.sentence for reason in watch.reasons] == [NOT_FOUND], (
+        "the pod is gone, its reason stays"
+    )
 
 
 async def test_reason_without_a_stuck_pod_is_the_missing_pod() -> None:
     watch, view = await watched(Cluster([STARTING], [READY, DONE]))
-    assert [reason.sentence for reason in watch.reasons] == ["The pod is starting and does not respond yet."]
+    assert [reason.sentence for reason in watch.reasons] == [
+        "The pod is starting and does not respond yet."
+    ]
     assert view.shown[-1] == "2 of 2 pods ready"
 
 
@@ -108,11 +133,15 @@ async def test_pods_that_a_quota_refuses_are_named() -> None:
     note = 'pods "vdi-gateway-1" is forbidden: exceeded quota: small'
     events = (
         an_event("ReplicaSet", "vdi-gateway", "FailedCreate", note),
-        an_event("ReplicaSet", "vdi-gateway", "FailedCreate", "of last week", "2026-11-13T00:00:00Z"),
+        an_event(
+            "ReplicaSet", "vdi-gateway", "FailedCreate", "of last week", "2026-11-13T00:00:00Z"
+        ),
         an_event("ReplicaSet", "other", "FailedCreate", note),
     )
     watch, _ = await watched(Cluster([], events=events), names=("vdi-",))
-    assert watch.reasons == (("replicaset/kasm/vdi-gateway", f"Its pods are refused: {note}.", True),)
+    assert watch.reasons == (
+        ("replicaset/kasm/vdi-gateway", f"Its pods are refused: {note}.", True),
+    )
 
 
 async def test_pods_of_others_in_the_namespace_are_left_out() -> None:

@@ -16,7 +16,14 @@ from hypothesis import strategies as st
 
 from support.builders import a_template
 from vdi.home_copy.archive import ArchiveCheck, BadArchiveError
-from vdi.home_copy.pod import MOUNT, CopyRefusedError, build_copy_pod, choose_template, held, unpack_script
+from vdi.home_copy.pod import (
+    MOUNT,
+    CopyRefusedError,
+    build_copy_pod,
+    choose_template,
+    held,
+    unpack_script,
+)
 
 
 def an_archive() -> bytes:
@@ -80,17 +87,22 @@ def test_the_image_is_that_of_the_desktops_that_use_the_home() -> None:
     cad, office = a_template("cad"), a_template("office", persistence={"scope": "User"})
     assert choose_template("cad", [office, cad], "home").metadata.name == "cad"
     assert choose_template("", [cad, office], "home").metadata.name == "office"
-    for template, words in (("gone", "its template 'gone' does not exist"), ("", "no template has the scope User")):
+    for template, words in (
+        ("gone", "its template 'gone' does not exist"),
+        ("", "no template has the scope User"),
+    ):
         with pytest.raises(CopyRefusedError, match=words):
             choose_template(template, [cad], "home")
-        assert build_copy_pod("home", choose_template(template, [cad], "home", has_image=True), image="tools:1")
+        assert build_copy_pod(
+            "home", choose_template(template, [cad], "home", has_image=True), image="tools:1"
+        )
 
 
 def test_a_volume_that_is_mounted_is_read_on_the_same_node() -> None:
     pod = build_copy_pod("home", a_template(), read_only=True, nodes=["one"])
-    (term,) = pod["spec"]["affinity"]["nodeAffinity"]["requiredDuringSchedulingIgnoredDuringExecution"][
-        "nodeSelectorTerms"
-    ]
+    (term,) = pod["spec"]["affinity"]["nodeAffinity"][
+        "requiredDuringSchedulingIgnoredDuringExecution"
+    ]["nodeSelectorTerms"]
     assert term["matchFields"] == [{"key": "metadata.name", "operator": "In", "values": ["one"]}]
     assert "affinity" not in build_copy_pod("home", a_template())["spec"]
 
@@ -105,14 +117,25 @@ def test_top_folder_of_root_is_unchanged(tmp_path: Path, what: str) -> None:
     (home / "a" / ".b" / "paper.txt").write_text("precious")
     home.chmod(0o700)
     subprocess.run(["sh", "-c", f"cd {home} && tar -cf {archive} {what}"], check=True, timeout=20)
-    as_user: dict[str, Any] = {"user": 1000, "group": 1000, "extra_groups": []} if os.geteuid() == 0 else {}
+    as_user: dict[str, Any] = (
+        {"user": 1000, "group": 1000, "extra_groups": []} if os.geteuid() == 0 else {}
+    )
     script = unpack_script(gzip=False).removesuffix(" && sync")
-    with tempfile.TemporaryDirectory() as folder, archive.open("rb") as stdin:  # 1000 may not enter `tmp_path`
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        archive.open("rb") as stdin,
+    ):  # 1000 may not enter `tmp_path`
         top = Path(folder)
         top.chmod(0o777)
         (top / "lost+found").mkdir(mode=0o700)
         ended = subprocess.run(
-            ["sh", "-c", script], cwd=top, stdin=stdin, capture_output=True, text=True, timeout=20, **as_user
+            ["sh", "-c", script],
+            cwd=top,
+            stdin=stdin,
+            capture_output=True,
+            text=True,
+            timeout=20,
+            **as_user,
         )
         assert (ended.returncode, ended.stderr) == (0, "")
         assert stat.S_IMODE(top.stat().st_mode) == 0o777
@@ -124,7 +147,11 @@ def test_image_without_gnu_tar_is_refused(tmp_path: Path) -> None:
     """busybox has a tar that keeps neither sparse files nor attributes."""
     (tmp_path / "tar").write_text("#!/bin/sh\necho 'tar (busybox) 1.36'\n")
     (tmp_path / "tar").chmod(0o755)
-    script = held(unpack_script(gzip=True)).replace(MOUNT, str(tmp_path)).replace("/tmp/held", f"{tmp_path}/held")
+    script = (
+        held(unpack_script(gzip=True))
+        .replace(MOUNT, str(tmp_path))
+        .replace("/tmp/held", f"{tmp_path}/held")
+    )
     script = f"mkfifo {tmp_path}/held; cat {tmp_path}/held & {script}"
     ended = subprocess.run(
         ["sh", "-c", script],
@@ -134,4 +161,7 @@ def test_image_without_gnu_tar_is_refused(tmp_path: Path) -> None:
         stdin=subprocess.DEVNULL,
         timeout=20,
     )
-    assert (ended.returncode, ended.stderr.strip()) == (90, "the image has no GNU tar: name another one with --image")
+    assert (ended.returncode, ended.stderr.strip()) == (
+        90,
+        "the image has no GNU tar: name another one with --image",
+    )

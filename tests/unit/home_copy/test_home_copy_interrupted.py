@@ -47,7 +47,9 @@ async def test_claim_created_during_an_interrupt_is_deleted() -> None:
     home = resolve_home(a_session(user=ALICE, template="cad"), CAD, NO_HOMES)
     assert home
     server = SlowServer()
-    run = CopyRun(cast(Client, server), FakeClock(), ["kubectl"], "vdi", lambda _: None, lambda _: None)
+    run = CopyRun(
+        cast(Client, server), FakeClock(), ["kubectl"], "vdi", lambda _: None, lambda _: None
+    )
     identity = Identity(run.namespace, name="", uid="", user=ALICE, template="cad")
     command = asyncio.create_task(import_home(run, identity, home, CAD, BytesIO()))
     await asyncio.wait_for(server.made.wait(), PATIENCE)

@@ -32,7 +32,9 @@ class Lists:
 
 
 def a_run(cluster: Lists) -> CopyRun:
-    return CopyRun(cast(Client, cluster), FakeClock(), ["kubectl"], "desks", lambda _: None, lambda _: None)
+    return CopyRun(
+        cast(Client, cluster), FakeClock(), ["kubectl"], "desks", lambda _: None, lambda _: None
+    )
 
 
 def an_operator(namespaces: str, **variables: str) -> dict[str, Any]:
@@ -40,7 +42,10 @@ def an_operator(namespaces: str, **variables: str) -> dict[str, Any]:
     env: list[dict[str, Any]] = [{"name": name, "value": value} for name, value in settings.items()]
     env.append({"name": "POD_NAME", "valueFrom": {"fieldRef": {"fieldPath": "metadata.name"}}})
     containers = [{"name": "proxy"}, {"name": "operator", "env": env}]
-    return {"metadata": {"name": "vdi-operator"}, "spec": {"template": {"spec": {"containers": containers}}}}
+    return {
+        "metadata": {"name": "vdi-operator"},
+        "spec": {"template": {"spec": {"containers": containers}}},
+    }
 
 
 def without_gpu(name: str) -> Node:
@@ -53,7 +58,10 @@ async def test_a_volume_is_created_only_where_its_desktops_have_a_gpu() -> None:
     assert nodes == ("one", "two")
     affinity = build_copy_pod("home", CAD, nodes=nodes)["spec"]["affinity"]["nodeAffinity"]
     terms = affinity["requiredDuringSchedulingIgnoredDuringExecution"]["nodeSelectorTerms"]
-    assert [term["matchFields"][0]["values"] for term in terms] == [["one"], ["two"]], "one of them must hold"
+    assert [term["matchFields"][0]["values"] for term in terms] == [
+        ["one"],
+        ["two"],
+    ], "one of them must hold"
 
 
 async def test_a_template_without_gpus_needs_only_its_placement() -> None:
@@ -78,5 +86,7 @@ async def test_the_gpu_resource_is_that_of_the_namespace_operator(
 
 
 async def test_import_without_a_suitable_node_is_refused() -> None:
-    with pytest.raises(CopyRefusedError, match="no node can run desktops of the template 'cad' now"):
+    with pytest.raises(
+        CopyRefusedError, match="no node can run desktops of the template 'cad' now"
+    ):
         await find_nodes(a_run(Lists([without_gpu("cpu")])), CAD)

@@ -54,11 +54,17 @@ def test_our_own_image_reaches_the_highest_level() -> None:
         ({"requests_unchecked": "kubectl is not in PATH"}, NOT_CHECKED, Severity.UNKNOWN, "web"),
     ],
 )
-def test_each_requirement_that_is_missed(change: dict[str, Any], code: str, severity: Severity, level: str) -> None:
+def test_each_requirement_that_is_missed(
+    change: dict[str, Any], code: str, severity: Severity, level: str
+) -> None:
     seen = a_session(**{**ALL, **change})
     assert severities(seen)[code] is severity
     assert find_level(judge(seen)) == level
-    assert all(finding.remedy for finding in judge(seen) if finding.severity in (Severity.ERROR, Severity.WARNING))
+    assert all(
+        finding.remedy
+        for finding in judge(seen)
+        if finding.severity in (Severity.ERROR, Severity.WARNING)
+    )
 
 
 def test_a_web_image_has_one_level() -> None:
@@ -68,8 +74,12 @@ def test_a_web_image_has_one_level() -> None:
 
 
 def test_failed_start_is_a_consequence_of_doctor_findings() -> None:
-    cause = Finding(code="image_not_found", severity=Severity.ERROR, object="vdisession/vdi/vdi-template-try")
-    first, start, rest = judge(a_session(is_at_fault=True, message="The image cannot be pulled.", diagnosis=[cause]))
+    cause = Finding(
+        code="image_not_found", severity=Severity.ERROR, object="vdisession/vdi/vdi-template-try"
+    )
+    first, start, rest = judge(
+        a_session(is_at_fault=True, message="The image cannot be pulled.", diagnosis=[cause])
+    )
     assert first == cause
     assert (start.code, start.caused_by) == (START, cause.key)
     assert start.message == "The desktop does not start: The image cannot be pulled."
@@ -79,7 +89,9 @@ def test_failed_start_is_a_consequence_of_doctor_findings() -> None:
 def test_remedies_outlast_the_trial() -> None:
     commands = ("kubectl edit vditemplate vdi-template-try", "kubectl get storageclass")
     remedy = Remedy("Correct spec.image of template `vdi-template-try`.", commands)
-    cause = Finding(code="image_not_found", severity=Severity.ERROR, object="vditemplate/x", remedy=remedy)
+    cause = Finding(
+        code="image_not_found", severity=Severity.ERROR, object="vditemplate/x", remedy=remedy
+    )
     first, *_ = judge(a_session(is_at_fault=True, diagnosis=[cause]))
     assert first.remedy == Remedy("Correct spec.image of template `cad`.", commands[1:])
 

@@ -1,4 +1,6 @@
-"""A K3s cluster on paper, as the API server would describe it: good as it is, and each thing can be made bad."""
+"""A K3s cluster on paper, as the API server would describe it: good as it is, and each thing can be
+made bad.
+"""
 
 import copy
 import json
@@ -42,7 +44,10 @@ def a_node(
             "capacity": dict(sizes),
             "allocatable": dict(sizes),
             "nodeInfo": {"kubeletVersion": version},
-            "addresses": [{"type": "InternalIP", "address": "192.0.2.10"}, {"type": "Hostname", "address": name}],
+            "addresses": [
+                {"type": "InternalIP", "address": "192.0.2.10"},
+                {"type": "Hostname", "address": name},
+            ],
             "conditions": [{"type": "Ready", "status": "True" if ready else "False"}],
         },
     }
@@ -63,9 +68,17 @@ def a_pod(
     requests = {name: amount for name, amount in (("cpu", cpu), ("memory", memory)) if amount}
     container = {"name": "main", "resources": {"requests": requests}, "ports": list(ports)}
     return {
-        "metadata": {"name": name, "namespace": namespace, "uid": f"{namespace}/{name}", "labels": labels or {}},
+        "metadata": {
+            "name": name,
+            "namespace": namespace,
+            "uid": f"{namespace}/{name}",
+            "labels": labels or {},
+        },
         "spec": {"nodeName": "k3s-1", "hostNetwork": host_network, "containers": [container]},
-        "status": {"phase": phase, "conditions": [{"type": "Ready", "status": "True" if ready else "False"}]},
+        "status": {
+            "phase": phase,
+            "conditions": [{"type": "Ready", "status": "True" if ready else "False"}],
+        },
     }
 
 
@@ -77,7 +90,11 @@ def a_service(
     address: str = "192.0.2.10",
     labels: dict[str, str] | None = None,
 ) -> Object:
-    given = {"loadBalancer": {"ingress": [{"ip": address}]}} if address and kind == "LoadBalancer" else {}
+    given = (
+        {"loadBalancer": {"ingress": [{"ip": address}]}}
+        if address and kind == "LoadBalancer"
+        else {}
+    )
     return {
         "metadata": {"name": name, "namespace": namespace, "labels": labels or {}},
         "spec": {"type": kind, "ports": [{"port": port, "protocol": "TCP"} for port in ports]},
@@ -85,7 +102,9 @@ def a_service(
     }
 
 
-def a_storage_class(name: str, provisioner: str = "example.com/disks", *, default: bool = False) -> Object:
+def a_storage_class(
+    name: str, provisioner: str = "example.com/disks", *, default: bool = False
+) -> Object:
     marks = {"storageclass.kubernetes.io/is-default-class": "true"} if default else {}
     return {"metadata": {"name": name, "annotations": marks}, "provisioner": provisioner}
 
@@ -93,8 +112,17 @@ def a_storage_class(name: str, provisioner: str = "example.com/disks", *, defaul
 def k3s_with_traefik() -> Facts:
     """One K3s node as it is after installation, with room for anything."""
     of_traefik = {SVCLB: "traefik", SVCLB_NAMESPACE: "kube-system"}
-    traefik = {"metadata": {"name": "traefik"}, "spec": {"controller": "traefik.io/ingress-controller"}}
-    svclb = {"metadata": {"name": "svclb-traefik-1a2b3c4d", "namespace": "kube-system", "labels": of_traefik}}
+    traefik = {
+        "metadata": {"name": "traefik"},
+        "spec": {"controller": "traefik.io/ingress-controller"},
+    }
+    svclb = {
+        "metadata": {
+            "name": "svclb-traefik-1a2b3c4d",
+            "namespace": "kube-system",
+            "labels": of_traefik,
+        }
+    }
     return Facts(
         objects={
             "nodes": [a_node()],
@@ -105,12 +133,20 @@ def k3s_with_traefik() -> Facts:
                 a_pod(
                     "svclb-traefik-1",
                     labels={"app": "svclb-traefik", **of_traefik},
-                    ports=({"hostPort": 80, "containerPort": 80}, {"hostPort": 443, "containerPort": 443}),
+                    ports=(
+                        {"hostPort": 80, "containerPort": 80},
+                        {"hostPort": 443, "containerPort": 443},
+                    ),
                 ),
             ],
-            "services": [a_service("kube-dns", 53, kind="ClusterIP"), a_service("traefik", 80, 443, labels=TRAEFIK)],
+            "services": [
+                a_service("kube-dns", 53, kind="ClusterIP"),
+                a_service("traefik", 80, 443, labels=TRAEFIK),
+            ],
             "daemonsets": [svclb],
-            "storageclasses": [a_storage_class("local-path", "rancher.io/local-path", default=True)],
+            "storageclasses": [
+                a_storage_class("local-path", "rancher.io/local-path", default=True)
+            ],
             "ingressclasses": [traefik],
             "namespaces": [],
             "deployments": [],
@@ -136,7 +172,9 @@ def without(facts: Facts, *plurals: str) -> Facts:
 def a_plan(generation: str = "C", values: Object | None = None, **answers: Any) -> PlannedRelease:
     found = GENERATIONS[generation]
     namespace = answers.pop("namespace", "kasm")
-    return plan_of_values(found, answers.pop("version", found.newest), values or {}, namespace, "kasm")
+    return plan_of_values(
+        found, answers.pop("version", found.newest), values or {}, namespace, "kasm"
+    )
 
 
 def line_of(check: str, facts: Facts, planned: PlannedRelease | None = None) -> Finding:

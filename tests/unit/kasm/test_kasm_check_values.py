@@ -19,7 +19,15 @@ from vdi.kasm.preflight.needs import plan_of_values
 from vdi.kasm.values.check import Code, Subject, check_values
 from vdi.kasm.values.render import NODE_8GB, InstallOptions, render, set_at
 
-REPLICATED = ("kasmProxy", "kasmApi", "kasmManager", "kasmGuac", "rdpGateway", "rdpHttpsGateway", "kasmShare")
+REPLICATED = (
+    "kasmProxy",
+    "kasmApi",
+    "kasmManager",
+    "kasmGuac",
+    "rdpGateway",
+    "rdpHttpsGateway",
+    "kasmShare",
+)
 GOOD = {
     "A": yaml.safe_dump(
         {
@@ -39,13 +47,21 @@ database: {storage: {retentionPolicy: {whenDeleted: Retain}}}
 
 VALUES = st.recursive(
     st.none() | st.booleans() | st.integers() | st.text(max_size=8) | st.floats(allow_nan=False),
-    lambda inner: st.lists(inner, max_size=2) | st.dictionaries(st.text(min_size=1, max_size=6), inner, max_size=2),
+    lambda inner: (
+        st.lists(inner, max_size=2)
+        | st.dictionaries(st.text(min_size=1, max_size=6), inner, max_size=2)
+    ),
     max_leaves=5,
 )
 
 
-def found(generation: Generation, text: str, version: Version | None = None) -> dict[str, tuple[str, str]]:
-    values: dict[str, Any] = {**yaml.safe_load(GOOD[generation.letter]), **(yaml.safe_load(text) or {})}
+def found(
+    generation: Generation, text: str, version: Version | None = None
+) -> dict[str, tuple[str, str]]:
+    values: dict[str, Any] = {
+        **yaml.safe_load(GOOD[generation.letter]),
+        **(yaml.safe_load(text) or {}),
+    }
     subject = Subject(generation, version or generation.newest, values)
     return {
         each.object: (each.severity.value, f"{each.message} {each.remedy.text}".strip())
@@ -77,7 +93,9 @@ def test_valid_file_has_no_findings() -> None:
          "Set upstream_auth_addr"),
     ],
 )  # fmt: skip
-def test_unknown_key_names_the_right_one(generation: Generation, text: str, path: str, words: str) -> None:
+def test_unknown_key_names_the_right_one(
+    generation: Generation, text: str, path: str, words: str
+) -> None:
     level, said = found(generation, text)[path]
     assert (level, words in said) == ("error", True), said
 
@@ -114,8 +132,13 @@ def test_keys_of_other_charts_name_their_replacement() -> None:
 
 
 def test_key_of_another_chart_version_names_it() -> None:
-    assert found(C, "nginxResolver: 10.43.0.10", (1, 1190, 4))["nginxResolver"][1].endswith("only from 1.1190.5.")
-    assert "only up to 1.1190.7." in found(C, "components: {guac: {replicas: 1}}", (1, 1190, 8))["components.guac"][1]
+    assert found(C, "nginxResolver: 10.43.0.10", (1, 1190, 4))["nginxResolver"][1].endswith(
+        "only from 1.1190.5."
+    )
+    assert (
+        "only up to 1.1190.7."
+        in found(C, "components: {guac: {replicas: 1}}", (1, 1190, 8))["components.guac"][1]
+    )
 
 
 @pytest.mark.parametrize(
@@ -149,7 +172,10 @@ def test_b_requires_a_certificate_and_warns_of_volume_deletion() -> None:
 
 def test_only_later_versions_of_c_create_a_certificate() -> None:
     assert "certificate.secretName" not in found(C, "certificate: {}", (1, 1200, 0))
-    assert "do not start without it" in found(C, "certificate: {}", (1, 1190, 6))["certificate.secretName"][1]
+    assert (
+        "do not start without it"
+        in found(C, "certificate: {}", (1, 1190, 6))["certificate.secretName"][1]
+    )
 
 
 def test_a_version_newer_than_the_newest_known_is_named_as_such() -> None:
@@ -161,17 +187,30 @@ def test_a_version_newer_than_the_newest_known_is_named_as_such() -> None:
 
 
 def test_first_version_of_a_does_not_read_an_ingress_class() -> None:
-    text = {**yaml.safe_load(GOOD["A"]), "global": {"hostname": "k.example.com", "ingressClassName": "traefik"}}
+    text = {
+        **yaml.safe_load(GOOD["A"]),
+        "global": {"hostname": "k.example.com", "ingressClassName": "traefik"},
+    }
     assert check_values(Subject(A, (1, 16, 1), text)) == ()
     (unknown,) = check_values(Subject(A, (1, 16, 0), text))
-    assert unknown.message.endswith("is not read by chart kasm-single-zone 1.16.0, only from 1.16.1.")
+    assert unknown.message.endswith(
+        "is not read by chart kasm-single-zone 1.16.0, only from 1.16.1."
+    )
 
 
 def test_passwords_in_values_warn_and_placeholders_do_not() -> None:
-    said = found(A, "global: {hostname: k.example.com, kasmPasswords: {adminPassword: hunter2, dbPassword: ''}}")
+    said = found(
+        A,
+        "global: {hostname: k.example.com, kasmPasswords: {adminPassword: hunter2, dbPassword:"
+        " ''}}",
+    )
     assert set(said) == {"global.kasmPasswords.adminPassword"}
-    assert not found(A, "kasmCerts: {ingress: {key: '### Place public SSL Key here'}}")  # the chart's own text
-    assert set(found(A, "kasmCerts: {ingress: {key: '-----BEGIN PRIVATE KEY-----'}}")) == {"kasmCerts.ingress.key"}
+    assert not found(
+        A, "kasmCerts: {ingress: {key: '### Place public SSL Key here'}}"
+    )  # the chart's own text
+    assert set(found(A, "kasmCerts: {ingress: {key: '-----BEGIN PRIVATE KEY-----'}}")) == {
+        "kasmCerts.ingress.key"
+    }
 
 
 @given(st.sampled_from(ALL), st.data())
@@ -202,7 +241,10 @@ def test_every_path_of_the_data_is_one_that_the_chart_reads(generation: Generati
 
 
 def test_new_generation_needs_only_its_data(monkeypatch: pytest.MonkeyPatch) -> None:
-    text = ": address deploymentSize imagePullPolicy\ndatabase: keep class\nparts.{proxy,api,manager,db}: resources*"
+    text = (
+        ": address deploymentSize imagePullPolicy\ndatabase: keep"
+        " class\nparts.{proxy,api,manager,db}: resources*"
+    )
     components = tuple(
         replace(component, containers=tuple(replace(each, resources_path=f"parts.{component.key}.resources")
                 for each in component.containers), switch="", replicas_path="")
@@ -220,6 +262,8 @@ def test_new_generation_needs_only_its_data(monkeypatch: pytest.MonkeyPatch) -> 
     values = yaml.safe_load(text)
     assert check_values(Subject(d, d.newest, values)) == ()
     assert values["parts"]["api"]["resources"]["requests"] == {"cpu": "250m", "memory": "512Mi"}
-    (found,) = check_values(Subject(d, d.newest, {**values, "global": {"hostname": "kasm.example.com"}}))
+    (found,) = check_values(
+        Subject(d, d.newest, {**values, "global": {"hostname": "kasm.example.com"}})
+    )
     assert found.remedy.text == "Set address"
     assert plan_of_values(d, d.newest, values, "kasm", "kasm").needs.total("cpu") == 1450

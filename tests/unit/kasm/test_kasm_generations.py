@@ -27,7 +27,9 @@ def test_each_wait_targets_a_component_and_its_port(generation: Generation) -> N
         for step in component.init_containers:
             targets = [target for target in generation.components if target.key == step.waits_for]
             is_open = any(step.port in target.ports for target in targets)
-            assert is_open or not step.waits_for, f"{component.key}: {step.name} waits for {step.waits_for}"
+            assert is_open or not step.waits_for, (
+                f"{component.key}: {step.name} waits for {step.waits_for}"
+            )
 
 
 @GENERATIONS
@@ -38,7 +40,9 @@ def test_each_size_has_resources_and_replicas(generation: Generation) -> None:
             assert set(container.presets) == set(SIZES)
             for preset in container.presets.values():
                 assert parse_quantity(preset.cpu) > 0
-                assert not preset.cpu_limit or parse_quantity(preset.cpu) <= parse_quantity(preset.cpu_limit)
+                assert not preset.cpu_limit or parse_quantity(preset.cpu) <= parse_quantity(
+                    preset.cpu_limit
+                )
                 assert parse_quantity(preset.memory) <= parse_quantity(preset.memory_limit)
 
 
@@ -60,7 +64,9 @@ def test_same_step_count_is_another_wait_by_generation() -> None:
         ("guac", ["", "api", ""], ["", "proxy", ""]),
     ],
 )
-def test_first_version_of_c_waits_the_other_way_round(key: str, first: list[str], later: list[str]) -> None:
+def test_first_version_of_c_waits_the_other_way_round(
+    key: str, first: list[str], later: list[str]
+) -> None:
     component = C.component(key, (1, 1190, 0))
     assert component
     waits = [[step.waits_for for step in component.steps((1, 1190, patch))] for patch in (0, 1)]
@@ -70,7 +76,9 @@ def test_first_version_of_c_waits_the_other_way_round(key: str, first: list[str]
 def test_step_name_matches_with_release_and_zone() -> None:
     proxy = B.component("proxy")
     assert proxy
-    assert proxy.owns({"app.kubernetes.io/component": "proxy", "app.kubernetes.io/instance": "kasm"})
+    assert proxy.owns(
+        {"app.kubernetes.io/component": "proxy", "app.kubernetes.io/instance": "kasm"}
+    )
     assert proxy.step("my-kasm-proxy-data-perms") is proxy.init_containers[0]
     manager = proxy.step("kasm-manager-zone-a-is-ready")
     assert manager and manager.waits_for == "manager"
@@ -93,21 +101,39 @@ def test_step_name_matches_with_release_and_zone() -> None:
         ("nonsense", "", "", None),
     ],
 )
-def test_chart_is_read_from_its_label(label: str, chart: str, version: str, generation: Generation | None) -> None:
+def test_chart_is_read_from_its_label(
+    label: str, chart: str, version: str, generation: Generation | None
+) -> None:
     assert chart_of_label(label) == (chart, version)
     assert of_label(label) is generation
 
 
 def test_chart_is_read_from_workloads_without_a_release() -> None:
-    assert of_workloads(["kasm-proxy-deployment", "kasm-api-deployment", "kasm-manager-deployment", "x"]) is A
-    assert of_workloads(["k-proxy-default-deployment", "k-api-deployment", "k-manager-default-deployment"]) is B
-    assert of_workloads(["k-proxy-default", "k-api-default", "k-manager-default", "k-db-1-19-0"]) is C
+    assert (
+        of_workloads(
+            ["kasm-proxy-deployment", "kasm-api-deployment", "kasm-manager-deployment", "x"]
+        )
+        is A
+    )
+    assert (
+        of_workloads(
+            ["k-proxy-default-deployment", "k-api-deployment", "k-manager-default-deployment"]
+        )
+        is B
+    )
+    assert (
+        of_workloads(["k-proxy-default", "k-api-default", "k-manager-default", "k-db-1-19-0"]) is C
+    )
     assert of_workloads(["coredns", "traefik"]) is None
 
 
 def test_chart_version_maps_to_the_kasm_version() -> None:
     assert parse_version("1.16.0-develop") == (1, 16, 0)
-    assert [kasm_version(text) for text in ("1.17.0", "1.1181.0", "1.1190.6")] == ["1.17.0", "1.18.1", "1.19.0"]
+    assert [kasm_version(text) for text in ("1.17.0", "1.1181.0", "1.1190.6")] == [
+        "1.17.0",
+        "1.18.1",
+        "1.19.0",
+    ]
     with pytest.raises(ValueError, match="'newest' is not a version"):
         parse_version("newest")
 

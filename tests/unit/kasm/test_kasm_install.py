@@ -13,7 +13,10 @@ from vdi.kasm.values.render import merged
 
 
 def test_chart_source_of_each_generation() -> None:
-    assert source_of(B, None, "") == ("kasm", ("--repo", "https://helm.kasm.com", "--version", "1.1181.1"))
+    assert source_of(B, None, "") == (
+        "kasm",
+        ("--repo", "https://helm.kasm.com", "--version", "1.1181.1"),
+    )
     address = "oci://registry-1.docker.io/kasmweb/kasm-helm"
     assert source_of(C, (1, 1190, 5), "") == (address, ("--version", "1.1190.5"))
     with pytest.raises(match="--chart kasm-helm/kasm-single-zone"):
@@ -22,13 +25,19 @@ def test_chart_source_of_each_generation() -> None:
 
 def test_named_chart_is_used_unchanged(tmp_path: Path) -> None:
     assert source_of(A, (1, 17, 0), str(tmp_path)) == (str(tmp_path), ())
-    assert source_of(C, (1, 1190, 6), "oci://mirror/kasm-helm") == ("oci://mirror/kasm-helm", ("--version", "1.1190.6"))
+    assert source_of(C, (1, 1190, 6), "oci://mirror/kasm-helm") == (
+        "oci://mirror/kasm-helm",
+        ("--version", "1.1190.6"),
+    )
 
 
 def test_chart_folder_has_the_version_of_its_chart(tmp_path: Path) -> None:
     """Not an option: the check of the database depends on it."""
     assert (
-        version_in_folder("") == version_in_folder(str(tmp_path)) == version_in_folder("oci://mirror/kasm-helm") == ""
+        version_in_folder("")
+        == version_in_folder(str(tmp_path))
+        == version_in_folder("oci://mirror/kasm-helm")
+        == ""
     )
     (tmp_path / "Chart.yaml").write_text("name: kasm-helm\nversion: 1.1190.6\n")
     assert version_in_folder(str(tmp_path)) == "1.1190.6"

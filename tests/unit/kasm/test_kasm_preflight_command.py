@@ -26,7 +26,9 @@ def test_passed_preflight_exits_with_0(facts_are: Any, capsys: pytest.CaptureFix
     facts_are(k3s_with_traefik())
     assert main(["kasm", "preflight", "--hostname", "kasm.example.com"]) == 0
     out = capsys.readouterr().out
-    assert out.startswith("OK       kubernetes  v1.34.4+k3s1 (expected: K3s 1.25 or later, 1.28 recommended)\n")
+    assert out.startswith(
+        "OK       kubernetes  v1.34.4+k3s1 (expected: K3s 1.25 or later, 1.28 recommended)\n"
+    )
     assert out.rstrip().endswith(" ok.")
     assert "total of 7 pods" in out
 
@@ -36,7 +38,9 @@ def test_failed_preflight_exits_with_1_and_reports_json(
 ) -> None:
     facts_are(changed(k3s_with_traefik(), nodes=[a_node(cpu="2")]))
     file = tmp_path / "values.yaml"
-    file.write_text(yaml.safe_dump({"publicAddr": "kasm.example.com", "ingress": {"enabled": True}}))
+    file.write_text(
+        yaml.safe_dump({"publicAddr": "kasm.example.com", "ingress": {"enabled": True}})
+    )
     assert main(["kasm", "preflight", "-f", str(file), "-o", "json"]) == 1
     data = json.loads(capsys.readouterr().out)
     assert data["severity"] == "error"
@@ -46,7 +50,9 @@ def test_failed_preflight_exits_with_1_and_reports_json(
     assert any("missing" in text for text in room["evidence"])
 
 
-@pytest.mark.parametrize(("words", "said"), [(["--generation", "D"], "'D'"), (["--chart-version", "new"], "'new'")])
+@pytest.mark.parametrize(
+    ("words", "said"), [(["--generation", "D"], "'D'"), (["--chart-version", "new"], "'new'")]
+)
 def test_usage(words: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["kasm", "preflight", *words]) == 2
     assert said in capsys.readouterr().err

@@ -16,7 +16,14 @@ from unit.kasm.preflight_site import (
     line_of,
 )
 from vdi.findings.model import Severity
-from vdi.kasm.preflight.entry import Holder, dns_line, holders, port_443_line, port_3389_line, way_in_line
+from vdi.kasm.preflight.entry import (
+    Holder,
+    dns_line,
+    holders,
+    port_443_line,
+    port_3389_line,
+    way_in_line,
+)
 from vdi.kasm.preflight.facts import Facts, Probe, Resolution
 from vdi.kasm.values.render import Ingress
 
@@ -44,12 +51,19 @@ def names(found: list[Holder]) -> list[str]:
         (K3S, "none", "ok", HELD_BY_TRAEFIK),
         (BARE, "loadbalancer", "ok", "free"),
         (BARE, "traefik", "warning", "free"),
-        (OWN_ADDRESS, "loadbalancer", "ok", "held by service kube-system/other (LoadBalancer at 198.51.100.7)"),
+        (
+            OWN_ADDRESS,
+            "loadbalancer",
+            "ok",
+            "held by service kube-system/other (LoadBalancer at 198.51.100.7)",
+        ),
         (NODE_PROGRAM, "loadbalancer", "error", HELD_BY_PROGRAM),
         (NODE_PROGRAM, "traefik", "error", HELD_BY_PROGRAM),
     ],
 )
-def test_port_443_is_free_or_traefiks(facts: Facts, ingress: str, severity: str, observed: str) -> None:
+def test_port_443_is_free_or_traefiks(
+    facts: Facts, ingress: str, severity: str, observed: str
+) -> None:
     line = port_443_line(facts, Ingress(ingress))
     assert (line.severity, line.observed) == (severity, observed)
 
@@ -65,7 +79,10 @@ def test_remedy_for_port_443_depends_on_its_holder() -> None:
 def test_own_service_does_not_conflict() -> None:
     facts = changed(BARE, services=[a_service("kasm-proxy", 443, namespace="kasm")])
     assert port_443_line(facts, Ingress.LOADBALANCER).severity is Severity.ERROR
-    assert port_443_line(facts, Ingress.LOADBALANCER, frozenset({"kasm/kasm-proxy"})).severity is Severity.OK
+    assert (
+        port_443_line(facts, Ingress.LOADBALANCER, frozenset({"kasm/kasm-proxy"})).severity
+        is Severity.OK
+    )
 
 
 @pytest.mark.parametrize("host_network", [False, True])
@@ -75,7 +92,11 @@ def test_pods_with_host_ports_are_found_and_ended_ones_are_not(host_network: boo
         a_pod("nginx", namespace="web", ports=(port,), host_network=host_network),
         a_pod("old", namespace="web", ports=(port,), host_network=host_network, phase="Succeeded"),
         a_pod("inside", namespace="web", ports=({"containerPort": 443},)),
-        a_pod("udp", namespace="web", ports=({"hostPort": 443, "containerPort": 443, "protocol": "UDP"},)),
+        a_pod(
+            "udp",
+            namespace="web",
+            ports=({"hostPort": 443, "containerPort": 443, "protocol": "UDP"},),
+        ),
     ]
     facts = changed(BARE, pods=pods)
     assert names(holders(facts, 443)) == ["pod web/nginx"]
@@ -86,7 +107,9 @@ def test_pods_with_host_ports_are_found_and_ended_ones_are_not(host_network: boo
 def test_svclb_pod_counts_as_its_service_once() -> None:
     assert names(holders(K3S, 443)) == ["service kube-system/traefik"]
     orphan = a_pod(
-        "svclb-gone-1", labels={SVCLB: "gone", SVCLB_NAMESPACE: "web"}, ports=({"hostPort": 443, "containerPort": 443},)
+        "svclb-gone-1",
+        labels={SVCLB: "gone", SVCLB_NAMESPACE: "web"},
+        ports=({"hostPort": 443, "containerPort": 443},),
     )
     assert names(holders(changed(BARE, pods=[orphan]), 443)) == ["pod kube-system/svclb-gone-1"]
 
@@ -111,7 +134,10 @@ NGINX = [{"metadata": {"name": "nginx"}, "spec": {"controller": "k8s.io/ingress-
 NO_LB = with_args("server", "--disable", "servicelb")
 METALLB = changed(NO_LB, services=[a_service("other", 80, address="198.51.100.7")])
 UNREADY = changed(K3S, pods=[a_pod("traefik-1", labels=TRAEFIK, ready=False)])
-NO_TRAEFIK = (with_args("server", "--disable", "traefik"), with_args("server", "--disable=servicelb,traefik"))
+NO_TRAEFIK = (
+    with_args("server", "--disable", "traefik"),
+    with_args("server", "--disable=servicelb,traefik"),
+)
 OF_NGINX = changed(BARE, ingressclasses=NGINX)
 NOTHING = "0 of 0 Traefik pods ready; ingress classes: none"
 
@@ -121,8 +147,18 @@ NOTHING = "0 of 0 Traefik pods ready; ingress classes: none"
     [
         (K3S, "traefik", "ok", "1 of 1 Traefik pods ready; ingress classes: traefik"),
         (UNREADY, "traefik", "error", "0 of 1 Traefik pods ready; ingress classes: traefik"),
-        (changed(K3S, ingressclasses=[]), "traefik", "warning", "1 of 1 Traefik pods ready; ingress classes: none"),
-        (changed(K3S, pods=[]), "traefik", "warning", "0 of 0 Traefik pods ready; ingress classes: traefik"),
+        (
+            changed(K3S, ingressclasses=[]),
+            "traefik",
+            "warning",
+            "1 of 1 Traefik pods ready; ingress classes: none",
+        ),
+        (
+            changed(K3S, pods=[]),
+            "traefik",
+            "warning",
+            "0 of 0 Traefik pods ready; ingress classes: traefik",
+        ),
         (OF_NGINX, "traefik", "warning", "0 of 0 Traefik pods ready; ingress classes: nginx"),
         (BARE, "traefik", "error", NOTHING),
         (NO_TRAEFIK[0], "traefik", "error", NOTHING),
@@ -131,10 +167,17 @@ NOTHING = "0 of 0 Traefik pods ready; ingress classes: none"
         (BARE, "loadbalancer", "ok", "K3s with its ServiceLB, which no Service uses yet"),
         (NO_LB, "loadbalancer", "error", "none"),
         (METALLB, "loadbalancer", "ok", "services with an address: kube-system/other"),
-        (with_args(version="v1.34.4"), "loadbalancer", "unknown", "there is no LoadBalancer Service to check"),
+        (
+            with_args(version="v1.34.4"),
+            "loadbalancer",
+            "unknown",
+            "there is no LoadBalancer Service to check",
+        ),
     ],
 )
-def test_way_in_needs_what_serves_it(facts: Facts, ingress: str, severity: str, observed: str) -> None:
+def test_way_in_needs_what_serves_it(
+    facts: Facts, ingress: str, severity: str, observed: str
+) -> None:
     line = way_in_line(facts, Ingress(ingress))
     assert (line.severity, line.observed) == (severity, observed)
 
@@ -149,7 +192,9 @@ def test_way_in_says_what_keeps_traefik_from_serving_it() -> None:
 
 
 def named(*addresses: str, problem: str = "") -> Facts:
-    return msgspec.structs.replace(K3S, resolution=Resolution("kasm.example.com", addresses, problem=problem))
+    return msgspec.structs.replace(
+        K3S, resolution=Resolution("kasm.example.com", addresses, problem=problem)
+    )
 
 
 def test_names() -> None:

@@ -23,8 +23,14 @@ from vdi.kasm.preflight.checks import run_checks
 from vdi.kasm.values.render import set_at
 
 JUNK = st.recursive(
-    st.none() | st.booleans() | st.integers(-5, 5) | st.sampled_from(["", "1Gi", "500m", "small", "x y"]),
-    lambda inner: st.lists(inner, max_size=2) | st.dictionaries(st.sampled_from(["cpu", "requests", "name"]), inner),
+    st.none()
+    | st.booleans()
+    | st.integers(-5, 5)
+    | st.sampled_from(["", "1Gi", "500m", "small", "x y"]),
+    lambda inner: (
+        st.lists(inner, max_size=2)
+        | st.dictionaries(st.sampled_from(["cpu", "requests", "name"]), inner)
+    ),
     max_leaves=4,
 )
 
@@ -89,7 +95,9 @@ def test_two_cores_are_too_few_for_size_small() -> None:
     assert line.severity is Severity.ERROR
     assert line.expected == "4.75 CPU and 3.75 GiB free (kasm-helm 1.1190.8, deploymentSize: small)"
     assert line.observed == "1.9 CPU and 7.93 GiB free"
-    assert "node k3s-1: 2 CPU allocatable - 0.1 CPU requested = 1.9 CPU; " in "\n".join(line.evidence)
+    assert "node k3s-1: 2 CPU allocatable - 0.1 CPU requested = 1.9 CPU; " in "\n".join(
+        line.evidence
+    )
     assert line.evidence[-1] == "4.75 CPU requested - 1.9 CPU free = 2.85 CPU missing"
     assert "vdi kasm values" in line.remedy.text
 
@@ -101,11 +109,17 @@ def test_user_values_override_the_preset() -> None:
     off = {"enabled": False}
     values = {
         "publicAddr": "kasm.example.com",
-        "components": {"api": {"resources": little}, "guac": off, "rdpGateway": off, "rdpHttpsGateway": off},
+        "components": {
+            "api": {"resources": little},
+            "guac": off,
+            "rdpGateway": off,
+            "rdpHttpsGateway": off,
+        },
         "ingress": {"enabled": True},
     }
     line = line_of("room", facts, a_plan("C", values))
-    # proxy 500m, manager 500m, db 750m; the API's own 250m are less than the 500m of its init container.
+    # proxy 500m, manager 500m, db 750m; the API's own 250m are less than the 500m of its init
+    # container.
     assert line.severity is Severity.OK
     assert line.expected.startswith("2.25 CPU and 2 GiB free")
 
@@ -137,20 +151,33 @@ def test_a_pod_larger_than_any_node() -> None:
 
 def test_pods_of_the_kasm_that_is_replaced_are_not_counted() -> None:
     pods = [
-        a_pod("kasm-api-default-1", namespace="kasm", cpu="3", labels={"app.kubernetes.io/component": "api"}),
+        a_pod(
+            "kasm-api-default-1",
+            namespace="kasm",
+            cpu="3",
+            labels={"app.kubernetes.io/component": "api"},
+        ),
         a_pod("other", namespace="kasm", cpu="1", labels={}),
     ]
     of_chart = {"namespace": "kasm", "labels": {"helm.sh/chart": "kasm-helm-1.1190.6"}}
-    there = [{"metadata": {"name": f"kasm-{part}-default", **of_chart}} for part in ("proxy", "api", "manager")]
+    there = [
+        {"metadata": {"name": f"kasm-{part}-default", **of_chart}}
+        for part in ("proxy", "api", "manager")
+    ]
     facts = changed(k3s_with_traefik(), pods=pods, deployments=there)
     line = line_of("room", facts)
     assert line.observed.startswith("7 CPU")
-    assert "not counted, because new pods replace them: 1 pods of the Kasm that runs there now" in line.evidence
+    assert (
+        "not counted, because new pods replace them: 1 pods of the Kasm that runs there now"
+        in line.evidence
+    )
     assert line_of("room", changed(facts, deployments=[])).observed.startswith("4 CPU")
 
 
 TWO_DEFAULTS = "a (default), b (default)"
-NO_PROVISIONER = [pod for pod in k3s_with_traefik().all("pods") if "local-path" not in pod["metadata"]["name"]]
+NO_PROVISIONER = [
+    pod for pod in k3s_with_traefik().all("pods") if "local-path" not in pod["metadata"]["name"]
+]
 
 
 @pytest.mark.parametrize(
@@ -158,25 +185,41 @@ NO_PROVISIONER = [pod for pod in k3s_with_traefik().all("pods") if "local-path" 
     [
         ({"storageclasses": []}, "error", "none"),
         ({"storageclasses": [a_storage_class("fast")]}, "error", "fast"),
-        ({"storageclasses": [a_storage_class(name, default=True) for name in "ab"]}, "warning", TWO_DEFAULTS),
-        ({"pods": NO_PROVISIONER}, "error", "local-path (default); no pod of local-path-provisioner"),
+        (
+            {"storageclasses": [a_storage_class(name, default=True) for name in "ab"]},
+            "warning",
+            TWO_DEFAULTS,
+        ),
+        (
+            {"pods": NO_PROVISIONER},
+            "error",
+            "local-path (default); no pod of local-path-provisioner",
+        ),
     ],
 )
-def test_one_default_storage_class_is_served(objects: dict[str, Any], severity: str, observed: str) -> None:
+def test_one_default_storage_class_is_served(
+    objects: dict[str, Any], severity: str, observed: str
+) -> None:
     line = line_of("storage-class", changed(k3s_with_traefik(), **objects))
     assert (line.severity, line.observed) == (severity, observed)
 
 
 def test_a_storage_class_that_is_missing_is_named() -> None:
-    undecided = line_of("storage-class", changed(k3s_with_traefik(), storageclasses=[a_storage_class("fast")]))
+    undecided = line_of(
+        "storage-class", changed(k3s_with_traefik(), storageclasses=[a_storage_class("fast")])
+    )
     assert "kubectl annotate storageclass fast" in undecided.remedy.text
-    named = a_plan("B", {"database": {"storage": {"storageClassName": "ssd"}}, "ingress": {"enabled": True}})
+    named = a_plan(
+        "B", {"database": {"storage": {"storageClassName": "ssd"}}, "ingress": {"enabled": True}}
+    )
     missing = line_of("storage-class", k3s_with_traefik(), named)
     assert missing.severity is Severity.ERROR
     assert "There is no StorageClass ssd" in missing.message
 
 
-@pytest.mark.parametrize("plural", ["nodes", "pods", "services", "storageclasses", "ingressclasses", "namespaces"])
+@pytest.mark.parametrize(
+    "plural", ["nodes", "pods", "services", "storageclasses", "ingressclasses", "namespaces"]
+)
 def test_unreadable_preflight_facts_are_unknown(plural: str) -> None:
     lines = run_checks(without(k3s_with_traefik(), plural), a_plan())
     assert worst(lines) is Severity.UNKNOWN
@@ -185,9 +228,18 @@ def test_unreadable_preflight_facts_are_unknown(plural: str) -> None:
 
 def paths_of(letter: str) -> list[str]:
     generation = GENERATIONS[letter]
-    parts = {path for part in generation.components for path in (part.replicas_path, part.switch.lstrip("!")) if path}
-    blocks = [container.resources_path for part in generation.components for container in part.containers]
-    return sorted({*parts, *blocks, *(f"{block}.requests" for block in blocks), *generation.paths.values()})
+    parts = {
+        path
+        for part in generation.components
+        for path in (part.replicas_path, part.switch.lstrip("!"))
+        if path
+    }
+    blocks = [
+        container.resources_path for part in generation.components for container in part.containers
+    ]
+    return sorted(
+        {*parts, *blocks, *(f"{block}.requests" for block in blocks), *generation.paths.values()}
+    )
 
 
 @given(data=st.data(), letter=st.sampled_from(sorted(GENERATIONS)))
@@ -200,4 +252,8 @@ def test_arbitrary_values_are_read_or_refused(data: st.DataObject, letter: str) 
     except ValueError as error:
         assert "is" in str(error)
         return
-    assert all(pod.count >= 0 and amount >= 0 for pod in planned.needs.pods for amount in pod.takes.values())
+    assert all(
+        pod.count >= 0 and amount >= 0
+        for pod in planned.needs.pods
+        for amount in pod.takes.values()
+    )

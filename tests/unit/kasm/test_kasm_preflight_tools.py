@@ -28,7 +28,9 @@ def with_tool(name: str, version: str = "", problem: str = "") -> Facts:
         ("kubectl", "v1.32.9", "C", "warning"),
     ],
 )
-def test_a_program_has_a_lowest_version(tool: str, version: str, generation: str, severity: str) -> None:
+def test_a_program_has_a_lowest_version(
+    tool: str, version: str, generation: str, severity: str
+) -> None:
     assert line_of(tool, with_tool(tool, version), a_plan(generation)).severity == severity
 
 
@@ -36,7 +38,10 @@ def test_no_helm_is_a_failure_and_no_kubectl_a_warning() -> None:
     line = line_of("helm", with_tool("helm", problem="there is no helm in PATH"))
     assert line.severity is Severity.ERROR
     assert "there is no helm in PATH" in line.message
-    assert line_of("kubectl", with_tool("kubectl", problem="kubectl is not in PATH")).severity is Severity.WARNING
+    assert (
+        line_of("kubectl", with_tool("kubectl", problem="kubectl is not in PATH")).severity
+        is Severity.WARNING
+    )
 
 
 def namespace(level: str = "") -> dict[str, Any]:
@@ -47,7 +52,14 @@ def namespace(level: str = "") -> dict[str, Any]:
 def workloads(chart: str, *names: str) -> list[dict[str, Any]]:
     marks = {"meta.helm.sh/release-name": "kasm"}
     return [
-        {"metadata": {"name": name, "namespace": "kasm", "labels": {"helm.sh/chart": chart}, "annotations": marks}}
+        {
+            "metadata": {
+                "name": name,
+                "namespace": "kasm",
+                "labels": {"helm.sh/chart": chart},
+                "annotations": marks,
+            }
+        }
         for name in names
     ]
 
@@ -59,7 +71,12 @@ def test_pod_security_that_refuses_root_init_containers() -> None:
     assert "data-perms" in line.message
     assert "enforce=baseline" in line.remedy.text
     assert line_of("namespace", facts, a_plan("C")).severity is Severity.WARNING
-    assert line_of("namespace", changed(facts, namespaces=[namespace("baseline")]), a_plan("B")).severity is Severity.OK
+    assert (
+        line_of(
+            "namespace", changed(facts, namespaces=[namespace("baseline")]), a_plan("B")
+        ).severity
+        is Severity.OK
+    )
 
 
 def installed(chart: str, when_deleted: str = "Retain") -> Facts:
@@ -70,13 +87,18 @@ def installed(chart: str, when_deleted: str = "Retain") -> Facts:
         "template": {"metadata": {"labels": labels}},
         "persistentVolumeClaimRetentionPolicy": {"whenDeleted": when_deleted},
     }
-    return changed(k3s_with_traefik(), deployments=workloads(chart, *names), statefulsets=[database])
+    return changed(
+        k3s_with_traefik(), deployments=workloads(chart, *names), statefulsets=[database]
+    )
 
 
 def test_existing_kasm_is_reported() -> None:
     facts = installed("kasm-helm-1.1190.6")
     line = line_of("namespace", facts, a_plan("C"))
-    assert (line.severity, "kasm-helm 1.1190.6 (release kasm)" in line.observed) == (Severity.OK, True)
+    assert (line.severity, "kasm-helm 1.1190.6 (release kasm)" in line.observed) == (
+        Severity.OK,
+        True,
+    )
     assert line_of("database", facts, a_plan("C")).severity is Severity.OK
     other = line_of("namespace", installed("kasm-1.1181.0"), a_plan("C"))
     assert other.severity is Severity.ERROR
@@ -87,7 +109,11 @@ def test_existing_kasm_is_reported() -> None:
     ("values", "when_deleted", "said"),
     [
         ({}, "Retain", "dbManagement.initialize: false, dbManagement.upgrade.enable: true"),
-        ({"dbManagement": {"initialize": False}}, "Retain", "set dbManagement.upgrade.enable: true in the values"),
+        (
+            {"dbManagement": {"initialize": False}},
+            "Retain",
+            "set dbManagement.upgrade.enable: true in the values",
+        ),
         (CARRIED, "Delete", "patch statefulset kasm-db-1-19-0"),
         (CARRIED, "Retain", ""),
         ({"database": {"standalone": True}}, "Delete", ""),
@@ -105,4 +131,6 @@ def test_another_kasm_that_would_lose_the_database_is_an_error(
 
 def test_a_statefulset_of_a_fixed_name_keeps_its_data() -> None:
     planned = a_plan("B", version=(1, 1181, 1))
-    assert line_of("database", installed("kasm-1.1170.0", "Delete"), planned).severity is Severity.OK
+    assert (
+        line_of("database", installed("kasm-1.1170.0", "Delete"), planned).severity is Severity.OK
+    )

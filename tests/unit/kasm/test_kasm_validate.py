@@ -6,7 +6,16 @@ import pytest
 from msgspec.structs import replace
 
 from unit.kasm.preflight_site import DENIED
-from unit.kasm.validate_site import HOST, a_kasm, an_ingress, broken, dropped, edited, line_of, not_passing
+from unit.kasm.validate_site import (
+    HOST,
+    a_kasm,
+    an_ingress,
+    broken,
+    dropped,
+    edited,
+    line_of,
+    not_passing,
+)
 from vdi.findings.model import Severity
 from vdi.kasm.preflight.facts import Answer
 from vdi.kasm.validate import Installation, Release, state_of, validate
@@ -19,7 +28,16 @@ def test_a_whole_kasm_passes_every_line(letter: str) -> None:
     lines = validate(a_kasm(letter))
     assert [line for line in lines if line.severity is not Severity.OK] == []
     checks = [line.code for line in lines]
-    assert {"release", "part proxy", "part db", "pods", "services", "volumes", "db-init", "web-ui"} <= set(checks)
+    assert {
+        "release",
+        "part proxy",
+        "part db",
+        "pods",
+        "services",
+        "volumes",
+        "db-init",
+        "web-ui",
+    } <= set(checks)
     assert ("part redis" in checks) == (letter == "A")
 
 
@@ -31,12 +49,15 @@ def test_no_kasm_is_one_line() -> None:
 KASM, OF_B = a_kasm(), a_kasm("B")
 STUCK = (Release("kasm", 1, "deployed"), Release("kasm", 2, "pending-upgrade"))
 SLICES = [
-    {**each, "endpoints": []} if "manager" in each["metadata"]["name"] else each for each in KASM.all("endpointslices")
+    {**each, "endpoints": []} if "manager" in each["metadata"]["name"] else each
+    for each in KASM.all("endpointslices")
 ]
 NO_ENDPOINTS = broken(KASM, endpointslices=SLICES)
 UNBOUND = edited(OF_B, "persistentvolumeclaims", "db", status={"phase": "Pending"})
 NO_CLAIMS = broken(OF_B, persistentvolumeclaims=[])
-EXTERNAL_DATABASE = dropped(dropped(dropped(NO_CLAIMS, "statefulsets", "db"), "services", "db"), "pods", "db")
+EXTERNAL_DATABASE = dropped(
+    dropped(dropped(NO_CLAIMS, "statefulsets", "db"), "services", "db"), "pods", "db"
+)
 WRONG_PART = broken(KASM, ingresses=[an_ingress("kasm-manager-default")])
 IDLE = edited(KASM, "deployments", "api", status={"readyReplicas": 0})
 CHART, HAVE = "kasm-helm 1.1190.6 (release kasm)", "Services have endpoints"
@@ -46,8 +67,13 @@ NO_ADDRESS = broken(KASM, ingresses=[an_ingress("kasm-proxy-default", address=""
 
 def with_job(**conditions: str) -> Installation:
     """With the Job that fills the database."""
-    found = [{"type": name, "status": status, "message": "no more tries"} for name, status in conditions.items()]
-    return broken(KASM, jobs=[{"metadata": {"name": "kasm-db-init"}, "status": {"conditions": found}}])
+    found = [
+        {"type": name, "status": status, "message": "no more tries"}
+        for name, status in conditions.items()
+    ]
+    return broken(
+        KASM, jobs=[{"metadata": {"name": "kasm-db-init"}, "status": {"conditions": found}}]
+    )
 
 
 def with_web(status: int, found: Installation = KASM, **answer: Any) -> Installation:
@@ -64,27 +90,49 @@ UNTRUSTED = with_web(200, trusted=False)
         (replace(KASM, releases=()), "release", "warning", f"{CHART}, without Helm's record"),
         (replace(KASM, unread={"secrets": DENIED}), "release", "unknown", "not read"),
         (NO_ENDPOINTS, "services", "error", f"6 of 7 {HAVE}; without endpoints: {MANAGER}"),
-        (dropped(KASM, "services", "api"), "services", "error", f"6 of 6 {HAVE}; missing: kasm-api-default"),
+        (
+            dropped(KASM, "services", "api"),
+            "services",
+            "error",
+            f"6 of 6 {HAVE}; missing: kasm-api-default",
+        ),
         (UNBOUND, "volumes", "error", f"0 of 1 claims are bound; {CLAIM} Pending"),
         (NO_CLAIMS, "volumes", "error", "0 of 0 claims are bound"),
         (EXTERNAL_DATABASE, "volumes", "ok", "0 of 0 claims are bound"),
         (with_job(Complete="True"), "db-init", "ok", "kasm-db-init complete"),
         (with_job(), "db-init", "warning", "kasm-db-init is running"),
         (with_job(Failed="True"), "db-init", "error", "kasm-db-init failed"),
-        (KASM, "db-init", "ok", "deleted; the API is running, which waits until the database is initialised"),
+        (
+            KASM,
+            "db-init",
+            "ok",
+            "deleted; the API is running, which waits until the database is initialised",
+        ),
         (IDLE, "db-init", "unknown", "deleted; the API is not running"),
         (WRONG_PART, "way-in", "error", f"ingress kasm-ingress points to {MANAGER} (manager)"),
         (with_web(0, NO_ADDRESS), "way-in", "warning", f"ingress kasm-ingress for {HOST}"),
-        (NO_ADDRESS, "way-in", "ok", f"ingress kasm-ingress for {HOST}"),  # it answers, so somebody has
+        (
+            NO_ADDRESS,
+            "way-in",
+            "ok",
+            f"ingress kasm-ingress for {HOST}",
+        ),  # it answers, so somebody has
         (with_web(0, problem="refused"), "web-ui", "error", "no response: refused"),
         (with_web(404), "web-ui", "error", "404"),
         (with_web(502), "web-ui", "error", "502"),
         (with_web(500), "web-ui", "error", "500"),
         (replace(KASM, web=None), "web-ui", "unknown", "not read"),
-        (UNTRUSTED, "web-ui", "warning", "200, with a certificate that this machine does not trust"),
+        (
+            UNTRUSTED,
+            "web-ui",
+            "warning",
+            "200, with a certificate that this machine does not trust",
+        ),
     ],
 )
-def test_each_line_is_good_and_bad(found: Installation, check: str, severity: str, observed: str) -> None:
+def test_each_line_is_good_and_bad(
+    found: Installation, check: str, severity: str, observed: str
+) -> None:
     line = line_of(check, found)
     assert (line.severity, line.observed) == (severity, observed)
 
@@ -151,7 +199,11 @@ def step(name: str, **state: Any) -> dict[str, Any]:
 def test_pod_in_init_is_named_with_its_waiting_step() -> None:
     done = {"terminated": {"exitCode": 0, "reason": "Completed"}}
     waiting = {"waiting": {"reason": "PodInitializing"}}
-    steps = [step("api-is-ready", **done), step("kasm-manager-is-ready", running={}), step("guac-is-ready", **waiting)]
+    steps = [
+        step("api-is-ready", **done),
+        step("kasm-manager-is-ready", running={}),
+        step("guac-is-ready", **waiting),
+    ]
     status = {"phase": "Pending", "conditions": [], "initContainerStatuses": steps}
     found = edited(a_kasm("A"), "pods", "kasm-proxy", status=status)
     line = line_of("pods", found)
@@ -168,7 +220,10 @@ def test_pod_in_init_is_named_with_its_waiting_step() -> None:
             "Init:0/1 (a, ImagePullBackOff)",
         ),
         ({"initContainerStatuses": [step("a", terminated={"exitCode": 1})]}, "Init:0/1 (a)"),
-        ({"containerStatuses": [step("a", waiting={"reason": "CrashLoopBackOff"})]}, "CrashLoopBackOff"),
+        (
+            {"containerStatuses": [step("a", waiting={"reason": "CrashLoopBackOff"})]},
+            "CrashLoopBackOff",
+        ),
         ({"containerStatuses": [step("a", running={})], "phase": "Running"}, "Running, not ready"),
         ({"phase": "Pending"}, "Pending"),
         ({}, "Unknown"),
@@ -183,7 +238,11 @@ def test_pods_of_jobs_and_of_others() -> None:
     owner = [{"kind": "Job", "name": "kasm-db-init"}]
     tries = [
         {
-            "metadata": {"name": f"kasm-db-init-{phase}", "labels": labels, "ownerReferences": owner},
+            "metadata": {
+                "name": f"kasm-db-init-{phase}",
+                "labels": labels,
+                "ownerReferences": owner,
+            },
             "status": {"phase": phase},
         }
         for phase in ("Failed", "Running", "Succeeded")
@@ -196,7 +255,12 @@ def test_ingressroute_is_an_entry_point() -> None:
     route = {
         "metadata": {"name": "kasm"},
         "spec": {
-            "routes": [{"match": f"Host(`{HOST}`) && PathPrefix(`/`)", "services": [{"name": "kasm-proxy-default"}]}],
+            "routes": [
+                {
+                    "match": f"Host(`{HOST}`) && PathPrefix(`/`)",
+                    "services": [{"name": "kasm-proxy-default"}],
+                }
+            ],
             "tls": {"secretName": "kasm-tls"},
         },
     }
@@ -205,12 +269,20 @@ def test_ingressroute_is_an_entry_point() -> None:
     assert not_passing(found) == []
 
 
-@pytest.mark.parametrize(("address", "verdict"), [("192.0.2.10", Severity.OK), ("", Severity.ERROR)])
+@pytest.mark.parametrize(
+    ("address", "verdict"), [("192.0.2.10", Severity.OK), ("", Severity.ERROR)]
+)
 def test_load_balancer_is_an_entry_point(address: str, verdict: Severity) -> None:
-    proxy = next(service for service in KASM.all("services") if "proxy" in service["metadata"]["name"])
+    proxy = next(
+        service for service in KASM.all("services") if "proxy" in service["metadata"]["name"]
+    )
     outside = {
         "metadata": {"name": "kasm-proxy", "namespace": "kasm"},
-        "spec": {"type": "LoadBalancer", "selector": proxy["spec"]["selector"], "ports": [{"port": 443}]},
+        "spec": {
+            "type": "LoadBalancer",
+            "selector": proxy["spec"]["selector"],
+            "ports": [{"port": 443}],
+        },
         "status": {"loadBalancer": {"ingress": [{"ip": address}] if address else []}},
     }
     found = broken(KASM, ingresses=[], services=[*KASM.all("services"), outside])
@@ -218,9 +290,20 @@ def test_load_balancer_is_an_entry_point(address: str, verdict: Severity) -> Non
 
 
 @pytest.mark.parametrize(
-    "plural", ["deployments", "pods", "services", "endpointslices", "persistentvolumeclaims", "jobs", "ingresses"]
+    "plural",
+    [
+        "deployments",
+        "pods",
+        "services",
+        "endpointslices",
+        "persistentvolumeclaims",
+        "jobs",
+        "ingresses",
+    ],
 )
 def test_unreadable_kinds_are_unknown(plural: str) -> None:
     kept = {name: found for name, found in KASM.objects.items() if name != plural}
     found = replace(KASM, objects=kept, unread={plural: DENIED})
-    assert DENIED.words in [line.message for line in validate(found) if line.severity is Severity.UNKNOWN]
+    assert DENIED.words in [
+        line.message for line in validate(found) if line.severity is Severity.UNKNOWN
+    ]

@@ -1,4 +1,6 @@
-"""Answers become values that the chart reads, that the check accepts, and that say what was asked."""
+"""Answers become values that the chart reads, that the check accepts, and that say what was
+asked.
+"""
 
 import pytest
 import yaml
@@ -51,21 +53,33 @@ def test_options_are_rendered_or_refused(given_options: InstallOptions) -> None:
         with pytest.raises(BadOptionsError):
             render(given_options)
     else:
-        subject = Subject(given_options.generation, given_options.chart_version, values_of(given_options))
+        subject = Subject(
+            given_options.generation, given_options.chart_version, values_of(given_options)
+        )
         assert not any(each.severity is Severity.ERROR for each in check_values(subject))
 
 
 def test_small_node_has_the_required_sizes_and_no_gateways() -> None:
     values = values_of(InstallOptions(C, HOST, profile=NODE_4GB))
     database, components = values["database"], values["components"]
-    small = {"requests": {"cpu": "250m", "memory": "512Mi"}, "limits": {"cpu": "500m", "memory": "1Gi"}}
-    large = {"requests": {"cpu": "500m", "memory": "1Gi"}, "limits": {"cpu": "1000m", "memory": "2Gi"}}
+    small = {
+        "requests": {"cpu": "250m", "memory": "512Mi"},
+        "limits": {"cpu": "500m", "memory": "1Gi"},
+    }
+    large = {
+        "requests": {"cpu": "500m", "memory": "1Gi"},
+        "limits": {"cpu": "1000m", "memory": "2Gi"},
+    }
     assert database["resources"] == components["api"]["resources"] == small
     assert components["manager"]["resources"] == large
     assert database["storage"]["storageClassName"] == "local-path"
     assert values["imagePullPolicy"] == "IfNotPresent"
-    assert [components[key] for key in ("guac", "rdpGateway", "rdpHttpsGateway")] == [{"enabled": False}] * 3
-    redis = values_of(InstallOptions(A, HOST, profile=NODE_8GB))["kasmApp"]["servicesToDeploy"]["kasmRedis"]
+    assert [components[key] for key in ("guac", "rdpGateway", "rdpHttpsGateway")] == [
+        {"enabled": False}
+    ] * 3
+    redis = values_of(InstallOptions(A, HOST, profile=NODE_8GB))["kasmApp"]["servicesToDeploy"][
+        "kasmRedis"
+    ]
     requests, limits = {"cpu": "100m", "memory": "256Mi"}, {"cpu": "200m", "memory": "512Mi"}
     assert redis["resources"] == {"requests": requests, "limits": limits}
 
@@ -83,7 +97,15 @@ def test_generation_a_sets_replicas_of_every_component(profile: Profile, count: 
     """Helm 4 drops the null that the chart has for them, and the chart's schema requires them."""
     options = InstallOptions(A, HOST, version=(1, 16, 0), profile=profile)
     services = values_of(options)["kasmApp"]["servicesToDeploy"]
-    names = {"kasmProxy", "kasmApi", "kasmManager", "kasmGuac", "rdpGateway", "rdpHttpsGateway", "kasmShare"}
+    names = {
+        "kasmProxy",
+        "kasmApi",
+        "kasmManager",
+        "kasmGuac",
+        "rdpGateway",
+        "rdpHttpsGateway",
+        "kasmShare",
+    }
     assert {name for name, block in services.items() if "replicas" in block} == names
     assert services["kasmApi"]["replicas"] == count
 
@@ -103,10 +125,19 @@ def test_the_ingress_class_is_written_where_the_chart_reads_one() -> None:
         ),
         (InstallOptions(C, "10.0.0.1"), "--hostname is '10.0.0.1'"),
         (InstallOptions(C, HOST, size="huge"), "--size is 'huge'; allowed: small, medium, large"),
-        (InstallOptions(C, HOST, size="large", profile=NODE_8GB), "such a node holds --size small only"),
-        (InstallOptions(C, HOST, version=(1, 1181, 0)), "--chart-version is 1.1181.0; allowed for kasm-helm: 1.1190.x"),
+        (
+            InstallOptions(C, HOST, size="large", profile=NODE_8GB),
+            "such a node holds --size small only",
+        ),
+        (
+            InstallOptions(C, HOST, version=(1, 1181, 0)),
+            "--chart-version is 1.1181.0; allowed for kasm-helm: 1.1190.x",
+        ),
         (InstallOptions(B, HOST), "--tls-secret is missing"),
-        (InstallOptions(C, HOST), "--tls-secret is missing; chart kasm-helm 1.1190.6 mounts that Secret"),
+        (
+            InstallOptions(C, HOST),
+            "--tls-secret is missing; chart kasm-helm 1.1190.6 mounts that Secret",
+        ),
         (
             InstallOptions(A, HOST, ingress=Ingress.NONE),
             "--ingress is none; allowed for chart kasm-single-zone 1.17.0: traefik",
@@ -128,7 +159,11 @@ def test_every_profile_has_figures_for_every_component() -> None:
 
 
 def test_profile_needs_figures_for_every_component() -> None:
-    figures = {component.key: resources("1 2Gi 2 4Gi") for component in C.components if component.containers}
+    figures = {
+        component.key: resources("1 2Gi 2 4Gi")
+        for component in C.components
+        if component.containers
+    }
     large = Profile("16gb", "8 CPUs and 16 GB", figures)
     text = render(InstallOptions(C, HOST, profile=large, tls_secret="tls"))
     assert "Sized for one K3s node with 8 CPUs and 16 GB." in text

@@ -1,4 +1,6 @@
-"""No options that are accepted make values that the preflight refuses, on the machine that they are cut for."""
+"""No options that are accepted make values that the preflight refuses, on the machine that they are
+cut for.
+"""
 
 import msgspec
 import pytest
@@ -21,11 +23,18 @@ MACHINES = {
 
 
 def machine(profile: Profile, *, ingress: Ingress, hostname: str) -> Facts:
-    """K3s on such a machine, as it is after installation: CoreDNS and metrics-server have their requests."""
+    """K3s on such a machine, as it is after installation: CoreDNS and metrics-server have their
+    requests.
+    """
     facts = k3s_with_traefik()
     cpu, memory = MACHINES[profile.name]
-    system = [a_pod("coredns-1", cpu="100m", memory="70Mi"), a_pod("metrics-server-1", cpu="100m", memory="70Mi")]
-    facts = changed(facts, nodes=[a_node(cpu=cpu, memory=memory)], pods=[*facts.objects["pods"][1:], *system])
+    system = [
+        a_pod("coredns-1", cpu="100m", memory="70Mi"),
+        a_pod("metrics-server-1", cpu="100m", memory="70Mi"),
+    ]
+    facts = changed(
+        facts, nodes=[a_node(cpu=cpu, memory=memory)], pods=[*facts.objects["pods"][1:], *system]
+    )
     if ingress is Ingress.LOADBALANCER:  # K3s set up with --disable=traefik
         facts = changed(
             facts,
@@ -40,9 +49,15 @@ def machine(profile: Profile, *, ingress: Ingress, hostname: str) -> Facts:
 
 @given(good_options())
 def test_rendered_values_pass_the_preflight(given_options: InstallOptions) -> None:
-    facts = machine(given_options.profile, ingress=given_options.ingress, hostname=given_options.hostname)
+    facts = machine(
+        given_options.profile, ingress=given_options.ingress, hostname=given_options.hostname
+    )
     planned = plan_of_values(
-        given_options.generation, given_options.chart_version, values_of(given_options), "kasm", given_options.release
+        given_options.generation,
+        given_options.chart_version,
+        values_of(given_options),
+        "kasm",
+        given_options.release,
     )
     assert planned.hostname == given_options.hostname
     assert planned.ingress == given_options.ingress

@@ -41,14 +41,20 @@ def a_kasm(letter: str = "C") -> Installation:
 
 
 def _parts(generation: Generation, component: Component) -> dict[str, Object]:
-    name, labels = real(component.name), {key: real(value) for key, value in component.labels.items()}
+    name, labels = (
+        real(component.name),
+        {key: real(value) for key, value in component.labels.items()},
+    )
     version = ".".join(str(number) for number in generation.newest)
     meta = {"name": name, "namespace": "kasm", "annotations": dict(MARKS), "generation": 1}
     plural = {"Deployment": "deployments", "StatefulSet": "statefulsets"}[component.kind]
     claim = f"data-{name}-0" if component.claim_gib else ""
     found: dict[str, Object] = {
         plural: {
-            "metadata": {**meta, "labels": {**labels, "helm.sh/chart": f"{generation.chart}-{version}"}},
+            "metadata": {
+                **meta,
+                "labels": {**labels, "helm.sh/chart": f"{generation.chart}-{version}"},
+            },
             "spec": {"replicas": 1},
             "status": {"observedGeneration": 1, "readyReplicas": 1, "updatedReplicas": 1},
         },
@@ -58,16 +64,26 @@ def _parts(generation: Generation, component: Component) -> dict[str, Object]:
             "status": {"phase": "Running", "conditions": [{"type": "Ready", "status": "True"}]},
         },
         "services": {
-            "metadata": {"name": real(component.service), "namespace": "kasm", "annotations": dict(MARKS)},
+            "metadata": {
+                "name": real(component.service),
+                "namespace": "kasm",
+                "annotations": dict(MARKS),
+            },
             "spec": {"selector": labels, "ports": [{"port": port} for port in component.ports]},
         },
         "endpointslices": {
-            "metadata": {"name": f"{name}-1", "labels": {"kubernetes.io/service-name": real(component.service)}},
+            "metadata": {
+                "name": f"{name}-1",
+                "labels": {"kubernetes.io/service-name": real(component.service)},
+            },
             "endpoints": [{"conditions": {"ready": True}}],
         },
     }
     if claim:
-        found["persistentvolumeclaims"] = {"metadata": {"name": claim}, "status": {"phase": "Bound"}}
+        found["persistentvolumeclaims"] = {
+            "metadata": {"name": claim},
+            "status": {"phase": "Bound"},
+        }
     return found
 
 
@@ -75,7 +91,10 @@ def an_ingress(service: str, *, address: str = "192.0.2.10") -> Object:
     path = {"path": "/", "backend": {"service": {"name": service, "port": {"number": 8080}}}}
     return {
         "metadata": {"name": "kasm-ingress", "namespace": "kasm"},
-        "spec": {"rules": [{"host": HOST, "http": {"paths": [path]}}], "tls": [{"secretName": "kasm-tls"}]},
+        "spec": {
+            "rules": [{"host": HOST, "http": {"paths": [path]}}],
+            "tls": [{"secretName": "kasm-tls"}],
+        },
         "status": {"loadBalancer": {"ingress": [{"ip": address}] if address else []}},
     }
 
@@ -87,7 +106,9 @@ def broken(found: Installation, **objects: list[Object]) -> Installation:
 
 def dropped(found: Installation, plural: str, part: str) -> Installation:
     """Without the objects whose name has this part."""
-    return broken(found, **{plural: [one for one in found.all(plural) if part not in one["metadata"]["name"]]})
+    return broken(
+        found, **{plural: [one for one in found.all(plural) if part not in one["metadata"]["name"]]}
+    )
 
 
 def edited(found: Installation, plural: str, part: str, **fields: Any) -> Installation:

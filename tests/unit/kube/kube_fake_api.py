@@ -1,8 +1,9 @@
 """An API server on the loopback address that keeps objects, serves watches, and fails on request.
 
-It does what the real one does where the runtime depends on it (versions, uids, paging, 410, bookmarks, merge patches,
-selectors, field ownership only in name); tests/cluster checks the same things against the real one. A watch hears
-nothing of an object that stops matching its selector, where the real one sends DELETED.
+It does what the real one does where the runtime depends on it (versions, uids, paging, 410,
+bookmarks, merge patches, selectors, field ownership only in name); tests/cluster checks the same
+things against the real one. A watch hears nothing of an object that stops matching its selector,
+where the real one sends DELETED.
 """
 
 import asyncio
@@ -22,10 +23,18 @@ Fault = Callable[[web.Request], Awaitable[web.StreamResponse | None]]
 
 
 def status(code: int, reason: str, message: str = "as told by the test", **details: Any) -> Obj:
-    return {"kind": "Status", "code": code, "reason": reason, "message": message, "details": details}
+    return {
+        "kind": "Status",
+        "code": code,
+        "reason": reason,
+        "message": message,
+        "details": details,
+    }
 
 
-def refusal(code: int, reason: str, *, headers: dict[str, str] | None = None, **details: Any) -> Fault:
+def refusal(
+    code: int, reason: str, *, headers: dict[str, str] | None = None, **details: Any
+) -> Fault:
     async def fault(request: web.Request) -> web.StreamResponse:
         return web.json_response(status(code, reason, **details), status=code, headers=headers)
 
@@ -41,7 +50,8 @@ class FakeApi:
         self.history: list[tuple[int, str, str, Obj]] = []
         # (method, path, query, decoded body, headers) of each request, watches as WATCH.
         self.requests: list[tuple[str, str, dict[str, str], Any, dict[str, str]]] = []
-        # (method, what happens instead) for the next requests of that method; None goes on as usual.
+        # (method, what happens instead) for the next requests of that method; None goes on as
+        # usual.
         self.faults: list[tuple[str, Fault]] = []
         # Watches stay open and say nothing.
         self.silent = False
@@ -102,7 +112,12 @@ class FakeApi:
         self.version += 1
         obj: Obj = json.loads(json.dumps({**(old or {}), **parts}))
         meta = {"uid": str(uuid4()), **(old or {}).get("metadata", {}), **parts.get("metadata", {})}
-        obj["metadata"] = {**meta, "name": name, "namespace": namespace, "resourceVersion": str(self.version)}
+        obj["metadata"] = {
+            **meta,
+            "name": name,
+            "namespace": namespace,
+            "resourceVersion": str(self.version),
+        }
         self.objects[key] = obj
         self._tell(plural, "MODIFIED" if old else "ADDED", obj)
         return obj
@@ -136,7 +151,13 @@ class FakeApi:
         method = "WATCH" if request.query.get("watch") else request.method
         body = await request.read()
         self.requests.append(
-            (method, request.path, dict(request.query), json.loads(body) if body else None, dict(request.headers))
+            (
+                method,
+                request.path,
+                dict(request.query),
+                json.loads(body) if body else None,
+                dict(request.headers),
+            )
         )
         for number, (desired, fault) in enumerate(self.faults):
             if desired == method:
@@ -151,7 +172,9 @@ class FakeApi:
                 return await self._watch(request, plural, namespace)
             if method == "GET" and not name:
                 return self._list(request, plural, namespace)
-            return web.json_response(self._do(method, plural, namespace, name, json.loads(body) if body else {}))
+            return web.json_response(
+                self._do(method, plural, namespace, name, json.loads(body) if body else {})
+            )
         except _Refused as refused:
             return web.json_response(refused.args[0], status=refused.args[0]["code"])
 
@@ -167,12 +190,17 @@ class FakeApi:
         if method == "DELETE":
             uid = body.get("preconditions", {}).get("uid")
             if uid and uid != present["metadata"]["uid"]:
-                raise _Refused(status(409, "Conflict", "the UID in the precondition differs", name=name))
+                raise _Refused(
+                    status(409, "Conflict", "the UID in the precondition differs", name=name)
+                )
             if body.get("dryRun"):
                 return present
             if present["metadata"].get("finalizers"):
                 return self.put(
-                    plural, name, namespace=namespace, metadata={"deletionTimestamp": "2026-01-01T00:00:00Z"}
+                    plural,
+                    name,
+                    namespace=namespace,
+                    metadata={"deletionTimestamp": "2026-01-01T00:00:00Z"},
                 )
             self.remove(plural, name, namespace=namespace)
             return {"kind": "Status", "status": "Success"}
@@ -199,7 +227,9 @@ class FakeApi:
         limit = int(request.query.get("limit") or 0) or len(found)
         more = f"{version}:{start + limit}" if start + limit < len(found) else ""
         metadata = {"resourceVersion": str(version), **({"continue": more} if more else {})}
-        return web.json_response({"kind": "List", "metadata": metadata, "items": found[start : start + limit]})
+        return web.json_response(
+            {"kind": "List", "metadata": metadata, "items": found[start : start + limit]}
+        )
 
     async def _watch(self, request: web.Request, plural: str, namespace: str) -> web.StreamResponse:
         since = int(request.query["resourceVersion"])
@@ -208,13 +238,17 @@ class FakeApi:
         answer = web.StreamResponse(headers={"Content-Type": "application/json"})
         await answer.prepare(request)
         self._streams.add(answer)
-        sent = next((n for n, event in enumerate(self.history) if event[0] > since), len(self.history))
+        sent = next(
+            (n for n, event in enumerate(self.history) if event[0] > since), len(self.history)
+        )
         try:
             while True:
                 for _, kind, event, obj in self.history[sent:]:
                     selected = event == "BOOKMARK" or _is_selected(request, namespace, obj)
                     if kind == plural and selected and not self.silent:
-                        await answer.write(json.dumps({"type": event, "object": obj}).encode() + b"\n")
+                        await answer.write(
+                            json.dumps({"type": event, "object": obj}).encode() + b"\n"
+                        )
                 sent = len(self.history)
                 async with self._news:
                     if sent == len(self.history):

@@ -1,4 +1,6 @@
-"""A world in which electors live without an event loop: answers, time and deaths come when the test says."""
+"""A world in which electors live without an event loop: answers, time and deaths come when the test
+says.
+"""
 
 from collections.abc import Coroutine, Generator
 from datetime import UTC, datetime, timedelta
@@ -28,10 +30,14 @@ class Line:
     async def get(self, _resource: Any, _name: str, *, namespace: str, into: Any) -> Any:
         return msgspec.convert(await Request("GET", {}), into)
 
-    async def create(self, _resource: Any, body: dict[str, Any], *, namespace: str, into: Any) -> Any:
+    async def create(
+        self, _resource: Any, body: dict[str, Any], *, namespace: str, into: Any
+    ) -> Any:
         return msgspec.convert(await Request("POST", body), into)
 
-    async def patch(self, _resource: Any, _name: str, body: dict[str, Any], *, namespace: str, into: Any) -> Any:
+    async def patch(
+        self, _resource: Any, _name: str, body: dict[str, Any], *, namespace: str, into: Any
+    ) -> Any:
         return msgspec.convert(await Request("PATCH", body), into)
 
 
@@ -48,7 +54,9 @@ class DriftingClock:
         return self._offset + self._world.time * self.rate
 
     def now(self) -> datetime:
-        at = datetime(2026, 1, 1, tzinfo=UTC) + timedelta(seconds=self._world.time * self.rate + self._offset)
+        at = datetime(2026, 1, 1, tzinfo=UTC) + timedelta(
+            seconds=self._world.time * self.rate + self._offset
+        )
         return at + self.wall_jump
 
     async def sleep(self, seconds: float) -> None:
@@ -58,7 +66,9 @@ class DriftingClock:
 class Process:
     """One elector, run step by step."""
 
-    def __init__(self, world: "LeaseSimulation", number: int, rate: float, timing: LeaseTiming) -> None:
+    def __init__(
+        self, world: "LeaseSimulation", number: int, rate: float, timing: LeaseTiming
+    ) -> None:
         self.world = world
         self.clock = DriftingClock(world, rate, 1000.0 * number)
         world.born += 1
@@ -140,7 +150,9 @@ class Process:
 class LeaseSimulation:
     """The API server's Lease, the time, and all processes that ever wanted it."""
 
-    def __init__(self, rates: tuple[float, ...] = (1.0, 1.0), timing: LeaseTiming = DEFAULT_LEASE_TIMING) -> None:
+    def __init__(
+        self, rates: tuple[float, ...] = (1.0, 1.0), timing: LeaseTiming = DEFAULT_LEASE_TIMING
+    ) -> None:
         self.time = 0.0
         self.born = 0
         self.lease: dict[str, Any] | None = None
@@ -180,7 +192,9 @@ class LeaseSimulation:
         return self.lease
 
     def write_all(self) -> None:
-        """Everybody begins a write who may; no one may while a write of another can still be executed."""
+        """Everybody begins a write who may; no one may while a write of another can still be
+        executed.
+        """
         for process in self.processes:
             if process.over:
                 continue
@@ -198,7 +212,9 @@ class LeaseSimulation:
                 self.terms.append(process.elector.identity)
 
     def live(self, seconds: float, *numbers: int, latency: float = 0.0) -> None:
-        """These processes work undisturbed for a while, with answers after `latency`; all, if none is named."""
+        """These processes work undisturbed for a while, with answers after `latency`; all, if none
+        is named.
+        """
         end = self.time + seconds
         working = [self.processes[number] for number in numbers] or self.processes
         while self.time < end:

@@ -31,14 +31,24 @@ class Thing(msgspec.Struct, gc=False):
 
 
 def a_thing(
-    name: str = "a", version: int = 1, uid: str = "", size: int = 0, owners: tuple[str, ...] = (), namespace: str = "ns"
+    name: str = "a",
+    version: int = 1,
+    uid: str = "",
+    size: int = 0,
+    owners: tuple[str, ...] = (),
+    namespace: str = "ns",
 ) -> Thing:
     references = tuple(OwnerRef(owner) for owner in owners)
     return Thing(Meta(name, namespace, uid or f"uid-{name}", str(version), None, references), size)
 
 
 def requested(name: str = "a", **content: Any) -> dict[str, Any]:
-    return {"apiVersion": "example.org/v1", "kind": "Thing", "metadata": {"name": name, "namespace": "ns"}, **content}
+    return {
+        "apiVersion": "example.org/v1",
+        "kind": "Thing",
+        "metadata": {"name": name, "namespace": "ns"},
+        **content,
+    }
 
 
 def a_kubeconfig(
@@ -50,7 +60,9 @@ def a_kubeconfig(
         "kind": "Config",
         "preferences": {},
         "current-context": name if current is None else current,
-        "contexts": [{"name": name, "context": {"cluster": name, "user": name, "namespace": f"ns-{name}"}}],
+        "contexts": [
+            {"name": name, "context": {"cluster": name, "user": name, "namespace": f"ns-{name}"}}
+        ],
         "clusters": [{"name": name, "cluster": {"server": f"https://{name}:6443/", **cluster}}],
         "users": [{"name": name, "user": user if user is not None else {"token": f"token-{name}"}}],
     }

@@ -1,4 +1,6 @@
-"""The applier: which requests it sends, and which not. Field ownership itself is tested against the real server."""
+"""The applier: which requests it sends, and which not. Field ownership itself is tested against the
+real server.
+"""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -32,7 +34,11 @@ class ApplierStage:
 
     def sent(self) -> list[str]:
         """The requests since the last call, but for lists and watches."""
-        found = [r[0] for r in self.api.requests if r[0] != "WATCH" and not (r[0] == "GET" and r[1].endswith("things"))]
+        found = [
+            r[0]
+            for r in self.api.requests
+            if r[0] != "WATCH" and not (r[0] == "GET" and r[1].endswith("things"))
+        ]
         self.api.requests.clear()
         return found
 
@@ -72,7 +78,9 @@ def ours(fields: dict[str, Any], operation: str = "Apply") -> list[dict[str, Any
     return [{"manager": "tester", "operation": operation, "fieldsV1": fields}]
 
 
-async def test_created_by_post_with_our_hash_and_known_at_once(api: FakeApi, unwatched: ApplierStage) -> None:
+async def test_created_by_post_with_our_hash_and_known_at_once(
+    api: FakeApi, unwatched: ApplierStage
+) -> None:
     await unwatched.applier.ensure(requested(size=1))
     assert unwatched.sent() == ["POST"]
     assert unwatched.known().size == 1
@@ -134,7 +142,9 @@ async def test_field_that_cannot_be_owned_costs_one_request(api: FakeApi) -> Non
         assert restarted.sent() == ["PATCH"]
 
 
-async def test_first_change_after_a_create_takes_over_its_fields(api: FakeApi, here: ApplierStage) -> None:
+async def test_first_change_after_a_create_takes_over_its_fields(
+    api: FakeApi, here: ApplierStage
+) -> None:
     await here.applier.ensure(requested(size=1))
     theirs = {"manager": "other", "operation": "Update", "fieldsV1": {"f:x": {}}}
     posted = {"manager": "tester", "operation": "Update", "fieldsV1": {"f:size": {}}}
@@ -148,18 +158,24 @@ async def test_first_change_after_a_create_takes_over_its_fields(api: FakeApi, h
     assert here.sent() == ["GET", "PATCH", "PATCH"]
     merged: dict[str, Any] = {"f:size": {}, "f:more": {"f:y": {}}}
     assert handed["metadata"]["managedFields"] == [theirs, {**applied, "fieldsV1": merged}]
-    assert handed["metadata"]["resourceVersion"] == version, "nobody else's entry is lost in between"
+    assert handed["metadata"]["resourceVersion"] == version, (
+        "nobody else's entry is lost in between"
+    )
     assert applied_body["size"] == 2
 
 
-async def test_existing_object_outside_the_cache_is_applied(api: FakeApi, unwatched: ApplierStage) -> None:
+async def test_existing_object_outside_the_cache_is_applied(
+    api: FakeApi, unwatched: ApplierStage
+) -> None:
     api.put("things", "a", size=9)
     assert (await unwatched.applier.ensure(requested(size=1))).size == 1
     assert unwatched.sent() == ["POST", "PATCH"]
 
 
 async def test_nothing_is_sent_for_an_object_being_deleted(api: FakeApi) -> None:
-    api.put("things", "a", metadata={"deletionTimestamp": "2026-01-01T00:00:00Z", "finalizers": ["x"]})
+    api.put(
+        "things", "a", metadata={"deletionTimestamp": "2026-01-01T00:00:00Z", "finalizers": ["x"]}
+    )
     async with stage(api) as here:
         assert (await here.applier.ensure(requested(size=1))).metadata.deletion_timestamp
         assert await here.applier.delete(here.known()) is False
@@ -182,7 +198,9 @@ async def test_deletion_with_finalizers_waits_for_the_watch(api: FakeApi) -> Non
     async with stage(api) as here:
         assert not await here.applier.delete(here.known(), grace_seconds=1)
         assert not await here.applier.delete(here.known())
-        assert [request[3]["gracePeriodSeconds"] for request in api.requests if request[0] == "DELETE"] == [1]
+        assert [
+            request[3]["gracePeriodSeconds"] for request in api.requests if request[0] == "DELETE"
+        ] == [1]
         api.remove("things", "a")
         await eventually(lambda: here.store.get("ns", "a") is None)
 
@@ -208,14 +226,18 @@ async def test_another_incarnation_is_not_deleted(api: FakeApi) -> None:
         assert ("things", "ns", "a") in api.objects
 
 
-async def test_refused_object_is_raised_and_not_stored(api: FakeApi, unwatched: ApplierStage) -> None:
+async def test_refused_object_is_raised_and_not_stored(
+    api: FakeApi, unwatched: ApplierStage
+) -> None:
     api.faults = [("POST", refusal(403, "Forbidden"))]
     with pytest.raises(errors.Forbidden):
         await unwatched.applier.ensure(requested())
     assert len(unwatched.store) == 0
 
 
-async def test_a_post_of_which_we_never_saw_the_answer_ends_well(api: FakeApi, unwatched: ApplierStage) -> None:
+async def test_a_post_of_which_we_never_saw_the_answer_ends_well(
+    api: FakeApi, unwatched: ApplierStage
+) -> None:
     async def do_and_cut(request: web.Request) -> None:
         api.put("things", "a", size=1)
         assert request.transport is not None
@@ -228,7 +250,9 @@ async def test_a_post_of_which_we_never_saw_the_answer_ends_well(api: FakeApi, u
     assert [name for _, _, name in api.objects] == ["a"]
 
 
-async def test_without_marks_an_object_is_made_once_and_left_as_it_is(api: FakeApi, unwatched: ApplierStage) -> None:
+async def test_without_marks_an_object_is_made_once_and_left_as_it_is(
+    api: FakeApi, unwatched: ApplierStage
+) -> None:
     made = await unwatched.plain.ensure(requested(size=1))
     assert (await unwatched.plain.ensure(requested(size=2))) is made
     assert unwatched.sent() == ["POST"]

@@ -21,20 +21,30 @@ def nowhere(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
 
 
-def test_the_file_given_wins_over_everything(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_file_given_wins_over_everything(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("KUBECONFIG", str(a_kubeconfig(tmp_path / "env", name="env")))
     found = load_config(a_kubeconfig(tmp_path / "given", name="given"))
-    assert (found.server, found.namespace, found.token) == ("https://given:6443", "ns-given", "token-given")
+    assert (found.server, found.namespace, found.token) == (
+        "https://given:6443",
+        "ns-given",
+        "token-given",
+    )
 
 
-def test_the_variable_wins_over_the_pod_and_the_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_variable_wins_over_the_pod_and_the_home(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     a_kubeconfig(tmp_path / "home/.kube/config", name="home")
     monkeypatch.setenv("KUBERNETES_SERVICE_HOST", "10.0.0.1")
     monkeypatch.setenv("KUBECONFIG", str(a_kubeconfig(tmp_path / "env", name="env")))
     assert load_config().server == "https://env:6443"
 
 
-def test_several_files_are_merged_and_the_first_wins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_several_files_are_merged_and_the_first_wins(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     first = a_kubeconfig(tmp_path / "1", name="a", current="b", user={"token": "first"})
     second = a_kubeconfig(tmp_path / "2", name="b")
     third = a_kubeconfig(tmp_path / "3", name="a", user={"token": "third"})
@@ -43,7 +53,9 @@ def test_several_files_are_merged_and_the_first_wins(tmp_path: Path, monkeypatch
     assert load_config(context="a").token == "first"
 
 
-def test_in_a_pod_the_service_account_is_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_in_a_pod_the_service_account_is_used(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     for name, text in (("token", "secret"), ("ca.crt", "PEM"), ("namespace", "kasm\n")):
         (tmp_path / name).write_text(text)
     monkeypatch.setattr(config, "SERVICE_ACCOUNT", tmp_path)
@@ -80,7 +92,11 @@ def test_data_wins_over_files_and_the_odd_settings_arrive(tmp_path: Path) -> Non
     def b64(data: bytes) -> str:
         return base64.b64encode(data).decode()
 
-    user = {"tokenFile": "token", "client-certificate-data": b64(b"cert"), "client-key-data": b64(b"key")}
+    user = {
+        "tokenFile": "token",
+        "client-certificate-data": b64(b"cert"),
+        "client-key-data": b64(b"key"),
+    }
     cluster: dict[str, Any] = {
         "certificate-authority": "not-there.pem",
         "certificate-authority-data": b64(b"ca"),
@@ -90,7 +106,11 @@ def test_data_wins_over_files_and_the_odd_settings_arrive(tmp_path: Path) -> Non
     }
     found = load_config(a_kubeconfig(tmp_path / "c", user=user, **cluster))
     assert (found.ca, found.client_cert, found.client_key) == (b"ca", b"cert", b"key")
-    assert (found.insecure, found.tls_server_name, found.proxy_url) == (True, "kubernetes", "http://proxy:3128")
+    assert (found.insecure, found.tls_server_name, found.proxy_url) == (
+        True,
+        "kubernetes",
+        "http://proxy:3128",
+    )
     assert found.token_file == tmp_path / "token"
 
 
@@ -106,7 +126,9 @@ def test_data_wins_over_files_and_the_odd_settings_arrive(tmp_path: Path) -> Non
         ({"token": 7}, {}, r"\$.users\[0\].user.token"),
     ],
 )
-def test_wrong_entry_is_named(tmp_path: Path, user: dict[str, Any], cluster: dict[str, Any], words: str) -> None:
+def test_wrong_entry_is_named(
+    tmp_path: Path, user: dict[str, Any], cluster: dict[str, Any], words: str
+) -> None:
     with pytest.raises(ConfigError, match=words):
         load_config(a_kubeconfig(tmp_path / "c", user=user, **cluster))
 
@@ -133,7 +155,9 @@ def plugin(tmp_path: Path, status: str) -> dict[str, Any]:
 
 
 def test_exec_plugin_gives_the_token_and_a_fresh_one(tmp_path: Path) -> None:
-    found = load_config(a_kubeconfig(tmp_path / "c", user=plugin(tmp_path, '{"token":"from-plugin"}')))
+    found = load_config(
+        a_kubeconfig(tmp_path / "c", user=plugin(tmp_path, '{"token":"from-plugin"}'))
+    )
     assert found.token == "from-plugin"
     assert found.token_plugin is not None
     assert found.token_plugin() == "from-plugin"
@@ -157,7 +181,9 @@ def test_a_plugin_that_fails_or_gives_nothing_is_named(tmp_path: Path) -> None:
         load_config(tmp_path / "c")
 
 
-def test_without_the_official_client_the_extra_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_the_official_client_the_extra_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setitem(sys.modules, "kubernetes.config.exec_provider", None)
     with pytest.raises(ConfigError, match=r"vdi-kubernetes\[exec-auth\]"):
         load_config(a_kubeconfig(tmp_path / "c", user=plugin(tmp_path, "{}")))

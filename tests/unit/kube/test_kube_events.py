@@ -22,7 +22,9 @@ class Reporter:
     def __init__(self, api: FakeApi, client: Client, clock: FakeClock) -> None:
         self.api = api
         self.clock = clock
-        self.recorder = EventRecorder(client, controller="example.org/tests", instance="tests-0", clock=clock)
+        self.recorder = EventRecorder(
+            client, controller="example.org/tests", instance="tests-0", clock=clock
+        )
 
     def say(self, note: str = "something", about: ObjectReference = ABOUT) -> None:
         self.recorder.emit(about, "Normal", "Tested", note, "Test")
@@ -36,7 +38,10 @@ class Reporter:
 
     def reported(self) -> list[tuple[str, int]]:
         """(note, count) of each Event on the server."""
-        return [(event["note"], event.get("series", {}).get("count", 1)) for event in self.api.objects.values()]
+        return [
+            (event["note"], event.get("series", {}).get("count", 1))
+            for event in self.api.objects.values()
+        ]
 
     def sent(self, method: str) -> list[Any]:
         return [body for sent, _, _, body, _ in self.api.requests if sent == method]
@@ -72,7 +77,13 @@ async def test_event_has_all_fields_of_the_api(here: Reporter) -> None:
         "reason": "Tested",
         "action": "Test",
         "note": "hello",
-        "regarding": {"apiVersion": "example.org/v1", "kind": "Thing", "name": "a", "namespace": "ns", "uid": "uid-a"},
+        "regarding": {
+            "apiVersion": "example.org/v1",
+            "kind": "Thing",
+            "name": "a",
+            "namespace": "ns",
+            "uid": "uid-a",
+        },
     }
 
 
@@ -89,7 +100,9 @@ async def test_repetitions_become_one_series_with_few_requests(here: Reporter) -
     await here.clock.advance(events.SERIES_PAUSE + 1)
     await eventually(lambda: here.reported() == [("something", 101)])
     assert here.api.count("POST") == here.api.count("PATCH") == 1
-    assert here.sent("PATCH") == [{"series": {"count": 101, "lastObservedTime": "2026-11-20T12:00:00.000000Z"}}]
+    assert here.sent("PATCH") == [
+        {"series": {"count": 101, "lastObservedTime": "2026-11-20T12:00:00.000000Z"}}
+    ]
 
 
 async def test_other_words_or_another_object_are_another_event(here: Reporter) -> None:
@@ -147,7 +160,9 @@ async def test_refused_event_is_counted_and_the_next_is_sent(here: Reporter) -> 
 
 
 async def test_lost_answer_to_an_event_counts_as_sent(here: Reporter) -> None:
-    """The client tries again, and the server has it already: seen in the chaos suite as "was not sent"."""
+    """The client tries again, and the server has it already: seen in the chaos suite as "was not
+    sent".
+    """
     here.api.faults = [("POST", refusal(409, "AlreadyExists"))]
     await here.send()
     assert here.recorder.dropped == 0

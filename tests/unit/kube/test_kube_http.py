@@ -1,4 +1,6 @@
-"""HTTP on the wire: how answers end, what is no HTTP, which connections are used again, and the way through a proxy."""
+"""HTTP on the wire: how answers end, what is no HTTP, which connections are used again, and the way
+through a proxy.
+"""
 
 import asyncio
 import gc
@@ -95,7 +97,9 @@ async def test_two_answers_come_over_one_connection() -> None:
     assert wire.sent == GET * 2
 
 
-@pytest.mark.parametrize("head", [b"HTTP/1.1 204 No Content", b"HTTP/1.1 200 OK\r\nContent-Length: 0"])
+@pytest.mark.parametrize(
+    "head", [b"HTTP/1.1 204 No Content", b"HTTP/1.1 200 OK\r\nContent-Length: 0"]
+)
 async def test_an_answer_without_a_body_ends_at_once(head: bytes) -> None:
     wire = Wire()
     wire.ask(head + b"\r\n\r\n")
@@ -109,7 +113,11 @@ async def test_answer_without_length_ends_with_its_connection() -> None:
     wire.come(b"thing")
     wire.connection.connection_lost(None)
     response = await wire.connection.response()
-    assert (response.body, response.header("x-A"), response.header("y")) == (b"something", "b", None)
+    assert (response.body, response.header("x-A"), response.header("y")) == (
+        b"something",
+        "b",
+        None,
+    )
     assert not wire.connection.reusable
 
 
@@ -151,7 +159,9 @@ async def test_malformed_http_ends_the_connection(nonsense: bytes) -> None:
         (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n", b"X: y\r\n", "trailer"),
     ],
 )
-async def test_ignored_parts_of_an_answer_have_a_limit(first: bytes, repeated: bytes, part: str) -> None:
+async def test_ignored_parts_of_an_answer_have_a_limit(
+    first: bytes, repeated: bytes, part: str
+) -> None:
     wire = Wire()
     for _ in range(2):  # of each answer
         wire.ask(first + repeated * (2**16 // len(repeated)))
@@ -201,7 +211,9 @@ async def test_a_large_answer_is_read_to_its_end(before: int) -> None:
     assert len((await response).body) == 3 * BUFFERED
 
 
-async def test_parallel_requests_are_limited_and_connections_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_parallel_requests_are_limited_and_connections_kept(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     opened, connect = 0, Target.connect
 
     async def counted(target: Target, buffer: memoryview) -> Connection:
@@ -253,7 +265,10 @@ async def test_timeout_leaves_no_half_read_connection() -> None:
 
 async def test_endless_answer_is_read_to_the_limit_only() -> None:
     async with serve_answer(Answer(b"HTTP/1.1 200 OK\r\n\r\n", b"x" * 1000)) as server:
-        assert await ask_once("it", "GET", server.url, bearer="t", most=2500, seconds=PATIENCE) == b"x" * 2500
+        assert (
+            await ask_once("it", "GET", server.url, bearer="t", most=2500, seconds=PATIENCE)
+            == b"x" * 2500
+        )
 
 
 @pytest.mark.parametrize("name", HOSTILE)
@@ -278,7 +293,9 @@ async def test_whole_answer_has_a_largest_size(name: str, monkeypatch: pytest.Mo
     monkeypatch.setattr("vdi.kube.http._LARGEST_BODY", 2**21)
     async with (
         serve_answer(HOSTILE[name]) as hostile,
-        Client(ClusterConfig(hostile.url), field_manager="t", retry=NO_RETRY, request_timeout=1) as client,
+        Client(
+            ClusterConfig(hostile.url), field_manager="t", retry=NO_RETRY, request_timeout=1
+        ) as client,
     ):
         tracemalloc.start()
         try:
@@ -302,7 +319,10 @@ async def test_ended_connection_needs_no_garbage_collector() -> None:
         before = connections()
         gc.disable()
         try:
-            assert await ask_once("it", "GET", server.url, bearer="t", most=2500, seconds=PATIENCE) == b"ok"
+            assert (
+                await ask_once("it", "GET", server.url, bearer="t", most=2500, seconds=PATIENCE)
+                == b"ok"
+            )
             await eventually(lambda: connections() <= before, "the connection has gone", seconds=5)
         finally:
             gc.enable()
@@ -310,9 +330,14 @@ async def test_ended_connection_needs_no_garbage_collector() -> None:
 
 async def test_a_silent_stream_is_given_up_after_its_deadline() -> None:
     begun = Answer(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n")
-    async with serve_answer(begun) as server, Client(ClusterConfig(server.url), field_manager="tester") as client:
+    async with (
+        serve_answer(begun) as server,
+        Client(ClusterConfig(server.url), field_manager="tester") as client,
+    ):
         with pytest.raises(StreamSilent, match="silent for 0"):
-            async for _ in client.watch(THINGS, resource_version="1", timeout_seconds=9, read_deadline=0.2):
+            async for _ in client.watch(
+                THINGS, resource_version="1", timeout_seconds=9, read_deadline=0.2
+            ):
                 pass
 
 
@@ -332,7 +357,10 @@ async def test_a_path_in_the_servers_url_stands_before_every_path() -> None:
     ):
         assert await client.list(THINGS, into=Thing) == []
     (request,) = server.requests
-    assert request.split()[1] == f"/k8s/clusters/c-1/apis/example.org/v1/things?limit={PAGE_SIZE}".encode()
+    assert (
+        request.split()[1]
+        == f"/k8s/clusters/c-1/apis/example.org/v1/things?limit={PAGE_SIZE}".encode()
+    )
 
 
 @asynccontextmanager
@@ -355,7 +383,9 @@ async def proxy(
             return
         host, _, port = heads[-1].split()[1].decode().rpartition(":")
         there, back = await asyncio.open_connection(host, int(port))
-        tasks.update((asyncio.ensure_future(pump(reader, back)), asyncio.ensure_future(pump(there, writer))))
+        tasks.update(
+            (asyncio.ensure_future(pump(reader, back)), asyncio.ensure_future(pump(there, writer)))
+        )
         await asyncio.gather(*tasks, return_exceptions=True)
 
     listener = await asyncio.start_server(serve, "127.0.0.1", 0)
@@ -376,7 +406,8 @@ async def test_tunnel_through_a_proxy_checks_the_servers_certificate(tmp_path: P
                 assert [thing.size for thing in await client.list(THINGS, into=Thing)] == [7]
                 assert [thing.size for thing in await client.list(THINGS, into=Thing)] == [7]
             stranger = api.config(
-                ca=authority(tmp_path, "other", "another authority").file.read_bytes(), proxy_url=f"http://{address}"
+                ca=authority(tmp_path, "other", "another authority").file.read_bytes(),
+                proxy_url=f"http://{address}",
             )
             async with Client(stranger, field_manager="tester", retry=NO_RETRY) as client:
                 with pytest.raises(ConnectionFailed, match="certificate verify failed"):
@@ -390,7 +421,9 @@ async def test_tunnel_through_a_proxy_checks_the_servers_certificate(tmp_path: P
 
 async def test_a_proxy_that_refuses_is_named() -> None:
     heads: list[bytes] = []
-    async with proxy(heads, b"HTTP/1.1 407 Proxy Authentication Required\r\nContent-Length: 0\r\n\r\n") as address:
+    async with proxy(
+        heads, b"HTTP/1.1 407 Proxy Authentication Required\r\nContent-Length: 0\r\n\r\n"
+    ) as address:
         config = ClusterConfig("https://10.0.0.1:6443", proxy_url=f"http://{address}")
         async with Client(config, field_manager="tester", retry=NO_RETRY) as client:
             with pytest.raises(ConnectionFailed, match="responds with 407 to CONNECT"):
@@ -400,7 +433,10 @@ async def test_a_proxy_that_refuses_is_named() -> None:
 @pytest.mark.parametrize(
     ("config", "words"),
     [
-        (ClusterConfig("https://x", source="/home/me/config", proxy_url="socks5://p:1080"), "only http://HOST:PORT"),
+        (
+            ClusterConfig("https://x", source="/home/me/config", proxy_url="socks5://p:1080"),
+            "only http://HOST:PORT",
+        ),
         (ClusterConfig("ftp://x", source="/home/me/config"), "must be http://HOST or https://HOST"),
     ],
 )
@@ -419,7 +455,9 @@ async def test_turns_go_in_order_and_skip_abandoned_requests() -> None:
         got.append(name)
 
     late = asyncio.create_task(one("late", soon(0.01)))
-    first, cancelled, second = (asyncio.create_task(one(name, soon())) for name in ("first", "cancelled", "second"))
+    first, cancelled, second = (
+        asyncio.create_task(one(name, soon())) for name in ("first", "cancelled", "second")
+    )
     with pytest.raises(TimeoutError):
         await late
     turns.give_back()

@@ -60,7 +60,9 @@ def test_equal_strings_are_one_wherever_they_stand() -> None:
     interner.intern_fields(other)
     assert one.note is not None
     assert other.note is not None
-    assert one.phase is one.note.reason is one.notes[0].reason is other.phase is other.notes[0].reason
+    assert (
+        one.phase is one.note.reason is one.notes[0].reason is other.phase is other.notes[0].reason
+    )
     assert one.metadata.labels["app"] is one.note.text is other.note.text
     assert one.metadata.resource_version is not other.metadata.resource_version
 

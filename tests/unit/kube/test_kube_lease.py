@@ -1,4 +1,6 @@
-"""Leader election: never two leaders at once, whatever is lost, late, stolen or stopped; and a new one soon."""
+"""Leader election: never two leaders at once, whatever is lost, late, stolen or stopped; and a new
+one soon.
+"""
 
 import asyncio
 import logging
@@ -22,17 +24,32 @@ from vdi.kube.lease import DEFAULT_LEASE_TIMING, Elector
 from vdi.kube.transport import NO_RETRY, Client
 
 TIMING = DEFAULT_LEASE_TIMING
-ACTIONS = ("tick", "tick", "begin", "begin", "execute", "execute", "deliver", "deliver", "deliver", "lose", "stray")
+ACTIONS = (
+    "tick",
+    "tick",
+    "begin",
+    "begin",
+    "execute",
+    "execute",
+    "deliver",
+    "deliver",
+    "deliver",
+    "lose",
+    "stray",
+)
 RARE = ("restart", "release", "jump", "calm")
 
 
 @given(
     rates=st.tuples(*[st.sampled_from((0.97, 1.0, 1.03))] * 3),
     story=st.lists(
-        st.tuples(st.sampled_from(ACTIONS * 3 + RARE), st.integers(0, 2), st.floats(0.05, 6.0)), max_size=150
+        st.tuples(st.sampled_from(ACTIONS * 3 + RARE), st.integers(0, 2), st.floats(0.05, 6.0)),
+        max_size=150,
     ),
 )
-def test_no_two_ever_write_at_the_same_time(rates: tuple[float, ...], story: list[tuple[str, int, float]]) -> None:
+def test_no_two_ever_write_at_the_same_time(
+    rates: tuple[float, ...], story: list[tuple[str, int, float]]
+) -> None:
     world = LeaseSimulation(rates)
     world.live(3)
     for action, number, amount in story:
@@ -97,7 +114,11 @@ def test_killed_leader_is_replaced_when_its_lease_has_expired() -> None:
 @pytest.mark.parametrize("said", [1, 86400, None])
 def test_dead_holder_keeps_the_lease_for_our_own_duration(said: int | None) -> None:
     world = LeaseSimulation(rates=(1.0,))
-    spec = {"holderIdentity": "x", "leaseDurationSeconds": said, "renewTime": "2099-01-01T00:00:00.000000Z"}
+    spec = {
+        "holderIdentity": "x",
+        "leaseDurationSeconds": said,
+        "renewTime": "2099-01-01T00:00:00.000000Z",
+    }
     world.lease = {"metadata": {"resourceVersion": "0"}, "spec": spec}
     world.live(TIMING.duration - 0.5)
     assert world.terms == []
@@ -278,7 +299,9 @@ async def test_refused_write_renews_the_lease_at_once(api: FakeApi) -> None:
         assert elector.allowance() > TIMING.deadline
 
 
-async def test_refusal_is_logged_once_and_kept_for_the_probe(api: FakeApi, caplog: pytest.LogCaptureFixture) -> None:
+async def test_refusal_is_logged_once_and_kept_for_the_probe(
+    api: FakeApi, caplog: pytest.LogCaptureFixture
+) -> None:
     clock = FakeClock()
     api.faults = [("GET", refusal(403, "Forbidden")) for _ in range(3)]
     with caplog.at_level(logging.WARNING):
@@ -289,7 +312,9 @@ async def test_refusal_is_logged_once_and_kept_for_the_probe(api: FakeApi, caplo
                 await settle()
                 sent = api.count("GET")
                 await clock.advance(TIMING.look)
-                await eventually(partial(lambda sent: api.count("GET") > sent, sent), "another look")
+                await eventually(
+                    partial(lambda sent: api.count("GET") > sent, sent), "another look"
+                )
             await asyncio.wait_for(elector.wait_leading(), PATIENCE)
             assert elector.last_error is None
     assert len([record for record in caplog.records if "lease" in record.message]) == 1
@@ -334,7 +359,9 @@ async def test_a_write_is_given_up_when_its_allowance_is_spent(api: FakeApi) -> 
     async def never(_request: Any) -> None:
         await asyncio.sleep(5)
 
-    async with Client(api.config(), field_manager="t", lease_guard=lambda: 0.05, retry=NO_RETRY) as client:
+    async with Client(
+        api.config(), field_manager="t", lease_guard=lambda: 0.05, retry=NO_RETRY
+    ) as client:
         api.faults = [("POST", never)]
         with pytest.raises(ConnectionFailed):
             await client.create(THINGS, requested("b"), namespace="ns", into=Thing)

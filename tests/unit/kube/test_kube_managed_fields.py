@@ -35,16 +35,23 @@ def book(**change: Any) -> dict[str, Any]:
         "f:labels": {".": {}, "f:app": {}},
         "f:ownerReferences": {".": {}, 'k:{"uid":"1234-abcd"}': {}},
     }
-    return {"f:metadata": {**metadata, **change.get("metadata", {})}, "f:spec": {**spec, **change.get("spec", {})}}
+    return {
+        "f:metadata": {**metadata, **change.get("metadata", {})},
+        "f:spec": {**spec, **change.get("spec", {})},
+    }
 
 
-def entry(fields: dict[str, Any], manager: str = "us", operation: str = "Update", **more: str) -> dict[str, Any]:
+def entry(
+    fields: dict[str, Any], manager: str = "us", operation: str = "Update", **more: str
+) -> dict[str, Any]:
     return {"manager": manager, "operation": operation, "fieldsV1": fields, **more}
 
 
 def body(*entries: dict[str, Any], **live: Any) -> bytes:
     metadata = {**SERVICE["metadata"], "annotations": {HASH: "h"}, "managedFields": list(entries)}
-    return msgspec.json.encode({**SERVICE, **live, "metadata": {**metadata, **live.get("metadata", {})}})
+    return msgspec.json.encode(
+        {**SERVICE, **live, "metadata": {**metadata, **live.get("metadata", {})}}
+    )
 
 
 def read(*entries: dict[str, Any], **live: Any) -> FieldOwnership:
@@ -87,11 +94,15 @@ def test_field_taken_by_another_manager_is_missed(lost: dict[str, Any]) -> None:
 def test_map_with_entries_of_others_is_not_owned() -> None:
     ours = entry(book(metadata={"f:labels": {}}))
     assert owns_all(read(ours), SERVICE), "an atomic map looks like this"
-    assert not owns_all(read(ours, entry({"f:metadata": {"f:labels": {"f:app": {}}}}, "them")), SERVICE)
+    assert not owns_all(
+        read(ours, entry({"f:metadata": {"f:labels": {"f:app": {}}}}, "them")), SERVICE
+    )
 
 
 def test_emptied_map_is_not_owned() -> None:
-    assert not owns_all(read(entry(book(metadata={"f:labels": {}})), metadata={"labels": {}}), SERVICE)
+    assert not owns_all(
+        read(entry(book(metadata={"f:labels": {}})), metadata={"labels": {}}), SERVICE
+    )
 
 
 def test_nothing_is_owned_without_managed_fields() -> None:
@@ -106,7 +117,10 @@ def test_two_entries_of_ours_count_together() -> None:
 
 
 def test_requests_for_nothing_need_no_owner() -> None:
-    requested = {**SERVICE, "spec": {**SERVICE["spec"], "annotations": {}, "list": [], "null": None}}
+    requested = {
+        **SERVICE,
+        "spec": {**SERVICE["spec"], "annotations": {}, "list": [], "null": None},
+    }
     assert owns_all(read(entry(book())), requested)
     assert not owns_all(read(entry(book())), {**requested, "spec": {"sessionAffinity": False}})
 
@@ -115,7 +129,9 @@ def test_sets_are_looked_up_by_value() -> None:
     fields: dict[str, Any] = {"f:metadata": {"f:finalizers": {".": {}, 'v:"a"': {}, 'v:"b"': {}}}}
     requested = {"metadata": {"name": "x", "finalizers": ["a", "b"]}}
     mark = FieldOwnershipReader("us", HASH).read(
-        msgspec.json.encode({"metadata": {"finalizers": ["a", "b"], "managedFields": [entry(fields)]}})
+        msgspec.json.encode(
+            {"metadata": {"finalizers": ["a", "b"], "managedFields": [entry(fields)]}}
+        )
     )
     assert owns_all(mark, requested)
     assert not owns_all(mark, {"metadata": {"name": "x", "finalizers": ["a", "c"]}})
@@ -134,7 +150,9 @@ def test_status_does_not_split_shared_fields() -> None:
             body(
                 entry(book()),
                 entry(
-                    {"f:status": {"f:podIPs": {f'k:{{"ip":"10.0.0.{number}"}}': {}}}}, "kubelet", subresource="status"
+                    {"f:status": {"f:podIPs": {f'k:{{"ip":"10.0.0.{number}"}}': {}}}},
+                    "kubelet",
+                    subresource="status",
                 ),
             )
         )
@@ -145,7 +163,9 @@ def test_status_does_not_split_shared_fields() -> None:
 
 
 def test_labels_changed_through_the_status_are_not_owned() -> None:
-    theirs = entry({"f:metadata": {"f:labels": {"f:app": {}}}, "f:status": {}}, "them", subresource="status")
+    theirs = entry(
+        {"f:metadata": {"f:labels": {"f:app": {}}}, "f:status": {}}, "them", subresource="status"
+    )
     assert not owns_all(read(entry(book(metadata={"f:labels": {}})), theirs), SERVICE)
 
 
@@ -158,7 +178,9 @@ json_values = st.recursive(
     lambda inner: st.dictionaries(st.text("abc", min_size=1, max_size=2), inner, max_size=3),
     max_leaves=8,
 )
-objects = st.dictionaries(st.text("abc", min_size=1, max_size=2), json_values, min_size=1, max_size=4)
+objects = st.dictionaries(
+    st.text("abc", min_size=1, max_size=2), json_values, min_size=1, max_size=4
+)
 
 
 def owned(value: Any) -> dict[str, Any]:
@@ -190,7 +212,9 @@ def test_object_is_owned_until_one_leaf_is_taken(spec: dict[str, Any], data: Any
         del tree[f"f:{path[-1]}"]
         place[f"f:{path[-1]}"] = {}
         taken = {**live, "metadata": {"managedFields": [entry(fields), entry(theirs, "them")]}}
-        assert not owns_all(FieldOwnershipReader("us", HASH).read(msgspec.json.encode(taken)), requested)
+        assert not owns_all(
+            FieldOwnershipReader("us", HASH).read(msgspec.json.encode(taken)), requested
+        )
 
 
 @given(objects)

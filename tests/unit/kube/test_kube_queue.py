@@ -31,7 +31,9 @@ def controller(clock: FakeClock) -> Controller[str]:
 
 
 @asynccontextmanager
-async def at_work(controller: Controller[str], reconcile: Callable[[str], Awaitable[Result]]) -> AsyncIterator[None]:
+async def at_work(
+    controller: Controller[str], reconcile: Callable[[str], Awaitable[Result]]
+) -> AsyncIterator[None]:
     task = asyncio.create_task(controller.run(reconcile))
     await settle()
     try:
@@ -115,7 +117,9 @@ async def test_earliest_delay_of_a_key_counts(clock: FakeClock, queue: WorkQueue
     assert len(queue) == 0, "the later time of a key that had two must not bring it again"
 
 
-async def test_earlier_work_on_a_key_satisfies_requeue_within(clock: FakeClock, queue: WorkQueue[str]) -> None:
+async def test_earlier_work_on_a_key_satisfies_requeue_within(
+    clock: FakeClock, queue: WorkQueue[str]
+) -> None:
     queue.requeue_within("a", 5)
     queue.requeue_within("a", 3)
     queue.add("a")
@@ -129,7 +133,9 @@ async def test_earlier_work_on_a_key_satisfies_requeue_within(clock: FakeClock, 
     assert await queue.take() == "b"
     queue.done("b")
     await clock.advance(10)
-    assert len(queue) == 2, "one that nobody looked at, and one that was wanted then, whatever happened before"
+    assert len(queue) == 2, (
+        "one that nobody looked at, and one that was wanted then, whatever happened before"
+    )
 
 
 async def test_outdated_delays_are_dropped(clock: FakeClock, queue: WorkQueue[str]) -> None:
@@ -254,7 +260,9 @@ async def test_changes_during_a_reconcile_are_not_missed(controller: Controller[
     async def reconcile(key: str) -> Result:
         called.append(key)
         if called == ["a"]:
-            lingering.append(asyncio.create_task(tell_late("a")))  # of this reconcile, and beyond its end
+            lingering.append(
+                asyncio.create_task(tell_late("a"))
+            )  # of this reconcile, and beyond its end
             controller.enqueue("b")
             await end.wait()
         return Result()
@@ -290,7 +298,9 @@ async def test_a_failure_loses_no_call_of_its_own(controller: Controller[str]) -
     assert called == 2
 
 
-async def test_retry_after_of_the_server_is_honoured(clock: FakeClock, controller: Controller[str]) -> None:
+async def test_retry_after_of_the_server_is_honoured(
+    clock: FakeClock, controller: Controller[str]
+) -> None:
     async with at_work(controller, failing(TooManyRequests(429, "", "busy", retry_after=30))):
         controller.enqueue("a")
         await clock.advance(29)
@@ -309,7 +319,9 @@ async def test_conflict_is_retried_without_a_log_line(
     assert not caplog.records
 
 
-async def test_exception_is_logged_with_its_traceback_and_retried(caplog: pytest.LogCaptureFixture) -> None:
+async def test_exception_is_logged_with_its_traceback_and_retried(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     controller: Controller[str] = Controller("test", clock=FakeClock(), workers=1)
     async with at_work(controller, failing(KeyError("oops"))):
         for key in "ab":
@@ -375,7 +387,9 @@ async def test_many_delays_share_few_wake_ups(clock: FakeClock, queue: WorkQueue
     assert len(clock.slept) - before <= 0.1 / GRAIN + 2
 
 
-async def test_own_change_enqueues_a_key_only_outside_its_reconcile(controller: Controller[str]) -> None:
+async def test_own_change_enqueues_a_key_only_outside_its_reconcile(
+    controller: Controller[str],
+) -> None:
     taken: list[str] = []
     later: list[asyncio.Task[None]] = []
     ended = asyncio.Event()
@@ -405,7 +419,9 @@ async def test_own_change_enqueues_a_key_only_outside_its_reconcile(controller: 
         await asyncio.gather(*later)
 
 
-async def test_own_reconcile_that_is_not_done_is_called_again_at_once(controller: Controller[str]) -> None:
+async def test_own_reconcile_that_is_not_done_is_called_again_at_once(
+    controller: Controller[str],
+) -> None:
     taken: list[str] = []
 
     async def reconcile(key: str) -> Result:

@@ -27,19 +27,27 @@ class Reflected:
         self.journal = Journal()
         self.store: Store[Thing] = Store()
         self.store.listen(self.journal)
-        self.reflector = Reflector(client, THINGS, Thing, self.store, timing=timing, **{"namespace": "ns", **scope})
+        self.reflector = Reflector(
+            client, THINGS, Thing, self.store, timing=timing, **{"namespace": "ns", **scope}
+        )
 
     def size_of(self, name: str) -> int | None:
         thing = self.store.get("ns", name)
         return None if thing is None else thing.size
 
     def equals_server(self) -> bool:
-        there = {key[2]: obj["metadata"]["resourceVersion"] for key, obj in self.api.objects.items()}
-        return there == {thing.metadata.name: thing.metadata.resource_version for thing in self.store.values()}
+        there = {
+            key[2]: obj["metadata"]["resourceVersion"] for key, obj in self.api.objects.items()
+        }
+        return there == {
+            thing.metadata.name: thing.metadata.resource_version for thing in self.store.values()
+        }
 
 
 @asynccontextmanager
-async def reflected(api: FakeApi, timing: WatchTiming = QUICK, **scope: Any) -> AsyncIterator[Reflected]:
+async def reflected(
+    api: FakeApi, timing: WatchTiming = QUICK, **scope: Any
+) -> AsyncIterator[Reflected]:
     async with Client(api.config(), field_manager="tester", retry=NO_RETRY) as client:
         this = Reflected(api, client, timing, **scope)
         task = asyncio.create_task(this.reflector.run())
@@ -87,7 +95,9 @@ async def test_the_watch_asks_for_its_scope_bookmarks_and_an_end(api: FakeApi) -
         }
 
 
-async def test_a_cut_stream_goes_on_where_it_was_without_a_list(api: FakeApi, this: Reflected) -> None:
+async def test_a_cut_stream_goes_on_where_it_was_without_a_list(
+    api: FakeApi, this: Reflected
+) -> None:
     api.put("things", "a")
     await eventually(lambda: this.size_of("a") is not None)
     await api.cut_streams()
@@ -118,7 +128,10 @@ async def test_older_bookmark_of_a_lagging_server_is_ignored(api: FakeApi, this:
 
 @pytest.mark.parametrize("how", ["status", "event"])
 async def test_410_lists_again_and_reports_what_vanished(api: FakeApi, how: str) -> None:
-    gone = {"type": "ERROR", "object": {"kind": "Status", "code": 410, "reason": "Expired", "message": "too old"}}
+    gone = {
+        "type": "ERROR",
+        "object": {"kind": "Status", "code": 410, "reason": "Expired", "message": "too old"},
+    }
     api.put("things", "stays")
     api.put("things", "vanishes")
     async with reflected(api) as this:
@@ -151,7 +164,9 @@ async def test_410_between_two_pages_restarts_the_list_without_pages(api: FakeAp
     async with reflected(api) as this:
         await this.reflector.wait_synced()
         assert this.equals_server()
-        assert "limit" not in [query for method, _, query, _, _ in api.requests if method == "GET"][-1]
+        assert (
+            "limit" not in [query for method, _, query, _, _ in api.requests if method == "GET"][-1]
+        )
 
 
 async def test_an_incomplete_list_removes_nothing(api: FakeApi) -> None:
@@ -209,7 +224,9 @@ async def test_a_silent_half_open_stream_is_given_up_at_the_deadline(api: FakeAp
 
 
 async def test_a_quiet_kind_is_no_trouble(api: FakeApi) -> None:
-    """The API server sends no bookmark where nothing has changed: silence alone must not make anyone unready."""
+    """The API server sends no bookmark where nothing has changed: silence alone must not make
+    anyone unready.
+    """
     timing = WatchTiming(read_deadline=0.02, backoff=0.005)
     async with reflected(api, timing) as this:
         await eventually(lambda: api.count("WATCH") >= 2)
@@ -224,8 +241,13 @@ async def test_a_quiet_kind_is_no_trouble(api: FakeApi) -> None:
 
 
 async def test_a_line_of_a_megabyte_split_anywhere(api: FakeApi, this: Reflected) -> None:
-    obj = {"metadata": {"name": "big", "namespace": "ns", "uid": "u", "resourceVersion": "200"}, "size": 7}
-    line = json.dumps({"type": "ADDED", "object": {**obj, "pad": "ü" * 700_000}}, ensure_ascii=False).encode()
+    obj = {
+        "metadata": {"name": "big", "namespace": "ns", "uid": "u", "resourceVersion": "200"},
+        "size": 7,
+    }
+    line = json.dumps(
+        {"type": "ADDED", "object": {**obj, "pad": "ü" * 700_000}}, ensure_ascii=False
+    ).encode()
     assert len(line) > 2**20
     cuts = [0, 1, 17, 65_536, 65_537, 700_001, len(line)]
     for start, end in pairwise(cuts):
@@ -252,7 +274,9 @@ async def test_known_version_is_not_decoded_again(
     assert [b'"b"' in body for body in decoded] == [True]
 
 
-async def test_one_unreadable_object_does_not_hide_the_others(api: FakeApi, caplog: pytest.LogCaptureFixture) -> None:
+async def test_one_unreadable_object_does_not_hide_the_others(
+    api: FakeApi, caplog: pytest.LogCaptureFixture
+) -> None:
     api.put("things", "odd", size="many")
     api.put("things", "good", size=1)
     async with reflected(api) as this:
@@ -288,7 +312,9 @@ async def test_a_server_that_ends_every_watch_at_once_is_not_hammered(api: FakeA
         assert api.count("WATCH") == 1
 
 
-async def test_refused_watch_does_not_list_in_a_tight_loop(api: FakeApi, caplog: pytest.LogCaptureFixture) -> None:
+async def test_refused_watch_does_not_list_in_a_tight_loop(
+    api: FakeApi, caplog: pytest.LogCaptureFixture
+) -> None:
     timing = WatchTiming(backoff=0.02, backoff_cap=30)
     api.faults = [("WATCH", refusal(403, "Forbidden"))] * 5
     async with reflected(api, timing) as this:

@@ -56,7 +56,9 @@ def test_own_write_is_known_at_once_and_not_undone_by_events() -> None:
 @pytest.mark.parametrize("others", [(), (6,), (8,), (6, 8), (10,), (6, 8, 10)])
 @pytest.mark.parametrize("answers_first", [True, False], ids=["answers first", "watch first"])
 @pytest.mark.parametrize("second", [True, False], ids=["event", "list"])
-def test_others_writes_between_ours_are_reported(others: tuple[int, ...], answers_first: bool, second: bool) -> None:
+def test_others_writes_between_ours_are_reported(
+    others: tuple[int, ...], answers_first: bool, second: bool
+) -> None:
     store, journal = a_store()
     store.observe(a_thing(version=5))
     ours = (7, 9)
@@ -170,7 +172,9 @@ def test_two_namespaces_in_one_store_do_not_disturb_each_other() -> None:
     assert journal.lines == ["+one", "+two"], "the list of one says nothing of the other"
     store.observe_version(50, "one")
     store.remember(a_thing("written", version=40, namespace="two"))
-    assert store.get("two", "written") is not None, "the watch of its own namespace has not come so far"
+    assert store.get("two", "written") is not None, (
+        "the watch of its own namespace has not come so far"
+    )
     store.remember(a_thing("late", version=40, namespace="one"))
     assert store.get("one", "late") is None
     store.forget("two", "two", "uid-two")
@@ -178,7 +182,9 @@ def test_two_namespaces_in_one_store_do_not_disturb_each_other() -> None:
     store.observe(a_thing("two", version=41, namespace="two"))
     assert journal.lines[-1] == "-one", "what we deleted in the other namespace stays gone"
     store.relist(3, "one").finish()
-    assert store.get("two", "written") is not None, "a history that went back is that of one namespace"
+    assert store.get("two", "written") is not None, (
+        "a history that went back is that of one namespace"
+    )
 
 
 def test_list_with_an_older_history_replaces_the_cache() -> None:
@@ -194,7 +200,9 @@ def test_list_with_an_older_history_replaces_the_cache() -> None:
 def test_indices_follow_every_change() -> None:
     store, _ = a_store()
     store.observe(a_thing("early", version=1, size=1))
-    store.add_index("size", lambda thing: (thing.size, thing.size))  # an entry named twice counts once
+    store.add_index(
+        "size", lambda thing: (thing.size, thing.size)
+    )  # an entry named twice counts once
     store.observe(a_thing("late", version=2, size=1, owners=("owner", "other")))
     assert len(store.by_index("size", 1)) == 2
     store.observe(a_thing("early", version=3, size=2))
@@ -245,7 +253,9 @@ OWNERS = st.sampled_from(["x", "y"])
 
 
 class StoreModel(RuleBasedStateMachine):
-    """The store equals the server in the end, with answers early or late, events twice and lists in between."""
+    """The store equals the server in the end, with answers early or late, events twice and lists in
+    between.
+    """
 
     def __init__(self) -> None:
         super().__init__()
@@ -256,7 +266,8 @@ class StoreModel(RuleBasedStateMachine):
         self.store.listen(self._follow)
         self.answers: list[Thing] = []
         self.reported: list[tuple[bool, Thing]] = []
-        # The last write of others to each object that no listener has been called for outside our answers.
+        # The last write of others to each object that no listener has been called for outside our
+        # answers.
         self.unreported: dict[str, int] = {}
         self.called: set[str] = set()
 
@@ -351,8 +362,12 @@ class StoreModel(RuleBasedStateMachine):
         while self.server.untold:
             self.an_event_comes()
         assert {thing.metadata.name: thing for thing in self.store.values()} == self.server.objects
-        assert not self.store._gone, "what was forgotten is forgotten in full when the watch has told its end"
-        assert not self.unreported, "others' writes are reported, also those that our answers included"
+        assert not self.store._gone, (
+            "what was forgotten is forgotten in full when the watch has told its end"
+        )
+        assert not self.unreported, (
+            "others' writes are reported, also those that our answers included"
+        )
         assert not self.store._answered
 
 
@@ -376,7 +391,9 @@ def test_only_settled_objects_share_their_strings() -> None:
     interner = Interner()
     store: Store[Thing] = Store(interner=interner)
     for number in range(NEWEST + 1):
-        store.observe(a_thing(f"thing-{number}", version=number + 1, owners=("".join(["ow", "ner"]),)))
+        store.observe(
+            a_thing(f"thing-{number}", version=number + 1, owners=("".join(["ow", "ner"]),))
+        )
 
     def owner(number: int) -> str:
         known = store.get("ns", f"thing-{number}")

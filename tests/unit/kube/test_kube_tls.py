@@ -42,14 +42,18 @@ async def listed(config: ClusterConfig) -> list[Thing]:
         return await client.list(THINGS, into=Thing)
 
 
-async def test_a_client_certificate_from_a_kubeconfig_opens_the_door(ours: Authority, tmp_path: Path) -> None:
+async def test_a_client_certificate_from_a_kubeconfig_opens_the_door(
+    ours: Authority, tmp_path: Path
+) -> None:
     api = FakeApi()
     await api.start(server_context(ours, ask_for_client=True))
     certificate, key = ours.issue("somebody", "somebody")
     user = {"client-certificate": str(certificate), "client-key": str(key)}
     cluster = {"server": api.config().server, "certificate-authority": str(ours.file)}
     try:
-        assert await listed(load_config(a_kubeconfig(tmp_path / "config", user=user, **cluster))) == []
+        assert (
+            await listed(load_config(a_kubeconfig(tmp_path / "config", user=user, **cluster))) == []
+        )
         with pytest.raises(ConnectionFailed):
             await listed(api.config(ca=ours.file.read_bytes()))
     finally:
@@ -58,17 +62,23 @@ async def test_a_client_certificate_from_a_kubeconfig_opens_the_door(ours: Autho
 
 async def test_a_stranger_is_not_believed_unless_reported_to(api: FakeApi, tmp_path: Path) -> None:
     with pytest.raises(ConnectionFailed, match="certificate verify failed"):
-        await listed(api.config(ca=authority(tmp_path, "other", "another authority").file.read_bytes()))
+        await listed(
+            api.config(ca=authority(tmp_path, "other", "another authority").file.read_bytes())
+        )
     assert await listed(api.config(insecure=True)) == []
 
 
 def test_an_unusable_certificate_names_its_source() -> None:
-    config = ClusterConfig("https://x", source="/home/me/config", client_cert=b"nonsense", client_key=b"nonsense")
+    config = ClusterConfig(
+        "https://x", source="/home/me/config", client_cert=b"nonsense", client_key=b"nonsense"
+    )
     with pytest.raises(ConfigError, match="/home/me/config"):
         config.ssl_context()
 
 
-async def test_nothing_stays_open_when_the_client_closes_amid_watches(api: FakeApi, ours: Authority) -> None:
+async def test_nothing_stays_open_when_the_client_closes_amid_watches(
+    api: FakeApi, ours: Authority
+) -> None:
     async with Client(api.config(ca=ours.file.read_bytes()), field_manager="tester") as client:
         reflector = Reflector(client, THINGS, Thing, Store())
         task = asyncio.create_task(reflector.run())
@@ -100,7 +110,9 @@ async def test_connection_abandoned_at_its_handshake_is_closed(
     context = server_context(ours)
     with socket.create_server(("127.0.0.1", 0)) as listener:
         accepted = asyncio.create_task(asyncio.to_thread(accept))
-        config = ClusterConfig(server=f"https://127.0.0.1:{listener.getsockname()[1]}", ca=ours.file.read_bytes())
+        config = ClusterConfig(
+            server=f"https://127.0.0.1:{listener.getsockname()[1]}", ca=ours.file.read_bytes()
+        )
         target = Target(config.server, config.ssl_context())
         connecting = asyncio.create_task(target.connect(memoryview(bytearray(BUFFER))))
         with pytest.raises(asyncio.CancelledError):

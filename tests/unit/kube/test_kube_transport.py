@@ -40,8 +40,13 @@ async def test_an_objects_life(client: Client) -> None:
     assert made.size == 1
     assert made.metadata.uid
     changed = await client.patch(THINGS, "a", {"size": 2}, namespace="ns", into=Thing)
-    assert (changed.size, (await client.get(THINGS, "a", namespace="ns", into=Thing)).size) == (2, 2)
-    assert await client.delete(THINGS, "a", namespace="ns", uid=made.metadata.uid, into=Thing) is None
+    assert (changed.size, (await client.get(THINGS, "a", namespace="ns", into=Thing)).size) == (
+        2,
+        2,
+    )
+    assert (
+        await client.delete(THINGS, "a", namespace="ns", uid=made.metadata.uid, into=Thing) is None
+    )
     with pytest.raises(errors.NotFound):
         await client.get(THINGS, "a", namespace="ns", into=Thing)
 
@@ -53,7 +58,9 @@ async def test_every_request_asks_for_plain_json(api: FakeApi, client: Client) -
     assert headers["Accept"] == "application/json"
 
 
-async def test_the_servers_clock_is_read_out_of_its_answers(client: Client, clock: EagerClock) -> None:
+async def test_the_servers_clock_is_read_out_of_its_answers(
+    client: Client, clock: EagerClock
+) -> None:
     assert client.server_time() is None
     await client.list(THINGS, into=Thing)
     before = client.server_time()
@@ -80,7 +87,9 @@ async def test_a_list_longer_than_a_page_is_complete(api: FakeApi, client: Clien
     assert api.count("GET") == 3
 
 
-async def test_list_with_an_expired_page_is_repeated_without_pages(api: FakeApi, client: Client) -> None:
+async def test_list_with_an_expired_page_is_repeated_without_pages(
+    api: FakeApi, client: Client
+) -> None:
     for number in range(PAGE_SIZE + 100):
         api.put("things", f"t{number:04}")
     api.faults = [("GET", refusal(410, "Expired"))]
@@ -104,7 +113,9 @@ async def test_list_with_an_expired_page_is_repeated_without_pages(api: FakeApi,
         (418, "Teapot", errors.ApiError),
     ],
 )
-async def test_each_refusal_has_its_type(api: FakeApi, code: int, reason: str, error: type[errors.ApiError]) -> None:
+async def test_each_refusal_has_its_type(
+    api: FakeApi, code: int, reason: str, error: type[errors.ApiError]
+) -> None:
     async with a_client(api.config(), retry=NO_RETRY) as client:
         cause = {"field": "spec.size", "reason": "FieldValueInvalid", "message": "must be positive"}
         api.faults = [("POST", refusal(code, reason, causes=[cause]))]
@@ -115,7 +126,9 @@ async def test_each_refusal_has_its_type(api: FakeApi, code: int, reason: str, e
     assert "POST /apis/example.org/v1/namespaces/ns/things" in str(caught.value)
 
 
-async def test_a_kind_that_is_not_installed_is_not_a_missing_object(api: FakeApi, client: Client) -> None:
+async def test_a_kind_that_is_not_installed_is_not_a_missing_object(
+    api: FakeApi, client: Client
+) -> None:
     async def plain(request: web.Request) -> web.Response:
         return web.Response(status=404, text="404 page not found\n")
 
@@ -132,12 +145,16 @@ async def test_a_burst_of_429_is_waited_out_as_long_as_the_server_asks(
     api: FakeApi, client: Client, clock: EagerClock
 ) -> None:
     api.faults = [("POST", refusal(429, "TooManyRequests", headers={"Retry-After": "3"}))] * 3
-    assert (await client.create(THINGS, requested("a"), namespace="ns", into=Thing)).metadata.name == "a"
+    assert (
+        await client.create(THINGS, requested("a"), namespace="ns", into=Thing)
+    ).metadata.name == "a"
     assert clock.slept == [3.0, 3.0, 3.0]
     assert api.count("POST") == 4
 
 
-async def test_retry_after_above_the_cap_is_not_waited_for(api: FakeApi, client: Client, clock: EagerClock) -> None:
+async def test_retry_after_above_the_cap_is_not_waited_for(
+    api: FakeApi, client: Client, clock: EagerClock
+) -> None:
     api.faults = [("GET", refusal(429, "TooManyRequests", headers={"Retry-After": "3600"}))]
     with pytest.raises(errors.TooManyRequests) as caught:
         await client.list(THINGS, into=Thing)
@@ -211,7 +228,9 @@ async def test_a_rotated_token_file_is_read_again_within_a_minute(
     assert sent == ["Bearer first", "Bearer first", "Bearer second"]
 
 
-async def test_a_401_reads_the_token_file_at_once_and_tries_again_once(api: FakeApi, tmp_path: Path) -> None:
+async def test_a_401_reads_the_token_file_at_once_and_tries_again_once(
+    api: FakeApi, tmp_path: Path
+) -> None:
     file = tmp_path / "token"
     file.write_text("old")
     async with a_client(api.config(token_file=file)) as client:
@@ -219,7 +238,10 @@ async def test_a_401_reads_the_token_file_at_once_and_tries_again_once(api: Fake
         file.write_text("new")
         api.faults = [("GET", refusal(401, "Unauthorized"))]
         await client.list(THINGS, into=Thing)
-        assert [headers["Authorization"] for *_, headers in api.requests][1:] == ["Bearer old", "Bearer new"]
+        assert [headers["Authorization"] for *_, headers in api.requests][1:] == [
+            "Bearer old",
+            "Bearer new",
+        ]
         api.faults = [("GET", refusal(401, "Unauthorized"))] * 2
         with pytest.raises(errors.Unauthorized):
             await client.list(THINGS, into=Thing)
@@ -290,8 +312,14 @@ async def test_closed_client_raises() -> None:
 @pytest.mark.parametrize(
     ("message", "words"),
     [
-        ("Invalid value: \"string\": 'alice' is not an e-mail address", "'alice' is not an e-mail address"),
-        ("Invalid value: \"alice\": 'alice' is not an e-mail address", "'alice' is not an e-mail address"),
+        (
+            "Invalid value: \"string\": 'alice' is not an e-mail address",
+            "'alice' is not an e-mail address",
+        ),
+        (
+            "Invalid value: \"alice\": 'alice' is not an e-mail address",
+            "'alice' is not an e-mail address",
+        ),
         ('Invalid value: "a\\u202eb\\": ": the rule', "the rule"),
         ('Invalid value: {"size":"1Ti"}: is too large', "is too large"),
         ("Invalid value: 0: must be 1 or more", "must be 1 or more"),
@@ -309,8 +337,14 @@ def test_a_rules_words_come_without_the_value_of_any_version(message: str, words
 
 
 def test_rules_that_were_not_checked_are_left_out_beside_a_cause() -> None:
-    unchecked = {"field": "<nil>", "message": "Invalid value: null: some validation rules were not checked"}
-    wrong = {"field": "spec.n", "message": 'Invalid value: "x": spec.n in body must be of type integer'}
+    unchecked = {
+        "field": "<nil>",
+        "message": "Invalid value: null: some validation rules were not checked",
+    }
+    wrong = {
+        "field": "spec.n",
+        "message": 'Invalid value: "x": spec.n in body must be of type integer',
+    }
     for causes, fields in (([wrong, unchecked], ["spec.n"]), ([unchecked], ["<nil>"])):
         body = msgspec.json.encode({"kind": "Status", "code": 422, "details": {"causes": causes}})
         assert [cause.field for cause in errors.error_from(422, body).causes] == fields

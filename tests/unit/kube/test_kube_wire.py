@@ -9,13 +9,23 @@ from hypothesis import strategies as st
 
 from vdi.kube.errors import Gone, UnexpectedAnswer, error_from
 from vdi.kube.resource import NODES, PODS, Resource
-from vdi.kube.wire import LineSplitter, decode, name_in, parse_event, parse_page, parse_retry_after, version_in
+from vdi.kube.wire import (
+    LineSplitter,
+    decode,
+    name_in,
+    parse_event,
+    parse_page,
+    parse_retry_after,
+    version_in,
+)
 
 lines = st.lists(st.binary(max_size=20).map(lambda line: line.replace(b"\n", b"")), max_size=20)
 
 
 @given(lines, st.data())
-def test_lines_are_whole_wherever_the_stream_is_cut(lines: list[bytes], data: st.DataObject) -> None:
+def test_lines_are_whole_wherever_the_stream_is_cut(
+    lines: list[bytes], data: st.DataObject
+) -> None:
     stream = b"".join(line + b"\n" for line in lines) + b"rest"
     cuts = sorted(data.draw(st.lists(st.integers(0, len(stream)), max_size=10)))
     splitter = LineSplitter(2**20)
@@ -42,14 +52,21 @@ def test_a_line_without_an_end_comes_in_pieces() -> None:
 
 def test_deep_nesting_is_refused() -> None:
     deep = b'{"a":' * 20_000
-    for parse in (lambda: decode(deep, dict, "GET x"), lambda: parse_event(deep, "x"), lambda: parse_page(deep, "x")):
+    for parse in (
+        lambda: decode(deep, dict, "GET x"),
+        lambda: parse_event(deep, "x"),
+        lambda: parse_page(deep, "x"),
+    ):
         with pytest.raises(UnexpectedAnswer, match="recursion"):
             parse()
     assert name_in(deep) == "an object without readable metadata"
 
 
 def test_an_error_event_is_raised() -> None:
-    line = b'{"type":"ERROR","object":{"kind":"Status","code":410,"reason":"Expired","message":"too old"}}'
+    line = (
+        b'{"type":"ERROR","object":{"kind":"Status","code":410,"reason":"Expired","message":"too'
+        b' old"}}'
+    )
     with pytest.raises(Gone, match="too old"):
         parse_event(line, "WATCH x")
 
@@ -61,7 +78,9 @@ def test_a_line_that_is_no_event_is_shown(line: bytes) -> None:
 
 
 def test_a_version_must_be_a_number() -> None:
-    event = parse_event(b'{"type":"ADDED","object":{"metadata":{"resourceVersion":"abc"}}}', "WATCH x")
+    event = parse_event(
+        b'{"type":"ADDED","object":{"metadata":{"resourceVersion":"abc"}}}', "WATCH x"
+    )
     with pytest.raises(UnexpectedAnswer, match="'abc'"):
         version_in(event)
 
@@ -72,14 +91,17 @@ def test_an_object_is_named_as_far_as_it_can_be() -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "seconds"), [(None, None), ("", None), ("5", 5.0), ("-1", 0.0), ("Wed, 21 Oct 2026 07:28:00 GMT", None)]
+    ("text", "seconds"),
+    [(None, None), ("", None), ("5", 5.0), ("-1", 0.0), ("Wed, 21 Oct 2026 07:28:00 GMT", None)],
 )
 def test_retry_after(text: str | None, seconds: float | None) -> None:
     assert parse_retry_after(text) == seconds
 
 
 def test_the_delay_may_stand_in_the_status_too() -> None:
-    body = b'{"kind":"Status","code":429,"reason":"TooManyRequests","details":{"retryAfterSeconds":7}}'
+    body = (
+        b'{"kind":"Status","code":429,"reason":"TooManyRequests","details":{"retryAfterSeconds":7}}'
+    )
     assert error_from(429, body).retry_after == 7
     assert error_from(429, body, retry_after=2.0).retry_after == 2
 
@@ -99,7 +121,10 @@ THINGS = Resource("example.org", "v1beta1", "things", "Thing")
         (PODS.path("ns", "a", "log"), "/api/v1/namespaces/ns/pods/a/log"),
         (NODES.path(name="n.example"), "/api/v1/nodes/n.example"),
         (THINGS.path("ns", "a"), "/apis/example.org/v1beta1/namespaces/ns/things/a"),
-        (THINGS.path("n/s", "../pods"), "/apis/example.org/v1beta1/namespaces/n%2Fs/things/..%2Fpods"),
+        (
+            THINGS.path("n/s", "../pods"),
+            "/apis/example.org/v1beta1/namespaces/n%2Fs/things/..%2Fpods",
+        ),
     ],
 )
 def test_paths(path: str, expected: str) -> None:
@@ -108,7 +133,8 @@ def test_paths(path: str, expected: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("namespace", "name", "subresource"), [(None, "a", None), ("", "a", None), ("ns", "", None), ("ns", None, "status")]
+    ("namespace", "name", "subresource"),
+    [(None, "a", None), ("", "a", None), ("ns", "", None), ("ns", None, "status")],
 )
 def test_parts_that_do_not_fit_together_are_refused(
     namespace: str | None, name: str | None, subresource: str | None

@@ -31,4 +31,6 @@ class Encoder:
         if self.jpeg:
             return struct.pack(">BBHH", 3, 0, frame_id, self.top) + bytes(packet)
         kind = 0x10 | (1 if packet.is_keyframe else 0)
-        return struct.pack(">BBHHHHH", 4, kind, frame_id, self.top, WIDTH, self.height, 0) + bytes(packet)
+        return struct.pack(">BBHHHHH", 4, kind, frame_id, self.top, WIDTH, self.height, 0) + bytes(
+            packet
+        )

@@ -1,4 +1,6 @@
-"""The probe against a host that speaks Selkies' protocol: measurements, and the stage of each failure."""
+"""The probe against a host that speaks Selkies' protocol: measurements, and the stage of each
+failure.
+"""
 
 import ssl
 from collections.abc import AsyncIterator
@@ -48,7 +50,9 @@ class Desktop:
 
     async def go_in(self, request: web.Request) -> web.Response:
         self.seen.append(f"enter {request.query['ticket']} {request.headers['Cookie']}")
-        answer = web.Response(status=self.enter, headers={"Location": "/"} if self.enter == 302 else {})
+        answer = web.Response(
+            status=self.enter, headers={"Location": "/"} if self.enter == 302 else {}
+        )
         answer.set_cookie("__Host-vdi-desktop", "token", secure=True, path="/")
         answer.set_cookie("__Host-vdi-grant", "handle", secure=True, path="/")
         return answer
@@ -88,7 +92,9 @@ class Desktop:
 
 
 @asynccontextmanager
-async def access_to(desktop: Desktop, certificate: tuple[Path, Path] | None = None) -> AsyncIterator[DesktopAccess]:
+async def access_to(
+    desktop: Desktop, certificate: tuple[Path, Path] | None = None
+) -> AsyncIterator[DesktopAccess]:
     """With a certificate by TLS, at a name that only browsers know to be this machine."""
     app = web.Application()
     app.router.add_get("/.vdi/enter", desktop.go_in)
@@ -100,7 +106,10 @@ async def access_to(desktop: Desktop, certificate: tuple[Path, Path] | None = No
         tls.load_cert_chain(*certificate)
     async with serve_app(app, tls=tls) as port:
         yield DesktopAccess(
-            f"https://{HOST}:{port}" if tls else f"http://127.0.0.1:{port}", "one-use", "the-state", MARK
+            f"https://{HOST}:{port}" if tls else f"http://127.0.0.1:{port}",
+            "one-use",
+            "the-state",
+            MARK,
         )
 
 
@@ -128,7 +137,11 @@ async def test_probe_waits_for_the_route_of_a_new_desktop(monkeypatch: pytest.Mo
     desktop = Desktop(unrouted=3)
     async with access_to(desktop) as access:
         assert len((await probe(access, 5)).input_to_photon_ms) == 5
-    assert [line.partition(" ")[0] for line in desktop.seen[:6]] == ["enter", *["health"] * 4, "socket"]
+    assert [line.partition(" ")[0] for line in desktop.seen[:6]] == [
+        "enter",
+        *["health"] * 4,
+        "socket",
+    ]
 
 
 async def test_probe_connects_to_another_address_with_the_host_name(tmp_path: Path) -> None:
@@ -149,7 +162,9 @@ async def test_the_certificate_is_checked_against_the_name(tmp_path: Path) -> No
         assert len((await probe(access, 5, trust)).input_to_photon_ms) == 5
         with pytest.raises(StageError, match=r"entering.*certificate verify failed"):
             await probe(access, 5)
-    async with access_to(desktop, ca.issue("other", "x", names=["bob.vdi.localhost"], server=True)) as access:
+    async with access_to(
+        desktop, ca.issue("other", "x", names=["bob.vdi.localhost"], server=True)
+    ) as access:
         with pytest.raises(StageError, match=r"entering.*certificate verify failed"):
             await probe(access, 5, trust)
 
@@ -160,7 +175,11 @@ async def test_the_certificate_is_checked_against_the_name(tmp_path: Path) -> No
         (Desktop(enter=403), "entering", "responds with 403 to a ticket"),
         (Desktop(handshake=409), "connecting", "streams by WebRTC"),
         (Desktop(handshake=502), "connecting", "Traefik cannot reach the desktop"),
-        (Desktop(kill="a new primary client connected"), "first picture", "a new primary client connected"),
+        (
+            Desktop(kill="a new primary client connected"),
+            "first picture",
+            "a new primary client connected",
+        ),
         (Desktop(large=True), "first picture", "it sent a message of more than 65536 bytes"),
         (Desktop(silent=True), "first picture", "'Waiting for stream'"),
         (Desktop(still=True), "the mark", "it is frozen"),
@@ -177,7 +196,9 @@ async def test_a_failure_names_its_stage(
         with pytest.raises(StageError, match=words) as failed:
             await probe(access, 5)
     assert failed.value.stage == stage
-    assert desktop.enter != 302 or desktop.seen[-1].startswith("leave"), "the grant ends in any case"
+    assert desktop.enter != 302 or desktop.seen[-1].startswith("leave"), (
+        "the grant ends in any case"
+    )
 
 
 async def test_unreachable_host_is_reported() -> None:

@@ -43,7 +43,9 @@ def test_nothing_is_shown_before_a_key_frame() -> None:
 
 
 @pytest.mark.parametrize("codec", ["libx264", "mjpeg"])
-def test_a_picture_that_is_too_large_is_not_decoded(codec: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_picture_that_is_too_large_is_not_decoded(
+    codec: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     message = Encoder(codec).message(200, 1)
     assert look(Screen(0, 0, 48), message) is not None
     monkeypatch.setattr(frames, "MAX_PIXELS", WIDTH * HEIGHT // 2)

@@ -1,4 +1,6 @@
-"""The operator's caches as unit tests have them: filled by hand, not by a watch, with a clock that stands still."""
+"""The operator's caches as unit tests have them: filled by hand, not by a watch, with a clock that
+stands still.
+"""
 
 from datetime import UTC, datetime
 from types import SimpleNamespace
@@ -32,7 +34,9 @@ _CLUSTER_SCOPED = (VDITemplate, Node, PersistentVolume)
 
 
 class OperatorWorld:
-    """What every component of the operator works with, and the Events that it emits. Each test adds its component."""
+    """What every component of the operator works with, and the Events that it emits. Each test adds
+    its component.
+    """
 
     def __init__(
         self,
@@ -46,13 +50,17 @@ class OperatorWorld:
         client = client or cast(Client, SimpleNamespace(field_manager="vdi-operator"))
         self.clock = FakeClock(start)
         self.caches = Caches(client, namespaces, self.clock)
-        self.cluster = ClusterContext(client, self.caches, ClusterSettings(**settings), self.clock, namespaces)
+        self.cluster = ClusterContext(
+            client, self.caches, ClusterSettings(**settings), self.clock, namespaces
+        )
         self.recorder = cast(EventRecorder, self)
         # Events: (name of the object, reason, note).
         self.said: list[tuple[str, str, str]] = []
         self._version = 0
 
-    def emit(self, subject: ObjectReference, _kind: str, reason: str, note: str, _action: str) -> None:
+    def emit(
+        self, subject: ObjectReference, _kind: str, reason: str, note: str, _action: str
+    ) -> None:
         self.said.append((subject.name, reason, note))
 
     def new_controller(self, name: str) -> Controller[Any]:
@@ -86,15 +94,26 @@ class OperatorWorld:
         return self.put(self.caches.templates, VDITemplate, name, spec={"image": "i", **spec})
 
     def put_session(
-        self, name: str = "alice", *, status: dict[str, Any] | None = None, metadata: Any = None, **spec: Any
+        self,
+        name: str = "alice",
+        *,
+        status: dict[str, Any] | None = None,
+        metadata: Any = None,
+        **spec: Any,
     ) -> VDISession:
-        made = {"creationTimestamp": format_time(self.clock.now()), "generation": 1} | (metadata or {})
+        made = {"creationTimestamp": format_time(self.clock.now()), "generation": 1} | (
+            metadata or {}
+        )
         body = {"user": "alice@example.com", "template": "desktop"} | spec
-        return self.put(self.caches.sessions, VDISession, name, metadata=made, spec=body, status=status or {})
+        return self.put(
+            self.caches.sessions, VDISession, name, metadata=made, spec=body, status=status or {}
+        )
 
 
 class ObserverWorld(OperatorWorld):
-    """An observer of sessions, and the watch handlers with the session queue in which they enqueue."""
+    """An observer of sessions, and the watch handlers with the session queue in which they
+    enqueue.
+    """
 
     def __init__(self, *namespaces: str) -> None:
         super().__init__(namespaces=namespaces or (NAMESPACE,))
@@ -102,7 +121,12 @@ class ObserverWorld(OperatorWorld):
         self.hosts = Hosts(self.cluster, cast(ReleaseKey, SimpleNamespace(value=b"k" * 32)))
         self.unpublished = False
         self.observer = Observer(
-            self.caches, self.reservations, self.hosts, ClusterSettings(), lambda _: None, lambda _: self.unpublished
+            self.caches,
+            self.reservations,
+            self.hosts,
+            ClusterSettings(),
+            lambda _: None,
+            lambda _: self.unpublished,
         )
         self.woken: set[str] = set()
         self.woken_soon: set[str] = set()
@@ -124,7 +148,9 @@ class ObserverWorld(OperatorWorld):
     def enqueue_within(self, key: tuple[str, str], _seconds: float) -> None:
         self.woken_soon.add(key[1])
 
-    def add_pod(self, name: str, owner: str, home: str | None = None, *, node: str = "", **metadata: Any) -> Pod:
+    def add_pod(
+        self, name: str, owner: str, home: str | None = None, *, node: str = "", **metadata: Any
+    ) -> Pod:
         """`home`: the claim that the pod mounts."""
         volumes = [{"name": "home", "persistentVolumeClaim": {"claimName": home}}] if home else []
         spec = {"volumes": volumes, "nodeName": node}
@@ -132,4 +158,6 @@ class ObserverWorld(OperatorWorld):
 
     def reserve_host(self, label: str, user: str = "alice@example.com") -> HostReservation:
         made = build_reservation(NAMESPACE, label, user)
-        return self.put(self.caches.reservations, HostReservation, made["metadata"]["name"], data=made["data"])
+        return self.put(
+            self.caches.reservations, HostReservation, made["metadata"]["name"], data=made["data"]
+        )

@@ -36,7 +36,11 @@ class Agent:
         self.asked += 1
         if request.headers.get("Authorization") != "Bearer t0ken":
             return web.Response(status=401)
-        text = self.answer if isinstance(self.answer, str) else msgspec.json.encode(self.answer).decode()
+        text = (
+            self.answer
+            if isinstance(self.answer, str)
+            else msgspec.json.encode(self.answer).decode()
+        )
         return web.Response(status=self.status, text=text, headers={"Location": "/elsewhere"})
 
     async def notice(self, request: web.Request) -> web.Response:
@@ -51,7 +55,9 @@ class ActivityWorld(OperatorWorld):
     def __init__(self, agent: Agent, port: int) -> None:
         super().__init__(agent_port=port)
         self.agent = agent
-        self.woken, self.polls, self.deliveries = (self.new_controller(name) for name in ("session", "ask", "deliver"))
+        self.woken, self.polls, self.deliveries = (
+            self.new_controller(name) for name in ("session", "ask", "deliver")
+        )
         self.agents = Agents(
             self.cluster,
             self.recorder,
@@ -60,9 +66,13 @@ class ActivityWorld(OperatorWorld):
             enqueue_session=self.woken.enqueue,
         )
 
-    def session(self, *, idle: str | None = "1h", phase: str = "Running", **status: Any) -> VDISession:
+    def session(
+        self, *, idle: str | None = "1h", phase: str = "Running", **status: Any
+    ) -> VDISession:
         spec = {"idleTimeout": idle} if idle else {}
-        return self.put_session(status={"phase": phase, "podName": "alice"} | status, template="t", **spec)
+        return self.put_session(
+            status={"phase": phase, "podName": "alice"} | status, template="t", **spec
+        )
 
     def pod(self, ip: str = "127.0.0.1") -> Pod:
         metadata = {"uid": "uid-pod", "creationTimestamp": "2026-11-20T08:00:00Z"}
@@ -77,7 +87,10 @@ class ActivityWorld(OperatorWorld):
         return (await self.agents.poll(KEY)).requeue_after
 
     def was_woken(self) -> bool:
-        woken, self.woken.queue._ready = bool(len(self.woken.queue)), type(self.woken.queue._ready)()
+        woken, self.woken.queue._ready = (
+            bool(len(self.woken.queue)),
+            type(self.woken.queue._ready)(),
+        )
         self.woken.queue._dirty.clear()
         return woken
 
@@ -114,7 +127,12 @@ async def test_session_is_woken_by_a_due_warning_and_by_input(running: ActivityW
     running.agent.answer["idleSeconds"] = 55 * 60.0
     assert await running.poll() == 5.0
     assert running.was_woken()
-    condition = {"type": "Idle", "status": "True", "reason": "Idle", "lastTransitionTime": "2026-11-20T08:55:00Z"}
+    condition = {
+        "type": "Idle",
+        "status": "True",
+        "reason": "Idle",
+        "lastTransitionTime": "2026-11-20T08:55:00Z",
+    }
     running.session(conditions=[condition])
     running.clock.wall = START + timedelta(minutes=59, seconds=58)
     running.agent.answer["idleSeconds"] = 59 * 60 + 58.0
@@ -140,7 +158,9 @@ GRAPHICS = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("other", [{}, {"renderer": "Zink", "device": "zink", "reason": "", "message": ""}])
+@pytest.mark.parametrize(
+    "other", [{}, {"renderer": "Zink", "device": "zink", "reason": "", "message": ""}]
+)
 async def test_desktop_without_a_timeout_reports_its_graphics_once(
     running: ActivityWorld, other: dict[str, str]
 ) -> None:
@@ -151,7 +171,9 @@ async def test_desktop_without_a_timeout_reports_its_graphics_once(
     assert running.was_woken()
     activity = running.agents.report("uid-alice")
     assert activity is not None and activity.graphics is not None
-    assert msgspec.to_builtins(activity.graphics) == {name: value for name, value in graphics.items() if value != ""}
+    assert msgspec.to_builtins(activity.graphics) == {
+        name: value for name, value in graphics.items() if value != ""
+    }
     running.session(idle=None, graphics=graphics)
     assert await running.poll() == 60.0
     assert not running.was_woken()
@@ -183,9 +205,17 @@ async def test_first_poll_waits_unless_the_desktop_is_recorded(world: ActivityWo
 
 
 @pytest.mark.parametrize("is_template_first", [True, False])
-async def test_new_process_does_not_poll_missing_agents_at_once(world: ActivityWorld, is_template_first: bool) -> None:
+async def test_new_process_does_not_poll_missing_agents_at_once(
+    world: ActivityWorld, is_template_first: bool
+) -> None:
     def list_template() -> None:
-        world.put(world.caches.templates, VDITemplate, "t", metadata={"namespace": ""}, spec={"image": "i"})
+        world.put(
+            world.caches.templates,
+            VDITemplate,
+            "t",
+            metadata={"namespace": ""},
+            spec={"image": "i"},
+        )
 
     world.clock.wall = START + timedelta(minutes=5)
     if is_template_first:
@@ -195,24 +225,32 @@ async def test_new_process_does_not_poll_missing_agents_at_once(world: ActivityW
         list_template()
     assert not len(world.polls.queue)
     assert world.polls.queue._due[KEY] - world.clock.monotonic() <= AGENTLESS_SPREAD
-    world.put_session("bob", status={"phase": "Running", "readyTime": "2026-11-20T08:04:55Z"}, template="t")
+    world.put_session(
+        "bob", status={"phase": "Running", "readyTime": "2026-11-20T08:04:55Z"}, template="t"
+    )
     world.put_session("carol", status={"phase": "Running"}, template="t", idleTimeout="1h")
     world.put_session("dave", status={"phase": "Running", "graphics": GRAPHICS}, template="t")
     assert len(world.polls.queue) == 3
 
 
 async def test_desktop_that_a_dead_process_has_not_polled_is_polled(world: ActivityWorld) -> None:
-    world.put(world.caches.templates, VDITemplate, "t", metadata={"namespace": ""}, spec={"image": "i"})
+    world.put(
+        world.caches.templates, VDITemplate, "t", metadata={"namespace": ""}, spec={"image": "i"}
+    )
     world.clock.wall = START + timedelta(minutes=5)
     world.session(idle=None, readyTime="2026-11-20T08:03:30Z")
     assert len(world.polls.queue) == 1
     world.put_session(
-        "bob", status={"phase": "Running", "readyTime": "2026-11-20T08:00:00Z", "conditions": [CLOSING]}, template="t"
+        "bob",
+        status={"phase": "Running", "readyTime": "2026-11-20T08:00:00Z", "conditions": [CLOSING]},
+        template="t",
     )
     assert len(world.polls.queue) == 2
 
 
-async def test_kill_for_want_of_memory_wakes_its_session_until_it_is_said(running: ActivityWorld) -> None:
+async def test_kill_for_want_of_memory_wakes_its_session_until_it_is_said(
+    running: ActivityWorld,
+) -> None:
     running.agent.answer |= {"memoryKillSeconds": 30.0, "graphics": GRAPHICS}
     running.session(idle=None, graphics=GRAPHICS)
     await running.poll()
@@ -240,7 +278,16 @@ async def test_kill_for_want_of_memory_wakes_its_session_until_it_is_said(runnin
         *(
             {name: f"x{hidden}"}
             for name in ("device", "message", "encoderMessage", "display", "encoder", "reason")
-            for hidden in ("\x1b]0;title\x07", "\x9b2J", "\u202e", "\u2066", "\u200b", "\n", "\u2028", "\U000e0041")
+            for hidden in (
+                "\x1b]0;title\x07",
+                "\x9b2J",
+                "\u202e",
+                "\u2066",
+                "\u200b",
+                "\n",
+                "\u2028",
+                "\U000e0041",
+            )
         ),
     ],
 )
@@ -261,7 +308,9 @@ async def test_change_of_graphics_wakes_its_session(running: ActivityWorld) -> N
 
 async def test_new_idle_timeout_of_a_template_polls_its_desktops(running: ActivityWorld) -> None:
     running.session(idle=None, graphics=GRAPHICS)
-    running.put(running.caches.templates, VDITemplate, "t", metadata={"namespace": ""}, spec={"image": "i"})
+    running.put(
+        running.caches.templates, VDITemplate, "t", metadata={"namespace": ""}, spec={"image": "i"}
+    )
     assert await running.poll() == 60.0
     spec = {"image": "i", "lifecycle": {"idleTimeout": "1h"}}
     running.polls.queue.done(await running.polls.queue.take())
@@ -284,7 +333,9 @@ async def test_new_idle_timeout_of_a_template_polls_its_desktops(running: Activi
         ("the X server can't be asked", 503),
     ],
 )
-async def test_failing_agent_is_not_idle_and_polled_ever_less(running: ActivityWorld, answer: Any, status: int) -> None:
+async def test_failing_agent_is_not_idle_and_polled_ever_less(
+    running: ActivityWorld, answer: Any, status: int
+) -> None:
     running.agent.answer, running.agent.status = answer, status
     if not status:  # an image without an agent
         running.pod(ip="127.0.0.2")
@@ -292,17 +343,25 @@ async def test_failing_agent_is_not_idle_and_polled_ever_less(running: ActivityW
     assert running.agents.report("uid-alice") is None
     ((_, _, note),) = running.said
     assert note.startswith(
-        "The operator cannot check whether the desktop is in use, so it does not count as idle: its "
+        "The operator cannot check whether the desktop is in use, so it does not count as idle:"
+        " its "
     )
     assert ("its agent does not respond" in note) is (not status)
 
 
 HOURS = {"timeZone": "UTC", "windows": [{"start": "0 9 * * *", "end": "0 18 * * *"}]}
-CLOSING = {"type": "Closing", "status": "True", "reason": "R", "lastTransitionTime": "2026-11-20T17:55:00Z"}
+CLOSING = {
+    "type": "Closing",
+    "status": "True",
+    "reason": "R",
+    "lastTransitionTime": "2026-11-20T17:55:00Z",
+}
 
 
 @pytest.mark.parametrize("idle", [None, "1h"])
-async def test_failing_agent_is_polled_often_while_its_hours_end(running: ActivityWorld, idle: str | None) -> None:
+async def test_failing_agent_is_polled_often_while_its_hours_end(
+    running: ActivityWorld, idle: str | None
+) -> None:
     running.put_template("t", schedule=HOURS)
     running.session(idle=idle, graphics=GRAPHICS, conditions=[CLOSING])
     running.agent.status = 503
@@ -320,7 +379,9 @@ async def test_a_session_that_stops_is_forgotten(running: ActivityWorld) -> None
     assert await running.poll() is None
 
 
-async def deliver(world: ActivityWorld, session: VDISession, pod: Pod, notice: Notice) -> float | None:
+async def deliver(
+    world: ActivityWorld, session: VDISession, pod: Pod, notice: Notice
+) -> float | None:
     world.agents.notify(session, pod, notice)
     if not len(world.deliveries.queue):
         return None
@@ -335,8 +396,15 @@ async def test_notice_is_delivered_once_and_withdrawn_once(world: ActivityWorld)
     session, pod = world.session(), world.pod()
     world.secret()
     for text in ("Press a key", "Press a key", "", ""):
-        assert await deliver(world, session, pod, Notice("Idle", "Are you there?", text, until_input=True)) is None
-    assert [(notice["id"], notice["text"], notice["untilInput"]) for notice in world.agent.notices] == [
+        assert (
+            await deliver(
+                world, session, pod, Notice("Idle", "Are you there?", text, until_input=True)
+            )
+            is None
+        )
+    assert [
+        (notice["id"], notice["text"], notice["untilInput"]) for notice in world.agent.notices
+    ] == [
         ("Idle", "Press a key", True),
         ("Idle", "", True),
     ]
@@ -347,7 +415,12 @@ async def test_notice_is_retried_until_it_is_outdated(world: ActivityWorld) -> N
     world.secret()
     world.agent.status = 503
     key = (*KEY, "Expiring")
-    assert await deliver(world, session, pod, Notice("Expiring", "Soon", "At 9", "2026-11-20T09:00:00Z")) == 5.0
+    assert (
+        await deliver(
+            world, session, pod, Notice("Expiring", "Soon", "At 9", "2026-11-20T09:00:00Z")
+        )
+        == 5.0
+    )
     assert (await world.agents.deliver(key)).requeue_after == 5.0
     world.agent.status = 200
     assert (await world.agents.deliver(key)).requeue_after is None
@@ -363,9 +436,14 @@ async def test_notice_is_retried_until_it_is_outdated(world: ActivityWorld) -> N
 STARTING = {"mode": "Always", "state": "Starting"}
 
 
-async def test_recorded_desktop_is_polled_often_until_it_is_recorded(running: ActivityWorld) -> None:
+async def test_recorded_desktop_is_polled_often_until_it_is_recorded(
+    running: ActivityWorld,
+) -> None:
     running.session(idle=None, graphics=GRAPHICS, recording=STARTING)
-    running.agent.answer |= {"recording": {"state": "Failed", "message": "disk full"}, "graphics": GRAPHICS}
+    running.agent.answer |= {
+        "recording": {"state": "Failed", "message": "disk full"},
+        "graphics": GRAPHICS,
+    }
     assert await running.poll() == 1.0
     assert running.was_woken()
     activity = running.agents.report("uid-alice")
@@ -378,8 +456,12 @@ async def test_recorded_desktop_is_polled_often_until_it_is_recorded(running: Ac
     assert not running.was_woken()
 
 
-@pytest.mark.parametrize("closing", [{}, {"conditions": [CLOSING]}], ids=["any time", "before working hours end"])
-async def test_recorded_desktop_without_an_agent_is_not_recorded(running: ActivityWorld, closing: Any) -> None:
+@pytest.mark.parametrize(
+    "closing", [{}, {"conditions": [CLOSING]}], ids=["any time", "before working hours end"]
+)
+async def test_recorded_desktop_without_an_agent_is_not_recorded(
+    running: ActivityWorld, closing: Any
+) -> None:
     running.session(idle=None, graphics=GRAPHICS, recording=STARTING | {"state": "On"}, **closing)
     running.put_template("t", schedule=HOURS)
     running.agent.status = 503
@@ -397,7 +479,9 @@ async def test_agent_that_reports_no_film_makes_none(running: ActivityWorld) -> 
     assert running.was_woken()
 
 
-@pytest.mark.parametrize("wrong", [{"state": "Maybe"}, {"state": "On\n"}, {"state": "On", "message": "\x1b[2J"}])
+@pytest.mark.parametrize(
+    "wrong", [{"state": "Maybe"}, {"state": "On\n"}, {"state": "On", "message": "\x1b[2J"}]
+)
 async def test_hostile_report_of_a_film_is_no_film(running: ActivityWorld, wrong: Any) -> None:
     running.session(idle=None, graphics=GRAPHICS, recording=STARTING)
     running.agent.answer["recording"] = wrong

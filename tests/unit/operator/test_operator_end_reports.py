@@ -1,4 +1,6 @@
-"""Ends that are reported to the gateway: once, by a queue of their own, and never in the way of a session for long."""
+"""Ends that are reported to the gateway: once, by a queue of their own, and never in the way of a
+session for long.
+"""
 
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
@@ -66,7 +68,9 @@ async def world(gateway: Gateway, tmp_path: Path) -> AsyncIterator[EndReportWorl
         yield EndReportWorld(f"http://127.0.0.1:{port}", tmp_path / "token")
 
 
-async def test_session_waits_for_its_report_which_is_sent_once(world: EndReportWorld, gateway: Gateway) -> None:
+async def test_session_waits_for_its_report_which_is_sent_once(
+    world: EndReportWorld, gateway: Gateway
+) -> None:
     session = world.session()
     assert world.reports.seconds_to_wait(session) == 60
     assert len(world.telling.queue) == 1
@@ -99,7 +103,9 @@ async def test_any_answer_but_204_is_retried(
     assert world.reports.seconds_to_wait(session) is None
 
 
-async def test_session_ends_unreported_after_a_minute_with_an_event(world: EndReportWorld, gateway: Gateway) -> None:
+async def test_session_ends_unreported_after_a_minute_with_an_event(
+    world: EndReportWorld, gateway: Gateway
+) -> None:
     gateway.answer = 503
     session = world.session()
     world.reports.seconds_to_wait(session)
@@ -113,7 +119,9 @@ async def test_session_ends_unreported_after_a_minute_with_an_event(world: EndRe
     assert "within 60 s" in note and "responds with 503 (not now)" in note
 
 
-async def test_missing_gateway_and_missing_token_are_logged(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+async def test_missing_gateway_and_missing_token_are_logged(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     world = EndReportWorld("http://127.0.0.1:1", tmp_path / "token")
     world.reports.seconds_to_wait(world.session())
     assert (await world.reports.report(KEY)).requeue_after == PAUSE
@@ -123,7 +131,9 @@ async def test_missing_gateway_and_missing_token_are_logged(tmp_path: Path, capl
     assert "http://127.0.0.1:1 does not respond" in caplog.messages[1]
 
 
-async def test_new_session_of_the_same_name_is_reported_too(world: EndReportWorld, gateway: Gateway) -> None:
+async def test_new_session_of_the_same_name_is_reported_too(
+    world: EndReportWorld, gateway: Gateway
+) -> None:
     first = world.session()
     world.reports.seconds_to_wait(first)
     await world.reports.report(KEY)
@@ -135,7 +145,9 @@ async def test_new_session_of_the_same_name_is_reported_too(world: EndReportWorl
     assert world.reports.seconds_to_wait(second) is None
 
 
-async def test_session_that_is_gone_is_not_reported_or_kept(world: EndReportWorld, gateway: Gateway) -> None:
+async def test_session_that_is_gone_is_not_reported_or_kept(
+    world: EndReportWorld, gateway: Gateway
+) -> None:
     session = world.session()
     world.reports.seconds_to_wait(session)
     world.sessions.observe_deleted(session)

@@ -26,7 +26,9 @@ KEY = (NAMESPACE, "alice")
 
 
 class FakeServer:
-    """Has one session; checks resourceVersions as the API server does, and notes what it has done."""
+    """Has one session; checks resourceVersions as the API server does, and notes what it has
+    done.
+    """
 
     def __init__(self) -> None:
         self.session: dict[str, Any] = {}
@@ -35,7 +37,9 @@ class FakeServer:
         self.extend_after = 0
         self.field_manager = "vdi-operator"
 
-    async def patch(self, _kind: object, _name: str, patch: dict[str, Any], **where: Any) -> VDISession:
+    async def patch(
+        self, _kind: object, _name: str, patch: dict[str, Any], **where: Any
+    ) -> VDISession:
         self._expect(patch["metadata"].get("resourceVersion"))
         if "finalizers" in patch["metadata"]:
             return self._release(patch["metadata"]["finalizers"])
@@ -43,7 +47,9 @@ class FakeServer:
         self.done.append("status" if where.get("subresource") else f"spec {patch['spec']}")
         return msgspec.convert(self.session, VDISession)
 
-    async def delete(self, _kind: object, _name: str, *, resource_version: str | None = None, **_: Any) -> None:
+    async def delete(
+        self, _kind: object, _name: str, *, resource_version: str | None = None, **_: Any
+    ) -> None:
         self._expect(resource_version)
         self.done.append("delete")
 
@@ -76,7 +82,9 @@ class EndingWorld(OperatorWorld):
         super().__init__(cast(Client, self.server))
         self.put_template(lifecycle={"onTimeout": on_timeout})
         session = self.put_session(
-            timeout="1h", metadata={"finalizers": [FINALIZER], **metadata}, status={"phase": "Running"}
+            timeout="1h",
+            metadata={"finalizers": [FINALIZER], **metadata},
+            status={"phase": "Running"},
         )
         self.server.session = msgspec.to_builtins(session)
         status = {"phase": "Running", "conditions": [{"type": "Ready", "status": "True"}]}
@@ -110,15 +118,23 @@ async def test_extension_just_before_the_end_wins(on_timeout: str, writes: int) 
         await world.controller().reconcile(KEY)
     assert world.server.done == ["status"] * writes
     reported = [reason for _, reason, _ in world.said]
-    assert reported == ["TimedOut"] * writes, "it is not reported that the time is over before that is certain"
+    assert reported == ["TimedOut"] * writes, (
+        "it is not reported that the time is over before that is certain"
+    )
 
 
 @pytest.mark.parametrize(("others", "is_known"), [([], False), (["example.com/hold"], True)])
-async def test_deleted_session_is_released_once_ahead_of_the_watch(others: list[str], is_known: bool) -> None:
-    world = EndingWorld("Terminate", deletionTimestamp=format_time(START), finalizers=[FINALIZER, *others])
+async def test_deleted_session_is_released_once_ahead_of_the_watch(
+    others: list[str], is_known: bool
+) -> None:
+    world = EndingWorld(
+        "Terminate", deletionTimestamp=format_time(START), finalizers=[FINALIZER, *others]
+    )
     world.server.extend_after = -1
     controller = world.controller()
     for _ in range(2):  # the second because of a child that is gone
         await controller.reconcile(KEY)
-    assert [done for done in world.server.done if done.startswith("finalizers")] == [f"finalizers {others}"]
+    assert [done for done in world.server.done if done.startswith("finalizers")] == [
+        f"finalizers {others}"
+    ]
     assert (world.caches.sessions.get(*KEY) is not None) is is_known

@@ -22,7 +22,9 @@ from vdi.operator.health import STALE, Health
 from vdi.operator.metrics import Metrics
 from vdi.process import MetricsToken
 
-FORBIDDEN = Forbidden(403, "Forbidden", "pods is forbidden: cannot watch", request="WATCH /api/v1/pods")
+FORBIDDEN = Forbidden(
+    403, "Forbidden", "pods is forbidden: cannot watch", request="WATCH /api/v1/pods"
+)
 
 
 class Sight:
@@ -31,7 +33,11 @@ class Sight:
     def __init__(self, token: Path) -> None:
         self.clock = FakeClock()
         self.reflector = SimpleNamespace(
-            resource=PODS, synced=True, last_error=None, last_contact=self.clock.monotonic(), store=[1, 2]
+            resource=PODS,
+            synced=True,
+            last_error=None,
+            last_contact=self.clock.monotonic(),
+            store=[1, 2],
         )
         self.elector: Any = SimpleNamespace(last_error=None, leads=False, age=None)
         self.host_key: Any = SimpleNamespace(problem="")
@@ -88,7 +94,10 @@ async def test_not_ready_before_it_has_begun_but_alive(tmp_path: Path) -> None:
 async def test_standby_is_ready_until_a_watch_is_stuck(sight: Sight) -> None:
     assert await ask(sight, get("/readyz")) == (200, b"ok\n")
     await sight.clock.advance(STALE + 1)
-    assert await ask(sight, get("/readyz")) == (503, b"pods: no message from the API server for 151 s\n")
+    assert await ask(sight, get("/readyz")) == (
+        503,
+        b"pods: no message from the API server for 151 s\n",
+    )
 
 
 async def test_readyz_names_each_refusal(sight: Sight) -> None:
@@ -120,9 +129,20 @@ async def test_metrics_have_the_leader_and_the_caches(sight: Sight) -> None:
 
 @pytest.mark.parametrize(
     "authorization",
-    ["", TOKEN, f"Basic {TOKEN}", "Bearer", "Bearer wrong", f"Bearer {TOKEN}x", f"Bearer {TOKEN[:-1]}", "Bearer \xff"],
+    [
+        "",
+        TOKEN,
+        f"Basic {TOKEN}",
+        "Bearer",
+        "Bearer wrong",
+        f"Bearer {TOKEN}x",
+        f"Bearer {TOKEN[:-1]}",
+        "Bearer \xff",
+    ],
 )
-async def test_metrics_need_the_token_and_probes_need_none(sight: Sight, authorization: str) -> None:
+async def test_metrics_need_the_token_and_probes_need_none(
+    sight: Sight, authorization: str
+) -> None:
     for method in ("GET", "HEAD"):
         status, body = await ask(sight, get("/metrics", method, authorization))
         assert status == 401
@@ -143,7 +163,9 @@ async def test_metrics_without_a_token_file_are_refused(
     for request in (get("/metrics"), get("/metrics", authorization="Bearer"), SCRAPE):
         assert (await ask(sight, request))[0] == 503
     assert [
-        record.getMessage().partition(f"{file}: ")[0] for record in caplog.records if "/metrics" in record.message
+        record.getMessage().partition(f"{file}: ")[0]
+        for record in caplog.records
+        if "/metrics" in record.message
     ] == ["no one can read /metrics: VDI_METRICS_TOKEN_FILE="]
     token_file(tmp_path).rename(file)
     assert (await ask(sight, SCRAPE))[0] == 200, "it is read again each time"
@@ -159,13 +181,17 @@ async def test_metrics_without_a_token_file_are_refused(
         (b"GET /" + b"a" * health.LONGEST_REQUEST, 431),
     ],
 )
-async def test_malformed_request_is_refused_with_a_sentence(sight: Sight, request_: bytes, status: int) -> None:
+async def test_malformed_request_is_refused_with_a_sentence(
+    sight: Sight, request_: bytes, status: int
+) -> None:
     answered, body = await ask(sight, request_)
     assert answered == status
     assert body.endswith(b"\n")
 
 
-async def test_silent_connection_is_cut_after_the_timeout(sight: Sight, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_silent_connection_is_cut_after_the_timeout(
+    sight: Sight, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(health, "REQUEST_TIMEOUT", 0.02)
     async with sight.health.serve("127.0.0.1", 0) as port:
         reader, writer = await asyncio.open_connection("127.0.0.1", port)

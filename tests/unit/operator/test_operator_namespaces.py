@@ -1,4 +1,6 @@
-"""Several namespaces of sessions in one operator: what it watches, and what sessions of different namespaces share."""
+"""Several namespaces of sessions in one operator: what it watches, and what sessions of different
+namespaces share.
+"""
 
 from types import SimpleNamespace
 from typing import Any, cast
@@ -24,14 +26,23 @@ from vdi.session.naming import SESSIONS_NAMESPACE, assigned_namespace
 LAB = "lab"
 _OLD, _YOUNG = "2026-11-20T07:00:00Z", "2026-11-20T09:00:00Z"
 _OF_CLUSTER = {"vditemplates", "vdipools", "nodes", "persistentvolumes"}
-_NAMESPACED = {"vdisessions", "persistentvolumeclaims", "secrets", "services", "ingressroutes", "events"}
+_NAMESPACED = {
+    "vdisessions",
+    "persistentvolumeclaims",
+    "secrets",
+    "services",
+    "ingressroutes",
+    "events",
+}
 
 
 def watched(*namespaces: str, **options: Any) -> list[tuple[str, str | None]]:
     """The kind and namespace of each watch."""
     client = cast(Client, SimpleNamespace(field_manager="vdi-operator"))
     caches = Caches(client, namespaces, OperatorWorld().clock, **options)
-    return sorted((reflector.resource.plural, reflector.namespace or "") for reflector in caches.reflectors)
+    return sorted(
+        (reflector.resource.plural, reflector.namespace or "") for reflector in caches.reflectors
+    )
 
 
 def test_one_namespace_costs_fourteen_watches() -> None:
@@ -45,7 +56,9 @@ def test_one_namespace_costs_fourteen_watches() -> None:
 def test_secrets_are_watched_in_the_namespaces_of_sessions_only() -> None:
     both = watched(NAMESPACE, LAB, count_others=False)
     more = [(plural, LAB) for plural in (*_NAMESPACED, "pods", "pods")]
-    assert both == sorted([*watched(NAMESPACE, count_others=False), *more]), "no second ledger of hosts"
+    assert both == sorted([*watched(NAMESPACE, count_others=False), *more]), (
+        "no second ledger of hosts"
+    )
     assert {plural for plural, namespace in both if not namespace} == _OF_CLUSTER
 
 
@@ -57,7 +70,9 @@ def test_foreign_pods_are_watched_outside_the_namespaces() -> None:
         if reflector.resource.plural == "pods" and reflector.namespace is None
     ]
     (selector,) = [reflector._scope["field_selector"] for reflector in everywhere]
-    assert selector.startswith(f"metadata.namespace!={NAMESPACE},metadata.namespace!={LAB},spec.nodeName!=,")
+    assert selector.startswith(
+        f"metadata.namespace!={NAMESPACE},metadata.namespace!={LAB},spec.nodeName!=,"
+    )
 
 
 def test_objects_of_all_namespaces_are_counted_together(world: "NamespacesWorld") -> None:
@@ -84,18 +99,35 @@ class NamespacesWorld(ObserverWorld):
     def __init__(self) -> None:
         super().__init__(NAMESPACE, LAB)
 
-    def session(self, name: str, namespace: str = NAMESPACE, created: str = _OLD, **spec: Any) -> VDISession:
-        metadata = {"namespace": namespace, "uid": f"uid-{namespace}-{name}", "creationTimestamp": created}
+    def session(
+        self, name: str, namespace: str = NAMESPACE, created: str = _OLD, **spec: Any
+    ) -> VDISession:
+        metadata = {
+            "namespace": namespace,
+            "uid": f"uid-{namespace}-{name}",
+            "creationTimestamp": created,
+        }
         return self.put_session(name, metadata=metadata, **spec)
 
     def pod(self, session: VDISession, home: str = "") -> Pod:
         meta = session.metadata
-        owner = {"apiVersion": "vdi.kasm.io/v1alpha1", "kind": "VDISession", "name": meta.name, "uid": meta.uid}
-        metadata: dict[str, Any] = {"namespace": meta.namespace, "uid": f"pod-{meta.uid}", "ownerReferences": [owner]}
+        owner = {
+            "apiVersion": "vdi.kasm.io/v1alpha1",
+            "kind": "VDISession",
+            "name": meta.name,
+            "uid": meta.uid,
+        }
+        metadata: dict[str, Any] = {
+            "namespace": meta.namespace,
+            "uid": f"pod-{meta.uid}",
+            "ownerReferences": [owner],
+        }
         return self.add_pod(meta.name, "", home, **metadata)
 
     def reason(self, session: VDISession) -> tuple[str, str] | None:
-        blocked = decide(self.observer.observe(session), ClusterSettings(), self.clock.now()).blocked
+        blocked = decide(
+            self.observer.observe(session), ClusterSettings(), self.clock.now()
+        ).blocked
         return (blocked.reason, blocked.message) if blocked else None
 
 
@@ -107,7 +139,10 @@ def world() -> NamespacesWorld:
 def test_of_two_sessions_of_a_name_the_older_one_starts(world: NamespacesWorld) -> None:
     young, old = world.session("cad", created=_YOUNG), world.session("cad", LAB)
     assert world.reason(old) is None
-    words = "The namespace 'lab' already has a session 'cad'. Delete it, or choose another session name."
+    words = (
+        "The namespace 'lab' already has a session 'cad'. Delete it, or choose another session"
+        " name."
+    )
     assert world.reason(young) == ("NameTaken", words)
 
 
@@ -129,7 +164,7 @@ def test_the_end_of_a_session_wakes_the_one_of_its_name(world: NamespacesWorld) 
 
 def test_homes_of_two_namespaces_are_two_homes(world: NamespacesWorld) -> None:
     here, there = world.session("cad", created=_YOUNG), world.session("lab-cad", LAB)
-    (claim, *_) = home_names(here)
+    claim, *_ = home_names(here)
     assert claim == home_names(there)[0], "the same user and template"
     world.pod(there, claim)
     world.reservations.reserve(home_reservation(LAB, claim), there.metadata.uid)

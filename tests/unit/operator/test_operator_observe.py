@@ -1,4 +1,6 @@
-"""Observation of sessions from the caches, and the sessions that a change wakes. Real stores, filled by hand."""
+"""Observation of sessions from the caches, and the sessions that a change wakes. Real stores,
+filled by hand.
+"""
 
 from itertools import count
 from typing import Any
@@ -24,13 +26,22 @@ class SessionsWorld(ObserverWorld):
     """The stores of an observer, with short ways to fill them."""
 
     def session(
-        self, name: str, created: str = "2026-11-20T08:00:00Z", *, status: dict[str, Any] | None = None, **spec: Any
+        self,
+        name: str,
+        created: str = "2026-11-20T08:00:00Z",
+        *,
+        status: dict[str, Any] | None = None,
+        **spec: Any,
     ) -> VDISession:
-        return self.put_session(name, status=status, metadata={"creationTimestamp": created}, **spec)
+        return self.put_session(
+            name, status=status, metadata={"creationTimestamp": created}, **spec
+        )
 
     def node(self, name: str, *, ready: bool = True, cordoned: bool = False) -> Node:
         status = {"conditions": [{"type": "Ready", "status": str(ready)}]}
-        return self.put(self.caches.nodes, Node, name, spec={"unschedulable": cordoned}, status=status)
+        return self.put(
+            self.caches.nodes, Node, name, spec={"unschedulable": cordoned}, status=status
+        )
 
     def route(self, name: str, owner: str, host: str) -> Route:
         metadata = {"annotations": {"vdi.kasm.io/host": host}}
@@ -62,7 +73,9 @@ def test_home_belongs_to_its_pod_or_the_oldest_session(world: SessionsWorld, hol
     if holds == "pod":
         world.add_pod("young", "young", home_of(young))
     if holds == "reservation":  # its pod is not in the cache yet
-        assert world.reservations.reserve(home_reservation(NAMESPACE, home_of(young)), young.metadata.uid)
+        assert world.reservations.reserve(
+            home_reservation(NAMESPACE, home_of(young)), young.metadata.uid
+        )
     assert (world.holder(old), world.holder(young)) == (("young", None) if holds else (None, "old"))
 
 
@@ -83,7 +96,9 @@ def test_pod_of_a_deleted_session_still_holds_the_home(world: SessionsWorld) -> 
         {"status": GIVEN_UP},
     ],
 )
-def test_session_that_cannot_use_the_home_does_not_hold_it(world: SessionsWorld, other: dict[str, Any]) -> None:
+def test_session_that_cannot_use_the_home_does_not_hold_it(
+    world: SessionsWorld, other: dict[str, Any]
+) -> None:
     world.session("other", OLD, **other)
     assert world.holder(world.session("young", YOUNG)) is None
 
@@ -98,7 +113,10 @@ def test_session_with_an_existing_larger_home_keeps_it(world: SessionsWorld) -> 
 def test_scope_user_shares_one_home_between_templates(world: SessionsWorld) -> None:
     for name in ("cad", "office"):
         world.put_template(name, persistence={"scope": "User"})
-    first, second = world.session("first", OLD, template="cad"), world.session("second", YOUNG, template="office")
+    first, second = (
+        world.session("first", OLD, template="cad"),
+        world.session("second", YOUNG, template="office"),
+    )
     assert world.holder(second) == "first"
     assert world.observer.observe(first).home_claim == world.observer.observe(second).home_claim
     other = world.session("other", OLD, template="cad", user="bob@example.com")
@@ -118,10 +136,15 @@ def test_change_of_scope_to_user_keeps_an_existing_home(world: SessionsWorld) ->
 
 def test_home_with_read_write_many_is_held_by_no_desktop(world: SessionsWorld) -> None:
     world.put_template("cad", persistence={"scope": "User", "accessMode": "ReadWriteMany"})
-    first, second = world.session("first", OLD, template="cad"), world.session("second", YOUNG, template="cad")
+    first, second = (
+        world.session("first", OLD, template="cad"),
+        world.session("second", YOUNG, template="cad"),
+    )
     assert world.holder(second) == "first", "until the claim is there"
     claim = home_names(first)[1]
-    world.put(world.caches.claims, PersistentVolumeClaim, claim, spec={"accessModes": ["ReadWriteMany"]})
+    world.put(
+        world.caches.claims, PersistentVolumeClaim, claim, spec={"accessModes": ["ReadWriteMany"]}
+    )
     world.add_pod("first", "first", claim)
     assert world.holder(second) is None
 
@@ -215,9 +238,21 @@ def test_template_wakes_its_sessions_when_its_spec_changes(world: SessionsWorld)
     world.session("alice")
     world.session("bob", template="other")
     world.woken.clear()
-    world.put(world.caches.templates, VDITemplate, "desktop", metadata={"labels": {"a": "b"}}, spec={"image": "i"})
+    world.put(
+        world.caches.templates,
+        VDITemplate,
+        "desktop",
+        metadata={"labels": {"a": "b"}},
+        spec={"image": "i"},
+    )
     assert world.woken == set()
-    world.put(world.caches.templates, VDITemplate, "desktop", metadata={"generation": 2}, spec={"image": "j"})
+    world.put(
+        world.caches.templates,
+        VDITemplate,
+        "desktop",
+        metadata={"generation": 2},
+        spec={"image": "j"},
+    )
     assert world.woken == {"alice"}
 
 
@@ -276,7 +311,9 @@ def test_deleted_pod_is_only_terminating_when_we_deleted_it(world: SessionsWorld
     observed = world.observer.observe(ours)
     assert (observed.pod, observed.terminating) == (None, pod)
     world.unpublished = True
-    assert world.observer.observe(ours).pod == pod, "it was made a moment ago, and not by us deleted"
+    assert world.observer.observe(ours).pod == pod, (
+        "it was made a moment ago, and not by us deleted"
+    )
 
 
 def test_suspended_session_lends_its_home_and_keeps_its_host(world: SessionsWorld) -> None:

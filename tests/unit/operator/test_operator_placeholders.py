@@ -1,4 +1,6 @@
-"""The pass over all placeholders, with the queue on hand-filled stores and an API server that records."""
+"""The pass over all placeholders, with the queue on hand-filled stores and an API server that
+records.
+"""
 
 from typing import Any, cast
 
@@ -45,7 +47,9 @@ class PlaceholderWorld(QueueWorld):
     def __init__(self, gpus: int = 1, **settings: Any) -> None:
         super().__init__(gpus, autoscaled=True)
         self.server = FakeServer()
-        cluster = ClusterContext(cast(Client, self.server), self.caches, ClusterSettings(), self.clock, (NAMESPACE,))
+        cluster = ClusterContext(
+            cast(Client, self.server), self.caches, ClusterSettings(), self.clock, (NAMESPACE,)
+        )
         chosen = AutoscalingSettings(namespace=PLACE, image="i", priority_class="low", **settings)
         self.placeholders = Placeholders(cluster, chosen, self.admission, self.node_requests)
 
@@ -130,7 +134,9 @@ async def test_status_follows_the_autoscalers_events() -> None:
     )
     assert await world.sync() == []
     waiting = world.request(session)
-    assert waiting and waiting.blocked.message.endswith("A node is being added (requested at 08:00:00 UTC).")
+    assert waiting and waiting.blocked.message.endswith(
+        "A node is being added (requested at 08:00:00 UTC)."
+    )
 
 
 async def test_session_for_a_future_node_has_a_queue_position() -> None:
@@ -138,11 +144,20 @@ async def test_session_for_a_future_node_has_a_queue_position() -> None:
     session = world.session("w")
     assert world.reported(session) == (1, "NoGPUs")
     home = world.put(world.caches.claims, PersistentVolumeClaim, "home", spec={"volumeName": "v"})
-    terms = [{"matchExpressions": [{"key": "kubernetes.io/hostname", "operator": "In", "values": ["n1"]}]}]
+    terms = [
+        {
+            "matchExpressions": [
+                {"key": "kubernetes.io/hostname", "operator": "In", "values": ["n1"]}
+            ]
+        }
+    ]
     affinity = {"required": {"nodeSelectorTerms": terms}}
     world.put(world.caches.volumes, PersistentVolume, "v", spec={"nodeAffinity": affinity})
     waiting = world.request(session, home)
-    assert waiting and (waiting.queue.position, waiting.queue.reason) == (0, "NoGPUs"), "its home is on one machine"
+    assert waiting and (waiting.queue.position, waiting.queue.reason) == (
+        0,
+        "NoGPUs",
+    ), "its home is on one machine"
     assert await world.sync() == []
 
 

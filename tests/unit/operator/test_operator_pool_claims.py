@@ -1,4 +1,6 @@
-"""Claims and refills against an API server of our own, with real caches; the test plays the kubelet."""
+"""Claims and refills against an API server of our own, with real caches; the test plays the
+kubelet.
+"""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
@@ -44,7 +46,9 @@ class PoolWorld(OperatorWorld):
         self.due: set[str] = set()
         self.key = cast(ReleaseKey, SimpleNamespace(value=KEY, known=True))
         pods = OwnedResource(client, PODS, Pod, self.caches.pods)
-        self.pools = PoolClaims(self.cluster, pods, self.recorder, self.key, lambda name, _: self.due.add(name))
+        self.pools = PoolClaims(
+            self.cluster, pods, self.recorder, self.key, lambda name, _: self.due.add(name)
+        )
         self.room: list[Blocked | None] = []
         self.asked: list[str] = []
         self.noted: list[str] = []
@@ -78,17 +82,26 @@ class PoolWorld(OperatorWorld):
         self.withdrawn.append(uid)
 
     def template(self, **spec: Any) -> None:
-        before = self.api.objects.get(("vditemplates", "", "desktop"), {"metadata": {"generation": 0}})
+        before = self.api.objects.get(
+            ("vditemplates", "", "desktop"), {"metadata": {"generation": 0}}
+        )
         metadata = {"generation": before["metadata"]["generation"] + 1}
-        self.api.put("vditemplates", "desktop", namespace="", metadata=metadata, spec={**TEMPLATE, **spec})
+        self.api.put(
+            "vditemplates", "desktop", namespace="", metadata=metadata, spec={**TEMPLATE, **spec}
+        )
 
     def pool(self, ready: int) -> None:
-        metadata, spec = {"generation": 1, "uid": "uid-warm"}, {"template": "desktop", "replicas": ready}
+        metadata, spec = (
+            {"generation": 1, "uid": "uid-warm"},
+            {"template": "desktop", "replicas": ready},
+        )
         self.api.put("vdipools", "warm", namespace="", metadata=metadata, spec=spec)
 
     def node(self, *, cordoned: bool = False) -> None:
         status = {"conditions": [{"type": "Ready", "status": "True"}]}
-        self.api.put("nodes", "node-1", namespace="", spec={"unschedulable": cordoned}, status=status)
+        self.api.put(
+            "nodes", "node-1", namespace="", spec={"unschedulable": cordoned}, status=status
+        )
 
     def session(self, name: str = "alice", **spec: Any) -> Any:
         spec = {"user": f"{name}@example.com", "template": "desktop", **spec}
@@ -118,7 +131,9 @@ class PoolWorld(OperatorWorld):
         def is_known(plural: str) -> bool:
             store: Store[Any] = getattr(self.caches, plural.removeprefix("vdi"))
             known = {one.metadata.name: one.metadata.resource_version for one in store.values()}
-            return known == {name: one["metadata"]["resourceVersion"] for name, one in self.live(plural).items()}
+            return known == {
+                name: one["metadata"]["resourceVersion"] for name, one in self.live(plural).items()
+            }
 
         for plural in ("pods", "secrets", "nodes", "vditemplates", "vdipools", "vdisessions"):
             await eventually(partial(is_known, plural), f"{plural} are known")
@@ -147,7 +162,10 @@ class PoolWorld(OperatorWorld):
 
 @pytest.fixture
 async def world() -> AsyncIterator[PoolWorld]:
-    async with fake_api() as api, Client(api.config(), field_manager="vdi-operator", retry=NO_RETRY) as client:
+    async with (
+        fake_api() as api,
+        Client(api.config(), field_manager="vdi-operator", retry=NO_RETRY) as client,
+    ):
         world = PoolWorld(api, client)
         world.template()
         world.node()
@@ -167,14 +185,21 @@ async def test_pool_starts_desktops_each_with_a_secret_of_its_own(world: PoolWor
     assert len(names) == 2 and set(names) == set(world.live("pods")) == set(world.asked)
     for name in names:
         pod, secret = world.live("pods")[name], world.live("secrets")[f"{name}-auth"]
-        assert [owner["uid"] for owner in secret["metadata"]["ownerReferences"]] == [pod["metadata"]["uid"]]
+        assert [owner["uid"] for owner in secret["metadata"]["ownerReferences"]] == [
+            pod["metadata"]["uid"]
+        ]
         tokens = derive_pool_tokens(KEY, namespace=NS, pod=name)
-        assert (secret["stringData"]["password"], secret["stringData"]["agentToken"]) == (tokens.password, tokens.agent)
+        assert (secret["stringData"]["password"], secret["stringData"]["agentToken"]) == (
+            tokens.password,
+            tokens.agent,
+        )
     assert (world.status["ready"], world.status.get("message")) == (2, None)
     world.api.requests.clear()
     await world.synced()
     await world.controller.reconcile("warm")
-    writes = [request for request in world.api.requests if request[0] in ("POST", "PATCH", "DELETE")]
+    writes = [
+        request for request in world.api.requests if request[0] in ("POST", "PATCH", "DELETE")
+    ]
     assert writes == [], "nothing to do"
 
 
@@ -186,10 +211,16 @@ async def test_claimed_desktop_is_the_same_pod_with_another_owner(world: PoolWor
     world.api.requests.clear()
     pod = await world.claim()
     assert pod is not None and pod.metadata.name == min(names)
-    assert [request[0] for request in world.api.requests if "watch" not in request[1]] == ["PATCH"], "no Secret is read"
+    assert [request[0] for request in world.api.requests if "watch" not in request[1]] == [
+        "PATCH"
+    ], "no Secret is read"
     was, after = before[pod.metadata.name], world.live("pods")[pod.metadata.name]
     meta = after["metadata"]
-    assert (meta["uid"], after["spec"], after["status"]) == (was["metadata"]["uid"], was["spec"], was["status"])
+    assert (meta["uid"], after["spec"], after["status"]) == (
+        was["metadata"]["uid"],
+        was["spec"],
+        was["status"],
+    )
     (owner,) = meta["ownerReferences"]
     assert (owner["kind"], owner["uid"]) == ("VDISession", made["metadata"]["uid"])
     assert meta["labels"]["vdi.kasm.io/session"] == "alice"
@@ -261,7 +292,9 @@ async def test_pod_that_became_unready_is_not_claimed(world: PoolWorld) -> None:
 
     async def turn_unready(request: Any) -> Any:
         conditions = [{"type": "Ready", "status": "False"}]
-        world.api.put("pods", name, namespace=NS, status={"phase": "Running", "conditions": conditions})
+        world.api.put(
+            "pods", name, namespace=NS, status={"phase": "Running", "conditions": conditions}
+        )
         return await refusal(409, "Conflict")(request)
 
     world.api.faults.append(("PATCH", turn_unready))
@@ -270,7 +303,9 @@ async def test_pod_that_became_unready_is_not_claimed(world: PoolWorld) -> None:
 
 @pytest.mark.parametrize("is_retried", [True, False])
 async def test_lost_answer_to_a_claim_does_no_harm(world: PoolWorld, is_retried: bool) -> None:
-    """The patch was executed, its answer lost: a second try meets a newer version, which is ours already."""
+    """The patch was executed, its answer lost: a second try meets a newer version, which is ours
+    already.
+    """
     world.pool(1)
     (name,) = await world.fill()
     made = world.session()
@@ -289,23 +324,33 @@ async def test_lost_answer_to_a_claim_does_no_harm(world: PoolWorld, is_retried:
         with pytest.raises(ConnectionFailed):
             await world.claim()
     await world.synced()
-    assert [pod.metadata.name for pod in world.caches.pods.by_owner(made["metadata"]["uid"])] == [name]
+    assert [pod.metadata.name for pod in world.caches.pods.by_owner(made["metadata"]["uid"])] == [
+        name
+    ]
 
 
 @pytest.mark.parametrize("change", ["cordoned", "other-template", "home", "password"])
 async def test_desktop_that_does_not_fit_is_not_claimed(world: PoolWorld, change: str) -> None:
-    """A session that was suspended, or has lost its pod, keeps its Secret: its users know the password."""
+    """A session that was suspended, or has lost its pod, keeps its Secret: its users know the
+    password.
+    """
     await world.fill()
     if change == "cordoned":
         world.node(cordoned=True)
     if change == "other-template":
         world.template(image="registry.example.com/desktop:2")
-    secret = msgspec.convert({"metadata": {"name": "alice-auth"}}, Secret) if change == "password" else None
+    secret = (
+        msgspec.convert({"metadata": {"name": "alice-auth"}}, Secret)
+        if change == "password"
+        else None
+    )
     world.session(persistence={"enabled": change == "home"})
     for _ in range(2):
         assert await world.claim(secret=secret) is None
     reported = [(name, reason) for name, reason, _ in world.said]
-    assert reported == ([("alice", "NotFromPool")] if change in ("home", "password") else []), "once"
+    assert reported == ([("alice", "NotFromPool")] if change in ("home", "password") else []), (
+        "once"
+    )
 
 
 async def test_another_key_replaces_the_waiting_desktops(world: PoolWorld) -> None:
@@ -327,7 +372,9 @@ async def test_pool_without_capacity_yields_to_sessions(world: PoolWorld) -> Non
     world.room.clear()
     names = await world.fill()
     world.due.clear()
-    world.pools.yield_capacity([pod for pod in world.pools.waiting_in("warm") if pod.metadata.name == names[0]])
+    world.pools.yield_capacity(
+        [pod for pod in world.pools.waiting_in("warm") if pod.metadata.name == names[0]]
+    )
     assert world.due == {"warm"}
     world.room = [Blocked("GPUsBusy", "Somebody waits.")] * 9
     world.session()
@@ -340,7 +387,13 @@ async def test_desktop_claimed_behind_the_cache_is_not_removed(world: PoolWorld)
     world.pool(1)
     (name,) = await world.fill()
     world.api.silent = True
-    owner = {"apiVersion": "v", "kind": "VDISession", "name": "alice", "uid": "u", "controller": True}
+    owner = {
+        "apiVersion": "v",
+        "kind": "VDISession",
+        "name": "alice",
+        "uid": "u",
+        "controller": True,
+    }
     world.api.put("pods", name, namespace=NS, metadata={"ownerReferences": [owner]})
     (seen,) = world.pools.waiting_in("warm")
     world.pools.yield_capacity([seen])
@@ -361,7 +414,9 @@ async def test_outdated_desktop_is_replaced_when_there_is_capacity(world: PoolWo
     await world.fill()
     await world.fill()
     assert not set(world.live("pods")) & set(names)
-    assert {pod["spec"]["containers"][0]["image"][-1] for pod in world.live("pods").values()} == {"2"}
+    assert {pod["spec"]["containers"][0]["image"][-1] for pod in world.live("pods").values()} == {
+        "2"
+    }
 
 
 async def test_failed_desktops_are_replaced_after_a_pause(world: PoolWorld) -> None:
@@ -378,12 +433,20 @@ async def test_failed_desktops_are_replaced_after_a_pause(world: PoolWorld) -> N
 
 
 async def test_pool_that_requires_idmapped_mounts_waits_without_capacity(world: PoolWorld) -> None:
-    """The queue hears of each desktop that goes, since its node may have refused the user namespace."""
+    """The queue hears of each desktop that goes, since its node may have refused the user
+    namespace.
+    """
     world.pool(1)
     (name,) = await world.fill()
     world.asked.clear()
-    error = {"reason": "RunContainerError", "message": "failed to set MOUNT_ATTR_IDMAP on /x: invalid argument"}
-    status = {"phase": "Pending", "containerStatuses": [{"name": "desktop", "state": {"waiting": error}}]}
+    error = {
+        "reason": "RunContainerError",
+        "message": "failed to set MOUNT_ATTR_IDMAP on /x: invalid argument",
+    }
+    status = {
+        "phase": "Pending",
+        "containerStatuses": [{"name": "desktop", "state": {"waiting": error}}],
+    }
     world.api.put("pods", name, namespace=NS, status=status, spec={"hostUsers": False})
     await world.synced()
     world.refusal = Blocked("NoIdmappedMounts", "The template requires a user namespace.")
@@ -424,7 +487,7 @@ async def test_refused_pod_is_reported_and_returns_its_capacity(
     world.api.faults.append(("POST", refusal(code, "Refused", message=message)))
     result = await world.controller.reconcile("warm")
     assert world.withdrawn == world.asked
-    (ready, *_) = world.status["conditions"]
+    ready, *_ = world.status["conditions"]
     assert ready["reason"] == "Refused" and message in ready["message"]
     assert result.requeue_after == seconds
 

@@ -14,7 +14,9 @@ SOURCE = Path(__file__).parents[3] / "src"
 
 def start(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
     """A Python of its own."""
-    clean = {name: value for name, value in os.environ.items() if not name.startswith(("VDI_", "KUBE"))}
+    clean = {
+        name: value for name, value in os.environ.items() if not name.startswith(("VDI_", "KUBE"))
+    }
     everything = clean | {"PYTHONPATH": str(SOURCE), "HOME": "/nonexistent"} | environment
     command = [sys.executable, *arguments]
     return subprocess.run(command, env=everything, capture_output=True, text=True, timeout=PATIENCE)
@@ -22,7 +24,9 @@ def start(*arguments: str, **environment: str) -> subprocess.CompletedProcess[st
 
 def test_operator_imports_nothing_of_other_programs() -> None:
     heavy = ("typer", "pydantic", "rich", "yaml", "cryptography", "kubernetes", "aiohttp", "httpx")
-    show = f"import sys, vdi.operator.__main__; print([one for one in {heavy} if one in sys.modules])"
+    show = (
+        f"import sys, vdi.operator.__main__; print([one for one in {heavy} if one in sys.modules])"
+    )
     assert start("-c", show).stdout.strip() == "[]"
 
 
@@ -33,7 +37,9 @@ def test_operator_imports_nothing_of_other_programs() -> None:
         ({}, 3, "kubeconfig /nowhere: No such file"),
     ],
 )
-def test_vdi_operator_run_becomes_the_operator(environment: dict[str, str], code: int, words: str) -> None:
+def test_vdi_operator_run_becomes_the_operator(
+    environment: dict[str, str], code: int, words: str
+) -> None:
     ended = start("-m", "vdi", "operator", "run", "--kubeconfig", "/nowhere", **environment)
     assert words in ended.stderr
     assert ended.returncode == code

@@ -1,4 +1,6 @@
-"""The queue on the operator's own stores, filled by hand: admission, wake-ups and published positions."""
+"""The queue on the operator's own stores, filled by hand: admission, wake-ups and published
+positions.
+"""
 
 from collections.abc import Iterable
 from datetime import timedelta
@@ -25,7 +27,11 @@ GPU = "nvidia.com/gpu"
 
 
 ABLE: dict[str, Any] = {
-    "nodeInfo": {"kubeletVersion": "1.36", "kernelVersion": "6.8", "containerRuntimeVersion": "containerd://2.4"},
+    "nodeInfo": {
+        "kubeletVersion": "1.36",
+        "kernelVersion": "6.8",
+        "containerRuntimeVersion": "containerd://2.4",
+    },
     "runtimeHandlers": [{"name": "", "features": {"userNamespaces": True}}],
 }
 
@@ -53,26 +59,42 @@ class QueueWorld(OperatorWorld):
     def _yield(self, pods: Iterable[Pod]) -> None:
         self.yielded += [pod.metadata.name for pod in pods]
 
-    def node(self, name: str, gpus: int = 2, *, features: dict[str, Any] | None = None, **spec: Any) -> Node:
+    def node(
+        self, name: str, gpus: int = 2, *, features: dict[str, Any] | None = None, **spec: Any
+    ) -> Node:
         status = (features or {}) | {
             "allocatable": {GPU: str(gpus), "cpu": "8", "memory": "64Gi", "pods": "110"},
             "conditions": [{"type": "Ready", "status": "True"}],
         }
         labels = {"kubernetes.io/hostname": name}
-        return self.put(self.caches.nodes, Node, name, metadata={"labels": labels}, spec=spec, status=status)
+        return self.put(
+            self.caches.nodes, Node, name, metadata={"labels": labels}, spec=spec, status=status
+        )
 
-    def session(self, name: str, *, status: dict[str, Any] | None = None, **spec: Any) -> VDISession:
+    def session(
+        self, name: str, *, status: dict[str, Any] | None = None, **spec: Any
+    ) -> VDISession:
         return self.put_session(name, status=status, **{"user": f"{name}@x.yz"} | spec)
 
-    def request(self, session: VDISession, home: PersistentVolumeClaim | None = None) -> PublishedPosition | None:
+    def request(
+        self, session: VDISession, home: PersistentVolumeClaim | None = None
+    ) -> PublishedPosition | None:
         desktop = resolve(session, self.template, ClusterSettings())
         assert isinstance(desktop, Desktop)
         return self.admission.request(session, desktop, home)
 
-    def pod(self, name: str, *, owner: str = "", node: str = "n1", gpu: int = 1, **fields: Any) -> Pod:
+    def pod(
+        self, name: str, *, owner: str = "", node: str = "n1", gpu: int = 1, **fields: Any
+    ) -> Pod:
         metadata: dict[str, Any] = {"annotations": {USER_ANNOTATION: f"{owner}@x.yz"}}
         if fields.pop("pool", False):
-            pool = {"apiVersion": "v", "kind": "VDIPool", "name": "p", "uid": "uid-p", "controller": True}
+            pool = {
+                "apiVersion": "v",
+                "kind": "VDIPool",
+                "name": "p",
+                "uid": "uid-p",
+                "controller": True,
+            }
             metadata["ownerReferences"] = [pool]
         requests = {"cpu": "250m", "memory": "1Gi", GPU: str(gpu)}
         spec = {"nodeName": node, "containers": [{"resources": {"requests": requests}}]}
@@ -124,8 +146,12 @@ def test_run_keeps_its_capacity_while_its_pod_is_replaced(world: QueueWorld) -> 
     assert world.woken == ["waiting"], "it is given up, or pauses after a loss"
 
 
-@pytest.mark.parametrize("change", [{"suspended": True}, {"resources": {"gpu": 1, "cpu": "1", "memory": "99Ti"}}])
-def test_session_that_cannot_run_loses_its_capacity(world: QueueWorld, change: dict[str, Any]) -> None:
+@pytest.mark.parametrize(
+    "change", [{"suspended": True}, {"resources": {"gpu": 1, "cpu": "1", "memory": "99Ti"}}]
+)
+def test_session_that_cannot_run_loses_its_capacity(
+    world: QueueWorld, change: dict[str, Any]
+) -> None:
     running, waiting = world.session("running"), world.session("waiting")
     assert world.request(running) is None
     pod = world.pod("running", owner="running")
@@ -176,7 +202,12 @@ def test_heartbeat_of_a_node_does_not_change_the_queue(world: QueueWorld) -> Non
 
 
 def waited_since(moment: str, place: int) -> dict[str, Any]:
-    condition = {"type": "Admitted", "status": "False", "reason": "GPUsBusy", "lastTransitionTime": moment}
+    condition = {
+        "type": "Admitted",
+        "status": "False",
+        "reason": "GPUsBusy",
+        "lastTransitionTime": moment,
+    }
     return {"conditions": [condition], "queue": {"position": place, "reason": "GPUsBusy"}}
 
 
@@ -187,15 +218,25 @@ def test_restart_keeps_order_and_waiting_times(world: QueueWorld) -> None:
     longest = world.session("longest", status=waited_since("2026-11-20T06:00:00Z", 3))
     newcomer = world.session("newcomer")
     assert world.request(newcomer)
-    order = [one.uid for one in world.admission._queue.order(int(world.clock.now().timestamp() * 1000))]
+    order = [
+        one.uid for one in world.admission._queue.order(int(world.clock.now().timestamp() * 1000))
+    ]
     assert order == [f"uid-{one.metadata.name}" for one in (longest, first, second, newcomer)]
     assert round(max(world.admission.waits())) == 7200
 
 
-NO_ROOM = {"count": 1, "reason": "NoGPUFree", "message": "No room.", "time": "2026-11-20T08:00:15Z", "generation": 1}
+NO_ROOM = {
+    "count": 1,
+    "reason": "NoGPUFree",
+    "message": "No room.",
+    "time": "2026-11-20T08:00:15Z",
+    "generation": 1,
+}
 
 
-@pytest.mark.parametrize(("node", "position", "waited"), [("", 1, 7500), ("n1", 2, 0)], ids=["refused", "scheduled"])
+@pytest.mark.parametrize(
+    ("node", "position", "waited"), [("", 1, 7500), ("n1", 2, 0)], ids=["refused", "scheduled"]
+)
 def test_waiting_time_outlives_a_refusal_by_the_scheduler(
     world: QueueWorld, node: str, position: int, waited: int
 ) -> None:
@@ -216,14 +257,19 @@ def test_waiting_time_outlives_a_refusal_by_the_scheduler(
     world.remove(world.caches.pods, pod)
     world.admission.withdraw("uid-alice")
     assert world.reported(alice)[0] == position
-    assert [round(seconds) for seconds in world.admission.waits()] == [3600, waited], "bob, then alice"
+    assert [round(seconds) for seconds in world.admission.waits()] == [
+        3600,
+        waited,
+    ], "bob, then alice"
     world.admission.forget(alice.metadata.uid)
     assert world.admission._granted_since == {}, "nothing is kept of a session that is gone"
 
 
 @pytest.mark.parametrize(("hours", "by"), [(11, "19:00 UTC"), (30, "2026-11-21T14:00:00Z")])
 def test_expected_time_of_another_day_has_its_date(world: QueueWorld, hours: int, by: str) -> None:
-    """In both sentences; the portal shows either form in the browser's time zone, on the right day."""
+    """In both sentences; the portal shows either form in the browser's time zone, on the right
+    day.
+    """
     world.fill(1)
     slot = world.clock.now() + timedelta(hours=hours)
     world.session("r0", status={"phase": "Running", "expiresAt": format_time(slot)})
@@ -319,7 +365,10 @@ def test_home_requires_the_node_of_its_volume(world: QueueWorld) -> None:
     expression = {"key": "kubernetes.io/hostname", "operator": "In", "values": ["n2"]}
     terms = [{"matchExpressions": [expression]}]
     world.put(
-        world.caches.volumes, PersistentVolume, "v", spec={"nodeAffinity": {"required": {"nodeSelectorTerms": terms}}}
+        world.caches.volumes,
+        PersistentVolume,
+        "v",
+        spec={"nodeAffinity": {"required": {"nodeSelectorTerms": terms}}},
     )
     home = world.put(world.caches.claims, PersistentVolumeClaim, "home", spec={"volumeName": "v"})
     world.pod("r0", owner="r0", node="n2")
@@ -383,7 +432,12 @@ def test_isolation_follows_the_nodes_and_the_volumes_of_the_class() -> None:
     assert "node n1 has kubelet of unknown version" in obstacle()
     world.node("n1", features=ABLE)
     assert "StorageClass 'local-path' is not known" in obstacle()
-    world.put(world.caches.volumes, PersistentVolume, "pv", spec={"storageClassName": "local-path", "hostPath": {}})
+    world.put(
+        world.caches.volumes,
+        PersistentVolume,
+        "pv",
+        spec={"storageClassName": "local-path", "hostPath": {}},
+    )
     assert obstacle() == ""
     world.node("too-small", gpus=0)
     assert obstacle() == ""
@@ -414,13 +468,19 @@ def test_refused_user_namespace_is_remembered_for_the_class_for_an_hour(mode: st
     for storage_class in ("local-path", "fast"):
         volume: dict[str, Any] = {"storageClassName": storage_class, "hostPath": {}}
         world.put(world.caches.volumes, PersistentVolume, f"pv-{storage_class}", spec=volume)
-    refused = world.put(world.caches.claims, PersistentVolumeClaim, "home", spec={"volumeName": "pv-local-path"})
-    other = world.put(world.caches.claims, PersistentVolumeClaim, "other", spec={"volumeName": "pv-fast"})
+    refused = world.put(
+        world.caches.claims, PersistentVolumeClaim, "home", spec={"volumeName": "pv-local-path"}
+    )
+    other = world.put(
+        world.caches.claims, PersistentVolumeClaim, "other", spec={"volumeName": "pv-fast"}
+    )
     failed = {"containerStatuses": [{"name": "desktop", "state": REFUSED}]}
     annotations = {STORAGE: world.admission.isolate(desktop, refused).isolation.storage}
     pod = world.pod("alice", owner="alice", status=failed, metadata={"annotations": annotations})
     world.admission.note_refusal(pod)
-    assert world.admission.isolate(desktop, refused).isolation.user_namespace, "the pod had no user namespace"
+    assert world.admission.isolate(desktop, refused).isolation.user_namespace, (
+        "the pod had no user namespace"
+    )
     pod.spec.host_users = False
     world.admission.note_refusal(pod)
     for home in (refused, None):  # a new home of this class, too

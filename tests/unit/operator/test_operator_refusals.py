@@ -1,4 +1,6 @@
-"""A refusal of the API server is a reason in the session's status; any other failure is tried again."""
+"""A refusal of the API server is a reason in the session's status; any other failure is tried
+again.
+"""
 
 from types import SimpleNamespace
 from typing import Any, cast
@@ -6,7 +8,15 @@ from typing import Any, cast
 import pytest
 
 from support.builders import a_node, a_pod, a_session, a_template
-from vdi.kube.errors import ApiError, BadRequest, Conflict, Forbidden, Invalid, NotFound, ServerError
+from vdi.kube.errors import (
+    ApiError,
+    BadRequest,
+    Conflict,
+    Forbidden,
+    Invalid,
+    NotFound,
+    ServerError,
+)
 from vdi.operator.children import Builder, _collect_failures
 from vdi.operator.owned_resources import OwnedResources
 from vdi.session.alerts import Alert
@@ -22,7 +32,10 @@ _CREATE = "POST /api/v1/namespaces/vdi-sessions/pods"
     [
         # Kubernetes gives a denial without a status of its own the status 400.
         (BadRequest(400, "BadRequest", _DENIED, request=_CREATE), _DENIED),
-        (ServerError(500, "InternalError", "failed calling webhook: EOF", request=_CREATE), "does not respond"),
+        (
+            ServerError(500, "InternalError", "failed calling webhook: EOF", request=_CREATE),
+            "does not respond",
+        ),
         (BadRequest(400, "BadRequest", "unrecognized object", request=_CREATE), ""),
     ],
 )
@@ -54,12 +67,30 @@ async def _resize(failure: ApiError) -> Alert | None:
     ("failure", "reason"),
     [
         (
-            NotFound(404, "NotFound", "the server could not find the requested resource", api_missing=True),
+            NotFound(
+                404,
+                "NotFound",
+                "the server could not find the requested resource",
+                api_missing=True,
+            ),
             "NeedsRestart",
         ),
-        (Forbidden(403, "Forbidden", 'pods "a" is forbidden: node didn\'t have enough allocatable'), "Infeasible"),
-        (Invalid(422, "Invalid", "spec: Forbidden: Pod running on node without support for resize."), "NeedsRestart"),
-        (Invalid(422, "Invalid", "Pod QOS Class may not change as a result of resizing"), "Infeasible"),
+        (
+            Forbidden(
+                403, "Forbidden", 'pods "a" is forbidden: node didn\'t have enough allocatable'
+            ),
+            "Infeasible",
+        ),
+        (
+            Invalid(
+                422, "Invalid", "spec: Forbidden: Pod running on node without support for resize."
+            ),
+            "NeedsRestart",
+        ),
+        (
+            Invalid(422, "Invalid", "Pod QOS Class may not change as a result of resizing"),
+            "Infeasible",
+        ),
         (Forbidden(403, "Forbidden", 'pods "a" is forbidden: exceeded quota: desks'), "Deferred"),
     ],
 )
@@ -68,7 +99,9 @@ async def test_refused_size_is_a_reason(failure: ApiError, reason: str) -> None:
     assert alert and (alert.type, alert.reason) == ("ResizePending", reason)
 
 
-@pytest.mark.parametrize("failure", [NotFound(404, "NotFound", 'pods "a" not found'), Conflict(409, "Conflict", "uid")])
+@pytest.mark.parametrize(
+    "failure", [NotFound(404, "NotFound", 'pods "a" not found'), Conflict(409, "Conflict", "uid")]
+)
 async def test_size_of_a_pod_that_is_gone_is_tried_again(failure: ApiError) -> None:
     with pytest.raises(ApiError):
         await _resize(failure)

@@ -47,7 +47,10 @@ async def test_no_key_is_ever_made_where_one_cannot_be_read(
         assert not await key.load()
         assert f"the Secret {NAMESPACE}/{SECRET} cannot be read" in key.problem
         assert not await key.load()
-    assert [record.message.startswith("no session is worked on") for record in caplog.records] == [True, True]
+    assert [record.message.startswith("no session is worked on") for record in caplog.records] == [
+        True,
+        True,
+    ]
     with pytest.raises(RuntimeError):
         key.value  # noqa: B018 -- reading it is the test
     assert await key.load()
@@ -62,8 +65,12 @@ async def test_secret_without_a_key_is_left_alone_and_named(api: FakeApi, client
     assert f"kubectl --namespace {NAMESPACE} delete secret {SECRET}" in key.problem
 
 
-@pytest.mark.parametrize(("secret", "loss"), [(HOST_KEY, "get new addresses"), (DESKTOP_KEY, "have to be restarted")])
-async def test_secret_that_is_missing_is_not_created(client: Client, secret: str, loss: str) -> None:
+@pytest.mark.parametrize(
+    ("secret", "loss"), [(HOST_KEY, "get new addresses"), (DESKTOP_KEY, "have to be restarted")]
+)
+async def test_secret_that_is_missing_is_not_created(
+    client: Client, secret: str, loss: str
+) -> None:
     """The operator may not: a Secret of another type there would be the token of any account."""
     key = ReleaseKey(client, NAMESPACE, secret)
     assert not await key.load()

@@ -75,7 +75,10 @@ async def test_standby_is_ready_and_writes_nothing() -> None:
         held = leader.holder
         async with living(api) as standby:
             await eventually(standby.ready.is_set, "the second is ready")
-            await eventually(lambda: b"vdi_leader 0.0" in generate_latest(standby.metrics.registry), "it stands by")
+            await eventually(
+                lambda: b"vdi_leader 0.0" in generate_latest(standby.metrics.registry),
+                "it stands by",
+            )
             assert list(standby.health.troubles()) == []
         assert leader.holder == held, "who only stood by has nothing to give back"
 
@@ -91,7 +94,11 @@ async def test_new_leader_waits_for_its_watches_for_some_time(
         async def deny(request: Any) -> Any:
             if refused.is_set():
                 api.faults.append(("WATCH", deny))
-                return await refusal(500, "InternalError")(request) if "/pods" in request.path else None
+                return (
+                    await refusal(500, "InternalError")(request)
+                    if "/pods" in request.path
+                    else None
+                )
             return None
 
         refused = asyncio.Event()
@@ -118,7 +125,10 @@ async def test_unreadable_lease_is_named_by_the_probe() -> None:
         async with living(api) as operator:
             await eventually(operator.ready.is_set, "it is ready")
             await eventually(
-                lambda: [trouble for trouble in operator.health.troubles() if "leases: " in trouble], "it says so"
+                lambda: [
+                    trouble for trouble in operator.health.troubles() if "leases: " in trouble
+                ],
+                "it says so",
             )
             assert not operator.leads()
 
@@ -127,7 +137,9 @@ async def test_helper_that_ends_stops_the_operator(monkeypatch: pytest.MonkeyPat
     async def short() -> None:
         return
 
-    monkeypatch.setattr("vdi.operator.runtime.build_wiring", lambda _parts: Wiring(controllers=(), helpers=(short,)))
+    monkeypatch.setattr(
+        "vdi.operator.runtime.build_wiring", lambda _parts: Wiring(controllers=(), helpers=(short,))
+    )
     async with fake_api() as api:
         operator = Operator(api)
         with pytest.raises(ExceptionGroup) as failed:

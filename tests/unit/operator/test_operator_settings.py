@@ -9,7 +9,9 @@ from vdi.settings import Settings, SettingsError, read_settings
 
 
 def test_empty_environment_means_the_defaults() -> None:
-    assert read_settings({}) == Settings() == read_settings({"VDI_TLS_SECRET": "", "VDI_DOMAIN": " "})
+    assert (
+        read_settings({}) == Settings() == read_settings({"VDI_TLS_SECRET": "", "VDI_DOMAIN": " "})
+    )
 
 
 def test_every_variable_is_read() -> None:
@@ -45,7 +47,16 @@ def test_every_variable_is_read() -> None:
             "VDI_PLACEHOLDER_PRIORITY_CLASS": "vdi-placeholder",
         }
     )
-    names = ("vdi.example.com", 8443, "https", "wildcard", "le", "100m", "512Mi", "nvidia.com/gpu.shared")
+    names = (
+        "vdi.example.com",
+        8443,
+        "https",
+        "wildcard",
+        "le",
+        "100m",
+        "512Mi",
+        "nvidia.com/gpu.shared",
+    )
     weights = {"alice@example.com": 2.0, "b=c": 0.5}
     policy = ClusterSettings(*names, timedelta(minutes=2), 9000, "vdi-edge", max_timeout="168h")
     headroom = {"cad": 2, "small": 1}
@@ -90,7 +101,9 @@ def test_every_variable_is_read() -> None:
         ("VDI_GATEWAY_URL", "http://me:secret@gateway", "http://HOST:PORT"),
     ],
 )
-def test_error_names_variable_value_and_what_is_allowed(variable: str, value: str, allowed: str) -> None:
+def test_error_names_variable_value_and_what_is_allowed(
+    variable: str, value: str, allowed: str
+) -> None:
     with pytest.raises(SettingsError) as refused:
         read_settings({variable: value})
     assert str(refused.value).startswith(f"{variable}={value!r}: ")
@@ -98,7 +111,9 @@ def test_error_names_variable_value_and_what_is_allowed(variable: str, value: st
 
 
 def test_placeholders_need_an_image_and_a_priority_class() -> None:
-    with pytest.raises(SettingsError, match=r"VDI_PLACEHOLDER_IMAGE, .*required with VDI_PLACEHOLDER_NAMESPACE"):
+    with pytest.raises(
+        SettingsError, match=r"VDI_PLACEHOLDER_IMAGE, .*required with VDI_PLACEHOLDER_NAMESPACE"
+    ):
         read_settings({"VDI_PLACEHOLDER_NAMESPACE": "places"})
 
 
@@ -109,8 +124,13 @@ def test_all_errors_are_reported_at_once() -> None:
 
 def test_misspelling_is_refused_and_foreign_variables_are_not() -> None:
     with pytest.raises(
-        SettingsError, match=r"VDI_REQUEST_CPU: this setting does not exist; did you mean VDI_REQUESTS_CPU\?"
+        SettingsError,
+        match=r"VDI_REQUEST_CPU: this setting does not exist; did you mean VDI_REQUESTS_CPU\?",
     ):
         read_settings({"VDI_REQUEST_CPU": "1"})
-    foreign = {"VDI_OPERATOR_SERVICE_HOST": "10.0.0.1", "VDI_OPERATOR_PORT": "tcp://10.0.0.1:80", "VDI_STATE": "/x"}
+    foreign = {
+        "VDI_OPERATOR_SERVICE_HOST": "10.0.0.1",
+        "VDI_OPERATOR_PORT": "tcp://10.0.0.1:80",
+        "VDI_STATE": "/x",
+    }
     assert read_settings(foreign | {"PATH": "/bin", "VDI_DEBUG": "1"}) == Settings()

@@ -36,7 +36,10 @@ def a_condition(kind: str, status: str, reason: str, message: str = "") -> dict[
 
 
 def out_of_memory(message: str) -> dict[str, Any]:
-    return {"phase": "Running", "conditions": [a_condition("OutOfMemory", "True", "DesktopKilled", message)]}
+    return {
+        "phase": "Running",
+        "conditions": [a_condition("OutOfMemory", "True", "DesktopKilled", message)],
+    }
 
 
 OUT_OF_MEMORY = out_of_memory("At 08:00.")
@@ -48,21 +51,47 @@ RUNS = {
 }
 FIRST_RUN = {"phase": "Creating", "startTime": "2026-11-20T08:00:01Z"}
 LATER_RUN = {"startTime": "2026-11-20T08:00:04Z", "readyTime": "2026-11-20T08:00:07Z"}
-HOME_IN_USE = {"phase": "Pending", "conditions": [a_condition("Admitted", "False", "HomeInUse", "In use.")]}
-OVER_LIMIT = {"phase": "Failed", "conditions": [a_condition("Admitted", "False", "OverLimit", "Too much.")]}
+HOME_IN_USE = {
+    "phase": "Pending",
+    "conditions": [a_condition("Admitted", "False", "HomeInUse", "In use.")],
+}
+OVER_LIMIT = {
+    "phase": "Failed",
+    "conditions": [a_condition("Admitted", "False", "OverLimit", "Too much.")],
+}
 EVICTED = {
     "phase": "Failed",
     "message": "Evicted.",
-    "conditions": [a_condition("Admitted", "True", "Admitted"), a_condition("PodReady", "False", "Evicted")],
+    "conditions": [
+        a_condition("Admitted", "True", "Admitted"),
+        a_condition("PodReady", "False", "Evicted"),
+    ],
 }
-TIMED_OUT = {"phase": "Terminating", "message": "Over.", "conditions": [a_condition("Ready", "False", "TimedOut")]}
-CRASHED = {"phase": "Pending", "message": "Crashed.", "failures": {"count": 1, "reason": "CrashLoop", "time": "t"}}
-EXPIRING = {"phase": "Running", "conditions": [a_condition("Expiring", "True", "ExpiringSoon", "Soon.")]}
-SIZE_WAITS = {"phase": "Running", "conditions": [a_condition("ResizePending", "True", "InUse", "Waits.")]}
+TIMED_OUT = {
+    "phase": "Terminating",
+    "message": "Over.",
+    "conditions": [a_condition("Ready", "False", "TimedOut")],
+}
+CRASHED = {
+    "phase": "Pending",
+    "message": "Crashed.",
+    "failures": {"count": 1, "reason": "CrashLoop", "time": "t"},
+}
+EXPIRING = {
+    "phase": "Running",
+    "conditions": [a_condition("Expiring", "True", "ExpiringSoon", "Soon.")],
+}
+SIZE_WAITS = {
+    "phase": "Running",
+    "conditions": [a_condition("ResizePending", "True", "InUse", "Waits.")],
+}
 SUSPENDED = {
     "phase": "Suspended",
     "message": "Suspended.",
-    "conditions": [a_condition("Admitted", "False", "Suspended"), a_condition("Ready", "False", "Suspended")],
+    "conditions": [
+        a_condition("Admitted", "False", "Suspended"),
+        a_condition("Ready", "False", "Suspended"),
+    ],
 }
 
 
@@ -74,7 +103,11 @@ LATER_RUN_READY = ("Normal", "Ready", "The desktop is ready after 3 s: https://a
     ("before", "after", "event"),
     [
         (FIRST_RUN, RUNS, FIRST_RUN_READY),
-        ({**FIRST_RUN, "readyTime": RUNS["readyTime"]}, RUNS | LATER_RUN | {"generation": 3}, LATER_RUN_READY),
+        (
+            {**FIRST_RUN, "readyTime": RUNS["readyTime"]},
+            RUNS | LATER_RUN | {"generation": 3},
+            LATER_RUN_READY,
+        ),
         ({}, HOME_IN_USE, ("Warning", "HomeInUse", "In use.")),
         (HOME_IN_USE, OVER_LIMIT, ("Warning", "OverLimit", "Too much.")),
         ({}, EVICTED, ("Warning", "Evicted", "Evicted.")),
@@ -83,7 +116,11 @@ LATER_RUN_READY = ("Normal", "Ready", "The desktop is ready after 3 s: https://a
         ({"phase": "Running"}, EXPIRING, ("Warning", "ExpiringSoon", "Soon.")),
         ({"phase": "Running"}, OUT_OF_MEMORY, ("Warning", "DesktopKilled", "At 08:00.")),
         (OUT_OF_MEMORY, out_of_memory("At 09:00."), ("Warning", "DesktopKilled", "At 09:00.")),
-        (SIZE_WAITS, {"phase": "Running"}, ("Normal", "Resized", "The desktop has the size of its spec now.")),
+        (
+            SIZE_WAITS,
+            {"phase": "Running"},
+            ("Normal", "Resized", "The desktop has the size of its spec now."),
+        ),
         (EXPIRING, SUSPENDED, ("Normal", "Suspended", "Suspended.")),
     ],
 )
@@ -108,7 +145,10 @@ def test_change_of_a_status_is_announced_once(
     [
         {"phase": "Running", "observedGeneration": 2},
         {"phase": "Creating"},
-        {"phase": "Running", "conditions": [a_condition("ResizePending", "True", "Deferred", "Waits.")]},
+        {
+            "phase": "Running",
+            "conditions": [a_condition("ResizePending", "True", "Deferred", "Waits.")],
+        },
     ],
     ids=["another spec", "another pod", "still waits"],
 )
@@ -122,7 +162,10 @@ def test_size_that_is_not_applied_is_not_announced(after: dict[str, Any]) -> Non
 
 def test_difference_has_only_changes_and_nulls_for_removals() -> None:
     before = SessionStatus(phase="Creating", message="Looking.", url="https://a")
-    assert difference(before, SessionStatus(phase="Running", url="https://a")) == {"phase": "Running", "message": None}
+    assert difference(before, SessionStatus(phase="Running", url="https://a")) == {
+        "phase": "Running",
+        "message": None,
+    }
     failed = session_with(failures={"count": 1, "reason": "A", "time": "t"})
     assert difference(failed.status, session_with(failures={"reason": "A"}).status) == {
         "failures": {"count": None, "time": None}
@@ -130,7 +173,9 @@ def test_difference_has_only_changes_and_nulls_for_removals() -> None:
 
 
 class WriterWorld:
-    """A StatusWriter, and the client that it writes with: this answers with the session as it would be."""
+    """A StatusWriter, and the client that it writes with: this answers with the session as it would
+    be.
+    """
 
     def __init__(self) -> None:
         self.patches: list[dict[str, Any]] = []
@@ -138,9 +183,13 @@ class WriterWorld:
         self.clock.seconds = 0.0
         self.write = StatusWriter(self, SimpleNamespace(remember=lambda _: None), self.clock).write  # type: ignore[arg-type]
 
-    async def patch(self, _kind: object, _name: str, patch: dict[str, Any], **_where: Any) -> VDISession:
+    async def patch(
+        self, _kind: object, _name: str, patch: dict[str, Any], **_where: Any
+    ) -> VDISession:
         self.patches.append(patch)
-        return session_with(**{name: value for name, value in patch["status"].items() if value is not None})
+        return session_with(
+            **{name: value for name, value in patch["status"].items() if value is not None}
+        )
 
 
 @pytest.fixture
@@ -177,7 +226,9 @@ async def test_hostile_text_in_a_status_is_escaped_and_written_once(world: Write
 
 
 async def test_quick_start_is_one_status(world: WriterWorld) -> None:
-    session, due = await world.write(session_with(phase="Pending"), SessionStatus(phase="Creating", message="one"))
+    session, due = await world.write(
+        session_with(phase="Pending"), SessionStatus(phase="Creating", message="one")
+    )
     assert due == START_PAUSE
     world.clock.seconds = START_PAUSE - 0.1
     session, _ = await world.write(session, SessionStatus(phase="Running"))
@@ -185,7 +236,9 @@ async def test_quick_start_is_one_status(world: WriterWorld) -> None:
 
 
 async def test_slow_start_is_reported_when_it_has_become_slow(world: WriterWorld) -> None:
-    session, _ = await world.write(session_with(phase="Pending"), SessionStatus(phase="Creating", message="one"))
+    session, _ = await world.write(
+        session_with(phase="Pending"), SessionStatus(phase="Creating", message="one")
+    )
     world.clock.seconds = 1.0
     session, due = await world.write(session, SessionStatus(phase="Creating", message="two"))
     assert due == pytest.approx(START_PAUSE - 1.0)
@@ -194,12 +247,20 @@ async def test_slow_start_is_reported_when_it_has_become_slow(world: WriterWorld
     assert session.status.message == "two"
 
 
-@pytest.mark.parametrize(("others", "due"), [(10, START_PAUSE), (100, 5.0), (200, 10.0), (1000, 15.0)])
-async def test_many_starts_delay_the_status_of_the_last(world: WriterWorld, others: int, due: float) -> None:
+@pytest.mark.parametrize(
+    ("others", "due"), [(10, START_PAUSE), (100, 5.0), (200, 10.0), (1000, 15.0)]
+)
+async def test_many_starts_delay_the_status_of_the_last(
+    world: WriterWorld, others: int, due: float
+) -> None:
     crowd = []
     for number in range(others):
         one = session_with(phase="Pending")
-        crowd.append(msgspec.structs.replace(one, metadata=msgspec.structs.replace(one.metadata, uid=f"uid-{number}")))
+        crowd.append(
+            msgspec.structs.replace(
+                one, metadata=msgspec.structs.replace(one.metadata, uid=f"uid-{number}")
+            )
+        )
         await world.write(crowd[-1], SessionStatus(phase="Creating"))
     _, wait = await world.write(session_with(phase="Pending"), SessionStatus(phase="Creating"))
     assert wait == pytest.approx(due)
@@ -211,7 +272,9 @@ async def test_many_starts_delay_the_status_of_the_last(world: WriterWorld, othe
 
 
 async def test_status_needed_by_the_next_step_is_written_at_once(world: WriterWorld) -> None:
-    session, due = await world.write(session_with(phase="Pending"), SessionStatus(phase="Creating"), at_once=True)
+    session, due = await world.write(
+        session_with(phase="Pending"), SessionStatus(phase="Creating"), at_once=True
+    )
     assert (session.status.phase, due) == ("Creating", None)
 
 
@@ -226,7 +289,9 @@ async def test_activity_alone_is_not_written(world: WriterWorld) -> None:
 
 
 async def test_warning_is_reported_when_it_begins_and_when_it_ends(world: WriterWorld) -> None:
-    warned = session_with(phase="Running", conditions=[a_condition("Idle", "True", "Idle", "Nobody.")]).status
+    warned = session_with(
+        phase="Running", conditions=[a_condition("Idle", "True", "Idle", "Nobody.")]
+    ).status
     session, _ = await world.write(session_with(phase="Running"), warned)
     session, _ = await world.write(session, SessionStatus(phase="Running"))
     assert len(world.patches) == 2
@@ -270,12 +335,16 @@ def test_json_log_line_has_its_traceback_on_the_same_line() -> None:
 
 
 @pytest.mark.parametrize("formatter", [KeyValueFormatter(), JsonFormatter()])
-def test_hostile_text_stays_within_its_log_line_and_is_escaped(formatter: logging.Formatter) -> None:
+def test_hostile_text_stays_within_its_log_line_and_is_escaped(
+    formatter: logging.Formatter,
+) -> None:
     forged = f"{HOSTILE}\ntime=2026-11-20T08:00:00.000Z level=info msg=forged"
     try:
         raise ValueError(forged)
     except ValueError:
-        record = logging.LogRecord("vdi", logging.ERROR, "f", 1, "failed: %s", (forged,), sys.exc_info())
+        record = logging.LogRecord(
+            "vdi", logging.ERROR, "f", 1, "failed: %s", (forged,), sys.exc_info()
+        )
 
     def format_about_hostile() -> str:
         set_log_subject("session", HOSTILE)
@@ -296,15 +365,23 @@ def test_sessions_are_counted_by_phase_graphics_and_user_namespace() -> None:
     zink = {"renderer": "Zink", "encoder": "nvenc", "hardwareEncoder": True}
     software = {"renderer": "Software", "encoder": "x264", "reason": "NoGPU"}
     accelerated = session_with(phase="Running", graphics=zink, isolation={"userNamespace": True})
-    sessions = [accelerated, *[session_with(phase="Running", graphics=software, isolation={}) for _ in range(2)]]
+    sessions = [
+        accelerated,
+        *[session_with(phase="Running", graphics=software, isolation={}) for _ in range(2)],
+    ]
     metrics = Metrics()
     metrics.watch_sessions(lambda: [*sessions, session_with(), session_with(phase="Running")])
-    phases = {phase: sample_of(metrics, "sessions", phase=phase) for phase in ("Running", "Pending", "Failed")}
+    phases = {
+        phase: sample_of(metrics, "sessions", phase=phase)
+        for phase in ("Running", "Pending", "Failed")
+    }
     assert phases == {"Running": 4, "Pending": 1, "Failed": 0}
     assert sample_of(metrics, "session_graphics", encoder="gpu", renderer="gpu") == 1
     assert sample_of(metrics, "session_graphics", encoder="software", renderer="software") == 2
     assert sample_of(metrics, "session_graphics", encoder="software", renderer="gpu") == 0
-    assert [sample_of(metrics, "session_user_namespaces", used=used) for used in ("true", "false")] == [1, 2]
+    assert [
+        sample_of(metrics, "session_user_namespaces", used=used) for used in ("true", "false")
+    ] == [1, 2]
 
 
 def test_waiting_sessions_are_counted_at_each_scrape() -> None:

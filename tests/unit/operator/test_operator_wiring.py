@@ -42,7 +42,9 @@ class FailingWork:
 async def test_reconciles_wait_until_this_process_leads() -> None:
     failing = FailingWork()
     controller = failing.context.controller("pool", 1)
-    running = asyncio.create_task(controller.run(failing.context.while_leading("pool", failing.fail)))
+    running = asyncio.create_task(
+        controller.run(failing.context.while_leading("pool", failing.fail))
+    )
     controller.enqueue("gpu")
     await eventually(lambda: not len(controller.queue), "a worker has it")
     assert failing.worked == []
@@ -65,9 +67,15 @@ async def test_reconciles_wait_until_this_process_leads() -> None:
     ],
 )
 async def test_log_line_of_a_failed_reconcile_names_its_object(
-    name: str, key: Hashable, subject: str, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+    name: str,
+    key: Hashable,
+    subject: str,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(caplog.handler, "formatter", KeyValueFormatter())  # all tests of a process share the handler
+    monkeypatch.setattr(
+        caplog.handler, "formatter", KeyValueFormatter()
+    )  # all tests of a process share the handler
     failing = FailingWork()
     failing.leading.set()
     controller = failing.context.controller(name, 1)

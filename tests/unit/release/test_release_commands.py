@@ -28,7 +28,9 @@ def a_helm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return path
 
 
-def test_what_is_wrong_before_any_cluster_is_asked(a_helm: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_what_is_wrong_before_any_cluster_is_asked(
+    a_helm: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert main(["install", "-f", "absent.yaml"]) == 2
     assert "-f absent.yaml: there is no such file" in capsys.readouterr().err
     assert main(["upgrade", "--timeout", "soon"]) == 2
@@ -41,7 +43,9 @@ def test_what_is_wrong_before_any_cluster_is_asked(a_helm: Path, capsys: pytest.
     assert main(["install", "--chart", "/", "--helm", "/bin/true"]) == 2
 
 
-KEPT = HomeSummary("home-a", "vdi-sessions", "u1", "a@example.com", "UserAndTemplate", "small", "20Gi")
+KEPT = HomeSummary(
+    "home-a", "vdi-sessions", "u1", "a@example.com", "UserAndTemplate", "small", "20Gi"
+)
 OWNED = HomeSummary("home-b", "vdi-sessions", "u2", "b@example.com", "Session", "kiosk", "1Gi")
 
 
@@ -64,11 +68,18 @@ def a_plan(**changes: Any) -> Removal:
 def test_homes_stay_but_those_of_a_session_alone() -> None:
     plan = a_plan()
     said = "\n".join(plan_lines(plan, plan.lost_homes, crds=False))
-    assert "Session one of alice@example.com: will be ended" in said and "Pool warm: its desktops will be ended" in said
-    assert "DELETED, with all files in them:\n  b@example.com: 1Gi of template kiosk (home-b)" in said
+    assert (
+        "Session one of alice@example.com: will be ended" in said
+        and "Pool warm: its desktops will be ended" in said
+    )
+    assert (
+        "DELETED, with all files in them:\n  b@example.com: 1Gi of template kiosk (home-b)" in said
+    )
     stays = staying(plan, plan.lost_homes, crds=False)
     assert stays[0].startswith("home of a@example.com: 20Gi of template small (home-a), used again")
-    assert "namespace/vdi-sessions, with 1 home in it: kubectl delete namespace/vdi-sessions" in stays
+    assert (
+        "namespace/vdi-sessions, with 1 home in it: kubectl delete namespace/vdi-sessions" in stays
+    )
     assert "template mine: kubectl delete vditemplate mine" in stays
     assert not any("home-b" in line for line in stays)
 
@@ -76,21 +87,40 @@ def test_homes_stay_but_those_of_a_session_alone() -> None:
 def test_a_database_volume_stays_and_names_its_secret() -> None:
     spec = {"replicas": 1, "volumeClaimTemplates": [{"metadata": {"name": "data"}}]}
     server = {"kind": "StatefulSet", "metadata": {"name": "vdi-postgresql"}, "spec": spec}
-    temporary = {**server, "spec": {**spec, "persistentVolumeClaimRetentionPolicy": {"whenDeleted": "Delete"}}}
+    temporary = {
+        **server,
+        "spec": {**spec, "persistentVolumeClaimRetentionPolicy": {"whenDeleted": "Delete"}},
+    }
     volumes = tuple(volumes_of_servers([server, temporary, an_operator()], "kasm"))
     assert volumes == ("persistentvolumeclaim/data-vdi-postgresql-0 -n kasm",)
-    (line,) = [line for line in staying(a_plan(volumes=volumes), (), crds=False) if "postgresql" in line]
-    assert "only with the password in its Secret: kubectl delete persistentvolumeclaim/data-vdi-postgresql-0" in line
+    (line,) = [
+        line for line in staying(a_plan(volumes=volumes), (), crds=False) if "postgresql" in line
+    ]
+    assert (
+        "only with the password in its Secret: kubectl delete"
+        " persistentvolumeclaim/data-vdi-postgresql-0" in line
+    )
 
 
 def test_each_namespace_of_sessions_stays_with_its_homes() -> None:
     kept = ("namespace/vdi-sessions", "namespace/lab")
     in_lab = msgspec.structs.replace(KEPT, namespace="lab")
-    plan = a_plan(sessions_namespaces=("vdi-sessions", "lab"), kept=kept, homes=(KEPT, in_lab), reservations=("cad",))
+    plan = a_plan(
+        sessions_namespaces=("vdi-sessions", "lab"),
+        kept=kept,
+        homes=(KEPT, in_lab),
+        reservations=("cad",),
+    )
     stays = staying(plan, plan.lost_homes, crds=False)
     for namespace in plan.sessions_namespaces:
-        assert f"namespace/{namespace}, with 1 home in it: kubectl delete namespace/{namespace}" in stays
-    assert any(line.endswith("kubectl -n vdi-sessions delete configmap -l vdi.kasm.io/host") for line in stays)
+        assert (
+            f"namespace/{namespace}, with 1 home in it: kubectl delete namespace/{namespace}"
+            in stays
+        )
+    assert any(
+        line.endswith("kubectl -n vdi-sessions delete configmap -l vdi.kasm.io/host")
+        for line in stays
+    )
 
 
 def test_full_removal_leaves_only_namespaces_and_secrets() -> None:
@@ -105,10 +135,14 @@ def test_full_removal_leaves_only_namespaces_and_secrets() -> None:
 
 def test_host_reservations_and_host_key_stay() -> None:
     plan = a_plan(kept=("secret/vdi-host-key -n kasm",), reservations=("alice", "cad"))
-    reservations, key = (line for line in staying(plan, plan.homes, crds=True) if "vdi-host-" in line)
+    reservations, key = (
+        line for line in staying(plan, plan.homes, crds=True) if "vdi-host-" in line
+    )
     assert "so that no address goes to another user" in key
     assert key.endswith(": kubectl delete secret/vdi-host-key -n kasm")
-    assert reservations.startswith("2 configmaps vdi-host-NAME, the first users of the host names alice, cad,")
+    assert reservations.startswith(
+        "2 configmaps vdi-host-NAME, the first users of the host names alice, cad,"
+    )
     assert reservations.endswith(": kubectl -n vdi-sessions delete configmap -l vdi.kasm.io/host")
 
 
@@ -116,13 +150,17 @@ def test_without_an_operator_it_is_said_who_would_wait() -> None:
     plan = a_plan(sessions=tuple(a_session(f"s{n}") for n in range(7)))
     assert not plan.operator_works
     words = no_operator(plan)
-    assert "7 sessions (s0, s1, s2, s3, s4 ...), but there is no operator that could end them" in words
+    assert (
+        "7 sessions (s0, s1, s2, s3, s4 ...), but there is no operator that could end them" in words
+    )
     assert "--force" in words
 
 
 def test_crds_that_another_release_needs_stay() -> None:
     plan = a_plan(sessions=(), other_operators=("deployment/lab/vdi-operator",))
-    with pytest.raises(CliError, match=r"deployment/lab/vdi-operator; allowed when no other release exists"):
+    with pytest.raises(
+        CliError, match=r"deployment/lab/vdi-operator; allowed when no other release exists"
+    ):
         refuse_unsafe(plan, crds=True, force=True)
     refuse_unsafe(plan, crds=False, force=False)
 
@@ -132,7 +170,9 @@ def test_an_unknown_release_ends_no_running_desktops() -> None:
     deployment["metadata"]["namespace"] = "vdi-system"
     operators = operators_among([convert_object("deployments", deployment)])
     plan = a_plan(revision=None, operators=operators)
-    with pytest.raises(CliError, match=r"is running; to remove its release, name it with --release and --namespace"):
+    with pytest.raises(
+        CliError, match=r"is running; to remove its release, name it with --release and --namespace"
+    ):
         refuse_unsafe(plan, crds=False, force=True)
 
 

@@ -9,7 +9,12 @@ from vdi.release.diff import ObjectChange, changes_between, losses
 
 
 def an_object(kind: str = "Deployment", name: str = "x", **rest: Any) -> dict[str, Any]:
-    return {"apiVersion": "v1", "kind": kind, "metadata": {"name": name, **rest.pop("metadata", {})}, **rest}
+    return {
+        "apiVersion": "v1",
+        "kind": kind,
+        "metadata": {"name": name, **rest.pop("metadata", {})},
+        **rest,
+    }
 
 
 def only(before: dict[str, Any], after: dict[str, Any]) -> ObjectChange:
@@ -23,7 +28,11 @@ def lines(change: ObjectChange) -> list[str]:
 
 def test_what_comes_goes_and_stays() -> None:
     keep = {"metadata": {"annotations": {"helm.sh/resource-policy": "keep"}}}
-    before = [an_object(name="goes"), an_object("PersistentVolumeClaim", "kept", **keep), an_object(name="same")]
+    before = [
+        an_object(name="goes"),
+        an_object("PersistentVolumeClaim", "kept", **keep),
+        an_object(name="same"),
+    ]
     after = [an_object(name="comes"), an_object(name="same"), an_object("VDIPool", "warm")]
     found = changes_between(before, after, "kasm")
     assert [(one.action, one.title) for one in found] == [
@@ -38,7 +47,9 @@ def test_fields_are_named_as_people_name_them() -> None:
     def deployment(replicas: int, level: str, *more: dict[str, str]) -> dict[str, Any]:
         env = [{"name": "LEVEL", "value": level}, *more]
         containers = [{"name": "operator", "env": env}]
-        return an_object(spec={"replicas": replicas, "template": {"spec": {"containers": containers}}})
+        return an_object(
+            spec={"replicas": replicas, "template": {"spec": {"containers": containers}}}
+        )
 
     change = only(deployment(2, "info"), deployment(3, "debug", {"name": "NEW", "value": "1"}))
     env = "spec.template.spec.containers[operator].env"
@@ -56,21 +67,28 @@ def test_lists_are_compared_by_name_or_by_position() -> None:
     ]
     rules = [{"verbs": [one]} for one in "abcd"]
     changed = [rules[0], {"verbs": ["new"]}, *rules[1:]]
-    assert lines(only(an_object(rules=rules), an_object(rules=changed))) == ['+ rules[1]: {"verbs": ["new"]}']
+    assert lines(only(an_object(rules=rules), an_object(rules=changed))) == [
+        '+ rules[1]: {"verbs": ["new"]}'
+    ]
     both = [{"name": "a", "x": 1}, {"name": "b", "x": 2}]
     assert changes_between([an_object(items=both)], [an_object(items=both[::-1])], "") == []
 
 
 def test_a_text_is_shown_line_by_line() -> None:
     change = only(
-        an_object("ConfigMap", data={"f": "a: 1\nb: 2\n"}), an_object("ConfigMap", data={"f": "a: 1\nb: 3\n"})
+        an_object("ConfigMap", data={"f": "a: 1\nb: 2\n"}),
+        an_object("ConfigMap", data={"f": "a: 1\nb: 3\n"}),
     )
     assert lines(change) == ["~ data.f:", "     a: 1", "    -b: 2", "    +b: 3"]
 
 
 def test_what_is_in_secrets_is_shown_nowhere() -> None:
     old = an_object("Secret", stringData={"conf": "user=hush1\nx"}, data={"password": "aHVzaDI="})
-    new = an_object("Secret", stringData={"conf": "user=hush3\nx", "new": "hush4"}, data={"deep": {"er": "hush5"}})
+    new = an_object(
+        "Secret",
+        stringData={"conf": "user=hush3\nx", "new": "hush4"},
+        data={"deep": {"er": "hush5"}},
+    )
     change = only(old, new)
     assert [field.path for field in change.fields] == [
         "data.deep",
@@ -84,9 +102,12 @@ def test_what_is_in_secrets_is_shown_nowhere() -> None:
 
 
 def test_labels_that_say_the_chart_s_version_are_left_out() -> None:
-    labels = [{"helm.sh/chart": f"vdi-{one}", "app.kubernetes.io/version": one} for one in ("1", "2")]
+    labels = [
+        {"helm.sh/chart": f"vdi-{one}", "app.kubernetes.io/version": one} for one in ("1", "2")
+    ]
     old, new = (
-        an_object(metadata={"labels": label}, spec={"template": {"metadata": {"labels": label}}}) for label in labels
+        an_object(metadata={"labels": label}, spec={"template": {"metadata": {"labels": label}}})
+        for label in labels
     )
     assert changes_between([old], [new], "") == []
 
@@ -99,7 +120,8 @@ def test_hooks_are_no_part_of_the_release() -> None:
 VALUES = st.recursive(
     st.none() | st.booleans() | st.integers() | st.text(max_size=5),
     lambda inner: (
-        st.lists(inner, max_size=3) | st.dictionaries(st.text("abc", min_size=1, max_size=2), inner, max_size=3)
+        st.lists(inner, max_size=3)
+        | st.dictionaries(st.text("abc", min_size=1, max_size=2), inner, max_size=3)
     ),
     max_leaves=8,
 )
@@ -116,7 +138,10 @@ def test_there_are_fields_if_and_only_if_something_differs(old: Any, new: Any) -
 
 
 def a_crd(
-    fields: dict[str, Any], *, versions: tuple[str, ...] = ("v1",), stored: tuple[str, ...] = ("v1",)
+    fields: dict[str, Any],
+    *,
+    versions: tuple[str, ...] = ("v1",),
+    stored: tuple[str, ...] = ("v1",),
 ) -> dict[str, Any]:
     schema = {"openAPIV3Schema": {"type": "object", "properties": {"spec": {"properties": fields}}}}
     return {
@@ -139,7 +164,10 @@ def test_fields_that_go_are_named_also_inside_lists_and_maps() -> None:
         "list": {"items": {"properties": {"x": TEXT}}},
         "map": {"additionalProperties": {"properties": {"y": TEXT}}},
     }
-    flat: dict[str, Any] = {"list": {"items": {"properties": {}}}, "map": {"additionalProperties": {"properties": {}}}}
+    flat: dict[str, Any] = {
+        "list": {"items": {"properties": {}}},
+        "map": {"additionalProperties": {"properties": {}}},
+    }
     (loss,) = losses([a_crd({"a": TEXT, **deep})], [a_crd(flat)])
     assert loss.fields == ("v1: spec.a", "v1: spec.list[].x", "v1: spec.map[].y")
     assert loss.stored == ()

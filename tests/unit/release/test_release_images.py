@@ -1,4 +1,6 @@
-"""`vdi images load` without a cluster: what is in an archive, and what a pod on a node may touch."""
+"""`vdi images load` without a cluster: what is in an archive, and what a pod on a node may
+touch.
+"""
 
 import gzip
 import io
@@ -37,9 +39,13 @@ def a_node(**changes: Any) -> dict[str, Any]:
     return {"metadata": {"name": "k3s-1"}, "status": {"nodeInfo": info}}
 
 
-def a_docker_archive(folder: Path, name: str = "registry.example.com/vdi:1", arch: str = "amd64") -> Path:
+def a_docker_archive(
+    folder: Path, name: str = "registry.example.com/vdi:1", arch: str = "amd64"
+) -> Path:
     (layer := folder / "layer.tar").write_bytes(b"\0" * 1024)
-    write_archive(folder / "image.tar", name=name, layer=layer, config=ImageConfig(), arch=arch, comment="")
+    write_archive(
+        folder / "image.tar", name=name, layer=layer, config=ImageConfig(), arch=arch, comment=""
+    )
     return folder / "image.tar"
 
 
@@ -73,11 +79,18 @@ def test_images_of_an_oci_layout_for_several_architectures(tmp_path: Path) -> No
         "index.json": {
             "manifests": [
                 entry("aa", annotations={"io.containerd.image.name": "registry.example.com/vdi:1"}),
-                entry("bb", annotations={"org.opencontainers.image.ref.name": "registry.example.com/desktop:1"}),
+                entry(
+                    "bb",
+                    annotations={
+                        "org.opencontainers.image.ref.name": "registry.example.com/desktop:1"
+                    },
+                ),
                 entry("cc"),
             ]
         },
-        "blobs/sha256/aa": {"manifests": [entry("dd", platform={"architecture": "arm64"}), entry("bb"), attestation]},
+        "blobs/sha256/aa": {
+            "manifests": [entry("dd", platform={"architecture": "arm64"}), entry("bb"), attestation]
+        },
         "blobs/sha256/bb": {"config": entry("ee")},
         "blobs/sha256/ee": {"architecture": "amd64"},
     }
@@ -102,10 +115,16 @@ NAMED = {"org.opencontainers.image.ref.name": "registry.example.com/vdi:1"}
     ids=["itself", "each other", "twice", "doubled each time"],
 )
 def test_an_index_that_names_itself_is_refused(blobs: dict[str, list[str]], tmp_path: Path) -> None:
-    documents: dict[str, Any] = {"index.json": {"manifests": [{"digest": "sha256:aa", "annotations": NAMED}]}}
+    documents: dict[str, Any] = {
+        "index.json": {"manifests": [{"digest": "sha256:aa", "annotations": NAMED}]}
+    }
     for digest, named in blobs.items():
-        documents[f"blobs/sha256/{digest}"] = {"manifests": [{"digest": f"sha256:{name}"} for name in named]}
-    with pytest.raises(BadArchiveError, match=r"the index names blobs/sha256/\w\w twice, or itself"):
+        documents[f"blobs/sha256/{digest}"] = {
+            "manifests": [{"digest": f"sha256:{name}"} for name in named]
+        }
+    with pytest.raises(
+        BadArchiveError, match=r"the index names blobs/sha256/\w\w twice, or itself"
+    ):
         read_archive(a_tar(tmp_path / "oci.tar", documents))
 
 
@@ -150,7 +169,10 @@ def test_paths_on_k3s_and_elsewhere() -> None:
     ("changes", "reason"),
     [
         ({"operatingSystem": "windows"}, "its operating system is windows; allowed: linux"),
-        ({"containerRuntimeVersion": "docker://28"}, "its container runtime is docker://28; allowed: containerd"),
+        (
+            {"containerRuntimeVersion": "docker://28"},
+            "its container runtime is docker://28; allowed: containerd",
+        ),
     ],
 )
 def test_nodes_that_cannot_be_served(changes: dict[str, str], reason: str) -> None:
@@ -168,7 +190,9 @@ def test_the_pod_runs_from_an_image_that_the_node_has() -> None:
         {"names": ["docker.io/library/small:1"], "sizeBytes": 100},
     ]
     assert choose_image(node) == "docker.io/library/small:1"
-    node["status"]["images"].append({"names": ["docker.io/rancher/mirrored-pause:3.6"], "sizeBytes": 300})
+    node["status"]["images"].append(
+        {"names": ["docker.io/rancher/mirrored-pause:3.6"], "sizeBytes": 300}
+    )
     assert choose_image(node) == "docker.io/rancher/mirrored-pause:3.6"
 
 
@@ -183,7 +207,10 @@ def test_the_pod_may_touch_the_socket_and_nothing_else() -> None:
     assert security["capabilities"] == {"drop": ["ALL"]} and security["readOnlyRootFilesystem"]
     assert not security["allowPrivilegeEscalation"] and "privileged" not in security
     assert not pod["automountServiceAccountToken"] and container["imagePullPolicy"] == "Never"
-    assert not any(key in pod for key in ("hostNetwork", "hostPID")) and pod["activeDeadlineSeconds"] == 3600
+    assert (
+        not any(key in pod for key in ("hostNetwork", "hostPID"))
+        and pod["activeDeadlineSeconds"] == 3600
+    )
     assert all(mount["readOnly"] for mount in container["volumeMounts"])
 
 
@@ -193,7 +220,10 @@ def test_each_node_gets_what_is_for_its_architecture() -> None:
         "arm64.tar": [ArchiveImage("vdi:1", "arm64")],
     }
     assert check_architectures(a_node(), archives) == {"amd64.tar": ["vdi:1", "desktop:1"]}
-    with pytest.raises(LoadFailedError, match=("its architecture is arm64, for which no archive contains desktop:1")):
+    with pytest.raises(
+        LoadFailedError,
+        match="its architecture is arm64, for which no archive contains desktop:1",
+    ):
         check_architectures(a_node(architecture="arm64"), archives)
 
 

@@ -24,8 +24,16 @@ NOW = datetime(2026, 11, 20, tzinfo=UTC)
 
 
 def a_traefik(*args: str) -> Traefik:
-    raw = {"metadata": {"namespace": "kube-system", "name": "traefik"}, "spec": {}, "status": {"readyReplicas": 1}}
-    return Traefik("deployment", convert_object("deployments", raw), args or ("--entrypoints.websecure.address=:8443",))
+    raw = {
+        "metadata": {"namespace": "kube-system", "name": "traefik"},
+        "spec": {},
+        "status": {"readyReplicas": 1},
+    }
+    return Traefik(
+        "deployment",
+        convert_object("deployments", raw),
+        args or ("--entrypoints.websecure.address=:8443",),
+    )
 
 
 def an_operator(*, env: dict[str, str] | None = None, **pod: Any) -> dict[str, Any]:
@@ -37,10 +45,17 @@ def an_operator(*, env: dict[str, str] | None = None, **pod: Any) -> dict[str, A
         **pod.pop("container", {}),
     }
     spec = {"template": {"spec": {"containers": [container], **pod}}}
-    return {"apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": "vdi-operator"}, "spec": spec}
+    return {
+        "apiVersion": "apps/v1",
+        "kind": "Deployment",
+        "metadata": {"name": "vdi-operator"},
+        "spec": spec,
+    }
 
 
-def a_revision(version: int = 1, status: str = "deployed", chart: str = "0.1.0", **more: Any) -> Revision:
+def a_revision(
+    version: int = 1, status: str = "deployed", chart: str = "0.1.0", **more: Any
+) -> Revision:
     info = Info(status, "2026-11-20T00:00:00Z", more.pop("description", "Install complete"))
     return Revision("vdi", "kasm", version, info, ReleasedChart(ChartMeta("vdi", chart)), **more)
 
@@ -65,7 +80,9 @@ def facts(**changes: Any) -> Facts:
 def verdicts(upgrading: bool = False, **changes: Any) -> list[tuple[str, str]]:
     found = run_checks(facts(**changes), NOW, upgrading=upgrading)
     return [
-        (one.severity.value, f"{one.message} {one.remedy.text}") for one in found if one.severity is not Severity.OK
+        (one.severity.value, f"{one.message} {one.remedy.text}")
+        for one in found
+        if one.severity is not Severity.OK
     ]
 
 
@@ -73,7 +90,10 @@ def test_node_selectors_that_match_no_node_are_named() -> None:
     operator = an_operator(nodeSelector={"role": "turn"})
     alone = verdicts(objects=(operator,))
     assert [level for level, _ in alone] == ["error"]
-    assert "No node has the labels role=turn, which the values require for deployment/vdi-operator" in alone[0][1]
+    assert (
+        "No node has the labels role=turn, which the values require for deployment/vdi-operator"
+        in alone[0][1]
+    )
     assert "kubectl label node node-1 role=turn" in alone[0][1]
     image = "localhost/vdi/vdi:dev"
     several = (a_node("node-1", images=[image]), a_node("node-2"))
@@ -86,7 +106,14 @@ def test_a_good_cluster_has_nothing_in_the_way() -> None:
     found = run_checks(facts(), NOW, upgrading=False)
     assert errors(found) == []
     assert {one.severity for one in found} == {Severity.OK}
-    assert [one.code for one in found] == ["helm", "kubernetes", "nodes", "rights", "traefik", "storage"]
+    assert [one.code for one in found] == [
+        "helm",
+        "kubernetes",
+        "nodes",
+        "rights",
+        "traefik",
+        "storage",
+    ]
 
 
 TLS = an_operator(env={"VDI_TLS_SECRET": "wild", "VDI_DOMAIN": "vdi.example.com"})
@@ -94,15 +121,24 @@ TLS = an_operator(env={"VDI_TLS_SECRET": "wild", "VDI_DOMAIN": "vdi.example.com"
 
 def with_certificate(**fields: Any) -> dict[str, Any]:
     """The Secret of TLS, with this certificate in it."""
-    return {"objects": (TLS,), "certificates": (Certificate(namespace="kasm", secret="wild", **fields),)}
+    return {
+        "objects": (TLS,),
+        "certificates": (Certificate(namespace="kasm", secret="wild", **fields),),
+    }
 
 
 def a_namespace(labels: dict[str, str] | None = None, phase: str = "Active") -> dict[str, Any]:
-    return {"kasm": {"metadata": {"name": "kasm", "labels": labels or {}}, "status": {"phase": phase}}}
+    return {
+        "kasm": {"metadata": {"name": "kasm", "labels": labels or {}}, "status": {"phase": phase}}
+    }
 
 
 def a_template(**spec: Any) -> dict[str, Any]:
-    return {"kind": "VDITemplate", "metadata": {"name": "t"}, "spec": {"image": "i.example.com/d:1", **spec}}
+    return {
+        "kind": "VDITemplate",
+        "metadata": {"name": "t"},
+        "spec": {"image": "i.example.com/d:1", **spec},
+    }
 
 
 CASES: dict[str, tuple[dict[str, Any], str, str]] = {
@@ -245,7 +281,11 @@ CASES: dict[str, tuple[dict[str, Any], str, str]] = {
 
 
 UPGRADES: dict[str, tuple[dict[str, Any], str, str]] = {
-    "nothing there": ({}, "error", "There is no release vdi in the namespace kasm. Install it with vdi install"),
+    "nothing there": (
+        {},
+        "error",
+        "There is no release vdi in the namespace kasm. Install it with vdi install",
+    ),
     "only a failed one": (
         {"revisions": (a_revision(1, "failed", description="x\ny"),)},
         "error",
@@ -257,7 +297,10 @@ UPGRADES: dict[str, tuple[dict[str, Any], str, str]] = {
         "The chart is 0.1.0, older than the deployed 0.10.0",
     ),
     "what only a merge refuses": (
-        {"revisions": (a_revision(),), "refusals": (Refusal("Service kasm/x", "Invalid", "Duplicate value"),)},
+        {
+            "revisions": (a_revision(),),
+            "refusals": (Refusal("Service kasm/x", "Invalid", "Duplicate value"),),
+        },
         "warning",
         "Duplicate value",
     ),
@@ -273,7 +316,8 @@ UPGRADES: dict[str, tuple[dict[str, Any], str, str]] = {
 
 
 @pytest.mark.parametrize(
-    ("upgrading", "name"), [*((False, name) for name in CASES), *((True, name) for name in UPGRADES)]
+    ("upgrading", "name"),
+    [*((False, name) for name in CASES), *((True, name) for name in UPGRADES)],
 )
 def test_what_stands_in_the_way(upgrading: bool, name: str) -> None:
     changes, level, words = (UPGRADES if upgrading else CASES)[name]
@@ -286,16 +330,29 @@ def test_an_upgrade_of_what_is_there_has_nothing_in_its_way() -> None:
 
 
 def test_a_right_that_is_missing_is_said_once() -> None:
-    refused = Refusal("Role kasm/x", "Forbidden", 'roles "x" is forbidden: User "bob" cannot patch resource "roles"')
+    refused = Refusal(
+        "Role kasm/x",
+        "Forbidden",
+        'roles "x" is forbidden: User "bob" cannot patch resource "roles"',
+    )
     assert len(verdicts(lacking=("patch roles -n kasm",), refusals=(refused,))) == 1
 
 
 def test_crds_that_were_applied_by_hand_are_taken_over() -> None:
-    assert verdicts(foreign=(ForeignObject("CustomResourceDefinition", "", "vdipools.vdi.kasm.io", ""),)) == []
+    assert (
+        verdicts(
+            foreign=(ForeignObject("CustomResourceDefinition", "", "vdipools.vdi.kasm.io", ""),)
+        )
+        == []
+    )
 
 
 def test_a_certificate_that_cert_manager_makes_need_not_be_there() -> None:
-    made = {"kind": "Certificate", "metadata": {"name": "w", "namespace": "kasm"}, "spec": {"secretName": "wild"}}
+    made = {
+        "kind": "Certificate",
+        "metadata": {"name": "w", "namespace": "kasm"},
+        "spec": {"secretName": "wild"},
+    }
     assert verdicts(**with_certificate(problem="missing") | {"objects": (TLS, made)}) == []
 
 
@@ -307,10 +364,13 @@ def test_the_first_namespace_of_sessions_stays_the_first() -> None:
     before = a_revision(manifest=json.dumps(with_namespaces("desks", "lab")))
     for namespaces in (("desks", "lab"), ("desks", "lab", "third")):
         assert verdicts(True, revisions=(before,), objects=(with_namespaces(*namespaces),)) == []
-    ((level, words),) = verdicts(True, revisions=(before,), objects=(with_namespaces("lab", "desks"),))
+    ((level, words),) = verdicts(
+        True, revisions=(before,), objects=(with_namespaces("lab", "desks"),)
+    )
     assert level == "error"
     assert words.startswith(
-        "The first namespace of sessions would be lab instead of desks: two operators would be active"
+        "The first namespace of sessions would be lab instead of desks: two operators would be"
+        " active"
     )
     assert words.endswith("Keep desks as the first of sessions.namespaces.")
 
@@ -319,4 +379,6 @@ def test_a_namespace_that_is_left_out_is_named() -> None:
     before = a_revision(manifest=json.dumps(with_namespaces("desks", "lab")))
     ((level, words),) = verdicts(True, revisions=(before,), objects=(with_namespaces("desks"),))
     assert level == "warning"
-    assert words.startswith("The namespace lab would have no operator: its sessions would not be processed.")
+    assert words.startswith(
+        "The namespace lab would have no operator: its sessions would not be processed."
+    )

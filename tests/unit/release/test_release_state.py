@@ -32,9 +32,14 @@ def test_a_chart_yaml_that_is_no_text_file_is_refused(tmp_path: Path) -> None:
         find_chart(tmp_path)
 
 
-def test_without_a_chart_it_says_what_is_allowed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_a_chart_it_says_what_is_allowed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("vdi.release.chart._PLACES", (tmp_path / "files", tmp_path))
-    with pytest.raises(RefusedError, match=r"does not include it.*allowed: --chart DIR, the folder of the chart vdi"):
+    with pytest.raises(
+        RefusedError,
+        match=r"does not include it.*allowed: --chart DIR, the folder of the chart vdi",
+    ):
         find_chart()
 
 
@@ -47,14 +52,22 @@ def history(*states: str) -> list[Revision]:
     return [a_revision(len(states) - number, state) for number, state in enumerate(states)]
 
 
-ROLLED_BACK = [a_revision(4, description="Rollback to 2"), a_revision(3, "failed"), a_revision(2, "superseded")]
+ROLLED_BACK = [
+    a_revision(4, description="Rollback to 2"),
+    a_revision(3, "failed"),
+    a_revision(2, "superseded"),
+]
 
 
 @pytest.mark.parametrize(
     ("before", "after", "said"),
     [
         ((), (), "Nothing of vdi remains"),
-        (history("deployed"), history("deployed"), "Revision 1 of vdi is deployed as before; nothing was changed"),
+        (
+            history("deployed"),
+            history("deployed"),
+            "Revision 1 of vdi is deployed as before; nothing was changed",
+        ),
         (
             history("deployed"),
             history("pending-upgrade", "deployed"),
@@ -74,7 +87,9 @@ ROLLED_BACK = [a_revision(4, description="Rollback to 2"), a_revision(3, "failed
         ),
     ],
 )
-def test_in_which_state_a_failure_leaves_it(before: list[Revision], after: list[Revision], said: str) -> None:
+def test_in_which_state_a_failure_leaves_it(
+    before: list[Revision], after: list[Revision], said: str
+) -> None:
     assert said in describe_state("vdi", Place("vdi-system"), before, after)
 
 
@@ -82,5 +97,6 @@ def test_suggested_commands_name_the_same_release() -> None:
     place = Place("lab", Path("/tmp/my kubeconfig"), "prod")
     said = describe_state("lab", place, (), history("pending-install"))
     assert said.endswith(
-        "To fix it: vdi uninstall --release lab --namespace lab --kubeconfig '/tmp/my kubeconfig' --context prod"
+        "To fix it: vdi uninstall --release lab --namespace lab --kubeconfig '/tmp/my kubeconfig'"
+        " --context prod"
     )

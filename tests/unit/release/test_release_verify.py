@@ -28,7 +28,13 @@ from vdi.release.signatures import PUBLIC_KEY
 DIGEST = f"sha256:{'1' * 64}"
 OURS = "r.example.com/vdi"
 SIGNED = f"image: {{repository: {OURS}/vdi}}\n"
-AT = ReleaseOptions(KubeConnection("kasm", None, None), "vdi", Helm(Path("/helm"), (4, 3, 1)), 1.0, FindingsOutput.TEXT)
+AT = ReleaseOptions(
+    KubeConnection("kasm", None, None),
+    "vdi",
+    Helm(Path("/helm"), (4, 3, 1)),
+    1.0,
+    FindingsOutput.TEXT,
+)
 
 
 @pytest.fixture
@@ -55,8 +61,12 @@ def temporary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return folder
 
 
-def a_cluster(monkeypatch: pytest.MonkeyPatch, answer: Callable[[str], bool], **known: Any) -> list[tuple[str, str]]:
-    """A release without a cluster and without helm; gives (chart, its values.yaml) of each time that helm reads it."""
+def a_cluster(
+    monkeypatch: pytest.MonkeyPatch, answer: Callable[[str], bool], **known: Any
+) -> list[tuple[str, str]]:
+    """A release without a cluster and without helm; gives (chart, its values.yaml) of each time
+    that helm reads it.
+    """
     read: list[tuple[str, str]] = []
 
     def note(change: Change) -> None:
@@ -88,7 +98,11 @@ def change_release(chart: Path, key: Path | None, *, upgrading: bool = False) ->
 
 
 def test_helm_gets_the_proven_copy_after_the_question(
-    chart: Path, key: Path, temporary: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    chart: Path,
+    key: Path,
+    temporary: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     def answer(question: str) -> bool:
         (chart / "values.yaml").write_text("image: {repository: evil.example.com/vdi}\n")
@@ -110,7 +124,10 @@ def test_the_copy_is_private_and_gone_after_any_end(
     with pytest.raises(type(error)), verified_copy(find_chart(chart), key) as copy:
         (private,) = temporary.iterdir()
         assert private.stat().st_mode & 0o777 == 0o700
-        assert copy.folder.parent == private and (copy.folder / "templates/a.yaml").read_text() == "a: b\n"
+        assert (
+            copy.folder.parent == private
+            and (copy.folder / "templates/a.yaml").read_text() == "a: b\n"
+        )
         raise error
     assert list(temporary.iterdir()) == []
 
@@ -118,7 +135,9 @@ def test_the_copy_is_private_and_gone_after_any_end(
 def test_a_chart_that_is_refused_leaves_no_copy(chart: Path, key: Path, temporary: Path) -> None:
     (chart / "templates/b.yaml").symlink_to("a.yaml")
     with (
-        pytest.raises(CliError, match=r"templates/b\.yaml: it is a symbolic link.*; nothing was changed"),
+        pytest.raises(
+            CliError, match=r"templates/b\.yaml: it is a symbolic link.*; nothing was changed"
+        ),
         verified_copy(find_chart(chart), key),
     ):
         pass
@@ -130,7 +149,10 @@ def test_a_key_in_the_chart_s_own_folder_is_refused(chart: Path, key: Path, tmp_
     linked.symlink_to(chart / PUBLIC_KEY)
     for inside in (chart / PUBLIC_KEY, linked):
         with (
-            pytest.raises(CliError, match=rf"--verify {inside}: the key is in the chart's own folder .*; allowed: "),
+            pytest.raises(
+                CliError,
+                match=rf"--verify {inside}: the key is in the chart's own folder .*; allowed: ",
+            ),
             verified_copy(find_chart(chart), inside),
         ):
             pass
@@ -169,8 +191,15 @@ def test_every_image_that_the_release_names_is_proven_or_listed(
         return {"apiVersion": "v1", "kind": kind, "metadata": {"name": "x"}, "spec": spec}
 
     variable = [{"name": "VDI_PLACEHOLDER_IMAGE", "value": f"{OURS}/placeholder@{DIGEST}"}]
-    volume = {"name": "files", "image": {"reference": "other.example.com/volume:1", "pullPolicy": "Never"}}
-    probe = {**pod("probe"), "initContainers": [{"name": "i", "image": f"{OURS}/init@{DIGEST}"}], "volumes": [volume]}
+    volume = {
+        "name": "files",
+        "image": {"reference": "other.example.com/volume:1", "pullPolicy": "Never"},
+    }
+    probe = {
+        **pod("probe"),
+        "initContainers": [{"name": "i", "image": f"{OURS}/init@{DIGEST}"}],
+        "volumes": [volume],
+    }
     plan = json.dumps({"roles": [{"image": f"{OURS}/plan@{DIGEST}"}]})
     objects = (
         an_operator(container={"image": f"{OURS}/operator@{DIGEST}"}),
@@ -179,15 +208,33 @@ def test_every_image_that_the_release_names_is_proven_or_listed(
         an_object("CronJob", {"jobTemplate": {"spec": {"template": {"spec": pod("doctor")}}}}),
         an_object("VDITemplate", {"image": f"{OURS}/desktop@{DIGEST}"}),
         an_object("Prometheus", {"image": "other.example.com/prometheus:1"}),
-        {**an_object("ConfigMap", None), "data": {"plan.json": plan, "broken.json": "{", "a.py": "image"}},
+        {
+            **an_object("ConfigMap", None),
+            "data": {"plan.json": plan, "broken.json": "{", "a.py": "image"},
+        },
         an_object("CustomResourceDefinition", {"properties": {"image": {"type": "string"}}}),
     )
-    a_cluster(monkeypatch, lambda question: False, objects=objects, hooks=(an_object("Pod", pod("trial")),))
+    a_cluster(
+        monkeypatch,
+        lambda question: False,
+        objects=objects,
+        hooks=(an_object("Pod", pod("trial")),),
+    )
     monkeypatch.setattr(release_run, "run_checks", lambda *ignored, **more: [])
     with pytest.raises(CliError, match="nothing was changed"):
         change_release(chart, key)
     said = [line for line in capsys.readouterr().err.splitlines() if ": image " in line]
-    names = ["desktop", "doctor", "gateway", "init", "operator", "placeholder", "plan", "probe", "trial"]
+    names = [
+        "desktop",
+        "doctor",
+        "gateway",
+        "init",
+        "operator",
+        "placeholder",
+        "plan",
+        "probe",
+        "trial",
+    ]
     assert said == [
         *(f"Signed with {key}: image {OURS}/{name}@{DIGEST}" for name in names),
         "Not of this release, so not verified: image other.example.com/prometheus:1",

@@ -16,7 +16,10 @@ MINUTE = 60_000
 
 def a_room(name: str, **allocatable: str) -> NodeCapacity:
     return read_capacity(
-        a_node(name, allocatable={GPU if key == "gpu" else key: value for key, value in allocatable.items()})
+        a_node(
+            name,
+            allocatable={GPU if key == "gpu" else key: value for key, value in allocatable.items()},
+        )
     )
 
 

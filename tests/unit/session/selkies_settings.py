@@ -1,20 +1,29 @@
-"""What Selkies 2.1.0 makes of a variable, as far as templates set it: its `settings.py`, read and written down.
+"""What Selkies 2.1.0 makes of a variable, as far as templates set it: its `settings.py`, read and
+written down.
 
-Only for tests: `meaning("SELKIES_FRAMERATE", "60-60")` is `Meaning(60, locked=True)`; ValueError for what Selkies would
-log as invalid and pass over, or clamp.
+Only for tests: `meaning("SELKIES_FRAMERATE", "60-60")` is `Meaning(60, locked=True)`; ValueError
+for what Selkies would log as invalid and pass over, or clamp.
 """
 
 import re
 from typing import NamedTuple
 
 SWITCHES = (
-    "AUDIO_ENABLED COMMAND_ENABLED ENABLE_DUAL_MODE ENABLE_RESIZE GAMEPAD_ENABLED MICROPHONE_ENABLED PRINTING_ENABLED "
-    "SECOND_SCREEN WEBRTC_ICE_LITE"
+    "AUDIO_ENABLED COMMAND_ENABLED ENABLE_DUAL_MODE ENABLE_RESIZE GAMEPAD_ENABLED"
+    " MICROPHONE_ENABLED PRINTING_ENABLED SECOND_SCREEN WEBRTC_ICE_LITE"
 )
 BOOLS = frozenset(f"SELKIES_{name}" for name in SWITCHES.split())
 RANGES = {"SELKIES_FRAMERATE": (8, 240), "SELKIES_VIDEO_BITRATE": (100, 1_000_000)}
 ENUMS = {
-    "SELKIES_ENCODER": ("h264enc", "h265enc", "vp8enc", "vp9enc", "av1enc", "h264enc-striped", "jpeg"),
+    "SELKIES_ENCODER": (
+        "h264enc",
+        "h265enc",
+        "vp8enc",
+        "vp9enc",
+        "av1enc",
+        "h264enc-striped",
+        "jpeg",
+    ),
     "SELKIES_RATE_CONTROL_MODE": ("cbr", "crf"),
 }
 LISTS = {"SELKIES_FILE_TRANSFERS": ("upload", "download")}
@@ -36,7 +45,9 @@ class Meaning(NamedTuple):
 
 
 def meaning(name: str, value: str) -> Meaning:
-    """What Selkies 2.1.0 takes this value of this variable for; ValueError where it does not take it as it stands."""
+    """What Selkies 2.1.0 takes this value of this variable for; ValueError where it does not take
+    it as it stands.
+    """
     if name in BOOLS:
         word, *suffixes = value.split("|")
         if word not in ("true", "false") or suffixes not in ([], ["locked"]):
@@ -52,7 +63,11 @@ def meaning(name: str, value: str) -> Meaning:
         return Meaning(start, locked=low == high)
     if name in ENUMS:
         named = value.split(",")
-        if not named or any(one not in ENUMS[name] for one in named) or len(set(named)) != len(named):
+        if (
+            not named
+            or any(one not in ENUMS[name] for one in named)
+            or len(set(named)) != len(named)
+        ):
             raise ValueError(f"{name}={value}")
         return Meaning(named[0], locked=len(named) == 1)
     if name in LISTS:

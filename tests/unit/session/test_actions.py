@@ -37,8 +37,13 @@ VIEWER, COLLABORATOR = GuestRole.VIEWER, GuestRole.COLLABORATOR
 EIGHT_THIRTY = SessionSchedule(start="08:30", time_zone="Europe/Berlin")
 SUSPENDED = {"suspended": True}
 TWO_HOURS_AGO: dict[str, Any] = {"status": {"startTime": "2026-11-20T10:00:00Z"}}
-TWO_ARE_FREE: dict[str, Any] = {"resources": {"gpu": 3}, "status": {"queue": {"position": 2, "availableGpu": 2}}}
-GUESTS: dict[str, Any] = {"access": [{"user": "Bob@example.com", "role": "viewer"}, {"user": EVE, "role": "viewer"}]}
+TWO_ARE_FREE: dict[str, Any] = {
+    "resources": {"gpu": 3},
+    "status": {"queue": {"position": 2, "availableGpu": 2}},
+}
+GUESTS: dict[str, Any] = {
+    "access": [{"user": "Bob@example.com", "role": "viewer"}, {"user": EVE, "role": "viewer"}]
+}
 
 BOB_FOR_AN_HOUR = {"user": BOB, "role": "collaborator", "expires": "2026-11-20T13:00:00Z"}
 
@@ -87,7 +92,9 @@ def test_patch_changes_only_what_was_requested(
     if change:
         metadata = patch.pop("metadata")
         assert metadata.pop("uid") == before.metadata.uid
-        if isinstance(request_, Resize | Share | Unshare):  # nothing that another request has set is lost
+        if isinstance(
+            request_, Resize | Share | Unshare
+        ):  # nothing that another request has set is lost
             assert metadata.pop("resourceVersion") == before.metadata.resource_version
         patch |= {"metadata": metadata} if metadata else {}
     assert msgspec.json.decode(msgspec.json.encode(patch)) == change
@@ -112,7 +119,9 @@ def test_patch_changes_only_what_was_requested(
         (TWO_ARE_FREE | {"resources": {}}, Resize(gpu=2), "Conflict", "fewer GPUs (2)"),
     ],
 )  # fmt: skip
-def test_refusal_names_what_is_allowed(session: dict[str, Any], request_: Request, code: str, message: str) -> None:
+def test_refusal_names_what_is_allowed(
+    session: dict[str, Any], request_: Request, code: str, message: str
+) -> None:
     template = {"lifecycle": {"maxTimeout": "4h"}, "resources": {"defaultGPU": 1, "maxGPU": 4}}
     refusal = refused(a_session(**session), request_, **template)
     assert refusal.code == code
@@ -121,24 +130,40 @@ def test_refusal_names_what_is_allowed(session: dict[str, Any], request_: Reques
 
 @pytest.mark.parametrize(
     ("size", "allowed"),
-    [(Resize("64Gi"), "at most 24005Mi"), (Resize(cpu="17"), "at most 16000m"), (Resize("23Gi", "16"), None)],
+    [
+        (Resize("64Gi"), "at most 24005Mi"),
+        (Resize(cpu="17"), "at most 16000m"),
+        (Resize("23Gi", "16"), None),
+    ],
 )
 def test_size_above_the_largest_node_is_refused(size: Resize, allowed: str | None) -> None:
     template = a_template(resources={"maxMemory": "1Ti", "maxCPU": "64", "defaultGPU": 0})
     template.status.largest = LargestSize("24005Mi", "16000m")
     found = decide(a_session(), template, size, NOW)
     assert (found.allowed if isinstance(found, Refusal) else None) == allowed
-    assert not isinstance(found, Refusal) or "of the largest node that can run template" in found.message
+    assert (
+        not isinstance(found, Refusal)
+        or "of the largest node that can run template" in found.message
+    )
 
 
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"time_zone": "Mars/Olympus"}, "timeZone: 'Mars/Olympus' is not allowed; allowed: a known time zone"),
+        (
+            {"time_zone": "Mars/Olympus"},
+            "timeZone: 'Mars/Olympus' is not allowed; allowed: a known time zone",
+        ),
         ({"time_zone": "x" * 60_000}, "timeZone: '" + "x" * 100 + "' is not allowed"),
-        ({"start": "8:30"}, "start: '8:30' is not allowed; allowed: a time of day from 00:00 to 23:59"),
+        (
+            {"start": "8:30"},
+            "start: '8:30' is not allowed; allowed: a time of day from 00:00 to 23:59",
+        ),
         ({"start": "x" * 60_000}, "start: '" + "x" * 100 + "' is not allowed"),
-        ({"end": "08:30"}, "end: '08:30' is not allowed; allowed: not start, nor the 5 minutes before it"),
+        (
+            {"end": "08:30"},
+            "end: '08:30' is not allowed; allowed: not start, nor the 5 minutes before it",
+        ),
         ({"start": "00:02", "end": "23:58"}, "end: '23:58' is not allowed"),
         ({"days": ()}, "days: '' is not allowed; allowed: one or more of MON, TUE"),
         ({"days": ("Monday",)}, "days: 'Monday' is not allowed"),
@@ -150,32 +175,50 @@ def test_unusable_schedule_is_refused_by_field(fields: dict[str, Any], message: 
     assert (refusal.code, refusal.field) == ("Invalid", message.partition(":")[0])
 
 
-@pytest.mark.parametrize("request_", [Suspend(), Resume(), Restart(), Extend("9h"), Share(BOB, VIEWER), Unshare(BOB)])
+@pytest.mark.parametrize(
+    "request_", [Suspend(), Resume(), Restart(), Extend("9h"), Share(BOB, VIEWER), Unshare(BOB)]
+)
 def test_an_ending_session_cannot_be_changed(request_: Request) -> None:
     session = a_session(deleting=True, **GUESTS)
-    assert refused(session, request_).message == "The desktop 'alice-desktop' is ending and can no longer be changed."
+    assert (
+        refused(session, request_).message
+        == "The desktop 'alice-desktop' is ending and can no longer be changed."
+    )
 
 
 def test_the_cluster_maximum_counts_without_the_template_s() -> None:
     settings = ClusterSettings(max_timeout="24h")
-    assert decide(a_session(), a_template(), Extend("24h"), NOW, settings)["spec"] == {"timeout": "24h"}  # type: ignore[index]
+    decided = decide(a_session(), a_template(), Extend("24h"), NOW, settings)
+    assert not isinstance(decided, Refusal) and decided["spec"] == {"timeout": "24h"}
     refusal = decide(a_session(), a_template(), Extend("25h"), NOW, settings)
     assert isinstance(refusal, Refusal) and refusal.allowed == "at most 24h"
-    assert decide(a_session(), None, Extend("25h"), NOW, settings), "the template is replaced: no desktop ends by it"
+    assert decide(a_session(), None, Extend("25h"), NOW, settings), (
+        "the template is replaced: no desktop ends by it"
+    )
 
 
 def test_a_longer_run_is_counted_from_what_the_template_allows() -> None:
     assert lengthen(a_session(timeout="8h"), a_template(), 2 * HOUR) == "10h"
-    assert lengthen(a_session(timeout="8h"), a_template(lifecycle={"maxTimeout": "4h"}), HOUR) == "5h"
+    assert (
+        lengthen(a_session(timeout="8h"), a_template(lifecycle={"maxTimeout": "4h"}), HOUR) == "5h"
+    )
 
 
 def test_view_only_is_refused_where_nothing_enforces_it() -> None:
     """The images that cannot: test_session_image.py."""
     refusal = refused(a_session(), Share(BOB, VIEWER), protocol="Web")
-    assert (refusal.code, refusal.field, refusal.allowed) == ("ViewOnlyUnavailable", "role", "collaborator")
+    assert (refusal.code, refusal.field, refusal.allowed) == (
+        "ViewOnlyUnavailable",
+        "role",
+        "collaborator",
+    )
     assert "the image of this desktop serves its own page (protocol Web)" in refusal.message
-    assert not isinstance(decide(a_session(), a_template(protocol="Web"), Share(BOB, COLLABORATOR), NOW), Refusal)
-    assert isinstance(decide(a_session(), None, Share(BOB, VIEWER), NOW), Refusal), "the template was deleted"
+    assert not isinstance(
+        decide(a_session(), a_template(protocol="Web"), Share(BOB, COLLABORATOR), NOW), Refusal
+    )
+    assert isinstance(decide(a_session(), None, Share(BOB, VIEWER), NOW), Refusal), (
+        "the template was deleted"
+    )
 
 
 def test_guests_are_limited_and_a_role_still_changes() -> None:
@@ -186,7 +229,12 @@ def test_guests_are_limited_and_a_role_still_changes() -> None:
 
 
 edits = st.one_of(
-    st.builds(Share, st.sampled_from([BOB, EVE, "Eve@Example.com"]), st.sampled_from(GuestRole), st.just(None)),
+    st.builds(
+        Share,
+        st.sampled_from([BOB, EVE, "Eve@Example.com"]),
+        st.sampled_from(GuestRole),
+        st.just(None),
+    ),
     st.builds(Unshare, st.sampled_from([BOB, EVE])),
 )
 
@@ -218,7 +266,11 @@ NO_HOME = {"type": "HomeBound", "status": "True", "reason": "NoHome"}
         ({"status": {"conditions": [NO_HOME]}}, None, None),
         ({"status": {"homeClaim": "home-x"}}, {"status": {"homeClaim": "home-y"}}, "home-x"),
         ({"status": {"homeClaim": "home-x"}}, {"status": {"homeClaim": "home-x"}}, Refusal),
-        ({"status": {"homeClaim": "home-x"}}, {"status": {"homeClaim": "home-x"}, "namespace": "lab"}, "home-x"),
+        (
+            {"status": {"homeClaim": "home-x"}},
+            {"status": {"homeClaim": "home-x"}, "namespace": "lab"},
+            "home-x",
+        ),
     ],
 )
 def test_files_are_deleted_only_if_no_other_session_has_them(
@@ -229,6 +281,9 @@ def test_files_are_deleted_only_if_no_other_session_has_them(
     claim = find_home_to_delete(mine, others)
     if found is Refusal:
         assert isinstance(claim, Refusal)
-        assert "'alice-desktop' and 'second' share their files, so nothing was deleted" in claim.message
+        assert (
+            "'alice-desktop' and 'second' share their files, so nothing was deleted"
+            in claim.message
+        )
     else:
         assert claim == found

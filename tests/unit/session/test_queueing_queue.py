@@ -6,13 +6,22 @@ from hypothesis import given, settings
 from hypothesis import strategies as some
 
 from support.builders import GPU, a_node
-from unit.session.queueing_world import MINUTE, QueueSimulation, a_demand, a_room, a_waiter, pinned_to
+from unit.session.queueing_world import (
+    MINUTE,
+    QueueSimulation,
+    a_demand,
+    a_room,
+    a_waiter,
+    pinned_to,
+)
 from vdi.cluster.capacity import Demand, read_capacity
 from vdi.session.queueing.groups import AGEING, GroupQueue, PendingSession, sort_pending
 from vdi.session.queueing.queue import BACKFILL_TIMEOUT, Grant, Queue
 
 
-def a_world(*capacities: str, weights: dict[str, float] | None = None, **has: str) -> QueueSimulation:
+def a_world(
+    *capacities: str, weights: dict[str, float] | None = None, **has: str
+) -> QueueSimulation:
     world = QueueSimulation(Queue(weights))
     for name in capacities or ("n1",):
         world.queue.set_node(a_room(name, **has))
@@ -76,7 +85,9 @@ def test_large_demand_is_not_starved_by_small_ones() -> None:
     world = full_world("u{}")
     world.arrive(a_waiter("large", 0, demand=a_demand(gpu=4)))
     world.arrive(a_waiter("small0", 1))
-    assert granted(world.end("r0")) == ["small0"], "gaps are used as long as nobody has lost patience"
+    assert granted(world.end("r0")) == ["small0"], (
+        "gaps are used as long as nobody has lost patience"
+    )
     world.pass_time(BACKFILL_TIMEOUT)
     for number in range(3):
         world.arrive(a_waiter(f"late{number}", world.now))
@@ -92,7 +103,9 @@ def test_offered_gpus_are_those_that_start_at_once() -> None:
             world = a_world(gpu="8", cpu="32", memory="64Gi", pods="99")
             world.arrive(a_waiter("filler", demand=a_demand(gpu=taken)))
             if patient:  # what it lacks is kept for it
-                world.arrive(a_waiter("patient", 0, user="filler", priority=1, demand=a_demand(gpu=patient)))
+                world.arrive(
+                    a_waiter("patient", 0, user="filler", priority=1, demand=a_demand(gpu=patient))
+                )
                 world.pass_time(BACKFILL_TIMEOUT)
             asks = a_waiter("asks", world.now, demand=a_demand(gpu=4, cpu=cpu))
             world.arrive(asks)
@@ -106,7 +119,10 @@ def test_offered_gpus_are_those_that_start_at_once() -> None:
 def test_a_session_takes_less_of_what_is_kept_for_it() -> None:
     world = a_world(gpu="8")
     world.arrive(a_waiter("filler", demand=a_demand(gpu=6)))
-    first, second = (a_waiter(uid, place, demand=a_demand(gpu=4)) for place, uid in enumerate(("first", "second")))
+    first, second = (
+        a_waiter(uid, place, demand=a_demand(gpu=4))
+        for place, uid in enumerate(("first", "second"))
+    )
     world.arrive(first)
     world.arrive(second)
     world.pass_time(BACKFILL_TIMEOUT)
@@ -147,7 +163,9 @@ def test_session_that_moves_ahead_takes_the_reserved_node() -> None:
         world.arrive(a_waiter(uid, user="greedy", demand=a_demand(pin=pinned_to("n1"))))
     world.arrive(a_waiter("large", 0, user="patient", demand=a_demand(gpu=3, pin=pinned_to("n0"))))
     world.pass_time(BACKFILL_TIMEOUT)
-    small = a_waiter("small", world.now, user="greedy", priority=1, demand=a_demand(pin=pinned_to("n0")))
+    small = a_waiter(
+        "small", world.now, user="greedy", priority=1, demand=a_demand(pin=pinned_to("n0"))
+    )
     assert world.arrive(small) == [], "with three desktops it comes after one with one desktop"
     assert [granted(world.end(uid)) for uid in ("r1", "r2", "r3")] == [[], [], ["small"]]
 
@@ -181,7 +199,9 @@ def test_pools_get_only_capacity_that_no_session_needs() -> None:
     assert world.queue.try_bind("pool-2", a_demand(), world.now) is None, "the eighth was the last"
     world.queue.enter(a_waiter("hopeless", demand=a_demand(gpu=9)), world.now)
     world.queue.remove("pool-1", world.now)
-    assert world.queue.try_bind("pool-1", a_demand(), world.now) == "n1", "who can never start blocks nobody"
+    assert world.queue.try_bind("pool-1", a_demand(), world.now) == "n1", (
+        "who can never start blocks nobody"
+    )
 
 
 def test_pool_that_takes_nothing_sessions_lack_is_filled() -> None:
@@ -224,7 +244,9 @@ def test_session_that_comes_back_waits_since_then() -> None:
 
 
 DEMANDS = some.builds(
-    lambda gpu, cpu, gib, pin: a_demand(gpu, cpu, gib * 2**30, **({"pin": pinned_to(pin)} if pin else {})),
+    lambda gpu, cpu, gib, pin: a_demand(
+        gpu, cpu, gib * 2**30, **({"pin": pinned_to(pin)} if pin else {})
+    ),
     some.integers(0, 4),
     some.sampled_from([250, 4000, 9000]),
     some.sampled_from([1, 16, 40]),
@@ -242,7 +264,9 @@ STEPS = some.lists(
 
 
 @given(STEPS)
-def test_never_over_capacity_and_nothing_free_is_left(steps: list[tuple[str, int, Demand, int]]) -> None:
+def test_never_over_capacity_and_nothing_free_is_left(
+    steps: list[tuple[str, int, Demand, int]],
+) -> None:
     world = a_world("n0", "n1")
     for number, (what, which, demand, priority) in enumerate(steps):
         everybody = sorted(world.running)
@@ -252,14 +276,20 @@ def test_never_over_capacity_and_nothing_free_is_left(steps: list[tuple[str, int
         elif what == "end" and everybody:
             world.end(everybody[which % len(everybody)])
         elif what == "pool":
-            world.try_pool(f"p{number}", demand, instead_of=everybody[which % len(everybody)] if everybody else "")
+            world.try_pool(
+                f"p{number}",
+                demand,
+                instead_of=everybody[which % len(everybody)] if everybody else "",
+            )
         elif what == "time":
             world.pass_time(which * MINUTE)
         elif what == "leave" and waiting:
             world.queue.leave(waiting[which % len(waiting)], world.now)
             world.settle()
         elif what == "node":
-            world.queue.set_node(read_capacity(a_node(f"n{which % 3}", unschedulable=which % 2 == 0)))
+            world.queue.set_node(
+                read_capacity(a_node(f"n{which % 3}", unschedulable=which % 2 == 0))
+            )
             world.settle()
         elif what == "gone":
             world.lose_node(f"n{which % 3}")
@@ -270,15 +300,23 @@ def test_never_over_capacity_and_nothing_free_is_left(steps: list[tuple[str, int
 
 
 def _assert_work_conserving(world: QueueSimulation) -> None:
-    """Whoever waits does not fit anywhere, but for what is kept for somebody who has waited long."""
+    """Whoever waits does not fit anywhere, but for what is kept for somebody who has waited
+    long.
+    """
     for group in world.queue.groups():
         for room in group.capacities.values():
             if not room.closed and room.fits(group.demand.takes):
-                assert world.queue.holders(room.name, group), f"{room.name} has room for {group.demand}"
+                assert world.queue.holders(room.name, group), (
+                    f"{room.name} has room for {group.demand}"
+                )
 
 
 @given(
-    some.lists(some.tuples(some.integers(0, 3), some.integers(-3, 3), some.integers(0, 120)), min_size=1, max_size=40),
+    some.lists(
+        some.tuples(some.integers(0, 3), some.integers(-3, 3), some.integers(0, 120)),
+        min_size=1,
+        max_size=40,
+    ),
     some.lists(some.integers(0, 200), min_size=1, max_size=12),
     some.dictionaries(some.sampled_from(["u0", "u1", "u2"]), some.sampled_from([0.5, 1.0, 2.0])),
 )
@@ -298,7 +336,9 @@ def test_group_queue_has_the_order_of_sorting(
         expected = sort_pending(pending_sessions.values(), running, weights, now)[0]
         first = line.first(now)
         assert first is not None and first[1] == expected
-        assert line.oldest() == min(pending_session.since for pending_session in pending_sessions.values())
+        assert line.oldest() == min(
+            pending_session.since for pending_session in pending_sessions.values()
+        )
         line.remove(expected.uid, now)
         del pending_sessions[expected.uid]
         running[expected.user] = running.get(expected.user, 0) + 1
@@ -308,12 +348,20 @@ def test_group_queue_has_the_order_of_sorting(
             return
 
 
-@given(some.lists(some.tuples(some.integers(1, 8), some.sampled_from([250, 8000])), min_size=1, max_size=6))
+@given(
+    some.lists(
+        some.tuples(some.integers(1, 8), some.sampled_from([250, 8000])), min_size=1, max_size=6
+    )
+)
 @settings(max_examples=15)
 def test_no_session_starves_under_a_stream_of_newcomers(desired: list[tuple[int, int]]) -> None:
-    """Every minute new desktops of other people come, small and more important; each runs for half an hour."""
+    """Every minute new desktops of other people come, small and more important; each runs for half
+    an hour.
+    """
     world = a_world("n0", "n1")
-    patient = [a_waiter(f"p{i}", 0, demand=a_demand(gpu, cpu)) for i, (gpu, cpu) in enumerate(desired)]
+    patient = [
+        a_waiter(f"p{i}", 0, demand=a_demand(gpu, cpu)) for i, (gpu, cpu) in enumerate(desired)
+    ]
     ends: dict[str, int] = {}
 
     def note() -> None:
@@ -339,7 +387,9 @@ def test_no_session_starves_under_a_stream_of_newcomers(desired: list[tuple[int,
 
 @given(some.lists(some.integers(0, 2), min_size=6, max_size=30))
 def test_slots_are_shared_evenly_between_users(users: list[int]) -> None:
-    """Whoever waits with fewer desktops than somebody who was let in after the same moment has been passed over."""
+    """Whoever waits with fewer desktops than somebody who was let in after the same moment has been
+    passed over.
+    """
     world = full_world()
     for number, user in enumerate(users):
         world.arrive(a_waiter(f"w{number:02}", number, user=f"u{user}"))
@@ -347,7 +397,10 @@ def test_slots_are_shared_evenly_between_users(users: list[int]) -> None:
         waiting_users = {one.user for one in world.queue}
         if not waiting_users:
             break
-        counts = {user: sum(1 for one, _ in world.running.values() if one.user == user) for user in waiting_users}
+        counts = {
+            user: sum(1 for one, _ in world.running.values() if one.user == user)
+            for user in waiting_users
+        }
         (grant,) = world.end(f"r{number}")
         assert counts[grant.pending.user] == min(counts.values())
 
@@ -375,9 +428,14 @@ def test_decision_without_free_capacity_looks_at_no_node() -> None:
     assert world.queue.grant(0) == []
 
 
-@given(some.lists(some.integers(1, 4), min_size=1, max_size=4), some.lists(some.integers(0, 99), max_size=40))
+@given(
+    some.lists(some.integers(1, 4), min_size=1, max_size=4),
+    some.lists(some.integers(0, 99), max_size=40),
+)
 def test_scheduler_may_choose_other_nodes_than_assumed(gpus: list[int], choices: list[int]) -> None:
-    """Whatever it chooses, what was granted fits: it finds a node for every desktop, and none is granted too many."""
+    """Whatever it chooses, what was granted fits: it finds a node for every desktop, and none is
+    granted too many.
+    """
     queue = Queue()
     for number, gpu in enumerate(gpus):
         queue.set_node(a_room(f"n{number}", gpu=str(gpu)))
@@ -387,7 +445,9 @@ def test_scheduler_may_choose_other_nodes_than_assumed(gpus: list[int], choices:
     for number, choice in enumerate(choices):
         queue.enter(a_waiter(f"w{number}"), 0)
         for grant in queue.grant(0):
-            assert queue.assume(f"pod/{grant.pending.uid}", a_demand(), takes, granted=grant.pending.uid, now=0)
+            assert queue.assume(
+                f"pod/{grant.pending.uid}", a_demand(), takes, granted=grant.pending.uid, now=0
+            )
             queue.remove(grant.pending.uid, 0)
             unbound.append(f"pod/{grant.pending.uid}")
         assert len(unbound) + len(bound) == min(number + 1, sum(gpus))
@@ -395,7 +455,9 @@ def test_scheduler_may_choose_other_nodes_than_assumed(gpus: list[int], choices:
             continue
         while unbound:
             pod = unbound.pop(choice % len(unbound))
-            open_nodes = [f"n{i}" for i, gpu in enumerate(gpus) if list(bound.values()).count(f"n{i}") < gpu]
+            open_nodes = [
+                f"n{i}" for i, gpu in enumerate(gpus) if list(bound.values()).count(f"n{i}") < gpu
+            ]
             assert open_nodes, "granted more than there is"
             bound[pod] = open_nodes[choice % len(open_nodes)]
             queue.bind(pod, bound[pod], takes, now=0)

@@ -1,4 +1,6 @@
-"""Size of a running desktop: what its pod is resized to, why not, and when more memory is offered."""
+"""Size of a running desktop: what its pod is resized to, why not, and when more memory is
+offered.
+"""
 
 from dataclasses import replace
 from typing import Any
@@ -16,7 +18,13 @@ from vdi.session.resize import MemoryAlert, find_largest, find_memory_alert, fin
 
 SETTINGS = ClusterSettings(requests_cpu="250m", requests_memory="1Gi")
 GIB = 1 << 30
-OFFER = {"defaultMemory": "4Gi", "maxMemory": "100Gi", "defaultCPU": "1", "maxCPU": "32", "defaultGPU": 0}
+OFFER = {
+    "defaultMemory": "4Gi",
+    "maxMemory": "100Gi",
+    "defaultCPU": "1",
+    "maxCPU": "32",
+    "defaultGPU": 0,
+}
 
 
 def a_running_pod(*conditions: dict[str, str], phase: str = "Running") -> Pod:
@@ -25,7 +33,10 @@ def a_running_pod(*conditions: dict[str, str], phase: str = "Running") -> Pod:
         "requests": {"cpu": "250m", "memory": "1Gi", "ephemeral-storage": "5Gi"},
     }
     pod = msgspec.to_builtins(a_pod(ready=True, status={"phase": phase, "conditions": conditions}))
-    pod["spec"] = {"nodeName": "node-1", "containers": [{"name": "desktop", "resources": resources}]}
+    pod["spec"] = {
+        "nodeName": "node-1",
+        "containers": [{"name": "desktop", "resources": resources}],
+    }
     return msgspec.convert(pod, Pod)
 
 
@@ -54,9 +65,15 @@ def test_same_size_in_other_words_is_no_resize() -> None:
 
 
 def test_only_a_size_of_the_session_itself_counts() -> None:
-    larger = replace(observed(), template=a_template(resources=OFFER | {"defaultMemory": "8Gi", "defaultCPU": "4"}))
+    larger = replace(
+        observed(),
+        template=a_template(resources=OFFER | {"defaultMemory": "8Gi", "defaultCPU": "4"}),
+    )
     assert find_resize(larger, SETTINGS) is None
-    assert find_resize(replace(larger, session=a_session(resources={"memory": "4Gi"})), SETTINGS) is None
+    assert (
+        find_resize(replace(larger, session=a_session(resources={"memory": "4Gi"})), SETTINGS)
+        is None
+    )
 
 
 @pytest.mark.parametrize(
@@ -66,7 +83,11 @@ def test_only_a_size_of_the_session_itself_counts() -> None:
         {"pod": a_running_pod(phase="Pending")},
         {"template": None},
         {"node": None},
-        {"pod": msgspec.structs.replace(a_running_pod(), metadata=a_pod(deletionTimestamp="x").metadata)},
+        {
+            "pod": msgspec.structs.replace(
+                a_running_pod(), metadata=a_pod(deletionTimestamp="x").metadata
+            )
+        },
     ],
     ids=["no pod", "starting", "no template", "no node", "terminating"],
 )
@@ -83,7 +104,12 @@ def pending(reason: str, status: str = "True") -> dict[str, str]:
     [
         ([], {"memory": "101Gi"}, "Infeasible", "101Gi is more than the 100Gi that template"),
         ([], {"memory": "65Gi"}, "Infeasible", "65Gi is more than node node-1 has in total (64Gi)"),
-        ([], {"memory": "4Gi", "cpu": "17"}, "Infeasible", "17 is more than node node-1 has in total (16)"),
+        (
+            [],
+            {"memory": "4Gi", "cpu": "17"},
+            "Infeasible",
+            "17 is more than node node-1 has in total (16)",
+        ),
         ([pending("Deferred")], {"memory": "4Gi"}, "Deferred", "no room"),
         ([pending("Infeasible")], {"memory": "4Gi"}, "Infeasible", "no room"),
     ],
@@ -93,7 +119,11 @@ def test_size_that_is_not_applied_has_a_reason(
 ) -> None:
     found = find_resize(observed(*conditions, **resources), SETTINGS)
     assert isinstance(found, Alert)
-    assert (found.type, found.reason, words in found.message) == ("ResizePending", reason, True), found
+    assert (found.type, found.reason, words in found.message) == (
+        "ResizePending",
+        reason,
+        True,
+    ), found
 
 
 def failing(message: str, reason: str = "Error", status: str = "True") -> dict[str, str]:
@@ -102,7 +132,8 @@ def failing(message: str, reason: str = "Error", status: str = "True") -> dict[s
 
 # As Kubernetes 1.36 says it, with the usage of that moment.
 IN_USE = (
-    'cannot decrease memory limits: attempting to set container "desktop" memory limit (1) below current usage ({})'
+    'cannot decrease memory limits: attempting to set container "desktop" memory limit (1) below'
+    " current usage ({})"
 )
 
 
@@ -124,7 +155,10 @@ def test_size_that_the_node_fails_to_apply_has_a_reason(
 
 
 def test_each_try_of_a_node_to_apply_a_size_is_the_same_status() -> None:
-    first, second = (find_resize(observed(failing(IN_USE.format(used)), memory="4Gi"), SETTINGS) for used in (5, 6))
+    first, second = (
+        find_resize(observed(failing(IN_USE.format(used)), memory="4Gi"), SETTINGS)
+        for used in (5, 6)
+    )
     assert first == second
 
 
@@ -137,13 +171,19 @@ def test_a_later_size_replaces_one_that_waits() -> None:
     ("most", "limit", "alert"),
     [
         ("16Gi", 4 * GIB, MemoryAlert("{} Give it 2 GiB more?", "6Gi", "Give it 2 GiB more")),
-        ("4608Mi", 4 * GIB, MemoryAlert("{} Give it 0.5 GiB more?", "4608Mi", "Give it 0.5 GiB more")),
+        (
+            "4608Mi",
+            4 * GIB,
+            MemoryAlert("{} Give it 0.5 GiB more?", "4608Mi", "Give it 0.5 GiB more"),
+        ),
         ("4Gi", 4 * GIB, MemoryAlert("{} Close programs that you do not need.")),
         ("16Gi", 2 * GIB, None),
     ],
     ids=["2 GiB", "up to the maximum", "nothing more", "a resize is under way"],
 )
-def test_memory_is_offered_within_the_maximum(most: str, limit: int, alert: MemoryAlert | None) -> None:
+def test_memory_is_offered_within_the_maximum(
+    most: str, limit: int, alert: MemoryAlert | None
+) -> None:
     template = a_template(resources={"defaultMemory": "4Gi", "maxMemory": most})
     found = find_memory_alert(a_session(), template, limit * 923 // 1000, limit)
     words = "Your desktop uses 92 % of its memory."
@@ -160,15 +200,24 @@ LARGE, SMALL = {"memory": "24581684Ki", "cpu": "4"}, {"memory": "8Gi", "cpu": "1
         ({"placement": {"nodeSelector": {"zone": "b"}}}, LargestSize("8192Mi", "16000m")),
         ({"placement": {"nodeSelector": {"zone": "c"}}}, None),
         ({"resources": {"defaultGPU": 1, "maxGPU": 1}}, LargestSize("8192Mi", "16000m")),
-        ({"placement": {"tolerations": [{"operator": "Exists"}]}}, LargestSize("262144Mi", "16000m")),
+        (
+            {"placement": {"tolerations": [{"operator": "Exists"}]}},
+            LargestSize("262144Mi", "16000m"),
+        ),
     ],
     ids=["any", "by label", "none", "with a GPU", "behind a taint"],
 )
-def test_largest_size_is_what_one_suitable_node_has(template: dict[str, Any], largest: LargestSize | None) -> None:
+def test_largest_size_is_what_one_suitable_node_has(
+    template: dict[str, Any], largest: LargestSize | None
+) -> None:
     nodes = [
         a_node("large", labels={"zone": "a"}, allocatable=LARGE | {GPU: "0"}, unschedulable=True),
         a_node("small", labels={"zone": "b"}, allocatable=SMALL),
-        a_node("foreign", allocatable=LARGE | {"memory": "256Gi"}, taints=[{"key": "db", "effect": "NoSchedule"}]),
+        a_node(
+            "foreign",
+            allocatable=LARGE | {"memory": "256Gi"},
+            taints=[{"key": "db", "effect": "NoSchedule"}],
+        ),
         a_node("broken", allocatable={"memory": "much"}),
     ]
     assert find_largest(a_template(**({"resources": OFFER} | template)), nodes, GPU) == largest

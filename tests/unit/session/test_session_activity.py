@@ -30,12 +30,18 @@ def minutes(number: float) -> datetime:
     return START + timedelta(minutes=number)
 
 
-def reported(last_input: datetime, seen: datetime, last_connect: datetime | None = None) -> Activity:
+def reported(
+    last_input: datetime, seen: datetime, last_connect: datetime | None = None
+) -> Activity:
     return Activity(last_input=last_input, seen=seen, last_connect=last_connect)
 
 
-def judge(activity: Activity, now: datetime, timeout: timedelta = HOUR, warned_at: datetime | None = None) -> Idle:
-    idle = evaluate_idle(started=START, activity=activity, timeout=timeout, warned_at=warned_at, now=now)
+def judge(
+    activity: Activity, now: datetime, timeout: timedelta = HOUR, warned_at: datetime | None = None
+) -> Idle:
+    idle = evaluate_idle(
+        started=START, activity=activity, timeout=timeout, warned_at=warned_at, now=now
+    )
     assert idle is not None
     return idle
 
@@ -48,8 +54,12 @@ def test_an_hour_without_input_is_warned_of_five_minutes_before() -> None:
 
 
 def test_it_is_over_when_it_was_asked_once_more_at_the_end() -> None:
-    asked_before = judge(reported(minutes(0), seen=minutes(59.9)), now=minutes(60), warned_at=minutes(55))
-    asked_then = judge(reported(minutes(0), seen=minutes(60)), now=minutes(60), warned_at=minutes(55))
+    asked_before = judge(
+        reported(minutes(0), seen=minutes(59.9)), now=minutes(60), warned_at=minutes(55)
+    )
+    asked_then = judge(
+        reported(minutes(0), seen=minutes(60)), now=minutes(60), warned_at=minutes(55)
+    )
     assert not asked_before.over(minutes(60))
     assert not asked_then.over(minutes(59.9))
     assert asked_then.over(minutes(60))
@@ -67,7 +77,12 @@ def test_it_is_asked_when_the_answer_matters() -> None:
 @pytest.mark.parametrize(
     ("last_input", "last_connect", "since"),
     [(-10, None, 0), (20, None, 20), (20, 25, 25), (-10, -5, 0)],
-    ids=["start counts", "input counts", "a browser that connects counts", "an earlier run does not"],
+    ids=[
+        "start counts",
+        "input counts",
+        "a browser that connects counts",
+        "an earlier run does not",
+    ],
 )
 def test_since(last_input: float, last_connect: float | None, since: float) -> None:
     connect = minutes(last_connect) if last_connect is not None else None
@@ -79,7 +94,9 @@ def test_since(last_input: float, last_connect: float | None, since: float) -> N
 
 def test_desktop_without_a_recent_report_is_not_idle() -> None:
     def idle(activity: Activity | None, now: datetime) -> Idle | None:
-        return evaluate_idle(started=START, activity=activity, timeout=HOUR, warned_at=None, now=now)
+        return evaluate_idle(
+            started=START, activity=activity, timeout=HOUR, warned_at=None, now=now
+        )
 
     asked, limit = reported(START, seen=minutes(60)), minutes(60) + 3 * poll_interval(HOUR)
     assert idle(None, minutes(600)) is None
@@ -122,7 +139,11 @@ def test_a_poll_comes_often_enough_to_warn_in_time(timeout: timedelta) -> None:
 
 @given(timeouts, offsets, offsets, offsets, st.none() | offsets)
 def test_the_order_of_things(
-    timeout: timedelta, last_input: timedelta, seen: timedelta, age: timedelta, warned: timedelta | None
+    timeout: timedelta,
+    last_input: timedelta,
+    seen: timedelta,
+    age: timedelta,
+    warned: timedelta | None,
 ) -> None:
     activity = reported(START + last_input, START + seen)
     now = activity.seen + abs(age)

@@ -1,4 +1,6 @@
-"""Which placeholders are made and deleted, what they look like, and what the autoscaler's Events mean."""
+"""Which placeholders are made and deleted, what they look like, and what the autoscaler's Events
+mean.
+"""
 
 from functools import partial
 from typing import Any
@@ -27,15 +29,24 @@ CPU = a_demand(gpu=0)
 ONE_GPU = a_demand(gpu=1)
 
 
-def a_placeholder(demand: Demand, number: int, *, node: str = "", made: str = CREATED, **fields: Any) -> Pod:
+def a_placeholder(
+    demand: Demand, number: int, *, node: str = "", made: str = CREATED, **fields: Any
+) -> Pod:
     key = shape_key(demand)
     name = f"placeholder-{key}-{number}"
-    metadata = {"name": name, "uid": f"uid-{name}", "labels": {PLACEHOLDER: key}, "creationTimestamp": made}
+    metadata = {
+        "name": name,
+        "uid": f"uid-{name}",
+        "labels": {PLACEHOLDER: key},
+        "creationTimestamp": made,
+    }
     metadata |= fields.pop("metadata", {})
     return msgspec.convert({"metadata": metadata, "spec": {"nodeName": node}, **fields}, Pod)
 
 
-def an_event(pod: Pod, reason: str, note: str = "", *, by: str = "cluster-autoscaler", at: str = "") -> AutoscalerEvent:
+def an_event(
+    pod: Pod, reason: str, note: str = "", *, by: str = "cluster-autoscaler", at: str = ""
+) -> AutoscalerEvent:
     body = {
         "metadata": {"name": f"{reason}-{pod.metadata.name}", "creationTimestamp": at or CREATED},
         "regarding": {"kind": "Pod", "name": pod.metadata.name, "uid": pod.metadata.uid},
@@ -59,16 +70,27 @@ def numbers(demand: Demand, *of: int) -> list[str]:
         ([], 2, [(CPU, 1), (CPU, 2)], {CPU: 3}),
         ([(a_demand(pin=pinned_to("n1")), 1)], 5, [], {}),
     ],
-    ids=["up to the limit", "none", "headroom is not limited", "two templates of one shape", "a home on one machine"],
+    ids=[
+        "up to the limit",
+        "none",
+        "headroom is not limited",
+        "two templates of one shape",
+        "a home on one machine",
+    ],
 )
 def test_placeholders_are_counted_by_shape(
-    waiting: list[tuple[Demand, int]], limit: int, headroom: list[tuple[Demand, int]], counts: dict[Demand, int]
+    waiting: list[tuple[Demand, int]],
+    limit: int,
+    headroom: list[tuple[Demand, int]],
+    counts: dict[Demand, int],
 ) -> None:
     assert count_placeholders(waiting, limit=limit, headroom=headroom) == counts
 
 
 def test_missing_placeholders_get_the_lowest_free_numbers() -> None:
-    plan = plan_placeholders({ONE_GPU: 3}, [a_placeholder(ONE_GPU, 1), unused := a_placeholder(CPU, 0)])
+    plan = plan_placeholders(
+        {ONE_GPU: 3}, [a_placeholder(ONE_GPU, 1), unused := a_placeholder(CPU, 0)]
+    )
     assert [name for name, _ in plan.create] == numbers(ONE_GPU, 0, 2)
     assert plan.delete == (unused,)
 
@@ -85,10 +107,15 @@ def test_placeholder_on_a_node_is_deleted_first() -> None:
 
 @pytest.mark.parametrize(
     ("fields", "is_deleted"),
-    [({"status": {"phase": "Failed"}}, True), ({"metadata": {"deletionTimestamp": CREATED}}, False)],
+    [
+        ({"status": {"phase": "Failed"}}, True),
+        ({"metadata": {"deletionTimestamp": CREATED}}, False),
+    ],
     ids=["ended", "terminating"],
 )
-def test_name_of_a_placeholder_is_not_reused_at_once(fields: dict[str, Any], is_deleted: bool) -> None:
+def test_name_of_a_placeholder_is_not_reused_at_once(
+    fields: dict[str, Any], is_deleted: bool
+) -> None:
     gone = a_placeholder(CPU, 0, node="n1", **fields)
     plan = plan_placeholders({CPU: 1}, [gone])
     assert plan.delete == ((gone,) if is_deleted else ())
@@ -112,7 +139,9 @@ def test_placeholder_has_the_shape_of_the_desktop() -> None:
         [Toleration(key="gpu", operator="Exists", effect="NoSchedule")],
         zone("a"),
     )
-    pod = build_placeholder(demand, "placeholder-x-0", "vdi-placeholders", image="i:1", priority_class="low")
+    pod = build_placeholder(
+        demand, "placeholder-x-0", "vdi-placeholders", image="i:1", priority_class="low"
+    )
     spec = pod["spec"]
     assert spec["containers"][0]["resources"] == {
         "requests": {GPU: "1", "cpu": "250m", "memory": str(2**30)},
@@ -124,7 +153,9 @@ def test_placeholder_has_the_shape_of_the_desktop() -> None:
     assert list(required["nodeSelectorTerms"][0]["matchExpressions"][0]["values"]) == ["a"]
     assert spec["priorityClassName"] == "low"
     assert spec["automountServiceAccountToken"] is False
-    assert pod["metadata"]["annotations"] == {"cluster-autoscaler.kubernetes.io/safe-to-evict": "true"}
+    assert pod["metadata"]["annotations"] == {
+        "cluster-autoscaler.kubernetes.io/safe-to-evict": "true"
+    }
     assert pod["metadata"]["labels"][PLACEHOLDER] == shape_key(demand)
 
 
@@ -132,13 +163,19 @@ FIRST, SECOND = a_placeholder(ONE_GPU, 0), a_placeholder(ONE_GPU, 1, made="2026-
 REQUESTED = "A node was requested at 08:00:00 UTC."
 ADDING = "A node is being added (requested at 08:00:00 UTC)."
 CANNOT = "The autoscaler cannot add a node: {} (requested at 08:00:00 UTC)."
-FULL = CANNOT.format("1 node group has reached its maximum size, 2 node(s) had untolerated taint(s)")
-BACKOFF = CANNOT.format("1 node group failed to grow (cloud quota, or no machines left) and is retried later")
+FULL = CANNOT.format(
+    "1 node group has reached its maximum size, 2 node(s) had untolerated taint(s)"
+)
+BACKOFF = CANNOT.format(
+    "1 node group failed to grow (cloud quota, or no machines left) and is retried later"
+)
 LIMITS = "all available instance types exceed limits for nodepool (NodePool=gpu)"
 EXCEEDED, NODE_POOL = f"Failed to schedule pod, {LIMITS}", CANNOT.format(LIMITS)
 
 
-def of_autoscaler(reason: str, note: str = "", minute: int = 0, by: str = "cluster-autoscaler") -> AutoscalerEvent:
+def of_autoscaler(
+    reason: str, note: str = "", minute: int = 0, by: str = "cluster-autoscaler"
+) -> AutoscalerEvent:
     return an_event(FIRST, reason, note, by=by, at=f"2026-11-20T08:{minute:02}:00Z")
 
 
@@ -152,14 +189,37 @@ NO_REASON = "The autoscaler has not added a node and reports no reason (requeste
     ("events", "message"),
     [
         ([], REQUESTED),
-        ([an_event(FIRST, "FailedScheduling", "0/1 nodes are available", by="default-scheduler")], REQUESTED),
-        ([of_autoscaler("TriggeredScaleUp", "pod triggered scale-up: [{g 0->1 (max: 3)}]")], ADDING),
+        (
+            [
+                an_event(
+                    FIRST, "FailedScheduling", "0/1 nodes are available", by="default-scheduler"
+                )
+            ],
+            REQUESTED,
+        ),
+        (
+            [of_autoscaler("TriggeredScaleUp", "pod triggered scale-up: [{g 0->1 (max: 3)}]")],
+            ADDING,
+        ),
         ([of_karpenter("Nominated", PENDING + "nodeclaim/gpu-x")], ADDING),
         ([of_karpenter("Nominated", PENDING + "node/gpu-1")], REQUESTED),
         ([of_autoscaler("NotTriggerScaleUp", TWO_REASONS)], FULL),
-        ([of_autoscaler("NotTriggerScaleUp", f"{NO_SCALE_UP} 1 in backoff after failed scale-up")], BACKOFF),
+        (
+            [
+                of_autoscaler(
+                    "NotTriggerScaleUp", f"{NO_SCALE_UP} 1 in backoff after failed scale-up"
+                )
+            ],
+            BACKOFF,
+        ),
         ([of_karpenter("FailedScheduling", EXCEEDED)], NODE_POOL),
-        ([of_autoscaler("TriggeredScaleUp", "", 1), of_autoscaler("NotTriggerScaleUp", NO_SCALE_UP, 2)], NO_REASON),
+        (
+            [
+                of_autoscaler("TriggeredScaleUp", "", 1),
+                of_autoscaler("NotTriggerScaleUp", NO_SCALE_UP, 2),
+            ],
+            NO_REASON,
+        ),
         (
             [
                 of_karpenter("FailedScheduling", EXCEEDED, 1),

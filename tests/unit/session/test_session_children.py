@@ -21,7 +21,12 @@ FULL_TEMPLATE: dict[str, Any] = {
     "volumes": [
         {"name": "data", "mountPath": "/data", "persistentVolumeClaim": {"claimName": "data"}},
         {"name": "conf", "mountPath": "/etc/app", "configMap": {"name": "conf"}},
-        {"name": "nfs", "mountPath": "/nfs", "readOnly": False, "nfs": {"server": "10.0.0.9", "path": "/x"}},
+        {
+            "name": "nfs",
+            "mountPath": "/nfs",
+            "readOnly": False,
+            "nfs": {"server": "10.0.0.9", "path": "/x"},
+        },
     ],
     "placement": {
         "nodeSelector": {"gpu": "true"},
@@ -37,16 +42,24 @@ def test_pod_is_as_the_golden_file_has_it() -> None:
     assert pod_of(**FULL_TEMPLATE) == json.loads(golden.read_text())
 
 
-@pytest.mark.parametrize("template", [{}, FULL_TEMPLATE | {"volumes": []}, {"resources": {"defaultGPU": 0}}])
+@pytest.mark.parametrize(
+    "template", [{}, FULL_TEMPLATE | {"volumes": []}, {"resources": {"defaultGPU": 0}}]
+)
 def test_pod_passes_the_restricted_standard(template: dict[str, Any]) -> None:
     spec = pod_of(**template)["spec"]
-    assert all(set(volume) - {"name"} <= {"emptyDir", "persistentVolumeClaim"} for volume in spec["volumes"])
+    assert all(
+        set(volume) - {"name"} <= {"emptyDir", "persistentVolumeClaim"}
+        for volume in spec["volumes"]
+    )
     assert not {"hostNetwork", "hostPID", "hostIPC", "initContainers"} & set(spec)
     security = spec["securityContext"]
     assert (security["runAsNonRoot"], security["runAsUser"]) == (True, 1000)
     assert security["seccompProfile"] == {"type": "RuntimeDefault"}
     for container in spec["containers"]:
-        assert container["securityContext"] == {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}}
+        assert container["securityContext"] == {
+            "allowPrivilegeEscalation": False,
+            "capabilities": {"drop": ["ALL"]},
+        }
         assert all("hostPort" not in port for port in container["ports"])
 
 
@@ -69,8 +82,13 @@ def test_desktop_requires_the_password_of_its_secret() -> None:
 def test_behind_a_gateway_the_pod_has_digests_and_no_token() -> None:
     env = environment(pod_of(settings=BEHIND_GATEWAY))
     assert env["SELKIES_ENABLE_BASIC_AUTH"] == "false"
-    taken = {name: from_["secretKeyRef"]["key"] for name, from_ in env.items() if isinstance(from_, dict)}
-    assert taken == {"VDI_MASTER_TOKEN_SHA256": "passwordSha256", "VDI_AGENT_TOKEN_SHA256": "agentTokenSha256"}
+    taken = {
+        name: from_["secretKeyRef"]["key"] for name, from_ in env.items() if isinstance(from_, dict)
+    }
+    assert taken == {
+        "VDI_MASTER_TOKEN_SHA256": "passwordSha256",
+        "VDI_AGENT_TOKEN_SHA256": "agentTokenSha256",
+    }
     assert not [name for name in env if name.startswith("SELKIES_BASIC_AUTH")]
     keys = build_secret(identity=IDENTITY, tokens=DesktopTokens("p", "t"))["stringData"]
     assert keys["passwordSha256"] == sha256(b"p").hexdigest()
@@ -79,7 +97,10 @@ def test_behind_a_gateway_the_pod_has_digests_and_no_token() -> None:
 
 def test_session_s_time_zone_replaces_the_template_s() -> None:
     template: dict[str, Any] = {"env": [{"name": "TZ", "value": "Europe/Berlin"}]}
-    assert environment(pod_of(a_session(timeZone="Asia/Calcutta"), **template))["TZ"] == "Asia/Calcutta"
+    assert (
+        environment(pod_of(a_session(timeZone="Asia/Calcutta"), **template))["TZ"]
+        == "Asia/Calcutta"
+    )
     assert environment(pod_of(**template))["TZ"] == "Europe/Berlin"
 
 
@@ -101,7 +122,11 @@ def test_everything_but_a_retained_home_dies_with_the_session() -> None:
     ]
     for child in children:
         (owner,) = child["metadata"]["ownerReferences"]
-        assert (owner["kind"], owner["uid"], owner["controller"]) == ("VDISession", "uid-alice-desktop", True)
+        assert (owner["kind"], owner["uid"], owner["controller"]) == (
+            "VDISession",
+            "uid-alice-desktop",
+            True,
+        )
         assert child["metadata"]["labels"]["vdi.kasm.io/session"] == "alice-desktop"
     assert "ownerReferences" not in build_home(identity=IDENTITY, home=shared)["metadata"]
 
@@ -118,12 +143,18 @@ def test_service_finds_the_pod_by_label_and_its_port_by_name() -> None:
     [
         (ClusterSettings(), {"certResolver": ""}),
         (ClusterSettings(tls_secret="wildcard", cert_resolver="le"), {"secretName": "wildcard"}),
-        # The portal's route names the Secret, in a namespace of which the gateway does not read every Secret.
+        # The portal's route names the Secret, in a namespace of which the gateway does not read
+        # every Secret.
         (ClusterSettings(tls_secret="wildcard", edge_middleware="vdi-edge"), {"certResolver": ""}),
-        (ClusterSettings(cert_resolver="le"), {"certResolver": "le", "domains": [{"main": "*.vdi.localhost"}]}),
+        (
+            ClusterSettings(cert_resolver="le"),
+            {"certResolver": "le", "domains": [{"main": "*.vdi.localhost"}]},
+        ),
     ],
 )
-def test_route_takes_its_certificate_from_where_the_policy_says(settings: ClusterSettings, tls: dict[str, Any]) -> None:
+def test_route_takes_its_certificate_from_where_the_policy_says(
+    settings: ClusterSettings, tls: dict[str, Any]
+) -> None:
     route = build_route(identity=IDENTITY, host="alice.vdi.localhost", settings=settings)
     assert route["spec"]["tls"] == tls
     assert route["spec"]["routes"][0]["match"] == "Host(`alice.vdi.localhost`)"
@@ -138,7 +169,8 @@ def test_route_passes_the_gateways_check_where_there_is_one() -> None:
 
 
 @pytest.mark.parametrize(
-    ("data", "token"), [(b'"agentToken": "YQ=="', "a"), (b'"agentToken": "/w=="', ""), (b'"password": "cHc="', "")]
+    ("data", "token"),
+    [(b'"agentToken": "YQ=="', "a"), (b'"agentToken": "/w=="', ""), (b'"password": "cHc="', "")],
 )
 def test_of_a_secret_only_the_agent_s_token(data: bytes, token: str) -> None:
     secret = msgspec.json.decode(b'{"metadata": {"name": "s"}, "data": {%s}}' % data, type=Secret)
@@ -147,6 +179,12 @@ def test_of_a_secret_only_the_agent_s_token(data: bytes, token: str) -> None:
 
 
 def test_of_a_route_only_its_host() -> None:
-    annotated = b'{"metadata": {"name": "r", "annotations": {"vdi.kasm.io/host": "a.example.com", "x": "y"}}}'
-    route, bare = (msgspec.json.decode(body, type=Route) for body in (annotated, b'{"metadata": {"name": "r"}}'))
+    annotated = (
+        b'{"metadata": {"name": "r", "annotations": {"vdi.kasm.io/host": "a.example.com", "x":'
+        b' "y"}}}'
+    )
+    route, bare = (
+        msgspec.json.decode(body, type=Route)
+        for body in (annotated, b'{"metadata": {"name": "r"}}')
+    )
     assert (route.host, bare.host) == ("a.example.com", "")

@@ -32,7 +32,9 @@ def test_missing_template_is_waited_for() -> None:
 
 
 def test_running_desktop_is_never_taken_away() -> None:
-    observed = Observed(a_session(), None, pod=a_pod(), home_holder="bob", host_blocked=host_taken("desk"))
+    observed = Observed(
+        a_session(), None, pod=a_pod(), home_holder="bob", host_blocked=host_taken("desk")
+    )
     assert decide(observed, SETTINGS, NOW).blocked is None
 
 
@@ -42,11 +44,18 @@ def test_existing_home_may_exceed_the_templates_limit() -> None:
     assert blocked and blocked.reason == "OverLimit"
     homes = {home_names(large)[0]: a_claim()}
     assert decide(Observed(large, a_template(), home=a_claim(), homes=homes), SETTINGS, NOW).desktop
-    assert decide(Observed(large, a_template(), pod=a_pod(home="home"), home=a_claim()), SETTINGS, NOW).blocked is None
+    assert (
+        decide(
+            Observed(large, a_template(), pod=a_pod(home="home"), home=a_claim()), SETTINGS, NOW
+        ).blocked
+        is None
+    )
 
 
 def test_home_in_use_blocks_only_sessions_that_share_it() -> None:
-    blocked = decide(Observed(a_session(), a_template(), home_holder="first"), SETTINGS, NOW).blocked
+    blocked = decide(
+        Observed(a_session(), a_template(), home_holder="first"), SETTINGS, NOW
+    ).blocked
     assert blocked and blocked.reason == "HomeInUse"
     assert "are in use by the desktop 'first'" in blocked.message
     own = a_session(persistence={"retain": False})
@@ -56,7 +65,9 @@ def test_home_in_use_blocks_only_sessions_that_share_it() -> None:
 def test_no_desktop_starts_on_a_home_that_a_command_fills() -> None:
     home = a_claim()
     home.metadata.annotations = {COPYING: "vdi home import"}
-    observed = Observed(a_session(), a_template(), home=home, homes={home_names(a_session())[0]: home})
+    observed = Observed(
+        a_session(), a_template(), home=home, homes={home_names(a_session())[0]: home}
+    )
     blocked = decide(observed, SETTINGS, NOW).blocked
     assert blocked and (blocked.reason, blocked.needs_change) == ("HomeInUse", False)
     assert "in use by `vdi home import`" in blocked.message
@@ -68,10 +79,14 @@ def test_taken_host_is_named_without_its_holder() -> None:
     observed = Observed(a_session(hostname="desk"), a_template(), host_blocked=host_taken("desk"))
     blocked = decide(observed, SETTINGS, NOW).blocked
     assert blocked and (blocked.reason, blocked.needs_change) == ("HostTaken", False)
-    assert blocked.message == "The host name `desk` is not available. Choose another `spec.hostname`."
+    assert (
+        blocked.message == "The host name `desk` is not available. Choose another `spec.hostname`."
+    )
 
 
-def contender(uid: str, created: str, *, holds: bool = False, terminating: bool = False) -> Contender:
+def contender(
+    uid: str, created: str, *, holds: bool = False, terminating: bool = False
+) -> Contender:
     return Contender(uid=uid, name=uid, created=created, holds=holds, terminating=terminating)
 
 
@@ -103,13 +118,19 @@ def test_all_come_to_the_same_answer_in_whatever_order_they_look(several: list[C
 
 REFUSALS = [
     (
-        'pods "a" is forbidden: violates PodSecurity "restricted:latest": volume types (volume "x" uses nfs)',
+        (
+            'pods "a" is forbidden: violates PodSecurity "restricted:latest": volume types (volume'
+            ' "x" uses nfs)'
+        ),
         "PodSecurity",
         True,
         "Pod Security level: violates PodSecurity",
     ),
     (
-        'pods "a" is forbidden: exceeded quota: q, requested: limits.memory=4Gi, used: limits.memory=8Gi, limited: 8Gi',
+        (
+            'pods "a" is forbidden: exceeded quota: q, requested: limits.memory=4Gi, used:'
+            " limits.memory=8Gi, limited: 8Gi"
+        ),
         "QuotaExceeded",
         False,
         "quota: exceeded quota: q, requested: limits.memory=4Gi",
@@ -121,15 +142,31 @@ REFUSALS = [
         "LimitRange: maximum memory usage",
     ),
     (
-        'pods "a" is forbidden: unable to create new content in namespace x because it is being terminated',
+        (
+            'pods "a" is forbidden: unable to create new content in namespace x because it is being'
+            " terminated"
+        ),
         "Refused",
         True,
         "namespace is being deleted",
     ),
-    ('pods is forbidden: User "o" cannot create resource "pods" in API group ""', "Refused", True, "(RBAC)"),
-    ('Pod "a" is invalid: spec.volumes[0].name: Invalid value: "X"', "Refused", True, "the desktop's Pod: spec.vol"),
     (
-        'Internal error occurred: failed calling webhook "pods.example.com": failed to call: connection refused',
+        'pods is forbidden: User "o" cannot create resource "pods" in API group ""',
+        "Refused",
+        True,
+        "(RBAC)",
+    ),
+    (
+        'Pod "a" is invalid: spec.volumes[0].name: Invalid value: "X"',
+        "Refused",
+        True,
+        "the desktop's Pod: spec.vol",
+    ),
+    (
+        (
+            'Internal error occurred: failed calling webhook "pods.example.com": failed to call:'
+            " connection refused"
+        ),
         "Refused",
         False,
         "is blocked by an admission webhook that does not respond",
@@ -137,8 +174,12 @@ REFUSALS = [
 ]
 
 
-@pytest.mark.parametrize(("message", "reason", "stuck", "words"), REFUSALS, ids=[row[3] for row in REFUSALS])
-def test_refusal_of_the_api_server_is_explained(message: str, reason: str, stuck: bool, words: str) -> None:
+@pytest.mark.parametrize(
+    ("message", "reason", "stuck", "words"), REFUSALS, ids=[row[3] for row in REFUSALS]
+)
+def test_refusal_of_the_api_server_is_explained(
+    message: str, reason: str, stuck: bool, words: str
+) -> None:
     problem = explain_api_error("Pod", message)
     assert (problem.condition, problem.reason, problem.needs_change) == ("Admitted", reason, stuck)
     assert words in problem.message
@@ -158,5 +199,8 @@ def test_refusal_of_a_webhook_is_told_from_a_bad_request(message: str, is_refusa
 
 def test_refused_route_blames_the_route() -> None:
     assert explain_api_error("IngressRoute", "", kind_missing=True).condition == "RouteReady"
-    assert "its CRD is not installed" in explain_api_error("IngressRoute", "", kind_missing=True).message
+    assert (
+        "its CRD is not installed"
+        in explain_api_error("IngressRoute", "", kind_missing=True).message
+    )
     assert name_taken("Secret", "a-auth").condition == "Admitted"

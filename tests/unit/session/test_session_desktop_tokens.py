@@ -1,4 +1,6 @@
-"""The tokens that operator and gateway derive for themselves: fixed vectors, since both must give the same for ever."""
+"""The tokens that operator and gateway derive for themselves: fixed vectors, since both must give
+the same for ever.
+"""
 
 import base64
 import hmac
@@ -12,7 +14,9 @@ KEY = bytes(range(32))
 UID = "0f8fad5b-d9cb-469f-a165-70867728950e"
 
 
-def of_session(key: bytes = KEY, *, name: str = "cad", uid: str = UID, pod: str = "") -> DesktopTokens:
+def of_session(
+    key: bytes = KEY, *, name: str = "cad", uid: str = UID, pod: str = ""
+) -> DesktopTokens:
     return derive_tokens(key, namespace="vdi-sessions", name=name, uid=uid, pod=pod)
 
 
@@ -50,10 +54,14 @@ def test_each_desktop_and_each_key_has_tokens_of_its_own() -> None:
     tokens = [token for desktop in desktops for token in both(desktop)]
     assert len(set(tokens)) == len(tokens)
     assert {len(token) for token in tokens} == {24}
-    assert not [desktop for desktop in desktops if any(token in repr(desktop) for token in both(desktop))]
+    assert not [
+        desktop for desktop in desktops if any(token in repr(desktop) for token in both(desktop))
+    ]
 
 
-@pytest.mark.parametrize("data", [{}, {"key": ""}, {"key": "?"}, {"key": base64.b64encode(b"x" * 31).decode()}])
+@pytest.mark.parametrize(
+    "data", [{}, {"key": ""}, {"key": "?"}, {"key": base64.b64encode(b"x" * 31).decode()}]
+)
 def test_what_is_no_key_is_refused(data: dict[str, str]) -> None:
     with pytest.raises(ValueError, match="has no entry 'key' with at least 32 bytes"):
         decode_key(data)

@@ -9,7 +9,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from support.builders import CREATED, a_claim, a_node, a_pod, a_route, a_service, a_session, a_template
+from support.builders import (
+    CREATED,
+    a_claim,
+    a_node,
+    a_pod,
+    a_route,
+    a_service,
+    a_session,
+    a_template,
+)
 from vdi.api.meta import Condition
 from vdi.cluster.objects import NodeInfo, RuntimeHandler
 from vdi.cluster.units import format_time, parse_time
@@ -28,9 +37,20 @@ SETTINGS = ClusterSettings()
 URL = "https://alice-desktop.vdi.localhost"
 
 
-def running(*, status: dict[str, Any] | None = None, template: dict[str, Any] | None = None, **spec: Any) -> Observed:
-    observed = Observed(a_session(status=status, **spec), a_template(lifecycle=template or {}), a_pod(ready=True))
-    return replace(observed, home=a_claim(), service=a_service(), route=a_route(), node=a_node(), host="alice-desktop")
+def running(
+    *, status: dict[str, Any] | None = None, template: dict[str, Any] | None = None, **spec: Any
+) -> Observed:
+    observed = Observed(
+        a_session(status=status, **spec), a_template(lifecycle=template or {}), a_pod(ready=True)
+    )
+    return replace(
+        observed,
+        home=a_claim(),
+        service=a_service(),
+        route=a_route(),
+        node=a_node(),
+        host="alice-desktop",
+    )
 
 
 def idle_since(moment: datetime, seen: datetime) -> Activity:
@@ -38,7 +58,11 @@ def idle_since(moment: datetime, seen: datetime) -> Activity:
 
 
 def up(kind: str, since: str) -> dict[str, Any]:
-    return {"conditions": [{"type": kind, "status": "True", "reason": kind, "lastTransitionTime": since}]}
+    return {
+        "conditions": [
+            {"type": kind, "status": "True", "reason": kind, "lastTransitionTime": since}
+        ]
+    }
 
 
 def test_time_limit_deletes_or_suspends_by_template() -> None:
@@ -47,20 +71,30 @@ def test_time_limit_deletes_or_suspends_by_template() -> None:
     ending = find_ending(running(timeout="1h"), SETTINGS, over)
     assert ending and (ending.reason, ending.suspends) == ("TimedOut", False)
     assert "spec.timeout: 1h" in ending.message
-    ending = find_ending(running(timeout="8h", template={"maxTimeout": "1h", "onTimeout": "Suspend"}), SETTINGS, over)
+    ending = find_ending(
+        running(timeout="8h", template={"maxTimeout": "1h", "onTimeout": "Suspend"}), SETTINGS, over
+    )
     assert ending and ending.suspends
     assert "the template's lifecycle.maxTimeout: 1h" in ending.message
     ending = find_ending(running(timeout="8h"), ClusterSettings(max_timeout="1h"), over)
     assert ending and "the cluster's sessions.maxTimeout: 1h" in ending.message
 
 
-PLAN = {"time": "2026-11-20T09:00:00Z", "action": "Suspend", "message": "Maintenance of node gpu-2."}
+PLAN = {
+    "time": "2026-11-20T09:00:00Z",
+    "action": "Suspend",
+    "message": "Maintenance of node gpu-2.",
+}
 
 
 def test_planned_end_is_announced_until_it_comes() -> None:
     observed, end = running(plannedEnd=PLAN), START + timedelta(hours=1)
     (alert,) = find_alerts(observed, SETTINGS, NOW)
-    assert (alert.type, alert.reason, alert.until) == ("PlannedEnd", "EndPlanned", "2026-11-20T09:00:00Z")
+    assert (alert.type, alert.reason, alert.until) == (
+        "PlannedEnd",
+        "EndPlanned",
+        "2026-11-20T09:00:00Z",
+    )
     assert "is suspended at 09:00 UTC. Maintenance of node gpu-2." in alert.message
     assert find_notices(observed.session, [alert], NOW)[0].text == alert.message
     assert find_ending(observed, SETTINGS, end - timedelta(seconds=1)) is None
@@ -82,7 +116,9 @@ def test_planned_end_is_announced_until_it_comes() -> None:
 )
 def test_earliest_end_that_is_due_wins(spec: dict[str, Any], reason: str | None) -> None:
     late = find_ending(
-        running(**({"plannedEnd": PLAN | {"action": "Terminate"}} | spec)), SETTINGS, START + timedelta(hours=2)
+        running(**({"plannedEnd": PLAN | {"action": "Terminate"}} | spec)),
+        SETTINGS,
+        START + timedelta(hours=2),
     )
     assert (late.reason if late else None) == reason
     assert reason != "EndedAsPlanned" or (late and not late.suspends)
@@ -92,7 +128,9 @@ def test_time_limit_message_says_whether_files_are_kept() -> None:
     over = START + timedelta(hours=1)
     home = a_pod(ready=True, home="home")
     kept = find_ending(replace(running(timeout="1h"), pod=home), SETTINGS, over)
-    gone = find_ending(replace(running(timeout="1h", persistence={"retain": False}), pod=home), SETTINGS, over)
+    gone = find_ending(
+        replace(running(timeout="1h", persistence={"retain": False}), pod=home), SETTINGS, over
+    )
     assert kept and "files in its home are kept" in kept.message
     assert gone and "kept" not in gone.message
 
@@ -105,7 +143,9 @@ def test_idle_desktop_ends_only_after_its_warning_has_been_up() -> None:
     assert find_ending(known, SETTINGS, over) is None, "nobody was warned"
     (warning,) = find_alerts(known, SETTINGS, over)
     assert warning.type == IDLE
-    warned = replace(known, session=a_session(idleTimeout="30m", status=up(IDLE, "2026-11-20T08:25:00Z")))
+    warned = replace(
+        known, session=a_session(idleTimeout="30m", status=up(IDLE, "2026-11-20T08:25:00Z"))
+    )
     ending = find_ending(warned, SETTINGS, over)
     assert ending and (ending.reason, ending.suspends) == ("IdleTooLong", True)
     terminate = replace(warned, template=a_template(lifecycle={"onIdle": "Terminate"}))
@@ -115,7 +155,9 @@ def test_idle_desktop_ends_only_after_its_warning_has_been_up() -> None:
 
 @pytest.mark.parametrize("last_input", ["2026-11-20T08:06:00Z", "2026-11-20T08:05:00.400Z"])
 def test_idle_warning_older_than_the_last_input_begins_again(last_input: str) -> None:
-    """Someone used the desktop for a moment while the operator was away. Seen: a warning that moved on for ever."""
+    """Someone used the desktop for a moment while the operator was away. Seen: a warning that moved
+    on for ever.
+    """
     back, over = parse_time("2026-11-20T08:12:00Z"), parse_time("2026-11-20T08:17:00Z")
     stale = running(idleTimeout="10m", status=up(IDLE, "2026-11-20T08:05:00Z"))
     stale = replace(stale, activity=idle_since(parse_time(last_input), back))
@@ -134,8 +176,13 @@ def test_end_is_announced_and_says_whether_it_can_be_moved() -> None:
     assert find_alerts(running(timeout="1h"), SETTINGS, soon - timedelta(seconds=1)) == ()
     (alert,) = find_alerts(running(timeout="1h"), SETTINGS, soon)
     assert (alert.type, alert.until) == (EXPIRING, "2026-11-20T09:00:00Z")
-    assert alert.message == "After 1h this desktop ends at 09:00 UTC; a longer spec.timeout extends it."
-    (alert,) = find_alerts(running(template={"maxTimeout": "1h", "onTimeout": "Suspend"}), SETTINGS, soon)
+    assert (
+        alert.message
+        == "After 1h this desktop ends at 09:00 UTC; a longer spec.timeout extends it."
+    )
+    (alert,) = find_alerts(
+        running(template={"maxTimeout": "1h", "onTimeout": "Suspend"}), SETTINGS, soon
+    )
     assert alert.message == "After 1h this desktop is suspended at 09:00 UTC."
 
 
@@ -163,7 +210,12 @@ def test_notices_follow_the_warnings_and_go_with_them() -> None:
     assert find_notices(a_session(status=up(EXPIRING, CREATED)), (), NOW) == [Notice(EXPIRING)]
 
 
-WAITS = {"type": "ResizePending", "status": "True", "reason": "InUse", "lastTransitionTime": CREATED}
+WAITS = {
+    "type": "ResizePending",
+    "status": "True",
+    "reason": "InUse",
+    "lastTransitionTime": CREATED,
+}
 
 
 @pytest.mark.parametrize(
@@ -195,7 +247,10 @@ def test_desktop_that_was_killed_for_memory_says_so_for_an_hour() -> None:
     killed = replace(running(), pod=a_pod(ready=True, container=out_of_memory(KILL)))
     (alert,) = find_alerts(killed, SETTINGS, NOW)
     assert (alert.type, alert.reason) == ("OutOfMemory", "DesktopKilled")
-    assert f"used up its memory at {clock_time(KILL)}: it was stopped and started again" in alert.message
+    assert (
+        f"used up its memory at {clock_time(KILL)}: it was stopped and started again"
+        in alert.message
+    )
     (notice,) = find_notices(a_session(), [alert], NOW)
     assert (notice.id, notice.text) == ("OutOfMemory", alert.message)
     over = KILL + timedelta(hours=1)
@@ -208,7 +263,9 @@ def test_program_that_was_killed_is_said_once_an_hour_whatever_the_agent_says() 
         activity = Activity(last_input=NOW, seen=NOW, memory_kill=kill)
         session = a_session()
         status = msgspec.structs.replace(session.status, conditions=conditions)
-        return replace(running(), session=msgspec.structs.replace(session, status=status), activity=activity)
+        return replace(
+            running(), session=msgspec.structs.replace(session, status=status), activity=activity
+        )
 
     (alert,) = find_alerts(reported(KILL), SETTINGS, NOW)
     assert (alert.type, alert.reason) == ("OutOfMemory", "ProgramKilled")
@@ -221,7 +278,9 @@ def test_program_that_was_killed_is_said_once_an_hour_whatever_the_agent_says() 
         (again,) = find_alerts(reported(now, shown), SETTINGS, now)
         assert (again.message, again.until, again.begins) == (alert.message, alert.until, None)
     without_report = replace(reported(KILL, shown), activity=None)
-    assert find_alerts(without_report, SETTINGS, NOW)[0].message == alert.message, "a new operator has no report yet"
+    assert find_alerts(without_report, SETTINGS, NOW)[0].message == alert.message, (
+        "a new operator has no report yet"
+    )
     over = NOW + timedelta(hours=1)
     assert find_alerts(reported(KILL, shown), SETTINGS, over) == ()
     (next_one,) = find_alerts(reported(over, shown), SETTINGS, over)
@@ -236,7 +295,9 @@ RESTART = "vdi.kasm.io/restartedAt"
     ("desired", "made_with", "expected"),
     [("", "", False), ("t1", "", True), ("t1", "t1", False), ("t2", "t1", True), ("", "t1", False)],
 )
-def test_restart_is_desired_once_per_annotation(desired: str, made_with: str, expected: bool) -> None:
+def test_restart_is_desired_once_per_annotation(
+    desired: str, made_with: str, expected: bool
+) -> None:
     observed = running()
     observed.session.metadata.annotations = {RESTART: desired} if desired else {}
     pod = a_pod(ready=True, annotations={RESTART: made_with} if made_with else {})
@@ -256,7 +317,9 @@ REFUSED: dict[str, Any] = {
 
 
 def test_pod_whose_volume_refuses_its_namespace_goes_at_once_and_is_no_loss() -> None:
-    """However often it was tried: the first report is enough, and a later one counts no failure either."""
+    """However often it was tried: the first report is enough, and a later one counts no failure
+    either.
+    """
     for restarts in (0, 5):
         container = {"restartCount": restarts, "lastState": {"terminated": REFUSED}}
         pod = a_pod(container={"state": {"waiting": {"reason": "CrashLoopBackOff"}}} | container)
@@ -275,7 +338,9 @@ def test_pod_whose_volume_refuses_its_namespace_goes_at_once_and_is_no_loss() ->
         ("Running", False, "", False),
     ],
 )
-def test_pod_leaves_a_node_that_refuses_its_namespace(phase: str, host_users: bool, able: str, goes: bool) -> None:
+def test_pod_leaves_a_node_that_refuses_its_namespace(
+    phase: str, host_users: bool, able: str, goes: bool
+) -> None:
     """A node that the operator did not know when it decided. The next pod is decided again."""
     node, pod = a_node(), a_pod(status={"phase": phase})
     node.status.node_info = NodeInfo("v1.36.0", "containerd://2.3.4", "6.8.0")
@@ -284,7 +349,9 @@ def test_pod_leaves_a_node_that_refuses_its_namespace(phase: str, host_users: bo
     removal = find_removal(replace(running(), node=node, pod=pod), NOW)
     assert (removal is not None) == goes
     if removal:
-        assert removal.blocked.message.startswith("Node node-1 has containerd 2.3.4 without user namespaces: ")
+        assert removal.blocked.message.startswith(
+            "Node node-1 has containerd 2.3.4 without user namespaces: "
+        )
         assert removal.session.status.failures is None
 
 
@@ -297,7 +364,9 @@ def test_pod_leaves_a_node_that_refuses_its_namespace(phase: str, host_users: bo
         ("Pending", "home", "", False),
     ],
 )
-def test_pending_pod_yields_a_home_that_a_command_fills(phase: str, mounts: str, command: str, goes: bool) -> None:
+def test_pending_pod_yields_a_home_that_a_command_fills(
+    phase: str, mounts: str, command: str, goes: bool
+) -> None:
     home = a_claim()
     home.metadata.annotations = {"vdi.kasm.io/copying": command} if command else {}
     observed = replace(running(), home=home, pod=a_pod(home=mounts, status={"phase": phase}))
@@ -311,7 +380,9 @@ def test_pending_pod_yields_a_home_that_a_command_fills(phase: str, mounts: str,
 def test_loss_is_counted_before_the_pod_goes_and_only_once() -> None:
     lost = replace(running(), pod=a_pod(status={"phase": "Failed", "reason": "OOM"}))
     removal = find_removal(lost, NOW)
-    assert removal and removal.session.status.failures and removal.session.status.failures.count == 1
+    assert (
+        removal and removal.session.status.failures and removal.session.status.failures.count == 1
+    )
     again = find_removal(replace(lost, session=removal.session), NOW + timedelta(seconds=1))
     assert again and again.session.status.failures == removal.session.status.failures
     assert find_removal(replace(lost, pod=None), NOW) is None
@@ -321,10 +392,14 @@ def test_status_between_two_pods_keeps_the_run() -> None:
     lost = replace(running(), pod=a_pod(status={"phase": "Failed"}))
     removal = find_removal(lost, NOW)
     assert removal
-    between = derive(replace(lost, session=removal.session, pod=None), removal.blocked, SETTINGS, NOW)
+    between = derive(
+        replace(lost, session=removal.session, pod=None), removal.blocked, SETTINGS, NOW
+    )
     assert (between.phase, between.start_time, between.pod_name) == ("Pending", CREATED, "")
     assert between.expires_at == "2026-11-20T16:00:00Z"
-    assert "Admitted" in {condition.type for condition in between.conditions if condition.status == "True"}
+    assert "Admitted" in {
+        condition.type for condition in between.conditions if condition.status == "True"
+    }
 
 
 def test_ending_and_suspension_have_a_status_of_their_own() -> None:
@@ -332,7 +407,12 @@ def test_ending_and_suspension_have_a_status_of_their_own() -> None:
     ending = find_ending(observed, SETTINGS, NOW)
     assert ending
     status = derive_ending(observed, ending, SETTINGS, NOW)
-    assert (status.phase, status.url, status.start_time, status.pod_name) == ("Suspended", URL, "", "")
+    assert (status.phase, status.url, status.start_time, status.pod_name) == (
+        "Suspended",
+        URL,
+        "",
+        "",
+    )
     session = a_session(suspended=True)
     session.status = status
     later = derive_suspended(replace(observed, session=session, pod=None), SETTINGS, NOW)
@@ -343,9 +423,12 @@ def test_ending_and_suspension_have_a_status_of_their_own() -> None:
 
 
 @pytest.mark.parametrize(
-    ("host", "blocked", "url"), [("alice-desktop", None, URL), ("", None, ""), ("", host_taken("alice-desktop"), "")]
+    ("host", "blocked", "url"),
+    [("alice-desktop", None, URL), ("", None, ""), ("", host_taken("alice-desktop"), "")],
 )
-def test_url_is_known_without_a_route_once_host_is_certain(host: str, blocked: Blocked | None, url: str) -> None:
+def test_url_is_known_without_a_route_once_host_is_certain(
+    host: str, blocked: Blocked | None, url: str
+) -> None:
     observed = replace(running(), pod=None, route=None, host=host, host_blocked=blocked)
     assert derive(observed, None, SETTINGS, NOW).url == url
     suspended = derive_suspended(observed, SETTINGS, NOW)
@@ -375,9 +458,14 @@ def test_pod_that_we_have_deleted_is_waited_for() -> None:
 
 def test_time_in_the_queue_begins_when_the_queue_is_entered() -> None:
     long_ago = {"type": "Admitted", "status": "False", "lastTransitionTime": "2026-11-01T08:00:00Z"}
-    for before, expected in (("Suspended", "2026-11-20T08:00:05Z"), ("CPUBusy", "2026-11-01T08:00:00Z")):
+    for before, expected in (
+        ("Suspended", "2026-11-20T08:00:05Z"),
+        ("CPUBusy", "2026-11-01T08:00:00Z"),
+    ):
         session = a_session(status={"conditions": [long_ago | {"reason": before}]})
-        condition = with_times(ConditionState("Admitted", False, "GPUsBusy", "None free."), session, NOW)
+        condition = with_times(
+            ConditionState("Admitted", False, "GPUsBusy", "None free."), session, NOW
+        )
         assert condition.last_transition_time == expected
 
 
@@ -394,13 +482,25 @@ offsets = st.integers(min_value=0, max_value=30_000)
     later=st.floats(min_value=0, max_value=0.999),
 )
 def test_nothing_happens_between_two_looks(
-    timeout: int, cap: int | None, pod: str, failed: int | None, drained: int | None, now: int, later: float
+    timeout: int,
+    cap: int | None,
+    pod: str,
+    failed: int | None,
+    drained: int | None,
+    now: int,
+    later: float,
 ) -> None:
     """What is decided now is decided until `next_requeue`: so no timer is missing."""
     status: dict[str, Any] = {"startTime": CREATED}
     note = {}
     if failed:
-        status["failures"] = {"count": failed, "reason": "CrashLoop", "message": "C.", "time": CREATED, "generation": 1}
+        status["failures"] = {
+            "count": failed,
+            "reason": "CrashLoop",
+            "message": "C.",
+            "time": CREATED,
+            "generation": 1,
+        }
         note = {"vdi.kasm.io/last-failure": CREATED}
     if drained is not None:
         status |= up(DRAINING, (START + timedelta(seconds=drained)).isoformat())
@@ -408,12 +508,16 @@ def test_nothing_happens_between_two_looks(
     unscheduled |= {"message": "0/1 nodes are available: 1 Insufficient cpu."}
     pods = {
         "ready": a_pod(ready=True, annotations=note),
-        "pulling": a_pod(annotations=note, container={"state": {"waiting": {"reason": "ErrImagePull"}}}),
+        "pulling": a_pod(
+            annotations=note, container={"state": {"waiting": {"reason": "ErrImagePull"}}}
+        ),
         "unscheduled": a_pod(annotations=note, node="", status={"conditions": [unscheduled]}),
         "none": None,
     }
     lifecycle = {"maxTimeout": f"{cap}s"} if cap else {}
-    observed = replace(running(timeout=f"{timeout}s", status=status, template=lifecycle), pod=pods[pod])
+    observed = replace(
+        running(timeout=f"{timeout}s", status=status, template=lifecycle), pod=pods[pod]
+    )
     bound = observed.pod is not None and bool(observed.pod.spec.node_name)
     observed = replace(observed, node=a_node(unschedulable=drained is not None) if bound else None)
     moment = START + timedelta(seconds=now)

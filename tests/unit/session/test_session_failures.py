@@ -36,31 +36,72 @@ NOW = START + timedelta(seconds=5)
 CRASH = Loss("CrashLoop", "It crashed.")
 KILLED = {"terminated": {"exitCode": 137, "reason": "OOMKilled"}}
 NO_SECRET = {"state": {"waiting": {"reason": "CreateContainerConfigError", "message": "odd"}}}
-PULLING = {"state": {"waiting": {"reason": "ImagePullBackOff", "message": "Back-off pulling image"}}}
+PULLING = {
+    "state": {"waiting": {"reason": "ImagePullBackOff", "message": "Back-off pulling image"}}
+}
 
 
-def crashed(restarts: int, waiting: str = "CrashLoopBackOff", ended: dict[str, Any] = KILLED) -> Pod:
-    return a_pod(container={"restartCount": restarts, "lastState": ended, "state": {"waiting": {"reason": waiting}}})
+def crashed(
+    restarts: int, waiting: str = "CrashLoopBackOff", ended: dict[str, Any] = KILLED
+) -> Pod:
+    return a_pod(
+        container={
+            "restartCount": restarts,
+            "lastState": ended,
+            "state": {"waiting": {"reason": waiting}},
+        }
+    )
 
 
 def unscheduled(message: str) -> Pod:
-    condition = {"type": "PodScheduled", "status": "False", "message": message, "lastTransitionTime": CREATED}
+    condition = {
+        "type": "PodScheduled",
+        "status": "False",
+        "message": message,
+        "lastTransitionTime": CREATED,
+    }
     return a_pod(node="", status={"conditions": [condition]})
 
 
 NO_ROOM = "0/2 nodes are available: 2 Insufficient nvidia.com/gpu."
 NO_HOME = "0/2 nodes are available: pod has unbound immediate PersistentVolumeClaims."
-SCHEDULED = {"conditions": [{"type": "PodScheduled", "status": "True", "lastTransitionTime": "2026-11-20T08:15:00Z"}]}
+SCHEDULED = {
+    "conditions": [
+        {"type": "PodScheduled", "status": "True", "lastTransitionTime": "2026-11-20T08:15:00Z"}
+    ]
+}
 CRASHED = {"lastState": {"terminated": {"exitCode": 137, "finishedAt": "2026-11-20T08:20:00Z"}}}
-UNKNOWN = {"lastState": {"terminated": {"exitCode": 137, "reason": "ContainerStatusUnknown", "finishedAt": None}}}
+UNKNOWN = {
+    "lastState": {
+        "terminated": {"exitCode": 137, "reason": "ContainerStatusUnknown", "finishedAt": None}
+    }
+}
 GATED = {"type": "PodScheduled", "status": "False", "reason": "SchedulingGated"}
 LOSSES: list[tuple[str, Pod, PersistentVolumeClaim | None, timedelta, str | None]] = [
     ("starting", a_pod(), None, timedelta(hours=1), None),
     ("ready", a_pod(ready=True), None, timedelta(hours=1), None),
-    ("evicted", a_pod(status={"phase": "Failed", "reason": "Evicted"}), None, timedelta(), "Evicted"),
-    ("refused", a_pod(status={"phase": "Failed", "reason": "OutOfcpu"}), None, timedelta(), "NodeRefused"),
+    (
+        "evicted",
+        a_pod(status={"phase": "Failed", "reason": "Evicted"}),
+        None,
+        timedelta(),
+        "Evicted",
+    ),
+    (
+        "refused",
+        a_pod(status={"phase": "Failed", "reason": "OutOfcpu"}),
+        None,
+        timedelta(),
+        "NodeRefused",
+    ),
     ("ended", a_pod(status={"phase": "Succeeded"}), None, timedelta(), "PodFailed"),
-    ("ended but said to be ready", a_pod(ready=True, status={"phase": "Failed"}), None, timedelta(), "PodFailed"),
+    (
+        "ended but said to be ready",
+        a_pod(ready=True, status={"phase": "Failed"}),
+        None,
+        timedelta(),
+        "PodFailed",
+    ),
     ("out of memory once", crashed(0, "ContainerCreating"), None, timedelta(), None),
     ("out of memory again", crashed(1), None, timedelta(), "OutOfMemory"),
     ("crashed twice", crashed(2, ended=CRASHED["lastState"]), None, timedelta(), None),
@@ -68,22 +109,54 @@ LOSSES: list[tuple[str, Pod, PersistentVolumeClaim | None, timedelta, str | None
     ("crashed, but trying", crashed(3, "ContainerCreating"), None, timedelta(), None),
     ("no image", a_pod(container=PULLING), None, START_TIMEOUT - timedelta(seconds=1), None),
     ("no image for long", a_pod(container=PULLING), None, START_TIMEOUT, "ImagePull"),
-    ("no image, after hours without a node", a_pod(container=PULLING, status=SCHEDULED), None, 2 * START_TIMEOUT, None),
+    (
+        "no image, after hours without a node",
+        a_pod(container=PULLING, status=SCHEDULED),
+        None,
+        2 * START_TIMEOUT,
+        None,
+    ),
     ("no image after a crash", a_pod(container=PULLING | CRASHED), None, 2 * START_TIMEOUT, None),
-    ("no image after an end that no one saw", a_pod(container=PULLING | UNKNOWN), None, START_TIMEOUT, "ImagePull"),
-    ("no image after a crash, for long", a_pod(container=PULLING | CRASHED), None, 3 * START_TIMEOUT, "ImagePull"),
+    (
+        "no image after an end that no one saw",
+        a_pod(container=PULLING | UNKNOWN),
+        None,
+        START_TIMEOUT,
+        "ImagePull",
+    ),
+    (
+        "no image after a crash, for long",
+        a_pod(container=PULLING | CRASHED),
+        None,
+        3 * START_TIMEOUT,
+        "ImagePull",
+    ),
     ("no Secret", a_pod(container=NO_SECRET), None, START_TIMEOUT - timedelta(seconds=1), None),
     ("no Secret for long", a_pod(container=NO_SECRET), None, START_TIMEOUT, "BadPodConfig"),
     ("no node", unscheduled(NO_ROOM), None, SCHEDULER_TIMEOUT - timedelta(seconds=1), None),
     ("no node for long", unscheduled(NO_ROOM), None, SCHEDULER_TIMEOUT, "NoGPUFree"),
     ("no volume yet", unscheduled(NO_HOME), None, timedelta(hours=1), None),
     ("volume lost", a_pod(home="home"), a_claim("Lost"), timedelta(), "HomeLost"),
-    ("gated by another controller", a_pod(node="", status={"conditions": [GATED]}), None, timedelta(days=1), None),
-    ("leaving", a_pod(deletionTimestamp=CREATED, status={"phase": "Failed"}), None, timedelta(), None),
+    (
+        "gated by another controller",
+        a_pod(node="", status={"conditions": [GATED]}),
+        None,
+        timedelta(days=1),
+        None,
+    ),
+    (
+        "leaving",
+        a_pod(deletionTimestamp=CREATED, status={"phase": "Failed"}),
+        None,
+        timedelta(),
+        None,
+    ),
 ]
 
 
-@pytest.mark.parametrize(("name", "pod", "home", "after", "reason"), LOSSES, ids=[row[0] for row in LOSSES])
+@pytest.mark.parametrize(
+    ("name", "pod", "home", "after", "reason"), LOSSES, ids=[row[0] for row in LOSSES]
+)
 def test_what_counts_as_lost(
     name: str, pod: Pod, home: PersistentVolumeClaim | None, after: timedelta, reason: str | None
 ) -> None:
@@ -94,7 +167,11 @@ def test_what_counts_as_lost(
 def test_last_lines_of_a_lost_pod_stay_in_the_status() -> None:
     message = "".join(f"line {number}\n\n" for number in range(99))
     ended = {"terminated": {"exitCode": 1, "message": message}}
-    container = {"restartCount": 3, "lastState": ended, "state": {"waiting": {"reason": "CrashLoopBackOff"}}}
+    container = {
+        "restartCount": 3,
+        "lastState": ended,
+        "state": {"waiting": {"reason": "CrashLoopBackOff"}},
+    }
     loss = find_loss(a_pod(container=container), None, (), START)
     assert loss is not None
     failures = count_loss(a_session(), loss, NOW)
@@ -105,18 +182,32 @@ def test_last_lines_of_a_lost_pod_stay_in_the_status() -> None:
 def homely(message: str, *more: str) -> Pod:
     """Not scheduled; mounts the home, and other claims."""
     pod = unscheduled(message)
-    pod.spec.volumes = tuple(PodVolume(name, PersistentVolumeClaimSource(name)) for name in ("home", *more))
+    pod.spec.volumes = tuple(
+        PodVolume(name, PersistentVolumeClaimSource(name)) for name in ("home", *more)
+    )
     return pod
 
 
 def test_pod_forgotten_when_its_home_was_bound_is_lost() -> None:
-    """Seen in the chaos suite: bound in the moment in which the scheduler looked. It would come back after 5 min."""
-    condition = {"type": "HomeBound", "status": "True", "reason": "Bound", "lastTransitionTime": "2026-11-20T08:01:00Z"}
+    """Seen in the chaos suite: bound in the moment in which the scheduler looked. It would come
+    back after 5 min.
+    """
+    condition = {
+        "type": "HomeBound",
+        "status": "True",
+        "reason": "Bound",
+        "lastTransitionTime": "2026-11-20T08:01:00Z",
+    }
     bound_at = home_bound_at(a_session(status={"conditions": [condition]}))
     assert bound_at == parse_time("2026-11-20T08:01:00Z") > START
     pod, home = homely(NO_HOME), a_claim()
 
-    assert find_loss(pod, home, (), bound_at + SCHEDULER_TIMEOUT - timedelta(seconds=1), bound_at=bound_at) is None
+    assert (
+        find_loss(
+            pod, home, (), bound_at + SCHEDULER_TIMEOUT - timedelta(seconds=1), bound_at=bound_at
+        )
+        is None
+    )
     loss = find_loss(pod, home, (), bound_at + SCHEDULER_TIMEOUT, bound_at=bound_at)
 
     assert loss is not None
@@ -133,7 +224,11 @@ def test_pod_forgotten_when_its_home_was_bound_is_lost() -> None:
         (homely(NO_HOME), a_claim(), None),
         (homely(NO_HOME, "shared-files"), a_claim(), START),
     ],
-    ids=["not bound yet", "the status does not say so yet", "another volume of the template is not bound"],
+    ids=[
+        "not bound yet",
+        "the status does not say so yet",
+        "another volume of the template is not bound",
+    ],
 )
 def test_a_pod_that_waits_for_a_volume_is_not_lost(
     pod: Pod, home: PersistentVolumeClaim, bound_at: datetime | None
@@ -155,7 +250,11 @@ def test_vanished_pod_is_explained_by_its_last_reason() -> None:
     assert find_vanished(a_session()) is None
     loss = find_vanished(a_session(status={"podName": "a"}))
     assert loss and loss.reason == "PodDeleted"
-    for reason, expected in (("Evicted", "Evicted"), ("NodeLost", "NodeLost"), ("Starting", "PodDeleted")):
+    for reason, expected in (
+        ("Evicted", "Evicted"),
+        ("NodeLost", "NodeLost"),
+        ("Starting", "PodDeleted"),
+    ):
         last = {"type": "PodReady", "status": "False", "reason": reason, "message": "Last words."}
         loss = find_vanished(a_session(status={"podName": "a", "conditions": [last]}))
         assert loss and loss.reason == expected
@@ -195,13 +294,16 @@ def test_last_loss_says_what_a_person_can_do() -> None:
 
 
 @pytest.mark.parametrize(
-    ("loss", "expected"), [(Loss("Evicted", "Evicted."), timedelta()), (CRASH, timedelta(seconds=10))]
+    ("loss", "expected"),
+    [(Loss("Evicted", "Evicted."), timedelta()), (CRASH, timedelta(seconds=10))],
 )
 def test_lack_of_capacity_does_not_count_towards_giving_up(loss: Loss, expected: timedelta) -> None:
     session = a_session()
     for _ in range(MOST_RESTARTS + 1):
         session = losing(session, Loss("NoGPUFree", "No room."))
-    assert find_failure_block(session, a_template(), NOW + timedelta(minutes=5)) is None, "and is never given up"
+    assert find_failure_block(session, a_template(), NOW + timedelta(minutes=5)) is None, (
+        "and is never given up"
+    )
     failures = losing(session, loss).status.failures
     assert failures is not None
     assert (failures.count, pause(failures)) == (1, expected)
@@ -209,18 +311,28 @@ def test_lack_of_capacity_does_not_count_towards_giving_up(loss: Loss, expected:
 
 @pytest.mark.parametrize(
     ("generation", "created", "hopeless"),
-    [(1, "2026-11-20T08:00:05Z", True), (2, "2026-11-20T08:00:05Z", False), (1, "2026-11-20T08:00:06Z", False)],
+    [
+        (1, "2026-11-20T08:00:05Z", True),
+        (2, "2026-11-20T08:00:05Z", False),
+        (1, "2026-11-20T08:00:06Z", False),
+    ],
     ids=["the same", "changed", "recreated"],
 )
-def test_image_is_given_up_until_the_template_changes(generation: int, created: str, hopeless: bool) -> None:
-    lost = losing(a_session(status={"templateRevision": "1"}), Loss("ImageNotFound", "No such image."))
+def test_image_is_given_up_until_the_template_changes(
+    generation: int, created: str, hopeless: bool
+) -> None:
+    lost = losing(
+        a_session(status={"templateRevision": "1"}), Loss("ImageNotFound", "No such image.")
+    )
     template = a_template(generation=generation)
     template.metadata.creation_timestamp = created
     problem = find_failure_block(lost, template, NOW + timedelta(hours=1))
     assert bool(problem and problem.needs_change) == (problem is not None) == hopeless
 
 
-@pytest.mark.parametrize(("generation", "restarted"), [(2, ""), (1, "2026-11-20T09:00:00Z")], ids=["spec", "restart"])
+@pytest.mark.parametrize(
+    ("generation", "restarted"), [(2, ""), (1, "2026-11-20T09:00:00Z")], ids=["spec", "restart"]
+)
 def test_somebody_who_changes_something_begins_a_new_count(generation: int, restarted: str) -> None:
     session = a_session()
     for _ in range(MOST_RESTARTS + 1):
@@ -245,15 +357,22 @@ def test_stable_desktop_resets_the_count() -> None:
     ):
         forgiven = reset_failures(lost, pod, ready_since + after)
         assert forgiven and lost.status.failures
-        assert (forgiven.count, forgiven.time) == (count, lost.status.failures.time), "its time still marks its pods"
+        assert (forgiven.count, forgiven.time) == (
+            count,
+            lost.status.failures.time,
+        ), "its time still marks its pods"
 
 
-reasons = st.sampled_from(["CrashLoop", "OutOfMemory", "PodFailed", "NodeRefused", "PodDeleted", "NodeLost", "Evicted"])
+reasons = st.sampled_from(
+    ["CrashLoop", "OutOfMemory", "PodFailed", "NodeRefused", "PodDeleted", "NodeLost", "Evicted"]
+)
 
 
 @given(st.lists(reasons, min_size=1, max_size=12))
 def test_pauses_grow_to_five_minutes_and_restarts_end(several: list[str]) -> None:
-    """Whatever happens: without a person, no more than MOST_RESTARTS restarts, and each later than the one before."""
+    """Whatever happens: without a person, no more than MOST_RESTARTS restarts, and each later than
+    the one before.
+    """
     session, now, restarts, pauses = a_session(), NOW, 0, [timedelta()]
     for reason in several:
         session.status.failures = failures = count_loss(session, Loss(reason, "Lost."), now)
@@ -280,7 +399,9 @@ def test_count_is_that_of_losses_since_the_last_good_news(events: list[str]) -> 
         elif event == "edit":
             session.metadata.generation += 1
         else:
-            session.metadata.annotations = {"vdi.kasm.io/restartedAt": format_time(NOW + timedelta(seconds=stamp))}
+            session.metadata.annotations = {
+                "vdi.kasm.io/restartedAt": format_time(NOW + timedelta(seconds=stamp))
+            }
         expected = expected + 1 if event == "loss" else 0
         known: FailureStatus | None = current_failures(session)
         assert (known.count if known else 0) == expected
@@ -322,9 +443,17 @@ TOLD: list[tuple[str, str, str, dict[str, Any], str | None]] = [
 
 
 def told_of(phase: str, kind: str, reason: str, more: dict[str, Any], **spec: Any) -> VDISession:
-    condition = {"type": kind, "status": "False", "reason": reason, "message": "Why.", "lastTransitionTime": CREATED}
+    condition = {
+        "type": kind,
+        "status": "False",
+        "reason": reason,
+        "message": "Why.",
+        "lastTransitionTime": CREATED,
+    }
     conditions = [condition] if kind else []
-    return a_session(status={"phase": phase, "message": "Why.", "conditions": conditions, **more}, **spec)
+    return a_session(
+        status={"phase": phase, "message": "Why.", "conditions": conditions, **more}, **spec
+    )
 
 
 @pytest.mark.parametrize(("phase", "kind", "reason", "more", "title"), TOLD)

@@ -29,17 +29,23 @@ from vdi.session.homes import (
 )
 from vdi.session.naming import Identity
 
-names = st.from_regex(r"[a-z0-9]([-a-z0-9]{0,20}[a-z0-9])?(\.[a-z0-9]([-a-z0-9]{0,20}[a-z0-9])?){0,2}", fullmatch=True)
+names = st.from_regex(
+    r"[a-z0-9]([-a-z0-9]{0,20}[a-z0-9])?(\.[a-z0-9]([-a-z0-9]{0,20}[a-z0-9])?){0,2}", fullmatch=True
+)
 local_parts = st.sampled_from(["a", "alice", "alice-cad", "home", "x" * 90]) | st.from_regex(
     r"[A-Za-z0-9._+-]{1,30}", fullmatch=True
 )
-users = st.builds("{}@{}".format, local_parts, st.sampled_from(["example.com", "example.org", "Example.com"]))
+users = st.builds(
+    "{}@{}".format, local_parts, st.sampled_from(["example.com", "example.org", "Example.com"])
+)
 OF_TEMPLATE, OF_USER, OWN = home_names(a_session())
 
 
 def home(scope: str, *present: str, **session: Any) -> Home:
     found = resolve_home(
-        a_session(persistence=session), a_template(persistence={"scope": scope}), {name: a_claim() for name in present}
+        a_session(persistence=session),
+        a_template(persistence={"scope": scope}),
+        {name: a_claim() for name in present},
     )
     assert found
     return found
@@ -57,7 +63,9 @@ def home(scope: str, *present: str, **session: Any) -> Home:
         ("ScopeOfALaterVersion", (), OF_TEMPLATE),
     ],
 )
-def test_scope_decides_where_a_new_home_is_made(scope: str, present: tuple[str, ...], claim: str) -> None:
+def test_scope_decides_where_a_new_home_is_made(
+    scope: str, present: tuple[str, ...], claim: str
+) -> None:
     assert home(scope, *present).claim == claim
 
 
@@ -77,7 +85,9 @@ def test_access_mode_applies_to_new_claims_only() -> None:
     template = a_template(persistence={"accessMode": "ReadWriteMany"})
     new = resolve_home(a_session(), template, NO_HOMES)
     assert new and (new.access_mode, new.shared) == (AccessMode.READ_WRITE_MANY, False)
-    assert build_home(identity=Identity.of(a_session()), home=new)["spec"]["accessModes"] == ["ReadWriteMany"]
+    assert build_home(identity=Identity.of(a_session()), home=new)["spec"]["accessModes"] == [
+        "ReadWriteMany"
+    ]
     once = resolve_home(a_session(), template, {OF_TEMPLATE: a_claim()})
     assert once and not once.shared, "its claim is ReadWriteOnce"
     claim = a_claim()
@@ -112,17 +122,22 @@ def test_session_may_use_its_home_or_a_possible_one() -> None:
 
 def test_names_of_homes_stay_as_they_are() -> None:
     """A change of one of these names takes people's files away from them."""
-    claim = naming.home_claim_name(session_name="s", user="alice@example.com", template="cad", retain=True)
+    claim = naming.home_claim_name(
+        session_name="s", user="alice@example.com", template="cad", retain=True
+    )
     assert claim == "home-alice-cad-7sm2vbl3pgql"
     assert naming.user_home_claim_name("alice@example.com") == "home-alice-7qcryou77eog"
     assert OWN == "alice-desktop-home"
 
 
 @given(users, users, names, names, names)
-def test_no_claim_is_the_home_of_two_people(one: str, other: str, template: str, second: str, session: str) -> None:
+def test_no_claim_is_the_home_of_two_people(
+    one: str, other: str, template: str, second: str, session: str
+) -> None:
     def claims(user: str, *templates: str) -> set[str]:
         of_templates = {
-            naming.home_claim_name(session_name=session, user=user, template=name, retain=True) for name in templates
+            naming.home_claim_name(session_name=session, user=user, template=name, retain=True)
+            for name in templates
         }
         return {naming.user_home_claim_name(user), *of_templates}
 
@@ -138,10 +153,21 @@ NOTES = {"vdi.kasm.io/user": "alice@example.com", "vdi.kasm.io/template": "ubunt
 CREATED, NOW = "2026-11-20T08:00:00Z", parse_time("2026-11-20T09:00:00Z")
 
 
-def claim(name: str, *, notes: dict[str, str] = NOTES, owned: bool = False, capacity: str = "") -> HomeClaim:
-    owner = {"apiVersion": "vdi.kasm.io/v1alpha1", "kind": "VDISession", "name": "alice-desktop", "uid": "u"}
+def claim(
+    name: str, *, notes: dict[str, str] = NOTES, owned: bool = False, capacity: str = ""
+) -> HomeClaim:
+    owner = {
+        "apiVersion": "vdi.kasm.io/v1alpha1",
+        "kind": "VDISession",
+        "name": "alice-desktop",
+        "uid": "u",
+    }
     metadata: dict[str, Any] = {"name": name, "namespace": "vdi-sessions", "uid": f"uid-{name}"}
-    metadata |= {"creationTimestamp": CREATED, "annotations": notes, "ownerReferences": [owner] if owned else []}
+    metadata |= {
+        "creationTimestamp": CREATED,
+        "annotations": notes,
+        "ownerReferences": [owner] if owned else [],
+    }
     spec = {"resources": {"requests": {"storage": "10Gi"}}}
     status = {"phase": "Bound", "capacity": {"storage": capacity} if capacity else {}}
     return msgspec.convert({"metadata": metadata, "spec": spec, "status": status}, HomeClaim)
@@ -168,9 +194,17 @@ def test_size_is_that_of_the_volume_else_the_request() -> None:
 def test_home_is_in_use_only_while_its_session_has_a_pod() -> None:
     made = claim(OF_TEMPLATE, notes=NOTES | {"vdi.kasm.io/last-used": "2026-11-20T09:00:00Z"})
     runs = summary(made, homeClaim=OF_TEMPLATE, podName="alice-desktop")
-    assert (runs.used_by, runs.sessions, runs.last_used) == (("alice-desktop",), ("alice-desktop",), "")
+    assert (runs.used_by, runs.sessions, runs.last_used) == (
+        ("alice-desktop",),
+        ("alice-desktop",),
+        "",
+    )
     rests = summary(made, homeClaim=OF_TEMPLATE)
-    assert (rests.used_by, rests.sessions, rests.last_used) == ((), ("alice-desktop",), "2026-11-20T09:00:00Z")
+    assert (rests.used_by, rests.sessions, rests.last_used) == (
+        (),
+        ("alice-desktop",),
+        "2026-11-20T09:00:00Z",
+    )
 
 
 @pytest.mark.parametrize(
@@ -201,7 +235,9 @@ def test_a_home_with_a_session_is_not_deleted() -> None:
     other = a_session(user="bob@example.com")
     assert why_not_deleted(home, [other]) is None
     assert why_not_deleted(home, [a_session("named", status={"homeClaim": OF_USER})]) is None
-    why = why_not_deleted(home, [a_session("new"), a_session("first", status={"homeClaim": OF_TEMPLATE})])
+    why = why_not_deleted(
+        home, [a_session("new"), a_session("first", status={"homeClaim": OF_TEMPLATE})]
+    )
     assert why == f"The home {OF_TEMPLATE!r} belongs to the sessions first, new. End them first."
 
 
@@ -215,6 +251,9 @@ def test_homes_of_one_name_in_two_namespaces_are_two() -> None:
     there.metadata.namespace = "lab"
     sessions = [a_session("lab-cad", namespace="lab", status={"homeClaim": OF_USER})]
     homes = summarize_homes([here, there], sessions)
-    assert [(home.namespace, home.sessions) for home in homes] == [("lab", ("lab-cad",)), ("vdi-sessions", ())]
+    assert [(home.namespace, home.sessions) for home in homes] == [
+        ("lab", ("lab-cad",)),
+        ("vdi-sessions", ()),
+    ]
     assert why_not_deleted(homes[1], sessions) is None
     assert why_not_deleted(homes[0], sessions)

@@ -23,7 +23,11 @@ def container(settings: ClusterSettings = BEHIND_GATEWAY, **template: Any) -> di
 
 def test_a_web_image_gets_no_variable_of_selkies_and_no_password() -> None:
     env = {variable["name"] for variable in container(protocol="Web")["env"]}
-    assert not [name for name in env if name.startswith("SELKIES") or name in ("NGINX_PORT", "VDI_MASTER_TOKEN_SHA256")]
+    assert not [
+        name
+        for name in env
+        if name.startswith("SELKIES") or name in ("NGINX_PORT", "VDI_MASTER_TOKEN_SHA256")
+    ]
     assert "VDI_AGENT_TOKEN_SHA256" in env, "an agent is possible in any image"
 
 
@@ -31,16 +35,32 @@ def test_a_web_image_gets_no_variable_of_selkies_and_no_password() -> None:
     ("settings", "template", "probe"),
     [
         (BEHIND_GATEWAY, WEB, {"httpGet": {"path": "/", "port": "http"}}),
-        (BEHIND_GATEWAY, WEB | {"healthPath": "/healthz"}, {"httpGet": {"path": "/healthz", "port": "http"}}),
-        (BEHIND_GATEWAY, WEB | {"scheme": "HTTPS"}, {"httpGet": {"path": "/", "port": "http", "scheme": "HTTPS"}}),
-        (BEHIND_GATEWAY, WEB | {"scheme": "HTTPS", "basicAuthSecret": LOGIN}, {"tcpSocket": {"port": "http"}}),
+        (
+            BEHIND_GATEWAY,
+            WEB | {"healthPath": "/healthz"},
+            {"httpGet": {"path": "/healthz", "port": "http"}},
+        ),
+        (
+            BEHIND_GATEWAY,
+            WEB | {"scheme": "HTTPS"},
+            {"httpGet": {"path": "/", "port": "http", "scheme": "HTTPS"}},
+        ),
+        (
+            BEHIND_GATEWAY,
+            WEB | {"scheme": "HTTPS", "basicAuthSecret": LOGIN},
+            {"tcpSocket": {"port": "http"}},
+        ),
         (
             BEHIND_GATEWAY,
             WEB | {"basicAuthSecret": LOGIN, "healthPath": "/up"},
             {"httpGet": {"path": "/up", "port": "http"}},
         ),
         (BEHIND_GATEWAY, {"image": SELKIES_1}, {"httpGet": {"path": "/health", "port": "http"}}),
-        (BEHIND_GATEWAY, {"image": SELKIES_1, "healthPath": "/mine"}, {"httpGet": {"path": "/mine", "port": "http"}}),
+        (
+            BEHIND_GATEWAY,
+            {"image": SELKIES_1, "healthPath": "/mine"},
+            {"httpGet": {"path": "/mine", "port": "http"}},
+        ),
         (ALONE, {"image": SELKIES_1}, {"tcpSocket": {"port": "http"}}),
     ],
 )
@@ -57,7 +77,11 @@ def test_image_is_probed_where_it_responds(
     ("template", "variable", "other"),
     [
         ({}, ("SELKIES_PORT", "9000"), "NGINX_PORT"),
-        ({"env": [{"name": "SELKIES_PORT", "value": "8081"}]}, ("SELKIES_PORT", "8081"), "NGINX_PORT"),
+        (
+            {"env": [{"name": "SELKIES_PORT", "value": "8081"}]},
+            ("SELKIES_PORT", "8081"),
+            "NGINX_PORT",
+        ),
         ({"image": SELKIES_1}, ("NGINX_PORT", "9000"), "SELKIES_PORT"),
         (
             {"image": SELKIES_1, "env": [{"name": "NGINX_PORT", "value": "8090"}]},
@@ -66,15 +90,23 @@ def test_image_is_probed_where_it_responds(
         ),
     ],
 )
-def test_image_gets_the_port_of_its_template(template: dict[str, Any], variable: tuple[str, str], other: str) -> None:
+def test_image_gets_the_port_of_its_template(
+    template: dict[str, Any], variable: tuple[str, str], other: str
+) -> None:
     found = container(port=9000, **template)
     assert found["ports"][0]["containerPort"] == 9000
-    variables = [(each["name"], each.get("value")) for each in found["env"] if each["name"] in (variable[0], other)]
+    variables = [
+        (each["name"], each.get("value"))
+        for each in found["env"]
+        if each["name"] in (variable[0], other)
+    ]
     assert variables == [variable]
 
 
 def test_the_image_runs_as_the_user_that_the_template_names() -> None:
-    context = pod_of(settings=BEHIND_GATEWAY, protocol="Web", runAsUser=1001)["spec"]["securityContext"]
+    context = pod_of(settings=BEHIND_GATEWAY, protocol="Web", runAsUser=1001)["spec"][
+        "securityContext"
+    ]
     assert {context[key] for key in ("runAsUser", "runAsGroup", "fsGroup")} == {1001}
 
 
@@ -99,8 +131,13 @@ def test_pod_carries_its_scheme() -> None:
 
 def test_web_image_needs_a_gateway_or_basic_auth() -> None:
     blocked = refused(protocol="Web")
-    assert blocked.reason == "InvalidTemplate" and "spec.protocol: 'Web' needs the gateway" in blocked.message
-    assert container(ALONE, protocol="Web", basicAuthSecret=LOGIN), "this one asks for a password itself"
+    assert (
+        blocked.reason == "InvalidTemplate"
+        and "spec.protocol: 'Web' needs the gateway" in blocked.message
+    )
+    assert container(ALONE, protocol="Web", basicAuthSecret=LOGIN), (
+        "this one asks for a password itself"
+    )
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,6 @@
-"""User namespaces, root inside the desktop, and programs from images: what a template says, and what its pod gets."""
+"""User namespaces, root inside the desktop, and programs from images: what a template says, and
+what its pod gets.
+"""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -40,7 +42,10 @@ def isolated(
     refusing: Sequence[str] = (),
 ) -> Isolation:
     desktop = desktop_of(**template)
-    found = [{"metadata": {"name": "pv"}, "spec": spec} for spec in ([LOCAL] if volumes is None else volumes)]
+    found = [
+        {"metadata": {"name": "pv"}, "spec": spec}
+        for spec in ([LOCAL] if volumes is None else volumes)
+    ]
     of_home = msgspec.convert(found, list[PersistentVolume])
     storage = describe_storage(desktop.volumes, desktop.home, of_home)
     return isolate(desktop.isolation, nodes, desktop.home, of_home, storage, refusing)
@@ -57,16 +62,56 @@ def pod(template: dict[str, Any], *nodes: NodeCapacity) -> dict[str, Any]:
         ({}, [an_able_node()], [LOCAL], ""),
         ({}, [an_able_node()], [EXT4], ""),
         (WITHOUT_HOME, [an_able_node()], [], ""),
-        ({}, [an_able_node(), read_capacity(a_node("old"))], [LOCAL], "node old has kubelet of unknown version"),
-        ({}, [an_able_node()], [], "StorageClass 'local-path' is not known before its first volume"),
-        ({}, [an_able_node()], [EXT4 | {"accessModes": ["ReadWriteMany"]}], "not known to allow other user ids"),
+        (
+            {},
+            [an_able_node(), read_capacity(a_node("old"))],
+            [LOCAL],
+            "node old has kubelet of unknown version",
+        ),
+        (
+            {},
+            [an_able_node()],
+            [],
+            "StorageClass 'local-path' is not known before its first volume",
+        ),
+        (
+            {},
+            [an_able_node()],
+            [EXT4 | {"accessModes": ["ReadWriteMany"]}],
+            "not known to allow other user ids",
+        ),
         ({}, [an_able_node()], [{"nfs": {}}], "not known to allow other user ids"),
-        ({}, [an_able_node()], [{"csi": {"driver": "nfs.csi.k8s.io"}}], "not known to allow other user ids"),
-        ({"persistence": {"accessMode": "ReadWriteMany"}}, [an_able_node()], [LOCAL], "not known to allow other"),
-        ({"volumes": CLAIM}, [an_able_node()], [LOCAL], "the filesystem of the volume 'data' is not known"),
-        ({"volumes": NFS}, [an_able_node()], [LOCAL], "the filesystem of the volume 'files' is not known"),
+        (
+            {},
+            [an_able_node()],
+            [{"csi": {"driver": "nfs.csi.k8s.io"}}],
+            "not known to allow other user ids",
+        ),
+        (
+            {"persistence": {"accessMode": "ReadWriteMany"}},
+            [an_able_node()],
+            [LOCAL],
+            "not known to allow other",
+        ),
+        (
+            {"volumes": CLAIM},
+            [an_able_node()],
+            [LOCAL],
+            "the filesystem of the volume 'data' is not known",
+        ),
+        (
+            {"volumes": NFS},
+            [an_able_node()],
+            [LOCAL],
+            "the filesystem of the volume 'files' is not known",
+        ),
         ({"resources": {"defaultGPU": 1}}, [an_able_node()], [LOCAL], ""),
-        ({"resources": {"defaultGPU": 1}, **WAYLAND}, [an_able_node()], [LOCAL], "Wayland needs /dev/dri"),
+        (
+            {"resources": {"defaultGPU": 1}, **WAYLAND},
+            [an_able_node()],
+            [LOCAL],
+            "Wayland needs /dev/dri",
+        ),
         ({"resources": {"defaultGPU": 0}, **WAYLAND}, [an_able_node()], [LOCAL], ""),
     ],
 )
@@ -91,11 +136,21 @@ def test_auto_needs_able_nodes_and_volumes(
             "nvidia.com/gpu",
             "already mounted at /opt/blender/data",
         ),
-        ({"volumes": [CLAIM[0] | {"name": "vdi-program-0"}]}, "nvidia.com/gpu", "name 'vdi-program-0' is taken"),
-        ({"programs": [BLENDER], "persistence": {"mountPath": "/opt/blender/me"}}, "nvidia.com/gpu", "already mounted"),
+        (
+            {"volumes": [CLAIM[0] | {"name": "vdi-program-0"}]},
+            "nvidia.com/gpu",
+            "name 'vdi-program-0' is taken",
+        ),
+        (
+            {"programs": [BLENDER], "persistence": {"mountPath": "/opt/blender/me"}},
+            "nvidia.com/gpu",
+            "already mounted",
+        ),
     ],
 )
-def test_impossible_template_is_refused_in_words(template: dict[str, Any], gpu_resource: str, words: str) -> None:
+def test_impossible_template_is_refused_in_words(
+    template: dict[str, Any], gpu_resource: str, words: str
+) -> None:
     settings = ClusterSettings(gpu_resource=gpu_resource)
     if not words:
         assert desktop_of(settings=settings, **template)
@@ -110,9 +165,15 @@ OF_RAMFS = "StorageClass 'ramfs'"
 
 @pytest.mark.parametrize(
     ("volumes", "storage"),
-    [([OF_CLASS], OF_RAMFS), ([LOCAL], "the volume 'pv'"), ([], "the volumes of a desktop without")],
+    [
+        ([OF_CLASS], OF_RAMFS),
+        ([LOCAL], "the volume 'pv'"),
+        ([], "the volumes of a desktop without"),
+    ],
 )
-def test_node_without_idmapped_mounts_counts_for_both_modes(volumes: list[dict[str, Any]], storage: str) -> None:
+def test_node_without_idmapped_mounts_counts_for_both_modes(
+    volumes: list[dict[str, Any]], storage: str
+) -> None:
     nodes = [an_able_node("n1"), an_able_node("n2")]
     for mode in ({}, REQUIRED):
         template = mode | ({} if volumes else WITHOUT_HOME)
@@ -130,17 +191,29 @@ def test_node_without_idmapped_mounts_counts_for_both_modes(volumes: list[dict[s
 
 @pytest.mark.parametrize("volumes", [CLAIM, NFS])
 def test_claims_of_a_template_say_nothing_about_homes(volumes: list[dict[str, Any]]) -> None:
-    """Such a refusal must not take the user namespace from every desktop with a home of this StorageClass."""
+    """Such a refusal must not take the user namespace from every desktop with a home of this
+    StorageClass.
+    """
     with_claims = isolated(REQUIRED | {"volumes": volumes}, an_able_node(), volumes=[OF_CLASS])
     plain = isolated(REQUIRED, an_able_node(), volumes=[OF_CLASS])
-    assert (with_claims.storage, plain.storage) == (f"the template's volumes {volumes[0]['name']!r}", OF_RAMFS)
-    assert pod(REQUIRED, an_able_node())["metadata"]["annotations"]["vdi.kasm.io/storage"] == "the volume 'pv'"
-    assert isolated(REQUIRED, an_able_node(), volumes=[]).storage == "StorageClass 'local-path'", "the first of it"
+    assert (with_claims.storage, plain.storage) == (
+        f"the template's volumes {volumes[0]['name']!r}",
+        OF_RAMFS,
+    )
+    assert (
+        pod(REQUIRED, an_able_node())["metadata"]["annotations"]["vdi.kasm.io/storage"]
+        == "the volume 'pv'"
+    )
+    assert isolated(REQUIRED, an_able_node(), volumes=[]).storage == "StorageClass 'local-path'", (
+        "the first of it"
+    )
 
 
 def test_required_binds_the_pod_to_able_nodes() -> None:
     spec = pod(REQUIRED, an_able_node("b"), an_able_node("a"))["spec"]
-    terms = spec["affinity"]["nodeAffinity"]["requiredDuringSchedulingIgnoredDuringExecution"]["nodeSelectorTerms"]
+    terms = spec["affinity"]["nodeAffinity"]["requiredDuringSchedulingIgnoredDuringExecution"][
+        "nodeSelectorTerms"
+    ]
     assert [term["matchFields"][0]["values"] for term in terms] == [["a"], ["b"]]
     assert spec["hostUsers"] is False and spec["securityContext"]["runAsUser"] == 1000
 
@@ -151,7 +224,10 @@ def test_pod_without_a_namespace_says_why() -> None:
     assert lacking_node(built["metadata"]["annotations"]["vdi.kasm.io/isolation"]) == "old"
     assert not {"hostUsers", "affinity"} & built["spec"].keys()
     off = pod({"isolation": {"userNamespaces": "Off"}}, an_able_node())
-    assert "vdi.kasm.io/isolation" not in off["metadata"]["annotations"] and "hostUsers" not in off["spec"]
+    assert (
+        "vdi.kasm.io/isolation" not in off["metadata"]["annotations"]
+        and "hostUsers" not in off["spec"]
+    )
 
 
 def test_root_keeps_no_right_and_gets_a_home() -> None:
@@ -159,7 +235,10 @@ def test_root_keeps_no_right_and_gets_a_home() -> None:
     (container,) = spec["containers"]
     assert spec["hostUsers"] is False and not spec["securityContext"]["runAsNonRoot"]
     assert {spec["securityContext"][name] for name in ("runAsUser", "runAsGroup", "fsGroup")} == {0}
-    assert container["securityContext"] == {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}}
+    assert container["securityContext"] == {
+        "allowPrivilegeEscalation": False,
+        "capabilities": {"drop": ["ALL"]},
+    }
     assert {"name": "home", "emptyDir": {}} in spec["volumes"]
     assert {"name": "home", "mountPath": "/home/user"} in container["volumeMounts"]
 

@@ -9,7 +9,14 @@ from hypothesis import strategies as st
 from support.builders import CREATED, a_pod, a_session, a_template
 from vdi.cluster.units import format_time, parse_time
 from vdi.session.cluster_settings import ClusterSettings
-from vdi.session.lifetime import expires_at, is_capped, run_annotations, run_length, started_at, warned_at
+from vdi.session.lifetime import (
+    expires_at,
+    is_capped,
+    run_annotations,
+    run_length,
+    started_at,
+    warned_at,
+)
 from vdi.session.naming import RUN_STARTED
 
 START = parse_time(CREATED)
@@ -39,8 +46,13 @@ def test_pod_carries_what_ties_it_to_its_run_and_nothing_empty() -> None:
 
 
 @pytest.mark.parametrize(("most", "expected"), [(None, 3), ("2h", 2), ("5h", 5)])
-def test_the_cluster_caps_the_run_where_the_template_does_not(most: str | None, expected: int) -> None:
-    session, template = a_session(timeout="999h"), a_template(lifecycle={"maxTimeout": most} if most else {})
+def test_the_cluster_caps_the_run_where_the_template_does_not(
+    most: str | None, expected: int
+) -> None:
+    session, template = (
+        a_session(timeout="999h"),
+        a_template(lifecycle={"maxTimeout": most} if most else {}),
+    )
     settings = ClusterSettings(max_timeout="3h")
     assert run_length(session, template, settings) == timedelta(hours=expected)
     assert is_capped(session, template, settings)
@@ -49,7 +61,9 @@ def test_the_cluster_caps_the_run_where_the_template_does_not(most: str | None, 
 
 
 def test_missing_template_ends_no_run_earlier() -> None:
-    assert run_length(a_session(timeout="9h"), None, ClusterSettings(max_timeout="3h")) == timedelta(hours=9)
+    assert run_length(
+        a_session(timeout="9h"), None, ClusterSettings(max_timeout="3h")
+    ) == timedelta(hours=9)
 
 
 def test_nothing_ends_that_does_not_run_or_cannot_be_read() -> None:
@@ -62,7 +76,10 @@ def test_nothing_ends_that_does_not_run_or_cannot_be_read() -> None:
 def test_warning_comes_in_the_second_half_of_the_run(length: int, most: int | None) -> None:
     session = a_session(timeout=f"{length}s")
     template = a_template(lifecycle={"maxTimeout": f"{most}s"} if most else {})
-    end, warned = expires_at(session, template, a_pod(), SETTINGS), warned_at(session, template, a_pod(), SETTINGS)
+    end, warned = (
+        expires_at(session, template, a_pod(), SETTINGS),
+        warned_at(session, template, a_pod(), SETTINGS),
+    )
     assert end and warned
     assert end == START + timedelta(seconds=min(length, most or length))
     assert START + (end - START) / 2 <= warned < end
@@ -70,12 +87,16 @@ def test_warning_comes_in_the_second_half_of_the_run(length: int, most: int | No
 
 
 @given(length=seconds, replaced_after=seconds)
-def test_end_is_the_same_whichever_pod_of_the_run_is_asked(length: int, replaced_after: int) -> None:
+def test_end_is_the_same_whichever_pod_of_the_run_is_asked(
+    length: int, replaced_after: int
+) -> None:
     """Exact after any number of replacements and restarts of the operator."""
     session = a_session(timeout=f"{length}s")
     between = a_session(timeout=f"{length}s", status={"startTime": format_time(START)})
     made = format_time(START + timedelta(seconds=replaced_after))
-    pod = a_pod(creationTimestamp=made, annotations=run_annotations(between, started_at(between, None)))
+    pod = a_pod(
+        creationTimestamp=made, annotations=run_annotations(between, started_at(between, None))
+    )
     assert (
         expires_at(session, None, a_pod(), SETTINGS)
         == expires_at(between, None, None, SETTINGS)

@@ -11,10 +11,14 @@ from vdi.session.naming import build_reservation, has_label, refuse_hostname
 
 LABEL = re.compile(r"[a-z]([-a-z0-9]{0,61}[a-z0-9])?")
 KEY = b"k" * 32
-names = st.from_regex(r"[a-z0-9]([-a-z0-9]{0,20}[a-z0-9])?(\.[a-z0-9]([-a-z0-9]{0,60}[a-z0-9])?){0,4}", fullmatch=True)
+names = st.from_regex(
+    r"[a-z0-9]([-a-z0-9]{0,20}[a-z0-9])?(\.[a-z0-9]([-a-z0-9]{0,60}[a-z0-9])?){0,4}", fullmatch=True
+)
 
 
-def label(name: str, user: str = "alice@example.com", namespace: str = "vdi-sessions", key: bytes = KEY) -> str:
+def label(
+    name: str, user: str = "alice@example.com", namespace: str = "vdi-sessions", key: bytes = KEY
+) -> str:
     return naming.host_label(namespace=namespace, session_name=name, user=user, key=key)
 
 
@@ -23,7 +27,9 @@ def test_plain_name_is_used_as_it_is() -> None:
     assert naming.secret_name("alice-desktop") == "alice-desktop-auth"
 
 
-@pytest.mark.parametrize("name", ["a" * 59, "a.b", "1alice", "x" * 253, "9", "a-" + "b" * 200 + ".c"])
+@pytest.mark.parametrize(
+    "name", ["a" * 59, "a.b", "1alice", "x" * 253, "9", "a-" + "b" * 200 + ".c"]
+)
 def test_long_name_gets_a_readable_prefix_and_a_hash(name: str) -> None:
     base = naming.derive_base(name)
     assert base != name

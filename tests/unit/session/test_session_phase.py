@@ -5,7 +5,17 @@ from typing import Any
 import msgspec
 import pytest
 
-from support.builders import CREATED, a_claim, a_node, a_pod, a_route, a_secret, a_service, a_session, a_template
+from support.builders import (
+    CREATED,
+    a_claim,
+    a_node,
+    a_pod,
+    a_route,
+    a_secret,
+    a_service,
+    a_session,
+    a_template,
+)
 from vdi.api.session import SessionStatus
 from vdi.cluster.units import parse_time
 from vdi.session.cluster_settings import ClusterSettings
@@ -21,10 +31,14 @@ SETTINGS = ClusterSettings()
 def seen(**fields: Any) -> Observed:
     """A session with all children, its pod not ready, and overrides."""
     base = {"session": a_session(), "template": a_template(), "pod": a_pod(), "home": a_claim()}
-    return Observed(**(base | {"service": a_service(), "route": a_route(), "secret": a_secret()} | fields))
+    return Observed(
+        **(base | {"service": a_service(), "route": a_route(), "secret": a_secret()} | fields)
+    )
 
 
-def status_of(observed: Observed, problem: Blocked | None = None, now: datetime = NOW) -> SessionStatus:
+def status_of(
+    observed: Observed, problem: Blocked | None = None, now: datetime = NOW
+) -> SessionStatus:
     return derive(observed, problem, SETTINGS, now)
 
 
@@ -53,15 +67,34 @@ PHASES = [
     ("pod ready, template gone", seen(pod=a_pod(ready=True), template=None), None, "Running"),
     ("pod is gone, next one in a while", seen(pod=None), SOON, "Pending"),
     ("pod is gone for good", seen(pod=None), GIVEN_UP, "Failed"),
-    ("pod ready, node does not answer", seen(pod=a_pod(ready=True), node=a_node(ready=False)), None, "Creating"),
-    ("pod crashed once", seen(pod=a_pod(container={**LOOPING, "restartCount": 1})), None, "Creating"),
+    (
+        "pod ready, node does not answer",
+        seen(pod=a_pod(ready=True), node=a_node(ready=False)),
+        None,
+        "Creating",
+    ),
+    (
+        "pod crashed once",
+        seen(pod=a_pod(container={**LOOPING, "restartCount": 1})),
+        None,
+        "Creating",
+    ),
     ("session deleted", seen(session=a_session(deleting=True)), None, "Terminating"),
-    ("session deleted, no pod", seen(session=a_session(deleting=True), pod=None), None, "Terminating"),
+    (
+        "session deleted, no pod",
+        seen(session=a_session(deleting=True), pod=None),
+        None,
+        "Terminating",
+    ),
 ]
 
 
-@pytest.mark.parametrize(("name", "observed", "problem", "phase"), PHASES, ids=[row[0] for row in PHASES])
-def test_phase_follows_what_is_observed(name: str, observed: Observed, problem: Blocked | None, phase: str) -> None:
+@pytest.mark.parametrize(
+    ("name", "observed", "problem", "phase"), PHASES, ids=[row[0] for row in PHASES]
+)
+def test_phase_follows_what_is_observed(
+    name: str, observed: Observed, problem: Blocked | None, phase: str
+) -> None:
     status = status_of(observed, problem)
     assert status.phase == phase
     assert tuple(condition.type for condition in status.conditions) == CONDITION_TYPES
@@ -78,7 +111,9 @@ def test_deletion_needs_one_status_until_the_pod_is_gone() -> None:
     assert status_of(seen(session=deleted, pod=pod, route=None, host="alice-desktop")) == before
     assert (reason(before, "PodReady"), reason(before, "RouteReady")) == ("PodStopping", "Stopping")
     assert "a new one follows" not in str(before)
-    lost = status_of(seen(session=a_session(deleting=True), pod=a_pod(ready=True), node=a_node(ready=False)))
+    lost = status_of(
+        seen(session=a_session(deleting=True), pod=a_pod(ready=True), node=a_node(ready=False))
+    )
     assert reason(lost, "PodReady") == "NodeLost"
 
 
@@ -87,7 +122,11 @@ def test_running_session_says_all_that_a_person_asks() -> None:
     assert status.url == "https://alice-desktop.vdi.localhost"
     assert (status.start_time, status.ready_time) == (CREATED, "2026-11-20T08:00:03Z")
     assert status.expires_at == "2026-11-20T16:00:00Z"
-    assert (status.pod_name, status.node_name, status.template_revision) == ("alice-desktop", "node-1", "1")
+    assert (status.pod_name, status.node_name, status.template_revision) == (
+        "alice-desktop",
+        "node-1",
+        "1",
+    )
     assert status.pod_ip == "10.42.0.7"
     assert status.message == ""
     assert holding(status) == set(CONDITION_TYPES)
@@ -95,7 +134,10 @@ def test_running_session_says_all_that_a_person_asks() -> None:
 
 
 def test_url_has_the_port_unless_it_is_the_usual_one() -> None:
-    assert derive(seen(), None, ClusterSettings(url_port=8443), NOW).url == "https://alice-desktop.vdi.localhost:8443"
+    assert (
+        derive(seen(), None, ClusterSettings(url_port=8443), NOW).url
+        == "https://alice-desktop.vdi.localhost:8443"
+    )
 
 
 def test_transition_time_moves_only_when_the_status_flips() -> None:
@@ -106,17 +148,23 @@ def test_transition_time_moves_only_when_the_status_flips() -> None:
     assert again == first
     ready = status_of(seen(session=session, pod=a_pod(ready=True)), now=later)
     moved = {
-        condition.type for condition in ready.conditions if condition.last_transition_time == "2026-11-20T08:01:05Z"
+        condition.type
+        for condition in ready.conditions
+        if condition.last_transition_time == "2026-11-20T08:01:05Z"
     }
     assert moved == {"PodReady", "Ready"}
 
 
 def test_ready_time_is_kept_within_a_run() -> None:
     running = {"readyTime": "2026-11-20T08:00:02Z", "startTime": CREATED}
-    assert status_of(seen(session=a_session(status=running), pod=a_pod(ready=True))).ready_time.endswith("02Z")
+    assert status_of(
+        seen(session=a_session(status=running), pod=a_pod(ready=True))
+    ).ready_time.endswith("02Z")
     assert status_of(seen(session=a_session(status=running))).ready_time.endswith("02Z")
     old = running | {"startTime": "2026-11-19T08:00:00Z"}
-    assert status_of(seen(session=a_session(status=old), pod=a_pod(ready=True))).ready_time.endswith("03Z")
+    assert status_of(
+        seen(session=a_session(status=old), pod=a_pod(ready=True))
+    ).ready_time.endswith("03Z")
     assert status_of(seen(session=a_session(status=old))).ready_time == ""
 
 

@@ -63,14 +63,18 @@ def warm(
     owner: str = "VDIPool",
     **over: Any,
 ) -> Pod:
-    """A desktop that a pool made `age` seconds ago, and whose state is as it is for `since` seconds."""
+    """A desktop that a pool made `age` seconds ago, and whose state is as it is for `since`
+    seconds.
+    """
     made, changed = (format_time(NOW - timedelta(seconds=ago)) for ago in (age, since))
     metadata = {
         "name": name,
         "uid": f"uid-{name}",
         "creationTimestamp": made,
         "annotations": {"vdi.kasm.io/pool": "warm", "vdi.kasm.io/pool-desktop": fits},
-        "ownerReferences": [{"apiVersion": "v", "kind": owner, "name": "x", "uid": "uid-warm", "controller": True}],
+        "ownerReferences": [
+            {"apiVersion": "v", "kind": owner, "name": "x", "uid": "uid-warm", "controller": True}
+        ],
         **over.pop("metadata", {}),
     }
     running = {"state": {"running": {"startedAt": changed}}, "restartCount": restarts}
@@ -80,7 +84,9 @@ def warm(
         "containerStatuses": [{"name": "desktop", **running}],
         **over,
     }
-    return msgspec.convert({"metadata": metadata, "spec": {"nodeName": node}, "status": status}, Pod)
+    return msgspec.convert(
+        {"metadata": metadata, "spec": {"nodeName": node}, "status": status}, Pod
+    )
 
 
 def on_one_node(name: str) -> Node | None:
@@ -119,7 +125,13 @@ def test_terminating_desktop_is_replaced_and_not_removed_again() -> None:
         (warm("a", ready=False, restarts=3, since=1), (), "restarted 3 times", True),
         (warm("a", ready=False, since=91), (), "has not responded for 90 s", True),
         (
-            warm("a", ready=False, node="", age=16, conditions=[{"type": "PodScheduled", "status": "False"}]),
+            warm(
+                "a",
+                ready=False,
+                node="",
+                age=16,
+                conditions=[{"type": "PodScheduled", "status": "False"}],
+            ),
             (),
             "No node can run the desktop",
             True,
@@ -138,8 +150,13 @@ def test_desktop_that_no_one_should_get_is_replaced(
 
 def test_desktop_without_idmapped_mounts_is_replaced_at_once() -> None:
     """The next one has no user namespace, so there is no pause."""
-    error = {"reason": "RunContainerError", "message": "failed to set MOUNT_ATTR_IDMAP on /x: invalid argument"}
-    pod = warm("a", ready=False, containerStatuses=[{"name": "desktop", "state": {"waiting": error}}])
+    error = {
+        "reason": "RunContainerError",
+        "message": "failed to set MOUNT_ATTR_IDMAP on /x: invalid argument",
+    }
+    pod = warm(
+        "a", ready=False, containerStatuses=[{"name": "desktop", "state": {"waiting": error}}]
+    )
     assert look(1, pod).faults == ()
     pod.spec.host_users = False
     (fault,) = look(1, pod).faults
@@ -154,7 +171,11 @@ def test_a_gated_desktop_is_not_replaced() -> None:
 
 def test_desktop_that_starts_is_waited_for_and_looked_at_again() -> None:
     step = look(1, warm("a", ready=False, since=30))
-    assert (names(step.starting), step.faults, step.look_again) == (["a"], (), timedelta(seconds=60))
+    assert (names(step.starting), step.faults, step.look_again) == (
+        ["a"],
+        (),
+        timedelta(seconds=60),
+    )
     pulling = warm("a", ready=False, age=900, containerStatuses=[])
     assert look(1, pulling).look_again is None, "the kubelet fetches the image: nothing is overdue"
 
@@ -167,18 +188,34 @@ def test_node_of_which_nothing_is_known_yet_is_new() -> None:
 def test_changed_template_rolls_by_a_quarter_at_a_time() -> None:
     old = [warm(f"old-{number}", fits="other") for number in range(4)]
     first = look(4, *old)
-    assert (first.make, first.remove, names(first.outdated)) == (1, (), [pod.metadata.name for pod in old])
+    assert (first.make, first.remove, names(first.outdated)) == (
+        1,
+        (),
+        [pod.metadata.name for pod in old],
+    )
     second = look(4, *old, warm("new", ready=False, since=5))
     assert (second.make, second.remove) == (0, ()), "one after the other"
     third = look(4, *old, warm("new"))
     assert (third.make, names(third.remove)) == (1, ["old-3"])
 
 
-@given(st.integers(0, 9), st.lists(st.tuples(st.booleans(), st.booleans(), st.booleans()), max_size=20))
-def test_pool_is_never_overfull_and_always_gets_there(desired: int, kinds: list[tuple[bool, bool, bool]]) -> None:
-    """Carry out plan after plan, with desktops that become ready: it ends with exactly those that are wanted."""
+@given(
+    st.integers(0, 9), st.lists(st.tuples(st.booleans(), st.booleans(), st.booleans()), max_size=20)
+)
+def test_pool_is_never_overfull_and_always_gets_there(
+    desired: int, kinds: list[tuple[bool, bool, bool]]
+) -> None:
+    """Carry out plan after plan, with desktops that become ready: it ends with exactly those that
+    are wanted.
+    """
     pods = [
-        warm(f"p{n}", ready=ready, since=5, fits=FITS if fresh else "old", node="node-1" if alive else "gone")
+        warm(
+            f"p{n}",
+            ready=ready,
+            since=5,
+            fits=FITS if fresh else "old",
+            node="node-1" if alive else "gone",
+        )
         for n, (ready, fresh, alive) in enumerate(kinds)
     ]
     for turn in range(60):
@@ -189,19 +226,32 @@ def test_pool_is_never_overfull_and_always_gets_there(desired: int, kinds: list[
         assert len(pods) <= desired + max(1, -(-desired // 4))
         if not gone and not step.make and not step.starting:
             break
-        pods = [warm(pod.metadata.name) if pod.metadata.name in names(step.starting) else pod for pod in pods]
+        pods = [
+            warm(pod.metadata.name) if pod.metadata.name in names(step.starting) else pod
+            for pod in pods
+        ]
     assert len(pods) == desired
     assert all(can_serve(pod, FITS, on_one_node) for pod in pods)
 
 
 def test_desktop_fits_who_would_get_the_same_pod() -> None:
-    same = a_desktop({"name": "bobs", "user": "bob@example.com", "resources": {"gpu": 1, "memory": "4Gi"}})
+    same = a_desktop(
+        {"name": "bobs", "user": "bob@example.com", "resources": {"gpu": 1, "memory": "4Gi"}}
+    )
     assert fingerprint("ubuntu-desktop", same, SETTINGS, KEY) == FITS
-    assert fingerprint("ubuntu-desktop", a_desktop({"timeZone": "Asia/Calcutta"}), SETTINGS, KEY) == FITS
-    assert fingerprint("ubuntu-desktop", a_desktop(generation=7, displayName="New"), SETTINGS, KEY) == FITS
+    assert (
+        fingerprint("ubuntu-desktop", a_desktop({"timeZone": "Asia/Calcutta"}), SETTINGS, KEY)
+        == FITS
+    )
+    assert (
+        fingerprint("ubuntu-desktop", a_desktop(generation=7, displayName="New"), SETTINGS, KEY)
+        == FITS
+    )
     for other in (
         fingerprint("ubuntu-desktop", a_desktop({"persistence": {"enabled": True}}), SETTINGS, KEY),
-        fingerprint("ubuntu-desktop", a_desktop(image="registry.example.com/desktop:2"), SETTINGS, KEY),
+        fingerprint(
+            "ubuntu-desktop", a_desktop(image="registry.example.com/desktop:2"), SETTINGS, KEY
+        ),
         fingerprint("ubuntu-desktop", a_desktop({"resources": {"memory": "2Gi"}}), SETTINGS, KEY),
         fingerprint("another-template", a_desktop(), SETTINGS, KEY),
         fingerprint("ubuntu-desktop", a_desktop(), ClusterSettings(agent_port=9000), KEY),
@@ -232,24 +282,39 @@ def test_session_hears_why_no_pool_serves_it() -> None:
     assert explain_unserved(same, "warm", offered, has_password=False) is None
     again = explain_unserved(same, "warm", offered, has_password=True)
     assert again and "password" in again
-    home = explain_unserved(a_desktop({"persistence": {"enabled": True}}), "warm", offered, has_password=False)
+    home = explain_unserved(
+        a_desktop({"persistence": {"enabled": True}}), "warm", offered, has_password=False
+    )
     assert home and "'warm'" in home and "home volume cannot be attached" in home
-    smaller = explain_unserved(a_desktop({"resources": {"memory": "2Gi"}}), "warm", offered, has_password=False)
+    smaller = explain_unserved(
+        a_desktop({"resources": {"memory": "2Gi"}}), "warm", offered, has_password=False
+    )
     assert smaller and "memory 2Gi instead of 4Gi" in smaller
 
 
-OWN_VOLUME = {"name": "own", "mountPath": "/own", "subPath": "{user}", "persistentVolumeClaim": {"claimName": "own"}}
+OWN_VOLUME = {
+    "name": "own",
+    "mountPath": "/own",
+    "subPath": "{user}",
+    "persistentVolumeClaim": {"claimName": "own"},
+}
 
 
 @pytest.mark.parametrize(
     ("template", "reason", "words"),
     [
         (a_template(), "TemplateHasHome", "spec.persistence.enabled: false in the template"),
-        (a_template(**NO_HOME, volumes=[OWN_VOLUME]), "TemplateHasUserVolumes", "Remove groups and {user}"),
+        (
+            a_template(**NO_HOME, volumes=[OWN_VOLUME]),
+            "TemplateHasUserVolumes",
+            "Remove groups and {user}",
+        ),
         (None, "TemplateNotFound", "There is no template 'ubuntu-desktop'"),
     ],
 )
-def test_pool_that_can_have_no_desktop_says_why(template: VDITemplate | None, reason: str, words: str) -> None:
+def test_pool_that_can_have_no_desktop_says_why(
+    template: VDITemplate | None, reason: str, words: str
+) -> None:
     blocked = pool_desktop(a_pool(), template, SETTINGS)
     assert isinstance(blocked, Blocked)
     assert blocked.reason == reason
@@ -267,14 +332,20 @@ def test_status_counts_and_says_what_is_missing() -> None:
     assert (filling.ready, filling.starting, filling.claimed) == (1, 1, 2)
     assert filling.message == "1 of 3 desktops is ready, 1 starting. The image is slow."
     assert filling.selector == "vdi.kasm.io/pool=warm,!vdi.kasm.io/session"
-    assert [(condition.type, condition.status, condition.reason) for condition in filling.conditions] == [
-        ("Ready", "False", "Filling")
-    ]
-    blocked = summarise(pool, some, 0, Obstacles(blocked=Blocked("GPUsBusy", "All GPUs are taken.")), NOW)
+    assert [
+        (condition.type, condition.status, condition.reason) for condition in filling.conditions
+    ] == [("Ready", "False", "Filling")]
+    blocked = summarise(
+        pool, some, 0, Obstacles(blocked=Blocked("GPUsBusy", "All GPUs are taken.")), NOW
+    )
     assert blocked.message == "1 of 3 desktops is ready. All GPUs are taken."
     assert blocked.conditions[0].reason == "GPUsBusy"
     full = summarise(pool, PoolPlan(ready=(warm("a"), warm("b"), warm("c"))), 0, Obstacles(), NOW)
-    assert (full.message, full.conditions[0].status, full.conditions[0].reason) == ("", "True", "Full")
+    assert (full.message, full.conditions[0].status, full.conditions[0].reason) == (
+        "",
+        "True",
+        "Full",
+    )
 
 
 def test_pause_after_a_failure_is_reported() -> None:
@@ -282,7 +353,10 @@ def test_pause_after_a_failure_is_reported() -> None:
     assert once.left(NOW) == timedelta(seconds=10)
     assert once.left(NOW + timedelta(seconds=10)) is None
     status = summarise(a_pool(1), PoolPlan(), 0, Obstacles(pause=once), NOW)
-    assert status.message == "0 of 1 desktops are ready. It crashed. The next one is started at 2026-11-20T09:00:10Z."
+    assert (
+        status.message
+        == "0 of 1 desktops are ready. It crashed. The next one is started at 2026-11-20T09:00:10Z."
+    )
     assert status.conditions[0].reason == "DesktopsFail"
 
 
@@ -296,7 +370,9 @@ def test_pods_of_pools_have_names_that_no_session_has() -> None:
 
 def test_pool_pod_differs_in_secret_and_owner_only() -> None:
     identity = PoolIdentity.of(a_pool(), "vdi-sessions")
-    ours = build_pool_pod(identity=identity, name="warm-x", desktop=a_desktop(), annotations={"a": "b"})
+    ours = build_pool_pod(
+        identity=identity, name="warm-x", desktop=a_desktop(), annotations={"a": "b"}
+    )
     theirs = pod_of(**NO_HOME)
     text = msgspec.json.encode(ours["spec"]).decode().replace("warm-x-auth", "alice-desktop-auth")
     assert msgspec.json.decode(text) == theirs["spec"]
@@ -309,6 +385,10 @@ def test_pool_pod_differs_in_secret_and_owner_only() -> None:
 
 def test_secret_of_a_pools_desktop_dies_with_the_pod() -> None:
     identity = PoolIdentity.of(a_pool(), "vdi-sessions")
-    secret = build_pool_secret(identity=identity, pod="warm-x", pod_uid="u", tokens=DesktopTokens("p", "t"))
+    secret = build_pool_secret(
+        identity=identity, pod="warm-x", pod_uid="u", tokens=DesktopTokens("p", "t")
+    )
     assert secret["metadata"]["name"] == "warm-x-auth"
-    assert [(owner["kind"], owner["uid"]) for owner in secret["metadata"]["ownerReferences"]] == [("Pod", "u")]
+    assert [(owner["kind"], owner["uid"]) for owner in secret["metadata"]["ownerReferences"]] == [
+        ("Pod", "u")
+    ]

@@ -1,4 +1,6 @@
-"""Which nodes get a puller, what a puller has come to, and what the template's status says of it."""
+"""Which nodes get a puller, what a puller has come to, and what the template's status says of
+it.
+"""
 
 from datetime import datetime, timedelta
 from typing import Any
@@ -75,13 +77,19 @@ class PrePullSimulation:
 
 
 def test_nodes_without_the_image_get_pullers_few_at_a_time() -> None:
-    stage = PrePullSimulation(*(a_node(f"node-{n}") for n in range(6)), a_node("has", images=[IMAGE]))
+    stage = PrePullSimulation(
+        *(a_node(f"node-{n}") for n in range(6)), a_node("has", images=[IMAGE])
+    )
     assert stage.created() == ["node-0", "node-1", "node-2"]
     at_work = [stage.puller(f"node-{n}") for n in range(2)]
     step = stage.plan(*at_work)
     assert ([node.metadata.name for node in step.create], step.remove) == (["node-2"], ())
     progress = summarise(step, stage.memory)
-    assert (progress.desired, progress.ready, progress.pulling) == (7, 1, ("node-0", "node-1", "node-2"))
+    assert (progress.desired, progress.ready, progress.pulling) == (
+        7,
+        1,
+        ("node-0", "node-1", "node-2"),
+    )
 
 
 def test_finished_puller_counts_without_the_nodes_report() -> None:
@@ -147,7 +155,9 @@ def test_failure_is_reported_and_tried_again_with_growing_pauses() -> None:
 
 
 def test_broken_nodes_do_not_keep_the_others_waiting() -> None:
-    stage = PrePullSimulation(*(a_node(f"a{n}") for n in range(3)), *(a_node(f"b{n}") for n in range(3)))
+    stage = PrePullSimulation(
+        *(a_node(f"a{n}") for n in range(3)), *(a_node(f"b{n}") for n in range(3))
+    )
     stage.plan(*(stage.puller(f"a{n}", **waiting("ErrImagePull", "x")) for n in range(3)))
     stage.now += FIRST_PAUSE
     assert stage.created() == ["b0", "b1", "b2"]
@@ -162,12 +172,16 @@ ON_NODE: list[tuple[dict[str, Any], PullResult | None]] = [
     (waiting("CreateContainerError", "no command specified"), PullResult(pulled=True)),
     (waiting("RunContainerError"), PullResult(pulled=True)),
     (
-        {"phase": "Failed", "reason": "OutOfpods", "message": "Node didn't have enough resource: pods."},
+        {
+            "phase": "Failed",
+            "reason": "OutOfpods",
+            "message": "Node didn't have enough resource: pods.",
+        },
         PullResult(
             False,
             "PullerFailed",
-            "The pod that pulls the image ended before it was complete (OutOfpods: Node didn't have enough "
-            "resource: pods).",
+            "The pod that pulls the image ended before it was complete (OutOfpods: Node didn't have"
+            " enough resource: pods).",
         ),
     ),
     (
@@ -175,34 +189,46 @@ ON_NODE: list[tuple[dict[str, Any], PullResult | None]] = [
         PullResult(
             False,
             "ImageNameInvalid",
-            f"The image {IMAGE} cannot be pulled: its name is not a valid image name; fix the template's spec.image.",
+            f"The image {IMAGE} cannot be pulled: its name is not a valid image name; fix the"
+            " template's spec.image.",
         ),
     ),
 ]
 
 
 @pytest.mark.parametrize(("status", "verdict"), ON_NODE)
-def test_puller_is_judged_by_what_the_kubelet_says(status: dict[str, Any], verdict: PullResult | None) -> None:
+def test_puller_is_judged_by_what_the_kubelet_says(
+    status: dict[str, Any], verdict: PullResult | None
+) -> None:
     assert evaluate_puller(a_puller(wanting(), "node-1", **status), (), NOW) == verdict
 
 
 def test_trouble_that_may_pass_counts_after_a_while() -> None:
-    full = {"type": "PodScheduled", "status": "False", "message": "0/1 nodes are available: 1 Too many pods."}
+    full = {
+        "type": "PodScheduled",
+        "status": "False",
+        "message": "0/1 nodes are available: 1 Too many pods.",
+    }
     unplaced = a_puller(wanting(), "node-1", on="", conditions=[full])
     assert evaluate_puller(unplaced, (), NOW + PULL_TIMEOUT - timedelta(seconds=1)) is None
     verdict = evaluate_puller(unplaced, (), NOW + PULL_TIMEOUT)
     assert verdict == PullResult(
         False,
         "NoRoom",
-        "The node has no capacity for the small pod that pulls the image (0/1 nodes are available: 1 Too many pods).",
+        "The node has no capacity for the small pod that pulls the image (0/1 nodes are available:"
+        " 1 Too many pods).",
     )
     event = {"metadata": {"name": "e"}, "reason": "FailedCreatePodSandBox", "note": "cni is down"}
     no_network = msgspec.convert(event, Event)
     stuck = a_puller(wanting(), "node-1", **waiting("ContainerCreating"))
     assert evaluate_puller(stuck, (no_network,), NOW) is None
     verdict = evaluate_puller(stuck, (no_network,), NOW + PULL_TIMEOUT)
-    assert verdict == PullResult(False, "NodeNetwork", "The node cannot set up the pod: cni is down.")
-    assert evaluate_puller(stuck, (), NOW + timedelta(minutes=50)) is None, "a large image takes its time"
+    assert verdict == PullResult(
+        False, "NodeNetwork", "The node cannot set up the pod: cni is down."
+    )
+    assert evaluate_puller(stuck, (), NOW + timedelta(minutes=50)) is None, (
+        "a large image takes its time"
+    )
 
 
 TAINT = {"key": "gpu", "effect": "NoSchedule"}
@@ -213,12 +239,18 @@ NODES: list[tuple[dict[str, Any], dict[str, Any], bool]] = [
     ({"allocatable": {GPU: "0"}}, {"resources": {"defaultGPU": 0}}, True),
     ({"labels": {"room": "b"}}, {"placement": {"nodeSelector": {"room": "a"}}}, False),
     ({"taints": [TAINT]}, {}, False),
-    ({"taints": [TAINT]}, {"placement": {"tolerations": [{"key": "gpu", "operator": "Exists"}]}}, True),
+    (
+        {"taints": [TAINT]},
+        {"placement": {"tolerations": [{"key": "gpu", "operator": "Exists"}]}},
+        True,
+    ),
 ]
 
 
 @pytest.mark.parametrize(("node", "spec", "holds"), NODES)
-def test_only_nodes_that_may_run_the_desktop_count(node: dict[str, Any], spec: dict[str, Any], holds: bool) -> None:
+def test_only_nodes_that_may_run_the_desktop_count(
+    node: dict[str, Any], spec: dict[str, Any], holds: bool
+) -> None:
     assert can_run(a_node(**node), wanting(**spec), GPU) is holds
 
 
@@ -251,9 +283,14 @@ def test_condition_says_how_far_it_is_and_why_not_further() -> None:
     assert verdict()[:2] == ("False", "NoNodes")
     stage.nodes = [a_node("node-1"), a_node("node-2", images=[IMAGE])]
     assert verdict() == ("False", "Pulling", "1 of 2 nodes have the image.")
-    status, reason, message = verdict(stage.puller("node-1", **waiting("ErrImagePull", "x509: unknown")))
+    status, reason, message = verdict(
+        stage.puller("node-1", **waiting("ErrImagePull", "x509: unknown"))
+    )
     assert (status, reason) == ("False", "PullFailed")
-    assert message.startswith("1 of 2 nodes have the image. node-1: The image") and "certificate" in message
+    assert (
+        message.startswith("1 of 2 nodes have the image. node-1: The image")
+        and "certificate" in message
+    )
     stage.nodes = [a_node("node-1", images=[IMAGE]), a_node("node-2", images=[IMAGE])]
     assert verdict() == ("True", "Pulled", "")
 
@@ -268,7 +305,10 @@ def test_puller_is_restricted_and_asks_for_next_to_nothing() -> None:
     assert (spec["imagePullSecrets"], spec["tolerations"]) == (secrets, tolerations)
     assert container["resources"]["requests"] == {"cpu": "10m", "memory": "16Mi"}
     assert GPU not in container["resources"]["limits"]
-    assert spec["securityContext"]["runAsNonRoot"] and not container["securityContext"]["allowPrivilegeEscalation"]
+    assert (
+        spec["securityContext"]["runAsNonRoot"]
+        and not container["securityContext"]["allowPrivilegeEscalation"]
+    )
     assert container["securityContext"]["capabilities"] == {"drop": ["ALL"]}
     assert "vdi.kasm.io/session" not in body["metadata"]["labels"]
     assert len(puller_name(a_template(), "n" * 253)) <= 63
@@ -276,9 +316,13 @@ def test_puller_is_restricted_and_asks_for_next_to_nothing() -> None:
 
 @given(st.lists(st.sampled_from(["lacks", "has", "cordoned"]), max_size=12), st.data())
 def test_pulling_reaches_every_node_few_at_a_time(kinds: list[str], data: st.DataObject) -> None:
-    """Whatever the pullers come to: at most three at a time, and in the end every node has the image."""
+    """Whatever the pullers come to: at most three at a time, and in the end every node has the
+    image.
+    """
     nodes = [
-        a_node(f"node-{n}", images=[IMAGE] if kind == "has" else [], unschedulable=kind == "cordoned")
+        a_node(
+            f"node-{n}", images=[IMAGE] if kind == "has" else [], unschedulable=kind == "cordoned"
+        )
         for n, kind in enumerate(kinds)
     ]
     stage = PrePullSimulation(*nodes)

@@ -1,4 +1,6 @@
-"""Recording of a session: its pod, its status, the notice before it, and whether its picture may be seen."""
+"""Recording of a session: its pod, its status, the notice before it, and whether its picture may be
+seen.
+"""
 
 from typing import Any
 
@@ -22,14 +24,19 @@ KEPT = "Films are kept for 30 days, and administrators can watch them."
         ({"mode": "Always", "state": "On"}, ""),
         ({"mode": "Always", "state": "Starting"}, "it is not recorded now."),
         ({"mode": "Always", "state": "Off"}, "it is not recorded now."),
-        ({"mode": "Always", "state": "Failed", "message": "disk full"}, "it is not recorded now: disk full."),
+        (
+            {"mode": "Always", "state": "Failed", "message": "disk full"},
+            "it is not recorded now: disk full.",
+        ),
         ({"mode": "Later", "state": "Failed"}, "it is not recorded now."),
         ({"mode": "OnDemand", "state": "Off"}, ""),
         ({"mode": "OnDemand", "state": "Failed"}, ""),
     ],
 )
 def test_only_a_film_that_must_be_made_hides_the_picture(film: Any, refusal: str) -> None:
-    session = a_session("alice", status={"phase": "Running"} | ({"recording": film} if film else {}))
+    session = a_session(
+        "alice", status={"phase": "Running"} | ({"recording": film} if film else {})
+    )
     assert refuse_picture(session).endswith(refusal)
     assert bool(refuse_picture(session)) is bool(refusal)
 
@@ -47,16 +54,24 @@ def test_film_that_the_gateway_does_not_store_hides_the_picture() -> None:
     [
         (None, ""),
         ({}, ""),
-        ({"mode": "Always"}, f"This desktop is recorded, picture and sound, as long as it runs. {KEPT}"),
+        (
+            {"mode": "Always"},
+            f"This desktop is recorded, picture and sound, as long as it runs. {KEPT}",
+        ),
         (
             {"mode": "OnDemand", "retention": "24h"},
-            "The owner can record this desktop, picture and sound. Films are kept for 1 day, and administrators can "
-            "watch them.",
+            (
+                "The owner can record this desktop, picture and sound. Films are kept for 1 day,"
+                " and administrators can watch them."
+            ),
         ),
     ],
 )
 def test_note_says_what_is_kept_and_who_sees_it(recording: Any, note: str) -> None:
-    assert recording_note(a_template("t", recording=recording) if recording is not None else None) == note
+    assert (
+        recording_note(a_template("t", recording=recording) if recording is not None else None)
+        == note
+    )
 
 
 def test_mode_of_a_later_version_is_always() -> None:

@@ -9,7 +9,13 @@ from hypothesis import strategies as st
 
 from support.builders import a_template
 from vdi.api.template import VDITemplate
-from vdi.session.request import RequestedHome, RequestedResources, SessionRequest, build_session, generate_name
+from vdi.session.request import (
+    RequestedHome,
+    RequestedResources,
+    SessionRequest,
+    build_session,
+    generate_name,
+)
 
 
 def spec_of(template: VDITemplate | None = None, **fields: Any) -> dict[str, Any]:

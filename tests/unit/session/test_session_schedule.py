@@ -1,4 +1,6 @@
-"""Working hours: clock changes, an operator that was away, warnings, and input that cancels an end."""
+"""Working hours: clock changes, an operator that was away, warnings, and input that cancels an
+end.
+"""
 
 from collections.abc import Iterator
 from dataclasses import replace
@@ -57,7 +59,9 @@ def office(*windows: dict[str, str], **fields: Any) -> TemplateSchedule:
     return msgspec.convert(given, TemplateSchedule)
 
 
-MOMENTS = st.datetimes(datetime(2026, 1, 1), datetime(2026, 12, 31)).map(lambda moment: moment.replace(tzinfo=UTC))
+MOMENTS = st.datetimes(datetime(2026, 1, 1), datetime(2026, 12, 31)).map(
+    lambda moment: moment.replace(tzinfo=UTC)
+)
 CRONS = st.builds(
     lambda minute, hour, days: f"{minute} {hour} * * {days}",
     st.integers(0, 59) | st.just("*/20"),
@@ -67,7 +71,9 @@ CRONS = st.builds(
 
 
 @given(CRONS, ZONES, MOMENTS)
-def test_no_time_lies_between_a_moment_and_the_next_time(cron: str, zone: str, moment: datetime) -> None:
+def test_no_time_lies_between_a_moment_and_the_next_time(
+    cron: str, zone: str, moment: datetime
+) -> None:
     following = next_time(cron, zone, moment)
     assert following and following > moment
     assert previous_time(cron, zone, following) == following
@@ -76,12 +82,16 @@ def test_no_time_lies_between_a_moment_and_the_next_time(cron: str, zone: str, m
 
 
 @pytest.mark.parametrize("zone", CHANGES)
-@pytest.mark.parametrize("clock", ["30 1 * * *", "0 2 * * *", "15 2 * * *", "45 2 * * *", "0 9 * * *"])
+@pytest.mark.parametrize(
+    "clock", ["30 1 * * *", "0 2 * * *", "15 2 * * *", "45 2 * * *", "0 9 * * *"]
+)
 def test_clock_change_leaves_one_time_for_each_day(zone: str, clock: str) -> None:
     for change in CHANGES[zone]:
         first = datetime.combine(change - timedelta(days=3), datetime.min.time(), ZoneInfo(zone))
         times = [next_time(clock, zone, first)]
-        while times[-1] and times[-1].astimezone(ZoneInfo(zone)).date() < change + timedelta(days=3):
+        while times[-1] and times[-1].astimezone(ZoneInfo(zone)).date() < change + timedelta(
+            days=3
+        ):
             times.append(next_time(clock, zone, times[-1]))
         days = [moment.astimezone(ZoneInfo(zone)).date() for moment in times if moment]
         assert days == [change + timedelta(days=offset) for offset in range(-3, 4)]
@@ -101,22 +111,33 @@ def test_next_change_of_overlapping_windows() -> None:
     schedule = office(*({"start": f"{start} * * *", "end": f"{end} * * *"} for start, end in hours))
     assert next_change(schedule, at("2026-06-01 08:00")) == at("2026-06-01 09:00")
     assert next_change(schedule, at("2026-06-01 09:00")) == at("2026-06-01 18:00")
-    assert next_change(office({"start": "0 * * * *", "end": "0 * * * *"}), at("2026-06-01 08:00")) is None
+    assert (
+        next_change(office({"start": "0 * * * *", "end": "0 * * * *"}), at("2026-06-01 08:00"))
+        is None
+    )
 
 
 @pytest.mark.parametrize(
     ("fields", "words"),
     [
-        ({"timeZone": "Europe/Atlantis"}, "spec.schedule.timeZone: 'Europe/Atlantis' is not a known time zone"),
+        (
+            {"timeZone": "Europe/Atlantis"},
+            "spec.schedule.timeZone: 'Europe/Atlantis' is not a known time zone",
+        ),
         ({"timeZone": "../etc/passwd"}, "is not a known time zone"),
         (
             {"windows": [{"start": "0 9 * * 5-1", "end": "0 18 * * 5-1"}]},
             "spec.schedule.windows[0].start: '0 9 * * 5-1'",
         ),
-        ({"windows": [{"start": "0 9 * * *", "end": "0 0 31 2 *"}]}, "spec.schedule.windows[0].end: '0 0 31 2 *'"),
+        (
+            {"windows": [{"start": "0 9 * * *", "end": "0 0 31 2 *"}]},
+            "spec.schedule.windows[0].end: '0 0 31 2 *'",
+        ),
     ],
 )
-def test_unreadable_schedule_is_named_and_ends_no_desktop(fields: dict[str, Any], words: str) -> None:
+def test_unreadable_schedule_is_named_and_ends_no_desktop(
+    fields: dict[str, Any], words: str
+) -> None:
     schedule = office(**fields)
     assert words in " ".join(find_problems(schedule))
     blocked = refused(schedule=msgspec.to_builtins(schedule))
@@ -136,11 +157,18 @@ def running(started: datetime, schedule: TemplateSchedule, **status: Any) -> Obs
     template = a_template(schedule=msgspec.to_builtins(schedule), lifecycle={})
     pod = a_pod(ready=True)
     pod.metadata.annotations[RUN_STARTED] = format_time(started)
-    return Observed(session, template, pod, service=a_service(), route=a_route(), node=a_node(), host="alice")
+    return Observed(
+        session, template, pod, service=a_service(), route=a_route(), node=a_node(), host="alice"
+    )
 
 
 def warned(since: datetime, **status: Any) -> dict[str, Any]:
-    shown = {"type": CLOSING, "status": "True", "reason": "ClosingSoon", "lastTransitionTime": format_time(since)}
+    shown = {
+        "type": CLOSING,
+        "status": "True",
+        "reason": "ClosingSoon",
+        "lastTransitionTime": format_time(since),
+    }
     return {"conditions": [shown], **status}
 
 
@@ -151,7 +179,11 @@ def test_end_of_working_hours_warns_and_suspends() -> None:
     observed = running(START, office())
     assert find_alerts(observed, SETTINGS, WARNING - timedelta(seconds=1)) == ()
     (alert,) = find_alerts(observed, SETTINGS, WARNING)
-    assert (alert.type, alert.reason, alert.until) == (CLOSING, Reason.CLOSING_SOON, format_time(END))
+    assert (alert.type, alert.reason, alert.until) == (
+        CLOSING,
+        Reason.CLOSING_SOON,
+        format_time(END),
+    )
     assert "is suspended at 16:00 UTC unless someone uses mouse or keyboard" in alert.message
     (notice,) = find_notices(observed.session, [alert], WARNING)
     assert notice.until_input
@@ -177,9 +209,16 @@ def test_warning_of_a_missed_end_begins_again() -> None:
     alerts = find_alerts(missed, SETTINGS, back)
     assert [alert.until for alert in alerts] == [format_time(at("2026-06-02 18:01"))]
     status = derive(missed, None, SETTINGS, back, alerts)
-    (since,) = [condition.last_transition_time for condition in status.conditions if condition.type == CLOSING]
+    (since,) = [
+        condition.last_transition_time
+        for condition in status.conditions
+        if condition.type == CLOSING
+    ]
     assert since == format_time(back)
-    assert find_ending(running(START, office(), **warned(back)), SETTINGS, at("2026-06-02 18:01")) is not None
+    assert (
+        find_ending(running(START, office(), **warned(back)), SETTINGS, at("2026-06-02 18:01"))
+        is not None
+    )
 
 
 def test_warning_of_a_short_run_is_in_whole_seconds() -> None:
@@ -195,7 +234,9 @@ def test_desktop_started_after_hours_runs_to_the_next_end() -> None:
     assert find_alerts(running(evening, office()), SETTINGS, at("2026-06-02 08:00")) == ()
     (alert,) = find_alerts(running(evening, office()), SETTINGS, at("2026-06-02 17:55"))
     assert alert.until == format_time(at("2026-06-02 18:00"))
-    assert next_requeue(running(friday, office()), SETTINGS, friday) == at("2026-06-08 17:55"), "over the weekend"
+    assert next_requeue(running(friday, office()), SETTINGS, friday) == at("2026-06-08 17:55"), (
+        "over the weekend"
+    )
 
 
 def test_end_without_an_open_window_ends_nothing() -> None:
@@ -204,19 +245,25 @@ def test_end_without_an_open_window_ends_nothing() -> None:
     assert find_alerts(running(saturday, schedule), SETTINGS, evening) == ()
     assert next_requeue(running(saturday, schedule), SETTINGS, evening) == at("2026-06-08 17:55")
     (alert,) = find_alerts(running(at("2026-06-05 11:00"), schedule), SETTINGS, evening)
-    assert alert.until == format_time(evening + timedelta(minutes=5)), "the operator missed the end on Friday"
+    assert alert.until == format_time(evening + timedelta(minutes=5)), (
+        "the operator missed the end on Friday"
+    )
 
 
 def test_input_during_the_warning_cancels_the_end() -> None:
     shown = running(START, office(), **warned(WARNING))
-    typed = Activity(last_input=WARNING + timedelta(seconds=30), seen=WARNING + timedelta(seconds=31))
+    typed = Activity(
+        last_input=WARNING + timedelta(seconds=30), seen=WARNING + timedelta(seconds=31)
+    )
     active = replace(shown, activity=typed)
     assert find_alerts(active, SETTINGS, WARNING + timedelta(minutes=1)) == ()
     assert find_ending(active, SETTINGS, END + timedelta(hours=3)) is None
     (alert,) = find_alerts(active, SETTINGS, at("2026-06-02 17:55"))
     assert alert.until == format_time(at("2026-06-02 18:00")), "only this end"
     restarted = running(START, office(), lastActivityTime=format_time(typed.last_input))
-    assert find_ending(restarted, SETTINGS, END + timedelta(hours=3)) is None, "a restarted operator knows it"
+    assert find_ending(restarted, SETTINGS, END + timedelta(hours=3)) is None, (
+        "a restarted operator knows it"
+    )
     strict = running(START, office(cancelOnActivity=False), **warned(WARNING))
     assert find_ending(replace(strict, activity=typed), SETTINGS, END) is not None
     (alert,) = find_alerts(strict, SETTINGS, WARNING)
@@ -229,8 +276,13 @@ def test_desktop_is_polled_once_more_at_the_end() -> None:
     assert find_ending(replace(shown, activity=quiet), SETTINGS, END) is None
     asked = replace(quiet, seen=END)
     assert find_ending(replace(shown, activity=asked), SETTINGS, END) is not None
-    assert next_requeue(replace(shown, activity=quiet), SETTINGS, END) == END + timedelta(seconds=15)
-    assert find_ending(replace(shown, activity=quiet), SETTINGS, END + timedelta(seconds=15)) is not None
+    assert next_requeue(replace(shown, activity=quiet), SETTINGS, END) == END + timedelta(
+        seconds=15
+    )
+    assert (
+        find_ending(replace(shown, activity=quiet), SETTINGS, END + timedelta(seconds=15))
+        is not None
+    )
 
 
 @given(
@@ -238,10 +290,16 @@ def test_desktop_is_polled_once_more_at_the_end() -> None:
     away=st.lists(st.tuples(st.integers(0, 9 * 24 * 60), st.integers(1, 20 * 60)), max_size=4),
     zone=ZONES,
 )
-def test_desktop_ends_once_and_only_after_its_warning(start: int, away: list[tuple[int, int]], zone: str) -> None:
-    """Simulated over a week with a clock change: by the minute near the end, by the hour far from it."""
+def test_desktop_ends_once_and_only_after_its_warning(
+    start: int, away: list[tuple[int, int]], zone: str
+) -> None:
+    """Simulated over a week with a clock change: by the minute near the end, by the hour far from
+    it.
+    """
     schedule = office(timeZone=zone)
-    monday = datetime.combine(CHANGES[zone][0] - timedelta(days=6), datetime.min.time(), ZoneInfo(zone))
+    monday = datetime.combine(
+        CHANGES[zone][0] - timedelta(days=6), datetime.min.time(), ZoneInfo(zone)
+    )
     started = monday.astimezone(UTC) + timedelta(minutes=start)
     down = [(monday.astimezone(UTC) + timedelta(minutes=begin), length) for begin, length in away]
     warned_at, ended = None, None
@@ -252,10 +310,19 @@ def test_desktop_ends_once_and_only_after_its_warning(start: int, away: list[tup
             step = timedelta(minutes=1)
             continue
         closing = find_closing(
-            schedule, started=started, activity=None, last_known_activity=None, warned_at=warned_at, now=now
+            schedule,
+            started=started,
+            activity=None,
+            last_known_activity=None,
+            warned_at=warned_at,
+            now=now,
         )
         assert closing is not None
-        step = timedelta(minutes=1) if now > closing.warn_at - timedelta(hours=2) else timedelta(hours=1)
+        step = (
+            timedelta(minutes=1)
+            if now > closing.warn_at - timedelta(hours=2)
+            else timedelta(hours=1)
+        )
         if closing.is_over(now):
             assert warned_at is not None
             assert now - warned_at >= min(timedelta(minutes=5), (closing.at - started) / 2)
@@ -267,7 +334,8 @@ def test_desktop_ends_once_and_only_after_its_warning(start: int, away: list[tup
     assert ended is not None
     expected = next_change_after(schedule, started)
     missed = any(
-        begin <= expected + timedelta(minutes=6) and begin + timedelta(minutes=length) > expected - timedelta(minutes=6)
+        begin <= expected + timedelta(minutes=6)
+        and begin + timedelta(minutes=length) > expected - timedelta(minutes=6)
         for begin, length in down
     )
     assert ended >= expected
@@ -291,7 +359,9 @@ def weekdays(**fields: Any) -> dict[str, Any]:
     return {"start": "08:30", "timeZone": BERLIN, **fields}
 
 
-def a_scheduled(*, suspended: bool = True, known: datetime | None = None, **fields: Any) -> VDISession:
+def a_scheduled(
+    *, suspended: bool = True, known: datetime | None = None, **fields: Any
+) -> VDISession:
     session = a_session(schedule=weekdays(**fields), suspended=suspended)
     if known:
         session.status.next_start = format_time(known)
@@ -303,13 +373,17 @@ def schedules(draw: st.DrawFn) -> tuple[SessionSchedule, str, date]:
     """A schedule in one of three zones, and a day near a change of its clock."""
     zone = draw(st.sampled_from(list(CHANGES)))
     change = draw(st.sampled_from(CHANGES[zone]))
-    days = draw(st.lists(st.sampled_from([day.value for day in Day]), min_size=1, max_size=7, unique=True))
+    days = draw(
+        st.lists(st.sampled_from([day.value for day in Day]), min_size=1, max_size=7, unique=True)
+    )
     hour = draw(st.integers(0, 23) | st.sampled_from([1, 2, 3]))
     start = f"{hour:02}:{draw(st.sampled_from([0, 15, 30, 59])):02}"
     return SessionSchedule(start=start, days=tuple(days), time_zone=zone), zone, change
 
 
-def resumptions(schedule: SessionSchedule, first: datetime, last: datetime, step: timedelta) -> Iterator[datetime]:
+def resumptions(
+    schedule: SessionSchedule, first: datetime, last: datetime, step: timedelta
+) -> Iterator[datetime]:
     """When the desktop is resumed, looked at in steps; its user suspends it again at once."""
     session = a_session(suspended=True)
     session.spec.schedule = schedule
@@ -331,7 +405,10 @@ def test_each_chosen_day_has_one_resumption(drawn: tuple[SessionSchedule, str, d
     local = ZoneInfo(zone)
     begin = datetime.combine(change - timedelta(days=4), time(12), local).astimezone(UTC)
     end = datetime.combine(change + timedelta(days=4), time(12), local).astimezone(UTC)
-    ready = [(resumed + LEAD).astimezone(local) for resumed in resumptions(schedule, begin, end, timedelta(minutes=1))]
+    ready = [
+        (resumed + LEAD).astimezone(local)
+        for resumed in resumptions(schedule, begin, end, timedelta(minutes=1))
+    ]
     names = [day.value for day in Day]
     inside = [change + timedelta(days=number) for number in range(-3, 4)]
     chosen = [day for day in inside if names[day.weekday()] in schedule.days]
@@ -374,7 +451,9 @@ def test_suspended_desktop_is_not_resumed_for_the_same_time() -> None:
 
 def test_a_schedule_set_after_its_time_starts_on_the_next_day() -> None:
     assert next_start(a_scheduled(), at("2026-06-01 08:45")) == at("2026-06-02 08:30")
-    assert start_due_at(a_scheduled(), at("2026-06-01 08:28")) == at("2026-06-01 08:25"), "due already"
+    assert start_due_at(a_scheduled(), at("2026-06-01 08:28")) == at("2026-06-01 08:25"), (
+        "due already"
+    )
 
 
 def test_a_changed_schedule_forgets_the_time_in_the_status() -> None:
@@ -385,9 +464,13 @@ def test_a_changed_schedule_forgets_the_time_in_the_status() -> None:
 def test_the_status_says_when_the_desktop_is_ready_next() -> None:
     suspended = Observed(a_scheduled(), a_template())
     now = at("2026-06-05 19:00")  # a Friday
-    assert derive_suspended(suspended, SETTINGS, now).next_start == format_time(at("2026-06-08 08:30"))
+    assert derive_suspended(suspended, SETTINGS, now).next_start == format_time(
+        at("2026-06-08 08:30")
+    )
     assert next_requeue(suspended, SETTINGS, now) == at("2026-06-08 08:25")
-    running = Observed(a_scheduled(suspended=False), a_template(), pod=a_pod(started="2026-06-05T08:00:00Z"))
+    running = Observed(
+        a_scheduled(suspended=False), a_template(), pod=a_pod(started="2026-06-05T08:00:00Z")
+    )
     assert derive(running, None, SETTINGS, now).next_start == format_time(at("2026-06-08 08:30"))
 
 
@@ -404,7 +487,9 @@ def test_the_end_of_the_day_warns_and_suspends() -> None:
     alert = next(alert for alert in find_alerts(observed, SETTINGS, now) if alert.type == CLOSING)
     assert alert.until == format_time(at("2026-06-01 18:00"))
     assert alert.until_input
-    shown = msgspec.structs.replace(observed.session, status=derive(observed, None, SETTINGS, now, [alert]))
+    shown = msgspec.structs.replace(
+        observed.session, status=derive(observed, None, SETTINGS, now, [alert])
+    )
     ending = find_ending(replace(observed, session=shown), SETTINGS, at("2026-06-01 18:00"))
     assert ending and ending.reason == Reason.WORKING_HOURS_OVER
     assert ending.suspends
@@ -419,7 +504,9 @@ def test_an_end_before_the_start_is_on_the_next_day() -> None:
 
 def test_the_earlier_of_two_ends_counts() -> None:
     observed, now = _running("2026-06-01 08:25", "2026-06-01 16:55")
-    template = a_template(schedule={"windows": [{"start": "0 7 * * *", "end": "0 17 * * *"}], "timeZone": BERLIN})
+    template = a_template(
+        schedule={"windows": [{"start": "0 7 * * *", "end": "0 17 * * *"}], "timeZone": BERLIN}
+    )
     both = replace(observed, template=template)
     alert = next(alert for alert in find_alerts(both, SETTINGS, now) if alert.type == CLOSING)
     assert alert.until == format_time(at("2026-06-01 17:00"))

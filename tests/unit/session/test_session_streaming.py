@@ -15,10 +15,20 @@ from unit.session.resolving import refused
 from unit.session.selkies_settings import meaning
 from vdi.api.streaming import ENCODERS, LOCKABLE, ONLY_SELKIES_2, VARIABLES
 from vdi.api.template import TemplateSpec
-from vdi.session.streaming import find_image_problems, find_warnings, generation, settings, uses_webrtc
+from vdi.session.streaming import (
+    find_image_problems,
+    find_warnings,
+    generation,
+    settings,
+    uses_webrtc,
+)
 
 SELKIES_1 = "ghcr.io/selkies-project/selkies-gstreamer/gst-py-example:v1.6.2-ubuntu24.04"
-ALWAYS = {"SELKIES_TURN_HOST": "localhost", "SELKIES_STUN_HOST": "localhost", "SELKIES_COMMAND_ENABLED": "false"}
+ALWAYS = {
+    "SELKIES_TURN_HOST": "localhost",
+    "SELKIES_STUN_HOST": "localhost",
+    "SELKIES_COMMAND_ENABLED": "false",
+}
 
 
 def spec(**fields: Any) -> TemplateSpec:
@@ -48,7 +58,9 @@ def test_what_the_templates_env_says_of_it_holds() -> None:
 
 
 def test_what_no_row_of_the_page_shows() -> None:
-    assert streaming(encoder="jpeg") == {"SELKIES_ENCODER": "jpeg,h264enc,h265enc,vp8enc,vp9enc,av1enc,h264enc-striped"}
+    assert streaming(encoder="jpeg") == {
+        "SELKIES_ENCODER": "jpeg,h264enc,h265enc,vp8enc,vp9enc,av1enc,h264enc-striped"
+    }
 
 
 def test_selkies_1_gets_its_own_words_and_no_locks() -> None:
@@ -74,12 +86,16 @@ def test_selkies_1_gets_its_own_words_and_no_locks() -> None:
         ("registry.example.com/mine:1", "1", "1"),
     ],
 )
-def test_generation_is_the_templates_else_the_image_names(image: str, said: str | None, desired: str) -> None:
+def test_generation_is_the_templates_else_the_image_names(
+    image: str, said: str | None, desired: str
+) -> None:
     assert generation(spec(image=image, streaming={"selkies": said} if said else {})) == desired
 
 
 def test_an_application_and_a_keyboard() -> None:
-    variables = sent(app={"command": ["firefox-esr", "--new-window", 'a "b"']}, keyboard={"layout": "de"})
+    variables = sent(
+        app={"command": ["firefox-esr", "--new-window", 'a "b"']}, keyboard={"layout": "de"}
+    )
     assert json.loads(variables["VDI_APP"]) == ["firefox-esr", "--new-window", 'a "b"']
     assert variables["VDI_KEYBOARD_LAYOUT"] == "de" and "VDI_KEYBOARD_VARIANT" not in variables
     variables = sent(keyboard={"layout": "us,ru", "variant": ",phonetic"})
@@ -87,7 +103,10 @@ def test_an_application_and_a_keyboard() -> None:
 
 
 def test_the_kubelet_puts_no_variable_into_a_command() -> None:
-    assert sent(app={"command": ["sh", "-c", "echo $(HOME) $HOME"]})["VDI_APP"] == '["sh","-c","echo $$(HOME) $$HOME"]'
+    assert (
+        sent(app={"command": ["sh", "-c", "echo $(HOME) $HOME"]})["VDI_APP"]
+        == '["sh","-c","echo $$(HOME) $$HOME"]'
+    )
 
 
 ALL_OF_AGENTS = {"recordText": True, "run": True, "countsAsUse": True, "enabled": True}
@@ -106,7 +125,9 @@ ALL_OF_AGENTS = {"recordText": True, "run": True, "countsAsUse": True, "enabled"
         ({"recording": {"mode": "Always"}}, "VDI_RECORDING", "Always"),
     ],
 )
-def test_agents_and_recording_reach_the_desktop(fields: dict[str, Any], variable: str, value: str | None) -> None:
+def test_agents_and_recording_reach_the_desktop(
+    fields: dict[str, Any], variable: str, value: str | None
+) -> None:
     assert sent(**fields).get(variable) == value
 
 
@@ -114,7 +135,10 @@ def test_agents_and_recording_reach_the_desktop(fields: dict[str, Any], variable
     ("fields", "words"),
     [
         ({"agents": {"enabled": True}}, "spec.agents needs the gateway, through which agents act"),
-        ({"recording": {"mode": "Always"}}, "spec.recording needs the gateway, which keeps the films"),
+        (
+            {"recording": {"mode": "Always"}},
+            "spec.recording needs the gateway, which keeps the films",
+        ),
     ],
 )
 def test_agents_and_recording_need_the_gateway(fields: dict[str, Any], words: str) -> None:
@@ -134,14 +158,19 @@ def test_agents_and_recording_need_the_gateway(fields: dict[str, Any], words: st
         ({"image": SELKIES_1, "streaming": {"transport": "WebRTC"}}, False),
     ],
 )
-def test_who_asks_is_reported_which_templates_stream_over_webrtc(fields: dict[str, Any], desired: bool) -> None:
+def test_who_asks_is_reported_which_templates_stream_over_webrtc(
+    fields: dict[str, Any], desired: bool
+) -> None:
     assert uses_webrtc(spec(**fields)) is desired
 
 
 @pytest.mark.parametrize(
-    ("field", "value", "allowed"), [("display", "Mir", "; allowed: X11, Wayland, Auto"), ("clipboard", "Ask", "")]
+    ("field", "value", "allowed"),
+    [("display", "Mir", "; allowed: X11, Wayland, Auto"), ("clipboard", "Ask", "")],
 )
-def test_a_value_of_a_later_version_is_refused_in_words(field: str, value: str, allowed: str) -> None:
+def test_a_value_of_a_later_version_is_refused_in_words(
+    field: str, value: str, allowed: str
+) -> None:
     blocked = refused(streaming={field: value})
     assert blocked.reason == "InvalidTemplate"
     assert f"spec.streaming.{field}: {value!r} is not allowed{allowed}" in blocked.message
@@ -150,9 +179,19 @@ def test_a_value_of_a_later_version_is_refused_in_words(field: str, value: str, 
 @pytest.mark.parametrize(
     ("image", "name", "value", "words"),
     [
-        ("i", "SELKIES_ENCODER", "nvh264enc", "SELKIES_ENCODER names nvh264enc, an encoder of Selkies 1"),
+        (
+            "i",
+            "SELKIES_ENCODER",
+            "nvh264enc",
+            "SELKIES_ENCODER names nvh264enc, an encoder of Selkies 1",
+        ),
         ("i", "SELKIES_ENCODER", "vah264enc, h264enc,nvav1enc", "names vah264enc, nvav1enc"),
-        ("i", "SELKIES_KEYFRAME_DISTANCE", "2", "SELKIES_KEYFRAME_DISTANCE is a setting of Selkies 1"),
+        (
+            "i",
+            "SELKIES_KEYFRAME_DISTANCE",
+            "2",
+            "SELKIES_KEYFRAME_DISTANCE is a setting of Selkies 1",
+        ),
         ("i", "SELKIES_ENCODER", "vp9enc,x264enc", ""),
         (SELKIES_1, "SELKIES_ENCODER", "nvh264enc", ""),
     ],
@@ -162,7 +201,10 @@ def test_what_the_image_passes_over_is_said(image: str, name: str, value: str, w
     assert [words in one for one in said] == ([True] if words else [])
 
 
-switches = {name: st.booleans() for name in ("audio", "microphone", "printing", "gamepad", "secondScreen", "resize")}
+switches = {
+    name: st.booleans()
+    for name in ("audio", "microphone", "printing", "gamepad", "secondScreen", "resize")
+}
 any_stream = st.fixed_dictionaries(
     {},
     optional={
@@ -182,7 +224,9 @@ any_stream = st.fixed_dictionaries(
 @given(any_stream)
 def test_selkies_2_takes_each_field_as_it_was_meant(fields: dict[str, Any]) -> None:
     template = spec(streaming=fields)
-    taken = {setting.name: meaning(setting.name, setting.value or "") for setting in settings(template)}
+    taken = {
+        setting.name: meaning(setting.name, setting.value or "") for setting in settings(template)
+    }
     locked = fields.get("locked", [])
     for field, value in fields.items():
         if field == "locked":
@@ -196,7 +240,10 @@ def test_selkies_2_takes_each_field_as_it_was_meant(fields: dict[str, Any]) -> N
 
 def test_every_field_of_streaming_has_its_variables() -> None:
     fields = {field.encode_name for field in msgspec.structs.fields(type(spec().streaming))}
-    assert {path.split(".")[1] for path in VARIABLES if path.startswith("streaming.")} == fields - {"selkies", "locked"}
+    assert {path.split(".")[1] for path in VARIABLES if path.startswith("streaming.")} == fields - {
+        "selkies",
+        "locked",
+    }
     assert set(ONLY_SELKIES_2) <= fields
 
 
@@ -207,7 +254,9 @@ def test_each_row_of_the_page_is_what_is_sent(row: list[str]) -> None:
             continue  # by the API server: tests/cluster/test_crd_streaming.py
         template = spec(streaming=stream)
         variables = {
-            setting.name: setting.value for setting in settings(template) if ALWAYS.get(setting.name) != setting.value
+            setting.name: setting.value
+            for setting in settings(template)
+            if ALWAYS.get(setting.name) != setting.value
         }
         words = re.findall(r"`(\w+)=([^`]+)`", cell.replace("\\|", "|"))
         assert variables == dict(words), cell

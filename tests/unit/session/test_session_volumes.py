@@ -23,14 +23,18 @@ def a_volume(**fields: Any) -> dict[str, Any]:
 
 def a_member(*groups: str, **spec: Any) -> VDISession:
     session = a_session(**spec)
-    annotation = groups_annotation(a_template(volumes=[a_volume(groups=[{"name": name} for name in groups])]), groups)
+    annotation = groups_annotation(
+        a_template(volumes=[a_volume(groups=[{"name": name} for name in groups])]), groups
+    )
     if annotation:
         session.metadata.annotations[GROUPS] = annotation
     return session
 
 
 def pod(session: VDISession, *volumes: dict[str, Any], **template: Any) -> dict[str, Any]:
-    built: dict[str, Any] = pod_of(session, BEHIND_GATEWAY, volumes=list(volumes), **template)["spec"]
+    built: dict[str, Any] = pod_of(session, BEHIND_GATEWAY, volumes=list(volumes), **template)[
+        "spec"
+    ]
     return built
 
 
@@ -39,7 +43,9 @@ def mounts(session: VDISession, *volumes: dict[str, Any]) -> list[dict[str, Any]
     return [mount for mount in container["volumeMounts"] if mount["name"] not in ("shm", "home")]
 
 
-def problem(*volumes: dict[str, Any], settings: ClusterSettings = BEHIND_GATEWAY, **template: Any) -> str:
+def problem(
+    *volumes: dict[str, Any], settings: ClusterSettings = BEHIND_GATEWAY, **template: Any
+) -> str:
     blocked = refused(settings=settings, volumes=list(volumes), **template)
     assert blocked.reason == "InvalidTemplate", blocked
     return blocked.message
@@ -47,7 +53,9 @@ def problem(*volumes: dict[str, Any], settings: ClusterSettings = BEHIND_GATEWAY
 
 def test_a_user_gets_the_own_folder_and_no_other() -> None:
     own = a_volume(subPath="users/{user}", readOnly=False)
-    assert mounts(a_session(), own) == [{"name": "team", "mountPath": "/team", "subPath": "users/alice@example.com"}]
+    assert mounts(a_session(), own) == [
+        {"name": "team", "mountPath": "/team", "subPath": "users/alice@example.com"}
+    ]
     hostile = a_session(user="../../bob@example.com")
     assert mounts(hostile, own)[0]["subPath"] == "users/%2E.%2F..%2Fbob@example.com"
 
@@ -68,21 +76,33 @@ def test_each_group_has_its_folder_and_write_access() -> None:
 
 def test_one_folder_is_written_by_one_group_and_read_by_another() -> None:
     team = a_volume(groups=TEAMS)
-    assert mounts(a_member("staff"), team) == [{"name": "team", "mountPath": "/team", "readOnly": True}]
+    assert mounts(a_member("staff"), team) == [
+        {"name": "team", "mountPath": "/team", "readOnly": True}
+    ]
     assert mounts(a_member("cad"), team) == mounts(a_member("cad", "staff"), team)
     assert mounts(a_member("cad"), team) == [{"name": "team", "mountPath": "/team"}]
 
 
 def test_a_group_in_another_case_is_the_same_group() -> None:
-    """On a file system that folds case its folder is the same one, so two spellings must not be two groups."""
-    teams = a_volume(mountPath="/teams/{group}", subPath="{group}", groups=[{"name": "CAD"}, {"name": "Staff"}])
+    """On a file system that folds case its folder is the same one, so two spellings must not be two
+    groups.
+    """
+    teams = a_volume(
+        mountPath="/teams/{group}", subPath="{group}", groups=[{"name": "CAD"}, {"name": "Staff"}]
+    )
     expected = [{"name": "team", "mountPath": "/teams/cad", "subPath": "cad", "readOnly": True}]
     assert mounts(a_member("cad"), teams) == mounts(a_member("CAD"), teams) == expected
     assert groups_annotation(a_template(volumes=[teams]), {"cad", "STAFF"}) == '["cad","staff"]'
-    twice = a_volume(mountPath="/teams/{group}", subPath="{group}", groups=[{"name": "CAD"}, *TEAMS])
-    assert mounts(a_member("cad"), twice) == [{"name": "team", "mountPath": "/teams/cad", "subPath": "cad"}]
+    twice = a_volume(
+        mountPath="/teams/{group}", subPath="{group}", groups=[{"name": "CAD"}, *TEAMS]
+    )
+    assert mounts(a_member("cad"), twice) == [
+        {"name": "team", "mountPath": "/teams/cad", "subPath": "cad"}
+    ]
     kelvin = "\u212aad"
-    assert mounts(a_member(kelvin), a_volume(groups=[{"name": "kad"}])) == [], "Unicode's folding is not applied"
+    assert mounts(a_member(kelvin), a_volume(groups=[{"name": "kad"}])) == [], (
+        "Unicode's folding is not applied"
+    )
 
 
 @pytest.mark.parametrize("annotation", [None, "", "cad", '"cad"', '{"cad": true}', "[1]", "[]"])
@@ -102,7 +122,11 @@ def test_several_folders_of_a_claim_are_one_volume_of_the_pod() -> None:
     other = a_volume(name="other", mountPath="/other", persistentVolumeClaim={"claimName": "other"})
     alice = a_session()
     found = pod(alice, whole, own, other)
-    claims = {volume["name"]: volume["persistentVolumeClaim"] for volume in found["volumes"] if volume["name"] != "shm"}
+    claims = {
+        volume["name"]: volume["persistentVolumeClaim"]
+        for volume in found["volumes"]
+        if volume["name"] != "shm"
+    }
     del claims["home"]
     assert claims == {
         "team": {"claimName": "teams", "readOnly": False},
@@ -162,25 +186,48 @@ def test_kubelet_can_create_a_read_only_folder() -> None:
 
 def test_files_in_the_home_are_mounted_read_only() -> None:
     dotfiles = a_volume(
-        name="git", mountPath="/home/user/.config/git/config", subPath="config", persistentVolumeClaim=None
+        name="git",
+        mountPath="/home/user/.config/git/config",
+        subPath="config",
+        persistentVolumeClaim=None,
     ) | {"configMap": {"name": "dotfiles"}}
-    licence = {"name": "licence", "mountPath": "/home/user/.licence", "secret": {"secretName": "cad-licence"}}
+    licence = {
+        "name": "licence",
+        "mountPath": "/home/user/.licence",
+        "secret": {"secretName": "cad-licence"},
+    }
     spec = pod(a_session(), dotfiles, licence, resources={"defaultGPU": 1})
-    assert {"name": "licence", "secret": {"secretName": "cad-licence", "defaultMode": 0o440}} in spec["volumes"]
+    assert {
+        "name": "licence",
+        "secret": {"secretName": "cad-licence", "defaultMode": 0o440},
+    } in spec["volumes"]
     assert spec["containers"][0]["volumeMounts"][2:] == [
-        {"name": "git", "mountPath": "/home/user/.config/git/config", "subPath": "config", "readOnly": True},
+        {
+            "name": "git",
+            "mountPath": "/home/user/.config/git/config",
+            "subPath": "config",
+            "readOnly": True,
+        },
         {"name": "licence", "mountPath": "/home/user/.licence", "readOnly": True},
     ]
     (maker,) = spec["initContainers"]
     assert maker["command"] == ["mkdir", "-p", "--", "/home/user/.config/git"]
     assert maker["volumeMounts"] == [{"name": "home", "mountPath": "/home/user"}]
-    assert maker["securityContext"] == {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}}
+    assert maker["securityContext"] == {
+        "allowPrivilegeEscalation": False,
+        "capabilities": {"drop": ["ALL"]},
+    }
     assert set(maker["resources"]["limits"]) == {"cpu", "memory"}, "the GPU is the desktop's"
-    assert maker["resources"]["requests"].items() <= spec["containers"][0]["resources"]["requests"].items()
+    assert (
+        maker["resources"]["requests"].items()
+        <= spec["containers"][0]["resources"]["requests"].items()
+    )
 
 
 def test_no_step_comes_before_a_desktop_that_needs_no_folder() -> None:
-    assert "initContainers" not in pod(a_session(), a_volume(), a_volume(name="b", mountPath="/home/user/team"))
+    assert "initContainers" not in pod(
+        a_session(), a_volume(), a_volume(name="b", mountPath="/home/user/team")
+    )
     inside = a_volume(mountPath="/home/user/.config/app")
     assert "initContainers" not in pod(a_session(persistence={"enabled": False}), inside)
 
@@ -196,7 +243,9 @@ def test_only_a_failed_init_container_is_explained() -> None:
 
     def explained(maker: dict[str, Any], desktop: dict[str, Any] = waiting) -> str:
         statuses = [{"name": "home-folders", "image": "registry.example.com/desktop:1", **maker}]
-        return explain(StartState(a_pod(container=desktop, status={"initContainerStatuses": statuses}))).sentence
+        return explain(
+            StartState(a_pod(container=desktop, status={"initContainerStatuses": statuses}))
+        ).sentence
 
     words = "mkdir: cannot create directory '/home/user/.config': Not a directory"
     ended = {"exitCode": 1, "reason": "Error", "message": words}
@@ -221,9 +270,15 @@ def test_the_start_up_script_of_a_template_is_mounted_and_named() -> None:
     source = {"name": "cad-startup", "items": items, "defaultMode": 0o555}
     assert {"name": "vdi-startup", "configMap": source} in spec["volumes"]
     (container,) = spec["containers"]
-    assert {"name": "vdi-startup", "mountPath": "/etc/vdi-startup", "readOnly": True} in container["volumeMounts"]
-    assert {"name": "VDI_STARTUP_SCRIPT", "value": "/etc/vdi-startup/startup.sh"} in container["env"]
-    assert "VDI_STARTUP_SCRIPT" not in {variable["name"] for variable in pod(a_session())["containers"][0]["env"]}
+    assert {"name": "vdi-startup", "mountPath": "/etc/vdi-startup", "readOnly": True} in container[
+        "volumeMounts"
+    ]
+    assert {"name": "VDI_STARTUP_SCRIPT", "value": "/etc/vdi-startup/startup.sh"} in container[
+        "env"
+    ]
+    assert "VDI_STARTUP_SCRIPT" not in {
+        variable["name"] for variable in pod(a_session())["containers"][0]["env"]
+    }
 
 
 @pytest.mark.parametrize("fields", [{"name": "vdi-startup"}, {"mountPath": "/etc/vdi-startup/"}])

@@ -1,8 +1,9 @@
-"""Every block of README and docs is run or applied by a test, or checked as far as it can be without a cluster.
+"""Every block of README and docs is run or applied by a test, or checked as far as it can be
+without a cluster.
 
-A new block of ours needs nothing here: commands of `vdi`, `make`, `kubectl`, `helm` and Python modules are checked
-against the programs themselves, YAML against the schemas of CRDs and chart. `tests/cluster/test_crd_refusals.py` also
-gives the objects to an API server.
+A new block of ours needs nothing here: commands of `vdi`, `make`, `kubectl`, `helm` and Python
+modules are checked against the programs themselves, YAML against the schemas of CRDs and chart.
+`tests/cluster/test_crd_refusals.py` also gives the objects to an API server.
 """
 
 import importlib.util
@@ -29,7 +30,9 @@ RUN = (
 NOT_RUN = {
     "age": "another project's program; encryption is the reader's choice",
     "base64": "decodes for the eye",
-    "cosign": "another project's program; `vdi install --verify` and `make release-verify` are tested",
+    "cosign": (
+        "another project's program; `vdi install --verify` and `make release-verify` are tested"
+    ),
     "curl": "REST: test_api_openapi; get.k3s.io: `make machines` installs K3s itself",
     "docker": "`make images` builds the same in tests; the program may be missing",
     "echo": "between two documents",
@@ -76,7 +79,9 @@ def problem(words: list[str]) -> str:
     """Why a command line cannot be right; empty: nothing is known against it."""
     program, *given = words
     if missing := [word for word in words if word.startswith(OURS) and not list(ROOT.glob(word))]:
-        return f"no file {missing[0]}" if not missing[0].startswith("docs/examples/homes.sh") else ""
+        return (
+            f"no file {missing[0]}" if not missing[0].startswith("docs/examples/homes.sh") else ""
+        )
     positional = [word for word in given if not word.startswith("-")]
     match program:
         case "vdi":
@@ -95,7 +100,11 @@ def problem(words: list[str]) -> str:
             return "" if importlib.util.find_spec(given[1]) else f"no module {given[1]}"
         case _:
             known = NOT_RUN.keys() | SHELL_WORDS
-            return "" if program in known or program.startswith(OURS) else f"{program} needs a reason in NOT_RUN"
+            return (
+                ""
+                if program in known or program.startswith(OURS)
+                else f"{program} needs a reason in NOT_RUN"
+            )
     return ""
 
 
@@ -111,19 +120,28 @@ def test_yaml_of_a_block_is_valid(block: Block) -> None:
     for document in yaml.safe_load_all(block.text):
         possible = readings(document)
         found = [errors(given) for given in possible]
-        assert [] in found or (not possible and NOT_OURS.keys() & {*document, *document.get("spec", ())}), found
+        assert [] in found or (
+            not possible and NOT_OURS.keys() & {*document, *document.get("spec", ())}
+        ), found
 
 
 def test_each_block_has_a_language_that_is_checked() -> None:
     assert {block.language for block in BLOCKS} <= LANGUAGES
-    untyped = [block for block in BLOCKS if not block.language and block.text.isascii()]  # else a diagram
+    untyped = [
+        block for block in BLOCKS if not block.language and block.text.isascii()
+    ]  # else a diagram
     assert not [str(block) for block in untyped if block.text.startswith(("vdi ", "$ "))]
 
 
 def test_tables_of_this_file_are_true() -> None:
     for page, test in RUN:
         assert page.rpartition("/")[2] in (ROOT / test).read_text(), f"{test} does not read {page}"
-    started = {words[0] for block in BLOCKS if block.language in {"sh", "console"} for words in commands(block)}
+    started = {
+        words[0]
+        for block in BLOCKS
+        if block.language in {"sh", "console"}
+        for words in commands(block)
+    }
     assert started >= NOT_RUN.keys() | SHELL_WORDS
 
 

@@ -1,4 +1,6 @@
-"""The documentation's site: navigation comes from the pages' own lists, and what loads from elsewhere is found."""
+"""The documentation's site: navigation comes from the pages' own lists, and what loads from
+elsewhere is found.
+"""
 
 import re
 from pathlib import Path
@@ -31,10 +33,12 @@ def test_a_page_that_loads_from_elsewhere_is_found(text: str, tmp_path: Path) ->
 
 def test_style_sheets_are_searched_and_links_are_not(tmp_path: Path) -> None:
     (tmp_path / "page.html").write_text(
-        '<a href="https://example.com">out</a><link rel="next" href="https://example.com/2"><script src="_static/a.js">'
-        "</script><pre>url(https://example.com)</pre>"
+        '<a href="https://example.com">out</a><link rel="next" href="https://example.com/2"><script'
+        ' src="_static/a.js"></script><pre>url(https://example.com)</pre>'
     )
-    (tmp_path / "site.css").write_text("a { src: url(data:font/woff2;base64,AAAA) } b { src: url(//example.com/x) }")
+    (tmp_path / "site.css").write_text(
+        "a { src: url(data:font/woff2;base64,AAAA) } b { src: url(//example.com/x) }"
+    )
     assert list(external_loads(tmp_path)) == ["site.css loads //example.com/x"]
 
 
@@ -62,7 +66,9 @@ def test_long_lines_are_found_in_prose_alone(text: str, lines: list[int]) -> Non
 
 def test_the_messages_page_quotes_sentences_of_the_product() -> None:
     """`…` stands for what the product fills in; strings that Python joins are read as one."""
-    files = [path for path in (ROOT / "src/vdi").rglob("*") if path.suffix in {".py", ".html", ".js"}]
+    files = [
+        path for path in (ROOT / "src/vdi").rglob("*") if path.suffix in {".py", ".html", ".js"}
+    ]
     product = re.sub(r'"\s*\n\s*f?"', "", "\n".join(path.read_text() for path in files))
     quoted = re.findall(r"^\| ([^|]+) \|", (DOCS / "use/messages.md").read_text(), re.MULTILINE)
     sentences = [sentence for sentence in quoted if sentence != "you read"]

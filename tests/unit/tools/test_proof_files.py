@@ -1,4 +1,6 @@
-"""Files by which others judge the project: what they name exists, and they have the form that their readers demand."""
+"""Files by which others judge the project: what they name exists, and they have the form that their
+readers demand.
+"""
 
 import json
 import re
@@ -16,17 +18,30 @@ INSIGHTS: dict[str, Any] = yaml.safe_load((ROOT / "SECURITY-INSIGHTS.yml").read_
 
 def test_best_practices_answers_name_files_that_exist() -> None:
     answers = json.loads((ROOT / ".bestpractices.json").read_text())
-    statuses = {name.removesuffix("_status"): value for name, value in answers.items() if name.endswith("_status")}
+    statuses = {
+        name.removesuffix("_status"): value
+        for name, value in answers.items()
+        if name.endswith("_status")
+    }
     assert set(statuses.values()) <= {"Met", "Unmet", "N/A"}
-    assert answers.keys() == {f"{name}_{part}" for name in statuses for part in ("status", "justification")}
-    named = re.findall(r"[\w./-]+\.(?:md|toml|txt|yml|py)\b|\.github/\w+", " ".join(answers.values()))
+    assert answers.keys() == {
+        f"{name}_{part}" for name in statuses for part in ("status", "justification")
+    }
+    named = re.findall(
+        r"[\w./-]+\.(?:md|toml|txt|yml|py)\b|\.github/\w+", " ".join(answers.values())
+    )
     assert len(named) > 20
     assert not [name for name in named if not (ROOT / name).exists()]
 
 
 def test_security_insights_have_what_the_schema_requires() -> None:
     assert INSIGHTS["header"].keys() >= {"last-reviewed", "last-updated", "schema-version", "url"}
-    assert INSIGHTS["project"].keys() >= {"name", "administrators", "repositories", "vulnerability-reporting"}
+    assert INSIGHTS["project"].keys() >= {
+        "name",
+        "administrators",
+        "repositories",
+        "vulnerability-reporting",
+    }
     assert INSIGHTS["repository"].keys() >= {
         *("status", "url", "accepts-change-request", "accepts-automated-change-request"),
         *("core-team", "license", "security"),
@@ -43,5 +58,10 @@ def test_security_insights_link_to_files_that_exist() -> None:
 
 def test_artifact_hub_lists_each_crd() -> None:
     annotations = yaml.safe_load((ROOT / "charts/vdi/Chart.yaml").read_text())["annotations"]
-    listed = {(crd["kind"], crd["name"], crd["version"]) for crd in yaml.safe_load(annotations["artifacthub.io/crds"])}
-    assert listed == {(crd["spec"]["names"]["kind"], crd["metadata"]["name"], VERSION) for crd in build_crds()}
+    listed = {
+        (crd["kind"], crd["name"], crd["version"])
+        for crd in yaml.safe_load(annotations["artifacthub.io/crds"])
+    }
+    assert listed == {
+        (crd["spec"]["names"]["kind"], crd["metadata"]["name"], VERSION) for crd in build_crds()
+    }

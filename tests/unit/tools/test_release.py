@@ -42,9 +42,19 @@ def test_a_dirty_checkout_is_refused_with_the_file(repository: Path) -> None:
     ("words", "version", "registry", "reason"),
     [
         ((), "0.3.0", "", r"no tag v0\.3\.0.*git tag --annotate --message=v0\.3\.0 v0\.3\.0"),
-        (("commit", "--quiet", "--allow-empty", "--message=B"), VERSION, "", "not at this commit.*git checkout v0"),
+        (
+            ("commit", "--quiet", "--allow-empty", "--message=B"),
+            VERSION,
+            "",
+            "not at this commit.*git checkout v0",
+        ),
         (("tag", "v0.2.0"), "0.2.0", "", r'no section "## 0\.2\.0 - YYYY-MM-DD"'),
-        ((), VERSION, "https://r.example.com/", r"REGISTRY=https://r\.example\.com/: allowed: HOST"),
+        (
+            (),
+            VERSION,
+            "https://r.example.com/",
+            r"REGISTRY=https://r\.example\.com/: allowed: HOST",
+        ),
         *(
             ((), version, "", f"VERSION={version}: allowed: versions such as 0.2.0 and 0.2.0-rc.1")
             for version in ("", "v0.2.0", "0.2.0rc1", "next")
@@ -94,7 +104,11 @@ postgresql:
 @pytest.mark.parametrize(
     ("registry", "image", "desktop"),
     [
-        ("", {"repository": "localhost/vdi/vdi", "tag": VERSION, "digest": ""}, f"localhost/vdi/desktop:{VERSION}"),
+        (
+            "",
+            {"repository": "localhost/vdi/vdi", "tag": VERSION, "digest": ""},
+            f"localhost/vdi/desktop:{VERSION}",
+        ),
         (
             "r.example.com/vdi",
             {"repository": "r.example.com/vdi/vdi", "tag": VERSION, "digest": DIGEST},

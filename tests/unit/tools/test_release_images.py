@@ -1,4 +1,6 @@
-"""`make images`: what is built for which platforms, and how it is named. syft and oras are stand-ins."""
+"""`make images`: what is built for which platforms, and how it is named. syft and oras are
+stand-ins.
+"""
 
 import json
 import os
@@ -11,7 +13,13 @@ import yaml
 from support.releases import git, make_image
 from tools.release import __main__ as command
 from tools.release import build, images
-from tools.release.build import ReleaseError, find_snapshot, gallery_templates, source_address, write_images
+from tools.release.build import (
+    ReleaseError,
+    find_snapshot,
+    gallery_templates,
+    source_address,
+    write_images,
+)
 from tools.release.programs import Programs
 from vdi.devcluster.images import GALLERY
 from vdi.devcluster.images.builder import NoBuilder
@@ -33,9 +41,14 @@ def checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return folder
 
 
-def test_a_snapshot_is_the_checkout_as_it_is(checkout: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_snapshot_is_the_checkout_as_it_is(
+    checkout: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     snapshot = find_snapshot("", checkout)
-    assert (snapshot.python_version, snapshot.version) == ("0.2.1.dev5+g1234567", "0.2.1-dev.5.g1234567")
+    assert (snapshot.python_version, snapshot.version) == (
+        "0.2.1.dev5+g1234567",
+        "0.2.1-dev.5.g1234567",
+    )
     assert snapshot.commit == git(checkout, "rev-parse", "HEAD")
     assert snapshot.epoch == int(git(checkout, "show", "-s", "--format=%ct"))
     (checkout / "file").write_text("b")
@@ -43,7 +56,9 @@ def test_a_snapshot_is_the_checkout_as_it_is(checkout: Path, monkeypatch: pytest
     changed = find_snapshot("registry.example.com/vdi", checkout)
     assert changed.commit == f"{snapshot.commit}-dirty" and changed.epoch == 1790000000
     monkeypatch.setenv("SOURCE_DATE_EPOCH", "yesterday")
-    with pytest.raises(ReleaseError, match="SOURCE_DATE_EPOCH=yesterday: allowed: seconds, such as"):
+    with pytest.raises(
+        ReleaseError, match="SOURCE_DATE_EPOCH=yesterday: allowed: seconds, such as"
+    ):
         find_snapshot("", checkout)
 
 
@@ -56,7 +71,9 @@ def test_a_snapshot_is_the_checkout_as_it_is(checkout: Path, monkeypatch: pytest
         ("/srv/git/vdi", ""),
     ],
 )
-def test_the_source_is_the_address_of_origin_without_credentials(checkout: Path, remote: str, address: str) -> None:
+def test_the_source_is_the_address_of_origin_without_credentials(
+    checkout: Path, remote: str, address: str
+) -> None:
     assert source_address(checkout) == ""
     git(checkout, "remote", "add", "origin", remote)
     assert source_address(checkout) == address
@@ -65,7 +82,8 @@ def test_the_source_is_the_address_of_origin_without_credentials(checkout: Path,
 
 
 @pytest.mark.parametrize(
-    ("names", "chosen"), [("", ()), ("kiosk", ("kiosk",)), ("office  science", ("office", "science")), ("all", GALLERY)]
+    ("names", "chosen"),
+    [("", ()), ("kiosk", ("kiosk",)), ("office  science", ("office", "science")), ("all", GALLERY)],
 )
 def test_images_of_the_gallery_are_named_or_all(
     monkeypatch: pytest.MonkeyPatch, names: str, chosen: tuple[str, ...]
@@ -105,19 +123,28 @@ def test_only_an_image_of_the_gallery_may_have_build_tools(checkout: Path, tmp_p
     archives = {"developer": {"amd64": make_image(tmp_path, "developer")}}
     assert write_images(StandIns(), snapshot, tmp_path, archives) == {"developer": DIGEST}
     with pytest.raises(ReleaseError, match=r"vdi\.tar has build tools: gcc-14"):
-        write_images(StandIns(), snapshot, tmp_path, {"vdi": {"amd64": make_image(tmp_path, "vdi")}})
+        write_images(
+            StandIns(), snapshot, tmp_path, {"vdi": {"amd64": make_image(tmp_path, "vdi")}}
+        )
     layout = tmp_path / "vdi-image-developer-0.2.1-dev.5.g1234567-amd64.tar"
     with tarfile.open(layout) as packed:
         entries = images.read_json(packed, "index.json")["manifests"]
     names = [entry["annotations"]["io.containerd.image.name"] for entry in entries]
-    assert names == [snapshot.reference("developer"), f"localhost/vdi/developer@{DIGEST}"], "nodes find it by both"
+    assert names == [
+        snapshot.reference("developer"),
+        f"localhost/vdi/developer@{DIGEST}",
+    ], "nodes find it by both"
 
 
 @pytest.mark.parametrize("registry", ["", "r.example.com/vdi"])
 def test_templates_of_the_gallery_name_their_images(checkout: Path, registry: str) -> None:
     snapshot = find_snapshot(registry, checkout)
     (template,) = yaml.safe_load_all(gallery_templates(snapshot, {"vdi": DIGEST, "kiosk": DIGEST}))
-    named = f"{registry}/kiosk:{snapshot.version}@{DIGEST}" if registry else f"localhost/vdi/kiosk:{snapshot.version}"
+    named = (
+        f"{registry}/kiosk:{snapshot.version}@{DIGEST}"
+        if registry
+        else f"localhost/vdi/kiosk:{snapshot.version}"
+    )
     assert template["spec"]["image"] == named
 
 
@@ -131,4 +158,6 @@ def test_without_a_builder_the_status_is_3(
     monkeypatch.setattr(command, "Programs", lambda *_: StandIns())
     monkeypatch.setattr(build, "find_snapshot", lambda registry: find_snapshot(registry, checkout))
     assert command.main(["images", "--into", os.devnull]) == 3
-    assert capsys.readouterr().err.startswith("Error: no image can be built here without podman or buildah")
+    assert capsys.readouterr().err.startswith(
+        "Error: no image can be built here without podman or buildah"
+    )

@@ -14,7 +14,9 @@ case "$1 $2" in
 *) exit 2 ;;
 esac
 """
-EMULATED = "Name: default\nStatus:    running\nPlatforms: linux/amd64*, linux/amd64/v2, linux/arm64\n"
+EMULATED = (
+    "Name: default\nStatus:    running\nPlatforms: linux/amd64*, linux/amd64/v2, linux/arm64\n"
+)
 NATIVE = "Platforms: linux/amd64, linux/386\n"
 ENABLED = "enabled\ninterpreter /usr/libexec/qemu-binfmt/aarch64\nflags: POCF\n"
 
@@ -23,7 +25,12 @@ ENABLED = "enabled\ninterpreter /usr/libexec/qemu-binfmt/aarch64\nflags: POCF\n"
     ("program", "buildx", "handler", "left_out"),
     [
         ("docker", EMULATED, None, None),
-        ("docker", NATIVE, None, "docker buildx offers linux/amd64, linux/386; install QEMU's user mode for arm64"),
+        (
+            "docker",
+            NATIVE,
+            None,
+            "docker buildx offers linux/amd64, linux/386; install QEMU's user mode for arm64",
+        ),
         ("docker", "", None, "docker buildx offers none"),
         ("buildah", "", ENABLED, None),
         ("buildah", "", "disabled\n", "is disabled; write 1 to it"),
@@ -45,5 +52,10 @@ def test_a_platform_that_is_left_out_has_a_reason(
     if handler:
         (tmp_path / "qemu-aarch64").write_text(handler)
     found = find_platforms({"PATH": str(tmp_path), "BUILDX": buildx}, docker=True, binfmt=tmp_path)
-    assert (found.builder, found.architectures) == (program, ("amd64",) if left_out else ("amd64", "arm64"))
-    assert not left_out or (found.left_out[-1].startswith("linux/arm64: ") and left_out in found.left_out[-1])
+    assert (found.builder, found.architectures) == (
+        program,
+        ("amd64",) if left_out else ("amd64", "arm64"),
+    )
+    assert not left_out or (
+        found.left_out[-1].startswith("linux/arm64: ") and left_out in found.left_out[-1]
+    )

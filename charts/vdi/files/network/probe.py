@@ -1,9 +1,11 @@
-"""One of the pods of `helm test`: listens, or tries to connect and says what it reached. Python's own library only.
+"""One of the pods of `helm test`: listens, or tries to connect and says what it reached. Python's
+own library only.
 
 python -c THIS '{"listen": [8080, ...]}'
 python -c THIS '{"try": [{"host", "port", "expected"}, ...], "seconds": 20}'   # port 0: ask the DNS server for a name
 
-What was reached is left as the container's last words (/dev/termination-log): a list of true and false.
+What was reached is left as the container's last words (/dev/termination-log): a list of true and
+false.
 """
 
 import json
@@ -24,7 +26,9 @@ QUERY = b"\x00\x07\x01\x00\x00\x01\x00\x00\x00\x00\x00\x00\x0akubernetes\x07defa
 
 
 def reaches(host: str, port: int) -> bool:
-    """Whether something there takes a connection; a refusal is what some network plugins answer instead of nothing."""
+    """Whether something there takes a connection; a refusal is what some network plugins answer
+    instead of nothing.
+    """
     if not port:
         return answers(name_server())
     try:
@@ -60,7 +64,9 @@ def try_all(tries: list[dict[str, Any]]) -> list[bool]:
 
 
 def settle(tries: list[dict[str, Any]], seconds: float) -> list[bool]:
-    """What is reached once it is as expected, or at the end: a network plugin takes a moment to notice a new pod."""
+    """What is reached once it is as expected, or at the end: a network plugin takes a moment to
+    notice a new pod.
+    """
     end = time.monotonic() + seconds
     while True:
         seen = try_all(tries)
@@ -70,7 +76,9 @@ def settle(tries: list[dict[str, Any]], seconds: float) -> list[bool]:
 
 
 def listen(ports: list[int]) -> None:
-    """Take connections on these ports of the pod's own address, and close them, until the pod is deleted."""
+    """Take connections on these ports of the pod's own address, and close them, until the pod is
+    deleted.
+    """
     own = os.environ["POD_ADDRESS"]
     family = socket.AF_INET6 if ":" in own else socket.AF_INET
     with selectors.DefaultSelector() as waiting:

@@ -1,7 +1,8 @@
 """Interfaces between the session commands and what they talk to: a cluster or a gateway.
 
-`kube_backend` and `gateway_backend` implement them. What only one of the two can do is not here: such a command takes
-that backend itself and refuses the other target (`logs`, `probe`, `open --direct`).
+`kube_backend` and `gateway_backend` implement them. What only one of the two can do is not here:
+such a command takes that backend itself and refuses the other target (`logs`, `probe`, `open
+--direct`).
 """
 
 import asyncio
@@ -42,7 +43,9 @@ class Cache(Protocol[T_co]):
 
 
 class Watch(Generic[T]):
-    """Objects as they change, for `--wait` and `--watch`: `store` has the current ones, `change` each change."""
+    """Objects as they change, for `--wait` and `--watch`: `store` has the current ones, `change`
+    each change.
+    """
 
     def __init__(self, store: Cache[T]) -> None:
         self.store = store
@@ -53,7 +56,9 @@ class Watch(Generic[T]):
     async def following(
         self, reading: Coroutine[Any, Any, None], synced: Coroutine[Any, Any, object]
     ) -> AsyncIterator[Self]:
-        """Run `reading`, which fills the store and calls `put`, until the context ends; enter it once `synced`."""
+        """Run `reading`, which fills the store and calls `put`, until the context ends; enter it
+        once `synced`.
+        """
         self._reading = asyncio.create_task(reading)
         try:
             await self._unless_it_breaks(synced)
@@ -71,17 +76,23 @@ class Watch(Generic[T]):
         self.put(None, None)
 
     async def change(self) -> tuple[T | None, T | None]:
-        """The next change, (old, new): (None, new) appeared, (old, None) is gone; the first list included."""
+        """The next change, (old, new): (None, new) appeared, (old, None) is gone; the first list
+        included.
+        """
         found = await self._unless_it_breaks(self._changes.get())
         self._changes.task_done()
         return found
 
     async def caught_up(self) -> None:
-        """Wait until every change has been taken: a reader that calls it never runs ahead of the command."""
+        """Wait until every change has been taken: a reader that calls it never runs ahead of the
+        command.
+        """
         await self._changes.join()
 
     async def _unless_it_breaks(self, work: Coroutine[Any, Any, R]) -> R:
-        """The result; the error of a reader that failed is raised here instead of waiting for ever."""
+        """The result; the error of a reader that failed is raised here instead of waiting for
+        ever.
+        """
         assert self._reading is not None  # noqa: S101 - for the type checker
         waiting = asyncio.create_task(work)
         try:
@@ -94,7 +105,9 @@ class Watch(Generic[T]):
 
 
 class Backend(Protocol):
-    """Sessions and templates of a cluster or a gateway. Errors are CliError, or a KubeError that `run` translates."""
+    """Sessions and templates of a cluster or a gateway. Errors are CliError, or a KubeError that
+    `run` translates.
+    """
 
     @property
     def offers(self) -> str:
@@ -107,16 +120,22 @@ class Backend(Protocol):
         """Read a session; the error of a missing one says where it was looked for."""
 
     async def list(self, user: str | None, *, everywhere: bool) -> list[Raw]:
-        """List the visible sessions (empty `user`: everyone's), oldest first; `everywhere`: of all namespaces."""
+        """List the visible sessions (empty `user`: everyone's), oldest first; `everywhere`: of all
+        namespaces.
+        """
 
     async def act(self, session: VDISession, request: Request) -> Raw:
-        """Change the session as requested and return it; the error says why that is not possible."""
+        """Change the session as requested and return it; the error says why that is not
+        possible.
+        """
 
     async def remove(self, session: VDISession, claim: str | None) -> None:
         """Delete the session with this UID, then the home; one that is gone already is no error."""
 
     async def opening(self, session: VDISession) -> Opening:
-        """The address of a running desktop, with user and password where the desktop asks for them."""
+        """The address of a running desktop, with user and password where the desktop asks for
+        them.
+        """
 
     def watch(
         self, name: str | None = None, *, everywhere: bool = False, user: str | None = None

@@ -1,4 +1,6 @@
-"""The commands of `vdi session`. Each parses its options, calls one function and renders the result."""
+"""The commands of `vdi session`. Each parses its options, calls one function and renders the
+result.
+"""
 
 import os
 import re
@@ -56,12 +58,17 @@ app = new_app("Desktops: create, list, open, explain, suspend, remove.")
 
 Name = Annotated[str, typer.Argument(help="Name of the session.", callback=of_kind("vdisession"))]
 _NAMES = typer.Argument(
-    help="Names of the sessions.", callback=of_kind("vdisession"), default_factory=list, show_default=False
+    help="Names of the sessions.",
+    callback=of_kind("vdisession"),
+    default_factory=list,
+    show_default=False,
 )
 Names = Annotated[list[str], _NAMES]
 Guest = Annotated[str, typer.Argument(help="E-mail address of the guest.")]
 WaitOption = Annotated[bool, typer.Option("--wait", help="Wait until it is done.")]
-WaitStart = Annotated[bool, typer.Option("--wait", help="Show each step of the start until the desktop responds.")]
+WaitStart = Annotated[
+    bool, typer.Option("--wait", help="Show each step of the start until the desktop responds.")
+]
 WaitTimeout = Annotated[str, typer.Option(help="Time limit of --wait.")]
 _GONE_SECONDS = 60.0
 _SUSPENDED_SECONDS = 60.0
@@ -71,64 +78,100 @@ _STUCK = f"the operator has not removed it; is it running? {operations.FIND_OPER
 class EndPlan(NamedTuple):
     """Options of `suspend` and `rm` with which administrators announce the end in the desktops."""
 
-    template: Annotated[str, typer.Option(help="All sessions of this template; needs --notice.")] = ""
+    template: Annotated[
+        str, typer.Option(help="All sessions of this template; needs --notice.")
+    ] = ""
     node: Annotated[str, typer.Option(help="All sessions on this node; needs --notice.")] = ""
-    notice: Annotated[str, typer.Option(help="Announce it, and do it after this time, such as 15m; off: cancel.")] = ""
+    notice: Annotated[
+        str, typer.Option(help="Announce it, and do it after this time, such as 15m; off: cancel.")
+    ] = ""
     message: Annotated[str, typer.Option(help="Reason that the desktops show with --notice.")] = ""
 
 
 # Replaces the parameter after the target, so it stands above `with_backend`.
-_with_plan = replace_parameter({name: (option, "") for name, option in EndPlan.__annotations__.items()}, EndPlan)
+_with_plan = replace_parameter(
+    {name: (option, "") for name, option in EndPlan.__annotations__.items()}, EndPlan
+)
 
 
 @app.command(
     epilog=examples(
         "session create --template ubuntu-desktop --user alice@example.com --wait",
-        "session create alice-gpu --template cad --user alice@example.com --gpu 2 --memory 16Gi --timeout 4h",
-        "session create alice-build --template cad --user alice@example.com --ephemeral-storage 20Gi",
+        "session create alice-gpu --template cad --user alice@example.com --gpu 2 --memory 16Gi"
+        " --timeout 4h",
+        "session create alice-build --template cad --user alice@example.com --ephemeral-storage"
+        " 20Gi",
     )
 )
 @with_backend
 def create(
     target: Target,
     name: Annotated[
-        str | None, typer.Argument(help="Name of the session; default: USER-TEMPLATE, as in alice-ubuntu-desktop.")
+        str | None,
+        typer.Argument(
+            help="Name of the session; default: USER-TEMPLATE, as in alice-ubuntu-desktop."
+        ),
     ] = None,
     *,
-    template: Annotated[str, typer.Option("--template", "-t", help="The template; see `template ls`.")],
+    template: Annotated[
+        str, typer.Option("--template", "-t", help="The template; see `template ls`.")
+    ],
     user: Annotated[
-        str | None, typer.Option(envvar="VDI_USER", help=("Owner of the desktop: an e-mail address."))
+        str | None,
+        typer.Option(envvar="VDI_USER", help="Owner of the desktop: an e-mail address."),
     ] = None,
     gpu: Annotated[int | None, typer.Option(help="GPUs; default: the template's value.")] = None,
     memory: Annotated[str | None, typer.Option(help="Memory limit, such as 8Gi.")] = None,
     cpu: Annotated[str | None, typer.Option(help="CPU limit, such as 2 or 1500m.")] = None,
     ephemeral_storage: Annotated[
         str | None,
-        typer.Option(help="Limit of the node's local disk, such as 20Gi, where the template has one."),
+        typer.Option(
+            help="Limit of the node's local disk, such as 20Gi, where the template has one."
+        ),
     ] = None,
-    timeout: Annotated[str | None, typer.Option(help="Length of the run, such as 4h or 1h30m.  [default: 8h]")] = None,
+    timeout: Annotated[
+        str | None, typer.Option(help="Length of the run, such as 4h or 1h30m.  [default: 8h]")
+    ] = None,
     idle_timeout: Annotated[
         str | None,
-        typer.Option(help="How long the desktop may be idle, such as 30m; default: the template's value."),
+        typer.Option(
+            help="How long the desktop may be idle, such as 30m; default: the template's value."
+        ),
     ] = None,
     priority: Annotated[
         int | None,
-        typer.Option(help=("A waiting session with a higher priority starts first: -1000 to 1000.  [default: 0]")),
+        typer.Option(
+            help=(
+                "A waiting session with a higher priority starts first: -1000 to 1000. "
+                " [default: 0]"
+            )
+        ),
     ] = None,
     time_zone: Annotated[
-        str | None, typer.Option(help="Time zone of the desktop, such as Europe/Berlin; default: the template's value.")
+        str | None,
+        typer.Option(
+            help="Time zone of the desktop, such as Europe/Berlin; default: the template's value."
+        ),
     ] = None,
-    hostname: Annotated[str | None, typer.Option(help="First label of the desktop's host name.")] = None,
+    hostname: Annotated[
+        str | None, typer.Option(help="First label of the desktop's host name.")
+    ] = None,
     home: Annotated[
         bool | None,
         typer.Option(
-            "--home/--no-home", help=("Whether files are kept when the desktop ends; default: the template's value.")
+            "--home/--no-home",
+            help="Whether files are kept when the desktop ends; default: the template's value.",
         ),
     ] = None,
-    home_size: Annotated[str | None, typer.Option(help="Size of a newly created home, such as 20Gi.")] = None,
+    home_size: Annotated[
+        str | None, typer.Option(help="Size of a newly created home, such as 20Gi.")
+    ] = None,
     retain: Annotated[
         bool | None,
-        typer.Option("--retain/--delete-home", help="Keep the home for the next session, or delete it with this one."),
+        typer.Option(
+            "--retain/--delete-home",
+            help="Keep the home for the next session, or delete it with this one.",
+        ),
     ] = None,
     wait: WaitStart = False,
     timeout_wait: WaitTimeout = "5m",
@@ -136,20 +179,25 @@ def create(
 ) -> None:
     """Start a desktop.
 
-    Without --wait the command ends as soon as the API server has accepted the session. With --wait it ends with
-    status 0 when the desktop responds, and with 1 and the reason if it does not start. While the cluster is full,
-    it shows the position in the queue.
+    Without --wait the command ends as soon as the API server has accepted the session. With --wait
+    it ends with status 0 when the desktop responds, and with 1 and the reason if it does not start.
+    While the cluster is full, it shows the position in the queue.
     """
     user = user or target.user
     if not user:
-        raise CliError("the owner of the desktop is missing: use --user alice@example.com, or set VDI_USER", USAGE)
+        raise CliError(
+            "the owner of the desktop is missing: use --user alice@example.com, or set VDI_USER",
+            USAGE,
+        )
     if home is False and (home_size or retain is not None):
         raise CliError("--no-home does not go with --home-size, --retain or --delete-home", USAGE)
     request = SessionRequest(
         user=user,
         template=template,
         name=name,
-        resources=RequestedResources(gpu=gpu, memory=memory, cpu=cpu, ephemeral_storage=ephemeral_storage),
+        resources=RequestedResources(
+            gpu=gpu, memory=memory, cpu=cpu, ephemeral_storage=ephemeral_storage
+        ),
         persistence=RequestedHome(enabled=home, size=home_size, retain=retain),
         timeout=timeout,
         idle_timeout=idle_timeout,
@@ -162,7 +210,9 @@ def create(
 
         seconds = seconds_of("--timeout-wait", timeout_wait)
         with ProgressView() as view:
-            started = target.run(lambda backend: start_and_wait(backend, request, target, seconds=seconds, view=view))
+            started = target.run(
+                lambda backend: start_and_wait(backend, request, target, seconds=seconds, view=view)
+            )
     else:
         started = target.run(lambda backend: backend.create(request))
         name = started["metadata"]["name"]
@@ -171,14 +221,21 @@ def create(
 
 
 @app.command(
-    "ls", epilog=examples("session ls", "session ls -A -o wide --watch", "session ls --user alice@example.com -o json")
+    "ls",
+    epilog=examples(
+        "session ls", "session ls -A -o wide --watch", "session ls --user alice@example.com -o json"
+    ),
 )
 @with_backend
 def list_(
     target: Target,
-    all_namespaces: Annotated[bool, typer.Option("--all-namespaces", "-A", help="Sessions of all namespaces.")] = False,
+    all_namespaces: Annotated[
+        bool, typer.Option("--all-namespaces", "-A", help="Sessions of all namespaces.")
+    ] = False,
     user: Annotated[str | None, typer.Option(help="Only the sessions of this user.")] = None,
-    watch: Annotated[bool, typer.Option("--watch", "-w", help="Follow changes until Ctrl-C.")] = False,
+    watch: Annotated[
+        bool, typer.Option("--watch", "-w", help="Follow changes until Ctrl-C.")
+    ] = False,
     output: ListOutputOption = ListOutput.TABLE,
 ) -> None:
     """List sessions, oldest first."""
@@ -188,17 +245,25 @@ def list_(
         from vdi.cli.session.wait import watch_list
 
         wide = output is ListOutput.WIDE
-        target.run(lambda backend: watch_list(backend, user=user, wide=wide, everywhere=all_namespaces))
+        target.run(
+            lambda backend: watch_list(backend, user=user, wide=wide, everywhere=all_namespaces)
+        )
         return
     found = target.run(lambda backend: backend.list(user, everywhere=all_namespaces))
     if not found and output in (ListOutput.TABLE, ListOutput.WIDE):
-        typer.echo(f"no sessions {'in any namespace' if all_namespaces else target.where}", err=True)
+        typer.echo(
+            f"no sessions {'in any namespace' if all_namespaces else target.where}", err=True
+        )
         return
 
     def table(items: Sequence[Raw], wide: bool) -> list[str]:
-        return session_table(map(operations.as_session, items), now_utc(), wide=wide, all_namespaces=all_namespaces)
+        return session_table(
+            map(operations.as_session, items), now_utc(), wide=wide, all_namespaces=all_namespaces
+        )
 
-    print_objects(found, output, name=lambda raw: f"vdisession/{raw['metadata']['name']}", table=table)
+    print_objects(
+        found, output, name=lambda raw: f"vdisession/{raw['metadata']['name']}", table=table
+    )
 
 
 @app.command(epilog=examples("session show alice-desktop", "session show alice-desktop -o yaml"))
@@ -226,33 +291,44 @@ def show(
 @app.command(
     "open",
     epilog=examples(
-        "session open alice-desktop", "session open alice-desktop --print", "session open alice-desktop --direct"
+        "session open alice-desktop",
+        "session open alice-desktop --print",
+        "session open alice-desktop --direct",
     ),
 )
 @with_backend
 def open_(
     target: Target,
     name: Name,
-    print_only: Annotated[bool, typer.Option("--print", help="Only print; open no browser.")] = False,
+    print_only: Annotated[
+        bool, typer.Option("--print", help="Only print; open no browser.")
+    ] = False,
     direct: Annotated[
         bool,
         typer.Option(
             "--direct",
-            help=("Bypass Traefik and gateway, through the API server with kubectl, until Ctrl-C. For repairs."),
+            help=(
+                "Bypass Traefik and gateway, through the API server with kubectl, until Ctrl-C. For"
+                " repairs."
+            ),
         ),
     ] = False,
     output: Annotated[
-        Output, typer.Option("--output", "-o", help="Output format; with json and yaml no browser is opened.")
+        Output,
+        typer.Option(
+            "--output", "-o", help="Output format; with json and yaml no browser is opened."
+        ),
     ] = Output.TABLE,
 ) -> None:
     """Open a running desktop in the browser, and print its address.
 
-    With a gateway, the browser asks for the portal's login. Without one, it asks for user and password, which are
-    printed too: only on your screen, never in the address.
+    With a gateway, the browser asks for the portal's login. Without one, it asks for user and
+    password, which are printed too: only on your screen, never in the address.
 
-    With --direct the address is one of this machine. It works while this command runs, and it contains a token that
-    opens the desktop: do not share it. This needs permission to forward ports of pods and to read Secrets. The exit
-    status is 1 when the connection ends, 3 if it cannot be established, and 130 after Ctrl-C.
+    With --direct the address is one of this machine. It works while this command runs, and it
+    contains a token that opens the desktop: do not share it. This needs permission to forward ports
+    of pods and to read Secrets. The exit status is 1 when the connection ends, 3 if it cannot be
+    established, and 130 after Ctrl-C.
     """
     if direct:
         _open_directly(target, name, print_only=print_only, output=output)
@@ -306,34 +382,55 @@ def rm(
     plan: EndPlan,
     names: Names,
     delete_home: Annotated[
-        bool, typer.Option("--delete-home", help="Also delete the home volume with all files in it.")
+        bool,
+        typer.Option("--delete-home", help="Also delete the home volume with all files in it."),
     ] = False,
     wait: Annotated[bool, typer.Option("--wait", help="Wait until they are deleted.")] = False,
-    yes: Annotated[bool, typer.Option("--yes", "-y", help="Don't ask before files are deleted.")] = False,
+    yes: Annotated[
+        bool, typer.Option("--yes", "-y", help="Don't ask before files are deleted.")
+    ] = False,
     output: OutputOption = Output.TABLE,
 ) -> None:
-    """Remove sessions. The home is kept, unless --delete-home was given here or when the session was created.
+    """Remove sessions. The home is kept, unless --delete-home was given here or when the session
+    was created.
 
     With --notice the desktops announce it first.
     """
     chosen = list(dict.fromkeys(names))
     if not chosen or any(plan):
-        _plan_end(target, TimeoutAction.TERMINATE, chosen, plan, delete_home or wait or output is not Output.TABLE)
+        _plan_end(
+            target,
+            TimeoutAction.TERMINATE,
+            chosen,
+            plan,
+            delete_home or wait or output is not Output.TABLE,
+        )
         return
-    plans = target.run(lambda backend: operations.plan_removals(backend, chosen, delete_home=delete_home))
+    plans = target.run(
+        lambda backend: operations.plan_removals(backend, chosen, delete_home=delete_home)
+    )
     removals = [plan for plan in plans if not isinstance(plan, CliError)]
-    homes = [f"  {removal.session.metadata.name}: {removal.home_lost}" for removal in removals if removal.home_lost]
+    homes = [
+        f"  {removal.session.metadata.name}: {removal.home_lost}"
+        for removal in removals
+        if removal.home_lost
+    ]
     if homes and not yes:
         typer.echo("\n".join(["This deletes all files in these homes:", *homes]), err=True)
         if not confirm("Delete them?", untouched="nothing was removed"):
             raise CliError("nothing was removed")
-    # With -o json or yaml, sentences go to standard error as they come. They tell what is removed already when a later
-    # removal fails and no data is printed.
+    # With -o json or yaml, sentences go to standard error as they come. They tell what is removed
+    # already when a later removal fails and no data is printed.
     say = partial(typer.echo, err=output is not Output.TABLE)
-    still = target.run(lambda backend: _remove(backend, removals, _GONE_SECONDS if wait else None, say))
+    still = target.run(
+        lambda backend: _remove(backend, removals, _GONE_SECONDS if wait else None, say)
+    )
     if output is not Output.TABLE:
         gone = [removal for removal in removals if removal.session.metadata.name not in still]
-        names, lost = [removal.session.metadata.name for removal in gone], [removal.home_lost for removal in gone]
+        names, lost = (
+            [removal.session.metadata.name for removal in gone],
+            [removal.home_lost for removal in gone],
+        )
         print_data({"deleted": names, "deletedHomes": list(filter(None, lost))}, output)
     refused = [plan.message for plan in plans if isinstance(plan, CliError)]
     if refused or still:
@@ -341,9 +438,14 @@ def rm(
 
 
 async def _remove(
-    backend: Backend, removals: Sequence[operations.Removal], seconds: float | None, say: Callable[[str], None]
+    backend: Backend,
+    removals: Sequence[operations.Removal],
+    seconds: float | None,
+    say: Callable[[str], None],
 ) -> Mapping[str, str]:
-    """Remove one after the other. Returns an error for each, by name, that is still there after `seconds`."""
+    """Remove one after the other. Returns an error for each, by name, that is still there after
+    `seconds`.
+    """
     still = {}
     begun = time.monotonic()
     for removal in removals:
@@ -360,20 +462,26 @@ async def _remove(
     return still
 
 
-@app.command(epilog=examples("session logs alice-desktop", "session logs alice-desktop -f --tail 20"))
+@app.command(
+    epilog=examples("session logs alice-desktop", "session logs alice-desktop -f --tail 20")
+)
 @with_backend
 def logs(
     target: Target,
     name: Name,
     follow: Annotated[
-        bool, typer.Option("--follow", "-f", help=("Follow the log until the desktop stops or Ctrl-C."))
+        bool,
+        typer.Option("--follow", "-f", help="Follow the log until the desktop stops or Ctrl-C."),
     ] = False,
-    tail: Annotated[int | None, typer.Option(min=0, help="Only this many of the last lines.")] = None,
+    tail: Annotated[
+        int | None, typer.Option(min=0, help="Only this many of the last lines.")
+    ] = None,
 ) -> None:
     """Print the log of the desktop's container, or the reason if there is no log yet."""
     if not isinstance(target, KubeTarget):
         raise CliError(
-            "a desktop's log needs access to the cluster, which a gateway does not give: --kubeconfig FILE",
+            "a desktop's log needs access to the cluster, which a gateway does not give:"
+            " --kubeconfig FILE",
             COULD_NOT_LOOK,
         )
 
@@ -414,14 +522,16 @@ def suspend(
 
     async def work(backend: Backend) -> tuple[Raw, bool, bool]:
         raw, changed = await operations.set_suspended(backend, name, True)
-        done = wait and await operations.until_suspended(backend, operations.as_session(raw), _SUSPENDED_SECONDS)
+        done = wait and await operations.until_suspended(
+            backend, operations.as_session(raw), _SUSPENDED_SECONDS
+        )
         return raw, changed, done
 
     raw, changed, done = target.run(work)
     if wait and not done:
         raise CliError(
-            f"session {name} is not suspended after {duration(_SUSPENDED_SECONDS)}: see {PROGRAM} session show "
-            f"{name}{target.flags}"
+            f"session {name} is not suspended after {duration(_SUSPENDED_SECONDS)}: see {PROGRAM}"
+            f" session show {name}{target.flags}"
         )
     again = f"start it again: {PROGRAM} session resume {name}{target.flags}"
     if not changed:
@@ -433,25 +543,42 @@ def suspend(
     _tell(raw, said, output)
 
 
-def _plan_end(target: Target, action: TimeoutAction, names: Sequence[str], plan: EndPlan, others: bool) -> None:
-    """Announce the end of the sessions, or take that back. `others`: whether options are used that are not for this."""
+def _plan_end(
+    target: Target, action: TimeoutAction, names: Sequence[str], plan: EndPlan, others: bool
+) -> None:
+    """Announce the end of the sessions, or take that back. `others`: whether options are used that
+    are not for this.
+    """
     if bool(names) == bool(plan.template or plan.node):
         raise CliError("name sessions, or select them with --template or --node", USAGE)
     if not plan.notice or others:
-        raise CliError("use --notice 15m, or off to cancel, without --wait, --delete-home and --output", USAGE)
+        raise CliError(
+            "use --notice 15m, or off to cancel, without --wait, --delete-home and --output", USAGE
+        )
     end = None
     if plan.notice != "off":
         time = now_utc() + timedelta(seconds=seconds_of("--notice", plan.notice))
         end = PlannedEnd(format_time(time), action, plan.message)
 
     async def work(backend: Backend) -> list[str]:
-        found = [] if names else map(operations.as_session, await backend.list("", everywhere=False))
-        mine = (s for s in found if plan.template in ("", s.spec.template) and plan.node in ("", s.status.node_name))
+        found = (
+            [] if names else map(operations.as_session, await backend.list("", everywhere=False))
+        )
+        mine = (
+            s
+            for s in found
+            if plan.template in ("", s.spec.template) and plan.node in ("", s.status.node_name)
+        )
         chosen, refused = names or [session.metadata.name for session in mine], []
         for name in chosen:
             try:
-                planned = operations.as_session(await _action(name, PlanEnd(end))(backend)).spec.planned_end
-                typer.echo(f"session {name}: {f'{planned.action} at {planned.time}' if planned else 'no planned end'}")
+                planned = operations.as_session(
+                    await _action(name, PlanEnd(end))(backend)
+                ).spec.planned_end
+                typer.echo(
+                    f"session {name}:"
+                    f" {f'{planned.action} at {planned.time}' if planned else 'no planned end'}"
+                )
             except (CliError, ApiError) as error:
                 refused.append(f"session {name}: {error}")
         return refused if chosen else ["no session matches"]
@@ -482,51 +609,79 @@ def resume(
         from vdi.cli.session.wait import wait_until_running
 
         with ProgressView() as view:
-            return await wait_until_running(
-                backend, operations.as_session(raw), target, seconds=seconds, view=view
-            ), changed
+            return (
+                await wait_until_running(
+                    backend, operations.as_session(raw), target, seconds=seconds, view=view
+                ),
+                changed,
+            )
 
     raw, changed = target.run(work)
     see = f"see {PROGRAM} session show {name}{target.flags}"
-    said = f"session {name} is starting again; {see}" if changed else f"session {name} is not suspended; {see}"
+    said = (
+        f"session {name} is starting again; {see}"
+        if changed
+        else f"session {name} is not suspended; {see}"
+    )
     _tell(raw, "" if wait else said, output)
 
 
 @app.command(epilog=examples("session restart alice-desktop"))
 @with_backend
 def restart(target: Target, name: Name, output: OutputOption = Output.TABLE) -> None:
-    """Restart a desktop on the same home, for example after it hangs or fails. Unsaved work is lost.
+    """Restart a desktop on the same home, for example after it hangs or fails. Unsaved work is
+    lost.
 
     The time limit of the run does not change.
     """
     raw = target.run(_action(name, Restart()))
-    _tell(raw, f"session {name} is being restarted; see {PROGRAM} session show {name}{target.flags}", output)
+    _tell(
+        raw,
+        f"session {name} is being restarted; see {PROGRAM} session show {name}{target.flags}",
+        output,
+    )
 
 
-@app.command(epilog=examples("session extend alice-desktop 2h", "session extend alice-desktop --timeout 10h"))
+@app.command(
+    epilog=examples("session extend alice-desktop 2h", "session extend alice-desktop --timeout 10h")
+)
 @with_backend
 def extend(
     target: Target,
     name: Name,
-    more: Annotated[str | None, typer.Argument(help="Additional time, such as 2h or 1h30m.")] = None,
-    timeout: Annotated[str | None, typer.Option(help="Length of the whole run, such as 10h.")] = None,
+    more: Annotated[
+        str | None, typer.Argument(help="Additional time, such as 2h or 1h30m.")
+    ] = None,
+    timeout: Annotated[
+        str | None, typer.Option(help="Length of the whole run, such as 10h.")
+    ] = None,
     output: OutputOption = Output.TABLE,
 ) -> None:
     """Give a session more time, immediately. The maximum is the template's lifecycle.maxTimeout."""
     if (more is None) == (timeout is None):
-        raise CliError("name the additional time, such as 2h, or --timeout 10h (length of the whole run)", USAGE)
+        raise CliError(
+            "name the additional time, such as 2h, or --timeout 10h (length of the whole run)",
+            USAGE,
+        )
     longer = timedelta(seconds=seconds_of("additional time", more)) if more else None
     raw = target.run(lambda backend: operations.extend(backend, name, by=longer, to=timeout or ""))
     session = operations.as_session(raw)
     if start := parse_time(session.status.start_time):
         ends = start + parse_duration(session.spec.timeout)
-        said = f"session {name} ends at {format_time(ends)} (in {duration((ends - now_utc()).total_seconds())})"
+        said = (
+            f"session {name} ends at {format_time(ends)} (in"
+            f" {duration((ends - now_utc()).total_seconds())})"
+        )
     else:
         said = f"the next run of session {name} may last {session.spec.timeout}"
     _tell(raw, said, output)
 
 
-@app.command(epilog=examples("session resize alice-desktop --memory 6Gi", "session resize alice-desktop --cpu 2"))
+@app.command(
+    epilog=examples(
+        "session resize alice-desktop --memory 6Gi", "session resize alice-desktop --cpu 2"
+    )
+)
 @with_backend
 def resize(
     target: Target,
@@ -535,17 +690,24 @@ def resize(
     cpu: Annotated[str | None, typer.Option(help="CPU limit, such as 2 or 1500m.")] = None,
     output: OutputOption = Output.TABLE,
 ) -> None:
-    """Give a desktop more or less memory or CPU; a running one without a restart, up to the template's maximum."""
+    """Give a desktop more or less memory or CPU; a running one without a restart, up to the
+    template's maximum.
+    """
     if memory is None and cpu is None:
         raise CliError("name the new size: --memory 6Gi, --cpu 2, or both", USAGE)
     raw = target.run(_action(name, Resize(memory, cpu)))
-    _tell(raw, f"session {name} has a new size; see {PROGRAM} session show {name}{target.flags}", output)
+    _tell(
+        raw,
+        f"session {name} has a new size; see {PROGRAM} session show {name}{target.flags}",
+        output,
+    )
 
 
 @app.command(
     epilog=examples(
         "session schedule alice-desktop --at 08:30",
-        "session schedule alice-desktop --at 13:00 --until 18:00 --days MON,WED,FRI --time-zone Europe/Berlin",
+        "session schedule alice-desktop --at 13:00 --until 18:00 --days MON,WED,FRI --time-zone"
+        " Europe/Berlin",
         "session schedule alice-desktop --off",
     )
 )
@@ -553,13 +715,21 @@ def resize(
 def schedule(
     target: Target,
     name: Name,
-    at: Annotated[str | None, typer.Option("--at", help="Time of day at which it is ready, such as 08:30.")] = None,
-    until: Annotated[
-        str | None, typer.Option("--until", help="Time of day at which it is suspended, such as 18:00; default: never.")
+    at: Annotated[
+        str | None, typer.Option("--at", help="Time of day at which it is ready, such as 08:30.")
     ] = None,
-    days: Annotated[str, typer.Option("--days", help="Days of the week, such as MON-FRI or SAT,SUN.")] = "MON-FRI",
+    until: Annotated[
+        str | None,
+        typer.Option(
+            "--until", help="Time of day at which it is suspended, such as 18:00; default: never."
+        ),
+    ] = None,
+    days: Annotated[
+        str, typer.Option("--days", help="Days of the week, such as MON-FRI or SAT,SUN.")
+    ] = "MON-FRI",
     time_zone: Annotated[
-        str | None, typer.Option("--time-zone", help="Such as Europe/Berlin; default: that of this machine.")
+        str | None,
+        typer.Option("--time-zone", help="Such as Europe/Berlin; default: that of this machine."),
     ] = None,
     off: Annotated[bool, typer.Option("--off", help="Remove the schedule.")] = False,
     output: OutputOption = Output.TABLE,
@@ -580,7 +750,11 @@ def schedule(
         )
     raw = target.run(_action(name, SetSchedule(chosen)))
     words = operations.as_session(raw).spec.schedule
-    said = f"schedule of session {name}: {describe_schedule(words)}" if words else f"session {name} has no schedule"
+    said = (
+        f"schedule of session {name}: {describe_schedule(words)}"
+        if words
+        else f"session {name} has no schedule"
+    )
     _tell(raw, said, output)
 
 
@@ -619,7 +793,9 @@ def _local_time_zone() -> str:
     _, found, zone = os.path.realpath("/etc/localtime").partition("/zoneinfo/")
     if not found:
         raise CliError(
-            "--time-zone: the time zone of this machine is not known; name one, such as Europe/Berlin", USAGE
+            "--time-zone: the time zone of this machine is not known; name one, such as"
+            " Europe/Berlin",
+            USAGE,
         )
     return zone
 
@@ -641,12 +817,19 @@ def share(
     guest: Guest,
     role: Annotated[GuestRole, typer.Option(help=GUEST_ROLES)] = GuestRole.VIEWER,
     expires_in: Annotated[
-        str | None, typer.Option(help="Duration, such as 2h; default: as long as the session exists.")
+        str | None,
+        typer.Option(help="Duration, such as 2h; default: as long as the session exists."),
     ] = None,
     output: OutputOption = Output.TABLE,
 ) -> None:
-    """Share a desktop with a guest. An existing share with the same guest is replaced. Needs the gateway."""
-    expires = now_utc() + timedelta(seconds=seconds_of("--expires-in", expires_in)) if expires_in else None
+    """Share a desktop with a guest. An existing share with the same guest is replaced. Needs the
+    gateway.
+    """
+    expires = (
+        now_utc() + timedelta(seconds=seconds_of("--expires-in", expires_in))
+        if expires_in
+        else None
+    )
     raw = target.run(_action(name, Share(guest, role, expires)))
     session = operations.as_session(raw)
     found = next(share for share in session.spec.access if same_user(share.user, guest))
@@ -670,17 +853,24 @@ def computer(
     target: Target,
     name: Name,
     words: Annotated[list[str], typer.Argument(metavar="ACTION...", help=f"One of: {ACTIONS}.")],
-    file: Annotated[Path, typer.Option("--file", "-f", help="Where the picture goes.")] = Path("screenshot.png"),
+    file: Annotated[Path, typer.Option("--file", "-f", help="Where the picture goes.")] = Path(
+        "screenshot.png"
+    ),
     output: OutputOption = Output.TABLE,
 ) -> None:
-    """See the screen of a desktop and send it keys and clicks, as agents do. Through the gateway only.
+    """See the screen of a desktop and send it keys and clicks, as agents do. Through the gateway
+    only.
 
     The template must enable agents.
     """
-    from vdi.cli.session.gateway_backend import GatewayTarget  # its HTTP client takes long to import
+    from vdi.cli.session.gateway_backend import (
+        GatewayTarget,
+    )  # its HTTP client takes long to import
 
     if not isinstance(target, GatewayTarget):
-        raise CliError(f"actions go through a gateway, but this would use a cluster: {target.why}", USAGE)
+        raise CliError(
+            f"actions go through a gateway, but this would use a cluster: {target.why}", USAGE
+        )
     body = parse_action(words)
     found = target.run(lambda backend: backend.computer(name, body))
     lines = [text] if (text := found.get("text")) else []
@@ -701,7 +891,8 @@ def unshare(target: Target, name: Name, guest: Guest, output: OutputOption = Out
     async def work(backend: Backend) -> tuple[Raw, bool]:
         session = await operations.get_session(backend, name)
         has_controlled = any(
-            same_user(share.user, guest) and share.role in FULL_CONTROL for share in session.spec.access
+            same_user(share.user, guest) and share.role in FULL_CONTROL
+            for share in session.spec.access
         )
         return await backend.act(session, Unshare(guest)), has_controlled
 
@@ -715,24 +906,32 @@ def unshare(target: Target, name: Name, guest: Guest, output: OutputOption = Out
     _tell(raw, said, output)
 
 
-@app.command(epilog=examples("session probe alice-desktop", "session probe alice-desktop --keys 100 -o json"))
+@app.command(
+    epilog=examples("session probe alice-desktop", "session probe alice-desktop --keys 100 -o json")
+)
 @with_backend
 def probe(
     target: Target,
     name: Annotated[
-        str, typer.Argument(help="Name of the session: one of your running desktops.", callback=of_kind("vdisession"))
+        str,
+        typer.Argument(
+            help="Name of the session: one of your running desktops.",
+            callback=of_kind("vdisession"),
+        ),
     ],
     keys: Annotated[int, typer.Option(min=20, max=100, help="Number of keys to press.")] = 40,
     output: OutputOption = Output.TABLE,
 ) -> None:
-    """Measure the latency of a desktop: first picture, frames per second, input to picture, bit rate, lost frames.
+    """Measure the latency of a desktop: first picture, frames per second, input to picture, bit
+    rate, lost frames.
 
-    The probe connects as a browser does (portal, Traefik, TLS, WebSocket), decodes the pictures, and presses keys
-    that no application receives. A small mark flickers in the upper left corner for a few seconds; nothing else is
-    affected. The idle timeout does not count it as activity. The gateway adds the results to its metrics.
+    The probe connects as a browser does (portal, Traefik, TLS, WebSocket), decodes the pictures,
+    and presses keys that no application receives. A small mark flickers in the upper left corner
+    for a few seconds; nothing else is affected. The idle timeout does not count it as activity. The
+    gateway adds the results to its metrics.
 
-    Status 0: 95 of 100 keys have a visible effect within 50 ms; 1: they do not, or there is no picture; 3: the
-    desktop could not be measured.
+    Status 0: 95 of 100 keys have a visible effect within 50 ms; 1: they do not, or there is no
+    picture; 3: the desktop could not be measured.
     """
     from vdi.cli.session.probe import over_goal, probe_session, report_lines
 

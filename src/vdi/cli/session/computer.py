@@ -27,7 +27,9 @@ def parse_action(words: Sequence[str]) -> dict[str, Any]:
     given: dict[str, Any] = dict(zip(names, words[1:], strict=True))
     for name in given.keys() & {"X", "Y", "AMOUNT"}:
         if not given[name].isdecimal() or len(given[name]) > 9:
-            raise CliError(f"{name}: {given[name][:40]!r} is not a whole number of 0 or more", USAGE)
+            raise CliError(
+                f"{name}: {given[name][:40]!r} is not a whole number of 0 or more", USAGE
+            )
         given[name] = int(given[name])
     body = {"action": kind} | ({"coordinate": [given["X"], given["Y"]]} if "X" in given else {})
     fields = {"TEXT": "text", "DIRECTION": "scroll_direction", "AMOUNT": "scroll_amount"}

@@ -38,7 +38,9 @@ class Forwarding:
         for line in self._lines():
             if found := _FORWARDING.search(line):
                 return int(found[1])
-        raise CliError(f"`kubectl port-forward` cannot reach the desktop: {self._last}", COULD_NOT_LOOK)
+        raise CliError(
+            f"`kubectl port-forward` cannot reach the desktop: {self._last}", COULD_NOT_LOOK
+        )
 
     def wait_for_end(self) -> None:
         """Wait until the connection ends by itself, then raise CliError."""
@@ -56,7 +58,9 @@ class Forwarding:
 
 @contextmanager
 def forward(connection: KubeConnection, pod: str) -> Iterator[Forwarding]:
-    """Forward a free port of this machine's loopback address to the desktop's. Raises CliError without kubectl."""
+    """Forward a free port of this machine's loopback address to the desktop's. Raises CliError
+    without kubectl.
+    """
     if (kubectl := shutil.which("kubectl")) is None:
         raise CliError(
             "--direct needs kubectl, and there is none on the PATH: install it"
@@ -65,10 +69,12 @@ def forward(connection: KubeConnection, pod: str) -> Iterator[Forwarding]:
         )
     words = [kubectl, "--namespace", connection.namespace, *connection.cluster_words]
     words += ["port-forward", "--address", LOOPBACK, f"pod/{pod}", f":{PORT_NAME}"]
-    # SIGTERM would end this process at once and leave kubectl behind, with the port open. As a KeyboardInterrupt it
-    # passes through `finally`.
+    # SIGTERM would end this process at once and leave kubectl behind, with the port open. As a
+    # KeyboardInterrupt it passes through `finally`.
     before = signal.signal(signal.SIGTERM, signal.default_int_handler)
-    with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
+    with subprocess.Popen(
+        words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    ) as process:
         try:
             yield Forwarding(process)
         finally:
@@ -77,7 +83,8 @@ def forward(connection: KubeConnection, pod: str) -> Iterator[Forwarding]:
 
 
 def find_desktop(target: Target, name: str) -> tuple[KubeConnection, RunningDesktop, str]:
-    """A running desktop and what opens it: the user's password, or Selkies' master token behind a gateway.
+    """A running desktop and what opens it: the user's password, or Selkies' master token behind a
+    gateway.
 
     Raises CliError, also for a gateway: it forwards no ports.
     """
@@ -104,14 +111,18 @@ def open_locally(desktop: RunningDesktop, secret: str, port: int) -> Opening:
     try:
         return asyncio.run(_prepare(desktop, secret, url))
     except HTTP_ERRORS as error:
-        raise CliError(f"the desktop does not respond: {type(error).__name__}: {error}", COULD_NOT_LOOK) from error
+        raise CliError(
+            f"the desktop does not respond: {type(error).__name__}: {error}", COULD_NOT_LOOK
+        ) from error
 
 
 async def _prepare(desktop: RunningDesktop, secret: str, url: str) -> Opening:
     async with open_client(url, seconds=_ANSWER_SECONDS) as http:
         status = _accepted(await http.request("GET", f"{url}api/status"))
         if status.json(dict[str, Any]).get("current_mode") == "webrtc":
-            raise CliError("this desktop streams over WebRTC, whose picture cannot pass a forwarded port")
+            raise CliError(
+                "this desktop streams over WebRTC, whose picture cannot pass a forwarded port"
+            )
         if not desktop.takes_tokens:
             return Opening(url, USERNAME, secret)
         token = direct_token(secret)
@@ -120,8 +131,8 @@ async def _prepare(desktop: RunningDesktop, secret: str, url: str) -> Opening:
 
 
 async def _have_token_known(http: HttpClient, url: str, *, master: str, token: str) -> None:
-    # The gateway gives the token to each desktop. Where it could not, it is given here, but only while no one is
-    # connected: a new token table ends the connections whose tokens it lacks.
+    # The gateway gives the token to each desktop. Where it could not, it is given here, but only
+    # while no one is connected: a new token table ends the connections whose tokens it lacks.
     if (await _sessions(http, url, token)).status == HTTPStatus.OK:
         return
     response = await _sessions(http, url, master)
@@ -129,15 +140,20 @@ async def _have_token_known(http: HttpClient, url: str, *, master: str, token: s
         raise CliError(f"the desktop rejects the token of its Secret with status {response.status}")
     if response.json(dict[str, Any]).get("sessions"):
         raise CliError(
-            "the desktop does not know the token for direct access, and a new token table would disconnect the "
-            "users who are connected now. A gateway of this version adds it when it starts"
+            "the desktop does not know the token for direct access, and a new token table would"
+            " disconnect the users who are connected now. A gateway of this version adds it when it"
+            " starts"
         )
     headers = {"Authorization": f"Bearer {master}"}
-    _accepted(await http.request("POST", f"{url}api/tokens", json=direct_table(master), headers=headers))
+    _accepted(
+        await http.request("POST", f"{url}api/tokens", json=direct_table(master), headers=headers)
+    )
 
 
 async def _sessions(http: HttpClient, url: str, token: str) -> Response:
-    return await http.request("GET", f"{url}api/sessions", headers={"Authorization": f"Bearer {token}"})
+    return await http.request(
+        "GET", f"{url}api/sessions", headers={"Authorization": f"Bearer {token}"}
+    )
 
 
 def _accepted(response: Response) -> Response:

@@ -21,7 +21,18 @@ from vdi.cli.output import Raw
 from vdi.cli.session.backend import Opening, Watch
 from vdi.cluster.units import format_time
 from vdi.http_client import decode_json
-from vdi.session.actions import Extend, PlanEnd, Request, Resize, Restart, Resume, SetSchedule, Share, Suspend, Unshare
+from vdi.session.actions import (
+    Extend,
+    PlanEnd,
+    Request,
+    Resize,
+    Restart,
+    Resume,
+    SetSchedule,
+    Share,
+    Suspend,
+    Unshare,
+)
 from vdi.session.request import SessionRequest
 
 R = TypeVar("R")
@@ -61,7 +72,9 @@ class _EventReader:
         self._last_event = 0.0  # by the event loop's clock
 
     async def run(self) -> None:
-        """Read until cancelled. The first connection must succeed; a lost one is retried for a minute."""
+        """Read until cancelled. The first connection must succeed; a lost one is retried for a
+        minute.
+        """
         clock = asyncio.get_running_loop().time
         while True:
             try:
@@ -72,7 +85,8 @@ class _EventReader:
             except LoggedOutError:
                 raise
             except CliError:
-                # A gateway that restarts is back within seconds, and the sessions that are shown stay valid.
+                # A gateway that restarts is back within seconds, and the sessions that are shown
+                # stay valid.
                 if not self.synced.is_set() or clock() - self._last_event > _GIVE_UP_SECONDS:
                     raise
             await asyncio.sleep(_RECONNECT_SECONDS)
@@ -100,7 +114,8 @@ class _EventReader:
                     await self.watch.caught_up()
 
     def _replace(self, listed: dict[str, VDISession]) -> None:
-        # What ended while the stream was lost has sent no event: it is only missing from the new list.
+        # What ended while the stream was lost has sent no event: it is only missing from the new
+        # list.
         for name in self._sessions.keys() - listed.keys():
             self._drop(name)
         for session in listed.values():
@@ -140,7 +155,9 @@ class GatewayTarget:
 
     def run(self, work: Callable[["GatewayBackend"], Awaitable[R]]) -> R:
         async def run() -> R:
-            async with GatewayClient(self.server, token=self.login.token, ca=self.login.ca) as client:
+            async with GatewayClient(
+                self.server, token=self.login.token, ca=self.login.ca
+            ) as client:
                 return await work(GatewayBackend(client, self.login.user))
 
         return asyncio.run(run())
@@ -166,7 +183,8 @@ class GatewayBackend:
         return await self._send("GET", f"/sessions/{quote(name)}")
 
     async def list(self, user: str | None, *, everywhere: bool) -> builtins.list[Raw]:
-        # Own and shared sessions; with `user` those of that user, or everyone's, which needs an administrator.
+        # Own and shared sessions; with `user` those of that user, or everyone's, which needs an
+        # administrator.
         _refuse_namespaces(everywhere)
         if user is None:
             return await self.client.items("/sessions")
@@ -207,7 +225,9 @@ class GatewayBackend:
     async def remove(self, session: VDISession, claim: str | None) -> None:
         query = {"deleteHome": "true"} if claim else {}
         with suppress(NoSuchThingError):
-            await self.client.send("DELETE", f"/sessions/{quote(session.metadata.name)}", query=query)
+            await self.client.send(
+                "DELETE", f"/sessions/{quote(session.metadata.name)}", query=query
+            )
 
     async def opening(self, session: VDISession) -> Opening:
         return Opening(session.status.url, domain=domain_of(self.client.server))
@@ -218,7 +238,8 @@ class GatewayBackend:
         _refuse_namespaces(everywhere)
         if user not in (None, self.user):
             message = (
-                f"through a gateway --watch follows your own desktops and those shared with you, not those of {user}"
+                "through a gateway --watch follows your own desktops and those shared with you,"
+                f" not those of {user}"
             )
             raise CliError(message, USAGE)
         reader = _EventReader(self.client, name)
@@ -240,4 +261,7 @@ class GatewayBackend:
 
 def _refuse_namespaces(everywhere: bool) -> None:
     if everywhere:
-        raise CliError("a gateway shows all its namespaces: remove --all-namespaces, or use --kubeconfig", USAGE)
+        raise CliError(
+            "a gateway shows all its namespaces: remove --all-namespaces, or use --kubeconfig",
+            USAGE,
+        )

@@ -61,12 +61,16 @@ class KubeTarget:
         return f"in namespace {self.connection.namespace}"
 
     def run(self, work: Callable[["KubeBackend"], Awaitable[R]]) -> R:
-        return self.connection.run(lambda client: work(KubeBackend(client, self.connection.namespace)))
+        return self.connection.run(
+            lambda client: work(KubeBackend(client, self.connection.namespace))
+        )
 
 
 @dataclass(frozen=True, slots=True)
 class RunningDesktop:
-    """A desktop as its pod shows it. It asks for the session's password, unless one of the two is true."""
+    """A desktop as its pod shows it. It asks for the session's password, unless one of the two is
+    true.
+    """
 
     pod: str
     serves_web: bool  # a page of the image's own
@@ -92,22 +96,28 @@ class KubeBackend:
     async def create(self, request: SessionRequest) -> Raw:
         # Without the right to read templates, unnamed resources get the schema's defaults.
         raw = await self.template(request.template) if request.names_resources else None
-        body = build_session(request, self.namespace, msgspec.convert(raw, VDITemplate) if raw else None)
+        body = build_session(
+            request, self.namespace, msgspec.convert(raw, VDITemplate) if raw else None
+        )
         try:
-            return await self.client.create(SESSIONS, body, namespace=self.namespace, into=dict[str, Any])
+            return await self.client.create(
+                SESSIONS, body, namespace=self.namespace, into=dict[str, Any]
+            )
         except AlreadyExists as error:
             raise CliError(await self._describe_existing(body["metadata"]["name"])) from error
 
     async def _describe_existing(self, name: str) -> str:
         there = msgspec.convert(await self.get(name), VDISession)
         return (
-            f"session {name} already exists {self.where}: {there.spec.user}, template {there.spec.template}, "
-            f"{phase(there)}. Open that one, or choose another NAME"
+            f"session {name} already exists {self.where}: {there.spec.user}, template"
+            f" {there.spec.template}, {phase(there)}. Open that one, or choose another NAME"
         )
 
     async def get(self, name: str) -> Raw:
         try:
-            return await self.client.get(SESSIONS, name, namespace=self.namespace, into=dict[str, Any])
+            return await self.client.get(
+                SESSIONS, name, namespace=self.namespace, into=dict[str, Any]
+            )
         except NotFound as error:
             if error.api_missing:
                 raise
@@ -117,7 +127,13 @@ class KubeBackend:
         namespace = None if everywhere else self.namespace
         found = await self.client.list(SESSIONS, namespace=namespace, into=dict[str, Any])
         mine = [session for session in found if not user or session["spec"].get("user") == user]
-        return sorted(mine, key=lambda session: (session["metadata"]["creationTimestamp"], session["metadata"]["name"]))
+        return sorted(
+            mine,
+            key=lambda session: (
+                session["metadata"]["creationTimestamp"],
+                session["metadata"]["name"],
+            ),
+        )
 
     async def act(self, session: VDISession, request: Request) -> Raw:
         meta = session.metadata
@@ -134,7 +150,8 @@ class KubeBackend:
             except Replaced:
                 raise
             except Conflict:
-                # Another writer was faster. Its change may be to the same list of guests, so decide again.
+                # Another writer was faster. Its change may be to the same list of guests, so decide
+                # again.
                 session = msgspec.convert(await self.get(meta.name), VDISession)
                 if session.metadata.uid != meta.uid:
                     raise
@@ -149,8 +166,8 @@ class KubeBackend:
         except NotFound:
             return None
         except Forbidden:
-            # The operator still ends the run at the template's maximum. But nothing here tells whether a viewer can be
-            # held to viewing, so that share is refused.
+            # The operator still ends the run at the template's maximum. But nothing here tells
+            # whether a viewer can be held to viewing, so that share is refused.
             if isinstance(request, Share) and request.role not in FULL_CONTROL:
                 raise
             return None
@@ -158,16 +175,21 @@ class KubeBackend:
     async def remove(self, session: VDISession, claim: str | None) -> None:
         meta = session.metadata
         try:
-            await self.client.delete(SESSIONS, meta.name, namespace=meta.namespace, uid=meta.uid, into=dict[str, Any])
+            await self.client.delete(
+                SESSIONS, meta.name, namespace=meta.namespace, uid=meta.uid, into=dict[str, Any]
+            )
         except NotFound as error:
             if error.api_missing:
                 raise
         if claim:
             with suppress(NotFound):
-                await self.client.delete(CLAIMS, claim, namespace=meta.namespace, into=dict[str, Any])
+                await self.client.delete(
+                    CLAIMS, claim, namespace=meta.namespace, into=dict[str, Any]
+                )
 
     async def opening(self, session: VDISession) -> Opening:
-        # Behind a gateway the Secret holds no password but Selkies' master token, which is never shown.
+        # Behind a gateway the Secret holds no password but Selkies' master token, which is never
+        # shown.
         running = await self.running_desktop(session)
         if running.serves_web or running.takes_tokens:
             return Opening(session.status.url)
@@ -177,10 +199,14 @@ class KubeBackend:
         """The password in the session's Secret; behind a gateway it is Selkies' master token."""
         secret_of = secret_name(session.metadata.name)
         try:
-            secret = await self.client.get(SECRETS, secret_of, namespace=self.namespace, into=dict[str, Any])
+            secret = await self.client.get(
+                SECRETS, secret_of, namespace=self.namespace, into=dict[str, Any]
+            )
             return base64.b64decode(secret["data"][PASSWORD_KEY]).decode()
         except NotFound as error:
-            raise CliError(f"the password's Secret {secret_of} does not exist {self.where}") from error
+            raise CliError(
+                f"the password's Secret {secret_of} does not exist {self.where}"
+            ) from error
         except (KeyError, ValueError) as error:
             said = f"Secret {secret_of} {self.where} has no readable key {PASSWORD_KEY!r}"
             raise CliError(said) from error
@@ -192,9 +218,14 @@ class KubeBackend:
             raw = await self.client.get(PODS, pod, namespace=self.namespace, into=dict[str, Any])
         except NotFound as error:
             raise CliError(f"session {session.metadata.name} no longer has a pod {pod}") from error
-        # Behind a gateway the operator starts Selkies in secure mode, with a master token in its environment.
+        # Behind a gateway the operator starts Selkies in secure mode, with a master token in its
+        # environment.
         containers = raw.get("spec", {}).get("containers", [])
-        given = {variable.get("name") for container in containers for variable in container.get("env", [])}
+        given = {
+            variable.get("name")
+            for container in containers
+            for variable in container.get("env", [])
+        }
         annotations = raw["metadata"].get("annotations", {})
         return RunningDesktop(
             pod=pod,
@@ -225,12 +256,16 @@ class KubeBackend:
             return None
 
 
-async def log_lines(backend: KubeBackend, session: VDISession, *, follow: bool, tail: int | None) -> AsyncIterator[str]:
+async def log_lines(
+    backend: KubeBackend, session: VDISession, *, follow: bool, tail: int | None
+) -> AsyncIterator[str]:
     """The log of the desktop's container. Raises CliError with the reason when there is no log."""
     pod = session.status.pod_name or pod_name(session.metadata.name)
     started = False
     try:
-        async for line in backend.client.log_lines(backend.namespace, pod, follow=follow, tail=tail):
+        async for line in backend.client.log_lines(
+            backend.namespace, pod, follow=follow, tail=tail
+        ):
             started = True
             yield line
     except (NotFound, BadRequest) as error:
@@ -250,13 +285,20 @@ def _no_log(session: VDISession, what: str, otherwise: str) -> str:
 async def watch_pod(
     backend: Backend, session: VDISession, on_change: Callable[[], None]
 ) -> AsyncIterator[Watch[Pod] | None]:
-    """Watch the session's pod. None through a gateway, which shows no pods, and without the right to read them."""
+    """Watch the session's pod. None through a gateway, which shows no pods, and without the right
+    to read them.
+    """
     async with AsyncExitStack() as stack:
         found = None
         if isinstance(backend, KubeBackend):
             meta = session.metadata
             pods = watch_objects(
-                backend.client, PODS, Pod, namespace=meta.namespace, name=pod_name(meta.name), on_change=on_change
+                backend.client,
+                PODS,
+                Pod,
+                namespace=meta.namespace,
+                name=pod_name(meta.name),
+                on_change=on_change,
             )
             with suppress(Forbidden):
                 found = await stack.enter_async_context(pods)
@@ -275,13 +317,16 @@ async def watch_objects(
 ) -> AsyncIterator[Watch[T]]:
     """Watch one object or all of a kind until the context ends; reconnects by itself."""
     selector = f"metadata.name={name}" if name else None
-    # Raises a KubeError at once when they may not be listed: the reflector alone would try for ever.
+    # Raises a KubeError at once when they may not be listed: the reflector alone would try for
+    # ever.
     await client.list(resource, namespace=namespace, field_selector=selector, into=into)
     store: Store[T] = Store()
     watch = Watch(store)
     store.listen(watch.put)
     store.listen(lambda _old, _new: on_change())
-    reflector = Reflector(client, resource, into, store, namespace=namespace, field_selector=selector)
+    reflector = Reflector(
+        client, resource, into, store, namespace=namespace, field_selector=selector
+    )
     async with watch.following(reflector.run(), reflector.wait_synced()):
         yield watch
 
@@ -325,7 +370,11 @@ async def collect_details(client: Client, session: VDISession) -> SessionDetails
     return SessionDetails(
         session=session,
         objects=[
-            (key[0].kind, key[1], *((raw, "") if isinstance(raw, str) else _describe(raw, states[key])))
+            (
+                key[0].kind,
+                key[1],
+                *((raw, "") if isinstance(raw, str) else _describe(raw, states[key])),
+            )
             for key, raw in raws.items()
             if raw is not None
         ],
@@ -338,7 +387,9 @@ async def collect_details(client: Client, session: VDISession) -> SessionDetails
 def _describe(raw: Raw, state: Callable[[Raw], str]) -> tuple[str, str]:
     """State and time of creation of an object."""
     meta = raw["metadata"]
-    return state(raw) + (", being deleted" if meta.get("deletionTimestamp") else ""), meta.get("creationTimestamp", "")
+    return state(raw) + (", being deleted" if meta.get("deletionTimestamp") else ""), meta.get(
+        "creationTimestamp", ""
+    )
 
 
 def _explain(pod: Raw | str | None, claim: Raw | str | None, events: Sequence[Raw]) -> str:
@@ -349,21 +400,32 @@ def _explain(pod: Raw | str | None, claim: Raw | str | None, events: Sequence[Ra
     if seen.ready:
         return ""
     home = msgspec.convert(claim, PersistentVolumeClaim) if isinstance(claim, dict) else None
-    return explain(StartState(seen, home, tuple(msgspec.convert(event, Event) for event in events))).sentence
+    return explain(
+        StartState(seen, home, tuple(msgspec.convert(event, Event) for event in events))
+    ).sentence
 
 
 def _pod_state(raw: Raw) -> str:
     status = raw.get("status", {})
     containers = status.get("containerStatuses", [])
-    ready = "ready" if containers and all(container.get("ready") for container in containers) else "not ready"
+    ready = (
+        "ready"
+        if containers and all(container.get("ready") for container in containers)
+        else "not ready"
+    )
     restarts = sum(container.get("restartCount", 0) for container in containers)
-    return f"{status.get('phase', 'Unknown')}, {ready}" + (f", restarted {restarts} times" if restarts else "")
+    return f"{status.get('phase', 'Unknown')}, {ready}" + (
+        f", restarted {restarts} times" if restarts else ""
+    )
 
 
 def _claim_state(raw: Raw) -> str:
     spec, status = raw.get("spec", {}), raw.get("status", {})
     size = spec.get("resources", {}).get("requests", {}).get("storage", "?")
-    return f"{status.get('phase', 'Unknown')}, {size}, class {spec.get('storageClassName', '(default)')}"
+    return (
+        f"{status.get('phase', 'Unknown')}, {size}, class"
+        f" {spec.get('storageClassName', '(default)')}"
+    )
 
 
 def _service_state(raw: Raw) -> str:
@@ -381,7 +443,12 @@ async def _events(client: Client, session: VDISession, names: set[str]) -> Seque
     namespace, created = session.metadata.namespace, parse_time(session.metadata.creation_timestamp)
     lists: list[list[dict[str, Any]]] = await asyncio.gather(
         *(
-            client.list(EVENTS, namespace=namespace, field_selector=f"regarding.name={name}", into=dict[str, Any])
+            client.list(
+                EVENTS,
+                namespace=namespace,
+                field_selector=f"regarding.name={name}",
+                into=dict[str, Any],
+            )
             for name in sorted(names)
         )
     )
@@ -391,14 +458,26 @@ async def _events(client: Client, session: VDISession, names: set[str]) -> Seque
 
 
 def _last_seen(event: Raw) -> str:
-    """When an Event was last seen: `series` in the new API, `deprecatedLastTimestamp` from the kubelet's old one."""
+    """When an Event was last seen: `series` in the new API, `deprecatedLastTimestamp` from the
+    kubelet's old one.
+    """
     series = event.get("series") or {}
-    times = (series.get("lastObservedTime"), event.get("deprecatedLastTimestamp"), event.get("eventTime"))
-    return next((str(time) for time in times if time), str(event["metadata"].get("creationTimestamp", "")))
+    times = (
+        series.get("lastObservedTime"),
+        event.get("deprecatedLastTimestamp"),
+        event.get("eventTime"),
+    )
+    return next(
+        (str(time) for time in times if time), str(event["metadata"].get("creationTimestamp", ""))
+    )
 
 
 def _event_row(event: Raw) -> tuple[str, str, str]:
     note = event.get("note", "")
     text = explain_unschedulable(note)[1] if event.get("reason") == "FailedScheduling" else note
     count = (event.get("series") or {}).get("count") or event.get("deprecatedCount") or 1
-    return _last_seen(event), event.get("regarding", {}).get("kind", ""), text + (f" (x{count})" if count > 1 else "")
+    return (
+        _last_seen(event),
+        event.get("regarding", {}).get("kind", ""),
+        text + (f" (x{count})" if count > 1 else ""),
+    )

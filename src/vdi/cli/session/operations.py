@@ -1,4 +1,6 @@
-"""Steps that several session commands share, on any backend. They return values and print nothing."""
+"""Steps that several session commands share, on any backend. They return values and print
+nothing.
+"""
 
 import asyncio
 from collections.abc import Sequence
@@ -29,7 +31,9 @@ class Removal:
 
     session: VDISession
     claim_to_delete: str | None  # by us, after the session
-    home_lost: str | None  # the same, or a claim of the session's own, which garbage collection deletes
+    home_lost: (
+        str | None
+    )  # the same, or a claim of the session's own, which garbage collection deletes
 
 
 def as_session(raw: Raw) -> VDISession:
@@ -42,7 +46,9 @@ async def get_session(backend: Backend, name: str) -> VDISession:
 
 
 async def running_session(backend: Backend, name: str) -> VDISession:
-    """A session whose desktop can be opened. Raises CliError with the reason when it does not run."""
+    """A session whose desktop can be opened. Raises CliError with the reason when it does not
+    run.
+    """
     session = await get_session(backend, name)
     if session.status.phase != Phase.RUNNING or not session.status.url:
         why = session.status.message or "its status does not contain a reason"
@@ -50,7 +56,9 @@ async def running_session(backend: Backend, name: str) -> VDISession:
     return session
 
 
-async def plan_removals(backend: Backend, names: Sequence[str], *, delete_home: bool) -> list[Removal | CliError]:
+async def plan_removals(
+    backend: Backend, names: Sequence[str], *, delete_home: bool
+) -> list[Removal | CliError]:
     """The plan of `rm` for each name, before anything is done: a removal, or the reason why not."""
     return list(await asyncio.gather(*(_plan(backend, name, delete_home) for name in names)))
 
@@ -74,7 +82,9 @@ async def until_gone(backend: Backend, session: VDISession, seconds: float) -> b
     meta = session.metadata
     try:
         async with asyncio.timeout(seconds), backend.watch(meta.name) as sessions:
-            while (there := sessions.store.get(meta.namespace, meta.name)) and there.metadata.uid == meta.uid:
+            while (
+                there := sessions.store.get(meta.namespace, meta.name)
+            ) and there.metadata.uid == meta.uid:
                 await sessions.change()
     except TimeoutError:
         return False
@@ -91,13 +101,18 @@ async def set_suspended(backend: Backend, name: str, suspended: bool) -> tuple[R
 
 
 async def until_suspended(backend: Backend, session: VDISession, seconds: float) -> bool:
-    """Wait until the operator has suspended it; False when it has not after `seconds`, or the session is gone."""
+    """Wait until the operator has suspended it; False when it has not after `seconds`, or the
+    session is gone.
+    """
     meta = session.metadata
     try:
         async with asyncio.timeout(seconds), backend.watch(meta.name) as sessions:
             while there := sessions.store.get(meta.namespace, meta.name):
                 # An older status may be of the suspension before this one.
-                if there.status.phase == Phase.SUSPENDED and there.status.observed_generation >= meta.generation:
+                if (
+                    there.status.phase == Phase.SUSPENDED
+                    and there.status.observed_generation >= meta.generation
+                ):
                     return True
                 await sessions.change()
     except TimeoutError:
@@ -109,7 +124,8 @@ async def extend(backend: Backend, name: str, *, by: timedelta | None, to: str) 
     """Make the run longer `by` this much, or set its whole length `to` this."""
     session = await get_session(backend, name)
     if by:
-        # Where the template may not be read, its maximum is unknown here; the operator and the gateway know it.
+        # Where the template may not be read, its maximum is unknown here; the operator and the
+        # gateway know it.
         found = await backend.template(session.spec.template)
         to = lengthen(session, msgspec.convert(found, VDITemplate) if found else None, by)
     return await backend.act(session, Extend(to))

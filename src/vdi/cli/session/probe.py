@@ -1,14 +1,15 @@
-"""The latency probe: `vdi session probe`, and the program of the chart's CronJob (`python -m vdi.cli.session.probe`).
+"""The latency probe: `vdi session probe`, and the program of the chart's CronJob (`python -m
+vdi.cli.session.probe`).
 
 The CronJob starts a desktop, measures it as the command does, and deletes it whatever happens:
 
     token of the ServiceAccount -> gateway's internal port -> API token of the user vdi-probe@vdi.invalid
     API token -> portal -> session `vdi-probe` -> Running -> measured -> deleted
 
-It connects to Traefik's Service under the hosts' own names, so that it needs neither public DNS nor a way back into the
-cluster. It does not verify Traefik's certificate, which the doctor checks: the token that it sends can start a desktop
-of the probe's template only, and ends after minutes. If the Job is killed, the template's `maxTimeout` ends the
-desktop.
+It connects to Traefik's Service under the hosts' own names, so that it needs neither public DNS nor
+a way back into the cluster. It does not verify Traefik's certificate, which the doctor checks: the
+token that it sends can start a desktop of the probe's template only, and ends after minutes. If the
+Job is killed, the template's `maxTimeout` ends the desktop.
 """
 
 import asyncio
@@ -51,18 +52,22 @@ _REQUEST_SECONDS = 20.0
 
 
 def probe_session(target: Target, name: str, keys: int) -> ProbeReport:
-    """Press `keys` keys in the desktop and measure their effect, for the command. Raises CliError."""
+    """Press `keys` keys in the desktop and measure their effect, for the command. Raises
+    CliError.
+    """
     if not isinstance(target, GatewayTarget):
         raise CliError(
-            f"a probe connects through a gateway, as users do, but this command would use a cluster: {target.why}. "
-            f"Log in to the portal: {PROGRAM} login https://portal.DOMAIN",
+            "a probe connects through a gateway, as users do, but this command would use a"
+            f" cluster: {target.why}. Log in to the portal: {PROGRAM} login https://portal.DOMAIN",
             COULD_NOT_LOOK,
         )
-    missing = [module for module in ("av", "websockets") if importlib.util.find_spec(module) is None]
+    missing = [
+        module for module in ("av", "websockets") if importlib.util.find_spec(module) is None
+    ]
     if missing:
         raise CliError(
-            f"a probe needs {' and '.join(missing)}, which {'is' if len(missing) == 1 else 'are'} not installed: "
-            "pip install 'vdi-kubernetes[probe]'",
+            f"a probe needs {' and '.join(missing)}, which {'is' if len(missing) == 1 else 'are'}"
+            " not installed: pip install 'vdi-kubernetes[probe]'",
             COULD_NOT_LOOK,
         )
     return target.run(lambda backend: measure_session(backend.client, name, keys))
@@ -73,9 +78,13 @@ async def measure_session(client: GatewayClient, name: str, keys: int) -> ProbeR
     # The gateway gets the hash only: its ticket lets in nobody who does not have the state itself.
     state = secrets.token_urlsafe(32)
     address = f"/sessions/{quote(name)}/probe"
-    begun = await client.send("POST", address, body={"state": hashlib.sha256(state.encode()).hexdigest()})
+    begun = await client.send(
+        "POST", address, body={"state": hashlib.sha256(state.encode()).hexdigest()}
+    )
     url = str(begun["url"]).rstrip("/")
-    access = DesktopAccess(url, begun["ticket"], state, msgspec.convert(begun["mark"], Mark), client.connect)
+    access = DesktopAccess(
+        url, begun["ticket"], state, msgspec.convert(begun["mark"], Mark), client.connect
+    )
     result = f"{address}/{quote(begun['id'])}"
     try:
         measurements = await probe_desktop(access, keys, client.tls)
@@ -120,8 +129,13 @@ class _Issued(msgspec.Struct):
 
 
 async def run_probe(environ: Mapping[str, str], account: str, view: ProgressView) -> ProbeReport:
-    """Start, measure, delete. Raises CliError when nothing was measured. `account`: token of the ServiceAccount."""
-    server, connect = environ["VDI_SERVER"], environ["VDI_PROBE_CONNECT"]  # URL of the portal; HOST:PORT of Traefik
+    """Start, measure, delete. Raises CliError when nothing was measured. `account`: token of the
+    ServiceAccount.
+    """
+    server, connect = (
+        environ["VDI_SERVER"],
+        environ["VDI_PROBE_CONNECT"],
+    )  # URL of the portal; HOST:PORT of Traefik
     user, token = await _log_in(environ["VDI_GATEWAY_URL"], account)
     async with GatewayClient(server, token=token, connect=connect) as client:
         backend = GatewayBackend(client, user)
@@ -137,8 +151,8 @@ async def run_probe(environ: Mapping[str, str], account: str, view: ProgressView
                 raise CliError(failure_message(start, SESSION, _START_SECONDS))
             return await measure_session(client, SESSION, _KEYS)
         finally:
-            # The Job may be killed before the gateway has answered. The desktop is then created nevertheless, so the
-            # answer is waited for, and the desktop deleted.
+            # The Job may be killed before the gateway has answered. The desktop is then created
+            # nevertheless, so the answer is waited for, and the desktop deleted.
             await backend.remove(as_session(await creation), None)
 
 
@@ -161,14 +175,17 @@ async def _log_in(gateway: str, account: str) -> tuple[str, str]:
 async def _run(account: str) -> ProbeReport:
     task = asyncio.current_task()
     assert task is not None  # noqa: S101 - for the type checker
-    # The kubelet ends a pod with SIGTERM, at the Job's deadline too. The desktop is deleted before the process ends.
+    # The kubelet ends a pod with SIGTERM, at the Job's deadline too. The desktop is deleted before
+    # the process ends.
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
     with ProgressView() as view:
         return await run_probe(os.environ, account, view)
 
 
 def main() -> int:
-    """Run the CronJob's probe. Exit code 0 when the desktop was measured, whatever the figures are."""
+    """Run the CronJob's probe. Exit code 0 when the desktop was measured, whatever the figures
+    are.
+    """
     with guarded_output():
         return _measure()
 

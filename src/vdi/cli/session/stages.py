@@ -1,4 +1,5 @@
-"""The start of a session as stages: a pure state machine, which `--wait` feeds with the session as it changes.
+"""The start of a session as stages: a pure state machine, which `--wait` feeds with the session as
+it changes.
 
 operator -> template -> limits -> capacity -> home -> node -> container -> answers -> running -> url
     each is passed once, in whatever order the cluster reports it; what is reported together takes 0 s
@@ -14,7 +15,14 @@ from vdi.cli.progress import PassedStage
 from vdi.cli.session.view import condition, condition_reason, holds
 from vdi.cluster.explain import StartState, explain
 from vdi.cluster.objects import Pod
-from vdi.session.conditions import ADMITTED, HOME_BOUND, POD_READY, TEMPLATE_FOUND, TEMPORARY_REASONS, Reason
+from vdi.session.conditions import (
+    ADMITTED,
+    HOME_BOUND,
+    POD_READY,
+    TEMPLATE_FOUND,
+    TEMPORARY_REASONS,
+    Reason,
+)
 
 # When one of these is False, only the edit of an object changes it, except for `TEMPORARY_REASONS`.
 _FINAL_CONDITIONS = (TEMPLATE_FOUND, ADMITTED)
@@ -29,7 +37,9 @@ class Outcome(Enum):
 
 
 def _reached(session: VDISession, pod: Pod | None) -> Iterator[tuple[str, str]]:
-    """Key and sentence of each stage that is reached. The pod, where it can be read, is ahead of the status."""
+    """Key and sentence of each stage that is reached. The pod, where it can be read, is ahead of
+    the status.
+    """
     status = session.status
     if pod or status.conditions or status.phase not in ("", Phase.PENDING):
         yield "operator", "the operator is processing it"
@@ -39,11 +49,18 @@ def _reached(session: VDISession, pod: Pod | None) -> Iterator[tuple[str, str]]:
         yield "limits", "within the template's limits"
     if pod or holds(session, ADMITTED):
         is_pooled = condition_reason(session, ADMITTED) == Reason.CLAIMED_FROM_POOL
-        yield "capacity", "a started desktop was taken from the pool" if is_pooled else "capacity on the cluster"
+        yield (
+            "capacity",
+            "a started desktop was taken from the pool" if is_pooled else "capacity on the cluster",
+        )
     # A pod gets a node only when its volumes are bound.
     is_placed = pod is not None and bool(pod.spec.node_name)
     if is_placed or holds(session, HOME_BOUND):
-        has_home = pod.home_claim if pod and is_placed else condition_reason(session, HOME_BOUND) != Reason.NO_HOME
+        has_home = (
+            pod.home_claim
+            if pod and is_placed
+            else condition_reason(session, HOME_BOUND) != Reason.NO_HOME
+        )
         yield "home", "home volume bound" if has_home else "no home volume requested"
     if node := (pod.spec.node_name if pod else "") or status.node_name:
         yield "node", f"pod placed on node {node}"
@@ -56,7 +73,9 @@ def _reached(session: VDISession, pod: Pod | None) -> Iterator[tuple[str, str]]:
 
 
 def _waits_for(session: VDISession, pod: Pod | None) -> str:
-    """The sentence for the user: the pod's own ordinary step, which is newer, else the operator's message."""
+    """The sentence for the user: the pod's own ordinary step, which is newer, else the operator's
+    message.
+    """
     if pod and not pod.ready:
         step = explain(StartState(pod))
         if not step.stuck or not session.status.message:
@@ -65,7 +84,9 @@ def _waits_for(session: VDISession, pod: Pod | None) -> str:
 
 
 class Start:
-    """Follows one session from its creation until it runs or cannot. Times are seconds of any monotonic clock."""
+    """Follows one session from its creation until it runs or cannot. Times are seconds of any
+    monotonic clock.
+    """
 
     def __init__(self, now: float) -> None:
         self.begun = self._last = now
@@ -74,14 +95,19 @@ class Start:
         self.outcome: Outcome | None = None
         self.reason = ""  # what is waited for now, or why the start ended
 
-    def observe(self, session: VDISession | None, now: float, pod: Pod | None = None) -> list[PassedStage]:
-        """Update with the current session (None: gone) and its pod, if it can be read. Returns the new stages."""
+    def observe(
+        self, session: VDISession | None, now: float, pod: Pod | None = None
+    ) -> list[PassedStage]:
+        """Update with the current session (None: gone) and its pod, if it can be read. Returns the
+        new stages.
+        """
         if self.outcome:
             return []
         if session is None or session.metadata.deletion_timestamp:
             self._end(Outcome.GONE, "the session was deleted while it started")
             return []
-        # A pod that is going is of an earlier run, and one of another owner only has this session's name.
+        # A pod that is going is of an earlier run, and one of another owner only has this session's
+        # name.
         if pod and (
             pod.metadata.deletion_timestamp
             or session.metadata.uid not in [owner.uid for owner in pod.metadata.owner_references]
@@ -90,7 +116,11 @@ class Start:
         # A session that was just resumed still has the status of its suspension.
         if session.status.observed_generation < session.metadata.generation:
             session = msgspec.structs.replace(session, status=SessionStatus())
-        new = [self._pass(key, text, now) for key, text in _reached(session, pod) if key not in self._seen]
+        new = [
+            self._pass(key, text, now)
+            for key, text in _reached(session, pod)
+            if key not in self._seen
+        ]
         self.reason = _waits_for(session, pod)
         if session.status.phase == Phase.RUNNING:
             self._end(Outcome.RUNNING, "")
@@ -117,11 +147,18 @@ class Start:
         if session.spec.suspended:
             return "it is suspended; resume it"
         if session.status.phase == Phase.FAILED:
-            return session.status.message or "the session failed, and its status does not contain a reason"
+            return (
+                session.status.message
+                or "the session failed, and its status does not contain a reason"
+            )
         if (queue := session.status.queue) and not queue.position:
             return session.status.message or "no node can ever run it"
         for kind in _FINAL_CONDITIONS:
             found = condition(session, kind)
             if found and found.status == "False" and found.reason not in TEMPORARY_REASONS:
-                return found.message or session.status.message or f"condition {kind} is False: {found.reason}"
+                return (
+                    found.message
+                    or session.status.message
+                    or f"condition {kind} is False: {found.reason}"
+                )
         return None

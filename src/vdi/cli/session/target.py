@@ -11,7 +11,13 @@ import typer
 
 from vdi.cli.errors import COULD_NOT_LOOK, USAGE, CliError
 from vdi.cli.logins import Logins, read_logins
-from vdi.cli.options import CONNECTION_OPTIONS, DEFAULT_NAMESPACE, PROGRAM, KubeConnection, signature_with
+from vdi.cli.options import (
+    CONNECTION_OPTIONS,
+    DEFAULT_NAMESPACE,
+    PROGRAM,
+    KubeConnection,
+    signature_with,
+)
 from vdi.cli.session.backend import Target
 from vdi.cli.session.kube_backend import KubeTarget
 from vdi.kube.http import url_host
@@ -27,17 +33,23 @@ def choose_target(
 ) -> "GatewayTarget | KubeTarget":
     """The target. Raises CliError when options contradict each other, or without a login there.
 
-    A login has lower precedence than an explicit cluster (an option, KUBECONFIG, running in a pod), and higher than
-    the kubeconfig in the home directory.
+    A login has lower precedence than an explicit cluster (an option, KUBECONFIG, running in a pod),
+    and higher than the kubeconfig in the home directory.
     """
     if connection.kubeconfig or connection.context:
         if server:
             raise CliError(
-                f"--server {server} goes to a gateway, --kubeconfig and --context to a cluster: give one of them", USAGE
+                f"--server {server} goes to a gateway, --kubeconfig and --context to a cluster:"
+                " give one of them",
+                USAGE,
             )
-        return KubeTarget(connection, "--kubeconfig or --context (VDI_KUBECONFIG, VDI_CONTEXT) names a cluster")
+        return KubeTarget(
+            connection, "--kubeconfig or --context (VDI_KUBECONFIG, VDI_CONTEXT) names a cluster"
+        )
     if server:
-        return _gateway(read_logins(), server_url(server), connection, "--server or VDI_SERVER names it")
+        return _gateway(
+            read_logins(), server_url(server), connection, "--server or VDI_SERVER names it"
+        )
     if environ.get("KUBECONFIG"):
         return KubeTarget(connection, "KUBECONFIG names a cluster")
     if "KUBERNETES_SERVICE_HOST" in environ:
@@ -45,31 +57,38 @@ def choose_target(
     # Only now: a damaged file of logins must not stop commands that name a cluster.
     logins = read_logins()
     if logins.current:
-        return _gateway(logins, logins.current, connection, f"you are logged in there ({PROGRAM} login)")
+        return _gateway(
+            logins, logins.current, connection, f"you are logged in there ({PROGRAM} login)"
+        )
     return KubeTarget(connection, "you are not logged in to a gateway, so ~/.kube/config is used")
 
 
 def _gateway(logins: Logins, server: str, connection: KubeConnection, why: str) -> "GatewayTarget":
-    from vdi.cli.session.gateway_backend import GatewayTarget  # its HTTP client takes long to import
+    from vdi.cli.session.gateway_backend import (
+        GatewayTarget,
+    )  # its HTTP client takes long to import
 
     login = logins.gateways.get(server)
     if login is None:
         known = ", ".join(logins.gateways) or "none"
         raise CliError(
-            f"you are not logged in to {server} (logged in to: {known}). Log in: {PROGRAM} login {server}",
+            f"you are not logged in to {server} (logged in to: {known}). Log in: {PROGRAM} login"
+            f" {server}",
             COULD_NOT_LOOK,
         )
     if connection.namespace != DEFAULT_NAMESPACE:
         raise CliError(
-            f"a gateway knows its namespaces, so --namespace {connection.namespace} cannot be combined with "
-            f"{server}: remove it (also VDI_NAMESPACE), or select a cluster with --kubeconfig",
+            f"a gateway knows its namespaces, so --namespace {connection.namespace} cannot be"
+            f" combined with {server}: remove it (also VDI_NAMESPACE), or select a cluster with"
+            " --kubeconfig",
             USAGE,
         )
     return GatewayTarget(server, login, why, named=server != logins.current)
 
 
 def server_url(text: str) -> str:
-    """A gateway's address without path and slash: `https://portal.vdi.example.com:8443`. Raises CliError.
+    """A gateway's address without path and slash: `https://portal.vdi.example.com:8443`. Raises
+    CliError.
 
     Plain HTTP only to this machine: a token must not go over a network in the open.
     """
@@ -89,12 +108,16 @@ def server_url(text: str) -> str:
             USAGE,
         )
     default = 443 if parts.scheme == "https" else 80
-    return f"{parts.scheme}://{url_host(parts.hostname)}" + (f":{port}" if port and port != default else "")
+    return f"{parts.scheme}://{url_host(parts.hostname)}" + (
+        f":{port}" if port and port != default else ""
+    )
 
 
 _SERVER = Annotated[
     str | None,
-    typer.Option(envvar="VDI_SERVER", help="Gateway to use; default: the one of `login`, or the cluster."),
+    typer.Option(
+        envvar="VDI_SERVER", help="Gateway to use; default: the one of `login`, or the cluster."
+    ),
 ]
 
 
@@ -103,7 +126,12 @@ def with_backend(command: Callable[Concatenate[Target, P], None]) -> Callable[..
 
     @wraps(command)
     def with_target(
-        *args: Any, namespace: str, kubeconfig: Path | None, context: str | None, server: str | None, **rest: Any
+        *args: Any,
+        namespace: str,
+        kubeconfig: Path | None,
+        context: str | None,
+        server: str | None,
+        **rest: Any,
     ) -> None:
         connection = KubeConnection(namespace, kubeconfig, context)
         command(choose_target(connection, server, os.environ), *args, **rest)

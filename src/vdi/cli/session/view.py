@@ -37,13 +37,17 @@ class SessionDetails:
     template: VDITemplate | None = None  # it does not exist, or may not be read
     objects: Sequence[tuple[str, str, str, str]] = ()  # kind, name, state, time of creation
     events: Sequence[tuple[str, str, str]] = ()  # time, kind of the object, text
-    # Why the desktop is not ready, from its pod, volume and events; empty while it is, or has no pod.
+    # Why the desktop is not ready, from its pod, volume and events; empty while it is, or has no
+    # pod.
     explanation: str = ""
-    # What could not be read, and why: an empty list above would otherwise look like an empty cluster.
+    # What could not be read, and why: an empty list above would otherwise look like an empty
+    # cluster.
     unreadable: Sequence[str] = ()
 
 
-def session_table(sessions: Iterable[VDISession], now: datetime, *, wide: bool, all_namespaces: bool) -> list[str]:
+def session_table(
+    sessions: Iterable[VDISession], now: datetime, *, wide: bool, all_namespaces: bool
+) -> list[str]:
     """The lines of `ls`."""
     header = ["NAME", "USER", "TEMPLATE", "PHASE", "NOTE", "AGE", "URL"]
     if wide:
@@ -56,7 +60,14 @@ def session_table(sessions: Iterable[VDISession], now: datetime, *, wide: bool, 
 def _row(session: VDISession, now: datetime, wide: bool, all_namespaces: bool) -> list[str]:
     meta, spec, status = session.metadata, session.spec, session.status
     note = _notes(session, now) or "-"
-    row = [meta.name, spec.user, spec.template, phase(session), note, age(meta.creation_timestamp, now)]
+    row = [
+        meta.name,
+        spec.user,
+        spec.template,
+        phase(session),
+        note,
+        age(meta.creation_timestamp, now),
+    ]
     row.append(status.url or "-")
     if wide:
         row += [status.node_name or "-", expires_in(session, now), status.message or "-"]
@@ -122,10 +133,19 @@ def details_lines(page: SessionDetails, now: datetime) -> list[str]:
     if page.session.status.conditions:
         lines += condition_lines(page.session.status.conditions, now)
     else:
-        lines += ["", "No conditions yet: the operator has not processed the session. Is it running?"]
+        lines += [
+            "",
+            "No conditions yet: the operator has not processed the session. Is it running?",
+        ]
     if page.objects:
-        rows = [[kind, name, state, age(created, now)] for kind, name, state, created in page.objects]
-        lines += ["", "Objects", *(f"  {line}" for line in columns(["KIND", "NAME", "STATE", "AGE"], rows))]
+        rows = [
+            [kind, name, state, age(created, now)] for kind, name, state, created in page.objects
+        ]
+        lines += [
+            "",
+            "Objects",
+            *(f"  {line}" for line in columns(["KIND", "NAME", "STATE", "AGE"], rows)),
+        ]
     if page.events:
         rows = [[f"{age(when, now)} ago", about, text] for when, about, text in page.events]
         lines += ["", "Events", *(f"  {line}" for line in columns(["WHEN", "ABOUT", "WHAT"], rows))]
@@ -142,20 +162,31 @@ def _facts(session: VDISession, template: VDITemplate | None, now: datetime) -> 
     failure = find_failure(session)
     began, ready = parse_time(status.start_time), parse_time(status.ready_time)
     took = f", ready after {duration((ready - began).total_seconds())}" if began and ready else ""
-    warnings = [state for state in status.conditions if state.type in WARNING_TYPES and state.status == "True"]
+    warnings = [
+        state
+        for state in status.conditions
+        if state.type in WARNING_TYPES and state.status == "True"
+    ]
     next_start = f"; next {status.next_start}" if status.next_start else ""
     expires = f"{status.expires_at} (in {expires_in(session, now)}; timeout {spec.timeout})"
     return fact_lines(
         {
             "Session": f"{meta.namespace}/{meta.name}",
             "User": spec.user,
-            "Template": spec.template + (f" (revision {status.template_revision})" if status.template_revision else ""),
+            "Template": (
+                spec.template
+                + (f" (revision {status.template_revision})" if status.template_revision else "")
+            ),
             "Phase": phase(session),
             "Message": status.message,
-            "Failure": f"{failure.title} since {since(failure.since)}. {failure.advice}" if failure else "",
+            "Failure": (
+                f"{failure.title} since {since(failure.since)}. {failure.advice}" if failure else ""
+            ),
             "Queue": _queue(status.queue, now) if status.queue else "",
             "Warnings": "; ".join(warning.message or warning.reason for warning in warnings),
-            "Failures": _failures(status.failures, now) if status.failures and status.failures.count else "",
+            "Failures": (
+                _failures(status.failures, now) if status.failures and status.failures.count else ""
+            ),
             "URL": status.url,
             "Resources": _resources(spec, template),
             "Home": _home(session),
@@ -170,7 +201,11 @@ def _facts(session: VDISession, template: VDITemplate | None, now: datetime) -> 
             "OpenGL": describe_renderer(status.graphics) if status.graphics else "",
             "Encoder": describe_encoder(status.graphics) if status.graphics else "",
             "Isolation": status.isolation.message or "user namespace" if status.isolation else "",
-            "Recording": f"{film.state} ({film.mode}) {film.message}".strip() if (film := status.recording) else "",
+            "Recording": (
+                f"{film.state} ({film.mode}) {film.message}".strip()
+                if (film := status.recording)
+                else ""
+            ),
             "Node": status.node_name,
             "Pod": status.pod_name,
         }
@@ -180,13 +215,19 @@ def _facts(session: VDISession, template: VDITemplate | None, now: datetime) -> 
 def _queue(queue: QueueStatus, now: datetime) -> str:
     place = place_in_line(queue.position)
     slot = f", capacity expected by {queue.earliest_slot}" if queue.earliest_slot else ""
-    requested = f", node requested {age(queue.node_request_time, now)} ago" if queue.node_request_time else ""
+    requested = (
+        f", node requested {age(queue.node_request_time, now)} ago"
+        if queue.node_request_time
+        else ""
+    )
     return f"{place}{slot}{requested} ({queue.reason})"
 
 
 def _failures(failures: FailureStatus, now: datetime) -> str:
     when = f" ({age(failures.time, now)} ago)" if failures.time else ""
-    return f"lost {failures.count} times in a row, last{when}: {failures.message or failures.reason}"
+    return (
+        f"lost {failures.count} times in a row, last{when}: {failures.message or failures.reason}"
+    )
 
 
 def _resources(spec: SessionSpec, template: VDITemplate | None) -> str:
@@ -201,7 +242,9 @@ def _home(session: VDISession) -> str:
     request = session.spec.persistence
     kept = "deleted with the session" if own_claim(session) else "kept after the session ends"
     # The operator names the home before a run starts; a template may have none.
-    if (request and request.enabled is False) or (session.status.start_time and not session.status.home_claim):
+    if (request and request.enabled is False) or (
+        session.status.start_time and not session.status.home_claim
+    ):
         return "none: files are deleted with the session"
     if request is None:
         return f"template's value, {kept}"

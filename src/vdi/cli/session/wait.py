@@ -1,7 +1,9 @@
-"""`--wait` and `--watch` of the session commands: follow sessions until they run, cannot run, or Ctrl-C.
+"""`--wait` and `--watch` of the session commands: follow sessions until they run, cannot run, or
+Ctrl-C.
 
-The last step of a start is a check that its URL answers from this machine, without credentials. Imported by the
-commands only when one of the two options is given: rich and the HTTP client take long to import.
+The last step of a start is a check that its URL answers from this machine, without credentials.
+Imported by the commands only when one of the two options is given: rich and the HTTP client take
+long to import.
 """
 
 import asyncio
@@ -23,11 +25,20 @@ from vdi.cli.session.kube_backend import watch_pod
 from vdi.cli.session.operations import FIND_OPERATOR, as_session
 from vdi.cli.session.stages import Outcome, Start
 from vdi.cli.session.view import session_table, watch_line
-from vdi.http_client import CONNECT_ERRORS, HTTP_ERRORS, HttpClient, open_client, reason_of, unverified
+from vdi.http_client import (
+    CONNECT_ERRORS,
+    HTTP_ERRORS,
+    HttpClient,
+    open_client,
+    reason_of,
+    unverified,
+)
 from vdi.session.naming import pod_name
 from vdi.session.request import SessionRequest
 
-_ROUTE_SECONDS = 30.0  # in which a Running session's URL has to answer: Traefik's own throttle is 2 s
+_ROUTE_SECONDS = (
+    30.0  # in which a Running session's URL has to answer: Traefik's own throttle is 2 s
+)
 _POLL_SECONDS = 0.2
 _UNREACHABLE_AFTER_SECONDS = 3.0
 _ONE_REQUEST_SECONDS = 5.0
@@ -42,16 +53,24 @@ async def watch_list(backend: Backend, *, user: str | None, wide: bool, everywhe
     async with backend.watch(everywhere=everywhere, user=user) as sessions:
 
         def table() -> Text:
-            now, mine = now_utc(), [each for each in sessions.store.values() if user in (None, each.spec.user)]
-            mine.sort(key=lambda session: (session.metadata.creation_timestamp, session.metadata.name))
-            return Text.from_ansi("\n".join(session_table(mine, now, wide=wide, all_namespaces=everywhere)))
+            now, mine = (
+                now_utc(),
+                [each for each in sessions.store.values() if user in (None, each.spec.user)],
+            )
+            mine.sort(
+                key=lambda session: (session.metadata.creation_timestamp, session.metadata.name)
+            )
+            return Text.from_ansi(
+                "\n".join(session_table(mine, now, wide=wide, all_namespaces=everywhere))
+            )
 
         if console.is_terminal:
             with Live(
                 get_renderable=table,
                 console=console,
                 refresh_per_second=1,
-                # Otherwise rich interprets what others print meanwhile, with the colours and links of hostile text.
+                # Otherwise rich interprets what others print meanwhile, with the colours and links
+                # of hostile text.
                 redirect_stdout=False,
                 redirect_stderr=False,
             ) as live:
@@ -73,11 +92,15 @@ async def start_and_wait(
     seconds: float,
     view: ProgressView,
 ) -> Raw:
-    """Create a session and show its start; returns it running. Raises CliError when it does not start."""
+    """Create a session and show its start; returns it running. Raises CliError when it does not
+    start.
+    """
     begun = time.monotonic()
     session = as_session(await backend.create(request))
     view.say(f"session {session.metadata.name} created {target.where}")
-    return await wait_until_running(backend, session, target, seconds=seconds, view=view, begun=begun)
+    return await wait_until_running(
+        backend, session, target, seconds=seconds, view=view, begun=begun
+    )
 
 
 async def wait_until_running(
@@ -104,7 +127,9 @@ async def wait_until_running(
         if start.outcome is not Outcome.RUNNING or last is None:
             raise CliError(f"{failure_message(start, name, seconds)}\n{what_now}")
         if not await watch_url(last.status.url, start=start, view=view):
-            raise CliError(f"session {name} is Running, but its URL does not lead to it\n{what_now}")
+            raise CliError(
+                f"session {name} is Running, but its URL does not lead to it\n{what_now}"
+            )
     except asyncio.CancelledError:
         view.say(f"No longer waiting; session {name} is unchanged.\n{what_now}")
         raise
@@ -121,7 +146,8 @@ async def watch_start(
     seconds: float,
     view: ProgressView,
 ) -> VDISession | None:
-    """Watch a new session until it runs, fails or is gone, or until `seconds` are over (no `start.outcome` then).
+    """Watch a new session until it runs, fails or is gone, or until `seconds` are over (no
+    `start.outcome` then).
 
     Returns the session as it was last seen.
     """
@@ -146,7 +172,9 @@ async def watch_start(
 
 
 async def watch_url(url: str, *, start: Start, view: ProgressView) -> bool:
-    """Poll the URL until it answers. False when a proxy answers instead of the desktop; an unreachable host is True."""
+    """Poll the URL until it answers. False when a proxy answers instead of the desktop; an
+    unreachable host is True.
+    """
     view.waiting(f"asking {url}")
     answer = await wait_until_ready(url, _ROUTE_SECONDS)
     view.passed(*start.answered(f"{url} {answer.text}", time.monotonic()), well=answer.ready)
@@ -162,14 +190,18 @@ def failure_message(start: Start, name: str, seconds: float) -> str:
         case Outcome.GONE:
             return f"session {name} was deleted: {start.reason}"
         case _:
-            no_operator = f"no operator has processed the session yet; is one running? {FIND_OPERATOR}"
+            no_operator = (
+                f"no operator has processed the session yet; is one running? {FIND_OPERATOR}"
+            )
             reason = start.reason if start.passed else no_operator
             return f"session {name} is not Running after {duration(seconds)}: {reason}"
 
 
 @dataclass(frozen=True, slots=True)
 class UrlStatus:
-    """The result of a check. `reached`: something spoke HTTP; `ready`: the desktop, not the proxy's error page."""
+    """The result of a check. `reached`: something spoke HTTP; `ready`: the desktop, not the proxy's
+    error page.
+    """
 
     reached: bool
     ready: bool
@@ -177,7 +209,8 @@ class UrlStatus:
 
 
 def interpret(status: int, *, by_gateway: bool = False) -> UrlStatus:
-    """The meaning of a status code: a proxy sends 404 without a route, and 502 to 504 without a desktop behind it.
+    """The meaning of a status code: a proxy sends 404 without a route, and 502 to 504 without a
+    desktop behind it.
 
     `by_gateway`: a gateway stands before the desktop, and has answered.
     """
@@ -186,7 +219,9 @@ def interpret(status: int, *, by_gateway: bool = False) -> UrlStatus:
     if status >= 500:
         return UrlStatus(True, False, f"responds with {status}: the proxy cannot reach the desktop")
     asked = "login" if by_gateway else "password"
-    return UrlStatus(True, True, f"answers {status}" if status != 401 else f"responds, and asks for the {asked}")
+    return UrlStatus(
+        True, True, f"answers {status}" if status != 401 else f"responds, and asks for the {asked}"
+    )
 
 
 async def check(client: HttpClient, url: str) -> UrlStatus:
@@ -201,7 +236,8 @@ async def check(client: HttpClient, url: str) -> UrlStatus:
 
 
 async def wait_until_ready(url: str, seconds: float) -> UrlStatus:
-    """Check until the desktop answers; the last status after `seconds`, sooner if the host cannot be reached.
+    """Check until the desktop answers; the last status after `seconds`, sooner if the host cannot
+    be reached.
 
     The certificate is not verified: whether the browser trusts it is another question.
     """
@@ -213,6 +249,10 @@ async def wait_until_ready(url: str, seconds: float) -> UrlStatus:
             status = await check(client, url)
             ever_reached = ever_reached or status.reached
             waited = loop.time() - begun
-            if status.ready or waited > seconds or (not ever_reached and waited > _UNREACHABLE_AFTER_SECONDS):
+            if (
+                status.ready
+                or waited > seconds
+                or (not ever_reached and waited > _UNREACHABLE_AFTER_SECONDS)
+            ):
                 return status
             await asyncio.sleep(_POLL_SECONDS)

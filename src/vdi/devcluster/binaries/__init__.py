@@ -1,8 +1,8 @@
 """Programs of the embedded cluster: found on this machine, downloaded, or built.
 
-The order for each name: a folder the user names (VDI_BINARIES), our cache, the official release, a build from Go
-modules or a package. What the system has installed is not used: nothing was tested with its versions. A source that
-fails says why.
+The order for each name: a folder the user names (VDI_BINARIES), our cache, the official release, a
+build from Go modules or a package. What the system has installed is not used: nothing was tested
+with its versions. A source that fails says why.
 """
 
 import contextlib
@@ -37,9 +37,16 @@ def from_named_folder(name: str, env: Mapping[str, str]) -> tuple[Path | None, s
     if not folder:
         return None, "a named folder: VDI_BINARIES is not set"
     path = Path(folder) / name
-    missing = [plugin for plugin in CNI_PLUGINS if not _executable(path / plugin)] if name == "cni" else []
+    missing = (
+        [plugin for plugin in CNI_PLUGINS if not _executable(path / plugin)]
+        if name == "cni"
+        else []
+    )
     if missing:
-        return None, f"VDI_BINARIES={folder}: the folder {path} lacks the plugins {', '.join(missing)}"
+        return (
+            None,
+            f"VDI_BINARIES={folder}: the folder {path} lacks the plugins {', '.join(missing)}",
+        )
     if name == "cni" or _executable(path) or (path.is_file() and path.suffix == ".yaml"):
         return path.absolute(), ""
     return None, f"VDI_BINARIES={folder}: contains no executable {name}"
@@ -56,10 +63,11 @@ def ensure(
     cache: Path | None = None,
     recipes: Mapping[str, tuple[Recipe, ...]] = RECIPES,
 ) -> dict[str, Path]:
-    """The path of each name, after fetching what is missing: concurrently, but Go builds one at a time.
+    """The path of each name, after fetching what is missing: concurrently, but Go builds one at a
+    time.
 
-    Raises ValueError for a name that is not in `recipes`, BinaryUnavailable when all the sources of one failed; no
-    further step of `progress` runs then.
+    Raises ValueError for a name that is not in `recipes`, BinaryUnavailable when all the sources of
+    one failed; no further step of `progress` runs then.
     """
     requested = list(dict.fromkeys(names))
     unknown = [name for name in requested if name not in recipes]
@@ -73,11 +81,16 @@ def ensure(
 
 
 class BinaryUnavailable(Exception):  # noqa: N818 - named for what happened
-    """Raised when no source could provide a binary: lists each source that was tried, with its reason."""
+    """Raised when no source could provide a binary: lists each source that was tried, with its
+    reason.
+    """
 
     def __init__(self, name: str, reasons: Iterable[str]) -> None:
         self.name, self.reasons = name, list(reasons)
-        super().__init__(f"{name} is not available. Tried:" + "".join(f"\n  - {reason}" for reason in self.reasons))
+        super().__init__(
+            f"{name} is not available. Tried:"
+            + "".join(f"\n  - {reason}" for reason in self.reasons)
+        )
 
 
 class Finder:
@@ -87,7 +100,9 @@ class Finder:
         self._build_cache = build_cache
         self._recipes = recipes
         self._downloader = Downloader(build_cache.progress, build_cache.env)
-        self._shown: set[str] = set()  # for this run: many names share a reason, such as a host that is away
+        self._shown: set[str] = (
+            set()
+        )  # for this run: many names share a reason, such as a host that is away
         self._lock = threading.Lock()
 
     def find(self, name: str) -> Path:
@@ -107,19 +122,28 @@ class Finder:
             try:
                 return self._make(recipe) / recipe.provides[name]
             except (SourceFailed, StepFailed) as error:
-                reasons.append(f"{recipe.title}: {error}" if isinstance(error, SourceFailed) else str(error))
+                reasons.append(
+                    f"{recipe.title}: {error}" if isinstance(error, SourceFailed) else str(error)
+                )
                 self._show(reasons[-1])
         raise BinaryUnavailable(name, reasons)
 
     def _make(self, recipe: Recipe) -> Path:
         key, fetch = entry_key(recipe), self._fetch(recipe)
-        # A Go build keeps all cores busy by itself; a second one beside it would only make both late.
-        alone = self._build_cache.lock("go-build") if isinstance(recipe, GoBuild) else contextlib.nullcontext()
+        # A Go build keeps all cores busy by itself; a second one beside it would only make both
+        # late.
+        alone = (
+            self._build_cache.lock("go-build")
+            if isinstance(recipe, GoBuild)
+            else contextlib.nullcontext()
+        )
         try:
             with alone:
                 return self._build_cache.obtain(key, recipe.title, fetch)
         except OSError as error:  # no right to write, or no room left
-            raise SourceFailed(f"{error} (the cache is {self._build_cache.folder}; VDI_CACHE names another)") from error
+            raise SourceFailed(
+                f"{error} (the cache is {self._build_cache.folder}; VDI_CACHE names another)"
+            ) from error
 
     def _fetch(self, recipe: Recipe) -> Callable[[Step, Path], None]:
         build_cache = self._build_cache
@@ -127,7 +151,9 @@ class Finder:
             case Download():
                 # Before a step is shown: is it there?
                 sha256 = self._downloader.published_checksum(recipe, build_cache.arch)
-                return lambda step, into: self._downloader.fetch(recipe, build_cache.arch, sha256, step, into)
+                return lambda step, into: self._downloader.fetch(
+                    recipe, build_cache.arch, sha256, step, into
+                )
             case GoBuild():
                 return lambda step, into: build(recipe, build_cache, step, into)
             case GoFile():
@@ -151,7 +177,9 @@ class Finder:
 
 
 def entry_key(recipe: Recipe) -> str:
-    """The recipe's name in the cache: another one for an edited Go module, and for another distribution's package."""
+    """The recipe's name in the cache: another one for an edited Go module, and for another
+    distribution's package.
+    """
     match recipe:
         case GoBuild():
             return f"{recipe.key}-{module_digest(recipe.modules / recipe.module)}"

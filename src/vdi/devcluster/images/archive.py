@@ -1,6 +1,8 @@
-"""Image archives as `docker save` writes them: writing one around given files, and looking into one.
+"""Image archives as `docker save` writes them: writing one around given files, and looking into
+one.
 
-Pure files and bytes; nothing here runs a program. The same input gives the same archive to the byte.
+Pure files and bytes; nothing here runs a program. The same input gives the same archive to the
+byte.
 """
 
 import hashlib
@@ -18,7 +20,9 @@ _PT_INTERP = 3
 
 
 class BadProgram(Exception):  # noqa: N818 - named for what was found
-    """Raised when a program cannot run alone in an image: it is no ELF file, or asks for a dynamic loader."""
+    """Raised when a program cannot run alone in an image: it is no ELF file, or asks for a dynamic
+    loader.
+    """
 
 
 @dataclass(frozen=True)
@@ -33,22 +37,37 @@ class ImageConfig:
 
     def document(self, *, arch: str, diff_id: str, comment: str) -> dict[str, Any]:
         """The image's configuration file. `diff_id` is the SHA-256 of its one layer."""
-        config = {"Entrypoint": [*self.entrypoint], "Cmd": [*self.cmd], "Env": [*self.env], "User": self.user}
+        config = {
+            "Entrypoint": [*self.entrypoint],
+            "Cmd": [*self.cmd],
+            "Env": [*self.env],
+            "User": self.user,
+        }
         return {
             "architecture": arch,
             "os": "linux",
             "created": _EPOCH,
-            "config": {"WorkingDir": self.workdir, **{key: value for key, value in config.items() if value}},
+            "config": {
+                "WorkingDir": self.workdir,
+                **{key: value for key, value in config.items() if value},
+            },
             "rootfs": {"type": "layers", "diff_ids": [f"sha256:{diff_id}"]},
             "history": [{"created": _EPOCH, "created_by": comment}],
         }
 
 
 def write_program_layer(programs: Mapping[str, Path], target: Path) -> None:
-    """Write a layer that holds `programs` (absolute path in the image -> file here), and a /tmp. Raises BadProgram."""
-    folders = sorted({str(parent) for path in programs for parent in Path(path).parents if str(parent) != "/"})
+    """Write a layer that holds `programs` (absolute path in the image -> file here), and a /tmp.
+    Raises BadProgram.
+    """
+    folders = sorted(
+        {str(parent) for path in programs for parent in Path(path).parents if str(parent) != "/"}
+    )
     with tarfile.open(target, "w", format=tarfile.GNU_FORMAT) as layer:
-        for folder, mode in [*((folder, 0o755) for folder in folders), ("/tmp", 0o1777)]:  # noqa: S108 - in the image
+        for folder, mode in [
+            *((folder, 0o755) for folder in folders),
+            ("/tmp", 0o1777),  # noqa: S108 - in the image
+        ]:
             entry = tarfile.TarInfo(folder.lstrip("/"))
             entry.type, entry.mode = tarfile.DIRTYPE, mode
             layer.addfile(entry)
@@ -60,7 +79,9 @@ def write_program_layer(programs: Mapping[str, Path], target: Path) -> None:
                 layer.addfile(entry, program)
 
 
-def write_archive(target: Path, *, name: str, layer: Path, config: ImageConfig, arch: str, comment: str) -> None:
+def write_archive(
+    target: Path, *, name: str, layer: Path, config: ImageConfig, arch: str, comment: str
+) -> None:
     """Write the archive of an image `name` (with its tag) of one `layer`, an uncompressed tar."""
     with layer.open("rb") as file:
         diff_id = hashlib.file_digest(file, "sha256").hexdigest()
@@ -89,11 +110,15 @@ def image_id(archive: Path) -> str:
 def find_leaks(archive: Path, private: Sequence[str], paths: Sequence[str]) -> list[str]:
     """Data of the build machine that stayed in the image, one line each.
 
-    `private` are texts that its configuration and history must not hold, `paths` are files (without the first `/`)
-    that no layer may hold.
+    `private` are texts that its configuration and history must not hold, `paths` are files (without
+    the first `/`) that no layer may hold.
     """
     config = _config_bytes(archive).decode()
-    found = [f"its configuration or history contains {text!r}" for text in private if text and text in config]
+    found = [
+        f"its configuration or history contains {text!r}"
+        for text in private
+        if text and text in config
+    ]
     for name in layer_paths(archive):
         found += [f"it contains /{name}" for path in paths if name == path]
     return found
@@ -106,9 +131,11 @@ def layer_paths(archive: Path) -> Iterator[str]:
 
 
 def extract(archive: Path, into: Path, starts: Sequence[str]) -> None:
-    """Unpack the files of an image whose paths (without the first `/`) begin with one of `starts`, layer upon layer.
+    """Unpack the files of an image whose paths (without the first `/`) begin with one of `starts`,
+    layer upon layer.
 
-    What a later layer has removed of an earlier one stays. Raises tarfile.FilterError where a path leads out of `into`.
+    What a later layer has removed of an earlier one stays. Raises tarfile.FilterError where a path
+    leads out of `into`.
     """
     for layer, member in _members(archive):
         if member.name.removeprefix("./").startswith(tuple(starts)):
@@ -116,18 +143,25 @@ def extract(archive: Path, into: Path, starts: Sequence[str]) -> None:
 
 
 def require_static(program: Path) -> None:
-    """Raises BadProgram unless `program` is a 64-bit little-endian ELF file that needs no dynamic loader."""
+    """Raises BadProgram unless `program` is a 64-bit little-endian ELF file that needs no dynamic
+    loader.
+    """
     with program.open("rb") as file:
         header = file.read(64)
         if len(header) < 64 or header[:6] != b"\x7fELF\x02\x01":
-            raise BadProgram(f"{program} is not a 64-bit ELF program, so it cannot be put into an image")
+            raise BadProgram(
+                f"{program} is not a 64-bit ELF program, so it cannot be put into an image"
+            )
         (table,) = struct.unpack_from("<Q", header, 0x20)
         size, count = struct.unpack_from("<HH", header, 0x36)
         file.seek(table)
         entries = file.read(size * count)
-    if any(struct.unpack_from("<I", entries, index * size)[0] == _PT_INTERP for index in range(count)):
+    if any(
+        struct.unpack_from("<I", entries, index * size)[0] == _PT_INTERP for index in range(count)
+    ):
         raise BadProgram(
-            f"{program} needs a dynamic loader, which an image without a system does not have: link it statically"
+            f"{program} needs a dynamic loader, which an image without a system does not have: link"
+            " it statically"
         )
 
 
@@ -145,7 +179,9 @@ def _members(archive: Path) -> Iterator[tuple[tarfile.TarFile, tarfile.TarInfo]]
 def _manifest(archive: tarfile.TarFile) -> dict[str, Any]:
     file = archive.extractfile("manifest.json")
     if file is None:
-        raise ValueError(f"{archive.name!r} is not an image archive: its manifest.json is not a file")
+        raise ValueError(
+            f"{archive.name!r} is not an image archive: its manifest.json is not a file"
+        )
     with file:
         manifest: dict[str, Any] = json.load(file)[0]
     return manifest

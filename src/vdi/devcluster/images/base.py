@@ -1,4 +1,6 @@
-"""The base image, Debian 13 slim: from its registry, else made from Debian's own packages with mmdebstrap."""
+"""The base image, Debian 13 slim: from its registry, else made from Debian's own packages with
+mmdebstrap.
+"""
 
 import shutil
 import urllib.error
@@ -25,7 +27,8 @@ _UNWANTED = ("man", "locale", "info", "groff", "lintian", "linda", "doc")
 
 
 def make_base(build_cache: BuildCache, step: Step, into: Path, digest: str) -> None:
-    """Write `image.tar`, and `origin`: `registry`, or `mmdebstrap` with the reason. Raises StepFailed, NoBuilder.
+    """Write `image.tar`, and `origin`: `registry`, or `mmdebstrap` with the reason. Raises
+    StepFailed, NoBuilder.
 
     `digest` is what the registry must have.
     """
@@ -49,12 +52,18 @@ def from_registry(entry: Path) -> bool:
 
 
 def registry_problem(address: str = _REGISTRY, seconds: float = _REGISTRY_SECONDS) -> str | None:
-    """The reason why the registry cannot be used; None when it responds (401 means: not logged in)."""
+    """The reason why the registry cannot be used; None when it responds (401 means: not logged
+    in).
+    """
     try:
         with urllib.request.urlopen(address, timeout=seconds):  # noqa: S310 - https, a constant
             return None
     except urllib.error.HTTPError as error:
-        return None if error.code == 401 else f"its registry responded with {error.code} {error.reason}"
+        return (
+            None
+            if error.code == 401
+            else f"its registry responded with {error.code} {error.reason}"
+        )
     except OSError as error:
         return f"its registry cannot be reached ({getattr(error, 'reason', error)})"
 
@@ -62,7 +71,9 @@ def registry_problem(address: str = _REGISTRY, seconds: float = _REGISTRY_SECOND
 def _pull(build_cache: BuildCache, step: Step, target: Path, digest: str) -> None:
     pinned = f"{BASE.rpartition(':')[0]}@{digest}"
     with clean_storage(build_cache.folder / "unfinished" / "base-storage") as storage:
-        builder = require_builder(step, storage, build_cache.env, docker=True, arch=build_cache.arch)
+        builder = require_builder(
+            step, storage, build_cache.env, docker=True, arch=build_cache.arch
+        )
         step.run(builder.pull(pinned), env=build_cache.env)
         step.run(builder.tag(pinned, BASE), env=build_cache.env)
         step.run(builder.save(BASE, target), env=build_cache.env)
@@ -73,26 +84,36 @@ def _bootstrap(build_cache: BuildCache, step: Step, target: Path) -> None:
         packages.install(step, ["mmdebstrap", "debian-archive-keyring"])
     sources = host_settings.debian_sources(host_settings.apt_targets(), SUITE)
     layer, settings = target.with_name("layer.tar"), target.with_name("apt.conf")
-    settings.write_text("".join(f"{line}\n" for line in host_settings.apt_settings(host_settings.apt_dump())))
+    settings.write_text(
+        "".join(f"{line}\n" for line in host_settings.apt_settings(host_settings.apt_dump()))
+    )
     try:
         step.run(
-            [*packages.root_rights(), *bootstrap_command(layer, sources, settings, build_cache.arch)],
+            [
+                *packages.root_rights(),
+                *bootstrap_command(layer, sources, settings, build_cache.arch),
+            ],
             env=build_cache.env,
         )
         step.update("writing the archive")
         comment = "mmdebstrap --variant=minbase, trimmed like the slim image"
         config = ImageConfig(cmd=("bash",))
-        write_archive(target, name=BASE, layer=layer, config=config, arch=build_cache.arch, comment=comment)
+        write_archive(
+            target, name=BASE, layer=layer, config=config, arch=build_cache.arch, comment=comment
+        )
     finally:
         layer.unlink(missing_ok=True)
         settings.unlink()
 
 
 def bootstrap_command(layer: Path, sources: Sequence[str], settings: Path, arch: str) -> list[str]:
-    """mmdebstrap's command line. Without `sources` it takes Debian's default server. Nothing of the machine stays."""
+    """mmdebstrap's command line. Without `sources` it takes Debian's default server. Nothing of the
+    machine stays.
+    """
     excluded = [f"--dpkgopt=path-exclude=/usr/share/{folder}/*" for folder in _UNWANTED]
     machine_files = " ".join(
-        f'"$1"/etc/{name}' for name in ("hostname", "resolv.conf", "apt/sources.list*", "apt/apt.conf.d/99mmdebstrap")
+        f'"$1"/etc/{name}'
+        for name in ("hostname", "resolv.conf", "apt/sources.list*", "apt/apt.conf.d/99mmdebstrap")
     )
     return [
         "mmdebstrap", "--variant=minbase", "--mode=root", "--format=tar", f"--architectures={arch}",

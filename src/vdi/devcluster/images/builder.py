@@ -25,7 +25,9 @@ class NoBuilder(Exception):  # noqa: N818 - named for what is missing
 
 @dataclass(frozen=True)
 class Storage:
-    """Folders of Podman and Buildah. `run` must be short: Podman refuses more than 50 characters."""
+    """Folders of Podman and Buildah. `run` must be short: Podman refuses more than 50
+    characters.
+    """
 
     root: Path
     run: Path
@@ -33,10 +35,11 @@ class Storage:
 
 @dataclass(frozen=True)
 class Builder:
-    """The command lines of docker, podman or buildah. `archive` is an image archive, `tag` an image's whole name.
+    """The command lines of docker, podman or buildah. `archive` is an image archive, `tag` an
+    image's whole name.
 
-    Docker's engine has its own storage and network settings, so it takes no mounts. The others get a storage that goes
-    with the build; a base must be loaded into it first.
+    Docker's engine has its own storage and network settings, so it takes no mounts. The others get
+    a storage that goes with the build; a base must be loaded into it first.
     """
 
     name: str
@@ -49,7 +52,11 @@ class Builder:
     @property
     def _command(self) -> Argv:
         words = [*self.sudo, self.name]
-        return [*words, "--root", str(self.storage.root), "--runroot", str(self.storage.run)] if self.storage else words
+        return (
+            [*words, "--root", str(self.storage.root), "--runroot", str(self.storage.run)]
+            if self.storage
+            else words
+        )
 
     @property
     def _platform_option(self) -> Argv:
@@ -57,7 +64,12 @@ class Builder:
 
     def pull(self, tag: str) -> Argv:
         """Fetch `tag` from its registry."""
-        return [*self._command, "pull", *self._platform_option, f"docker://{tag}" if self.storage else tag]
+        return [
+            *self._command,
+            "pull",
+            *self._platform_option,
+            f"docker://{tag}" if self.storage else tag,
+        ]
 
     def tag(self, image: str, tag: str) -> Argv:
         """Give an image another name."""
@@ -77,15 +89,21 @@ class Builder:
         mounts: Sequence[tuple[Path, str]],
         arguments: Mapping[str, str],
     ) -> Argv:
-        """Build `tag`; `mounts` are (folder here, folder in the build), read-only; `arguments` are of the build."""
+        """Build `tag`; `mounts` are (folder here, folder in the build), read-only; `arguments` are
+        of the build.
+        """
         if self.storage is None:
             # Named only: their values come from the environment.
             options = [word for name in PROXY_VARIABLES for word in ("--build-arg", name)]
         else:
             # In a chroot: that needs no container runtime and works in a virtual machine.
             options = ["--isolation", "chroot", "--pull=false"]
-            options += [word for source, target in mounts for word in ("--volume", f"{source}:{target}:ro")]
-        options += [word for name, value in arguments.items() for word in ("--build-arg", f"{name}={value}")]
+            options += [
+                word for source, target in mounts for word in ("--volume", f"{source}:{target}:ro")
+            ]
+        options += [
+            word for name, value in arguments.items() for word in ("--build-arg", f"{name}={value}")
+        ]
         options += [*self._platform_option, "--tag", tag, "--file", str(containerfile)]
         return [*self._command, "build", *options, str(context)]
 
@@ -104,12 +122,16 @@ class Builder:
 def find_builder(
     storage: Storage, env: Mapping[str, str], *, docker: bool, arch: str | None = None
 ) -> tuple[Builder | None, list[str]]:
-    """The first program that can build here, and why the ones before it cannot. Rootless Podman needs no sudo."""
+    """The first program that can build here, and why the ones before it cannot. Rootless Podman
+    needs no sudo.
+    """
     path = env.get("PATH", "")
     platform = _foreign_platform(arch)
     reasons: list[str] = []
     if not docker:
-        reasons.append("docker: not used, because it would keep a base image that came from no registry")
+        reasons.append(
+            "docker: not used, because it would keep a base image that came from no registry"
+        )
     elif shutil.which("docker", path=path) is None:
         reasons.append("docker: not in PATH")
     elif (problem := docker_problem()) is not None:
@@ -127,7 +149,8 @@ def find_builder(
 def require_builder(
     step: Step, storage: Storage, env: Mapping[str, str], *, docker: bool, arch: str | None = None
 ) -> Builder:
-    """The first program that can build here; Debian's Buildah is installed if needed. Raises NoBuilder.
+    """The first program that can build here; Debian's Buildah is installed if needed. Raises
+    NoBuilder.
 
     `arch`: what to build for; None: this machine's architecture.
     """
@@ -162,7 +185,9 @@ def docker_problem() -> str | None:
 
 @contextlib.contextmanager
 def clean_storage(root: Path) -> Iterator[Storage]:
-    """A storage for the body, gone afterwards with everything still mounted in it, also after Ctrl-C."""
+    """A storage for the body, gone afterwards with everything still mounted in it, also after
+    Ctrl-C.
+    """
     remove_storage(root)
     root.mkdir(parents=True)
     storage = Storage(root, Path(tempfile.mkdtemp(prefix="vdi-")))
@@ -174,12 +199,20 @@ def clean_storage(root: Path) -> Iterator[Storage]:
 
 
 def remove_storage(storage: Path) -> None:
-    """Unmount and delete a folder that a build has left. What a build made as root only root can delete."""
+    """Unmount and delete a folder that a build has left. What a build made as root only root can
+    delete.
+    """
     for mount in mounts_below(storage, Path("/proc/self/mounts").read_text()):
-        subprocess.run([*packages.root_rights(), "umount", "--lazy", mount], stdin=subprocess.DEVNULL, check=False)
+        subprocess.run(
+            [*packages.root_rights(), "umount", "--lazy", mount],
+            stdin=subprocess.DEVNULL,
+            check=False,
+        )
     shutil.rmtree(storage, ignore_errors=True)
     if storage.exists():
-        subprocess.run([*packages.root_rights(), "rm", "-rf", "--one-file-system", str(storage)], check=False)
+        subprocess.run(
+            [*packages.root_rights(), "rm", "-rf", "--one-file-system", str(storage)], check=False
+        )
 
 
 def mounts_below(folder: Path, mounts: str) -> list[str]:

@@ -1,6 +1,7 @@
 """Checks of the control plane: CRDs, the operator, its Lease, and what Helm has installed.
 
-`vdi.session.explain` and the operator's own settings parser decide here too, so doctor and operator agree.
+`vdi.session.explain` and the operator's own settings parser decide here too, so doctor and operator
+agree.
 """
 
 import re
@@ -56,7 +57,9 @@ def crds(snapshot: Snapshot) -> Iterator[Finding]:
                 f"The cluster's {kind} is older than this version of vdi."
                 f" It drops {', '.join(lacking[:5])}{more} silently.",
                 evidence=[f"spec.versions[].schema has no {lacking[0]}"],
-                remedy=Remedy.run("kubectl apply --server-side --force-conflicts -f charts/vdi/files/crds"),
+                remedy=Remedy.run(
+                    "kubectl apply --server-side --force-conflicts -f charts/vdi/files/crds"
+                ),
             )
 
 
@@ -96,17 +99,21 @@ def operator_missing(snapshot: Snapshot) -> Iterator[Finding]:
             yield make_finding(
                 "session_unwatched",
                 f"namespace/{namespace}",
-                f"No operator watches the namespace {namespace}: its {sessions[namespace]} sessions are not "
-                f"processed. Watched: {', '.join(watched)}.",
+                f"No operator watches the namespace {namespace}: its {sessions[namespace]} sessions"
+                f" are not processed. Watched: {', '.join(watched)}.",
                 evidence=[_describe(operator) for operator in operators],
                 remedy=Remedy(
-                    f"Delete these sessions and create them in {watched[0]}, or install a second release for"
-                    f" {namespace}.",
+                    f"Delete these sessions and create them in {watched[0]}, or install a second"
+                    f" release for {namespace}.",
                     (
                         f"kubectl --namespace {namespace} get vdisessions",
-                        f"vdi install --release vdi-{namespace} --namespace vdi-{namespace} --set"
-                        f" sessions.namespace={namespace},sessions.createNamespace=false,crds.install=false"
-                        f" --set templates.small=null,domain={namespace}.{operators[0].settings.domain}",
+                        (
+                            f"vdi install --release vdi-{namespace} --namespace vdi-{namespace}"
+                            " --set"
+                            f" sessions.namespace={namespace},sessions.createNamespace=false,crds.install=false"
+                            " --set"
+                            f" templates.small=null,domain={namespace}.{operators[0].settings.domain}"
+                        ),
                     ),
                 ),
             )
@@ -115,7 +122,10 @@ def operator_missing(snapshot: Snapshot) -> Iterator[Finding]:
                 "operator_missing",
                 f"namespace/{namespace}",
                 "There is no operator on this cluster: sessions do not start.",
-                evidence=["no Deployment has a container 'operator' with VDI_NAMESPACE", f"no fresh Lease {LEASE}"],
+                evidence=[
+                    "no Deployment has a container 'operator' with VDI_NAMESPACE",
+                    f"no fresh Lease {LEASE}",
+                ],
                 remedy=_INSTALL,
             )
 
@@ -135,14 +145,18 @@ def operator_down(snapshot: Snapshot) -> Iterator[Finding]:
                 f"The operator cannot start with its settings: {operator.problem}.",
                 evidence=[operator.problem],
                 remedy=Remedy(
-                    "Correct the chart's value behind the variable that the message names, and upgrade the release.",
+                    "Correct the chart's value behind the variable that the message names, and"
+                    " upgrade the release.",
                     (operator.upgrade,),
                 ),
             )
         new = operator.desired and snapshot.age(operator.created) <= _YOUNG_SECONDS
         if not (operator.ready or new) or operator.desired == 0:
             words, evidence = operator.explain_down(snapshot)
-            show = (f"{operator.kubectl} logs deployment/{operator.name}", f"{operator.kubectl} describe pods")
+            show = (
+                f"{operator.kubectl} logs deployment/{operator.name}",
+                f"{operator.kubectl} describe pods",
+            )
             yield make_finding(
                 "operator_down",
                 operator.object,
@@ -162,7 +176,8 @@ def operator_troubled(snapshot: Snapshot) -> Iterator[Finding]:
                 yield make_finding(
                     "operator_troubled",
                     f"{operator.object}/{what.replace(' ', '-')}",
-                    f"The operator's pod {pod.metadata.name} reports a trouble with its {what}: {why.rstrip('.')}.",
+                    f"The operator's pod {pod.metadata.name} reports a trouble with its {what}:"
+                    f" {why.rstrip('.')}.",
                     evidence=[f"pod/{pod.metadata.name} log: {what}: {why}"],
                     remedy=Remedy.run(f"{operator.kubectl} logs {pod.metadata.name}"),
                     related_objects=operator.depends_on(snapshot),
@@ -178,10 +193,13 @@ def leaderless(snapshot: Snapshot) -> Iterator[Finding]:
         # Pods that are not ready are `operator_down`, which explains the Lease.
         if not operator.ready or snapshot.age(operator.created) < _YOUNG_SECONDS:
             continue
-        # After the whole machine was off, the Lease is as old as the power cut until the operator has started again.
+        # After the whole machine was off, the Lease is as old as the power cut until the operator
+        # has started again.
         pods = operator.pods(snapshot)
         ready = [pod.condition("Ready") for pod in pods if pod.ready]
-        if ready and all(one and snapshot.age(one.last_transition_time) < _YOUNG_SECONDS for one in ready):
+        if ready and all(
+            one and snapshot.age(one.last_transition_time) < _YOUNG_SECONDS for one in ready
+        ):
             continue
         namespace = operator.lease_namespace
         where, spec = f"lease/{namespace}/{LEASE}", read_lease(snapshot, namespace)
@@ -190,12 +208,14 @@ def leaderless(snapshot: Snapshot) -> Iterator[Finding]:
             yield make_finding(
                 "operator_without_lease",
                 where,
-                "The operator is ready, but none of its replicas leads, so nothing starts. The Lease is"
-                f" {'not renewed' if spec else 'missing'}.",
+                "The operator is ready, but none of its replicas leads, so nothing starts. The"
+                f" Lease is {'not renewed' if spec else 'missing'}.",
                 evidence=[
-                    f"spec.renewTime: {spec.renew_time}, holder {holder or 'none'}"
-                    if spec
-                    else f"there is no Lease {namespace}/{LEASE}"
+                    (
+                        f"spec.renewTime: {spec.renew_time}, holder {holder or 'none'}"
+                        if spec
+                        else f"there is no Lease {namespace}/{LEASE}"
+                    )
                 ],
                 remedy=Remedy.run(f"{operator.kubectl} rollout restart deployment {operator.name}"),
                 related_objects=operator.depends_on(snapshot),
@@ -203,13 +223,14 @@ def leaderless(snapshot: Snapshot) -> Iterator[Finding]:
             continue
         rivals = [one for one in find_operators(snapshot) if namespace in one.watches]
         names = sorted(pod.metadata.name for one in rivals for pod in one.pods(snapshot))
-        # A deleted pod still holds the Lease for some seconds, so pods are recognised by their Deployment's name.
+        # A deleted pod still holds the Lease for some seconds, so pods are recognised by their
+        # Deployment's name.
         if names and holder and not holder.startswith(tuple(f"{one.name}-" for one in rivals)):
             yield make_finding(
                 "lease_of_a_stranger",
                 where,
-                f"Sessions are handled by {holder!r}, which is not a pod of {operator.object}. A second operator is "
-                "running, possibly of another version.",
+                f"Sessions are handled by {holder!r}, which is not a pod of {operator.object}. A"
+                " second operator is running, possibly of another version.",
                 evidence=[f"spec.holderIdentity: {holder}", f"pods: {', '.join(names)}"],
                 remedy=Remedy(
                     f"Stop the other operator (vdi operator run): {operator.name} then takes over.",
@@ -248,7 +269,9 @@ def operators_collide(snapshot: Snapshot) -> Iterator[Finding]:
 
 @check("deployments", "secrets@release")
 def release_differs(snapshot: Snapshot) -> Iterator[Finding]:
-    """Objects of our Helm releases that are missing, or differ in a field from what Helm installed."""
+    """Objects of our Helm releases that are missing, or differ in a field from what Helm
+    installed.
+    """
     by_object: dict[tuple[str, str], list[Difference]] = {}
     for difference in snapshot.differences:
         by_object.setdefault((difference.release, difference.object), []).append(difference)
@@ -260,19 +283,26 @@ def _difference_finding(snapshot: Snapshot, differences: list[Difference]) -> Fi
     first = differences[0]
     namespace, _, name = first.release.partition("/")
     kind, _, place = first.object.partition("/")
-    ours = [one for one in release_workloads(snapshot) if (one.namespace, one.release) == (namespace, name)]
-    # The objects of a component, such as its rights and settings, explain the state of its workload.
+    ours = [
+        one
+        for one in release_workloads(snapshot)
+        if (one.namespace, one.release) == (namespace, name)
+    ]
+    # The objects of a component, such as its rights and settings, explain the state of its
+    # workload.
     served = [one.object for one in ours if one.component == first.component]
     lines = [f"release {first.release}"]
     if first.field:
         for difference in differences[:_MOST_LINES]:
             by = f" ({difference.manager}, {difference.time})" if difference.manager else ""
-            lines.append(f"{difference.field}: {difference.observed}; expected: {difference.expected}{by}")
+            lines.append(
+                f"{difference.field}: {difference.observed}; expected: {difference.expected}{by}"
+            )
         by = f", changed with {first.manager} at {first.time}" if first.manager else ""
         others = f", and {len(differences) - 1} more" if len(differences) > 1 else ""
         message = (
-            f"The {kind} {place} is not as Helm installed it: {first.field} is {first.observed}, not "
-            f"{first.expected}{by}{others}."
+            f"The {kind} {place} is not as Helm installed it: {first.field} is {first.observed},"
+            f" not {first.expected}{by}{others}."
         )
     else:
         message = f"The {kind} {place}, which Helm installed, does not exist."
@@ -297,11 +327,23 @@ def _removals(kind: str, place: str, differences: list[Difference]) -> Iterator[
     """Commands that remove fields which someone has added: server-side apply leaves them."""
     namespace, _, name = place.rpartition("/")
     for difference in differences:
-        if difference.field and difference.expected == NOT_SET and not re.search(r"[\[/]", difference.field):
+        if (
+            difference.field
+            and difference.expected == NOT_SET
+            and not re.search(r"[\[/]", difference.field)
+        ):
             patch: object = None
             for key in reversed(difference.field.split(".")):
                 patch = {key: patch}
             yield merge_patch(kind, name, patch, namespace)
 
 
-CHECKS = (crds, operator_missing, operator_down, operator_troubled, operators_collide, leaderless, release_differs)
+CHECKS = (
+    crds,
+    operator_missing,
+    operator_down,
+    operator_troubled,
+    operators_collide,
+    leaderless,
+    release_differs,
+)

@@ -26,8 +26,9 @@ _YOUNG_SECONDS = 60.0
 _EXPIRES_SOON_SECONDS = 14 * 86400.0
 # Time in which a gateway with a volume stops and starts again on a busy node, when it is upgraded.
 _RESTART_SECONDS = 60.0
-# The gateway's log names the sessions whose connections end at regular intervals, with the interval. It is longer than
-# the timeout that ends them by the time until the page connects again, which is at most the slack.
+# The gateway's log names the sessions whose connections end at regular intervals, with the
+# interval. It is longer than the timeout that ends them by the time until the page connects again,
+# which is at most the slack.
 _CUT = "websockets of "
 _CUT_SLACK_SECONDS = 5.0
 # A trouble in the gateway's log -> code and message.
@@ -49,9 +50,16 @@ _SERVERS = {
 }
 # A server's refusal of a write -> what to do.
 _REFUSED_WRITES = {
-    "used memory > .maxmemory": "Redis is full. Raise its maxmemory, or remove the keys of other programs from it.",
-    "read[- ]?only": "The server only reads. Name the primary in the url of the Secret, or make this one writable.",
-    "No space left|disk is full|could not extend|MISCONF": "Free the disk of the server, or enlarge it.",
+    "used memory > .maxmemory": (
+        "Redis is full. Raise its maxmemory, or remove the keys of other programs from it."
+    ),
+    "read[- ]?only": (
+        "The server only reads. Name the primary in the url of the Secret, or make this one"
+        " writable."
+    ),
+    "No space left|disk is full|could not extend|MISCONF": (
+        "Free the disk of the server, or enlarge it."
+    ),
 }
 
 
@@ -62,7 +70,11 @@ def traefik_down(snapshot: Snapshot) -> Iterator[Finding]:
     for traefik in traefiks:
         new = snapshot.age(traefik.created) <= _YOUNG_SECONDS
         # One that is scaled to 0 beside another one that is ready is meant to be.
-        if traefik.ready or new or (traefik.desired == 0 and any(other.ready for other in traefiks)):
+        if (
+            traefik.ready
+            or new
+            or (traefik.desired == 0 and any(other.ready for other in traefiks))
+        ):
             continue
         state, remedy = "Traefik is scaled to 0", traefik.scale_up()
         if traefik.desired or traefik.kind != "deployment":
@@ -78,17 +90,24 @@ def traefik_down(snapshot: Snapshot) -> Iterator[Finding]:
             related_objects=snapshot.nodes_of(traefik.raw),
         )
     for namespace in sorted({session.metadata.namespace for session in snapshot.sessions}):
-        if traefiks and all(traefik.namespaces and namespace not in traefik.namespaces for traefik in traefiks):
-            edits = (f"{traefik.kubectl} edit {traefik.kind} {traefik.name}" for traefik in traefiks)
+        if traefiks and all(
+            traefik.namespaces and namespace not in traefik.namespaces for traefik in traefiks
+        ):
+            edits = (
+                f"{traefik.kubectl} edit {traefik.kind} {traefik.name}" for traefik in traefiks
+            )
             yield make_finding(
                 "traefik_not_watching",
                 f"namespace/{namespace}",
-                f"Traefik does not watch the namespace {namespace}, so its routes respond with 404.",
+                f"Traefik does not watch the namespace {namespace}, so its routes respond with"
+                " 404.",
                 evidence=[
-                    f"{traefik.object}: namespaces {', '.join(sorted(traefik.namespaces))}" for traefik in traefiks
+                    f"{traefik.object}: namespaces {', '.join(sorted(traefik.namespaces))}"
+                    for traefik in traefiks
                 ],
                 remedy=Remedy(
-                    f"Add {namespace} to --providers.kubernetescrd.namespaces of Traefik, or remove that argument.",
+                    f"Add {namespace} to --providers.kubernetescrd.namespaces of Traefik, or remove"
+                    " that argument.",
                     tuple(edits),
                 ),
             )
@@ -101,10 +120,12 @@ def traefik_kinds_missing(snapshot: Snapshot) -> Iterator[Finding]:
         yield make_finding(
             "traefik_crds_missing",
             "customresourcedefinition/ingressroutes.traefik.io",
-            "The cluster does not know IngressRoute: Traefik 3's CRDs are missing. Desktops have no address.",
+            "The cluster does not know IngressRoute: Traefik 3's CRDs are missing. Desktops have no"
+            " address.",
             evidence=["LIST ingressroutes.traefik.io: the server has no such resource"],
             remedy=Remedy(
-                "Install Traefik 3 with its CRDs (docs/install.md). K3s: start it without --disable=traefik."
+                "Install Traefik 3 with its CRDs (docs/install.md). K3s: start it without"
+                " --disable=traefik."
             ),
         )
 
@@ -112,30 +133,41 @@ def traefik_kinds_missing(snapshot: Snapshot) -> Iterator[Finding]:
 @check("vdisessions", "ingressroutes", "secrets")
 def certificates_bad(snapshot: Snapshot) -> Iterator[Finding]:
     """Certificates of routes that are missing, expired, about to expire, or for other names."""
-    there = {(certificate.namespace, certificate.secret): certificate for certificate in snapshot.certificates}
+    there = {
+        (certificate.namespace, certificate.secret): certificate
+        for certificate in snapshot.certificates
+    }
     for key, hosts in hosts_by_certificate(snapshot).items():
         if key in there:
             yield from _certificate_findings(snapshot, there[key], hosts)
 
 
-def _certificate_findings(snapshot: Snapshot, certificate: Certificate, hosts: list[str]) -> Iterator[Finding]:
+def _certificate_findings(
+    snapshot: Snapshot, certificate: Certificate, hosts: list[str]
+) -> Iterator[Finding]:
     namespace, secret = certificate.namespace, certificate.secret
     where = f"secret/{namespace}/{secret}"
     shown = f"{hosts[0]} and {len(hosts) - 1} more" if len(hosts) > 1 else hosts[0]
     renew = Remedy(
         "Put a certificate that browsers trust into fullchain.pem, and its key into key.pem. Then:",
         (
-            f"kubectl --namespace {namespace} create secret tls {secret} --cert fullchain.pem --key key.pem"
-            " --dry-run=client -o yaml | kubectl apply -f -",
+            (
+                f"kubectl --namespace {namespace} create secret tls {secret} --cert fullchain.pem"
+                " --key key.pem --dry-run=client -o yaml | kubectl apply -f -"
+            ),
         ),
     )
     if certificate.problem:
-        problem = "which does not exist" if certificate.problem == "missing" else f"but {certificate.problem}"
+        problem = (
+            "which does not exist"
+            if certificate.problem == "missing"
+            else f"but {certificate.problem}"
+        )
         yield make_finding(
             "certificate_missing",
             where,
-            f"Routes name the certificate {namespace}/{secret}, {problem}. Traefik shows its own, which browsers "
-            "refuse.",
+            f"Routes name the certificate {namespace}/{secret}, {problem}. Traefik shows its own,"
+            " which browsers refuse.",
             evidence=[f"it is for {shown}"],
             remedy=renew,
         )
@@ -147,7 +179,8 @@ def _certificate_findings(snapshot: Snapshot, certificate: Certificate, hosts: l
         yield make_finding(
             "certificate_expires_soon" if state == "ends" else "certificate_expired",
             where,
-            f"The certificate of {shown} {state} ({certificate.begins} to {certificate.ends}){then}",
+            f"The certificate of {shown} {state} ({certificate.begins} to"
+            f" {certificate.ends}){then}",
             evidence=[f"notBefore {certificate.begins}, notAfter {certificate.ends}"],
             remedy=renew,
         )
@@ -169,7 +202,9 @@ def _certificate_findings(snapshot: Snapshot, certificate: Certificate, hosts: l
 def gateway_down(snapshot: Snapshot) -> Iterator[Finding]:
     """Gateways without a ready replica."""
     for gateway in gateways_in_scope(snapshot):
-        if gateway.desired and (gateway.ready or gateway.unavailable_for(snapshot) <= _RESTART_SECONDS):
+        if gateway.desired and (
+            gateway.ready or gateway.unavailable_for(snapshot) <= _RESTART_SECONDS
+        ):
             continue
         words, evidence = gateway.explain_down(snapshot)
         is_older = "at revision" in words
@@ -190,12 +225,16 @@ def _remedy_of_start(gateway: Gateway, words: str) -> Remedy:
         is_gone = f"Secret {secret!r}, which does not exist" in words
         if is_gone or f"{key!r}, which is missing in the Secret {secret!r}" in words:
             show = f"{gateway.kubectl} describe secret {secret}"
-            return Remedy(f"Write the key {key} into the Secret {secret}. The gateway then starts by itself.", (show,))
+            return Remedy(
+                f"Write the key {key} into the Secret {secret}. The gateway then starts by itself.",
+                (show,),
+            )
     return Remedy.run(f"{gateway.kubectl} logs deployment/{gateway.name}")
 
 
-# The gateway checks its dependencies with its own credentials and from its own network, so its log knows more than any
-# request from here. A WebSocket that a proxy cuts after minutes is known only there: no probe holds one that long.
+# The gateway checks its dependencies with its own credentials and from its own network, so its log
+# knows more than any request from here. A WebSocket that a proxy cuts after minutes is known only
+# there: no probe holds one that long.
 @check("deployments", "pods@all", "pods/log")
 def gateway_troubled(snapshot: Snapshot) -> Iterator[Finding]:
     """Dependencies that gateways report as failing in their logs."""
@@ -212,16 +251,23 @@ def gateway_troubled(snapshot: Snapshot) -> Iterator[Finding]:
             code, words = _TROUBLES.get(what, ("gateway_troubled", f"It lacks {what}"))
             yield make_finding(
                 code,
-                f"{gateway.object}/{what.replace(' ', '-')}" if code == "gateway_troubled" else gateway.object,
+                (
+                    f"{gateway.object}/{what.replace(' ', '-')}"
+                    if code == "gateway_troubled"
+                    else gateway.object
+                ),
                 f"{words}: {reason}.",
                 evidence=[evidence],
-                remedy=_remedy_of_server(snapshot, gateway, what) or _remedy_of_trouble(gateway, what, why, pod_name),
+                remedy=_remedy_of_server(snapshot, gateway, what)
+                or _remedy_of_trouble(gateway, what, why, pod_name),
                 related_objects=gateway.depends_on(snapshot),
             )
 
 
 def _remedy_of_server(snapshot: Snapshot, gateway: Gateway, what: str) -> Remedy | None:
-    """Remedy where the chart's own server has no ready pod; None: it has one, or is not the chart's."""
+    """Remedy where the chart's own server has no ready pod; None: it has one, or is not the
+    chart's.
+    """
     _, name = _SERVERS.get(what, ("", ""))
     for server in find_servers(snapshot, name) if name else ():
         if server.namespace != gateway.namespace or server.ready:
@@ -235,14 +281,21 @@ def _remedy_of_server(snapshot: Snapshot, gateway: Gateway, what: str) -> Remedy
 
 def _remedy_of_trouble(gateway: Gateway, what: str, why: str, pod_name: str) -> Remedy:
     if "cannot resolve" in why:
-        sentence = "Check the host name in the gateway's settings. If it is right, repair the cluster's DNS."
+        sentence = (
+            "Check the host name in the gateway's settings. If it is right, repair the cluster's"
+            " DNS."
+        )
         return Remedy(sentence, (f"{gateway.kubectl} logs {pod_name}", DNS_LOG))
     if re.search("too many clients|connection slots", why):
         sentence = "Raise max_connections of the database, or end its other clients."
         return Remedy(sentence, (f"{gateway.kubectl} logs {pod_name}",))
     if re.search("authentication failed|WRONGPASS|NOAUTH|: 401|invalid_client", why):
         variable, _ = _SERVERS.get(what, ("", ""))
-        keys = (f"the key {key} of Secret {secret}" for name, secret, key in gateway.secret_keys() if name == variable)
+        keys = (
+            f"the key {key} of Secret {secret}"
+            for name, secret, key in gateway.secret_keys()
+            if name == variable
+        )
         place = next(keys, "the password in the gateway's Secret")
         # A variable keeps the value that the Secret had at the start.
         sentence = f"Correct {place}. If that is newer than the pod, restart the gateway."
@@ -253,33 +306,50 @@ def _remedy_of_trouble(gateway: Gateway, what: str, why: str, pod_name: str) -> 
     return Remedy.run(f"{gateway.kubectl} logs {pod_name}")
 
 
-def _websocket_cut(snapshot: Snapshot, gateway: Gateway, session: str, reason: str, evidence: str) -> Finding:
+def _websocket_cut(
+    snapshot: Snapshot, gateway: Gateway, session: str, reason: str, evidence: str
+) -> Finding:
     timeouts = [
         (traefik, argument, seconds)
         for traefik in find_traefiks(snapshot)
         for argument, seconds in traefik.timeouts.items()
     ]
     period = re.search(r"every (\d+) s", reason)
-    causes = [one for one in timeouts if period and 0 <= float(period[1]) - one[2] <= _CUT_SLACK_SECONDS]
+    causes = [
+        one for one in timeouts if period and 0 <= float(period[1]) - one[2] <= _CUT_SLACK_SECONDS
+    ]
     if causes:
         traefik, argument, _ = causes[0]
         option, _, value = argument.removeprefix("--").partition("=")
         cause = f"Traefik ends them: {option} is {value}."
         remedy = Remedy(
-            "Remove this argument of Traefik, or set it to 0. On K3s: in the HelmChartConfig (docs/install.md).",
+            "Remove this argument of Traefik, or set it to 0. On K3s: in the HelmChartConfig"
+            " (docs/install.md).",
             (f"{traefik.kubectl} edit {traefik.kind} {traefik.name}",),
         )
     else:
         cause = "A proxy or load balancer between browser and Traefik ends them."
-        remedy = Remedy("Raise the idle timeout of the proxy in front of Traefik (nginx: proxy_read_timeout 3600s).")
+        remedy = Remedy(
+            "Raise the idle timeout of the proxy in front of Traefik (nginx: proxy_read_timeout"
+            " 3600s)."
+        )
     # The log has the session's name alone: it is in one of the namespaces that the gateway serves.
-    known = {known.metadata.namespace for known in snapshot.all_sessions if known.metadata.name == session}
-    namespace = next((namespace for namespace in gateway.watches if namespace in known), gateway.watches[0])
+    known = {
+        known.metadata.namespace
+        for known in snapshot.all_sessions
+        if known.metadata.name == session
+    }
+    namespace = next(
+        (namespace for namespace in gateway.watches if namespace in known), gateway.watches[0]
+    )
     return make_finding(
         "websocket_cut",
         f"vdisession/{namespace}/{session}",
         f"Its connections are interrupted: {reason}. {cause}",
-        evidence=[evidence, *(f"{traefik.object}: {argument}" for traefik, argument, _ in timeouts)],
+        evidence=[
+            evidence,
+            *(f"{traefik.object}: {argument}" for traefik, argument, _ in timeouts),
+        ],
         remedy=remedy,
     )
 

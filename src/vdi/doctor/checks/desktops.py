@@ -1,6 +1,7 @@
 """Checks of a desktop's own log, settings, graphics and image.
 
-`sessions` asks `code_of_log` for the cause of a crash; everything else here is called through `CHECKS`.
+`sessions` asks `code_of_log` for the cause of a crash; everything else here is called through
+`CHECKS`.
 """
 
 import re
@@ -30,18 +31,27 @@ from vdi.snapshot.check import check, merge_patch
 from vdi.snapshot.model import Snapshot
 from vdi.snapshot.objects import Pod, Secret
 
-# Lines of a desktop's log and the code that they prove, the most certain cause first: a desktop that lacks a library
-# or disk space often complains about its display as well.
+# Lines of a desktop's log and the code that they prove, the most certain cause first: a desktop
+# that lacks a library or disk space often complains about its display as well.
 _LOG_RULES = (
     (
         "library_missing",
-        re.compile(r"(\S+\.so[.\d]*): cannot open shared object file|error while loading shared libraries: (\S+?):"),
+        re.compile(
+            r"(\S+\.so[.\d]*): cannot open shared object file|error while loading shared libraries:"
+            r" (\S+?):"
+        ),
     ),
     ("home_full", re.compile(r"No space left on device")),
-    ("home_not_writable", re.compile(r"(?=.*permission denied).*?(/home/[^\s'’\":`]*)", re.IGNORECASE)),
+    (
+        "home_not_writable",
+        re.compile(r"(?=.*permission denied).*?(/home/[^\s'’\":`]*)", re.IGNORECASE),
+    ),
     (
         "selkies_setting_invalid",
-        re.compile(r"Invalid value(?:\(s\))? ['\"]([^'\"]{1,64})['\"] for (?:setting )?['\"]?([a-z][a-z0-9_-]{0,63})"),
+        re.compile(
+            r"Invalid value(?:\(s\))? ['\"]([^'\"]{1,64})['\"] for (?:setting"
+            r" )?['\"]?([a-z][a-z0-9_-]{0,63})"
+        ),
     ),
     (
         "selkies_error",
@@ -62,7 +72,13 @@ _MIN_MILLICPU = 250
 def _read_log(lines: Iterable[str]) -> tuple[str, re.Match[str]] | None:
     lines = list(lines)
     return next(
-        ((code, match) for code, pattern in _LOG_RULES for line in lines if (match := pattern.search(line))), None
+        (
+            (code, match)
+            for code, pattern in _LOG_RULES
+            for line in lines
+            if (match := pattern.search(line))
+        ),
+        None,
     )
 
 
@@ -74,9 +90,12 @@ def code_of_log(text: str) -> str:
 
 @check("vdisessions", "pods")
 def logs_speak(snapshot: Snapshot) -> Iterator[Finding]:
-    """Desktops whose log says why there is no picture, also while they are ready ("Waiting for stream")."""
+    """Desktops whose log says why there is no picture, also while they are ready ("Waiting for
+    stream").
+    """
     for diagnosis in active_sessions(snapshot):
-        # A missing library is the image's fault, and its desktop may still count as ready: the log is the only proof.
+        # A missing library is the image's fault, and its desktop may still count as ready: the log
+        # is the only proof.
         if diagnosis.pod and (found := _read_log(snapshot.log_of(diagnosis.pod))):
             yield _log_finding(diagnosis, diagnosis.pod, *found)
 
@@ -89,25 +108,35 @@ def _log_finding(diagnosis: SessionDiagnosis, pod: Pod, code: str, match: re.Mat
         shown = "waits for a stream that never starts" if pod.ready else "does not start"
         message = f"The image of {template!r} lacks the library {words}: the desktop {shown}."
         remedy = Remedy(
-            f"Add the package with {words.split('/')[-1]} to the image, then set the new image here:",
+            f"Add the package with {words.split('/')[-1]} to the image, then set the new image"
+            " here:",
             (f"kubectl edit vditemplate {template}", diagnosis.restart_command),
         )
     elif code == "home_full":
         home = diagnosis.home
-        where = f"persistentvolumeclaim/{diagnosis.namespace}/{home.metadata.name}" if home else diagnosis.object
-        message = f"The desktop {diagnosis.name} cannot write: no space is left in its home or on the disk of its node."
+        where = (
+            f"persistentvolumeclaim/{diagnosis.namespace}/{home.metadata.name}"
+            if home
+            else diagnosis.object
+        )
+        message = (
+            f"The desktop {diagnosis.name} cannot write: no space is left in its home or on the"
+            " disk of its node."
+        )
         # No command runs in a desktop that crashes. On its node, a local-path home is a folder.
         place, run, path = "Find", f"{diagnosis.kubectl} exec {name} -- ", ""
         if not pod.ready:
             place, run = f"On the node {pod.spec.node_name}, find", ""
             path = f" {shlex.quote(_home_path(diagnosis) or '/var/lib')}"
         remedy = Remedy(
-            f"{place} out whether bytes (-h) or inodes (-i) are used up. Delete files there, then restart the desktop.",
+            f"{place} out whether bytes (-h) or inodes (-i) are used up. Delete files there, then"
+            " restart the desktop.",
             (f"{run}df -h{path}", f"{run}df -i{path}", diagnosis.restart_command),
         )
     elif code == "home_not_writable":
         message = (
-            f"The desktop cannot write to its home ({words}): the volume's folder belongs to root, or has mode 0700."
+            f"The desktop cannot write to its home ({words}): the volume's folder belongs to root,"
+            " or has mode 0700."
         )
         remedy = _give_home(diagnosis, pod)
     elif code == "selkies_setting_invalid":
@@ -116,14 +145,17 @@ def _log_finding(diagnosis: SessionDiagnosis, pod: Pod, code: str, match: re.Mat
         message = f"Selkies does not know the value `{value}` of its setting `{setting}`."
         variable = f"SELKIES_{setting.upper().replace('-', '_')}"
         remedy = Remedy(
-            f"Correct {variable} in spec.env of template `{template}`, or spec.streaming. Then restart the desktop.",
+            f"Correct {variable} in spec.env of template `{template}`, or spec.streaming. Then"
+            " restart the desktop.",
             (f"kubectl edit vditemplate {template}", diagnosis.restart_command),
         )
     else:
         problem = "listen" if words.lower().startswith("address") else "create a picture"
         message = f"Selkies cannot {problem}: {words}."
         remedy = Remedy.run(f"{diagnosis.kubectl} logs {name}")
-    return diagnosis.finding(code, message, object_name=where, evidence=[f"log: {match.string.strip()}"], remedy=remedy)
+    return diagnosis.finding(
+        code, message, object_name=where, evidence=[f"log: {match.string.strip()}"], remedy=remedy
+    )
 
 
 def _give_home(diagnosis: SessionDiagnosis, pod: Pod) -> Remedy:
@@ -146,24 +178,32 @@ def _home_path(diagnosis: SessionDiagnosis) -> str:
 
 
 def _used_templates(snapshot: Snapshot, names: Iterable[str]) -> list[tuple[str, VDITemplate]]:
-    return [(name, snapshot.templates[name]) for name in sorted(set(names)) if name in snapshot.templates]
+    return [
+        (name, snapshot.templates[name])
+        for name in sorted(set(names))
+        if name in snapshot.templates
+    ]
 
 
 def _variable(template: VDITemplate, name: str) -> str:
-    return next((variable.value or "" for variable in template.spec.env if variable.name == name), "")
+    return next(
+        (variable.value or "" for variable in template.spec.env if variable.name == name), ""
+    )
 
 
 @check("vditemplates", "vdisessions")
 def encoders_obsolete(snapshot: Snapshot) -> Iterator[Finding]:
     """Templates in use that name encoders which Selkies 2 does not know."""
-    for name, template in _used_templates(snapshot, (session.spec.template for session in snapshot.sessions)):
+    for name, template in _used_templates(
+        snapshot, (session.spec.template for session in snapshot.sessions)
+    ):
         encoder = _variable(template, "SELKIES_ENCODER")
         if generation(template.spec) == "2" and (old := obsolete_encoders(encoder)):
             yield make_finding(
                 "encoder_obsolete",
                 f"vditemplate/{name}",
-                f"SELKIES_ENCODER names {', '.join(old)}, an encoder of Selkies 1. Selkies 2 ignores it and chooses "
-                "its own.",
+                f"SELKIES_ENCODER names {', '.join(old)}, an encoder of Selkies 1. Selkies 2"
+                " ignores it and chooses its own.",
                 evidence=[f"spec.env SELKIES_ENCODER={encoder}"],
                 remedy=Remedy(
                     "Set SELKIES_ENCODER=h264enc, which uses the GPU's encoder if there is one.",
@@ -177,15 +217,25 @@ def ports_wrong(snapshot: Snapshot) -> Iterator[Finding]:
     """Templates with another port than the one that their desktops listen on."""
     for diagnosis in active_sessions(snapshot):
         template, pod = diagnosis.template, diagnosis.pod
-        if template is None or pod is None or pod.ready or not pod.desktop or not pod.desktop.state.running:
+        if (
+            template is None
+            or pod is None
+            or pod.ready
+            or not pod.desktop
+            or not pod.desktop.state.running
+        ):
             continue
         port, name = template.spec.port, template.metadata.name
         refused = any(
-            event.reason == "Unhealthy" and "connection refused" in event.note and f":{port}/" in event.note
+            event.reason == "Unhealthy"
+            and "connection refused" in event.note
+            and f":{port}/" in event.note
             for event in diagnosis.observed.events
         )
         setting = _variable(template, "SELKIES_PORT")
-        said = [(match[1], line) for line in snapshot.log_of(pod) if (match := _LISTENS.search(line))]
+        said = [
+            (match[1], line) for line in snapshot.log_of(pod) if (match := _LISTENS.search(line))
+        ]
         if setting.isdecimal() and setting != str(port):
             listens, proof = setting, f"vditemplate/{name}: spec.env SELKIES_PORT={setting}"
         elif refused and said and str(port) not in {number for number, _ in said}:
@@ -194,19 +244,26 @@ def ports_wrong(snapshot: Snapshot) -> Iterator[Finding]:
             continue
         yield diagnosis.finding(
             "desktop_port_wrong",
-            f"The desktop listens on port {listens}, but its template `{name}` has port {port}: no probe succeeds.",
+            f"The desktop listens on port {listens}, but its template `{name}` has port {port}: no"
+            " probe succeeds.",
             object_name=f"vditemplate/{name}",
             evidence=[proof, f"vditemplate/{name}: spec.port: {port}"],
             remedy=Remedy(
-                "Set the template's port to the one that the desktop listens on, then restart the session.",
-                (merge_patch("vditemplate", name, {"spec": {"port": int(listens)}}), diagnosis.restart_command),
+                "Set the template's port to the one that the desktop listens on, then restart the"
+                " session.",
+                (
+                    merge_patch("vditemplate", name, {"spec": {"port": int(listens)}}),
+                    diagnosis.restart_command,
+                ),
             ),
         )
 
 
 @check("vdisessions", "pods", "secrets@basicAuthSecret")
 def secrets_newer(snapshot: Snapshot) -> Iterator[Finding]:
-    """Desktops that started with an older version of a Secret: a variable keeps its value for the pod's life."""
+    """Desktops that started with an older version of a Secret: a variable keeps its value for the
+    pod's life.
+    """
     for diagnosis in active_sessions(snapshot):
         pod, status = diagnosis.pod, diagnosis.session.status
         running = pod.desktop.state.running if pod and pod.desktop else None
@@ -216,11 +273,15 @@ def secrets_newer(snapshot: Snapshot) -> Iterator[Finding]:
         newer = [
             f"secret/{diagnosis.namespace}/{secret.metadata.name}: written {secret.changed}"
             for secret in secrets
-            if secret and secret.changed and parse_time(secret.changed) > parse_time(running.started_at)
+            if secret
+            and secret.changed
+            and parse_time(secret.changed) > parse_time(running.started_at)
         ]
-        # The operator reports the same of the password's Secret, which the doctor may not read. It has nothing else to
-        # say about a desktop that runs and whose conditions all hold.
-        is_well = all(one.status == "True" and one.type not in WARNING_TYPES for one in status.conditions)
+        # The operator reports the same of the password's Secret, which the doctor may not read. It
+        # has nothing else to say about a desktop that runs and whose conditions all hold.
+        is_well = all(
+            one.status == "True" and one.type not in WARNING_TYPES for one in status.conditions
+        )
         if status.phase == Phase.RUNNING and status.message and is_well:
             newer.append(f"status.message: {status.message}")
         if newer:
@@ -235,7 +296,9 @@ def secrets_newer(snapshot: Snapshot) -> Iterator[Finding]:
 @check("vditemplates", "vdisessions")
 def shared_memory_small(snapshot: Snapshot) -> Iterator[Finding]:
     """Templates in use whose /dev/shm is too small for a browser."""
-    for name, template in _used_templates(snapshot, (one.template_name for one in active_sessions(snapshot))):
+    for name, template in _used_templates(
+        snapshot, (one.template_name for one in active_sessions(snapshot))
+    ):
         size = template.spec.shm_size
         if amount("memory", size) < _MIN_SHM_BYTES:
             yield make_finding(
@@ -264,31 +327,51 @@ def cpu_limits_low(snapshot: Snapshot) -> Iterator[Finding]:
             f"The desktop may use {desktop.cpu} of a CPU (limit from {source}): it is throttled"
             f"{'' if ready else ' and does not become ready'}.",
             object_name=where,
-            evidence=[f"limit {desktop.cpu} from {where}", f"a desktop needs at least {_MIN_MILLICPU}m"],
-            remedy=Remedy("Raise the limit, then restart the session.", (command, diagnosis.restart_command)),
+            evidence=[
+                f"limit {desktop.cpu} from {where}",
+                f"a desktop needs at least {_MIN_MILLICPU}m",
+            ],
+            remedy=Remedy(
+                "Raise the limit, then restart the session.", (command, diagnosis.restart_command)
+            ),
             severity=None if ready else Severity.ERROR,
         )
 
 
 @check("vditemplates", "vdisessions", "nodes", "pods")
 def memory_limits_high(snapshot: Snapshot) -> Iterator[Finding]:
-    """Desktops with a memory limit of more than twice the memory of the largest node, and the object that sets it."""
+    """Desktops with a memory limit of more than twice the memory of the largest node, and the
+    object that sets it.
+    """
     largest = max(
-        (amount("memory", node.status.allocatable.get("memory", "0")) for node in snapshot.nodes.values()), default=0
+        (
+            amount("memory", node.status.allocatable.get("memory", "0"))
+            for node in snapshot.nodes.values()
+        ),
+        default=0,
     )
     for diagnosis in active_sessions(snapshot):
-        desktop = diagnosis.desktop if diagnosis.pod else None  # without a pod, the queue says what is too large
+        desktop = (
+            diagnosis.desktop if diagnosis.pod else None
+        )  # without a pod, the queue says what is too large
         # Twice: the default of 4Gi is above the memory of a 4 GB machine, where desktops run well.
-        if not largest or not isinstance(desktop, Desktop) or amount("memory", desktop.memory) <= 2 * largest:
+        if (
+            not largest
+            or not isinstance(desktop, Desktop)
+            or amount("memory", desktop.memory) <= 2 * largest
+        ):
             continue
         most = f"{largest >> 20}Mi"
         where, source, command = diagnosis.set_limit("memory", most)
         yield diagnosis.finding(
             "memory_limit_high",
-            f"The desktop may use {desktop.memory} of memory (limit from {source}), and the largest node has {most}.",
+            f"The desktop may use {desktop.memory} of memory (limit from {source}), and the largest"
+            f" node has {most}.",
             object_name=where,
             evidence=[f"limit {desktop.memory} from {where}", f"largest node: {most} allocatable"],
-            remedy=Remedy("Lower the limit, then restart the session.", (command, diagnosis.restart_command)),
+            remedy=Remedy(
+                "Lower the limit, then restart the session.", (command, diagnosis.restart_command)
+            ),
         )
 
 
@@ -300,22 +383,38 @@ def graphics_in_software(snapshot: Snapshot) -> Iterator[Finding]:
         has_gpu = isinstance(diagnosis.desktop, Desktop) and diagnosis.desktop.gpu > 0
         if graphics is None or pod is None or not has_gpu or renders_on_gpu(graphics):
             continue
-        why, sentence = graphics.message or "no reason", "See what the desktop tried, then restart it."
+        why, sentence = (
+            graphics.message or "no reason",
+            "See what the desktop tried, then restart it.",
+        )
         command = f"{diagnosis.kubectl} logs {pod.metadata.name}"
         if graphics.reason == CAPABILITY_MISSING:
-            sentence = "Add `graphics` to NVIDIA_DRIVER_CAPABILITIES in `spec.env`, or remove it there. Then restart."
+            sentence = (
+                "Add `graphics` to NVIDIA_DRIVER_CAPABILITIES in `spec.env`, or remove it there."
+                " Then restart."
+            )
             command = f"kubectl edit vditemplate {diagnosis.template_name}"
         elif graphics.reason == NOT_ON_X11:
-            sentence = "Allow Wayland in the template, which this GPU needs. Then restart the desktop."
-            command = merge_patch("vditemplate", diagnosis.template_name, {"spec": {"streaming": {"display": "Auto"}}})
+            sentence = (
+                "Allow Wayland in the template, which this GPU needs. Then restart the desktop."
+            )
+            command = merge_patch(
+                "vditemplate", diagnosis.template_name, {"spec": {"streaming": {"display": "Auto"}}}
+            )
         elif graphics.reason == NO_GPU_DEVICE:
             why = "its pod has a share of one, but no GPU device"
-            sentence = "Set the RuntimeClass in `spec.placement`, then restart. A simulated GPU has no device."
+            sentence = (
+                "Set the RuntimeClass in `spec.placement`, then restart. A simulated GPU has no"
+                " device."
+            )
             command = f"kubectl edit vditemplate {diagnosis.template_name}"
         yield diagnosis.finding(
             "graphics_in_software",
             f"The desktop {diagnosis.name} requests a GPU but renders on the CPU ({why}).",
-            evidence=[f"status.graphics: {graphics.renderer}, {graphics.reason or 'no reason'}: {graphics.message}"],
+            evidence=[
+                f"status.graphics: {graphics.renderer}, {graphics.reason or 'no reason'}:"
+                f" {graphics.message}"
+            ],
             remedy=Remedy(sentence, (command, diagnosis.restart_command)),
         )
 
@@ -323,18 +422,27 @@ def graphics_in_software(snapshot: Snapshot) -> Iterator[Finding]:
 @check("nodes", "vditemplates")
 def encoders_missing(snapshot: Snapshot) -> Iterator[Finding]:
     """Nodes whose GPUs cannot encode, where templates give desktops a GPU."""
-    templates = sorted(name for name, template in snapshot.templates.items() if template.spec.resources.default_gpu > 0)
+    templates = sorted(
+        name
+        for name, template in snapshot.templates.items()
+        if template.spec.resources.default_gpu > 0
+    )
     for name, node in snapshot.nodes.items() if templates else ():
         product = node.metadata.labels.get(PRODUCT_LABEL, "")
         if lacks_encoder(product):
             yield make_finding(
                 "gpu_encoder_missing",
                 f"node/{name}",
-                f"The GPUs of node {name} ({product}) have no video encoder: desktops there encode on the CPU.",
+                f"The GPUs of node {name} ({product}) have no video encoder: desktops there encode"
+                " on the CPU.",
                 evidence=[f"node/{name}: {PRODUCT_LABEL}={product}"],
                 remedy=Remedy(
-                    "Choose nodes whose GPU has NVENC, in `spec.placement.nodeSelector` of the template.",
-                    (f"kubectl get nodes --label-columns {PRODUCT_LABEL}", f"kubectl edit vditemplate {templates[0]}"),
+                    "Choose nodes whose GPU has NVENC, in `spec.placement.nodeSelector` of the"
+                    " template.",
+                    (
+                        f"kubectl get nodes --label-columns {PRODUCT_LABEL}",
+                        f"kubectl edit vditemplate {templates[0]}",
+                    ),
                 ),
             )
 
@@ -356,19 +464,24 @@ def basic_auth_secrets_bad(snapshot: Snapshot) -> Iterator[Finding]:
         yield make_finding(
             "basic_auth_secret_missing",
             f"secret/{namespace}/{name}",
-            f"{subject} in basicAuthSecret the Secret {namespace}/{name}, which {problem}. The gateway cannot sign in: "
-            "desktops respond with 503.",
+            f"{subject} in basicAuthSecret the Secret {namespace}/{name}, which {problem}. The"
+            " gateway cannot sign in: desktops respond with 503.",
             evidence=[
-                *(f"vditemplate/{one.metadata.name}: spec.basicAuthSecret.name: {name}" for one in templates),
+                *(
+                    f"vditemplate/{one.metadata.name}: spec.basicAuthSecret.name: {name}"
+                    for one in templates
+                ),
                 f"{used} sessions in namespace {namespace} use these templates",
             ],
             remedy=Remedy(
-                "Write the image's user name and password into the files username and password, without a trailing "
-                "newline. Then:",
+                "Write the image's user name and password into the files username and password,"
+                " without a trailing newline. Then:",
                 (
-                    f"kubectl --namespace {namespace} create secret generic {name} --type {kind}"
-                    f" --from-file {USERNAME_KEY} --from-file {PASSWORD_KEY} --dry-run=client -o yaml"
-                    " | kubectl apply -f -",
+                    (
+                        f"kubectl --namespace {namespace} create secret generic {name} --type"
+                        f" {kind} --from-file {USERNAME_KEY} --from-file {PASSWORD_KEY}"
+                        " --dry-run=client -o yaml | kubectl apply -f -"
+                    ),
                 ),
             ),
             severity=None if used else Severity.WARNING,

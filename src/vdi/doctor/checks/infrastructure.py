@@ -1,6 +1,7 @@
 """Checks of nodes, GPUs and volumes, and of pods that keep an autoscaler from removing a node.
 
-What is wrong with shared GPUs is decided in `vdi.gpu.sharing.findings`, which `vdi gpu verify` prints as well.
+What is wrong with shared GPUs is decided in `vdi.gpu.sharing.findings`, which `vdi gpu verify`
+prints as well.
 """
 
 import re
@@ -29,7 +30,15 @@ from vdi.session.lifetime import idle_timeout
 from vdi.session.naming import HOLD, MANAGED_BY, TEMPLATE_ANNOTATION
 from vdi.snapshot.check import check, merge_patch
 from vdi.snapshot.model import Snapshot
-from vdi.snapshot.objects import LOCAL_PATH_CONFIG, ConfigMap, Meta, Node, PersistentVolumeClaim, Pod, StorageClass
+from vdi.snapshot.objects import (
+    LOCAL_PATH_CONFIG,
+    ConfigMap,
+    Meta,
+    Node,
+    PersistentVolumeClaim,
+    Pod,
+    StorageClass,
+)
 
 # Time that a provisioner has for a volume before its silence is reported.
 _PROVISIONER_SECONDS = 60.0
@@ -46,7 +55,10 @@ _CONTROL_PLANE = "node-role.kubernetes.io/control-plane"
 _KARPENTER = "karpenter.sh/nodepool"
 _SAFE = "cluster-autoscaler.kubernetes.io/safe-to-evict"
 # Annotations of a node with which an autoscaler never removes it.
-_KEEPS_NODE = {"cluster-autoscaler.kubernetes.io/scale-down-disabled": "true", "karpenter.sh/do-not-disrupt": "true"}
+_KEEPS_NODE = {
+    "cluster-autoscaler.kubernetes.io/scale-down-disabled": "true",
+    "karpenter.sh/do-not-disrupt": "true",
+}
 # Annotations of a pod with which an autoscaler never evicts it.
 _KEEPS_POD = {_SAFE: "false", "karpenter.sh/do-not-disrupt": "true"}
 _DEFAULT_CLASS = "storageclass.kubernetes.io/is-default-class"
@@ -70,10 +82,13 @@ def nodes_unwell(snapshot: Snapshot) -> Iterator[Finding]:
         service, crictl = node_tools(snapshot, name)
         for condition in node.status.conditions:
             evidence = [
-                f"condition {condition.type}={condition.status} since {condition.last_transition_time}:"
-                f" {condition.message}"
+                f"condition {condition.type}={condition.status} since"
+                f" {condition.last_transition_time}: {condition.message}"
             ]
-            starting = condition.status == "False" and snapshot.age(condition.last_transition_time) <= _NEW_NODE_SECONDS
+            starting = (
+                condition.status == "False"
+                and snapshot.age(condition.last_transition_time) <= _NEW_NODE_SECONDS
+            )
             if condition.type == "Ready" and condition.status != "True" and not starting:
                 why = condition.message or condition.reason or "its kubelet does not respond"
                 yield make_finding(
@@ -89,17 +104,20 @@ def nodes_unwell(snapshot: Snapshot) -> Iterator[Finding]:
             elif condition.type.endswith("Pressure") and condition.status == "True":
                 what = condition.type.removesuffix("Pressure").lower()
                 remedy = Remedy(
-                    "Suspend desktops on it.", (f"kubectl describe node {name}", "vdi session ls --output wide")
+                    "Suspend desktops on it.",
+                    (f"kubectl describe node {name}", "vdi session ls --output wide"),
                 )
                 if what == "disk":
                     remedy = Remedy(
-                        "On the node, find out whether bytes or inodes are used up, and remove unused images.",
+                        "On the node, find out whether bytes or inodes are used up, and remove"
+                        " unused images.",
                         ("df -h /var/lib", "df -i /var/lib", f"{crictl} rmi --prune"),
                     )
                 yield make_finding(
                     "node_under_pressure",
                     f"node/{name}",
-                    f"The node {name} is short of {what}: it accepts no new pods and evicts running ones.",
+                    f"The node {name} is short of {what}: it accepts no new pods and evicts running"
+                    " ones.",
                     evidence=evidence,
                     remedy=remedy,
                 )
@@ -128,10 +146,12 @@ def gpus_missing(snapshot: Snapshot) -> Iterator[Finding]:
         message, remedy, sliced = one.message, one.remedy, _gpus_in_slices(snapshot)
         if one.code == "gpu_nodes_missing" and sliced:
             message = (
-                f"{one.message.rstrip('.')}, only ResourceSlices: {', '.join(sliced)}. Desktops request {RESOURCE}."
+                f"{one.message.rstrip('.')}, only ResourceSlices: {', '.join(sliced)}. Desktops"
+                f" request {RESOURCE}."
             )
             remedy = Remedy(
-                "Run NVIDIA's device plugin on these nodes, in place of its DRA driver.", one.remedy.commands
+                "Run NVIDIA's device plugin on these nodes, in place of its DRA driver.",
+                one.remedy.commands,
             )
         yield make_finding(
             one.code,
@@ -152,7 +172,9 @@ def _gpus_in_slices(snapshot: Snapshot) -> list[str]:
 
 @check("nodes", "pods", "vdisessions")
 def gpu_without_runtime_class(snapshot: Snapshot) -> Iterator[Finding]:
-    """GPU desktops on K3s without runtimeClassName: containerd starts them without driver, with a black picture."""
+    """GPU desktops on K3s without runtimeClassName: containerd starts them without driver, with a
+    black picture.
+    """
     on_k3s = {node.name for node in observe_gpus(snapshot).nodes if node.on_k3s}
     for diagnosis in active_sessions(snapshot):
         pod, template = diagnosis.pod, diagnosis.template_name
@@ -164,9 +186,13 @@ def gpu_without_runtime_class(snapshot: Snapshot) -> Iterator[Finding]:
             yield make_finding(
                 "gpu_runtime_class_unset",
                 f"vditemplate/{template}",
-                f"Desktops of {template!r} have a GPU but no runtimeClassName, so K3s gives them no GPU.",
+                f"Desktops of {template!r} have a GPU but no runtimeClassName, so K3s gives them no"
+                " GPU.",
                 evidence=[
-                    f"pod/{pod.metadata.name}: spec.runtimeClassName is not set, node {pod.spec.node_name} is K3s",
+                    (
+                        f"pod/{pod.metadata.name}: spec.runtimeClassName is not set, node"
+                        f" {pod.spec.node_name} is K3s"
+                    ),
                     "the containerd of K3s gives GPUs only to pods with the RuntimeClass nvidia",
                 ],
                 remedy=Remedy.run(merge_patch("vditemplate", template, patch)),
@@ -180,7 +206,10 @@ def _is_home(claim: PersistentVolumeClaim) -> bool:
 @check("persistentvolumeclaims", "storageclasses", "events", "pods")
 def homes_pending(snapshot: Snapshot) -> Iterator[Finding]:
     """Homes without a volume: no such class, or a provisioner that fails or is silent."""
-    classes = {storage_class.metadata.name: storage_class for storage_class in snapshot.objects.storageclasses}
+    classes = {
+        storage_class.metadata.name: storage_class
+        for storage_class in snapshot.objects.storageclasses
+    }
     for claim in snapshot.objects.persistentvolumeclaims:
         if _is_home(claim) and claim.status.phase == "Pending":
             where = f"persistentvolumeclaim/{claim.metadata.namespace}/{claim.metadata.name}"
@@ -198,15 +227,19 @@ def _class_missing(where: str, claim: PersistentVolumeClaim, there: list[str]) -
     kubectl = f"kubectl --namespace {meta.namespace}"
     if chosen and template:
         remedy = Remedy(
-            f"Create that class, or name `{chosen}` in the template and delete this claim, which is still empty.",
+            f"Create that class, or name `{chosen}` in the template and delete this claim, which is"
+            " still empty.",
             (
-                merge_patch("vditemplate", template, {"spec": {"persistence": {"storageClass": chosen}}}),
+                merge_patch(
+                    "vditemplate", template, {"spec": {"persistence": {"storageClass": chosen}}}
+                ),
                 *(f"{kubectl} {verb} pvc {meta.name}" for verb in ("describe", "delete")),
             ),
         )
     else:
         remedy = Remedy(
-            "Install its provisioner. K3s: start it without --disable=local-storage.", ("kubectl get storageclass",)
+            "Install its provisioner. K3s: start it without --disable=local-storage.",
+            ("kubectl get storageclass",),
         )
     return make_finding(
         "storage_class_missing",
@@ -222,14 +255,20 @@ def _unprovisioned(
     snapshot: Snapshot, claim: PersistentVolumeClaim, storage_class: StorageClass, where: str
 ) -> Iterator[Finding]:
     meta, provisioner = claim.metadata, storage_class.provisioner
-    # A claim that waits for its first consumer gets this annotation when the scheduler has chosen the pod's node.
+    # A claim that waits for its first consumer gets this annotation when the scheduler has chosen
+    # the pod's node.
     chosen = meta.annotations.get("volume.kubernetes.io/selected-node")
     if storage_class.volume_binding_mode == "WaitForFirstConsumer" and not chosen:
         return
     events = snapshot.events_of(meta.uid)
     failed = [event for event in events if event.reason == "ProvisioningFailed"]
-    # local-path makes the folder in a helper pod. Where no Event has the reason, the log of that pod does.
-    helpers = [key for key, log in snapshot.logs.items() if log and meta.uid in key and "/helper-pod-" in key]
+    # local-path makes the folder in a helper pod. Where no Event has the reason, the log of that
+    # pod does.
+    helpers = [
+        key
+        for key, log in snapshot.logs.items()
+        if log and meta.uid in key and "/helper-pod-" in key
+    ]
     describe = f"kubectl --namespace {meta.namespace} describe pvc {meta.name}"
     age = snapshot.age(meta.creation_timestamp)
     if failed or helpers:
@@ -249,9 +288,12 @@ def _unprovisioned(
         yield make_finding(
             "provisioner_silent",
             where,
-            f"The home waits for its volume: {maker.object} has no ready replica of {maker.desired}.",
+            f"The home waits for its volume: {maker.object} has no ready replica of"
+            f" {maker.desired}.",
             evidence=[f"status.phase: Pending, provisioner {provisioner}"],
-            remedy=Remedy.run(f"{maker.kubectl} describe pods") if maker.desired else maker.scale_up(),
+            remedy=(
+                Remedy.run(f"{maker.kubectl} describe pods") if maker.desired else maker.scale_up()
+            ),
             related_objects=[maker.object, *snapshot.nodes_of(maker.raw)],
         )
     elif age > _PROVISIONER_SECONDS:
@@ -259,15 +301,21 @@ def _unprovisioned(
         yield make_finding(
             "provisioner_silent",
             where,
-            f"The home has waited {int(age)} s for the provisioner {provisioner}, which reports nothing.",
-            evidence=["status.phase: Pending, no Event ProvisioningFailed", f"selected node: {chosen or 'any'}"],
+            f"The home has waited {int(age)} s for the provisioner {provisioner}, which reports"
+            " nothing.",
+            evidence=[
+                "status.phase: Pending, no Event ProvisioningFailed",
+                f"selected node: {chosen or 'any'}",
+            ],
             remedy=Remedy.run(*logs, describe),
             related_objects=[f"node/{chosen}"],
         )
 
 
 def _maker_of(snapshot: Snapshot, provisioner: str) -> Workload | None:
-    """The workload that makes volumes for this provisioner, by its name: one that is ready, where there are several."""
+    """The workload that makes volumes for this provisioner, by its name: one that is ready, where
+    there are several.
+    """
     words = {*re.split(r"[./]", provisioner)} - _COMMON_WORDS
     named = [one for one in workloads(snapshot) if any(word in one.name for word in words)]
     return max(named, key=lambda one: one.ready, default=None)
@@ -280,11 +328,15 @@ def defaults_ambiguous(snapshot: Snapshot) -> Iterator[Finding]:
     defaults = [meta for meta in metas if meta.annotations.get(_DEFAULT_CLASS) == "true"]
     names = [meta.name for meta in sorted(defaults, key=lambda meta: meta.creation_timestamp)]
     if len(names) > 1:
-        unset = (f"kubectl annotate storageclass {name} --overwrite {_DEFAULT_CLASS}=false" for name in names[:-1])
+        unset = (
+            f"kubectl annotate storageclass {name} --overwrite {_DEFAULT_CLASS}=false"
+            for name in names[:-1]
+        )
         yield make_finding(
             "storage_class_ambiguous",
             f"storageclass/{names[-1]}",
-            f"{len(names)} StorageClasses are the default. Claims without a class get the newest, {names[-1]}.",
+            f"{len(names)} StorageClasses are the default. Claims without a class get the newest,"
+            f" {names[-1]}.",
             evidence=[f"storageclass/{name}: {_DEFAULT_CLASS}=true" for name in names],
             remedy=Remedy.run("kubectl get storageclass", *unset),
         )
@@ -302,31 +354,43 @@ def local_path_modes(snapshot: Snapshot) -> Iterator[Finding]:
                 "local_path_mode_wrong",
                 f"configmap/{namespace}/{LOCAL_PATH_CONFIG}",
                 f"New local-path volumes have mode {modes[0]}: only root can write to them.",
-                evidence=[f"data.setup: {line.strip()}" for line in script.splitlines() if read_closed_modes(line)],
+                evidence=[
+                    f"data.setup: {line.strip()}"
+                    for line in script.splitlines()
+                    if read_closed_modes(line)
+                ],
                 remedy=Remedy.run(merge_patch("configmap", LOCAL_PATH_CONFIG, patch, namespace)),
             )
 
 
-@check("persistentvolumeclaims", "persistentvolumes", "nodes", "vdisessions", "vditemplates", "pods")
+@check(
+    "persistentvolumeclaims", "persistentvolumes", "nodes", "vdisessions", "vditemplates", "pods"
+)
 def homes_on_lost_nodes(snapshot: Snapshot) -> Iterator[Finding]:
     """Homes on nodes that do not exist or do not respond."""
-    homes = {one.home.metadata.name: (one, one.home) for one in active_sessions(snapshot) if one.home}
+    homes = {
+        one.home.metadata.name: (one, one.home) for one in active_sessions(snapshot) if one.home
+    }
     for name, (diagnosis, home) in sorted(homes.items()):
         pinned = pinned_nodes(snapshot, home)
         if not pinned or any((node := snapshot.nodes.get(one)) and node.ready for one in pinned):
             continue
         if any(one not in snapshot.nodes for one in pinned):
-            state, command = "is no longer in this cluster", f"kubectl get pv {home.spec.volume_name} --output yaml"
+            state, command = (
+                "is no longer in this cluster",
+                f"kubectl get pv {home.spec.volume_name} --output yaml",
+            )
         else:
             state, command = "does not respond", f"kubectl describe node {pinned[0]}"
         nodes = ", ".join(pinned)
         yield make_finding(
             "home_on_lost_node",
             f"persistentvolumeclaim/{diagnosis.namespace}/{name}",
-            f"The home of the session {diagnosis.name} is on the node {nodes}, which {state}. A local-path volume "
-            "cannot be used from another node.",
+            f"The home of the session {diagnosis.name} is on the node {nodes}, which {state}. A"
+            " local-path volume cannot be used from another node.",
             evidence=[f"persistentvolume/{home.spec.volume_name}: spec.nodeAffinity names {nodes}"],
-            # No command deletes the claim: only a person knows that the node, and with it the files, is gone for good.
+            # No command deletes the claim: only a person knows that the node, and with it the
+            # files, is gone for good.
             remedy=Remedy(f"Bring the node {pinned[0]} back: it has the files.", (command,)),
             related_objects=[f"node/{one}" for one in pinned],
         )
@@ -334,7 +398,9 @@ def homes_on_lost_nodes(snapshot: Snapshot) -> Iterator[Finding]:
 
 @check("pods", "persistentvolumeclaims")
 def homes_mounted_twice(snapshot: Snapshot) -> Iterator[Finding]:
-    """Two pods that write to a ReadWriteOnce home: browsers and editors corrupt each other's files."""
+    """Two pods that write to a ReadWriteOnce home: browsers and editors corrupt each other's
+    files.
+    """
     # Name of each pod, and whether it is a session's.
     users: dict[tuple[str, str], dict[str, bool]] = defaultdict(dict)
     for pod in snapshot.pods:
@@ -348,7 +414,9 @@ def homes_mounted_twice(snapshot: Snapshot) -> Iterator[Finding]:
         kubectl = f"kubectl --namespace {namespace}"
         others = [name for name, is_ours in sorted(pods.items()) if not is_ours]
         # It is shown first, because it may be somebody's.
-        strangers = [f"{kubectl} {verb} pod {name}" for name in others for verb in ("describe", "delete")]
+        strangers = [
+            f"{kubectl} {verb} pod {name}" for name in others for verb in ("describe", "delete")
+        ]
         yield make_finding(
             "home_mounted_twice",
             f"persistentvolumeclaim/{namespace}/{claim}",
@@ -385,7 +453,10 @@ def nodes_kept(snapshot: Snapshot) -> Iterator[Finding]:
         ]
         if keepers:
             counts = Counter((keeper.one, keeper.several) for keeper in keepers)
-            parts = [one if count == 1 else f"{count} {several}" for (one, several), count in counts.items()]
+            parts = [
+                one if count == 1 else f"{count} {several}"
+                for (one, several), count in counts.items()
+            ]
             verb = "keeps" if len(keepers) == 1 else "keep"
             yield make_finding(
                 "node_kept",
@@ -435,13 +506,19 @@ def _is_for_desktops(snapshot: Snapshot, node: Node, has_desktops: bool) -> bool
 
 
 def _annotation(node: str, key: str) -> _Keeper:
-    evidence, command = f"node/{node}: annotation {key}={_KEEPS_NODE[key]}", f"kubectl annotate node {node} {key}-"
+    evidence, command = (
+        f"node/{node}: annotation {key}={_KEEPS_NODE[key]}",
+        f"kubectl annotate node {node} {key}-",
+    )
     return _Keeper("an annotation of the node", "annotations of the node", evidence, command)
 
 
 def _endless(snapshot: Snapshot, session: VDISession) -> _Keeper | None:
     """A desktop that only a person ends."""
-    template, age = snapshot.templates.get(session.spec.template), snapshot.age(session.status.start_time)
+    template, age = (
+        snapshot.templates.get(session.spec.template),
+        snapshot.age(session.status.start_time),
+    )
     if template is None or template.spec.schedule or session.status.expires_at:
         return None
     if idle_timeout(session, template) is not None or age < _OLD_SECONDS:
@@ -449,8 +526,8 @@ def _endless(snapshot: Snapshot, session: VDISession) -> _Keeper | None:
     return _Keeper(
         "a desktop without an end",
         "desktops without an end",
-        f"{_name_of(session)}: runs for {age / 3600:.0f} h, without idleTimeout, timeout and schedule "
-        f"(template {session.spec.template})",
+        f"{_name_of(session)}: runs for {age / 3600:.0f} h, without idleTimeout, timeout and"
+        f" schedule (template {session.spec.template})",
         f"vdi session suspend {session.metadata.name} --namespace {session.metadata.namespace}",
     )
 
@@ -470,7 +547,12 @@ def _unmovable(pod: Pod) -> _Keeper | None:
     else:
         return None
     command = f"kubectl annotate pod {name} --namespace {where} {change}"
-    return _Keeper("a pod that is not evicted", "pods that are not evicted", f"pod/{where}/{name}: {why}", command)
+    return _Keeper(
+        "a pod that is not evicted",
+        "pods that are not evicted",
+        f"pod/{where}/{name}: {why}",
+        command,
+    )
 
 
 def _matching(meta: Meta, expected: Mapping[str, str]) -> list[str]:
@@ -491,7 +573,9 @@ def _describe_desktop(snapshot: Snapshot, session: VDISession, pod: Pod, node: s
         facts.append("its PodDisruptionBudget refuses evictions until drainNotice is over")
     claim = snapshot.claims.get((session.metadata.namespace, session.status.home_claim))
     if claim and node in pinned_nodes(snapshot, claim):
-        facts.append(f"its home {claim.metadata.name} is on this node's disk, and is lost with the node")
+        facts.append(
+            f"its home {claim.metadata.name} is on this node's disk, and is lost with the node"
+        )
     return f"{_name_of(session)}: {'; '.join(facts) or 'nothing ends it'}"
 
 

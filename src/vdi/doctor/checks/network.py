@@ -1,4 +1,6 @@
-"""Checks of the cluster around a desktop: DNS, TURN server, network policies, clocks, and the API server itself."""
+"""Checks of the cluster around a desktop: DNS, TURN server, network policies, clocks, and the API
+server itself.
+"""
 
 import re
 from collections.abc import Iterator
@@ -24,7 +26,8 @@ from vdi.snapshot.dns import dns_down
 from vdi.snapshot.model import Snapshot
 from vdi.snapshot.objects import Lease
 
-# Times of the API have whole seconds and arrive with the latency of the request: less is no difference of clocks.
+# Times of the API have whole seconds and arrive with the latency of the request: less is no
+# difference of clocks.
 _CLOCK_SECONDS = 10.0
 _NODE_LEASES = "kube-node-lease"
 _API_CERTIFICATE_DAYS = 30.0
@@ -32,11 +35,13 @@ _API_SECONDS = 1.0
 _DAY_SECONDS = 86_400.0
 _INSTANCE = "app.kubernetes.io/instance"
 _ALL = ("operator", "gateway", "desktop")
-# Names of the DaemonSets of network plugins that enforce NetworkPolicies. K3s has kube-router's enforcer in its binary.
+# Names of the DaemonSets of network plugins that enforce NetworkPolicies. K3s has kube-router's
+# enforcer in its binary.
 _ENFORCERS = re.compile(
     r"calico|canal|cilium|anetd|antrea-agent|kube-router|weave-net|ovnkube|kube-ovn-cni|kindnet|azure-npm|network-polic"
 )
-# The connections of a release that the policies must allow: from, to, port. docs/network.md promises them.
+# The connections of a release that the policies must allow: from, to, port. docs/network.md
+# promises them.
 PROMISED = (
     (("Traefik",), "gateway", Port(8080, "http")),
     (("Traefik", "gateway", "operator"), "gateway", Port(8081, "internal")),
@@ -53,7 +58,9 @@ PROMISED = (
 
 @check("networkpolicies", "deployments", "daemonsets", "pods", "vdisessions")
 def policies_block(snapshot: Snapshot) -> Iterator[Finding]:
-    """Network policies that deny a connection which a desktop needs. Whether the cluster enforces them is not known."""
+    """Network policies that deny a connection which a desktop needs. Whether the cluster enforces
+    them is not known.
+    """
     reported = set()
     for source, target, port in _connections(snapshot):
         blocked = blocking(snapshot, source, target, port)
@@ -66,23 +73,38 @@ def policies_block(snapshot: Snapshot) -> Iterator[Finding]:
         yield make_finding(
             "network_policy_blocks",
             f"networkpolicy/{names[0]}",
-            f"{source.words[0].upper()}{source.words[1:]} may not connect to {target.words} on port {port.number}. "
-            f"None of the {len(names)} policies for that {direction} allows it.",
-            evidence=[f"{direction} of {', '.join(sorted(names))}", f"{source.words}: labels {dict(source.labels)}"],
-            remedy=Remedy.run(f"kubectl --namespace {first.namespace} describe networkpolicy {first.name}"),
+            f"{source.words[0].upper()}{source.words[1:]} may not connect to {target.words} on port"
+            f" {port.number}. None of the {len(names)} policies for that {direction} allows it.",
+            evidence=[
+                f"{direction} of {', '.join(sorted(names))}",
+                f"{source.words}: labels {dict(source.labels)}",
+            ],
+            remedy=Remedy.run(
+                f"kubectl --namespace {first.namespace} describe networkpolicy {first.name}"
+            ),
             related_objects=[f"networkpolicy/{name}" for name in names],
         )
 
 
 def enforcement_note(snapshot: Snapshot) -> str:
-    """A sentence that no known program enforces the cluster's NetworkPolicies; empty: one does, or it is not known."""
-    if snapshot.unreadable_kinds & {"daemonsets", "networkpolicies", "nodes"} or not snapshot.objects.networkpolicies:
+    """A sentence that no known program enforces the cluster's NetworkPolicies; empty: one does, or
+    it is not known.
+    """
+    if (
+        snapshot.unreadable_kinds & {"daemonsets", "networkpolicies", "nodes"}
+        or not snapshot.objects.networkpolicies
+    ):
         return ""
     names = (daemon_set.metadata.name for daemon_set in snapshot.objects.daemonsets)
-    has_own = any("+k3s" in node.status.node_info.kubelet_version for node in snapshot.nodes.values())
+    has_own = any(
+        "+k3s" in node.status.node_info.kubelet_version for node in snapshot.nodes.values()
+    )
     if has_own or any(_ENFORCERS.search(name) for name in names):
         return ""
-    return "No program that enforces NetworkPolicies was recognized; `vdi doctor --probe` tests whether one does."
+    return (
+        "No program that enforces NetworkPolicies was recognized; `vdi doctor --probe` tests"
+        " whether one does."
+    )
 
 
 def _connections(snapshot: Snapshot) -> Iterator[tuple[Party, Party, Port]]:
@@ -98,15 +120,27 @@ def _connections(snapshot: Snapshot) -> Iterator[tuple[Party, Party, Port]]:
 
 
 def _find_parties(snapshot: Snapshot) -> dict[str, list[Party]]:
-    """Pods of a release, one desktop of each template and namespace, and the servers that they need."""
+    """Pods of a release, one desktop of each template and namespace, and the servers that they
+    need.
+    """
     gateways, operators = find_gateways(snapshot), find_operators(snapshot)
-    names = [one for one in workloads(snapshot) if one.raw.metadata.labels.get("k8s-app") == "kube-dns"]
+    names = [
+        one for one in workloads(snapshot) if one.raw.metadata.labels.get("k8s-app") == "kube-dns"
+    ]
     found = {
         "gateway": [_party("the gateway", one, one.watches) for one in gateways],
         "operator": [_party("the operator", one, one.watches) for one in operators],
         # Policies do not select pods on the host's network.
-        "Traefik": [_party("Traefik", one) for one in find_traefiks(snapshot) if not one.pod_spec.host_network],
-        "coturn": [_party("coturn", one) for one in find_servers(snapshot, "coturn") if not one.pod_spec.host_network],
+        "Traefik": [
+            _party("Traefik", one)
+            for one in find_traefiks(snapshot)
+            if not one.pod_spec.host_network
+        ],
+        "coturn": [
+            _party("coturn", one)
+            for one in find_servers(snapshot, "coturn")
+            if not one.pod_spec.host_network
+        ],
         "DNS": [_party("the cluster's DNS", one) for one in names],
         "API server": [
             Party("the API server", "", {}, {"": port.port})
@@ -141,7 +175,9 @@ def _party(words: str, workload: Workload, watches: tuple[str, ...] = ()) -> Par
 
 @check("nodes", "leases")
 def clocks(snapshot: Snapshot) -> Iterator[Finding]:
-    """Times recorded by the cluster that are in the future of the machine that collected the snapshot."""
+    """Times recorded by the cluster that are in the future of the machine that collected the
+    snapshot.
+    """
     ahead: dict[str, float] = {}
     for name, node in snapshot.nodes.items():
         beats = [condition.last_heartbeat_time for condition in node.status.conditions]
@@ -157,7 +193,8 @@ def clocks(snapshot: Snapshot) -> Iterator[Finding]:
             yield make_finding(
                 "clock_wrong",
                 where,
-                f"Its clock is {seconds:.0f} s ahead of this machine's clock: one of them is wrong.",
+                f"Its clock is {seconds:.0f} s ahead of this machine's clock: one of them is"
+                " wrong.",
                 evidence=[f"it recorded a time that is {seconds:.0f} s after {snapshot.taken_at}"],
                 remedy=Remedy(
                     "Compare the clocks on that node and here, and set up time synchronisation.",
@@ -191,11 +228,12 @@ def api_server_slow(snapshot: Snapshot) -> Iterator[Finding]:
         yield make_finding(
             "api_server_slow",
             "apiserver/kubernetes",
-            f"The API server takes {snapshot.api_seconds:.1f} s for a small request; a healthy one takes a few "
-            "hundredths of a second.",
+            f"The API server takes {snapshot.api_seconds:.1f} s for a small request; a healthy one"
+            " takes a few hundredths of a second.",
             evidence=[f"the slowest of two requests took {snapshot.api_seconds:.2f} s"],
             remedy=Remedy(
-                "Check the disk and the CPU of the server; its own health checks name what is slow.",
+                "Check the disk and the CPU of the server; its own health checks name what is"
+                " slow.",
                 ("kubectl get --raw '/readyz?verbose'", "kubectl describe nodes"),
             ),
         )

@@ -1,6 +1,8 @@
-"""Checks of each hop of a request: Traefik's table of hosts, route, Middlewares, Services of gateway and desktop.
+"""Checks of each hop of a request: Traefik's table of hosts, route, Middlewares, Services of
+gateway and desktop.
 
-A new check of a hop belongs here. `vdi doctor --probe` (`vdi.doctor.probe`) tries the same path for real.
+A new check of a hop belongs here. `vdi doctor --probe` (`vdi.doctor.probe`) tries the same path for
+real.
 """
 
 from collections.abc import Iterable, Iterator
@@ -59,11 +61,14 @@ def routes_wrong(snapshot: Snapshot) -> Iterator[Finding]:
         route = snapshot.find("ingressroutes", name, diagnosis.namespace)
         if route is not None:
             yield from _rule_findings(diagnosis, route_rules(route), where)
-            yield from _reference_findings(snapshot, route, diagnosis.operator, diagnosis.related_objects)
+            yield from _reference_findings(
+                snapshot, route, diagnosis.operator, diagnosis.related_objects
+            )
         elif snapshot.age(pod.metadata.creation_timestamp) > _YOUNG_SECONDS:
             yield diagnosis.finding(
                 "route_missing",
-                f"The desktop of {diagnosis.name} is ready, but has no route: its address responds with 404.",
+                f"The desktop of {diagnosis.name} is ready, but has no route: its address responds"
+                " with 404.",
                 object_name=where,
                 evidence=[f"there is no IngressRoute {diagnosis.namespace}/{name}"],
                 remedy=diagnosis.read_operator_log,
@@ -79,19 +84,24 @@ def _rule_findings(diagnosis: SessionDiagnosis, rules: list[Rule], where: str) -
     reported = urlsplit(diagnosis.session.status.url).hostname or ""
     operator = diagnosis.operator
     if not own and operator and reported and any(rule.taken_path(reported) for rule in rules):
-        # Route and status agree, so it is not the route that is wrong. One finding for all sessions of the operator.
+        # Route and status agree, so it is not the route that is wrong. One finding for all sessions
+        # of the operator.
         yield make_finding(
             "route_host_mismatch",
             operator.object,
-            f"The operator's VDI_DOMAIN is {operator.settings.domain}, but its sessions are served as {reported}.",
+            f"The operator's VDI_DOMAIN is {operator.settings.domain}, but its sessions are served"
+            f" as {reported}.",
             evidence=[f"{diagnosis.object}: status.url: {diagnosis.session.status.url}"],
-            remedy=Remedy("Put the domain back, or restart the sessions.", (f"{operator.upgrade} --yes",)),
+            remedy=Remedy(
+                "Put the domain back, or restart the sessions.", (f"{operator.upgrade} --yes",)
+            ),
         )
     elif not own:
         led = ", ".join(host for rule in rules for host in rule.hosts)
         yield diagnosis.finding(
             "route_host_mismatch",
-            f"The session's address is {host}, but its route is for {led or 'no host'}. Browsers get 404.",
+            f"The session's address is {host}, but its route is for {led or 'no host'}. Browsers"
+            " get 404.",
             object_name=where,
             evidence=[f"spec.routes[].match: {rule.match}" for rule in rules],
             remedy=diagnosis.restart_operator,
@@ -100,7 +110,9 @@ def _rule_findings(diagnosis: SessionDiagnosis, rules: list[Rule], where: str) -
         yield from _shadowed(diagnosis.snapshot, rule, host, diagnosis.related_objects)
 
 
-def _shadowed(snapshot: Snapshot, own: Rule, host: str, related: Iterable[str] = ()) -> Iterator[Finding]:
+def _shadowed(
+    snapshot: Snapshot, own: Rule, host: str, related: Iterable[str] = ()
+) -> Iterator[Finding]:
     """Another rule of Traefik's table that takes requests for the host."""
     rival = find_rival(snapshot, own, host)
     if rival is None:
@@ -112,9 +124,12 @@ def _shadowed(snapshot: Snapshot, own: Rule, host: str, related: Iterable[str] =
     yield make_finding(
         "route_shadowed",
         own.object,
-        f"The {'route' if kind == 'ingressroute' else 'Ingress'} {namespace}/{name} takes over {taken}: its priority "
-        f"is {rule.priority}, this route's is {own.priority}.",
-        evidence=[f"{rule.object}: match {rule.match}, priority {rule.given_priority or 'not set (its length)'}"],
+        f"The {'route' if kind == 'ingressroute' else 'Ingress'} {namespace}/{name} takes over"
+        f" {taken}: its priority is {rule.priority}, this route's is {own.priority}.",
+        evidence=[
+            f"{rule.object}: match {rule.match}, priority"
+            f" {rule.given_priority or 'not set (its length)'}"
+        ],
         remedy=Remedy(
             f"Give {name} another host or a lower priority, or delete it.",
             (f"{kubectl} get {kind} {name} --output yaml", f"{kubectl} delete {kind} {name}"),
@@ -126,7 +141,9 @@ def _shadowed(snapshot: Snapshot, own: Rule, host: str, related: Iterable[str] =
 def _reference_findings(
     snapshot: Snapshot, route: IngressRoute, release: Workload | None, related: Iterable[str] = ()
 ) -> Iterator[Finding]:
-    """Entry points and objects that a route names and Traefik does not find: it then ignores the route."""
+    """Entry points and objects that a route names and Traefik does not find: it then ignores the
+    route.
+    """
     namespace, name, spec = route.metadata.namespace, route.metadata.name, route.spec
     show = f"kubectl --namespace {namespace} get ingressroute {name} --output yaml"
     related = [*related]
@@ -137,27 +154,38 @@ def _reference_findings(
     if strange:
         yield finding(
             "route_entry_point_unknown",
-            message=f"Traefik has no entry point {strange}, so it ignores the route; it has: {', '.join(known)}.",
+            message=(
+                f"Traefik has no entry point {strange}, so it ignores the route; it has:"
+                f" {', '.join(known)}."
+            ),
             evidence=[f"spec.entryPoints: {', '.join(spec.entry_points)}"],
-            remedy=Remedy.run(*([f"{release.upgrade} --set traefik.entryPoint={known[0]}"] if release else [])),
+            remedy=Remedy.run(
+                *([f"{release.upgrade} --set traefik.entryPoint={known[0]}"] if release else [])
+            ),
             related_objects=related,
         )
     crosses = not traefiks or any(traefik.crosses_namespaces for traefik in traefiks)
     for rule in spec.routes:
         named = [(one.name, one.namespace or namespace) for one in rule.middlewares]
         links = [("middlewares", *link) for one in named for link in chain_of(snapshot, *one)]
-        transports = [service.servers_transport for service in rule.services if service.servers_transport]
+        transports = [
+            service.servers_transport for service in rule.services if service.servers_transport
+        ]
         links += [("serverstransports", transport, namespace) for transport in transports]
         for plural, link, there in links:
             kind, code = _NAMED[plural]
             is_missing = is_read(snapshot, plural, there) and not snapshot.find(plural, link, there)
-            # Traefik takes names of another namespace only with --providers.kubernetescrd.allowCrossNamespace.
+            # Traefik takes names of another namespace only with
+            # --providers.kubernetescrd.allowCrossNamespace.
             is_refused = there != namespace and not crosses
             if is_missing or is_refused:
                 problem = "is in another namespace" if is_refused else "does not exist"
                 yield finding(
                     code,
-                    message=f"It names the {kind} {there}/{link}, which {problem}: Traefik ignores the route (404).",
+                    message=(
+                        f"It names the {kind} {there}/{link}, which {problem}: Traefik ignores the"
+                        " route (404)."
+                    ),
                     evidence=[f"spec.routes[] names {there}/{link}"],
                     remedy=Remedy.run(f"{release.upgrade} --yes" if release else show),
                     related_objects=[*related, f"{kind.lower()}/{there}/{link}"],
@@ -166,7 +194,9 @@ def _reference_findings(
 
 @check("vdisessions", "services", "endpointslices", "pods")
 def services_empty(snapshot: Snapshot) -> Iterator[Finding]:
-    """Services of desktops that do not exist, or do not lead to the desktop although it is ready."""
+    """Services of desktops that do not exist, or do not lead to the desktop although it is
+    ready.
+    """
     for diagnosis in active_sessions(snapshot):
         pod, name = diagnosis.pod, service_name(diagnosis.name)
         if pod is None or not pod.ready or not _is_settled(snapshot, [pod]):
@@ -197,9 +227,15 @@ def gateway_unrouted(snapshot: Snapshot) -> Iterator[Finding]:
             yield make_finding(
                 "route_missing",
                 f"ingressroute/{gateway.namespace}/{gateway.name}",
-                "No route leads to the gateway: the portal, and each desktop that is starting, respond with 404.",
-                evidence=[f"no IngressRoute of {gateway.namespace} names the Service {gateway.name}"],
-                remedy=Remedy("The chart contains this route: upgrade the release.", (f"{gateway.upgrade} --yes",)),
+                "No route leads to the gateway: the portal, and each desktop that is starting,"
+                " respond with 404.",
+                evidence=[
+                    f"no IngressRoute of {gateway.namespace} names the Service {gateway.name}"
+                ],
+                remedy=Remedy(
+                    "The chart contains this route: upgrade the release.",
+                    (f"{gateway.upgrade} --yes",),
+                ),
             )
         for route in routes:
             yield from _reference_findings(snapshot, route, gateway)
@@ -209,15 +245,32 @@ def gateway_unrouted(snapshot: Snapshot) -> Iterator[Finding]:
 
 
 def _routes_to(snapshot: Snapshot, gateway: Gateway) -> list[IngressRoute]:
-    here = (route for route in snapshot.objects.ingressroutes if route.metadata.namespace == gateway.namespace)
-    return [route for route in here if any(one.name == gateway.name for one in backends_of(snapshot, route))]
+    here = (
+        route
+        for route in snapshot.objects.ingressroutes
+        if route.metadata.namespace == gateway.namespace
+    )
+    return [
+        route
+        for route in here
+        if any(one.name == gateway.name for one in backends_of(snapshot, route))
+    ]
 
 
 # One of them that leads nowhere breaks every desktop, while all pods are ready.
-@check("vdisessions", "ingressroutes", "deployments", "daemonsets", "services@all", "endpointslices@all", "pods@all")
+@check(
+    "vdisessions",
+    "ingressroutes",
+    "deployments",
+    "daemonsets",
+    "services@all",
+    "endpointslices@all",
+    "pods@all",
+)
 def backends_unreachable(snapshot: Snapshot) -> Iterator[Finding]:
     """Services other than a desktop's own that routes and Middlewares name, and Traefik's."""
-    # In a release with one namespace a desktop's route is among the gateway's, too: it names both Services.
+    # In a release with one namespace a desktop's route is among the gateway's, too: it names both
+    # Services.
     own = {(one.namespace, service_name(one.name)) for one in active_sessions(snapshot)}
     for backend in {backend[:3]: backend for backend in _shared_backends(snapshot)}.values():
         if backend[:2] not in own:
@@ -232,8 +285,12 @@ def _shared_backends(snapshot: Snapshot) -> Iterator[Backend]:
             yield from backends_of(snapshot, found)
     for operator in operators_in_scope(snapshot):
         for namespace in operator.watches if operator.settings.edge_middleware else ():
-            yield from middleware_backends(snapshot, operator.settings.edge_middleware or "", namespace)
-    for route in (route for gateway in gateways_in_scope(snapshot) for route in _routes_to(snapshot, gateway)):
+            yield from middleware_backends(
+                snapshot, operator.settings.edge_middleware or "", namespace
+            )
+    for route in (
+        route for gateway in gateways_in_scope(snapshot) for route in _routes_to(snapshot, gateway)
+    ):
         yield from backends_of(snapshot, route)
     for traefik in find_traefiks(snapshot):
         service: Service | None = snapshot.find("services", traefik.name, traefik.namespace)
@@ -244,15 +301,23 @@ def _shared_backends(snapshot: Snapshot) -> Iterator[Backend]:
 
 def _backend_findings(snapshot: Snapshot, backend: Backend) -> Iterator[Finding]:
     namespace, name, port, named_by = backend
-    workload = next((one for one in workloads(snapshot) if (one.namespace, one.name) == (namespace, name)), None)
-    pods = [pod for pod in snapshot.pods_of(workload.raw) if not pod.terminating] if workload else []
+    workload = next(
+        (one for one in workloads(snapshot) if (one.namespace, one.name) == (namespace, name)), None
+    )
+    pods = (
+        [pod for pod in snapshot.pods_of(workload.raw) if not pod.terminating] if workload else []
+    )
     problem = explain_service(snapshot, namespace, name, port, pods)
     own = {one.object for one in (*find_gateways(snapshot), *find_traefiks(snapshot))}
     # Without a ready pod the cause is the gateway's or Traefik's own.
     is_down = workload and workload.object in own and not any(pod.ready for pod in pods)
     if problem is None or is_down or not _is_settled(snapshot, pods):
         return
-    failing = "every desktop behind it responds with 500" if named_by.startswith("middleware/") else "requests fail"
+    failing = (
+        "every desktop behind it responds with 500"
+        if named_by.startswith("middleware/")
+        else "requests fail"
+    )
     yield make_finding(
         "backend_unreachable",
         f"service/{namespace}/{name}",
@@ -267,8 +332,15 @@ def _backend_findings(snapshot: Snapshot, backend: Backend) -> Iterator[Finding]
 
 
 def _backend_remedy(snapshot: Snapshot, backend: Backend, workload: Workload | None) -> Remedy:
-    ours = [one for one in (workload, *find_operators(snapshot)) if one and one.namespace == backend.namespace][:1]
-    show = f"kubectl --namespace {backend.namespace} get services,endpointslices,pods --output wide --show-labels"
+    ours = [
+        one
+        for one in (workload, *find_operators(snapshot))
+        if one and one.namespace == backend.namespace
+    ][:1]
+    show = (
+        f"kubectl --namespace {backend.namespace} get services,endpointslices,pods --output wide"
+        " --show-labels"
+    )
     return Remedy.run(*(f"{one.upgrade} --yes" for one in ours if one.release), show)
 
 

@@ -1,7 +1,8 @@
-"""All checks over one snapshot, and the order of their findings: causes first, consequences folded under them. Pure.
+"""All checks over one snapshot, and the order of their findings: causes first, consequences folded
+under them. Pure.
 
-Called by `vdi doctor`, the gateway's doctor page, `vdi kasm diagnose` and `vdi template try`. A new module of checks
-joins `CHECKS`.
+Called by `vdi doctor`, the gateway's doctor page, `vdi kasm diagnose` and `vdi template try`. A new
+module of checks joins `CHECKS`.
 """
 
 from collections import Counter, defaultdict
@@ -43,17 +44,33 @@ CHECKS: tuple[Check, ...] = (
 _SEVERITIES = tuple(Severity)
 # Codes of what an operator does for each desktop; of the first it does it again at its start.
 _AT_ITS_START = ("route_missing", "service_missing", "service_without_endpoints", "session_overdue")
-_OF_OPERATOR = (*_AT_ITS_START, "middleware_missing", "servers_transport_missing", "route_entry_point_unknown")
+_OF_OPERATOR = (
+    *_AT_ITS_START,
+    "middleware_missing",
+    "servers_transport_missing",
+    "route_entry_point_unknown",
+)
 _SEVERAL = 2
 # More than any number of sessions: a cause that is about no session in particular.
 _EVERYONE = 1_000_000
 # Objects on which all sessions depend, whatever else their findings are related to.
-_SHARED = ("node/", "deployment/", "daemonset/", "statefulset/", "lease/", "namespace/", "networkpolicy/", "secret/")
+_SHARED = (
+    "node/",
+    "deployment/",
+    "daemonset/",
+    "statefulset/",
+    "lease/",
+    "namespace/",
+    "networkpolicy/",
+    "secret/",
+)
 _PLACES = {code: place for place, code in enumerate(CODES)}
 
 
 def run_checks(snapshot: Snapshot, checks: tuple[Check, ...] = CHECKS) -> list[Finding]:
-    """All findings of these checks, ranked. A check whose kinds could not be read is reported as not run."""
+    """All findings of these checks, ranked. A check whose kinds could not be read is reported as
+    not run.
+    """
     findings: dict[str, Finding] = {}
     for check in checks:
         if not check.needs & snapshot.unreadable_kinds:
@@ -63,7 +80,9 @@ def run_checks(snapshot: Snapshot, checks: tuple[Check, ...] = CHECKS) -> list[F
 
 
 def _gather(snapshot: Snapshot, findings: list[Finding]) -> list[Finding]:
-    """The findings, with one about the operator in place of the same one about each desktop that it serves."""
+    """The findings, with one about the operator in place of the same one about each desktop that it
+    serves.
+    """
     for operator in find_operators(snapshot):
         served = {
             diagnosis.object
@@ -71,16 +90,28 @@ def _gather(snapshot: Snapshot, findings: list[Finding]) -> list[Finding]:
             if diagnosis.operator == operator and diagnosis.pod and diagnosis.pod.ready
         }
         for code in _OF_OPERATOR:
-            alike = [finding for finding in findings if finding.code == code and served & _sessions_of(finding)]
-            if len(alike) < _SEVERAL or {name for finding in alike for name in _sessions_of(finding)} < served:
+            alike = [
+                finding
+                for finding in findings
+                if finding.code == code and served & _sessions_of(finding)
+            ]
+            if (
+                len(alike) < _SEVERAL
+                or {name for finding in alike for name in _sessions_of(finding)} < served
+            ):
                 continue
             first = alike[0]
-            again = [f"{operator.kubectl} {verb} deployment/{operator.name}" for verb in ("logs", "rollout restart")]
+            again = [
+                f"{operator.kubectl} {verb} deployment/{operator.name}"
+                for verb in ("logs", "rollout restart")
+            ]
             whole = make_finding(
                 code,
                 operator.object,
                 f"All {len(served)} desktops have the same fault. The first: {first.message}",
-                evidence=[f"{finding.object}: {finding.evidence[0]}" for finding in alike[:_SEVERAL]],
+                evidence=[
+                    f"{finding.object}: {finding.evidence[0]}" for finding in alike[:_SEVERAL]
+                ],
                 remedy=Remedy.run(*(again if code in _AT_ITS_START else first.remedy.commands)),
                 related_objects={name for finding in alike for name in finding.related_objects},
             )
@@ -99,7 +130,10 @@ def _run(check: Check, snapshot: Snapshot, found: list[Finding]) -> Iterator[Fin
             f"check/{check.name}",
             f"The check {check.name} failed, so its result is unknown: {problem}",
             evidence=[problem],
-            remedy=Remedy("Report this bug of vdi doctor, with this bundle.", ("vdi doctor --bundle doctor.json",)),
+            remedy=Remedy(
+                "Report this bug of vdi doctor, with this bundle.",
+                ("vdi doctor --bundle doctor.json",),
+            ),
         )
 
 
@@ -119,14 +153,16 @@ def _not_run(snapshot: Snapshot, checks: tuple[Check, ...]) -> Iterator[Finding]
 def rank(findings: list[Finding]) -> list[Finding]:
     """Findings with `caused_by` set, each cause before its consequences.
 
-    Causes are ordered by the worst severity among them and their consequences, then by who is hurt: the cluster or a
-    release, many sessions, one session. Then by the number of findings that they explain, and by layer.
+    Causes are ordered by the worst severity among them and their consequences, then by who is hurt:
+    the cluster or a release, many sessions, one session. Then by the number of findings that they
+    explain, and by layer.
     """
     by_code: dict[str, list[Finding]] = defaultdict(list)
     for finding in findings:
         by_code[finding.code].append(finding)
     keys = {finding.key for finding in findings}
-    # Checks of Kasm name the cause themselves: codes alone cannot say which of two pods waits for the other.
+    # Checks of Kasm name the cause themselves: codes alone cannot say which of two pods waits for
+    # the other.
     consequences: dict[str, list[Finding]] = defaultdict(list)
     for finding in findings:
         linked = finding if finding.caused_by in keys else _link(finding, by_code)
@@ -145,7 +181,11 @@ def rank(findings: list[Finding]) -> list[Finding]:
         family = list(explained(finding))
         severity = min(_SEVERITIES.index(one.severity) for one in family)
         sessions = {name for one in family for name in _sessions_of(one)}
-        hurt = max(len(sessions), alike[finding.code, _template_of(finding)]) if sessions else _EVERYONE
+        hurt = (
+            max(len(sessions), alike[finding.code, _template_of(finding)])
+            if sessions
+            else _EVERYONE
+        )
         return severity, -hurt, -len(family), _PLACES[finding.code], finding.object, finding.code
 
     def flatten(cause: str) -> Iterator[Finding]:
@@ -157,7 +197,10 @@ def rank(findings: list[Finding]) -> list[Finding]:
 
 
 def _template_of(finding: Finding) -> str:
-    return next((name for name in finding.related_objects if name.startswith("vditemplate/")), finding.object)
+    return next(
+        (name for name in finding.related_objects if name.startswith("vditemplate/")),
+        finding.object,
+    )
 
 
 def _sessions_of(finding: Finding) -> set[str]:
@@ -169,7 +212,9 @@ def _sessions_of(finding: Finding) -> set[str]:
 
 
 def _link(finding: Finding, by_code: Mapping[str, list[Finding]]) -> Finding:
-    """The finding with its cause: the first code in `follows` that was found at an object it depends on."""
+    """The finding with its cause: the first code in `follows` that was found at an object it
+    depends on.
+    """
     near = {finding.object, *finding.related_objects}
     follows = CODES[finding.code].follows
     for code in (RELEASE_DIFFERS, *follows):

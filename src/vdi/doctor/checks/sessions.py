@@ -1,7 +1,7 @@
 """Checks of sessions without a desktop, and of starts that are slow.
 
-The reasons and their sentences come from the functions that the operator acts on (`SessionDiagnosis.problem` and
-`answer`); here a reason becomes a code and a remedy.
+The reasons and their sentences come from the functions that the operator acts on
+(`SessionDiagnosis.problem` and `answer`); here a reason becomes a code and a remedy.
 """
 
 import re
@@ -29,8 +29,8 @@ from vdi.snapshot.objects import Pod
 
 # Time in which a kubelet's complaint may pass by itself.
 _PATIENCE_SECONDS = 15.0
-# Age of the pod at which a claim counts as missing although it exists. Pod and claim are created side by side, and the
-# scheduler, which may see the pod first, tries again after up to 10 s.
+# Age of the pod at which a claim counts as missing although it exists. Pod and claim are created
+# side by side, and the scheduler, which may see the pod first, tries again after up to 10 s.
 _SCHEDULER_SECONDS = 60.0
 # Time that a start may take.
 _SLOW_SECONDS = 30.0
@@ -79,11 +79,13 @@ _CODE_OF_POD_REASON: Mapping[str, str] = {
 _CRASHED = frozenset({"desktop_crashes", "session_failed"})
 # Liveness probes of a program that has ended.
 _ENDED = re.compile(r"connection refused|connection reset|EOF")
-# Problems that do not pass by themselves. A home or name in use may belong to a session that is just ending.
-_LASTING = (
-    (_REFUSED | LASTING_QUEUE_REASONS | LASTING_REASONS | _CODE_OF_PROBLEM.keys())
-    - {Reason.HOME_IN_USE, Reason.NAME_TAKEN, Reason.NO_GPUS}  # a device plugin may just be starting
-)
+# Problems that do not pass by themselves. A home or name in use may belong to a session that is
+# just ending.
+_LASTING = (_REFUSED | LASTING_QUEUE_REASONS | LASTING_REASONS | _CODE_OF_PROBLEM.keys()) - {
+    Reason.HOME_IN_USE,
+    Reason.NAME_TAKEN,
+    Reason.NO_GPUS,
+}  # a device plugin may just be starting
 _GPU_REASONS = frozenset({Reason.GPUS_BUSY, Reason.NO_GPUS})
 # Reasons of an image that no pull on the node cures.
 _OF_TEMPLATE = frozenset({PodReason.IMAGE_NAME_INVALID, PodReason.IMAGE_NOT_FOUND})
@@ -97,14 +99,21 @@ _COMMANDS: Mapping[str, tuple[str, ...]] = {
     "home_lost": ("{kubectl} get pvc",),
     "reference_missing": ("{kubectl} get secrets,configmaps", "{edit_template}"),
     "desktop_hung": ("{restart}",),
-    "desktop_cannot_start": ("kubectl get nodes --label-columns kubernetes.io/arch", "{edit_template}", "{restart}"),
+    "desktop_cannot_start": (
+        "kubectl get nodes --label-columns kubernetes.io/arch",
+        "{edit_template}",
+        "{restart}",
+    ),
     "desktop_out_of_disk": ("{edit_template}", "{restart}"),
     "user_namespace_unavailable": ("kubectl get nodes --output wide", "{edit_template}"),
     **dict.fromkeys(("desktop_evicted", "node_refused"), ("kubectl describe node {node}",)),
-    **dict.fromkeys(("desktop_on_lost_node", "node_network_broken"), ("kubectl describe node {node}",)),
+    **dict.fromkeys(
+        ("desktop_on_lost_node", "node_network_broken"), ("kubectl describe node {node}",)
+    ),
 }
 
-# A message with which the API server refuses an object -> what helps, and the command that shows what to change.
+# A message with which the API server refuses an object -> what helps, and the command that shows
+# what to change.
 _ADMISSION = (
     (
         re.compile(r"exceeded quota: ([\w.-]+)"),
@@ -113,7 +122,8 @@ _ADMISSION = (
     ),
     (
         re.compile(
-            r"(?:maximum|minimum) (?:cpu|memory|storage)[^:]* usage per|per (?:Container|Pod|PersistentVolumeClaim) is"
+            r"(?:maximum|minimum) (?:cpu|memory|storage)[^:]* usage per|per"
+            r" (?:Container|Pod|PersistentVolumeClaim) is"
         ),
         "Change the LimitRange, or request what it allows.",
         "kubectl --namespace {namespace} get limitrange --output yaml",
@@ -121,7 +131,10 @@ _ADMISSION = (
     (
         re.compile(r"violates PodSecurity"),
         "Lower the namespace's Pod Security level to baseline, or change the template.",
-        "kubectl label namespace {namespace} --overwrite pod-security.kubernetes.io/enforce=baseline",
+        (
+            "kubectl label namespace {namespace} --overwrite"
+            " pod-security.kubernetes.io/enforce=baseline"
+        ),
     ),
     (
         re.compile(r"webhook \"([\w.-]+)\""),
@@ -137,15 +150,19 @@ def sessions_without_pod(snapshot: Snapshot) -> Iterator[Finding]:
     for diagnosis in active_sessions(snapshot):
         if diagnosis.pod is not None:
             continue
-        meta, status, problem = diagnosis.session.metadata, diagnosis.session.status, diagnosis.problem
+        meta, status, problem = (
+            diagnosis.session.metadata,
+            diagnosis.session.status,
+            diagnosis.problem,
+        )
         young = snapshot.age(meta.creation_timestamp) < _PATIENCE_SECONDS
         if problem and (not young or problem.reason in _LASTING):
             yield _waiting(diagnosis, problem)
         elif not young and diagnosis.idle_seconds > _SLOW_SECONDS:
             yield diagnosis.finding(
                 "session_ignored",
-                f"Nothing blocks this session, but it has had no pod for {int(diagnosis.idle_seconds)} s. The "
-                "operator is not processing it.",
+                "Nothing blocks this session, but it has had no pod for"
+                f" {int(diagnosis.idle_seconds)} s. The operator is not processing it.",
                 evidence=[
                     f"metadata.generation: {meta.generation}",
                     f"status.observedGeneration: {status.observed_generation}",
@@ -155,9 +172,19 @@ def sessions_without_pod(snapshot: Snapshot) -> Iterator[Finding]:
             )
 
 
-@check("vdisessions", "vditemplates", "pods", "nodes", "persistentvolumeclaims", "deployments", "leases")
+@check(
+    "vdisessions",
+    "vditemplates",
+    "pods",
+    "nodes",
+    "persistentvolumeclaims",
+    "deployments",
+    "leases",
+)
 def operators_stuck(snapshot: Snapshot) -> Iterator[Finding]:
-    """Operators that lead and do not process several sessions: one of their watches may be stuck."""
+    """Operators that lead and do not process several sessions: one of their watches may be
+    stuck.
+    """
     ignored: dict[str, list[SessionDiagnosis]] = {}
     for diagnosis in diagnose_sessions(snapshot):
         if diagnosis.pod is not None or diagnosis.problem is not None:
@@ -167,15 +194,24 @@ def operators_stuck(snapshot: Snapshot) -> Iterator[Finding]:
             ignored.setdefault(diagnosis.namespace, []).append(diagnosis)
     for namespace, found in sorted(ignored.items()):
         operator = operator_for(snapshot, namespace)
-        # One session may be a special case. Several without a reason are a fault of the operator that leads.
-        if operator is None or not operator.ready or not is_led(snapshot, namespace) or len(found) < 2:
+        # One session may be a special case. Several without a reason are a fault of the operator
+        # that leads.
+        if (
+            operator is None
+            or not operator.ready
+            or not is_led(snapshot, namespace)
+            or len(found) < 2
+        ):
             continue
         names = sorted(diagnosis.name for diagnosis in found)
         yield make_finding(
             "operator_stuck",
             operator.object,
-            f"The operator leads, but does not process {len(names)} sessions: one of its watches may be stuck.",
-            evidence=[f"without pod or reason, or deleted but still present: {', '.join(names[:5])}"],
+            f"The operator leads, but does not process {len(names)} sessions: one of its watches"
+            " may be stuck.",
+            evidence=[
+                f"without pod or reason, or deleted but still present: {', '.join(names[:5])}"
+            ],
             remedy=found[0].restart_operator,
             related_objects=found[0].related_objects,
         )
@@ -188,12 +224,14 @@ def _waiting(diagnosis: SessionDiagnosis, problem: Blocked) -> Finding:
     log = failures.log if failures else ""
     if code in _CRASHED:
         code = code_of_log(f"{problem.message}\n{log}") or code
-    # A queue because capacity is in use passes by itself and is a warning. Where the end of no desktop helps, it is an
-    # error.
+    # A queue because capacity is in use passes by itself and is a warning. Where the end of no
+    # desktop helps, it is an error.
     if reason in QUEUE_REASONS:
         code = "gpu_insufficient" if reason in _GPU_REASONS else "room_insufficient"
         if reason == Reason.NODE_FEATURE_MISSING and isinstance(diagnosis.desktop, Desktop):
-            code = "user_namespace_unavailable" if diagnosis.desktop.isolation.user_namespace else code
+            code = (
+                "user_namespace_unavailable" if diagnosis.desktop.isolation.user_namespace else code
+            )
         severity = Severity.ERROR if reason in LASTING_QUEUE_REASONS else Severity.WARNING
     elif reason not in _CODE_OF_PROBLEM and not problem.needs_change:
         severity = Severity.WARNING  # the operator tries again
@@ -207,20 +245,36 @@ def _waiting(diagnosis: SessionDiagnosis, problem: Blocked) -> Finding:
             f"status.queue.position: {queue.position}" if queue and queue.position else "",
             *(f"status.failures.log: {line}" for line in log.splitlines()[-3:]),
         ],
-        remedy=_remedy_of(code, diagnosis, reason, problem.message) or Remedy.run(diagnosis.restart_command),
+        remedy=_remedy_of(code, diagnosis, reason, problem.message)
+        or Remedy.run(diagnosis.restart_command),
     )
 
 
-def _remedy_of(code: str, diagnosis: SessionDiagnosis, reason: str, message: str = "") -> Remedy | None:
+def _remedy_of(
+    code: str, diagnosis: SessionDiagnosis, reason: str, message: str = ""
+) -> Remedy | None:
     """The remedy of a session without a desktop; None: the code alone has none."""
     name, namespace, kubectl = diagnosis.name, diagnosis.namespace, diagnosis.kubectl
     if reason == Reason.INVALID_SESSION:
-        return Remedy("Correct the value that the message names.", (f"{kubectl} edit vdisession {name}",))
+        return Remedy(
+            "Correct the value that the message names.", (f"{kubectl} edit vdisession {name}",)
+        )
     restart = diagnosis.restart_command
-    edit, edit_template = f"{kubectl} edit vdisession {name}", f"kubectl edit vditemplate {diagnosis.template_name}"
+    edit, edit_template = (
+        f"{kubectl} edit vdisession {name}",
+        f"kubectl edit vditemplate {diagnosis.template_name}",
+    )
     if commands := _COMMANDS.get(code):
-        words = {"edit": edit, "edit_template": edit_template, "kubectl": kubectl, "namespace": namespace}
-        words |= {"restart": restart, "node": diagnosis.bound.spec.node_name if diagnosis.bound else ""}
+        words = {
+            "edit": edit,
+            "edit_template": edit_template,
+            "kubectl": kubectl,
+            "namespace": namespace,
+        }
+        words |= {
+            "restart": restart,
+            "node": diagnosis.bound.spec.node_name if diagnosis.bound else "",
+        }
         words["reservation"] = reservation_name(diagnosis.session.spec.hostname or name)
         return Remedy.run(*(command.format(**words).rstrip() for command in commands))
     match code:
@@ -245,7 +299,10 @@ def _remedy_of(code: str, diagnosis: SessionDiagnosis, reason: str, message: str
         case "gpu_insufficient" | "room_insufficient" | "desktop_unschedulable":
             usual = Remedy.run("vdi session ls", "kubectl describe nodes")
             if reason in LASTING_QUEUE_REASONS:
-                sentence = "Request less in the template or the session, or add a node that is large enough."
+                sentence = (
+                    "Request less in the template or the session, or add a node that is large"
+                    " enough."
+                )
                 usual = Remedy(sentence, (edit_template, edit))
             elif code == "gpu_insufficient":
                 usual = Remedy("End or suspend a desktop.", ("vdi gpu status", "vdi session ls"))
@@ -255,10 +312,11 @@ def _remedy_of(code: str, diagnosis: SessionDiagnosis, reason: str, message: str
 
 
 def _open_nodes(diagnosis: SessionDiagnosis) -> Remedy | None:
-    """Commands that make closed nodes usable which are large enough and have the template's labels; None: none is.
+    """Commands that make closed nodes usable which are large enough and have the template's labels;
+    None: none is.
 
-    Taints are named only where no other node could take the desktop: a control plane's, or those of nodes dedicated to
-    other work, are meant.
+    Taints are named only where no other node could take the desktop: a control plane's, or those of
+    nodes dedicated to other work, are meant.
     """
     if not isinstance(diagnosis.desktop, Desktop):
         return None
@@ -267,11 +325,18 @@ def _open_nodes(diagnosis: SessionDiagnosis) -> Remedy | None:
     for node in diagnosis.snapshot.nodes.values():
         with suppress(ValueError):  # resources that cannot be read
             capacity = read_capacity(node)
-            if capacity.could_fit(demand.takes) and dict(demand.selector).items() <= capacity.labels.items():
+            if (
+                capacity.could_fit(demand.takes)
+                and dict(demand.selector).items() <= capacity.labels.items()
+            ):
                 fitting.append(capacity)
     usable = [capacity for capacity in fitting if allows_placement(demand, capacity)]
-    unschedulable = {node.metadata.name for node in diagnosis.snapshot.nodes.values() if node.spec.unschedulable}
-    if cordoned := [f"kubectl uncordon {capacity.name}" for capacity in usable if capacity.name in unschedulable]:
+    unschedulable = {
+        node.metadata.name for node in diagnosis.snapshot.nodes.values() if node.spec.unschedulable
+    }
+    if cordoned := [
+        f"kubectl uncordon {capacity.name}" for capacity in usable if capacity.name in unschedulable
+    ]:
         return Remedy("Uncordon the nodes, unless someone is working on them.", tuple(cordoned))
     if usable:
         return None
@@ -292,12 +357,18 @@ def desktops_not_ready(snapshot: Snapshot) -> Iterator[Finding]:
         pod, answer = diagnosis.pod, diagnosis.answer
         if pod is None:
             continue
-        if (killed := _killed_at(diagnosis, pod)) and (answer is None or answer.reason == PodReason.CRASH_LOOP):
+        if (killed := _killed_at(diagnosis, pod)) and (
+            answer is None or answer.reason == PodReason.CRASH_LOOP
+        ):
             yield diagnosis.finding(
                 "desktop_hung",
-                "The desktop stopped responding, and the kubelet restarted it. Unsaved work is lost.",
+                "The desktop stopped responding, and the kubelet restarted it. Unsaved work is"
+                " lost.",
                 severity=None if answer else Severity.WARNING,
-                evidence=[f"pod/{pod.metadata.name}: ended {killed}", *last_warnings(diagnosis.observed.events)],
+                evidence=[
+                    f"pod/{pod.metadata.name}: ended {killed}",
+                    *last_warnings(diagnosis.observed.events),
+                ],
                 remedy=Remedy.run(_read_last_log(diagnosis), diagnosis.restart_command),
             )
             continue
@@ -316,7 +387,10 @@ def desktops_not_ready(snapshot: Snapshot) -> Iterator[Finding]:
         if answer.reason == PodReason.OUT_OF_MEMORY:
             limit = f"{diagnosis.desktop.memory} " if isinstance(diagnosis.desktop, Desktop) else ""
             source = diagnosis.set_limit("memory", "")[1]
-            message = f"The desktop used more memory than its limit ({limit}from {source}), and was stopped."
+            message = (
+                f"The desktop used more memory than its limit ({limit}from {source}), and was"
+                " stopped."
+            )
         yield diagnosis.finding(
             code,
             message,
@@ -335,23 +409,30 @@ def _may_pass(diagnosis: SessionDiagnosis, pod: Pod, answer: Explanation) -> boo
         return False
     may_be_late = answer.reason == PodReason.MISSING_HOME and diagnosis.home
     since = not_responding_since(pod) or pod.metadata.creation_timestamp
-    return diagnosis.snapshot.age(since) < (_SCHEDULER_SECONDS if may_be_late else _PATIENCE_SECONDS)
+    return diagnosis.snapshot.age(since) < (
+        _SCHEDULER_SECONDS if may_be_late else _PATIENCE_SECONDS
+    )
 
 
 def _killed_at(diagnosis: SessionDiagnosis, pod: Pod) -> str:
-    """The time within the hour when its liveness probe ended a desktop that had been ready; empty: it did not."""
+    """The time within the hour when its liveness probe ended a desktop that had been ready; empty:
+    it did not.
+    """
     ended = pod.desktop.last_state.terminated if pod.desktop else None
     at = (ended.finished_at or "") if ended and ended.reason != "OOMKilled" else ""
     was_ready = pod.ready or diagnosis.session.status.ready_time >= pod.metadata.creation_timestamp
     # A program that was killed from inside refuses the connection; one that hangs does not respond.
     failed = any(
-        "Liveness probe failed" in event.note and not _ENDED.search(event.note) for event in diagnosis.observed.events
+        "Liveness probe failed" in event.note and not _ENDED.search(event.note)
+        for event in diagnosis.observed.events
     )
     return at if was_ready and failed and diagnosis.snapshot.age(at) < _RECENT_SECONDS else ""
 
 
 def _read_last_log(diagnosis: SessionDiagnosis) -> str:
-    """The command that shows how the desktop ended: of its pod, or what the status keeps of a pod that is deleted."""
+    """The command that shows how the desktop ended: of its pod, or what the status keeps of a pod
+    that is deleted.
+    """
     pod, kubectl = diagnosis.pod, diagnosis.kubectl
     if pod is None:
         shown = '{.status.failures.message}{"\\n"}{.status.failures.log}{"\\n"}'
@@ -361,28 +442,47 @@ def _read_last_log(diagnosis: SessionDiagnosis) -> str:
 
 
 def _denied_credentials(diagnosis: SessionDiagnosis) -> tuple[str, Remedy] | None:
-    """A sentence about the pull secret that the registry does not accept, and its remedy; None: it is not that."""
+    """A sentence about the pull secret that the registry does not accept, and its remedy; None: it
+    is not that.
+    """
     pod, desktop, answer = diagnosis.pod, diagnosis.desktop, diagnosis.answer
     denied = answer is not None and answer.reason == PodReason.IMAGE_PULL_DENIED
-    if not denied or not isinstance(desktop, Desktop) or not desktop.image_pull_secrets or not pod or not pod.desktop:
+    if (
+        not denied
+        or not isinstance(desktop, Desktop)
+        or not desktop.image_pull_secrets
+        or not pod
+        or not pod.desktop
+    ):
         return None
     names, registry = desktop.image_pull_secrets, _registry_of(desktop.image)
     event, waiting = diagnosis.observed.start_state(pod).newest("Failed"), pod.desktop.state.waiting
     said = f"{waiting.message if waiting else ''} {event.note if event else ''}"
-    if not re.search(r"\b401\b|unauthori[sz]ed|incorrect username|no basic auth credentials", said, re.IGNORECASE):
+    if not re.search(
+        r"\b401\b|unauthori[sz]ed|incorrect username|no basic auth credentials", said, re.IGNORECASE
+    ):
         return None
     server = "https://index.docker.io/v1/" if registry == "docker.io" else registry
-    # A password in the arguments of kubectl would be seen by others on that machine, and in the shell's history.
+    # A password in the arguments of kubectl would be seen by others on that machine, and in the
+    # shell's history.
     create = (
         f"{diagnosis.kubectl} create secret generic {secret} --type=kubernetes.io/dockerconfigjson"
-        " --from-file=.dockerconfigjson=pull-secret/config.json --dry-run=client -o yaml | kubectl apply -f -"
+        " --from-file=.dockerconfigjson=pull-secret/config.json --dry-run=client -o yaml | kubectl"
+        " apply -f -"
         for secret in names
     )
     which = ", for the Secret of this registry," if len(names) > 1 else ""
-    message = f"The registry {registry} refuses the credentials of the Secret{'s' * bool(which)} {', '.join(names)}."
-    sentence = f"Log in to the registry with a Docker configuration of its own. Then{which} make the Secret from it:"
+    message = (
+        f"The registry {registry} refuses the credentials of the Secret{'s' * bool(which)}"
+        f" {', '.join(names)}."
+    )
+    sentence = (
+        f"Log in to the registry with a Docker configuration of its own. Then{which} make the"
+        " Secret from it:"
+    )
     return message, Remedy(
-        sentence, (f"docker --config pull-secret login {server}", *create, diagnosis.restart_command)
+        sentence,
+        (f"docker --config pull-secret login {server}", *create, diagnosis.restart_command),
     )
 
 
@@ -393,39 +493,56 @@ def _registry_of(image: str) -> str:
 
 
 def _remedy_of_image(diagnosis: SessionDiagnosis) -> Remedy:
-    """The commands that make the image available. The template is read again only when the session restarts."""
-    template, pod, why = diagnosis.template_name, diagnosis.pod, diagnosis.answer or diagnosis.problem
+    """The commands that make the image available. The template is read again only when the session
+    restarts.
+    """
+    template, pod, why = (
+        diagnosis.template_name,
+        diagnosis.pod,
+        diagnosis.answer or diagnosis.problem,
+    )
     reason = why.reason if why else ""
     fix = (f"kubectl edit vditemplate {template}", diagnosis.restart_command)
     correct = f"Correct registry, name or tag in spec.image of template `{template}`"
     if reason == PodReason.IMAGE_PULL_DENIED:
-        secrets = diagnosis.desktop.image_pull_secrets if isinstance(diagnosis.desktop, Desktop) else ()
+        secrets = (
+            diagnosis.desktop.image_pull_secrets if isinstance(diagnosis.desktop, Desktop) else ()
+        )
         read = (f"{diagnosis.kubectl} get secret {secret}" for secret in secrets)
         return Remedy(f"{correct}, or its pull secret. Then restart the desktop.", (*read, *fix))
     if reason == PodReason.REGISTRY_BUSY:
-        return Remedy("Wait until the registry allows more pulls, or add a pull secret to the template.", fix)
+        return Remedy(
+            "Wait until the registry allows more pulls, or add a pull secret to the template.", fix
+        )
     if reason in _OF_TEMPLATE or pod is None or pod.desktop is None or not pod.spec.node_name:
         return Remedy(f"{correct}. Then restart the desktop.", fix)
     node, image = pod.spec.node_name, pod.desktop.image
     if image.startswith("localhost/"):
-        sentence = f"{correct}. If the name is right, import the image on the node {node}: no registry has it."
+        sentence = (
+            f"{correct}. If the name is right, import the image on the node {node}: no registry"
+            " has it."
+        )
         return Remedy(sentence, fix)
     service, crictl = node_tools(diagnosis.snapshot, node)
     pull = f"{crictl} pull {image}"
     if reason == PodReason.REGISTRY_NOT_TRUSTED and service != "kubelet":
         sentence = (
-            f"On the node {node}, save the registry's CA as /etc/rancher/k3s/registry-ca.crt. Name it in "
-            f"registries.yaml there (configs, `{_registry_of(image)}`, tls, ca_file)."
+            f"On the node {node}, save the registry's CA as /etc/rancher/k3s/registry-ca.crt. Name"
+            f" it in registries.yaml there (configs, `{_registry_of(image)}`, tls, ca_file)."
         )
         return Remedy(sentence, (f"systemctl restart {service}", pull))
     if reason == PodReason.REGISTRY_WITHOUT_TLS:
         sentence = (
-            f"Give the registry a certificate, or, in a network that you trust, name http://{_registry_of(image)} as "
-            f"its endpoint on the node {node} (K3s: mirrors in /etc/rancher/k3s/registries.yaml)."
+            "Give the registry a certificate, or, in a network that you trust, name"
+            f" http://{_registry_of(image)} as its endpoint on the node {node} (K3s: mirrors in"
+            " /etc/rancher/k3s/registries.yaml)."
         )
         return Remedy(sentence, (pull,))
     if reason == PodReason.REGISTRY_UNKNOWN:
-        sentence = f"{correct}. If the registry is right, fix DNS on the node {node}, and pull the image there."
+        sentence = (
+            f"{correct}. If the registry is right, fix DNS on the node {node}, and pull the image"
+            " there."
+        )
         return Remedy(sentence, (*fix, pull))
     access = reason in (PodReason.REGISTRY_UNREACHABLE, PodReason.REGISTRY_NOT_TRUSTED)
     what = "its access to the registry" if access else "what the message names"
@@ -434,7 +551,9 @@ def _remedy_of_image(diagnosis: SessionDiagnosis) -> Remedy:
 
 @check("vdisessions", "pods", "nodes")
 def starts_slow(snapshot: Snapshot) -> Iterator[Finding]:
-    """Starts of the last hour that took more than 30 s, or do so now, and the stage that took longest."""
+    """Starts of the last hour that took more than 30 s, or do so now, and the stage that took
+    longest.
+    """
     for diagnosis in active_sessions(snapshot):
         pod = diagnosis.pod
         if pod is None or (diagnosis.answer and diagnosis.answer.stuck):
@@ -448,14 +567,19 @@ def starts_slow(snapshot: Snapshot) -> Iterator[Finding]:
         template, revision = diagnosis.template, pod.metadata.annotations.get(TEMPLATE_REVISION)
         if pod.ready and template and revision and revision != str(template.metadata.generation):
             continue  # the template was changed since: the next start shows whether that helped
-        if pod.ready and condition and snapshot.age(condition.last_transition_time) > _RECENT_SECONDS:
+        if (
+            pod.ready
+            and condition
+            and snapshot.age(condition.last_transition_time) > _RECENT_SECONDS
+        ):
             continue
         stage = max(stages, key=lambda stage: stages[stage])
         where, remedy = _slow_stage(stage, diagnosis, pod)
         yield diagnosis.finding(
             "start_slow",
             f"{'Its start took' if pod.ready else 'It has been starting for'} {int(took)} s."
-            f" {'All' if int(stages[stage]) == int(took) else f'{int(stages[stage])} s'} of that is {where}.",
+            f" {'All' if int(stages[stage]) == int(took) else f'{int(stages[stage])} s'} of that is"
+            f" {where}.",
             evidence=[", ".join(f"{name} {int(value)} s" for name, value in stages.items())],
             remedy=remedy,
         )
@@ -467,7 +591,9 @@ def _slow_stage(stage: str, diagnosis: SessionDiagnosis, pod: Pod) -> tuple[str,
     edit = f"kubectl edit vditemplate {template}"
     if stage == "schedule" and diagnosis.home and diagnosis.home.status.phase == "Pending":
         command = f"{diagnosis.kubectl} describe pvc {diagnosis.home.metadata.name}"
-        return "the wait for the volume of its home", Remedy("See what the claim waits for.", (command,))
+        return "the wait for the volume of its home", Remedy(
+            "See what the claim waits for.", (command,)
+        )
     if stage == "schedule":
         command = "kubectl --namespace kube-system get pods -l component=kube-scheduler"
         return "the search for a node", Remedy.run(command)
@@ -479,7 +605,9 @@ def _slow_stage(stage: str, diagnosis: SessionDiagnosis, pod: Pod) -> tuple[str,
         explain_probe(diagnosis.observed.start_state(pod)),
     )
     if answer and answer.reason == PodReason.PROBE_REFUSED:
-        remedy = Remedy("Correct the template, then restart the desktop.", (edit, diagnosis.restart_command))
+        remedy = Remedy(
+            "Correct the template, then restart the desktop.", (edit, diagnosis.restart_command)
+        )
         return f"the desktop itself. {answer.sentence.rstrip('.')}", remedy
     if answer:
         where = f"the desktop itself: {how or 'its readiness probe has not passed'}"
@@ -491,11 +619,15 @@ def _slow_stage(stage: str, diagnosis: SessionDiagnosis, pod: Pod) -> tuple[str,
 
 
 def _stages(snapshot: Snapshot, pod: Pod) -> dict[str, float]:
-    """Seconds of each stage of the pod's start so far. Time before the pod, in the queue, is not its start."""
+    """Seconds of each stage of the pod's start so far. Time before the pod, in the queue, is not
+    its start.
+    """
     scheduled, ready = pod.condition("PodScheduled"), pod.condition("Ready")
     running = pod.desktop.state.running if pod.desktop else None
     ends = {
-        "schedule": scheduled.last_transition_time if scheduled and scheduled.status == "True" else "",
+        "schedule": (
+            scheduled.last_transition_time if scheduled and scheduled.status == "True" else ""
+        ),
         "prepare": running.started_at if running else "",
         "boot": ready.last_transition_time if pod.ready and ready else "",
     }
@@ -516,7 +648,8 @@ def sessions_overdue(snapshot: Snapshot) -> Iterator[Finding]:
         if diagnosis.pod is not None and snapshot.age(ends) > _OVERDUE_SECONDS:
             yield diagnosis.finding(
                 "session_overdue",
-                f"Its time limit was reached {snapshot.age(ends):.0f} s ago, but its desktop is still running.",
+                f"Its time limit was reached {snapshot.age(ends):.0f} s ago, but its desktop is"
+                " still running.",
                 evidence=[
                     f"status.expiresAt: {ends}",
                     f"pod/{diagnosis.pod.metadata.name}: {diagnosis.pod.status.phase}",
@@ -527,7 +660,9 @@ def sessions_overdue(snapshot: Snapshot) -> Iterator[Finding]:
 
 @check("vdisessions", "nodes")
 def user_namespaces_missing(snapshot: Snapshot) -> Iterator[Finding]:
-    """Nodes whose lack leaves desktops without a user namespace, which their templates use where they can (Auto)."""
+    """Nodes whose lack leaves desktops without a user namespace, which their templates use where
+    they can (Auto).
+    """
     for diagnosis in active_sessions(snapshot):
         isolation = diagnosis.session.status.isolation
         if isolation and (name := lacking_node(isolation.message)) in snapshot.nodes:

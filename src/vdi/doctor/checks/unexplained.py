@@ -1,7 +1,9 @@
-"""The last check: whatever the API reports as not well and no other finding explains, in the API's own words.
+"""The last check: whatever the API reports as not well and no other finding explains, in the API's
+own words.
 
-It knows no example of a fault. It looks at the objects that a session, a pool, a route or a release names; a finding
-about such an object, or about one that it depends on, explains the state of the object.
+It knows no example of a fault. It looks at the objects that a session, a pool, a route or a release
+names; a finding about such an object, or about one that it depends on, explains the state of the
+object.
 """
 
 import json
@@ -31,22 +33,27 @@ from vdi.snapshot.check import check
 from vdi.snapshot.model import Snapshot
 from vdi.snapshot.objects import ConditionsStatus, Pod
 
-# Time in which a condition may pass by itself, a deleted object may go, and a container that ran for less had not
-# started yet: it lacked something then, and runs now.
+# Time in which a condition may pass by itself, a deleted object may go, and a container that ran
+# for less had not started yet: it lacked something then, and runs now.
 _PATIENCE_SECONDS = 60.0
-# Time that a pod of a pool or a release has to get ready, while no rule of `vdi.cluster.explain` calls it stuck.
+# Time that a pod of a pool or a release has to get ready, while no rule of `vdi.cluster.explain`
+# calls it stuck.
 _START_SECONDS = 120.0
 _EVENT_SECONDS = 600.0
-# The kubelet reports a mount that still fails at least every 122 s: an older report about a running pod is over.
+# The kubelet reports a mount that still fails at least every 122 s: an older report about a running
+# pod is over.
 _MOUNT_SECONDS = 180.0
 _RECENT_SECONDS = 3600.0
 _LONGEST_QUOTE = 300
 # Reason why a desktop was lost -> the field of its template that helps.
 _REMEDIES: Mapping[str, str] = {
     PodReason.OUT_OF_MEMORY: "Raise resources.defaultMemory of its template, which was reached.",
-    PodReason.OUT_OF_EPHEMERAL_STORAGE: "Raise resources.defaultEphemeralStorage of its template, or use the home.",
+    PodReason.OUT_OF_EPHEMERAL_STORAGE: (
+        "Raise resources.defaultEphemeralStorage of its template, or use the home."
+    ),
 }
-# Exit codes that are no failure: the program ended, or the runtime lost sight of it because the machine was off.
+# Exit codes that are no failure: the program ended, or the runtime lost sight of it because the
+# machine was off.
 _NO_FAILURE = (0, 255)
 # Exit code of a program that was ended by SIGKILL.
 _KILLED = 137
@@ -55,20 +62,35 @@ _BAD_WHEN_TRUE = re.compile(
     "(Pressure|Failure|Failed|Degraded|Exceeded|Unavailable|Error|Stalled|Ignored|ResizePending)$|^Disruption"
 )
 # Conditions that only repeat another one, or name a normal step.
-_NEUTRAL = {"ContainersReady", "Initialized", "PodReadyToStartContainers", "Issuing", "Resizing", "Unused"}
-# Reasons of a normal state: a pool whose desktops are taken all day, an image on its way, no node at the moment.
+_NEUTRAL = {
+    "ContainersReady",
+    "Initialized",
+    "PodReadyToStartContainers",
+    "Issuing",
+    "Resizing",
+    "Unused",
+}
+# Reasons of a normal state: a pool whose desktops are taken all day, an image on its way, no node
+# at the moment.
 _NORMAL: set[str] = {PoolReason.FILLING, PullReason.PULLING, PullReason.NO_NODES}
-# A new size that the user has to restart for, or make room for in the desktop: both are shown to the user.
+# A new size that the user has to restart for, or make room for in the desktop: both are shown to
+# the user.
 _NORMAL |= {Reason.NEEDS_RESTART, Reason.IN_USE}
 # Reasons that do not pass by themselves.
-_LASTING: set[str] = {PoolReason.TEMPLATE_HAS_HOME, PoolReason.TEMPLATE_HAS_USER_VOLUMES, PoolReason.INVALID_SCHEDULE}
+_LASTING: set[str] = {
+    PoolReason.TEMPLATE_HAS_HOME,
+    PoolReason.TEMPLATE_HAS_USER_VOLUMES,
+    PoolReason.INVALID_SCHEDULE,
+}
 _LASTING |= {Reason.TEMPLATE_NOT_FOUND, Reason.INVALID_TEMPLATE, Reason.INFEASIBLE}
 # Mode of a film that is always made, and its state while it is.
 _ALWAYS, _ON = "Always", "On"
-# Warnings of a cluster that is well: probes and restarts show in the state of the pod, a session announces its end.
+# Warnings of a cluster that is well: probes and restarts show in the state of the pod, a session
+# announces its end.
 _NORMAL_EVENTS = {"Unhealthy", "BackOff", "NodeNotReady", "DNSConfigForming"}
 _NORMAL_EVENTS |= {Reason.EXPIRING_SOON, Reason.CLOSING_SOON, Reason.IDLE, Reason.NODE_CORDONED}
-# Warnings of the catalogue that keep a desktop from starting. Other warnings are advice, and explain nothing.
+# Warnings of the catalogue that keep a desktop from starting. Other warnings are advice, and
+# explain nothing.
 _TELLING = {"start_slow", "home_in_use", "host_taken", "cpu_limit_low", "encoder_obsolete"}
 # Finalizers of Kubernetes and of ours -> the event that removes them.
 _FINALIZERS = {
@@ -81,7 +103,9 @@ _NO_STATUS = ConditionsStatus()
 
 @dataclass(frozen=True)
 class _Subject:
-    """An object, and the names of the objects whose findings explain its state, of a pod its owner first."""
+    """An object, and the names of the objects whose findings explain its state, of a pod its owner
+    first.
+    """
 
     kind: str
     raw: Any
@@ -103,7 +127,9 @@ class _Subject:
 
     @property
     def is_resting(self) -> bool:
-        """Whether no good state is expected: a suspended or deleted session, a pod that ends or has ended."""
+        """Whether no good state is expected: a suspended or deleted session, a pod that ends or has
+        ended.
+        """
         if self.pod:
             return self.pod.terminating or self.pod.status.phase in ("Failed", "Succeeded")
         return self.diagnosis is not None and self.diagnosis.resting
@@ -112,21 +138,38 @@ class _Subject:
         place = f"--namespace {self.meta.namespace} " if self.meta.namespace else ""
         return f"kubectl {place}{verb} {self.kind} {self.meta.name}"
 
-    def finding(self, code: str, message: str, evidence: Iterable[str], remedy: Remedy | None = None) -> Finding:
+    def finding(
+        self, code: str, message: str, evidence: Iterable[str], remedy: Remedy | None = None
+    ) -> Finding:
         remedy, chain = remedy or Remedy.run(self.kubectl("describe")), self.chain
-        return make_finding(code, self.object, _quote(message), evidence=evidence, remedy=remedy, related_objects=chain)
+        return make_finding(
+            code,
+            self.object,
+            _quote(message),
+            evidence=evidence,
+            remedy=remedy,
+            related_objects=chain,
+        )
 
 
 @check("vdisessions", "vditemplates", "pods", "nodes", "persistentvolumeclaims", last=True)
 def unexplained(snapshot: Snapshot, found: Collection[Finding]) -> Iterator[Finding]:
-    """Conditions, Warning Events, deletions and restarts that none of the findings so far explains."""
+    """Conditions, Warning Events, deletions and restarts that none of the findings so far
+    explains.
+    """
     explained = {finding.object for finding in found if _explains(finding)}
     subjects: dict[str, _Subject] = {}
     for subject in _subjects(snapshot):
         subjects.setdefault(subject.object, subject)
-    # A pod that stays keeps its session and its claim. Everything else follows from the owner, which comes first.
-    looks = [(_deletion, subject) for subject in sorted(subjects.values(), key=lambda subject: subject.pod is None)]
-    looks += [(look, subject) for subject in subjects.values() for look in (_condition, _restart, _event)]
+    # A pod that stays keeps its session and its claim. Everything else follows from the owner,
+    # which comes first.
+    looks = [
+        (_deletion, subject)
+        for subject in sorted(subjects.values(), key=lambda subject: subject.pod is None)
+    ]
+    looks += [
+        (look, subject) for subject in subjects.values() for look in (_condition, _restart, _event)
+    ]
     for look, subject in looks:
         finding = look(snapshot, subject)
         if finding and explained.isdisjoint((subject.object, *finding.related_objects)):
@@ -135,7 +178,9 @@ def unexplained(snapshot: Snapshot, found: Collection[Finding]) -> Iterator[Find
 
 
 def _explains(finding: Finding) -> bool:
-    is_error = CODES[finding.code].severity is Severity.ERROR and finding.severity is not Severity.UNKNOWN
+    is_error = (
+        CODES[finding.code].severity is Severity.ERROR and finding.severity is not Severity.UNKNOWN
+    )
     return is_error or finding.code in _TELLING
 
 
@@ -159,10 +204,14 @@ def _subjects(snapshot: Snapshot) -> Iterator[_Subject]:
     for pool in pools:
         name, owner = pool.metadata.name, f"vditemplate/{pool.spec.template}"
         for pod in snapshot.pods:
-            if pod.metadata.labels.get(POOL) == derive_base(name) and SESSION_LABEL not in pod.metadata.labels:
+            if (
+                pod.metadata.labels.get(POOL) == derive_base(name)
+                and SESSION_LABEL not in pod.metadata.labels
+            ):
                 yield _of_pod(pod, f"vdipool/{name}", owner)
     for workload in release_workloads(snapshot):
-        # A pod says more than its workload. One that is ready does not explain why another one cannot be created.
+        # A pod says more than its workload. One that is ready does not explain why another one
+        # cannot be created.
         pods = snapshot.pods_of(workload.raw)
         yield from (_of_pod(pod, workload.object) for pod in pods)
         unready = (f"pod/{workload.namespace}/{pod.metadata.name}" for pod in pods if not pod.ready)
@@ -177,7 +226,9 @@ def _of_session(snapshot: Snapshot, diagnosis: SessionDiagnosis) -> Iterator[_Su
     chain += [f"pod/{namespace}/{pod.metadata.name}" for pod in pods]
     yield _Subject("vdisession", diagnosis.session, chain, diagnosis=diagnosis)
     # A route or a Service has no part in the state of a pod or a claim.
-    chain = [name for name in chain if not name.startswith(("ingressroute/", "service/", "secret/"))]
+    chain = [
+        name for name in chain if not name.startswith(("ingressroute/", "service/", "secret/"))
+    ]
     claims = {diagnosis.home.metadata.name} if diagnosis.home else set()
     for pod in pods:
         yield _of_pod(pod, *chain)
@@ -201,8 +252,12 @@ def _others(snapshot: Snapshot) -> Iterator[_Subject]:
         for raw in snapshot.of_kind(f"{kind}s"):
             meta = raw.metadata
             if meta.labels.items() >= MANAGED_BY.items():
-                owners = [owner.name for owner in meta.owner_references if owner.kind == "VDISession"]
-                yield _Subject(kind, raw, [f"vdisession/{meta.namespace}/{owner}" for owner in owners])
+                owners = [
+                    owner.name for owner in meta.owner_references if owner.kind == "VDISession"
+                ]
+                yield _Subject(
+                    kind, raw, [f"vdisession/{meta.namespace}/{owner}" for owner in owners]
+                )
 
 
 def _deletion(snapshot: Snapshot, subject: _Subject) -> Finding | None:
@@ -215,19 +270,36 @@ def _deletion(snapshot: Snapshot, subject: _Subject) -> Finding | None:
     if foreign:
         # Only this finalizer, and only where it is: one that others have added meanwhile stays.
         place = f"/metadata/finalizers/{names.index(foreign[0])}"
-        patch = [{"op": "test", "path": place, "value": foreign[0]}, {"op": "remove", "path": place}]
+        patch = [
+            {"op": "test", "path": place, "value": foreign[0]},
+            {"op": "remove", "path": place},
+        ]
         change = f"{subject.kubectl('patch')} --type json --patch {shlex.quote(json.dumps(patch))}"
-        sentence = f"Repair that controller. Only if it is gone for good, look at the object, then remove {foreign[0]}:"
+        sentence = (
+            "Repair that controller. Only if it is gone for good, look at the object, then remove"
+            f" {foreign[0]}:"
+        )
         remedy = Remedy(sentence, (f"{subject.kubectl('get')} --output yaml", change))
     elif FINALIZER in names and subject.diagnosis:
         remedy = subject.diagnosis.restart_operator
     node = snapshot.nodes.get(subject.pod.spec.node_name) if subject.pod else None
     if foreign or (node and node.ready):
         # This is a cause: the findings of its session follow from it.
-        subject = replace(subject, chain=[name for name in subject.chain if name.startswith("node/")])
-    whose = {name: _FINALIZERS.get(name, f"the controller of {name.partition('/')[0]} removes it") for name in names}
-    kept = ", ".join(f"{name} ({words})" for name, words in whose.items()) or "its node, which has not stopped it"
-    evidence = [f"metadata.deletionTimestamp: {subject.meta.deletion_timestamp}", f"metadata.finalizers: {names}"]
+        subject = replace(
+            subject, chain=[name for name in subject.chain if name.startswith("node/")]
+        )
+    whose = {
+        name: _FINALIZERS.get(name, f"the controller of {name.partition('/')[0]} removes it")
+        for name in names
+    }
+    kept = (
+        ", ".join(f"{name} ({words})" for name, words in whose.items())
+        or "its node, which has not stopped it"
+    )
+    evidence = [
+        f"metadata.deletionTimestamp: {subject.meta.deletion_timestamp}",
+        f"metadata.finalizers: {names}",
+    ]
     message = f"It was deleted {int(age)} s ago and is kept by {kept}."
     return subject.finding("deletion_stuck", message, evidence, remedy)
 
@@ -252,9 +324,13 @@ def _condition(snapshot: Snapshot, subject: _Subject) -> Finding | None:
     lines = []
     for one in bad:
         words = ": ".join(part for part in (one.reason, one.message) if part)
-        lines.append(_quote(f"condition {one.type} is {one.status}: {words or 'it gives no reason'}"))
+        lines.append(
+            _quote(f"condition {one.type} is {one.status}: {words or 'it gives no reason'}")
+        )
     warnings = [line for line in last_warnings(events) if not any(line in said for said in lines)]
-    evidence = [*lines[1:], *warnings] or [f"since {bad[0].last_transition_time or 'an unknown time'}"]
+    evidence = [*lines[1:], *warnings] or [
+        f"since {bad[0].last_transition_time or 'an unknown time'}"
+    ]
     return subject.finding("unexplained_condition", f"Its {lines[0]}", evidence)
 
 
@@ -275,47 +351,76 @@ def _is_bad(snapshot: Snapshot, subject: _Subject, condition: Condition | PodCon
         return False
     if condition.status != ("True" if _BAD_WHEN_TRUE.search(kind) else "False"):
         return False
-    # The conditions of a session that was suspended are False for hours, and stay so while it starts again.
+    # The conditions of a session that was suspended are False for hours, and stay so while it
+    # starts again.
     starting = subject.diagnosis.starting_seconds if subject.diagnosis else None
     ages = [snapshot.age(since) if since else None, starting]
     return reason in _LASTING or all(age >= _PATIENCE_SECONDS for age in ages if age is not None)
 
 
 def _unready(snapshot: Snapshot, subject: _Subject, pod: Pod, events: list[Event]) -> str:
-    """The words that explain a pod which is not ready, since its condition only names the container; empty: it is."""
+    """The words that explain a pod which is not ready, since its condition only names the
+    container; empty: it is.
+    """
     if pod.ready or pod.terminating or pod.gated or pod.status.phase == "Succeeded":
         return ""
     condition = pod.condition("Ready")
-    age = snapshot.age((condition.last_transition_time if condition else "") or pod.metadata.creation_timestamp)
-    # A Deployment has replaced its failed pod long ago; nor is a machine that was switched off a fault.
-    if pod.status.phase == "Failed" and (age > _RECENT_SECONDS or pod.status.reason == "Terminated"):
+    age = snapshot.age(
+        (condition.last_transition_time if condition else "") or pod.metadata.creation_timestamp
+    )
+    # A Deployment has replaced its failed pod long ago; nor is a machine that was switched off a
+    # fault.
+    if pod.status.phase == "Failed" and (
+        age > _RECENT_SECONDS or pod.status.reason == "Terminated"
+    ):
         return ""
     kind, _, name = subject.chain[0].rpartition("/")
-    words = chart_subject(name) if kind.startswith(("deployment/", "daemonset/", "statefulset/")) else DESKTOP
-    answer = explain(StartState(pod, None, tuple(events), snapshot.nodes.get(pod.spec.node_name), subject=words))
+    words = (
+        chart_subject(name)
+        if kind.startswith(("deployment/", "daemonset/", "statefulset/"))
+        else DESKTOP
+    )
+    answer = explain(
+        StartState(pod, None, tuple(events), snapshot.nodes.get(pod.spec.node_name), subject=words)
+    )
     return answer.sentence if age >= (_PATIENCE_SECONDS if answer.stuck else _START_SECONDS) else ""
 
 
 def _restart(snapshot: Snapshot, subject: _Subject) -> Finding | None:
-    """A container that was killed for its memory or failed while it ran, within the hour; a desktop that was lost.
+    """A container that was killed for its memory or failed while it ran, within the hour; a desktop
+    that was lost.
 
     The second counts until the new desktop has shown that it can run.
     """
     session = subject.diagnosis.session if subject.diagnosis and not subject.is_resting else None
     failures = current_failures(session) if session else None
-    if session and failures and failures.reason not in NOT_ITS_FAULT and not is_short_of_room(session):
+    if (
+        session
+        and failures
+        and failures.reason not in NOT_ITS_FAULT
+        and not is_short_of_room(session)
+    ):
         remedy = _REMEDIES.get(failures.reason)
         edit = f"kubectl edit vditemplate {session.spec.template}"
         lost, meta = snapshot.age(failures.time), session.metadata
-        # The pod is gone, and its name is that of the next one: the time tells whose Events these are.
+        # The pod is gone, and its name is that of the next one: the time tells whose Events these
+        # are.
         events = snapshot.events.get(("Pod", meta.namespace, session.status.pod_name), ())
-        said = last_warnings(one for one in events if abs(snapshot.age(one.seen) - lost) < _PATIENCE_SECONDS)
+        said = last_warnings(
+            one for one in events if abs(snapshot.age(one.seen) - lost) < _PATIENCE_SECONDS
+        )
         words = f"Its desktop was lost and started again: {' '.join([failures.message, *said])}"
         evidence = [f"status.failures: {failures.count}, {failures.reason}"]
-        return subject.finding("container_restarted", words, evidence, Remedy(remedy, (edit,)) if remedy else None)
+        return subject.finding(
+            "container_restarted", words, evidence, Remedy(remedy, (edit,)) if remedy else None
+        )
     for container in subject.pod.status.container_statuses if subject.pod else ():
         ended = container.last_state.terminated
-        if ended is None or not ended.finished_at or snapshot.age(ended.finished_at) > _RECENT_SECONDS:
+        if (
+            ended is None
+            or not ended.finished_at
+            or snapshot.age(ended.finished_at) > _RECENT_SECONDS
+        ):
             continue
         name, code, finished = container.name, ended.exit_code, ended.finished_at
         ran = snapshot.age(ended.started_at) - snapshot.age(finished)
@@ -324,13 +429,22 @@ def _restart(snapshot: Snapshot, subject: _Subject) -> Finding | None:
             words = "used more memory than its limit"
         elif code == _KILLED:
             words = "was killed, neither for its memory limit nor by the kubelet"
-        elif code in _NO_FAILURE or ran < _PATIENCE_SECONDS or _machine_was_off(snapshot, subject.pod, finished):
+        elif (
+            code in _NO_FAILURE
+            or ran < _PATIENCE_SECONDS
+            or _machine_was_off(snapshot, subject.pod, finished)
+        ):
             continue
         return subject.finding(
             "container_restarted",
             f"Its container {name} {words} {int(snapshot.age(finished))} s ago, and was restarted.",
-            [f"lastState.terminated: exit code {code}, {finished}", _quote(last_line(ended.message))],
-            Remedy.run(f"{subject.kubectl('logs').replace(' pod ', ' ')} --container {name} --previous"),
+            [
+                f"lastState.terminated: exit code {code}, {finished}",
+                _quote(last_line(ended.message)),
+            ],
+            Remedy.run(
+                f"{subject.kubectl('logs').replace(' pod ', ' ')} --container {name} --previous"
+            ),
         )
     return None
 
@@ -338,20 +452,27 @@ def _restart(snapshot: Snapshot, subject: _Subject) -> Finding | None:
 def _machine_was_off(snapshot: Snapshot, pod: Pod | None, ended: str) -> bool:
     """Whether no container of the pod's node has run since before this end."""
     beside = (one for one in snapshot.pods if pod and one.spec.node_name == pod.spec.node_name)
-    running = (container.state.running for one in beside for container in one.status.container_statuses)
+    running = (
+        container.state.running for one in beside for container in one.status.container_statuses
+    )
     return all(state.started_at > ended for state in running if state)
 
 
 def _event(snapshot: Snapshot, subject: _Subject) -> Finding | None:
-    """A Warning that came after its object had become ready. Before that, the state of the object speaks."""
+    """A Warning that came after its object had become ready. Before that, the state of the object
+    speaks.
+    """
     conditions = [one for one in subject.status.conditions if one.type in ("Ready", "Available")]
-    good = [one.last_transition_time for one in conditions if one.status == "True" or subject.is_resting]
+    good = [
+        one.last_transition_time for one in conditions if one.status == "True" or subject.is_resting
+    ]
     # A claim has no such condition. Whatever kept it from being bound is over.
     bound = getattr(subject.status, "phase", "") == "Bound"
     later = [
         event
         for event in _events_of(snapshot, subject)
-        if (good and event.seen > max(good)) or (bound and not re.search("Provision|Binding|Expanding", event.reason))
+        if (good and event.seen > max(good))
+        or (bound and not re.search("Provision|Binding|Expanding", event.reason))
     ]
     if not later or (subject.pod and subject.is_resting):
         return None
@@ -366,7 +487,8 @@ def _events_of(snapshot: Snapshot, subject: _Subject) -> list[Event]:
         event
         for event in snapshot.events_of(subject.meta.uid)
         if event.reason not in _NORMAL_EVENTS and not PASSING.search(event.note)
-        if snapshot.age(event.seen) <= (_MOUNT_SECONDS if "Mount" in event.reason else _EVENT_SECONDS)
+        if snapshot.age(event.seen)
+        <= (_MOUNT_SECONDS if "Mount" in event.reason else _EVENT_SECONDS)
     ]
 
 

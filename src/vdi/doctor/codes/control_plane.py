@@ -1,4 +1,6 @@
-"""Codes of the control plane: CRDs, the operator, its Lease, Helm's release, templates, and sessions that wait."""
+"""Codes of the control plane: CRDs, the operator, its Lease, Helm's release, templates, and
+sessions that wait.
+"""
 
 from functools import partial
 
@@ -27,17 +29,19 @@ _unexplained = partial(_warning, follows=("crd_missing", "operator_missing", "dn
 CONTROL_PLANE = (
     _code(
         "crd_missing",
-        "The API server does not know one of the kinds of vdi, so no one can create sessions, templates or pools.",
+        "The API server does not know one of the kinds of vdi, so no one can create sessions,"
+        " templates or pools.",
         "The CustomResourceDefinition does not exist.",
         "Install the chart: it includes the CRDs.",
         cluster_wide=True,
     ),
     _code(
         "crd_outdated",
-        "The cluster's CRD lacks fields of this version of vdi. The API server drops them silently, both from "
-        "requests of users and from the operator's status.",
+        "The cluster's CRD lacks fields of this version of vdi. The API server drops them silently,"
+        " both from requests of users and from the operator's status.",
         "The schema in the CustomResourceDefinition, compared with the one of this version.",
-        "Apply the CRDs of this version. If the operator is older than they are, upgrade the release.",
+        "Apply the CRDs of this version. If the operator is older than they are, upgrade the"
+        " release.",
     ),
     _code(
         "operator_missing",
@@ -51,7 +55,8 @@ CONTROL_PLANE = (
         "session_unwatched",
         "No operator watches a namespace with sessions: they stay Pending forever.",
         "VDI_NAMESPACE of all operators, compared with the namespaces of the sessions.",
-        "Create the sessions in the operator's namespace, or install a second release for this one.",
+        "Create the sessions in the operator's namespace, or install a second release for this"
+        " one.",
     ),
     _code(
         "operator_settings_bad",
@@ -61,7 +66,8 @@ CONTROL_PLANE = (
     ),
     _code(
         "operator_down",
-        "No replica of the operator responds: nothing starts, ends or is cleaned up. Running desktops continue.",
+        "No replica of the operator responds: nothing starts, ends or is cleaned up. Running"
+        " desktops continue.",
         "readyReplicas of its Deployment, its pods and their logs.",
         "Read its log and the Events of its pods.",
         follows=(RELEASE_DIFFERS, "operator_settings_bad", "node_not_ready", "node_under_pressure"),
@@ -69,7 +75,8 @@ CONTROL_PLANE = (
     _code(
         "operator_without_lease",
         "The operator is ready, but no replica holds the Lease, so none is active.",
-        "The Lease vdi-operator in the sessions' namespace: its holder, and when it was last renewed.",
+        "The Lease vdi-operator in the sessions' namespace: its holder, and when it was last"
+        " renewed.",
         "Restart the operator. If this happens again, its log says why it cannot write Leases.",
         follows=(RELEASE_DIFFERS, "operator_down", "node_not_ready"),
     ),
@@ -83,14 +90,17 @@ CONTROL_PLANE = (
     ),
     _code(
         "operator_stuck",
-        "The operator leads and responds, but does not process several sessions: no pod, no reason, no clean-up.",
-        "The operator's own functions find no reason to wait, and nothing has happened for more than 30 seconds.",
+        "The operator leads and responds, but does not process several sessions: no pod, no reason,"
+        " no clean-up.",
+        "The operator's own functions find no reason to wait, and nothing has happened for more"
+        " than 30 seconds.",
         "Read the operator's log, then restart it.",
         follows=(RELEASE_DIFFERS, *NO_OPERATOR),
     ),
     _warning(
         "lease_of_a_stranger",
-        "A process that is not a pod of the installed operator leads, such as `vdi operator run` on someone's machine.",
+        "A process that is not a pod of the installed operator leads, such as `vdi operator run` on"
+        " someone's machine.",
         "The holder's name in the Lease, compared with the names of the operator's pods.",
         "Stop the other operator.",
     ),
@@ -102,15 +112,18 @@ CONTROL_PLANE = (
     ),
     _code(
         RELEASE_DIFFERS,
-        "An object that Helm installed is missing, or differs in a field: a route, a right, a setting, a policy.",
-        "Helm's manifest, compared with the cluster. metadata.managedFields names the program that changed it.",
+        "An object that Helm installed is missing, or differs in a field: a route, a right, a"
+        " setting, a policy.",
+        "Helm's manifest, compared with the cluster. metadata.managedFields names the program that"
+        " changed it.",
         "Upgrade the release, which puts it back. To keep a change, make it in the chart's values.",
         spreads=True,
     ),
     _code(
         "session_ignored",
         "A session has no desktop although nothing blocks it: the operator does not process it.",
-        "It has had no pod and no update for over 30 seconds; the operator's own functions find no reason to wait.",
+        "It has had no pod and no update for over 30 seconds; the operator's own functions find no"
+        " reason to wait.",
         "Read the operator's log, then restart it.",
         follows=(RELEASE_DIFFERS, *NO_OPERATOR, "operator_stuck"),
     ),
@@ -123,7 +136,8 @@ CONTROL_PLANE = (
     ),
     _code(
         "template_missing",
-        "The session names a template that does not exist. It starts automatically when the template is created.",
+        "The session names a template that does not exist. It starts automatically when the"
+        " template is created.",
         "spec.template of the session, compared with the VDITemplates.",
         "Create the template, or create the session with one that exists.",
     ),
@@ -141,53 +155,62 @@ CONTROL_PLANE = (
     ),
     _code(
         "pod_refused",
-        "The API server refuses the desktop's pod (or another child): quota, LimitRange, Pod Security or a webhook.",
+        "The API server refuses the desktop's pod (or another child): quota, LimitRange, Pod"
+        " Security or a webhook.",
         "The API server's message in the session's status.",
         "Raise the limit that the message names, or request less.",
         follows=(RELEASE_DIFFERS,),
     ),
     _warning(
         "home_in_use",
-        "Another session of the same user uses the home, which allows one desktop at a time (ReadWriteOnce).",
+        "Another session of the same user uses the home, which allows one desktop at a time"
+        " (ReadWriteOnce).",
         "The session's status.",
         "End or suspend the other session. This one then starts automatically.",
     ),
     _warning(
         "host_taken",
         "Another session has the host name, or it is reserved for another user, who used it first.",
-        "The session's status. The ConfigMap vdi-host-NAME in the sessions' namespace names the user.",
-        "Give the session another spec.hostname. To release a name, an administrator deletes its ConfigMap.",
+        "The session's status. The ConfigMap vdi-host-NAME in the sessions' namespace names the"
+        " user.",
+        "Give the session another spec.hostname. To release a name, an administrator deletes its"
+        " ConfigMap.",
     ),
     _code(
         "name_taken",
-        "An object of someone else has the name that a child of the session needs. Nothing is overwritten.",
+        "An object of someone else has the name that a child of the session needs. Nothing is"
+        " overwritten.",
         "The session's status.",
         "Delete that object if it is a leftover, or give the session another name.",
     ),
     _code(
         "session_failed",
-        "The operator has given up on the session, or waits before it tries again, for a reason without a code.",
+        "The operator has given up on the session, or waits before it tries again, for a reason"
+        " without a code.",
         "The message in the session's status.",
         "Follow the message, then restart the session.",
         follows=(*CRASH_CAUSES, "node_not_ready", "deletion_stuck"),
     ),
     _unexplained(
         "unexplained_condition",
-        "An object that a session, a pool, a route or the release names is not well, and no other finding explains it.",
+        "An object that a session, a pool, a route or the release names is not well, and no other"
+        " finding explains it.",
         "A condition of its status: False, or True where that is bad.",
         "Follow the words of the condition.",
     ),
     _unexplained(
         "unexplained_event",
         "The cluster warns of an object that counts as ready, and no other finding explains it.",
-        "A Warning Event of the last ten minutes about this very object (regarding.uid), after it became ready.",
+        "A Warning Event of the last ten minutes about this very object (regarding.uid), after it"
+        " became ready.",
         "Follow the words of the Event.",
     ),
     _code(
         "deletion_stuck",
         "An object was deleted more than a minute ago and still exists.",
         "metadata.deletionTimestamp, and metadata.finalizers with their controllers.",
-        "Repair the controller of the finalizer (of a session: the operator). Without one, look at the pod's node.",
+        "Repair the controller of the finalizer (of a session: the operator). Without one, look at"
+        " the pod's node.",
     ),
     _unexplained(
         "container_restarted",

@@ -24,10 +24,18 @@ CRASH_CAUSES = (
 
 
 def _gpu(
-    code: str, means: str, remedy: str, *, severity: Severity = Severity.ERROR, follows: tuple[str, ...] = ()
+    code: str,
+    means: str,
+    remedy: str,
+    *,
+    severity: Severity = Severity.ERROR,
+    follows: tuple[str, ...] = (),
 ) -> Code:
-    # A cluster has one configuration of its GPUs: a fault of it explains every finding that lacks GPUs.
-    return _code(code, means, _VERIFY, remedy, severity=severity, follows=follows, cluster_wide=True)
+    # A cluster has one configuration of its GPUs: a fault of it explains every finding that lacks
+    # GPUs.
+    return _code(
+        code, means, _VERIFY, remedy, severity=severity, follows=follows, cluster_wide=True
+    )
 
 
 _GPUS = (
@@ -44,8 +52,8 @@ _GPUS = (
     ),
     _gpu(
         "gpu_sharing_not_configured",
-        "Each GPU serves one desktop, because the device plugin is not configured to share; and desktops wait for "
-        "GPUs, or a ConfigMap for time-slicing exists but is not used.",
+        "Each GPU serves one desktop, because the device plugin is not configured to share; and"
+        " desktops wait for GPUs, or a ConfigMap for time-slicing exists but is not used.",
         "Configure how GPUs are shared.",
         follows=("gpu_nodes_missing", "gpu_device_plugin_missing"),
     ),
@@ -61,12 +69,14 @@ _GPUS = (
     ),
     _gpu(
         "gpu_default_key_missing",
-        "The default is not a key of the ConfigMap: the device plugin does not start on nodes without their own label.",
+        "The default is not a key of the ConfigMap: the device plugin does not start on nodes"
+        " without their own label.",
         "Configure the sharing again: this sets an existing key.",
     ),
     _gpu(
         "gpu_default_key_unset",
-        "The ConfigMap is set without a default key, so no node uses it: GPUs are advertised once, not eight times.",
+        "The ConfigMap is set without a default key, so no node uses it: GPUs are advertised once,"
+        " not eight times.",
         "Configure the sharing again: this sets the key.",
     ),
     _gpu(
@@ -76,7 +86,8 @@ _GPUS = (
     ),
     _gpu(
         "gpu_config_not_read",
-        "The device plugin's pods are older than the last change of the ConfigMap, which they read only at the start.",
+        "The device plugin's pods are older than the last change of the ConfigMap, which they read"
+        " only at the start.",
         "Restart the device plugin: running desktops keep their GPUs.",
         follows=("gpu_config_invalid", "gpu_config_map_missing", "gpu_default_key_missing"),
     ),
@@ -84,7 +95,12 @@ _GPUS = (
         "gpu_device_plugin_not_ready",
         "Pods of the device plugin are not ready.",
         "Read what the device plugin is missing: often the driver or the toolkit on the node.",
-        follows=("gpu_config_map_missing", "gpu_config_invalid", "gpu_default_key_missing", "node_not_ready"),
+        follows=(
+            "gpu_config_map_missing",
+            "gpu_config_invalid",
+            "gpu_default_key_missing",
+            "node_not_ready",
+        ),
     ),
     _gpu(
         "gpu_config_reader_not_ready",
@@ -104,16 +120,23 @@ _GPUS = (
     ),
     _gpu(
         "gpu_capacity_wrong",
-        "A node advertises another number of GPUs than its GPUs times the replicas, such as 1 instead of 8.",
+        "A node advertises another number of GPUs than its GPUs times the replicas, such as 1"
+        " instead of 8.",
         "Restart the device plugin, then check the node again.",
         follows=(
-            *("gpu_config_not_read", "gpu_policy_not_taken_up", "gpu_default_key_missing", "gpu_default_key_unset"),
+            *(
+                "gpu_config_not_read",
+                "gpu_policy_not_taken_up",
+                "gpu_default_key_missing",
+                "gpu_default_key_unset",
+            ),
             *("gpu_device_plugin_not_ready", "gpu_config_invalid"),
         ),
     ),
     _gpu(
         "gpu_count_unknown",
-        "The number of GPUs of a node is unknown, so it is also unknown whether it advertises the right number.",
+        "The number of GPUs of a node is unknown, so it is also unknown whether it advertises the"
+        " right number.",
         "Run GPU Feature Discovery: it labels nodes with their number of GPUs.",
         severity=Severity.UNKNOWN,
     ),
@@ -136,7 +159,8 @@ _GPUS = (
     ),
     _gpu(
         "gpu_runtime_class_missing",
-        "The RuntimeClass nvidia does not exist. K3s creates it when it finds the toolkit at its start.",
+        "The RuntimeClass nvidia does not exist. K3s creates it when it finds the toolkit at its"
+        " start.",
         "Install nvidia-container-toolkit on the node and restart K3s.",
         severity=Severity.WARNING,
     ),
@@ -154,7 +178,8 @@ GPU_SHARED_WRONG = tuple(code.code for code in _GPUS if code.severity is Severit
 INFRASTRUCTURE = (
     _code(
         "node_not_ready",
-        "A node does not respond. Its desktops cannot be reached; those with a home on it do not start elsewhere.",
+        "A node does not respond. Its desktops cannot be reached; those with a home on it do not"
+        " start elsewhere.",
         "The node's condition Ready.",
         "Check the node's power, network and kubelet.",
     ),
@@ -162,45 +187,50 @@ INFRASTRUCTURE = (
         "node_under_pressure",
         "A node is short of memory, disk or process ids: it evicts pods and accepts no new ones.",
         "The node's conditions.",
-        "Free disk space on the node, or suspend desktops there. local-path does not limit the size of a home.",
+        "Free disk space on the node, or suspend desktops there. local-path does not limit the size"
+        " of a home.",
     ),
     *_GPUS,
     _warning(
         "node_kept",
-        "An autoscaler can never remove a node for desktops: a desktop without idleTimeout, timeout and schedule, a "
-        "pod that autoscalers do not evict, or an annotation keeps it.",
+        "An autoscaler can never remove a node for desktops: a desktop without idleTimeout, timeout"
+        " and schedule, a pod that autoscalers do not evict, or an annotation keeps it.",
         "Annotations of the node and its pods, and the end of each desktop.",
-        "Suspend unused desktops, and set lifecycle.idleTimeout with onIdle Suspend in their template. Remove the "
-        "annotations that no one needs.",
+        "Suspend unused desktops, and set lifecycle.idleTimeout with onIdle Suspend in their"
+        " template. Remove the annotations that no one needs.",
     ),
     _warning(
         "gpu_runtime_class_unset",
-        "On K3s a pod without runtimeClassName gets no GPU devices, unless nvidia is the default runtime: the picture "
-        "stays black, or is rendered by the CPU.",
+        "On K3s a pod without runtimeClassName gets no GPU devices, unless nvidia is the default"
+        " runtime: the picture stays black, or is rendered by the CPU.",
         "A GPU desktop on a K3s node without spec.runtimeClassName.",
         "Set the RuntimeClass in the template, for desktops that start from now on.",
     ),
     _code(
         "gpu_insufficient",
-        "There is no free GPU for the session: all are in use (it starts automatically), or no node has any.",
+        "There is no free GPU for the session: all are in use (it starts automatically), or no node"
+        " has any.",
         "The queue's own calculation, or the scheduler's message.",
         "End or suspend a desktop, share each GPU among more desktops, or add nodes.",
         follows=(*GPU_SHARED_WRONG, "node_not_ready", "node_under_pressure"),
     ),
     _code(
         "room_insufficient",
-        "There is not enough capacity for the session: CPU, memory, pods, or a node for its template and home.",
+        "There is not enough capacity for the session: CPU, memory, pods, or a node for its"
+        " template and home.",
         "The queue's own calculation.",
         "End or suspend a desktop, request less, or add nodes.",
         follows=("home_on_lost_node", "node_not_ready", "node_under_pressure"),
     ),
     _code(
         "user_namespace_unavailable",
-        "A template requires user namespaces, and no node has them, or idmapped mounts for its volumes. With Auto (a "
-        "warning): desktops run without them.",
-        "The versions and runtime handlers in the node's status; the session's conditions and `status.isolation`.",
-        "Update Linux (6.3), Kubernetes (1.33) and containerd (2.0) of the node, or use a StorageClass of ext4, xfs or "
-        'btrfs; restart the desktops. Or set isolation.userNamespaces: "Off", or Auto where it is Required.',
+        "A template requires user namespaces, and no node has them, or idmapped mounts for its"
+        " volumes. With Auto (a warning): desktops run without them.",
+        "The versions and runtime handlers in the node's status; the session's conditions and"
+        " `status.isolation`.",
+        "Update Linux (6.3), Kubernetes (1.33) and containerd (2.0) of the node, or use a"
+        " StorageClass of ext4, xfs or btrfs; restart the desktops. Or set"
+        ' isolation.userNamespaces: "Off", or Auto where it is Required.',
     ),
     _code(
         "desktop_unschedulable",
@@ -208,7 +238,12 @@ INFRASTRUCTURE = (
         "The pod's condition PodScheduled.",
         "Remove the obstacle on the nodes that the message names.",
         follows=(
-            *("storage_class_missing", "provisioner_silent", "home_not_provisioned", "home_on_lost_node"),
+            *(
+                "storage_class_missing",
+                "provisioner_silent",
+                "home_not_provisioned",
+                "home_on_lost_node",
+            ),
             *("node_not_ready", "node_under_pressure"),
         ),
     ),
@@ -216,7 +251,8 @@ INFRASTRUCTURE = (
         "image_unavailable",
         "The node cannot pull the desktop's image.",
         "The container's reason, and the kubelet's Event.",
-        "Correct registry, name, tag or pull secret in the template and restart the desktop; or fix the node's access.",
+        "Correct registry, name, tag or pull secret in the template and restart the desktop; or fix"
+        " the node's access.",
         follows=("node_under_pressure",),
     ),
     _code(
@@ -235,8 +271,10 @@ INFRASTRUCTURE = (
     ),
     _code(
         "desktop_hung",
-        "A desktop that was ready does not respond, or the kubelet restarted it for that within the hour (a warning).",
-        "The pod's condition Ready, which was True since the container's start, and the Events of its probes.",
+        "A desktop that was ready does not respond, or the kubelet restarted it for that within the"
+        " hour (a warning).",
+        "The pod's condition Ready, which was True since the container's start, and the Events of"
+        " its probes.",
         "Restart the desktop: unsaved work is lost, files in the home stay.",
         follows=("node_not_ready", "node_under_pressure", *CRASH_CAUSES),
     ),
@@ -250,18 +288,21 @@ INFRASTRUCTURE = (
     _warning(
         "secret_newer",
         "A Secret was changed after a desktop that has it in a variable had started.",
-        "The Secret's last write, compared with the start of the container; or the operator's message.",
+        "The Secret's last write, compared with the start of the container; or the operator's"
+        " message.",
         "Restart the desktop.",
     ),
     _warning(
         "cpu_limit_low",
-        "A desktop's CPU limit is so low that it takes minutes to start, or its liveness probe ends it.",
+        "A desktop's CPU limit is so low that it takes minutes to start, or its liveness probe"
+        " ends it.",
         "The CPU limit of the pod, and its source.",
         "Raise the CPU limit to 1 or more.",
     ),
     _warning(
         "memory_limit_high",
-        "A desktop's memory limit is more than twice the memory of the largest node: no desktop can use that much.",
+        "A desktop's memory limit is more than twice the memory of the largest node: no desktop can"
+        " use that much.",
         "The effective memory limit of the session, and the allocatable memory of all nodes.",
         "Lower the memory of the session or of its template (also resources.maxMemory).",
     ),
@@ -269,7 +310,8 @@ INFRASTRUCTURE = (
         "desktop_cannot_start",
         "The container runtime cannot start the desktop's program.",
         "The container's reason.",
-        "Correct the image: its program must exist, be executable, and be built for this processor.",
+        "Correct the image: its program must exist, be executable, and be built for this"
+        " processor.",
     ),
     _code(
         "desktop_out_of_memory",
@@ -292,7 +334,8 @@ INFRASTRUCTURE = (
     ),
     _code(
         "node_refused",
-        "The kubelet refused the pod that the scheduler placed, as for two slices with failRequestsGreaterThanOne.",
+        "The kubelet refused the pod that the scheduler placed, as for two slices with"
+        " failRequestsGreaterThanOne.",
         "The pod's reason, such as UnexpectedAdmissionError.",
         "Request one GPU: more slices add no computing time.",
         follows=GPU_SHARED_WRONG,
@@ -313,7 +356,8 @@ INFRASTRUCTURE = (
     ),
     _code(
         "volume_not_mounted",
-        "A volume cannot be mounted into the desktop: permission denied, still attached elsewhere, or missing.",
+        "A volume cannot be mounted into the desktop: permission denied, still attached elsewhere,"
+        " or missing.",
         "Event FailedMount, or the runtime's message.",
         "Read the pod's Events. On the node, check owner and mode of the folder.",
         follows=("home_on_lost_node", "node_not_ready"),
@@ -332,15 +376,22 @@ INFRASTRUCTURE = (
     ),
     _code(
         "home_not_provisioned",
-        "The provisioner reports why it cannot create the volume; for local-path often: mkdir: Permission denied.",
+        "The provisioner reports why it cannot create the volume; for local-path often: mkdir:"
+        " Permission denied.",
         "Event ProvisioningFailed, or the log of local-path's helper pod.",
-        "Fix what the message names. For local-path, the folder on the node must be writable for root.",
-        follows=("storage_class_missing", "local_path_mode_wrong", "node_under_pressure", "node_not_ready"),
+        "Fix what the message names. For local-path, the folder on the node must be writable for"
+        " root.",
+        follows=(
+            "storage_class_missing",
+            "local_path_mode_wrong",
+            "node_under_pressure",
+            "node_not_ready",
+        ),
     ),
     _code(
         "local_path_mode_wrong",
-        "The local-path provisioner creates folders that only root can write to: desktops and databases that run as "
-        "another user fail with Permission denied.",
+        "The local-path provisioner creates folders that only root can write to: desktops and"
+        " databases that run as another user fail with Permission denied.",
         "The mode in the script `setup` of the ConfigMap local-path-config.",
         "Give new volumes the mode 0777, as K3s does. Existing folders keep their mode.",
         cluster_wide=True,
@@ -360,7 +411,8 @@ INFRASTRUCTURE = (
     ),
     _code(
         "home_on_lost_node",
-        "A local-path volume is a folder on one node, and that node no longer exists or does not respond.",
+        "A local-path volume is a folder on one node, and that node no longer exists or does not"
+        " respond.",
         "The volume's nodeAffinity, compared with the nodes.",
         "Bring the node back.",
         follows=("node_not_ready",),
@@ -374,9 +426,16 @@ INFRASTRUCTURE = (
     _warning(
         "start_slow",
         "A start took more than 30 seconds.",
-        "The times of session and pod for each stage: queue, scheduler, node (image and volume), desktop.",
+        "The times of session and pod for each stage: queue, scheduler, node (image and volume),"
+        " desktop.",
         "Pull images in advance (prePull), keep desktops ready (VDIPool), or raise the CPU limit.",
-        follows=("node_not_ready", "node_under_pressure", "image_unavailable", *CRASH_CAUSES, "api_server_slow"),
+        follows=(
+            "node_not_ready",
+            "node_under_pressure",
+            "image_unavailable",
+            *CRASH_CAUSES,
+            "api_server_slow",
+        ),
     ),
 )
 
@@ -385,8 +444,10 @@ NETWORK = (
     _code(
         "network_policy_blocks",
         "NetworkPolicies block connections that Traefik, the gateway or the operator need.",
-        "The policies that select the pods, evaluated as a network plugin does; unknown parts count as allowed.",
-        "Allow the connection in the chart's values (traefik.peers, network), or delete the policy.",
+        "The policies that select the pods, evaluated as a network plugin does; unknown parts count"
+        " as allowed.",
+        "Allow the connection in the chart's values (traefik.peers, network), or delete the"
+        " policy.",
         follows=("release_differs",),
     ),
     _warning(
@@ -397,14 +458,17 @@ NETWORK = (
     ),
     _warning(
         "api_server_slow",
-        "The API server takes more than a second for a small request: operator and portal are equally slow.",
-        "The slowest of two small requests, one after the other, from the machine that runs the doctor.",
+        "The API server takes more than a second for a small request: operator and portal are"
+        " equally slow.",
+        "The slowest of two small requests, one after the other, from the machine that runs the"
+        " doctor.",
         "Check the server's disk, on which etcd or SQLite depends, its CPU, and the network.",
         cluster_wide=True,
     ),
     _warning(
         "api_certificate_ends",
-        "The API server's certificate expires soon. K3s renews it at its start, in the last 90 days.",
+        "The API server's certificate expires soon. K3s renews it at its start, in the last 90"
+        " days.",
         "The certificate that the API server presents.",
         "Restart K3s on one server after the other (kubeadm: kubeadm certs renew all).",
     ),

@@ -8,7 +8,14 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from vdi.snapshot.model import Snapshot
-from vdi.snapshot.objects import LabelSelector, NetworkPolicy, NetworkPolicySpec, Peer, PolicyPort, PolicyRule
+from vdi.snapshot.objects import (
+    LabelSelector,
+    NetworkPolicy,
+    NetworkPolicySpec,
+    Peer,
+    PolicyPort,
+    PolicyRule,
+)
 
 _NAME_LABEL = "kubernetes.io/metadata.name"
 # Private addresses by family (IPv6 or not): pods have no others.
@@ -17,7 +24,9 @@ _PRIVATE = {False: {"10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16"}, True: {"fc
 
 @dataclass(frozen=True)
 class Party:
-    """Pods at one end of a connection, or a server outside the cluster (no namespace). `words`: name in messages."""
+    """Pods at one end of a connection, or a server outside the cluster (no namespace). `words`:
+    name in messages.
+    """
 
     words: str
     namespace: str
@@ -40,7 +49,9 @@ class Port:
 def blocking(
     snapshot: Snapshot, source: Party, target: Party, port: Port
 ) -> tuple[str, Sequence[NetworkPolicy]] | None:
-    """The direction that is denied (`ingress`, `egress`) and the policies that deny it together; None: allowed."""
+    """The direction that is denied (`ingress`, `egress`) and the policies that deny it together;
+    None: allowed.
+    """
     families = _families(snapshot)
     for direction, at, other in (("ingress", target, source), ("egress", source, target)):
         policies = [
@@ -51,7 +62,9 @@ def blocking(
             and _selects(policy.spec.pod_selector, at.labels)
         ]
         rules = [rule for policy in policies for rule in getattr(policy.spec, direction) or ()]
-        if policies and not any(_policy_allows(rule, direction, at.namespace, other, port, families) for rule in rules):
+        if policies and not any(
+            _policy_allows(rule, direction, at.namespace, other, port, families) for rule in rules
+        ):
             return direction, policies
     return None
 
@@ -61,7 +74,9 @@ def _types(spec: NetworkPolicySpec) -> Iterable[str]:
 
 
 def _families(snapshot: Snapshot) -> set[bool]:
-    """Whether pods have addresses of IPv6, and others: those of Services. Without a Service both are possible."""
+    """Whether pods have addresses of IPv6, and others: those of Services. Without a Service both
+    are possible.
+    """
     addresses = [service.spec.cluster_ip for service in snapshot.objects.services]
     return {":" in address for address in addresses if re.search(r"[.:]", address)} or {False, True}
 
@@ -85,9 +100,12 @@ def _is_port(one: PolicyPort, port: Port) -> bool:
 
 def _is_peer(peer: Peer, own: str, other: Party, families: Collection[bool]) -> bool:
     if block := peer.ip_block:
-        # A snapshot has no addresses of pods. They are private: the internet alone does not include them.
+        # A snapshot has no addresses of pods. They are private: the internet alone does not include
+        # them.
         family = ":" in block.cidr
-        return not other.namespace or (family in families and not set(block.excepted) >= _PRIVATE[family])
+        return not other.namespace or (
+            family in families and not set(block.excepted) >= _PRIVATE[family]
+        )
     if not other.namespace:
         return False
     spaces = peer.namespace_selector

@@ -1,6 +1,8 @@
-"""Components of a release as their workloads show them: operator, gateway, Traefik, TURN server. Pure.
+"""Components of a release as their workloads show them: operator, gateway, Traefik, TURN server.
+Pure.
 
-Checks, probes and `vdi.release` find them here. Traefik may run outside the cluster, so its absence is no fault.
+Checks, probes and `vdi.release` find them here. Traefik may run outside the cluster, so its absence
+is no fault.
 """
 
 import re
@@ -17,18 +19,22 @@ from vdi.snapshot.model import Snapshot, once
 from vdi.snapshot.objects import FileSource, Lease, LeaseSpec, Pod, WorkloadObject, WorkloadPodSpec
 
 LEASE = "vdi-operator"
-# Seconds without a renewal after which no replica leads: renewals come every 2, another one takes over after 10.
+# Seconds without a renewal after which no replica leads: renewals come every 2, another one takes
+# over after 10.
 STALE_SECONDS = 30.0
 # Seconds that a Lease which was given back may have no holder: the next replica looks every second.
 HANDOVER_SECONDS = 10.0
 
-# Operator and gateway repeat each trouble in their logs every minute while it lasts, and report its end.
+# Operator and gateway repeat each trouble in their logs every minute while it lasts, and report its
+# end.
 _TROUBLE = re.compile(r"(?:trouble: |waiting for the )(?P<what>[a-z0-9 .-]+): (?P<why>.+)")
 _OVER = re.compile(r"no trouble any more: (?P<what>.+)")
 _HISTORY = re.compile(r"history(?: is not written\b.*?|: .+? is put off for \d+ s): (?P<why>.+)")
 _HISTORY_AGAIN = "history is written again"
 _BEGUN = re.compile(r"serving https://")
-_ENDED = re.compile(r"VDI_[A-Z_]+: .+|Error: .+|ended by a fault of its own.*|no response from the API server .+")
+_ENDED = re.compile(
+    r"VDI_[A-Z_]+: .+|Error: .+|ended by a fault of its own.*|no response from the API server .+"
+)
 
 _ENTRY_POINT = "--entrypoints."
 _PROVIDER = "--providers.kubernetescrd"
@@ -38,7 +44,9 @@ _UNIT_SECONDS = {"h": 3600.0, "m": 60.0, "s": 1.0, "ms": 0.001}
 
 @dataclass(frozen=True)
 class Workload:
-    """A Deployment, DaemonSet or StatefulSet. `kind`: its name in findings, such as `deployment`."""
+    """A Deployment, DaemonSet or StatefulSet. `kind`: its name in findings, such as
+    `deployment`.
+    """
 
     kind: str
     raw: WorkloadObject
@@ -103,11 +111,16 @@ class Workload:
 
     def scale_up(self, replicas: int = 1) -> Remedy:
         """Remedy for a Deployment that was scaled to 0."""
-        return Remedy("Scale it up again.", (f"{self.kubectl} scale deployment {self.name} --replicas {replicas}",))
+        return Remedy(
+            "Scale it up again.",
+            (f"{self.kubectl} scale deployment {self.name} --replicas {replicas}",),
+        )
 
     def secret_of_volume(self, name: str) -> FileSource | None:
         """The `secret` of its pods' volume of this name."""
-        return next((volume.secret for volume in self.pod_spec.volumes if volume.name == name), None)
+        return next(
+            (volume.secret for volume in self.pod_spec.volumes if volume.name == name), None
+        )
 
     def secret_keys(self) -> Iterator[tuple[str, str, str]]:
         """Variable, Secret and key, for each variable of its containers that a Secret has."""
@@ -134,7 +147,9 @@ def find_servers(snapshot: Snapshot, name: str) -> list[Workload]:
 
 
 def last_warnings(events: Iterable[Event]) -> list[str]:
-    """The two newest Events as evidence. `Error: ImagePullBackOff` and the like only repeat the state."""
+    """The two newest Events as evidence. `Error: ImagePullBackOff` and the like only repeat the
+    state.
+    """
     telling = [event for event in events if event.note and not event.note.startswith("Error: ")]
     newest = sorted(telling, key=lambda event: event.seen)[-2:]
     return [f"{event.reason}: {' '.join(event.note.split())}" for event in newest]
@@ -142,7 +157,9 @@ def last_warnings(events: Iterable[Event]) -> list[str]:
 
 @dataclass(frozen=True)
 class Component(Workload):
-    """A Deployment of the chart that serves namespaces of sessions. `watches`: those in its VDI_NAMESPACE."""
+    """A Deployment of the chart that serves namespaces of sessions. `watches`: those in its
+    VDI_NAMESPACE.
+    """
 
     watches: tuple[str, ...]
 
@@ -153,21 +170,37 @@ class Component(Workload):
     def depends_on(self, snapshot: Snapshot) -> list[str]:
         """Objects whose findings may explain that it does not work."""
         policies = (policy.metadata for policy in snapshot.objects.networkpolicies)
-        here = [f"networkpolicy/{self.namespace}/{meta.name}" for meta in policies if self.namespace == meta.namespace]
+        here = [
+            f"networkpolicy/{self.namespace}/{meta.name}"
+            for meta in policies
+            if self.namespace == meta.namespace
+        ]
         return [self.object, *snapshot.nodes_of(self.raw), *here]
 
     def explain_down(self, snapshot: Snapshot) -> tuple[str, list[str]]:
-        """A clause that says why no replica is ready, and its evidence in the words of kubelet, runtime and log."""
-        subject, words = chart_subject(type(self).__name__.lower()), "it is scaled to 0" if self.desired == 0 else ""
+        """A clause that says why no replica is ready, and its evidence in the words of kubelet,
+        runtime and log.
+        """
+        subject, words = (
+            chart_subject(type(self).__name__.lower()),
+            "it is scaled to 0" if self.desired == 0 else "",
+        )
         evidence = [f"status.readyReplicas: {self.ready} of {self.desired}"]
         for pod in self.pods(snapshot):
             events, log = snapshot.events_of(pod.metadata.uid), snapshot.log_of(pod)
             node = snapshot.nodes.get(pod.spec.node_name)
-            why = explain(StartState(pod, None, tuple(events), node, subject=subject)).sentence.rstrip(".")
+            why = explain(
+                StartState(pod, None, tuple(events), node, subject=subject)
+            ).sentence.rstrip(".")
             waiting = pod.desktop.state.waiting if pod.desktop else None
             last = pod.desktop.last_state.terminated if pod.desktop else None
-            raw = (waiting.message if waiting else "") or (last.message if last and last.reason == "StartError" else "")
-            evidence += [f"pod/{pod.metadata.name}: {pod.status.phase}, {why}", " ".join(raw.split())]
+            raw = (waiting.message if waiting else "") or (
+                last.message if last and last.reason == "StartError" else ""
+            )
+            evidence += [
+                f"pod/{pod.metadata.name}: {pod.status.phase}, {why}",
+                " ".join(raw.split()),
+            ]
             evidence += [*last_warnings(events), *(f"log: {line}" for line in log[-3:])]
             words = words or last_words(log) or why
         failures = (one for one in self.raw.status.conditions if one.type == "ReplicaFailure")
@@ -178,7 +211,9 @@ class Component(Workload):
 def _find_components(
     deployments: Iterable[WorkloadObject], container: str, variable: str
 ) -> Iterator[tuple[WorkloadObject, dict[str, str]]]:
-    """Deployments with a container of this name and this variable of the chart, with its environment."""
+    """Deployments with a container of this name and this variable of the chart, with its
+    environment.
+    """
     for deployment in deployments:
         for one in deployment.spec.template.spec.containers:
             environment = {variable.name: variable.value for variable in one.env}
@@ -188,7 +223,9 @@ def _find_components(
 
 @dataclass(frozen=True)
 class Operator(Component):
-    """A Deployment of the operator. `problem`: why its settings cannot be used; empty when they can."""
+    """A Deployment of the operator. `problem`: why its settings cannot be used; empty when they
+    can.
+    """
 
     settings: ClusterSettings
     problem: str
@@ -221,7 +258,9 @@ def operators_among(deployments: Iterable[WorkloadObject]) -> tuple[Operator, ..
             found.append(Operator("deployment", raw, watches, ClusterSettings(), str(error)))
         else:
             counts, requests = read.count_other_workloads, read.autoscaling.enabled
-            found.append(Operator("deployment", raw, read.namespaces, read.cluster, "", counts, requests))
+            found.append(
+                Operator("deployment", raw, read.namespaces, read.cluster, "", counts, requests)
+            )
     return tuple(found)
 
 
@@ -233,7 +272,9 @@ def operators_in_scope(snapshot: Snapshot) -> list[Operator]:
 
 def operator_for(snapshot: Snapshot, namespace: str) -> Operator | None:
     """The operator that watches this namespace."""
-    return next((operator for operator in find_operators(snapshot) if namespace in operator.watches), None)
+    return next(
+        (operator for operator in find_operators(snapshot) if namespace in operator.watches), None
+    )
 
 
 def settings_for(snapshot: Snapshot, namespace: str) -> ClusterSettings:
@@ -243,7 +284,9 @@ def settings_for(snapshot: Snapshot, namespace: str) -> ClusterSettings:
 
 
 def lease_namespace(snapshot: Snapshot, namespace: str) -> str:
-    """Namespace of the Lease by which an operator of this namespace leads; itself, without a Deployment."""
+    """Namespace of the Lease by which an operator of this namespace leads; itself, without a
+    Deployment.
+    """
     operator = operator_for(snapshot, namespace)
     return operator.lease_namespace if operator else namespace
 
@@ -255,11 +298,15 @@ def read_lease(snapshot: Snapshot, namespace: str) -> LeaseSpec | None:
 
 
 def is_led(snapshot: Snapshot, namespace: str) -> bool:
-    """Whether an operator leads there, or did a moment ago: during a handover the Lease has no holder."""
+    """Whether an operator leads there, or did a moment ago: during a handover the Lease has no
+    holder.
+    """
     spec = read_lease(snapshot, namespace)
     if spec is None or not spec.renew_time:
         return False
-    return snapshot.age(spec.renew_time) < (STALE_SECONDS if spec.holder_identity else HANDOVER_SECONDS)
+    return snapshot.age(spec.renew_time) < (
+        STALE_SECONDS if spec.holder_identity else HANDOVER_SECONDS
+    )
 
 
 @dataclass(frozen=True)
@@ -267,9 +314,15 @@ class Gateway(Component):
     """A Deployment of the gateway."""
 
     def unavailable_for(self, snapshot: Snapshot) -> float:
-        """Seconds since too few replicas are ready, by its condition Available; without it, since its creation."""
+        """Seconds since too few replicas are ready, by its condition Available; without it, since
+        its creation.
+        """
         conditions = self.raw.status.conditions
-        since = (one.last_transition_time for one in conditions if (one.type, one.status) == ("Available", "False"))
+        since = (
+            one.last_transition_time
+            for one in conditions
+            if (one.type, one.status) == ("Available", "False")
+        )
         return snapshot.age(next(since, "") or self.created)
 
 
@@ -277,18 +330,25 @@ class Gateway(Component):
 def find_gateways(snapshot: Snapshot) -> tuple[Gateway, ...]:
     found = _find_components(snapshot.objects.deployments, "gateway", "VDI_GATEWAY_NAMESPACE")
     return tuple(
-        Gateway("deployment", raw, tuple(environment.get("VDI_NAMESPACE", "").split(","))) for raw, environment in found
+        Gateway("deployment", raw, tuple(environment.get("VDI_NAMESPACE", "").split(",")))
+        for raw, environment in found
     )
 
 
 def gateways_in_scope(snapshot: Snapshot) -> list[Gateway]:
     """Gateways of the requested sessions."""
     scope = snapshot.scope.namespace
-    return [gateway for gateway in find_gateways(snapshot) if scope in ("", *gateway.watches, gateway.namespace)]
+    return [
+        gateway
+        for gateway in find_gateways(snapshot)
+        if scope in ("", *gateway.watches, gateway.namespace)
+    ]
 
 
 def troubles(lines: list[str]) -> dict[str, str]:
-    """Dependency that a gateway lacks -> latest reason, from the end of its log, without those that it has again."""
+    """Dependency that a gateway lacks -> latest reason, from the end of its log, without those that
+    it has again.
+    """
     lacking: dict[str, str] = {}
     for line in lines:
         message = _message_of(line)
@@ -307,24 +367,31 @@ def troubles(lines: list[str]) -> dict[str, str]:
 
 def last_words(lines: list[str]) -> str:
     """The line of a log that says why the gateway has ended; empty: none does."""
-    return next((match[0] for line in reversed(lines) if (match := _ENDED.search(_message_of(line)))), "")
+    return next(
+        (match[0] for line in reversed(lines) if (match := _ENDED.search(_message_of(line)))), ""
+    )
 
 
 def _message_of(line: str) -> str:
-    # A message ends with the quotation mark of `msg="..."`, or with that and the rest of a JSON object.
+    # A message ends with the quotation mark of `msg="..."`, or with that and the rest of a JSON
+    # object.
     return re.sub(r'"(, "error": .*)?\}?$', "", line)
 
 
 @dataclass(frozen=True)
 class Traefik(Workload):
-    """A workload that runs Traefik, as its arguments configure it. Options in a file are not seen."""
+    """A workload that runs Traefik, as its arguments configure it. Options in a file are not
+    seen.
+    """
 
     args: tuple[str, ...]
 
     @property
     def entry_points(self) -> frozenset[str]:
         """Names of its entry points; empty: the arguments name none."""
-        return frozenset(arg.removeprefix(_ENTRY_POINT).split(".")[0] for arg in self._named(_ENTRY_POINT))
+        return frozenset(
+            arg.removeprefix(_ENTRY_POINT).split(".")[0] for arg in self._named(_ENTRY_POINT)
+        )
 
     @property
     def namespaces(self) -> frozenset[str]:
@@ -335,26 +402,39 @@ class Traefik(Workload):
     @property
     def crosses_namespaces(self) -> bool:
         """Whether routes may name objects of another namespace."""
-        return any(arg.partition("=")[2] in ("", "true") for arg in self._named(f"{_PROVIDER}.allowcrossnamespace"))
+        return any(
+            arg.partition("=")[2] in ("", "true")
+            for arg in self._named(f"{_PROVIDER}.allowcrossnamespace")
+        )
 
     @property
     def timeouts(self) -> dict[str, float]:
-        """Timeouts of its entry points: argument -> seconds; 0: none. Defaults are not among them."""
+        """Timeouts of its entry points: argument -> seconds; 0: none. Defaults are not among
+        them.
+        """
         found = {}
         for arg in self.args:
             name, _, value = arg.partition("=")
-            if ".transport.respondingtimeouts." in name.lower() and (seconds := read_go_duration(value)) is not None:
+            if (
+                ".transport.respondingtimeouts." in name.lower()
+                and (seconds := read_go_duration(value)) is not None
+            ):
                 found[arg] = seconds
         return found
 
     def _named(self, prefix: str) -> list[str]:
         # Traefik's options are case-insensitive, their values are not.
-        spelt = [f"{name.lower()}{sign}{value}" for name, sign, value in (arg.partition("=") for arg in self.args)]
+        spelt = [
+            f"{name.lower()}{sign}{value}"
+            for name, sign, value in (arg.partition("=") for arg in self.args)
+        ]
         return [one for one in spelt if one.startswith(prefix)]
 
 
 def read_go_duration(text: str) -> float | None:
-    """Seconds of a duration as Traefik reads it: `1m30s`, `500ms`, or digits alone; None: it is not a duration."""
+    """Seconds of a duration as Traefik reads it: `1m30s`, `500ms`, or digits alone; None: it is not
+    a duration.
+    """
     if text.isdigit():
         return float(text)
     parts = _DURATION_PART.findall(text)
@@ -379,8 +459,14 @@ def traefiks_among(workloads: Iterable[Workload]) -> tuple[Traefik, ...]:
 
 
 def release_workloads(snapshot: Snapshot) -> list[Workload]:
-    """Operators, gateways, Traefik and TURN servers in the scope, and all else that their Helm releases have made."""
+    """Operators, gateways, Traefik and TURN servers in the scope, and all else that their Helm
+    releases have made.
+    """
     ours: list[Workload] = [*operators_in_scope(snapshot), *gateways_in_scope(snapshot)]
     releases = {(workload.namespace, workload.release) for workload in ours if workload.release}
-    beside = [workload for workload in workloads(snapshot) if (workload.namespace, workload.release) in releases]
+    beside = [
+        workload
+        for workload in workloads(snapshot)
+        if (workload.namespace, workload.release) in releases
+    ]
     return [*ours, *find_traefiks(snapshot), *find_servers(snapshot, "coturn"), *beside]

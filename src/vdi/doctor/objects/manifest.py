@@ -1,8 +1,9 @@
-"""Live objects compared with the manifest that Helm installed. Pure; `vdi.doctor.installed` reads both.
+"""Live objects compared with the manifest that Helm installed. Pure; `vdi.doctor.installed` reads
+both.
 
-Only fields that the manifest sets count, and fields that a person's tool has added. In `managedFields`, defaults and
-changes by webhooks belong to Helm: they are no differences, nor are fields of controllers. No value that may be a
-secret leaves this module.
+Only fields that the manifest sets count, and fields that a person's tool has added. In
+`managedFields`, defaults and changes by webhooks belong to Helm: they are no differences, nor are
+fields of controllers. No value that may be a secret leaves this module.
 """
 
 import json
@@ -22,24 +23,31 @@ Object = Mapping[str, Any]
 _Path = tuple[str, ...]
 
 # Managers of fields that are programs: they decide about the field, and no one has to put it back.
-_PROGRAM = re.compile(r"controller|manager|operator|gateway|injector|autoscaler|scheduler|kubelet|apiserver|^k3s|^rke2")
+_PROGRAM = re.compile(
+    r"controller|manager|operator|gateway|injector|autoscaler|scheduler|kubelet|apiserver|^k3s|^rke2"
+)
 _HELM = re.compile(r"^helm(-|$)")
 _STATUS = "status"
 # Annotation of objects with content of their own.
 _KEEP = "helm.sh/resource-policy"
-# Keys by which elements of a list are the same in manifest and object, the first that all of them have.
+# Keys by which elements of a list are the same in manifest and object, the first that all of them
+# have.
 _KEYS = ("name", "containerPort", "port", "mountPath", "key", "topologyKey")
 _SECRET_PATH = re.compile(
-    r"^(binary|string)?data$|^value$|annotations|args|command|header|password|token|credential", re.IGNORECASE
+    r"^(binary|string)?data$|^value$|annotations|args|command|header|password|token|credential",
+    re.IGNORECASE,
 )
-# Where people and programs may add: notes, the time of a restart, and the content of Secrets and ConfigMaps.
+# Where people and programs may add: notes, the time of a restart, and the content of Secrets and
+# ConfigMaps.
 _OPEN = frozenset({"metadata", "annotations", "labels", "data"})
 _EMPTY: tuple[Any, ...] = (None, "", False, [])
 _LONG = 200
 
 
 class _Owner(NamedTuple):
-    """A manager of fields, with its part of the tree at the current path; empty: it has all of it."""
+    """A manager of fields, with its part of the tree at the current path; empty: it has all of
+    it.
+    """
 
     manager: str
     time: str
@@ -50,12 +58,18 @@ class _Owner(NamedTuple):
         return not _HELM.search(self.manager) and not _PROGRAM.search(self.manager)
 
 
-def compare(desired: Object, live: Object | None, release: str, rollback: str) -> Iterator[Difference]:
-    """Differences of an object of this release (NAMESPACE/NAME) from its manifest; None: it does not exist."""
+def compare(
+    desired: Object, live: Object | None, release: str, rollback: str
+) -> Iterator[Difference]:
+    """Differences of an object of this release (NAMESPACE/NAME) from its manifest; None: it does
+    not exist.
+    """
     kind, meta = str(desired["kind"]), desired["metadata"]
     make = partial(
         Difference,
-        object="/".join(part for part in (kind.lower(), meta.get("namespace"), meta["name"]) if part),
+        object="/".join(
+            part for part in (kind.lower(), meta.get("namespace"), meta["name"]) if part
+        ),
         release=release,
         rollback=rollback,
         component=(meta.get("labels") or {}).get("app.kubernetes.io/component", ""),
@@ -91,12 +105,16 @@ _Found = Iterator[tuple[_Path, Any, Any, Sequence[_Owner]]]
 
 
 def _compare_values(wanted: Any, found: Any, path: _Path, owners: Sequence[_Owner]) -> _Found:
-    """Path, value in the manifest, value in the object (None: there is none), and the managers of the field."""
+    """Path, value in the manifest, value in the object (None: there is none), and the managers of
+    the field.
+    """
     if isinstance(wanted, Mapping) and isinstance(found, Mapping):
         for key, value in wanted.items():
             if value is None:
                 continue  # the chart leaves the field to the API server
-            yield from _compare_values(value, found.get(key), (*path, key), _step(owners, f"f:{key}"))
+            yield from _compare_values(
+                value, found.get(key), (*path, key), _step(owners, f"f:{key}")
+            )
         if not _OPEN & {*path[-2:]}:
             yield from _added(wanted, found, path, owners)
     elif isinstance(wanted, list) and isinstance(found, list) and _keyed(wanted, found):
@@ -105,20 +123,36 @@ def _compare_values(wanted: Any, found: Any, path: _Path, owners: Sequence[_Owne
         for name in {**new, **old}:
             here = _element(owners, key, (old.get(name) or new[name])[key])
             yield from _compare_values(new.get(name), old.get(name), (*path, f"[{name}]"), here)
-    elif isinstance(wanted, list) and isinstance(found, list) and all(isinstance(one, Mapping) for one in wanted):
+    elif (
+        isinstance(wanted, list)
+        and isinstance(found, list)
+        and all(isinstance(one, Mapping) for one in wanted)
+    ):
         yield from _compare_rows(wanted, found, path, owners)
     elif not _is_same(wanted, found, path):
         yield path, wanted, found, owners
 
 
-def _compare_rows(wanted: list[Any], found: list[Any], path: _Path, owners: Sequence[_Owner]) -> _Found:
-    """Rows without a name, such as rules: those of one list that are in the other are the same, wherever they stand."""
+def _compare_rows(
+    wanted: list[Any], found: list[Any], path: _Path, owners: Sequence[_Owner]
+) -> _Found:
+    """Rows without a name, such as rules: those of one list that are in the other are the same,
+    wherever they stand.
+    """
 
     def is_there(row: Any, live: Any) -> bool:
         return not any(_compare_values(row, live, (), ()))
 
-    lost = [(number, row) for number, row in enumerate(wanted) if not any(is_there(row, live) for live in found)]
-    new = [(number, live) for number, live in enumerate(found) if not any(is_there(row, live) for row in wanted)]
+    lost = [
+        (number, row)
+        for number, row in enumerate(wanted)
+        if not any(is_there(row, live) for live in found)
+    ]
+    new = [
+        (number, live)
+        for number, live in enumerate(found)
+        if not any(is_there(row, live) for row in wanted)
+    ]
     for (number, row), (place, live) in zip_longest(lost, new, fillvalue=(None, None)):
         here = (*path, f"[{place if number is None else number}]")
         if number is None or place is None:
@@ -162,18 +196,24 @@ def _element(owners: Sequence[_Owner], key: str, value: Any) -> list[_Owner]:
 def _keyed(wanted: Sequence[Any], found: Sequence[Any]) -> str:
     """The key that names each element in both lists; empty: there is none."""
     for key in _KEYS:
-        lists = [[item.get(key) for item in items if isinstance(item, Mapping)] for items in (wanted, found)]
+        lists = [
+            [item.get(key) for item in items if isinstance(item, Mapping)]
+            for items in (wanted, found)
+        ]
         if all(None not in names and len({*names}) == len(names) for names in lists) and lists[0]:
             return key if len(lists[0]) == len(wanted) and len(lists[1]) == len(found) else ""
     return ""
 
 
 def _is_same(wanted: Any, found: Any, path: _Path) -> bool:
-    # The API server leaves out what is empty, but for a map, whose presence may mean something: `status: {}`.
+    # The API server leaves out what is empty, but for a map, whose presence may mean something:
+    # `status: {}`.
     if str(wanted) == str(found) or (wanted in _EMPTY and found in _EMPTY):
         return True
     try:
-        grown = path[-2:] == ("requests", "storage") and parse_quantity(found) > parse_quantity(wanted)
+        grown = path[-2:] == ("requests", "storage") and parse_quantity(found) > parse_quantity(
+            wanted
+        )
         return parse_quantity(wanted) == parse_quantity(found) or grown
     except (ValueError, TypeError):
         return False
@@ -199,7 +239,10 @@ def _show(kind: str, path: _Path, value: Any) -> str:
 def _text(value: Any) -> str:
     """A value as JSON, without what may be a secret below."""
     if isinstance(value, Mapping):
-        parts = (f"{key}: {REDACTED if _SECRET_PATH.search(str(key)) else _text(one)}" for key, one in value.items())
+        parts = (
+            f"{key}: {REDACTED if _SECRET_PATH.search(str(key)) else _text(one)}"
+            for key, one in value.items()
+        )
         return f"{{{', '.join(parts)}}}"
     if isinstance(value, list):
         return f"[{', '.join(map(_text, value))}]"

@@ -11,13 +11,21 @@ from vdi.api.template import VDITemplate
 from vdi.doctor.objects.components import find_operators, gateways_in_scope, operator_for
 from vdi.doctor.objects.sessions import diagnose_sessions
 from vdi.gpu.sharing.config import RENAMED, RESOURCE
-from vdi.gpu.sharing.state import DEFAULT_NAME, ClusterPolicy, GpuState, active_policies, in_use, observe
+from vdi.gpu.sharing.state import (
+    DEFAULT_NAME,
+    ClusterPolicy,
+    GpuState,
+    active_policies,
+    in_use,
+    observe,
+)
 from vdi.session.naming import assigned_namespace, route_name
 from vdi.snapshot.model import Snapshot, once
 from vdi.snapshot.objects import IngressRoute, Pod
 
 _LOCAL_PATH_DEPLOYMENT = "local-path-provisioner"
-# A mode that its script gives to the volume's own folder. That of the parent (`$VOL_DIR/..`) may well be 0700.
+# A mode that its script gives to the volume's own folder. That of the parent (`$VOL_DIR/..`) may
+# well be 0700.
 _MODE = re.compile(
     r"(?P<command>\bmkdir\b[^\n]*?-m\s*|\bchmod\s+(?:-R\s+)?)(?P<mode>0?[0-7]{3})"
     r"(?=\s[^\n]*\$\{?(?:VOL_DIR|absolutePath)\}?[\"']?\s*$)",
@@ -32,7 +40,8 @@ def _namespaces_of(snapshot: Snapshot, template: VDITemplate) -> list[str]:
     found = {
         namespace
         for operator in find_operators(snapshot)
-        if operator.settings.edge_middleware is not None and assigned_namespace(template.metadata, operator.watches)
+        if operator.settings.edge_middleware is not None
+        and assigned_namespace(template.metadata, operator.watches)
         for namespace in operator.watches
         if snapshot.scope.namespace in ("", namespace)
     }
@@ -45,7 +54,9 @@ def secrets_to_sign_in(snapshot: Snapshot) -> dict[tuple[str, str], list[VDITemp
     for template in snapshot.templates.values():
         if template.spec.basic_auth_secret:
             for namespace in _namespaces_of(snapshot, template):
-                found.setdefault((namespace, template.spec.basic_auth_secret.name), []).append(template)
+                found.setdefault((namespace, template.spec.basic_auth_secret.name), []).append(
+                    template
+                )
     return dict(sorted(found.items()))
 
 
@@ -55,33 +66,46 @@ def local_path_namespaces(snapshot: Snapshot) -> list[str]:
 
 
 def read_closed_modes(script: str) -> list[str]:
-    """Modes in the provisioner's script with which a desktop's user, or a database's, cannot write to a new volume."""
+    """Modes in the provisioner's script with which a desktop's user, or a database's, cannot write
+    to a new volume.
+    """
     return [match["mode"] for match in _MODE.finditer(script) if _is_closed(match["mode"])]
 
 
 def open_modes(script: str) -> str:
     """The script with 0777, the mode of K3s, in place of those."""
-    return _MODE.sub(lambda match: match["command"] + ("0777" if _is_closed(match["mode"]) else match["mode"]), script)
+    return _MODE.sub(
+        lambda match: match["command"] + ("0777" if _is_closed(match["mode"]) else match["mode"]),
+        script,
+    )
 
 
 def _is_closed(mode: str) -> bool:
-    # fsGroup has no effect on hostPath volumes: a container that does not run as root has the rights of others.
+    # fsGroup has no effect on hostPath volumes: a container that does not run as root has the
+    # rights of others.
     return not mode.endswith("7")
 
 
 def gpu_config_maps(snapshot: Snapshot) -> list[tuple[str, str]]:
-    """Namespace and name of the ConfigMaps that may configure GPU sharing; empty on a cluster without GPUs."""
-    located = observe(_cluster_policy(snapshot), map(msgspec.to_builtins, snapshot.objects.daemonsets))
+    """Namespace and name of the ConfigMaps that may configure GPU sharing; empty on a cluster
+    without GPUs.
+    """
+    located = observe(
+        _cluster_policy(snapshot), map(msgspec.to_builtins, snapshot.objects.daemonsets)
+    )
     if not located.plugins and located.policy is None:
         return []
-    return [(located.namespace, name) for name in sorted({located.config_name, DEFAULT_NAME} - {""})]
+    return [
+        (located.namespace, name) for name in sorted({located.config_name, DEFAULT_NAME} - {""})
+    ]
 
 
 @once
 def observe_gpus(snapshot: Snapshot) -> GpuState:
     """GPUs, device plugin and configuration, as `vdi gpu verify` would see them."""
     objects = snapshot.objects
-    # `vdi gpu configure` edits the API's objects, so its state is made of maps. Most pods have no part in it.
+    # `vdi gpu configure` edits the API's objects, so its state is made of maps. Most pods have no
+    # part in it.
     pods = [msgspec.to_builtins(pod) for pod in objects.pods if _has_part_in_gpus(pod)]
     return observe(
         _cluster_policy(snapshot),
@@ -102,18 +126,24 @@ def _has_part_in_gpus(pod: Pod) -> bool:
 
 
 def _cluster_policy(snapshot: Snapshot) -> ClusterPolicy | None:
-    return next(iter(active_policies(map(msgspec.to_builtins, snapshot.objects.clusterpolicies))), None)
+    return next(
+        iter(active_policies(map(msgspec.to_builtins, snapshot.objects.clusterpolicies))), None
+    )
 
 
 def hosts_by_certificate(snapshot: Snapshot) -> dict[tuple[str, str], list[str]]:
-    """Namespace and name of each TLS Secret -> hosts of desktops and portal that Traefik serves with it.
+    """Namespace and name of each TLS Secret -> hosts of desktops and portal that Traefik serves
+    with it.
 
-    A desktop whose route names no Secret has the portal's: Traefik presents a certificate for every host it covers.
+    A desktop whose route names no Secret has the portal's: Traefik presents a certificate for every
+    host it covers.
     """
     found: dict[tuple[str, str], set[str]] = {}
     others: list[tuple[str, str]] = []
     for diagnosis in diagnose_sessions(snapshot):
-        route: IngressRoute | None = snapshot.find("ingressroutes", route_name(diagnosis.name), diagnosis.namespace)
+        route: IngressRoute | None = snapshot.find(
+            "ingressroutes", route_name(diagnosis.name), diagnosis.namespace
+        )
         name = route.spec.tls.secret_name if route and route.spec.tls else ""
         if name and diagnosis.host:
             found.setdefault((diagnosis.namespace, name), set()).add(diagnosis.host)
@@ -131,16 +161,21 @@ def hosts_by_certificate(snapshot: Snapshot) -> dict[tuple[str, str], list[str]]
 def pods_to_log(snapshot: Snapshot, most: int) -> list[tuple[str, str]]:
     """Namespace and name of the pods whose log is worth a request, the worst first.
 
-    Missing libraries and wrong settings come with image and template. So of the desktops that are ready, the newest of
-    each template is enough, unless one session was requested.
+    Missing libraries and wrong settings come with image and template. So of the desktops that are
+    ready, the newest of each template is enough, unless one session was requested.
     """
     chosen = [
-        pod for operator in find_operators(snapshot) for pod in operator.pods(snapshot) if pod.status.phase == "Running"
+        pod
+        for operator in find_operators(snapshot)
+        for pod in operator.pods(snapshot)
+        if pod.status.phase == "Running"
     ]
     chosen += [pod for gateway in gateways_in_scope(snapshot) for pod in gateway.pods(snapshot)]
     # Pods by which local-path makes and removes folders, when one has failed.
     chosen += [
-        pod for pod in snapshot.pods if pod.metadata.name.startswith("helper-pod-") and pod.status.phase == "Failed"
+        pod
+        for pod in snapshot.pods
+        if pod.metadata.name.startswith("helper-pod-") and pod.status.phase == "Failed"
     ]
     ready: dict[str, Pod] = {}
     for session in snapshot.sessions:
@@ -149,7 +184,10 @@ def pods_to_log(snapshot: Snapshot, most: int) -> list[tuple[str, str]]:
             old = snapshot.age(pod.metadata.creation_timestamp) > _NOT_READY_SECONDS
             if pod.ready:
                 known = ready.get(session.spec.template)
-                if known is None or known.metadata.creation_timestamp < pod.metadata.creation_timestamp:
+                if (
+                    known is None
+                    or known.metadata.creation_timestamp < pod.metadata.creation_timestamp
+                ):
                     ready[session.spec.template] = pod
             elif restarts or (old and pod.desktop and pod.desktop.state.running):
                 chosen.append(pod)

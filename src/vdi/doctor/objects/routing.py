@@ -1,6 +1,7 @@
 """Traefik's table of hosts, and the Services that a request passes after it. Pure.
 
-Routes of all namespaces share one table: of the rules that match a request, the one with the highest priority takes it.
+Routes of all namespaces share one table: of the rules that match a request, the one with the
+highest priority takes it.
 """
 
 import re
@@ -48,21 +49,31 @@ class Rule:
         return _HOST.findall(self.match)
 
     def taken_path(self, host: str) -> str:
-        """The first path of a desktop at this host that the rule takes; empty: none, or the rule cannot be judged."""
+        """The first path of a desktop at this host that the rule takes; empty: none, or the rule
+        cannot be judged.
+        """
         patterns, paths = _HOST_PATTERN.findall(self.match), _PATH.findall(self.match)
         if _JUDGED.sub("", self.match) or not (self.hosts or patterns or paths):
             return ""
-        if (self.hosts or patterns) and host not in self.hosts and not any(_matches(one, host) for one in patterns):
+        if (
+            (self.hosts or patterns)
+            and host not in self.hosts
+            and not any(_matches(one, host) for one in patterns)
+        ):
             return ""
         for path in _DESKTOP_PATHS:
-            if not paths or any(path == one or (kind == "PathPrefix" and path.startswith(one)) for kind, one in paths):
+            if not paths or any(
+                path == one or (kind == "PathPrefix" and path.startswith(one))
+                for kind, one in paths
+            ):
                 return path
         return ""
 
 
 def _matches(pattern: str, host: str) -> bool:
-    # The pattern is somebody else's. Traefik's engine takes linear time for any, Python's may take years where
-    # repetitions are nested or many, and the gateway runs this too. Such a pattern is not judged.
+    # The pattern is somebody else's. Traefik's engine takes linear time for any, Python's may take
+    # years where repetitions are nested or many, and the gateway runs this too. Such a pattern is
+    # not judged.
     if len(_REPETITION.findall(pattern)) > _MOST_REPETITIONS or _REPEATED_GROUP.search(pattern):
         return False
     try:
@@ -81,7 +92,9 @@ def _ingress_rules(ingress: Ingress) -> Iterator[Rule]:
     """The rules that Traefik makes of an Ingress. One without a class counts as Traefik's."""
     meta, spec = ingress.metadata, ingress.spec
     notes = meta.annotations
-    if "traefik" not in (spec.ingress_class_name or notes.get("kubernetes.io/ingress.class") or "traefik"):
+    if "traefik" not in (
+        spec.ingress_class_name or notes.get("kubernetes.io/ingress.class") or "traefik"
+    ):
         return
     where = f"ingress/{meta.namespace}/{meta.name}"
     priority = notes.get(f"{_ANNOTATION}priority", "")
@@ -100,15 +113,19 @@ def _ingress_rules(ingress: Ingress) -> Iterator[Rule]:
 
 @once
 def _host_table(snapshot: Snapshot) -> Mapping[str, list[Rule]]:
-    """Rules of others that Traefik reads, by the hosts that they name; ``""``: those that name no host, or patterns."""
-    # Without a Traefik in the cluster one outside it reads the routes, and nothing is known of its options.
+    """Rules of others that Traefik reads, by the hosts that they name; ``""``: those that name no
+    host, or patterns.
+    """
+    # Without a Traefik in the cluster one outside it reads the routes, and nothing is known of its
+    # options.
     traefiks = find_traefiks(snapshot)
     watched = {namespace for traefik in traefiks for namespace in traefik.namespaces}
     watches_all = any(not traefik.namespaces for traefik in traefiks) or not traefiks
     rules: list[Rule] = []
     for route in snapshot.objects.ingressroutes:
         labels = route.metadata.labels.items()
-        # Releases that share a domain are a finding of their own, as is a host that two sessions request.
+        # Releases that share a domain are a finding of their own, as is a host that two sessions
+        # request.
         is_ours = MANAGED_BY.items() <= labels or _RELEASE.items() <= labels
         if not is_ours and (watches_all or route.metadata.namespace in watched):
             rules += route_rules(route)
@@ -121,10 +138,14 @@ def _host_table(snapshot: Snapshot) -> Mapping[str, list[Rule]]:
 
 
 def find_rival(snapshot: Snapshot, own: Rule, host: str) -> tuple[Rule, str] | None:
-    """A rule of another object that takes requests for `own`'s host, and the first path that it takes."""
+    """A rule of another object that takes requests for `own`'s host, and the first path that it
+    takes.
+    """
     table = _host_table(snapshot)
     for rule in (*table.get(host, ()), *table.get("", ())):
-        is_beside = rule.entry_points and own.entry_points and not rule.entry_points & own.entry_points
+        is_beside = (
+            rule.entry_points and own.entry_points and not rule.entry_points & own.entry_points
+        )
         # Of two equal priorities Traefik takes either.
         if rule.object == own.object or rule.priority < own.priority or is_beside:
             continue
@@ -134,7 +155,9 @@ def find_rival(snapshot: Snapshot, own: Rule, host: str) -> tuple[Rule, str] | N
 
 
 class Backend(NamedTuple):
-    """A Service that a request passes. `port`: number, or name of its port; `named_by`: the object that names it."""
+    """A Service that a request passes. `port`: number, or name of its port; `named_by`: the object
+    that names it.
+    """
 
     namespace: str
     name: str
@@ -158,7 +181,9 @@ def backends_of(snapshot: Snapshot, route: IngressRoute) -> Iterator[Backend]:
                 named_by = f"ingressroute/{namespace}/{name}"
                 yield Backend(service.namespace or namespace, service.name, service.port, named_by)
         for middleware in rule.middlewares:
-            yield from middleware_backends(snapshot, middleware.name, middleware.namespace or namespace)
+            yield from middleware_backends(
+                snapshot, middleware.name, middleware.namespace or namespace
+            )
 
 
 def middleware_backends(snapshot: Snapshot, name: str, namespace: str) -> Iterator[Backend]:
@@ -183,20 +208,26 @@ def _ready_slices(snapshot: Snapshot) -> Mapping[tuple[str, str], list[EndpointS
     slices: dict[tuple[str, str], list[EndpointSlice]] = defaultdict(list)
     for one in snapshot.objects.endpointslices:
         if any(endpoint.conditions.ready is not False for endpoint in one.endpoints):
-            slices[one.metadata.namespace, one.metadata.labels.get("kubernetes.io/service-name", "")].append(one)
+            slices[
+                one.metadata.namespace, one.metadata.labels.get("kubernetes.io/service-name", "")
+            ].append(one)
     return slices
 
 
 def is_read(snapshot: Snapshot, plural: str, namespace: str) -> bool:
     """Whether the objects of this kind and namespace are in the snapshot."""
     unread = snapshot.unreadable_kinds
-    return plural not in unread and (f"{plural}@all" not in unread or namespace == snapshot.scope.namespace)
+    return plural not in unread and (
+        f"{plural}@all" not in unread or namespace == snapshot.scope.namespace
+    )
 
 
 def explain_service(
     snapshot: Snapshot, namespace: str, name: str, port: int | str, pods: Iterable[Pod]
 ) -> tuple[str, list[str]] | None:
-    """A clause that says why a Service leads to none of these pods, and its evidence; None: it leads to them."""
+    """A clause that says why a Service leads to none of these pods, and its evidence; None: it
+    leads to them.
+    """
     service: Service | None = snapshot.find("services", name, namespace)
     if service is None:
         return "does not exist", [f"there is no Service {namespace}/{name}"]
@@ -205,11 +236,16 @@ def explain_service(
     ports = service.spec.ports
     served = next((one for one in ports if port in (one.name, one.port)), None)
     if served is None:
-        return f"has no port {port}", [f"spec.ports: {', '.join(str(one.port) for one in ports) or 'none'}"]
+        return f"has no port {port}", [
+            f"spec.ports: {', '.join(str(one.port) for one in ports) or 'none'}"
+        ]
     slices = _ready_slices(snapshot).get((namespace, name))
     if not slices:
         labels = [f"pod/{pod.metadata.name} labels: {pod.metadata.labels}" for pod in pods]
-        return "has no pod that is ready behind it", [f"spec.selector: {service.spec.selector or None}", *labels[:2]]
+        return "has no pod that is ready behind it", [
+            f"spec.selector: {service.spec.selector or None}",
+            *labels[:2],
+        ]
     targets = {one.port for each in slices for one in each.ports if one.name == served.name}
     opened = [one for pod in pods for container in pod.spec.containers for one in container.ports]
     # A port of the same name is meant; else any port that a container declares will do.
@@ -218,4 +254,6 @@ def explain_service(
     if targets and (not expected or targets & expected):
         return None
     target, listening = served.target_port or served.port, ", ".join(map(str, sorted(expected)))
-    return f"leads to port {target}, on which its pods do not listen", [f"ports of its pods: {listening or 'unknown'}"]
+    return f"leads to port {target}, on which its pods do not listen", [
+        f"ports of its pods: {listening or 'unknown'}"
+    ]

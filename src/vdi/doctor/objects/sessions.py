@@ -1,7 +1,9 @@
-"""A session of a snapshot as the operator would see it, so that the operator's own functions explain it. Pure.
+"""A session of a snapshot as the operator would see it, so that the operator's own functions
+explain it. Pure.
 
-Checks and probes go through `active_sessions`. A finding about a session is made by `SessionDiagnosis.finding`, which
-adds the objects that the session depends on: ranking looks for causes among them.
+Checks and probes go through `active_sessions`. A finding about a session is made by
+`SessionDiagnosis.finding`, which adds the objects that the session depends on: ranking looks for
+causes among them.
 """
 
 from collections.abc import Iterable, Iterator
@@ -18,7 +20,13 @@ from vdi.cluster.capacity import read_capacity
 from vdi.cluster.explain import Explanation, explain
 from vdi.cluster.objects import Event
 from vdi.doctor.codes import make_finding
-from vdi.doctor.objects.components import LEASE, Operator, lease_namespace, operator_for, settings_for
+from vdi.doctor.objects.components import (
+    LEASE,
+    Operator,
+    lease_namespace,
+    operator_for,
+    settings_for,
+)
 from vdi.findings.model import Finding, Remedy, Severity
 from vdi.kube.wire import convert
 from vdi.session import naming
@@ -36,7 +44,9 @@ from vdi.snapshot.objects import PersistentVolumeClaim, Pod
 
 @dataclass(frozen=True)
 class SessionDiagnosis:
-    """A session with its template, pod, home and operator, and the reasons why it has no desktop."""
+    """A session with its template, pod, home and operator, and the reasons why it has no
+    desktop.
+    """
 
     snapshot: Snapshot
     session: VDISession
@@ -94,7 +104,9 @@ class SessionDiagnosis:
 
     @property
     def host(self) -> str:
-        """Host of its address: by its operator's settings, else as the operator reported it; empty: not known."""
+        """Host of its address: by its operator's settings, else as the operator reported it; empty:
+        not known.
+        """
         host = urlsplit(self.session.status.url).hostname or ""
         label = self.session.spec.hostname or host.partition(".")[0]
         if self.operator is None or self.operator.problem or not label:
@@ -102,13 +114,25 @@ class SessionDiagnosis:
         return self.operator.settings.host(label)
 
     def set_limit(self, resource: str, value: str) -> tuple[str, str, str]:
-        """The object that sets its limit of `cpu` or `memory`, its name in messages, and the command to change it."""
+        """The object that sets its limit of `cpu` or `memory`, its name in messages, and the
+        command to change it.
+        """
         resources, template = self.session.spec.resources, self.template_name
         if resources and getattr(resources, resource):
             patch = {"spec": {"resources": {resource: value}}}
-            return self.object, "the session", merge_patch("vdisession", self.name, patch, self.namespace)
-        patch = {"spec": {"resources": {"defaultCPU" if resource == "cpu" else "defaultMemory": value}}}
-        return f"vditemplate/{template}", f"template `{template}`", merge_patch("vditemplate", template, patch)
+            return (
+                self.object,
+                "the session",
+                merge_patch("vdisession", self.name, patch, self.namespace),
+            )
+        patch = {
+            "spec": {"resources": {"defaultCPU" if resource == "cpu" else "defaultMemory": value}}
+        }
+        return (
+            f"vditemplate/{template}",
+            f"template `{template}`",
+            merge_patch("vditemplate", template, patch),
+        )
 
     @property
     def read_operator_log(self) -> Remedy:
@@ -138,7 +162,9 @@ class SessionDiagnosis:
         """Its pods that are not being deleted, the one in its status first."""
         named = self.session.status.pod_name
         live = [pod for pod in self._all_pods if not pod.terminating]
-        return sorted(live, key=lambda pod: (pod.metadata.name != named, not pod.ready, pod.metadata.name))
+        return sorted(
+            live, key=lambda pod: (pod.metadata.name != named, not pod.ready, pod.metadata.name)
+        )
 
     @cached_property
     def pod(self) -> Pod | None:
@@ -146,10 +172,19 @@ class SessionDiagnosis:
 
     @cached_property
     def stranded(self) -> Pod | None:
-        """Its pod that is being deleted and cannot end, because its node is lost; None while it has another pod."""
+        """Its pod that is being deleted and cannot end, because its node is lost; None while it has
+        another pod.
+        """
         if self.pod:
             return None
-        return next((pod for pod in self._all_pods if pod.terminating and self._is_lost(pod.spec.node_name)), None)
+        return next(
+            (
+                pod
+                for pod in self._all_pods
+                if pod.terminating and self._is_lost(pod.spec.node_name)
+            ),
+            None,
+        )
 
     @property
     def bound(self) -> Pod | None:
@@ -173,19 +208,28 @@ class SessionDiagnosis:
     @cached_property
     def homes(self) -> dict[str, PersistentVolumeClaim]:
         """Existing claims that may be its home."""
-        found = ((name, self.snapshot.claims.get((self.namespace, name))) for name in home_names(self.session))
+        found = (
+            (name, self.snapshot.claims.get((self.namespace, name)))
+            for name in home_names(self.session)
+        )
         return {name: claim for name, claim in found if claim}
 
     @cached_property
     def home(self) -> PersistentVolumeClaim | None:
         name = self.pod.home_claim if self.pod else None
-        if name is None and self.template and (home := resolve_home(self.session, self.template, self.homes)):
+        if (
+            name is None
+            and self.template
+            and (home := resolve_home(self.session, self.template, self.homes))
+        ):
             name = home.claim
         return self.snapshot.claims.get((self.namespace, name)) if name else None
 
     @cached_property
     def observed(self) -> Observed:
-        """The operator's view of it, without rival sessions: the operator names those in the status."""
+        """The operator's view of it, without rival sessions: the operator names those in the
+        status.
+        """
         service = self.snapshot.find("services", naming.service_name(self.name), self.namespace)
         route = self.snapshot.find("ingressroutes", naming.route_name(self.name), self.namespace)
         node = self.snapshot.nodes.get(self.bound.spec.node_name) if self.bound else None
@@ -199,7 +243,9 @@ class SessionDiagnosis:
             route=convert(msgspec.to_builtins(route), Route) if route else None,
             events=tuple(self._events()),
             node=node,
-            node_gone=bool(self.bound and self.bound.spec.node_name and node is None and self.snapshot.nodes),
+            node_gone=bool(
+                self.bound and self.bound.spec.node_name and node is None and self.snapshot.nodes
+            ),
             terminating=self.stranded,
         )
 
@@ -213,12 +259,18 @@ class SessionDiagnosis:
     @property
     def idle_seconds(self) -> float:
         """Time since the last change of its conditions."""
-        times = [one.last_transition_time for one in self.session.status.conditions if one.last_transition_time]
+        times = [
+            one.last_transition_time
+            for one in self.session.status.conditions
+            if one.last_transition_time
+        ]
         return self.snapshot.age(max([self.session.metadata.creation_timestamp, *times]))
 
     @property
     def starting_seconds(self) -> float | None:
-        """Age of its pod, or time since the last change of a session without one; None: the desktop is ready."""
+        """Age of its pod, or time since the last change of a session without one; None: the desktop
+        is ready.
+        """
         if self.pod is None:
             return self.idle_seconds
         return self.snapshot.age(self.pod.metadata.creation_timestamp) if self.answer else None
@@ -232,18 +284,25 @@ class SessionDiagnosis:
 
     @cached_property
     def problem(self) -> Blocked | None:
-        """The reason why it has no pod: as the operator reported it of this generation, else as it would report it."""
+        """The reason why it has no pod: as the operator reported it of this generation, else as it
+        would report it.
+        """
         if self.pod is not None or self.resting:
             return None
         status = self.session.status
-        refused = (one for one in status.conditions if one.type == ADMITTED and one.status == "False")
+        refused = (
+            one for one in status.conditions if one.type == ADMITTED and one.status == "False"
+        )
         admitted = next(refused, None)
         current = status.observed_generation == self.session.metadata.generation
-        # A queue position that is out of date must not hide that the operator no longer acts on the session.
+        # A queue position that is out of date must not hide that the operator no longer acts on the
+        # session.
         if admitted and current and not (admitted.reason in QUEUE_REASONS and self._has_room):
             message = status.message or admitted.message
             return Blocked(admitted.reason, message, needs_change=status.phase == Phase.FAILED)
-        problem = decide(self.observed, settings_for(self.snapshot, self.namespace), self.snapshot.now).blocked
+        problem = decide(
+            self.observed, settings_for(self.snapshot, self.namespace), self.snapshot.now
+        ).blocked
         return problem or self._shortage
 
     @property
@@ -287,7 +346,10 @@ class SessionDiagnosis:
         if self.operator:
             found.append(self.operator.object)
         if self.bound:
-            found += [f"pod/{self.namespace}/{self.bound.metadata.name}", f"node/{self.bound.spec.node_name}"]
+            found += [
+                f"pod/{self.namespace}/{self.bound.metadata.name}",
+                f"node/{self.bound.spec.node_name}",
+            ]
         if self.home:
             found += [f"persistentvolumeclaim/{self.namespace}/{self.home.metadata.name}"]
             found += [f"node/{name}" for name in pinned_nodes(self.snapshot, self.home)]
@@ -318,7 +380,8 @@ def pinned_nodes(snapshot: Snapshot, claim: PersistentVolumeClaim) -> list[str]:
         value
         for term in (volume.pin if volume else ())
         for expression in (*term.match_expressions, *term.match_fields)
-        if expression.operator == "In" and expression.key in ("kubernetes.io/hostname", "metadata.name")
+        if expression.operator == "In"
+        and expression.key in ("kubernetes.io/hostname", "metadata.name")
         for value in expression.values
     }
     return sorted(found)

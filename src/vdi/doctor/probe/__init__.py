@@ -1,1 +1,3 @@
-"""Active probes, for problems that no object shows. Besides fixes, the only part of the doctor that writes."""
+"""Active probes, for problems that no object shows. Besides fixes, the only part of the doctor that
+writes.
+"""

@@ -1,7 +1,7 @@
 """All probes of a run (`vdi doctor --probe`), for the sessions in scope.
 
-Besides the paths of `reach`: the TURN server, the addresses that it relays to, the memory of GPUs, and the limit of
-processes.
+Besides the paths of `reach`: the TURN server, the addresses that it relays to, the memory of GPUs,
+and the limit of processes.
 """
 
 import asyncio
@@ -44,7 +44,8 @@ _MAX_TEMPLATES = 2
 _METRICS_PORT = 8081
 # Used share of a GPU's memory from which it is reported.
 _FULL = 0.95
-# Names in the chart: the gateway's variable and volume, the volumes of coturn, and the files in them.
+# Names in the chart: the gateway's variable and volume, the volumes of coturn, and the files in
+# them.
 _TURN_URLS, _TURN_VOLUME, _TURN_SECRET = "VDI_TURN_URLS", "turn", "secret"
 _SERVER_VOLUME = "auth"
 _CONFIG_VOLUME, _CONFIG_KEY = "config", "turnserver.conf"
@@ -55,21 +56,33 @@ _Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 
 
 async def probe(client: Client, snapshot: Snapshot, clock: Clock) -> list[Finding]:
-    """Findings of all probes. Creates a pod, with a volume, for each template that is tried, and removes them."""
-    tried = [one for one in active_sessions(snapshot) if one.pod and one.pod.ready and one.session.status.url]
+    """Findings of all probes. Creates a pod, with a volume, for each template that is tried, and
+    removes them.
+    """
+    tried = [
+        one
+        for one in active_sessions(snapshot)
+        if one.pod and one.pod.ready and one.session.status.url
+    ]
     tried = tried[-_MAX_SESSIONS:]  # the newest
-    templates = sorted({one.template_name for one in tried} & set(snapshot.templates))[:_MAX_TEMPLATES]
+    templates = sorted({one.template_name for one in tried} & set(snapshot.templates))[
+        :_MAX_TEMPLATES
+    ]
     namespace = snapshot.scope.namespace or (tried[0].namespace if tried else "")
     gateways = gateways_in_scope(snapshot)
     behind = [component.object for component in (*find_traefiks(snapshot), *gateways)]
     pods = {one.object: (one.namespace, one.pod.metadata.name) for one in tried if one.pod}
     denied = find_denied_port(snapshot, namespace)
-    targets = [Target(one.object, one.session.status.url or "", (*one.related_objects, *behind)) for one in tried]
+    targets = [
+        Target(one.object, one.session.status.url or "", (*one.related_objects, *behind))
+        for one in tried
+    ]
     probes = [
         probe_here(targets),
         *(
             _if_allowed(
-                "pods/proxy", probe_health(client, one.object, one.pod, one.desktop.port, one.desktop.probe_path)
+                "pods/proxy",
+                probe_health(client, one.object, one.pod, one.desktop.port, one.desktop.probe_path),
             )
             for one in tried
             # A desktop without a probe path asks for a password at each of its pages.
@@ -78,20 +91,35 @@ async def probe(client: Client, snapshot: Snapshot, clock: Clock) -> list[Findin
         *(
             _if_allowed(
                 "pods",
-                probe_pod(client, namespace, snapshot.templates[name], clock, denied if name == templates[0] else None),
+                probe_pod(
+                    client,
+                    namespace,
+                    snapshot.templates[name],
+                    clock,
+                    denied if name == templates[0] else None,
+                ),
             )
             for name in templates
         ),
-        *(_if_allowed("secrets", probe_turn(client, snapshot, gateway, clock.now())) for gateway in gateways),
+        *(
+            _if_allowed("secrets", probe_turn(client, snapshot, gateway, clock.now()))
+            for gateway in gateways
+        ),
         _if_allowed("secrets", probe_peers(client, snapshot, pods)),
         probe_gpu_memory(client, snapshot),
-        _if_allowed("nodes/proxy", probe_process_limits(client, {one.pod.spec.node_name for one in tried if one.pod})),
+        _if_allowed(
+            "nodes/proxy",
+            probe_process_limits(client, {one.pod.spec.node_name for one in tried if one.pod}),
+        ),
     ]
-    # The end of a terminal, or of the process, cancels the run as Ctrl-C does: it removes what it has created.
+    # The end of a terminal, or of the process, cancels the run as Ctrl-C does: it removes what it
+    # has created.
     for number in (signal.SIGTERM, signal.SIGHUP):
         asyncio.get_running_loop().add_signal_handler(number, signal.raise_signal, signal.SIGINT)
     # The same missing permission stops several probes, and is one finding.
-    found = {finding.key: finding for findings in await asyncio.gather(*probes) for finding in findings}
+    found = {
+        finding.key: finding for findings in await asyncio.gather(*probes) for finding in findings
+    }
     return list(found.values())
 
 
@@ -113,7 +141,9 @@ def _unknown(kind: str, why: str) -> Finding:
 
 
 def find_denied_port(snapshot: Snapshot, namespace: str) -> DeniedPort | None:
-    """A port of an operator that the policies deny to this namespace's desktops; None: they deny none."""
+    """A port of an operator that the policies deny to this namespace's desktops; None: they deny
+    none.
+    """
     desktop = Party("a desktop", namespace, {"app.kubernetes.io/managed-by": "vdi-operator"})
     for operator in find_operators(snapshot):
         pods = [pod for pod in operator.pods(snapshot) if pod.ready]
@@ -121,7 +151,9 @@ def find_denied_port(snapshot: Snapshot, namespace: str) -> DeniedPort | None:
             continue
         target = Party("the operator", operator.namespace, dict(pods[0].metadata.labels))
         if blocked := blocking(snapshot, desktop, target, Port(_METRICS_PORT, "metrics")):
-            policies = [f"networkpolicy/{one.metadata.namespace}/{one.metadata.name}" for one in blocked[1]]
+            policies = [
+                f"networkpolicy/{one.metadata.namespace}/{one.metadata.name}" for one in blocked[1]
+            ]
             release = operator.raw.metadata.labels.get("app.kubernetes.io/instance", operator.name)
             return DeniedPort(
                 operator.object,
@@ -134,8 +166,11 @@ def find_denied_port(snapshot: Snapshot, namespace: str) -> DeniedPort | None:
     return None
 
 
-async def probe_turn(client: Client, snapshot: Snapshot, gateway: Gateway, now: datetime) -> list[Finding]:
-    """An allocation at the TURN server that the gateway names to browsers, with credentials like the gateway's.
+async def probe_turn(
+    client: Client, snapshot: Snapshot, gateway: Gateway, now: datetime
+) -> list[Finding]:
+    """An allocation at the TURN server that the gateway names to browsers, with credentials like
+    the gateway's.
 
     Raises ApiError where its Secret may not be read.
     """
@@ -144,8 +179,14 @@ async def probe_turn(client: Client, snapshot: Snapshot, gateway: Gateway, now: 
     if not match:
         return []
     if not name:
-        return [_unknown("secrets", f"neither {gateway.object} nor a coturn names the TURN server's Secret")]
-    held: dict[str, Any] = await client.get(SECRETS, name, namespace=gateway.namespace, into=dict[str, Any])
+        return [
+            _unknown(
+                "secrets", f"neither {gateway.object} nor a coturn names the TURN server's Secret"
+            )
+        ]
+    held: dict[str, Any] = await client.get(
+        SECRETS, name, namespace=gateway.namespace, into=dict[str, Any]
+    )
     if key not in (held.get("data") or {}):
         return [_unknown("secrets", f"Secret {gateway.namespace}/{name} has no key {key!r}")]
     # A Secret made from a file may end with a line feed, which gateway and server leave out too.
@@ -161,14 +202,18 @@ async def probe_turn(client: Client, snapshot: Snapshot, gateway: Gateway, now: 
                 f"The TURN server allocates no relay address: {error}.",
                 evidence=[f"{gateway.object}: {_TURN_URLS}={urls}"],
                 remedy=Remedy(
-                    "Open the port for UDP, or run helm upgrade so that server and gateway have the same secret."
+                    "Open the port for UDP, or run helm upgrade so that server and gateway have the"
+                    " same secret."
                 ),
                 related_objects=[
                     name
                     for server in find_servers(snapshot, "coturn")
                     for name in (
                         server.object,
-                        *(f"pod/{server.namespace}/{one.metadata.name}" for one in snapshot.pods_of(server.raw)),
+                        *(
+                            f"pod/{server.namespace}/{one.metadata.name}"
+                            for one in snapshot.pods_of(server.raw)
+                        ),
                     )
                 ],
             )
@@ -177,9 +222,11 @@ async def probe_turn(client: Client, snapshot: Snapshot, gateway: Gateway, now: 
 
 
 def turn_settings(snapshot: Snapshot, gateway: Gateway) -> tuple[str, str, str]:
-    """The TURN server's URLs as the gateway gives them to browsers, and name and key of its Secret; empty: none.
+    """The TURN server's URLs as the gateway gives them to browsers, and name and key of its Secret;
+    empty: none.
 
-    Where the gateway creates the secret itself, it mounts no Secret, and the chart's own coturn names it.
+    Where the gateway creates the secret itself, it mounts no Secret, and the chart's own coturn
+    names it.
     """
     variables = [
         variable
@@ -188,8 +235,15 @@ def turn_settings(snapshot: Snapshot, gateway: Gateway) -> tuple[str, str, str]:
         for variable in container.env
     ]
     urls = next((variable.value for variable in variables if variable.name == _TURN_URLS), "")
-    servers = [server for server in find_servers(snapshot, "coturn") if server.namespace == gateway.namespace]
-    for name, workload in ((_TURN_VOLUME, gateway), *((_SERVER_VOLUME, server) for server in servers)):
+    servers = [
+        server
+        for server in find_servers(snapshot, "coturn")
+        if server.namespace == gateway.namespace
+    ]
+    for name, workload in (
+        (_TURN_VOLUME, gateway),
+        *((_SERVER_VOLUME, server) for server in servers),
+    ):
         held = workload.secret_of_volume(name)
         if held:
             keys = [item.key for item in held.items if item.path == _TURN_SECRET]
@@ -197,8 +251,11 @@ def turn_settings(snapshot: Snapshot, gateway: Gateway) -> tuple[str, str, str]:
     return urls, "", ""
 
 
-async def probe_peers(client: Client, snapshot: Snapshot, pods: Mapping[str, tuple[str, str]]) -> list[Finding]:
-    """TURN servers of the release that do not relay to the desktops. `pods`: namespace and name by session's object.
+async def probe_peers(
+    client: Client, snapshot: Snapshot, pods: Mapping[str, tuple[str, str]]
+) -> list[Finding]:
+    """TURN servers of the release that do not relay to the desktops. `pods`: namespace and name by
+    session's object.
 
     Raises ApiError where Secrets or pods may not be read.
     """
@@ -207,23 +264,29 @@ async def probe_peers(client: Client, snapshot: Snapshot, pods: Mapping[str, tup
         volume = server.secret_of_volume(_CONFIG_VOLUME)
         if volume is None:
             continue
-        held: Any = await client.get(SECRETS, volume.secret_name, namespace=server.namespace, into=dict[str, Any])
+        held: Any = await client.get(
+            SECRETS, volume.secret_name, namespace=server.namespace, into=dict[str, Any]
+        )
         config = base64.b64decode((held.get("data") or {}).get(_CONFIG_KEY, "")).decode()
         for session, (where, pod) in pods.items():
             there: Any = await client.get(PODS, pod, namespace=where, into=dict[str, Any])
-            addresses = [ipaddress.ip_address(one["ip"]) for one in (there.get("status") or {}).get("podIPs") or ()]
+            addresses = [
+                ipaddress.ip_address(one["ip"])
+                for one in (there.get("status") or {}).get("podIPs") or ()
+            ]
             denied = [address for address in addresses if not is_allowed(config, address)]
             if denied:
                 findings.append(
                     make_finding(
                         "turn_peers_denied",
                         server.object,
-                        f"The TURN server does not relay to desktops: the pod of {session} has the address "
-                        f"{denied[0]}, which is in none of the allowed ranges.",
-                        evidence=[match[0] for match in _ALLOWED.finditer(config)] or ["no allowed-peer-ip at all"],
+                        f"The TURN server does not relay to desktops: the pod of {session} has the"
+                        f" address {denied[0]}, which is in none of the allowed ranges.",
+                        evidence=[match[0] for match in _ALLOWED.finditer(config)]
+                        or ["no allowed-peer-ip at all"],
                         remedy=Remedy(
-                            "Run helm upgrade with a coturn.allowedPeers that includes the pods' range with "
-                            f"{denied[0]}."
+                            "Run helm upgrade with a coturn.allowedPeers that includes the pods'"
+                            f" range with {denied[0]}."
                         ),
                         related_objects=[session],
                     )
@@ -243,18 +306,22 @@ def is_allowed(config: str, address: _Address) -> bool:
 
 
 async def probe_process_limits(client: Client, nodes: Collection[str]) -> list[Finding]:
-    """Nodes whose kubelet limits the processes of no pod. Raises ApiError where its configuration may not be read."""
+    """Nodes whose kubelet limits the processes of no pod. Raises ApiError where its configuration
+    may not be read.
+    """
     findings = []
     for node in sorted(nodes):
-        configuration: Any = await client.get(NODES, node, subresource="proxy/configz", into=dict[str, Any])
+        configuration: Any = await client.get(
+            NODES, node, subresource="proxy/configz", into=dict[str, Any]
+        )
         limit = (configuration.get("kubeletconfig") or {}).get("podPidsLimit", -1)
         if limit <= 0:
             findings.append(
                 make_finding(
                     "processes_unlimited",
                     f"node/{node}",
-                    f"The kubelet of node {node} does not limit the processes of a pod: one desktop can use up the "
-                    "node's process IDs.",
+                    f"The kubelet of node {node} does not limit the processes of a pod: one desktop"
+                    " can use up the node's process IDs.",
                     evidence=[f"podPidsLimit: {limit}"],
                     remedy=Remedy.run(f"kubectl get --raw /api/v1/nodes/{node}/proxy/configz"),
                 )
@@ -263,7 +330,9 @@ async def probe_process_limits(client: Client, nodes: Collection[str]) -> list[F
 
 
 async def probe_gpu_memory(client: Client, snapshot: Snapshot) -> list[Finding]:
-    """GPUs whose memory is nearly used up, where a DCGM exporter measures it: slices of a GPU share its memory."""
+    """GPUs whose memory is nearly used up, where a DCGM exporter measures it: slices of a GPU share
+    its memory.
+    """
     nodes = [node.name for node in observe_gpus(snapshot).gpu_nodes]
     return list(judge_memory(await measure(client, nodes))) if nodes else []
 
@@ -277,12 +346,12 @@ def judge_memory(measured: GpuMeasurements) -> Iterator[Finding]:
                 yield make_finding(
                     "gpu_memory_full",
                     f"node/{node}",
-                    f"The memory of GPU {gpu.index} ({gpu.model}) is nearly used up, {words}: the next desktop that "
-                    "needs more fails, because slicing does not limit memory.",
+                    f"The memory of GPU {gpu.index} ({gpu.model}) is nearly used up, {words}: the"
+                    " next desktop that needs more fails, because slicing does not limit memory.",
                     evidence=[f"DCGM_FI_DEV_FB_USED: {words}"],
                     remedy=Remedy(
-                        "Suspend a desktop on that node (vdi session suspend), or share the GPU among fewer"
-                        " (vdi gpu configure --replicas).",
+                        "Suspend a desktop on that node (vdi session suspend), or share the GPU"
+                        " among fewer (vdi gpu configure --replicas).",
                         ("vdi session ls -o wide",),
                     ),
                 )

@@ -1,4 +1,6 @@
-"""A TURN client that makes one allocation over UDP (RFC 8656) and releases it. Only `vdi doctor --probe` uses it."""
+"""A TURN client that makes one allocation over UDP (RFC 8656) and releases it. Only `vdi doctor
+--probe` uses it.
+"""
 
 import asyncio
 import hashlib
@@ -8,7 +10,15 @@ import struct
 from dataclasses import dataclass
 
 _ALLOCATE, _REFRESH = 0x0003, 0x0004
-_USERNAME, _INTEGRITY, _ERROR, _LIFETIME, _REALM, _NONCE, _TRANSPORT = 0x06, 0x08, 0x09, 0x0D, 0x14, 0x15, 0x19
+_USERNAME, _INTEGRITY, _ERROR, _LIFETIME, _REALM, _NONCE, _TRANSPORT = (
+    0x06,
+    0x08,
+    0x09,
+    0x0D,
+    0x14,
+    0x15,
+    0x19,
+)
 _RELAYED = 0x16
 _COOKIE = 0x2112A442
 _UDP = struct.pack("!B3x", 17)
@@ -33,16 +43,22 @@ async def allocate(host: str, port: int, username: str, password: str) -> None:
     """Allocate a relay address with time-limited credentials, then release it. Raises TurnError."""
     loop = asyncio.get_running_loop()
     try:
-        transport, protocol = await loop.create_datagram_endpoint(_Mailbox, remote_addr=(host, port))
+        transport, protocol = await loop.create_datagram_endpoint(
+            _Mailbox, remote_addr=(host, port)
+        )
     except OSError as error:
         raise TurnError(f"{host}:{port}: {error}") from error
     try:
         first = await _ask(transport, protocol, _ALLOCATE, [(_TRANSPORT, _UDP)])
         realm, nonce = first.attributes.get(_REALM, b""), first.attributes.get(_NONCE, b"")
         if first.error != _UNAUTHORIZED or not nonce:
-            raise TurnError(f"{host}:{port} relays for anyone" if not first.error else _refusal(first))
+            raise TurnError(
+                f"{host}:{port} relays for anyone" if not first.error else _refusal(first)
+            )
         who = [(_USERNAME, username.encode()), (_REALM, realm), (_NONCE, nonce)]
-        key = hashlib.md5(b":".join((username.encode(), realm, password.encode())), usedforsecurity=False).digest()
+        key = hashlib.md5(
+            b":".join((username.encode(), realm, password.encode())), usedforsecurity=False
+        ).digest()
         answer = await _ask(transport, protocol, _ALLOCATE, [(_TRANSPORT, _UDP), *who], key)
         if answer.error or _RELAYED not in answer.attributes:
             raise TurnError(_refusal(answer))
@@ -92,7 +108,9 @@ async def _ask(
     raise TurnError(f"no response over UDP within {_TRIES * _SECONDS:g} s")
 
 
-def _message(method: int, identity: bytes, attributes: list[tuple[int, bytes]], key: bytes) -> bytes:
+def _message(
+    method: int, identity: bytes, attributes: list[tuple[int, bytes]], key: bytes
+) -> bytes:
     body = b"".join(_attribute(kind, value) for kind, value in attributes)
     if not key:
         return struct.pack("!HHI", method, len(body), _COOKIE) + identity + body

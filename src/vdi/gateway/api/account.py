@@ -1,5 +1,5 @@
-"""Operations below `/me`, `/tokens`, `/logins` and `/homes`: the user's identity, limits, API tokens, logins and
-homes.
+"""Operations below `/me`, `/tokens`, `/logins` and `/homes`: the user's identity, limits, API
+tokens, logins and homes.
 """
 
 from datetime import datetime, timedelta
@@ -34,11 +34,15 @@ class Me(msgspec.Struct, rename="camel"):
     name: Annotated[str, doc("Display name; may be empty.")]
     groups: Annotated[tuple[str, ...], doc("Groups as reported by the login.")]
     admin: Annotated[bool, doc("Whether this user may open `/admin`.")]
-    auditor: Annotated[bool, doc("Whether this user may read everyone's history, audit log and transfers.")]
+    auditor: Annotated[
+        bool, doc("Whether this user may read everyone's history, audit log and transfers.")
+    ]
     namespace: Annotated[str, doc("Kubernetes namespace of your new desktops.")]
     portal: Annotated[str, doc("Address of the portal.")]
     use: Annotated[Use, doc("Limits and current usage of this user.")]
-    csrf_token: Annotated[str | None, doc("For X-CSRF-Token; null with an API token, which does not need one.")] = None
+    csrf_token: Annotated[
+        str | None, doc("For X-CSRF-Token; null with an API token, which does not need one.")
+    ] = None
 
 
 class Token(msgspec.Struct, rename="camel"):
@@ -50,19 +54,30 @@ class Token(msgspec.Struct, rename="camel"):
     expires: Annotated[datetime, doc("When it expires.")]
     seen: Annotated[datetime | None, doc("When it was last used, to the minute; null if never.")]
     current: Annotated[bool, doc("Whether this request was sent with this token.")]
-    session: Annotated[str, doc("Name of the desktop that it drives, and does nothing else; empty: all you may do.")]
+    session: Annotated[
+        str,
+        doc("Name of the desktop that it drives, and does nothing else; empty: all you may do."),
+    ]
 
 
 class NewToken(msgspec.Struct, rename="camel", forbid_unknown_fields=True):
     """An API token to create."""
 
     label: Annotated[
-        Annotated[str, Meta(min_length=1, max_length=60)], Meta(description="A name for the token, such as ci.")
+        Annotated[str, Meta(min_length=1, max_length=60)],
+        Meta(description="A name for the token, such as ci."),
     ]
-    days: Annotated[Annotated[int, Meta(ge=1, le=365)], Meta(description="How long the token is valid.")] = 90
+    days: Annotated[
+        Annotated[int, Meta(ge=1, le=365)], Meta(description="How long the token is valid.")
+    ] = 90
     session: Annotated[
         Annotated[str, Meta(max_length=253)],
-        Meta(description="Name of the one desktop that it drives, until that ends. Default: all that you may do."),
+        Meta(
+            description=(
+                "Name of the one desktop that it drives, until that ends. Default: all that you"
+                " may do."
+            )
+        ),
     ] = ""
 
 
@@ -97,7 +112,9 @@ async def list_tokens(call: Call[Empty, None]) -> ListPage[Token]:
     return ListPage(tuple(_token(call, token) for token in mine))
 
 
-@operation("POST /tokens", answer=MadeToken, status=201, problems=("forbidden", "over-limit", "not-found"))
+@operation(
+    "POST /tokens", answer=MadeToken, status=201, problems=("forbidden", "over-limit", "not-found")
+)
 async def create_token(call: Call[Empty, NewToken]) -> Response:
     """Create an API token.
 
@@ -105,7 +122,8 @@ async def create_token(call: Call[Empty, NewToken]) -> Response:
     """
     if _is_by_token(call):
         raise ProblemError(
-            "forbidden", "An API token cannot create another token. Log in to the portal, or run vdi login."
+            "forbidden",
+            "An API token cannot create another token. Log in to the portal, or run vdi login.",
         )
     try:
         label = checked_label(call.body.label.strip())
@@ -114,7 +132,9 @@ async def create_token(call: Call[Empty, NewToken]) -> Response:
     lifetime = timedelta(days=call.body.days)
     secret, made = await call.api.sign_out.make_token(call.user, label, lifetime, call.body.session)
     # The response has the secret: no cache may keep it.
-    return created(f"/tokens/{made.id}", MadeToken(secret, _token(call, made)), **{"Cache-Control": "no-store"})
+    return created(
+        f"/tokens/{made.id}", MadeToken(secret, _token(call, made)), **{"Cache-Control": "no-store"}
+    )
 
 
 @operation("DELETE /tokens/{id}", problems=("not-found", "forbidden"))
@@ -129,7 +149,8 @@ async def revoke_token(call: Call[Empty, None]) -> None:
         name = own or name
     if own and name != own:
         raise ProblemError(
-            "forbidden", "An API token can revoke only itself. Log in to the portal to revoke other tokens."
+            "forbidden",
+            "An API token can revoke only itself. Log in to the portal to revoke other tokens.",
         )
     if not await call.api.sign_out.revoke_token(call.user, name):
         raise ActionDenied("NotFound", f"You have no valid API token {name!r}.")
@@ -211,7 +232,9 @@ async def end_logins(call: Call[EverywhereQuery, None]) -> None:
 
 def _require_browser_login(call: Call[object, object]) -> None:
     if _is_by_token(call):
-        raise ProblemError("forbidden", "An API token cannot list or end logins. Log in to the portal to do that.")
+        raise ProblemError(
+            "forbidden", "An API token cannot list or end logins. Log in to the portal to do that."
+        )
 
 
 @home_operation("GET /homes")

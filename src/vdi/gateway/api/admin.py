@@ -1,4 +1,6 @@
-"""`/admin`: the desktops of all users, what they share, the GPUs of the nodes and the doctor, for administrators."""
+"""`/admin`: the desktops of all users, what they share, the GPUs of the nodes and the doctor, for
+administrators.
+"""
 
 from datetime import datetime
 from typing import Annotated, Literal
@@ -67,14 +69,19 @@ class AuditQuery(Page, rename="camel", forbid_unknown_fields=True):
 
     actor: Annotated[Address | None, Meta(description="Only actions of this user.")] = None
     action: Annotated[
-        Annotated[str, Meta(max_length=64)] | None, Meta(description="Only this action, such as session.end.")
+        Annotated[str, Meta(max_length=64)] | None,
+        Meta(description="Only this action, such as session.end."),
     ] = None
-    target: Annotated[Annotated[str, Meta(max_length=512)] | None, Meta(description="Only actions on this target.")] = (
+    target: Annotated[
+        Annotated[str, Meta(max_length=512)] | None,
+        Meta(description="Only actions on this target."),
+    ] = None
+    owner: Annotated[Address | None, Meta(description="Only actions on targets of this user.")] = (
         None
     )
-    owner: Annotated[Address | None, Meta(description="Only actions on targets of this user.")] = None
     transfers: Annotated[
-        bool, Meta(description="true: transfers alone. false: without them, unless `action` names one.")
+        bool,
+        Meta(description="true: transfers alone. false: without them, unless `action` names one."),
     ] = False
 
 
@@ -104,7 +111,9 @@ async def get_queue(call: Call[Empty, None]) -> ListPage[Session]:
         return position == 0, position, age(session)
 
     now = call.now()
-    waiting = sorted((session for session in call.cluster.sessions.values() if session.status.queue), key=place)
+    waiting = sorted(
+        (session for session in call.cluster.sessions.values() if session.status.queue), key=place
+    )
     return ListPage(tuple(session_of(session, call.user, now) for session in waiting))
 
 
@@ -112,7 +121,9 @@ async def get_queue(call: Call[Empty, None]) -> ListPage[Session]:
 async def list_pools(call: Call[Empty, None]) -> ListPage[Pool]:
     """Pools of desktops that are started in advance."""
     pools = sorted(call.cluster.pools.values(), key=lambda pool: pool.metadata.name)
-    return ListPage(tuple(Pool(metadata_of(pool.metadata), pool.spec, pool.status) for pool in pools))
+    return ListPage(
+        tuple(Pool(metadata_of(pool.metadata), pool.spec, pool.status) for pool in pools)
+    )
 
 
 @admin_operation("GET /admin/templates")
@@ -120,7 +131,10 @@ async def list_all_templates(call: Call[Empty, None]) -> ListPage[WholeTemplate]
     """All templates, with environment, volumes, placement and who may use them."""
     templates = sorted(call.cluster.templates.values(), key=lambda template: template.metadata.name)
     return ListPage(
-        tuple(WholeTemplate(metadata_of(template.metadata), template.spec, template.status) for template in templates)
+        tuple(
+            WholeTemplate(metadata_of(template.metadata), template.spec, template.status)
+            for template in templates
+        )
     )
 
 
@@ -136,10 +150,16 @@ async def list_users(call: Call[Page, None]) -> ListPage[PersonUse]:
     api, now = call.api, call.now()
     report = await api.history.usage(Month.of(now), now)
     used = {usage.name: (usage.hours, usage.gpu_hours) for usage in report.users}
-    users = {normal_user(session.spec.user) for session in api.context.cluster.sessions.values()} | used.keys()
-    page = queries.cut(users, lambda user: (user,), limit=call.query.limit, cursor=call.query.cursor)
+    users = {
+        normal_user(session.spec.user) for session in api.context.cluster.sessions.values()
+    } | used.keys()
+    page = queries.cut(
+        users, lambda user: (user,), limit=call.query.limit, cursor=call.query.cursor
+    )
     use = [
-        PersonUse(user, use_of(call.cluster, api.limits.of(User(user)), user, *used.get(user, (0.0, 0.0))))
+        PersonUse(
+            user, use_of(call.cluster, api.limits.of(User(user)), user, *used.get(user, (0.0, 0.0)))
+        )
         for user in page.items
     ]
     return ListPage(tuple(use), page.next)
@@ -149,8 +169,8 @@ async def list_users(call: Call[Page, None]) -> ListPage[PersonUse]:
 async def release_user(call: Call[Empty, None]) -> None:
     """Let another account of the identity provider have this address.
 
-    The first account that signs in with an address keeps it. Ends the address's logins, API tokens and open
-    desktops; desktops and homes are kept, and are those of the account that signs in next.
+    The first account that signs in with an address keeps it. Ends the address's logins, API tokens
+    and open desktops; desktops and homes are kept, and are those of the account that signs in next.
     """
     try:
         user = check_address(call.path("user"))
@@ -161,15 +181,17 @@ async def release_user(call: Call[Empty, None]) -> None:
         released = await call.api.logins.release(user)
         await call.api.sign_out.end_everything(user, tokens=True)
         if not released:
-            raise ActionDenied("NotFound", f"No account of the identity provider has signed in as {user!r}.")
+            raise ActionDenied(
+                "NotFound", f"No account of the identity provider has signed in as {user!r}."
+            )
 
 
 @admin_operation("POST /admin/users/release")
 async def release_all_users(call: Call[Empty, None]) -> ReleasedUsers:
     """Let other accounts of the identity provider have all addresses.
 
-    For a provider that was rebuilt: every account has another `sub`. Ends the logins, API tokens and open desktops
-    of all released addresses, the caller's too; desktops and homes are kept.
+    For a provider that was rebuilt: every account has another `sub`. Ends the logins, API tokens
+    and open desktops of all released addresses, the caller's too; desktops and homes are kept.
     """
     act = Act(actor=call.user.email, action="user.release", target="*")
     async with call.api.audit.act(act, closed=True):
@@ -183,8 +205,8 @@ async def release_all_users(call: Call[Empty, None]) -> ReleasedUsers:
 async def list_audit(call: Call[AuditQuery, None]) -> ListPage[Entry]:
     """Audit log, newest entry first.
 
-    Of a transfer, `bytes` in `detail` is the size; no entry has content. Actions of agents (`computer.left_click`) need
-    `action` or `target`.
+    Of a transfer, `bytes` in `detail` is the size; no entry has content. Actions of agents
+    (`computer.left_click`) need `action` or `target`.
     """
     query = call.query
     return await queries.read_audit(
@@ -202,8 +224,12 @@ async def list_audit(call: Call[AuditQuery, None]) -> ListPage[Entry]:
 class FoundFault(msgspec.Struct, rename="camel", omit_defaults=True):
     """A problem, or a check that could not run."""
 
-    code: Annotated[str, doc("Code of the problem, for programs; `vdi doctor --explain CODE` describes it.")]
-    severity: Annotated[Literal["error", "unknown", "warning"], doc("Severity; unknown: the check could not run.")]
+    code: Annotated[
+        str, doc("Code of the problem, for programs; `vdi doctor --explain CODE` describes it.")
+    ]
+    severity: Annotated[
+        Literal["error", "unknown", "warning"], doc("Severity; unknown: the check could not run.")
+    ]
     object: Annotated[str, doc("Object that has the problem.")]
     message: Annotated[str, doc("The problem, in one sentence.")]
     remedy: Annotated[str, doc("The command that fixes it, or the steps where no command does.")]
@@ -234,7 +260,9 @@ async def last_diagnosis(call: Call[Empty, None]) -> Diagnosis:
     """Findings of the doctor's last run."""
     last = call.api.doctor.last
     if last is None:
-        raise ActionDenied("NotFound", "The doctor has not run yet. Send a POST request to this address to run it.")
+        raise ActionDenied(
+            "NotFound", "The doctor has not run yet. Send a POST request to this address to run it."
+        )
     return _diagnosis(last)
 
 
@@ -242,8 +270,8 @@ async def last_diagnosis(call: Call[Empty, None]) -> Diagnosis:
 async def diagnose(call: Call[Empty, None]) -> Diagnosis:
     """Run the doctor now; takes up to 30 s.
 
-    Uses the gateway's permissions and changes nothing. Objects that the gateway may not read are reported as
-    unknown.
+    Uses the gateway's permissions and changes nothing. Objects that the gateway may not read are
+    reported as unknown.
     """
     return _diagnosis(await call.api.doctor.run())
 

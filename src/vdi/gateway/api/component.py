@@ -1,4 +1,5 @@
-"""The API as a component of the gateway: its routes, and the OpenAPI 3.1 document with its page `/api/docs`.
+"""The API as a component of the gateway: its routes, and the OpenAPI 3.1 document with its page
+`/api/docs`.
 
 The document is made from the operations and structs that answer requests.
 """
@@ -32,7 +33,9 @@ _TABLES = (
     admin.audit_operation,
 )
 # The whole API.
-OPERATIONS: tuple[Operation, ...] = tuple(operation for table in _TABLES for operation in table.operations)
+OPERATIONS: tuple[Operation, ...] = tuple(
+    operation for table in _TABLES for operation in table.operations
+)
 _ALL_METHODS = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"]
 Schema = dict[str, Any]
 _REF = "#/components/schemas/{name}"
@@ -85,19 +88,28 @@ class Api(Component):
             Route(f"{PREFIX}/openapi.json", self._serve_document, methods=["GET"]),
             Route("/api/docs", self._serve_page, methods=["GET"]),
             Route("/mcp", Endpoint(self.services, mcp.operation.operations), methods=["POST"]),
-            *(Route(PREFIX + path, Endpoint(self.services, operations)) for path, operations in by_path.items()),
+            *(
+                Route(PREFIX + path, Endpoint(self.services, operations))
+                for path, operations in by_path.items()
+            ),
             Route("/api/{rest:path}", unknown_address, methods=_ALL_METHODS),
         ]
 
     async def _serve_document(self, _request: Request) -> Response:
-        return Response(msgspec.json.encode(self.document), media_type=JSON, headers={"Cache-Control": "no-cache"})
+        return Response(
+            msgspec.json.encode(self.document),
+            media_type=JSON,
+            headers={"Cache-Control": "no-cache"},
+        )
 
     async def _serve_page(self, request: Request) -> Response:
         try:
             user = await self.services.guard.user_of(request)
         except DatabaseUnavailableError:
             user = None  # the page is for everybody; only its navigation would show who reads it
-        return self._renderer.render(request, "api_docs.html", user=user, here="api", **docs_page(self.document))
+        return self._renderer.render(
+            request, "api_docs.html", user=user, here="api", **docs_page(self.document)
+        )
 
 
 @cache
@@ -111,9 +123,13 @@ def _document(url: str) -> Schema:
     paths: dict[str, Any] = {}
     for operation in OPERATIONS:
         path = PREFIX + _PARAMETER.sub(r"{\1}", operation.path)
-        paths.setdefault(path, {})[operation.method.lower()] = _operation(operation, ref_of, components)
+        paths.setdefault(path, {})[operation.method.lower()] = _operation(
+            operation, ref_of, components
+        )
     parameters_only = {operation.query.__name__ for operation in OPERATIONS}
-    schemas = {name: _plain(schema) for name, schema in components.items() if name not in parameters_only}
+    schemas = {
+        name: _plain(schema) for name, schema in components.items() if name not in parameters_only
+    }
     return {
         "openapi": "3.1.0",
         # The version of the API, not of the gateway: the document is for everybody.
@@ -125,13 +141,19 @@ def _document(url: str) -> Schema:
         "components": {
             "schemas": dict(sorted(schemas.items())),
             "securitySchemes": {
-                "token": {"type": "http", "scheme": "bearer", "description": "An API token: `vdi_...`."},
+                "token": {
+                    "type": "http",
+                    "scheme": "bearer",
+                    "description": "An API token: `vdi_...`.",
+                },
                 "login": {"type": "apiKey", "in": "cookie", "name": "__Host-vdi-login"},
                 "csrf": {
                     "type": "apiKey",
                     "in": "header",
                     "name": "X-CSRF-Token",
-                    "description": "`csrfToken` of `GET /me`; required for changes that use the cookie.",
+                    "description": (
+                        "`csrfToken` of `GET /me`; required for changes that use the cookie."
+                    ),
                 },
             },
         },
@@ -148,7 +170,9 @@ def _structs() -> list[type[msgspec.Struct]]:
     return list(dict.fromkeys([*shapes, Problem]))
 
 
-def _operation(operation: Operation, ref_of: dict[type[msgspec.Struct], Schema], components: Schema) -> Schema:
+def _operation(
+    operation: Operation, ref_of: dict[type[msgspec.Struct], Schema], components: Schema
+) -> Schema:
     path = [
         {
             "name": name,
@@ -165,7 +189,9 @@ def _operation(operation: Operation, ref_of: dict[type[msgspec.Struct], Schema],
             "in": "query",
             "required": False,
             "description": schema.get("description", ""),
-            "schema": _without_null({key: value for key, value in schema.items() if key != "description"}),
+            "schema": _without_null(
+                {key: value for key, value in schema.items() if key != "description"}
+            ),
         }
         for name, schema in _plain(components[operation.query.__name__])["properties"].items()
     ]
@@ -180,7 +206,10 @@ def _operation(operation: Operation, ref_of: dict[type[msgspec.Struct], Schema],
     if parameters := path + query:
         made["parameters"] = parameters
     if operation.body is not None:
-        made["requestBody"] = {"required": True, "content": {JSON: {"schema": ref_of[operation.body]}}}
+        made["requestBody"] = {
+            "required": True,
+            "content": {JSON: {"schema": ref_of[operation.body]}},
+        }
     return made
 
 
@@ -188,15 +217,23 @@ def _responses(operation: Operation, ref_of: dict[type[msgspec.Struct], Schema])
     made: Schema = {}
     success = str(operation.success)
     if operation.media:
-        content = {media_type: {"schema": {"type": "string"}} for media_type in operation.media.split(", ")}
+        content = {
+            media_type: {"schema": {"type": "string"}} for media_type in operation.media.split(", ")
+        }
         made[success] = {"description": "Done.", "content": content}
     elif operation.answer is not None:
-        made[success] = {"description": "Done.", "content": {JSON: {"schema": ref_of[operation.answer]}}}
+        made[success] = {
+            "description": "Done.",
+            "content": {JSON: {"schema": ref_of[operation.answer]}},
+        }
     else:
         made[success] = {"description": "Done. The response has no body."}
     for status, codes in _problems(operation).items():
         titles = "; ".join(f"`{code}`: {TITLES[code][1]}" for code in codes)
-        made[status] = {"description": f"{titles}.", "content": {MEDIA_TYPE: {"schema": ref_of[Problem]}}}
+        made[status] = {
+            "description": f"{titles}.",
+            "content": {MEDIA_TYPE: {"schema": ref_of[Problem]}},
+        }
     return dict(sorted(made.items()))
 
 
@@ -214,16 +251,22 @@ def _problems(operation: Operation) -> dict[str, list[str]]:
 
 
 def _plain(schema: Schema) -> Schema:
-    """Without Kubernetes' own keywords and empty defaults; what its rules say in words joins the description."""
+    """Without Kubernetes' own keywords and empty defaults; what its rules say in words joins the
+    description.
+    """
     kept = {
         key: _inner(value)
         for key, value in schema.items()
         if not key.startswith("x-kubernetes-") and not (key == "default" and value == "")
     }
     if "enum" in kept:
-        kept = _without_null(kept)  # Kubernetes' structs leave out what is null, and an enum would forbid it
+        kept = _without_null(
+            kept
+        )  # Kubernetes' structs leave out what is null, and an enum would forbid it
         if all(isinstance(value, str) for value in kept["enum"]):
-            kept.setdefault("type", "string")  # msgspec leaves it out, and generators of clients ask for it
+            kept.setdefault(
+                "type", "string"
+            )  # msgspec leaves it out, and generators of clients ask for it
     return _with_rules(kept, schema.get("x-kubernetes-validations", ()))
 
 
@@ -244,7 +287,9 @@ def _with_rules(schema: Schema, rules: Iterable[Any]) -> Schema:
 
 def _without_null(schema: Schema) -> Schema:
     """For what is there or not, and never null, such as parameters."""
-    choices: list[Schema] = [choice for choice in schema.get("anyOf", ()) if choice != {"type": "null"}]
+    choices: list[Schema] = [
+        choice for choice in schema.get("anyOf", ()) if choice != {"type": "null"}
+    ]
     if schema.get("default", 0) is None:
         schema = {key: value for key, value in schema.items() if key != "default"}
     if len(choices) != 1:
@@ -260,10 +305,14 @@ def docs_page(document: Schema) -> dict[str, Any]:
         for method, operation in methods.items()
     ]
     return {
-        "about": [text.replace("\n", " ") for text in document["info"]["description"].strip().split("\n\n")],
+        "about": [
+            text.replace("\n", " ")
+            for text in document["info"]["description"].strip().split("\n\n")
+        ],
         "document": document,
         "tags": [
-            (tag, [entry for entry in operations if entry[2]["tags"] == [tag["name"]]]) for tag in document["tags"]
+            (tag, [entry for entry in operations if entry[2]["tags"] == [tag["name"]]])
+            for tag in document["tags"]
         ],
         "titles": TITLES,
         "kind_of": _kind,

@@ -1,4 +1,6 @@
-"""Operations below `/history`, `/usage`, `/export` and `/recordings`: past sessions; of all users below `/admin`."""
+"""Operations below `/history`, `/usage`, `/export` and `/recordings`: past sessions; of all users
+below `/admin`.
+"""
 
 from collections.abc import AsyncIterator
 from datetime import datetime
@@ -40,7 +42,8 @@ class PastQuery(Page, rename="camel", forbid_unknown_fields=True):
     """Filters of one's own past sessions."""
 
     name: Annotated[
-        Annotated[str, Meta(max_length=253)] | None, Meta(description=("Only sessions with this name."))
+        Annotated[str, Meta(max_length=253)] | None,
+        Meta(description="Only sessions with this name."),
     ] = None
 
 
@@ -57,34 +60,49 @@ class UsageQuery(msgspec.Struct, rename="camel", forbid_unknown_fields=True):
 
 
 class _Export(UsageQuery, rename="camel", forbid_unknown_fields=True, kw_only=True):
-    format: Annotated[ExportFormat, Meta(description="CSV, or one JSON object per line.")] = ExportFormat.CSV
+    format: Annotated[ExportFormat, Meta(description="CSV, or one JSON object per line.")] = (
+        ExportFormat.CSV
+    )
     since: Annotated[
         Annotated[datetime, Meta(tz=True)] | None,
-        Meta(description="Only records from this time on, such as 2026-11-01T00:00:00Z. Not with usage."),
+        Meta(
+            description=(
+                "Only records from this time on, such as 2026-11-01T00:00:00Z. Not with usage."
+            )
+        ),
     ] = None
     until: Annotated[
         Annotated[datetime, Meta(tz=True)] | None,
         Meta(description="Only records from before this time. Not with usage."),
     ] = None
-    by: Annotated[Literal["user", "template"] | None, Meta(description="Rows of usage. Default: user.")] = None
+    by: Annotated[
+        Literal["user", "template"] | None, Meta(description="Rows of usage. Default: user.")
+    ] = None
 
 
 class ExportQuery(_Export, rename="camel", forbid_unknown_fields=True, kw_only=True):
     """Parameters of an export of one's own records."""
 
-    what: Annotated[Literal["sessions", "runs", "usage", "transfers"], Meta(description="Which table.")]
+    what: Annotated[
+        Literal["sessions", "runs", "usage", "transfers"], Meta(description="Which table.")
+    ]
 
 
 class AllExportQuery(_Export, rename="camel", forbid_unknown_fields=True, kw_only=True):
     """Parameters of an export of all users' records."""
 
-    what: Annotated[Literal["sessions", "runs", "usage", "audit", "transfers"], Meta(description="Which table.")]
+    what: Annotated[
+        Literal["sessions", "runs", "usage", "audit", "transfers"], Meta(description="Which table.")
+    ]
     user: Annotated[Address | None, Meta(description="Only records of this user.")] = None
 
 
 def _session(past: SessionHistory) -> PastSession:
     facts = {name: getattr(past.session, name) for name in SessionFacts.__struct_fields__}
-    return PastSession(**facts, runs=tuple(msgspec.convert(run, PastRun, from_attributes=True) for run in past.runs))
+    return PastSession(
+        **facts,
+        runs=tuple(msgspec.convert(run, PastRun, from_attributes=True) for run in past.runs),
+    )
 
 
 @operation("GET /history")
@@ -111,30 +129,37 @@ async def _list(call: Call[PastQuery, None], user: str | None) -> ListPage[PastS
 async def get_history(call: Call[Empty, None]) -> PastSession:
     """One of these sessions."""
     past = await call.api.history.session(call.path("uid"))
-    # The same refusal for an unknown session and for another user's: nobody learns that it was there.
+    # The same refusal for an unknown session and for another user's: nobody learns that it was
+    # there.
     if past is None or not (call.user.may_audit or same_user(past.session.owner, call.user.email)):
-        raise ActionDenied("NotFound", f"You have never had a session with the uid {call.path('uid')!r}.")
+        raise ActionDenied(
+            "NotFound", f"You have never had a session with the uid {call.path('uid')!r}."
+        )
     return _session(past)
 
 
 @operation("GET /usage")
 async def get_usage(call: Call[UsageQuery, None]) -> UsageReport:
     """Your usage in a month."""
-    return await call.api.history.usage(queries.read_month(call.query.month, call.now()), call.now(), call.user.email)
+    return await call.api.history.usage(
+        queries.read_month(call.query.month, call.now()), call.now(), call.user.email
+    )
 
 
 @admin_operation("GET /admin/usage")
 async def get_all_usage(call: Call[UsageQuery, None]) -> UsageReport:
     """Usage of all users in a month, by user and by template."""
-    return await call.api.history.usage(queries.read_month(call.query.month, call.now()), call.now(), None)
+    return await call.api.history.usage(
+        queries.read_month(call.query.month, call.now()), call.now(), None
+    )
 
 
 @operation("GET /export", media="text/csv, application/jsonl")
 async def export_mine(call: Call[ExportQuery, None]) -> Response:
     """Your sessions, runs, usage or transfers as a file.
 
-    Text that a spreadsheet would run as a formula gets a leading `'`. The response is streamed and can have any
-    length.
+    Text that a spreadsheet would run as a formula gets a leading `'`. The response is streamed and
+    can have any length.
     """
     return await _export(call, call.user.email)
 
@@ -143,8 +168,8 @@ async def export_mine(call: Call[ExportQuery, None]) -> Response:
 async def export_all(call: Call[AllExportQuery, None]) -> Response:
     """Sessions, runs, usage or transfers of all users, or the audit log, as a file.
 
-    Text that a spreadsheet would run as a formula gets a leading `'`. The response is streamed and can have any
-    length.
+    Text that a spreadsheet would run as a formula gets a leading `'`. The response is streamed and
+    can have any length.
     """
     return await _export(call, call.query.user)
 
@@ -154,7 +179,9 @@ async def _export(call: Call[ExportQuery | AllExportQuery, None], user: str | No
     is_usage = name == "usage"
     for field in ("since", "until") if is_usage else ("month", "by"):
         if given := getattr(query, field):
-            raise invalid(field, str(given), "given with other tables" if is_usage else "given with usage")
+            raise invalid(
+                field, str(given), "given with other tables" if is_usage else "given with usage"
+            )
     headers = {"Content-Disposition": f'attachment; filename="vdi-{name}.{query.format}"'}
     if is_usage:
         month = queries.read_month(query.month, call.now())
@@ -162,9 +189,11 @@ async def _export(call: Call[ExportQuery | AllExportQuery, None], user: str | No
         headers["Content-Disposition"] = f'attachment; filename="vdi-{name}-{month}.{query.format}"'
         content = export_usage(report, query.format, By(query.by or By.USER))
         return Response(content, headers=headers, media_type=query.format.media_type)
-    found = history.export(Dataset(name), query.format, since=query.since, until=query.until, user=user)
-    # Read the first rows before the headers are sent: a database that is down is then an error response, not a file
-    # that breaks off.
+    found = history.export(
+        Dataset(name), query.format, since=query.since, until=query.until, user=user
+    )
+    # Read the first rows before the headers are sent: a database that is down is then an error
+    # response, not a file that breaks off.
     rows = _chain(await anext(found, b""), found)
     return StreamingResponse(rows, headers=headers, media_type=query.format.media_type)
 
@@ -177,8 +206,12 @@ async def _chain(first: bytes, rest: AsyncIterator[bytes]) -> AsyncIterator[byte
 
 @operation("GET /recordings")
 async def list_recordings(call: Call[Page, None]) -> ListPage[WatchedRecording]:
-    """Films of desktops, newest first: all for administrators, else your own where their template allows it."""
-    return await queries.read_recordings(call.api, call.user, limit=call.query.limit, cursor=call.query.cursor)
+    """Films of desktops, newest first: all for administrators, else your own where their template
+    allows it.
+    """
+    return await queries.read_recordings(
+        call.api, call.user, limit=call.query.limit, cursor=call.query.cursor
+    )
 
 
 @operation("GET /recordings/{id}", media="video/mp4", problems=("not-found", "conflict"))

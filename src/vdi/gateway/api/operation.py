@@ -1,10 +1,11 @@
-"""REST operations: how a request reaches its handler, and the decorator that makes a function a handler.
+"""REST operations: how a request reaches its handler, and the decorator that makes a function a
+handler.
 
     request -> authenticate (401) -> rate limit (429) -> CSRF, admin (403) -> parameters, body (400, 415, 422) ->
     handler
 
-No handler is reached another way. `component` makes Starlette's routes and the OpenAPI document from the operations,
-so a handler's signature and docstring are its documentation.
+No handler is reached another way. `component` makes Starlette's routes and the OpenAPI document
+from the operations, so a handler's signature and docstring are its documentation.
 """
 
 import logging
@@ -34,8 +35,8 @@ log = logging.getLogger(__name__)
 PREFIX = "/api/v1"
 JSON = "application/json"
 RATE_WINDOW_SECONDS = 60
-# Requests of one user in a window, over all replicas and all of the user's tokens. Those of the user's agents are
-# counted apart: they must not use up what the user's own requests need.
+# Requests of one user in a window, over all replicas and all of the user's tokens. Those of the
+# user's agents are counted apart: they must not use up what the user's own requests need.
 MAX_REQUESTS, MAX_AGENT_REQUESTS = 600, 6000
 
 Q_co = TypeVar("Q_co", covariant=True)
@@ -98,7 +99,8 @@ class Operation:
     handler: Callable[[Call[Any, Any]], Awaitable[msgspec.Struct | Response | None]]
     query: type[msgspec.Struct]
     body: type[msgspec.Struct] | None
-    # The struct of a successful response; None: no content (204), or the content that `media` names.
+    # The struct of a successful response; None: no content (204), or the content that `media`
+    # names.
     answer: type[msgspec.Struct] | None
     status: int
     # Media types of a response that is not one JSON object, such as `text/event-stream`.
@@ -120,9 +122,9 @@ class Operation:
 class OperationTable:
     """Operations with one tag; an instance is the decorator that adds a handler.
 
-    `Call[Query, Body]` and the returned struct in the handler's signature are its parameters, its body and its
-    response. The first paragraph of its docstring is the summary, the others are the description. The operationId
-    is the handler's name in camel case.
+    `Call[Query, Body]` and the returned struct in the handler's signature are its parameters, its
+    body and its response. The first paragraph of its docstring is the summary, the others are the
+    description. The operationId is the handler's name in camel case.
     """
 
     def __init__(self, tag: str, *, admin: bool = False, auditor: bool = False) -> None:
@@ -139,7 +141,9 @@ class OperationTable:
         problems: Sequence[str] = (),
         drives: bool = False,
     ) -> Callable[[Handler], Handler]:
-        """`address`: such as `GET /sessions`. `answer`: for a handler that returns a Response, its struct."""
+        """`address`: such as `GET /sessions`. `answer`: for a handler that returns a Response, its
+        struct.
+        """
         method, path = address.split()
 
         def add(handler: Handler) -> Handler:
@@ -173,24 +177,38 @@ class OperationTable:
 
 def created(path: str, made: msgspec.Struct, **headers: str) -> Response:
     """201 with the new object and its address."""
-    return Response(msgspec.json.encode(made), 201, headers={"Location": PREFIX + path, **headers}, media_type=JSON)
+    return Response(
+        msgspec.json.encode(made),
+        201,
+        headers={"Location": PREFIX + path, **headers},
+        media_type=JSON,
+    )
 
 
 async def admit(request: Request, api: Services, operation: Operation) -> User | Actor:
-    """The authenticated user of a request within their rate. Raises ProblemError, or an error of the guard."""
+    """The authenticated user of a request within their rate. Raises ProblemError, or an error of
+    the guard.
+    """
     guard = api.guard
-    who: User | Actor | None = await (guard.actor_of(request) if operation.drives else guard.user_of(request))
+    who: User | Actor | None = await (
+        guard.actor_of(request) if operation.drives else guard.user_of(request)
+    )
     if who is None:
         raise unauthenticated(request)
     email = who.user if isinstance(who, Actor) else who.email
-    # Before CSRF and rights: a script that is refused again and again costs as much as one that is answered.
+    # Before CSRF and rights: a script that is refused again and again costs as much as one that is
+    # answered.
     if isinstance(who, Actor):
         await _limit_rate(api, f"agents/{email}", email, MAX_AGENT_REQUESTS)
     else:
         await _limit_rate(api, f"api/{email}", email, MAX_REQUESTS)
     await guard.check_csrf(request)
-    if operation.admin and not (isinstance(who, User) and (who.admin or (operation.auditor and who.auditor))):
-        raise ProblemError("forbidden", f"Only administrators can do this; {email} is not an administrator.")
+    if operation.admin and not (
+        isinstance(who, User) and (who.admin or (operation.auditor and who.auditor))
+    ):
+        raise ProblemError(
+            "forbidden", f"Only administrators can do this; {email} is not an administrator."
+        )
     return who
 
 
@@ -199,8 +217,13 @@ def unauthenticated(request: HTTPConnection) -> ProblemError:
     if request.headers.get("authorization") is None:
         detail = "Send an API token (Authorization: Bearer vdi_...) or the login cookie."
     else:
-        detail = "The API token in the Authorization header is not valid: it is misspelled, expired or revoked."
-    return ProblemError("unauthenticated", detail, headers={"WWW-Authenticate": 'Bearer realm="vdi"'})
+        detail = (
+            "The API token in the Authorization header is not valid: it is misspelled, expired or"
+            " revoked."
+        )
+    return ProblemError(
+        "unauthenticated", detail, headers={"WWW-Authenticate": 'Bearer realm="vdi"'}
+    )
 
 
 async def _limit_rate(api: Services, key: str, email: str, most: int) -> None:
@@ -214,11 +237,15 @@ async def _limit_rate(api: Services, key: str, email: str, most: int) -> None:
 
 
 class Endpoint:
-    """All methods of one address, as an ASGI application; every exception becomes a problem response."""
+    """All methods of one address, as an ASGI application; every exception becomes a problem
+    response.
+    """
 
     def __init__(self, api: Services, operations: Sequence[Operation]) -> None:
         self._api = api
-        self._by_method: Mapping[str, Operation] = {operation.method: operation for operation in operations}
+        self._by_method: Mapping[str, Operation] = {
+            operation.method: operation for operation in operations
+        }
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         request = Request(scope, receive)
@@ -243,7 +270,10 @@ class Endpoint:
         operation = self._by_method.get(request.method)
         if operation is None:
             allowed = ", ".join(sorted(self._by_method))
-            detail = f"Method {request.method} is not supported by {request.url.path}; allowed: {allowed}."
+            detail = (
+                f"Method {request.method} is not supported by {request.url.path}; allowed:"
+                f" {allowed}."
+            )
             raise ProblemError("method-not-allowed", detail, headers={"Allow": allowed})
         if token := bearer(request):
             requests = self._api.token_requests
@@ -299,7 +329,7 @@ def _decode(body: bytes, shape: type[msgspec.Struct]) -> msgspec.Struct:
 async def unknown_address(request: Request) -> Response:
     """404 for every other address below `/api/`."""
     detail = (
-        f"{request.url.path} is not an address of this API. All addresses are in {PREFIX}/openapi.json and on "
-        "/api/docs."
+        f"{request.url.path} is not an address of this API. All addresses are in"
+        f" {PREFIX}/openapi.json and on /api/docs."
     )
     return ProblemError("not-found", detail).response()

@@ -1,6 +1,8 @@
-"""Error responses of the REST API: `application/problem+json` (RFC 9457), with field, value and what is allowed.
+"""Error responses of the REST API: `application/problem+json` (RFC 9457), with field, value and
+what is allowed.
 
-Handlers raise ProblemError or ActionDenied; `operation` sends the problem that `problem_of` makes of any exception.
+Handlers raise ProblemError or ActionDenied; `operation` sends the problem that `problem_of` makes
+of any exception.
 """
 
 import logging
@@ -48,7 +50,13 @@ _MISSING = re.compile(r"^Object missing required field `(?P<name>[^`]+)`")
 _UNKNOWN = re.compile(r"^Object contains unknown field `(?P<name>[^`]+)`")
 _EXPECTED = re.compile(r"^Expected (?P<allowed>.*?)(?:, got .*)?$")
 _QUOTED = re.compile(r"`([^`]+)`")
-_TYPES = {"str": "text", "int": "a whole number", "bool": "true or false", "object": "an object", "array": "a list"}
+_TYPES = {
+    "str": "text",
+    "int": "a whole number",
+    "bool": "true or false",
+    "object": "an object",
+    "array": "a list",
+}
 _OF_STATUS = {
     400: "malformed",
     401: "unauthenticated",
@@ -63,7 +71,9 @@ _OF_STATUS = {
 class Problem(msgspec.Struct, omit_defaults=True):
     """A refusal as the API answers it (RFC 9457)."""
 
-    type: Annotated[str, doc("Address of the description of this problem type.", format="uri-reference")]
+    type: Annotated[
+        str, doc("Address of the description of this problem type.", format="uri-reference")
+    ]
     title: Annotated[str, doc("The problem type, in words.")]
     status: Annotated[int, doc("The HTTP status.")]
     code: Annotated[str, doc("Code of the problem type, for programs.", enum=list(TITLES))]
@@ -74,11 +84,15 @@ class Problem(msgspec.Struct, omit_defaults=True):
 class ProblemError(Exception):
     """Raised when a request is refused; `code` is one of `TITLES`."""
 
-    def __init__(self, code: str, detail: str, *errors: FieldProblem, headers: dict[str, str] | None = None) -> None:
+    def __init__(
+        self, code: str, detail: str, *errors: FieldProblem, headers: dict[str, str] | None = None
+    ) -> None:
         super().__init__(f"{code}: {detail}")
         self.status, title = TITLES[code]
         self.headers = headers or {}
-        self.problem = Problem(f"/api/docs#problem-{code}", title, self.status, code, detail, errors)
+        self.problem = Problem(
+            f"/api/docs#problem-{code}", title, self.status, code, detail, errors
+        )
 
     def response(self) -> Response:
         """The response to the request."""
@@ -86,7 +100,9 @@ class ProblemError(Exception):
         return Response(body, self.status, headers=self.headers, media_type=MEDIA_TYPE)
 
 
-def from_validation(error: msgspec.ValidationError, sent: Any, shape: type[msgspec.Struct]) -> ActionDenied:
+def from_validation(
+    error: msgspec.ValidationError, sent: Any, shape: type[msgspec.Struct]
+) -> ActionDenied:
     """The refusal for an error of msgspec about a body or parameters. `sent` is the untyped value.
 
     msgspec has only a message: the patterns above read the path and the expectation out of it.
@@ -121,7 +137,9 @@ def _in_words(expected: str) -> str:
     """`int | null` >= 1 -> a whole number >= 1."""
 
     def words(found: re.Match[str]) -> str:
-        return " or ".join(_TYPES.get(kind, kind) for kind in found[1].split(" | ") if kind != "null")
+        return " or ".join(
+            _TYPES.get(kind, kind) for kind in found[1].split(" | ") if kind != "null"
+        )
 
     return _QUOTED.sub(words, expected)
 
@@ -133,10 +151,19 @@ def _value(sent: Any, path: str) -> Any:
 
 
 def _field_types(shape: type[msgspec.Struct], path: str) -> dict[str, Any]:
-    """Types of the fields of the struct at this path, by their names in JSON; empty where no struct is."""
+    """Types of the fields of the struct at this path, by their names in JSON; empty where no struct
+    is.
+    """
     found: Any = msgspec.inspect.type_info(shape)
     for part in filter(None, path.split(".")):
-        found = next((_plain(field.type) for field in getattr(found, "fields", ()) if field.encode_name == part), None)
+        found = next(
+            (
+                _plain(field.type)
+                for field in getattr(found, "fields", ())
+                if field.encode_name == part
+            ),
+            None,
+        )
     return {field.encode_name: field.type for field in getattr(found, "fields", ())}
 
 
@@ -145,13 +172,17 @@ def _plain(kind: Any) -> Any:
     while isinstance(kind, msgspec.inspect.Metadata):
         kind = kind.type
     if isinstance(kind, msgspec.inspect.UnionType):
-        given = [member for member in kind.types if not isinstance(member, msgspec.inspect.NoneType)]
+        given = [
+            member for member in kind.types if not isinstance(member, msgspec.inspect.NoneType)
+        ]
         return _plain(given[0]) if len(given) == 1 else kind
     return kind
 
 
 def _described(shape: type[msgspec.Struct], path: str) -> str:
-    """The allowed value by the field's own description, where msgspec's message does not name it."""
+    """The allowed value by the field's own description, where msgspec's message does not name
+    it.
+    """
     parent, _, name = path.rpartition(".")
     declared = _field_types(shape, parent).get(name)
     if not isinstance(declared, msgspec.inspect.Metadata):
@@ -168,7 +199,9 @@ def problem_of(error: Exception) -> ProblemError:
     """The problem for an exception; `unexpected` is a fault of ours, and the caller logs it."""
     match error:
         case ActionDenied():
-            return ProblemError(_kebab_case(error.code), error.sentence, *error.fields, headers=error.headers)
+            return ProblemError(
+                _kebab_case(error.code), error.sentence, *error.fields, headers=error.headers
+            )
         case CrossSiteError():
             return ProblemError("csrf", error.detail)
         case HTTPException():
@@ -177,16 +210,26 @@ def problem_of(error: Exception) -> ProblemError:
         case ClientDisconnect():  # no fault of ours; no one reads it
             return ProblemError("malformed", "The body of the request is not complete.")
         case DatabaseUnavailableError():
-            return ProblemError("unavailable", "The gateway's database does not respond.", headers={"Retry-After": "5"})
+            return ProblemError(
+                "unavailable",
+                "The gateway's database does not respond.",
+                headers={"Retry-After": "5"},
+            )
         case SharedUnavailableError():
             log.error("the API refuses requests: %s", error)
-            return ProblemError("unavailable", "The gateway's Redis does not respond.", headers={"Retry-After": "5"})
+            return ProblemError(
+                "unavailable", "The gateway's Redis does not respond.", headers={"Retry-After": "5"}
+            )
         case NotAuditedError():
             return ProblemError("unavailable", str(error))
         case KubeError():
-            return ProblemError("unavailable", "The cluster does not respond.", headers={"Retry-After": "5"})
+            return ProblemError(
+                "unavailable", "The cluster does not respond.", headers={"Retry-After": "5"}
+            )
         case _:
-            return ProblemError("unexpected", "This is an internal error of the gateway. Its log has the details.")
+            return ProblemError(
+                "unexpected", "This is an internal error of the gateway. Its log has the details."
+            )
 
 
 def _kebab_case(code: str) -> str:

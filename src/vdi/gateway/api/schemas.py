@@ -1,7 +1,8 @@
-"""Sessions and templates in the REST API: request and response structs, and the responses made from the objects.
+"""Sessions and templates in the REST API: request and response structs, and the responses made from
+the objects.
 
-`spec` and `status` are those of the Kubernetes objects, so that one description holds for kubectl, the command line
-and this API; fields that a user may not see are left out here.
+`spec` and `status` are those of the Kubernetes objects, so that one description holds for kubectl,
+the command line and this API; fields that a user may not see are left out here.
 """
 
 from datetime import datetime
@@ -13,7 +14,16 @@ from msgspec import Meta
 from vdi.api.constraints import doc
 from vdi.api.meta import ObjectMeta
 from vdi.api.schedule import SessionSchedule
-from vdi.api.session import GUEST_ROLES, GuestRole, Phase, PlannedEnd, Role, SessionSpec, SessionStatus, VDISession
+from vdi.api.session import (
+    GUEST_ROLES,
+    GuestRole,
+    Phase,
+    PlannedEnd,
+    Role,
+    SessionSpec,
+    SessionStatus,
+    VDISession,
+)
 from vdi.api.template import (
     Lifecycle,
     TemplatePersistence,
@@ -35,7 +45,9 @@ Address = Annotated[str, Meta(max_length=254)]
 class Page(msgspec.Struct, rename="camel", forbid_unknown_fields=True):
     """Page of a long list."""
 
-    limit: Annotated[int, Meta(description="The maximum number of items to return.", ge=1, le=MOST)] = PAGE
+    limit: Annotated[
+        int, Meta(description="The maximum number of items to return.", ge=1, le=MOST)
+    ] = PAGE
     cursor: Annotated[
         Annotated[str, Meta(max_length=512)] | None,
         Meta(description="`next` of the previous page; default: the first page."),
@@ -50,7 +62,9 @@ class Metadata(msgspec.Struct, rename="camel", omit_defaults=True):
     uid: Annotated[str, doc("Unique for each object, also if the name is reused.")] = ""
     generation: Annotated[int, doc("Increases with each change of `spec`.")] = 0
     creation_timestamp: Annotated[str, doc("When it was created.", format="date-time")] = ""
-    deletion_timestamp: Annotated[str, doc("When its deletion was requested.", format="date-time")] = ""
+    deletion_timestamp: Annotated[
+        str, doc("When its deletion was requested.", format="date-time")
+    ] = ""
 
 
 class Session(msgspec.Struct, rename="camel"):
@@ -69,7 +83,9 @@ class Session(msgspec.Struct, rename="camel"):
 class SessionQuery(Page, rename="camel", forbid_unknown_fields=True):
     """Filters of one's own sessions."""
 
-    role: Annotated[Role | None, Meta(description="Only sessions in which you have this role.")] = None
+    role: Annotated[Role | None, Meta(description="Only sessions in which you have this role.")] = (
+        None
+    )
 
 
 class AllSessionsQuery(Page, rename="camel", forbid_unknown_fields=True):
@@ -77,7 +93,8 @@ class AllSessionsQuery(Page, rename="camel", forbid_unknown_fields=True):
 
     user: Annotated[Address | None, Meta(description="Only sessions of this user.")] = None
     template: Annotated[
-        Annotated[str, Meta(max_length=253)] | None, Meta(description="Only sessions of this template.")
+        Annotated[str, Meta(max_length=253)] | None,
+        Meta(description="Only sessions of this template."),
     ] = None
     phase: Annotated[Phase | None, Meta(description="Only sessions in this phase.")] = None
 
@@ -106,7 +123,9 @@ class PlanEnd(PlannedEnd, rename="camel", forbid_unknown_fields=True):
 class EndQuery(msgspec.Struct, rename="camel", forbid_unknown_fields=True):
     """Parameters of the end of a session."""
 
-    delete_home: Annotated[bool, Meta(description="true: also delete the home with all files in it.")] = False
+    delete_home: Annotated[
+        bool, Meta(description="true: also delete the home with all files in it.")
+    ] = False
 
 
 class Share(msgspec.Struct, rename="camel", forbid_unknown_fields=True):
@@ -115,7 +134,12 @@ class Share(msgspec.Struct, rename="camel", forbid_unknown_fields=True):
     role: Annotated[GuestRole, Meta(description=GUEST_ROLES)]
     expires: Annotated[
         Annotated[datetime, Meta(tz=True)] | None,
-        Meta(description="When the access ends, such as 2026-12-24T18:00:00Z. Default: when the session ends."),
+        Meta(
+            description=(
+                "When the access ends, such as 2026-12-24T18:00:00Z. Default: when the session"
+                " ends."
+            )
+        ),
     ] = None
 
 
@@ -123,13 +147,17 @@ class AccessRequest(msgspec.Struct, rename="camel", forbid_unknown_fields=True):
     """A request for access to another user's desktop."""
 
     role: Annotated[GuestRole, Meta(description=GUEST_ROLES)] = GuestRole.VIEWER
-    length: Annotated[str, Meta(description="How long the access lasts if it is allowed: 1m to 8h.")] = "30m"
+    length: Annotated[
+        str, Meta(description="How long the access lasts if it is allowed: 1m to 8h.")
+    ] = "30m"
 
 
 class AccessAnswer(msgspec.Struct, rename="camel", forbid_unknown_fields=True):
     """The owner's answer."""
 
-    request: Annotated[str, Meta(description="`expires` of the request, as in `spec.accessRequest`.")]
+    request: Annotated[
+        str, Meta(description="`expires` of the request, as in `spec.accessRequest`.")
+    ]
     allow: Annotated[bool, Meta(description="true: share the desktop as requested. false: refuse.")]
 
 
@@ -139,15 +167,17 @@ class TemplateOffer(msgspec.Struct, rename="camel", omit_defaults=True):
     image: Annotated[str, doc("Image of the desktop.")]
     display_name: Annotated[str, doc("Display name.")] = ""
     description: Annotated[str, doc("Purpose of this desktop.")] = ""
-    icon: Annotated[str, doc("Name of an icon of the portal, or address of a picture (https: or data:).")] = ""
-    resources: Annotated[TemplateResources, doc("Default and maximum resources of a desktop.")] = msgspec.field(
-        default_factory=TemplateResources
+    icon: Annotated[
+        str, doc("Name of an icon of the portal, or address of a picture (https: or data:).")
+    ] = ""
+    resources: Annotated[TemplateResources, doc("Default and maximum resources of a desktop.")] = (
+        msgspec.field(default_factory=TemplateResources)
     )
-    persistence: Annotated[TemplatePersistence, doc("Defaults for the home volume.")] = msgspec.field(
-        default_factory=TemplatePersistence
+    persistence: Annotated[TemplatePersistence, doc("Defaults for the home volume.")] = (
+        msgspec.field(default_factory=TemplatePersistence)
     )
-    lifecycle: Annotated[Lifecycle, doc("How long desktops run, and what happens at the end.")] = msgspec.field(
-        default_factory=Lifecycle
+    lifecycle: Annotated[Lifecycle, doc("How long desktops run, and what happens at the end.")] = (
+        msgspec.field(default_factory=Lifecycle)
     )
     pre_pull: Annotated[bool, doc("Whether nodes pull the image in advance.")] = False
 
@@ -161,7 +191,9 @@ class Template(msgspec.Struct, rename="camel"):
 
 
 class WholeTemplate(msgspec.Struct, rename="camel"):
-    """A template with the fields that only administrators see: environment, volumes, placement, access."""
+    """A template with the fields that only administrators see: environment, volumes, placement,
+    access.
+    """
 
     metadata: Annotated[Metadata, doc("Name and times.")]
     spec: Annotated[TemplateSpec, doc("The complete template.")]

@@ -1,4 +1,6 @@
-"""Operations below `/sessions`, `/templates` and `/events`: a user's desktops, their event stream, latency probes."""
+"""Operations below `/sessions`, `/templates` and `/events`: a user's desktops, their event stream,
+latency probes.
+"""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -42,7 +44,8 @@ template_operation = OperationTable("Templates")
 # An API token gets the last two while a person has taken over, or is asked to.
 _TAKEN = ("human-in-control", "parked")
 _CHANGE = ("not-found", "forbidden", "conflict", "over-limit", *_TAKEN)
-# Seconds between two checks that the login still holds for the same rights, and that shares have not expired.
+# Seconds between two checks that the login still holds for the same rights, and that shares have
+# not expired.
 CHECK_SECONDS = 15.0
 
 
@@ -75,7 +78,12 @@ async def get_session(call: Call[Empty, None]) -> Session:
     return _shown(call, session)
 
 
-@operation("POST /sessions", answer=Session, status=201, problems=("conflict", "over-limit", "forbidden", "not-found"))
+@operation(
+    "POST /sessions",
+    answer=Session,
+    status=201,
+    problems=("conflict", "over-limit", "forbidden", "not-found"),
+)
 async def create_session(call: Call[Empty, SessionRequest]) -> Response:
     """Start a desktop.
 
@@ -89,8 +97,8 @@ async def create_session(call: Call[Empty, SessionRequest]) -> Response:
 async def end_session(call: Call[EndQuery, None]) -> None:
     """End a desktop.
 
-    The home is kept for the next session of the same template, unless `deleteHome` is true or the session was
-    created with `persistence.retain: false`.
+    The home is kept for the next session of the same template, unless `deleteHome` is true or the
+    session was created with `persistence.retain: false`.
     """
     await call.api.actions.end(call.user, call.path("name"), delete_home=call.query.delete_home)
 
@@ -98,13 +106,22 @@ async def end_session(call: Call[EndQuery, None]) -> None:
 @operation("POST /sessions/{name}/extend", problems=_CHANGE)
 async def extend_session(call: Call[Empty, Extend]) -> Session:
     """Set the length of the whole run."""
-    return _shown(call, await call.api.actions.extend(call.user, call.path("name"), call.body.timeout))
+    return _shown(
+        call, await call.api.actions.extend(call.user, call.path("name"), call.body.timeout)
+    )
 
 
 @operation("POST /sessions/{name}/resize", problems=_CHANGE)
 async def resize_session(call: Call[Empty, Resize]) -> Session:
-    """Set memory and CPU without a restart. Until that is done, condition ResizePending says why."""
-    return _shown(call, await call.api.actions.resize(call.user, call.path("name"), call.body.memory, call.body.cpu))
+    """Set memory and CPU without a restart. Until that is done, condition ResizePending says
+    why.
+    """
+    return _shown(
+        call,
+        await call.api.actions.resize(
+            call.user, call.path("name"), call.body.memory, call.body.cpu
+        ),
+    )
 
 
 @operation("POST /sessions/{name}/suspend", problems=_CHANGE)
@@ -129,8 +146,8 @@ async def restart_session(call: Call[Empty, None]) -> Session:
 async def schedule_session(call: Call[Empty, Schedule]) -> Session:
     """Resume the desktop by itself at set times, and suspend it at their end.
 
-    A scheduled desktop counts as running in the limits of its owner. Someone whose hours are limited cannot
-    schedule; an administrator can do it for them.
+    A scheduled desktop counts as running in the limits of its owner. Someone whose hours are
+    limited cannot schedule; an administrator can do it for them.
     """
     return _shown(call, await call.api.actions.schedule(call.user, call.path("name"), call.body))
 
@@ -143,7 +160,9 @@ async def unschedule_session(call: Call[Empty, None]) -> Session:
 
 @operation("PUT /sessions/{name}/planned-end", problems=_CHANGE)
 async def plan_end(call: Call[Empty, PlanEnd]) -> Session:
-    """Announce in the desktop that it is suspended or deleted, and do so at that time. For administrators."""
+    """Announce in the desktop that it is suspended or deleted, and do so at that time. For
+    administrators.
+    """
     return _shown(call, await call.api.actions.plan_end(call.user, call.path("name"), call.body))
 
 
@@ -157,33 +176,45 @@ async def cancel_planned_end(call: Call[Empty, None]) -> Session:
 async def share_session(call: Call[Empty, Share]) -> Session:
     """Share the desktop with a guest; replaces an existing share with the same guest."""
     name, user = call.path("name"), call.path("user")
-    return _shown(call, await call.api.actions.share(call.user, name, user, call.body.role, call.body.expires))
+    return _shown(
+        call, await call.api.actions.share(call.user, name, user, call.body.role, call.body.expires)
+    )
 
 
 @operation("DELETE /sessions/{name}/access/{user}", problems=_CHANGE)
 async def unshare_session(call: Call[Empty, None]) -> Session:
     """End a share; the guest is disconnected."""
-    return _shown(call, await call.api.actions.unshare(call.user, call.path("name"), call.path("user")))
+    return _shown(
+        call, await call.api.actions.unshare(call.user, call.path("name"), call.path("user"))
+    )
 
 
 @operation("POST /sessions/{name}/access-request", problems=(*_CHANGE, "view-only-unavailable"))
 async def request_access(call: Call[Empty, AccessRequest]) -> Session:
     """Ask the owner of a desktop to share it with you, for a time. For administrators.
 
-    The owner answers over the desktop, in the portal or with this API, within a minute; then the request lapses.
+    The owner answers over the desktop, in the portal or with this API, within a minute; then the
+    request lapses.
     """
     body = call.body
-    return _shown(call, await call.api.actions.request_access(call.user, call.path("name"), body.role, body.length))
+    return _shown(
+        call,
+        await call.api.actions.request_access(call.user, call.path("name"), body.role, body.length),
+    )
 
 
-@operation("POST /sessions/{name}/access-request/answer", problems=(*_CHANGE, "view-only-unavailable"))
+@operation(
+    "POST /sessions/{name}/access-request/answer", problems=(*_CHANGE, "view-only-unavailable")
+)
 async def answer_access(call: Call[Empty, AccessAnswer]) -> Session:
     """Allow or refuse an administrator's request for access to your desktop.
 
     Requires the login cookie: an API token does not consent.
     """
     name, body = call.path("name"), call.body
-    return _shown(call, await call.api.actions.answer_access(call.user, name, body.request, allow=body.allow))
+    return _shown(
+        call, await call.api.actions.answer_access(call.user, name, body.request, allow=body.allow)
+    )
 
 
 @operation(
@@ -193,8 +224,8 @@ async def answer_access(call: Call[Empty, AccessAnswer]) -> Session:
 async def list_startup_scripts(call: Call[Empty, None]) -> ListPage[StartupScriptResult]:
     """The result and the last lines of the start-up scripts of your running desktop.
 
-    Those of the current start. The desktop must be running, and its image must report them, as ours does. Only for
-    its owner.
+    Those of the current start. The desktop must be running, and its image must report them, as ours
+    does. Only for its owner.
     """
     return ListPage(await call.api.agents.read_startup_scripts(call.user, call.path("name")))
 
@@ -211,7 +242,9 @@ async def get_template(call: Call[Empty, None]) -> Template:
     name, mine = call.path("name"), call.cluster.templates_for(call.user)
     if name not in mine:
         known = ", ".join(mine) or "none"
-        raise ActionDenied("NotFound", f"There is no template {name!r} that you can use. Available: {known}.")
+        raise ActionDenied(
+            "NotFound", f"There is no template {name!r} that you can use. Available: {known}."
+        )
     return template_of(mine[name])
 
 
@@ -231,12 +264,16 @@ class ActionResult(msgspec.Struct):
 async def act_in_session(call: Call[Empty, ComputerAction]) -> Response:
     """See the screen of a desktop, or send it keys and clicks.
 
-    For its owner, guests with full control, and API tokens of this session. One program drives at a time, at most
-    600 actions in a minute, and none while a person does.
+    For its owner, guests with full control, and API tokens of this session. One program drives at a
+    time, at most 600 actions in a minute, and none while a person does.
     """
     done = await call.api.computer.act(call.actor, call.path("name"), call.body, call.until_read)
     # In the shape of `ActionResult`; a picture goes out as the desktop sent it.
-    result = {"png": None, "text": done or None} if isinstance(done, str) else {"png": done, "text": None}
+    result = (
+        {"png": None, "text": done or None}
+        if isinstance(done, str)
+        else {"png": done, "text": None}
+    )
     return Response(msgspec.json.encode(result), media_type=JSON)
 
 
@@ -244,7 +281,8 @@ class EventsQuery(msgspec.Struct, rename="camel", forbid_unknown_fields=True):
     """Sessions to follow."""
 
     session: Annotated[
-        Annotated[str, Meta(max_length=253)] | None, Meta(description="Only this session. Default: all of yours.")
+        Annotated[str, Meta(max_length=253)] | None,
+        Meta(description="Only this session. Default: all of yours."),
     ] = None
 
 
@@ -259,9 +297,9 @@ class Gone(msgspec.Struct):
 async def follow_sessions(call: Call[EventsQuery, None]) -> Response:
     """Changes of your desktops and of those shared with you, as Server-Sent Events.
 
-    `event: session` has a session as data (first all current sessions, then each one that changes), `event: ready`
-    ends the first list, `event: gone` has `name` and `uid` of a session that has ended or is no longer shared. A
-    comment every 20 s keeps the connection open.
+    `event: session` has a session as data (first all current sessions, then each one that changes),
+    `event: ready` ends the first list, `event: gone` has `name` and `uid` of a session that has
+    ended or is no longer shared. A comment every 20 s keeps the connection open.
     """
     if call.query.session is not None:
         find_session(call.api.context, call.user, call.query.session)
@@ -269,9 +307,11 @@ async def follow_sessions(call: Call[EventsQuery, None]) -> Response:
 
 
 async def _events(call: Call[EventsQuery, None]) -> AsyncIterator[bytes]:
-    """Compares what the client has been sent with the cluster cache, at each change and every CHECK_SECONDS.
+    """Compares what the client has been sent with the cluster cache, at each change and every
+    CHECK_SECONDS.
 
-    A change only wakes the stream, so changes that come faster than the client reads are sent as one.
+    A change only wakes the stream, so changes that come faster than the client reads are sent as
+    one.
     """
     name, loop, is_first = call.query.session, asyncio.get_running_loop(), True
     topic = user_topic(call.user.email) if name is None else session_topic(name)
@@ -285,7 +325,9 @@ async def _events(call: Call[EventsQuery, None]) -> AsyncIterator[bytes]:
                 yield sse_event(msgspec.json.encode(gone).decode(), event="gone")
             for session in sorted(visible.values(), key=age):
                 if sent.get(session.metadata.uid) is not session:
-                    yield sse_event(msgspec.json.encode(_shown(call, session)).decode(), event="session")
+                    yield sse_event(
+                        msgspec.json.encode(_shown(call, session)).decode(), event="session"
+                    )
             sent = visible
             if is_first:
                 yield sse_event("{}", event="ready")
@@ -303,7 +345,9 @@ async def _login_holds(call: Call[EventsQuery, None]) -> bool:
 
 
 def _visible(call: Call[EventsQuery, None]) -> list[VDISession]:
-    """The user's own sessions and those shared with them; a session requested by name also for administrators."""
+    """The user's own sessions and those shared with them; a session requested by name also for
+    administrators.
+    """
     now, name = call.now(), call.query.session
     if name is None:
         mine = call.api.subscriptions.sessions_with(call.user)
@@ -319,8 +363,8 @@ class NewProbe(msgspec.Struct, forbid_unknown_fields=True):
         str,
         Meta(
             description=(
-                "SHA-256, in hexadecimal, of a secret that you choose: the ticket works only with the cookie "
-                "`__Host-vdi-state` that contains the secret."
+                "SHA-256, in hexadecimal, of a secret that you choose: the ticket works only with"
+                " the cookie `__Host-vdi-state` that contains the secret."
             ),
             pattern=r"^[0-9a-f]{64}$",
         ),
@@ -338,9 +382,9 @@ class ProbeResult(msgspec.Struct, forbid_unknown_fields=True):
 async def begin_probe(call: Call[Empty, NewProbe]) -> Begun:
     """Start to measure the latency of one of your desktops.
 
-    Shows a small mark in a corner of the screen for one minute. The mark responds to two keys that no keyboard has.
-    Also opens a connection to the desktop. `vdi session probe` does the rest. The idle timeout does not count it as
-    activity.
+    Shows a small mark in a corner of the screen for one minute. The mark responds to two keys that
+    no keyboard has. Also opens a connection to the desktop. `vdi session probe` does the rest. The
+    idle timeout does not count it as activity.
     """
     return await call.api.agents.begin_probe(call.user, call.path("name"), call.body.state)
 

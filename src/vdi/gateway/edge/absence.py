@@ -1,7 +1,9 @@
-"""The reason why there is no desktop at an address for a user who has had one there; for `/enter` of the portal.
+"""The reason why there is no desktop at an address for a user who has had one there; for `/enter`
+of the portal.
 
-It tells owners of their own past sessions, and former guests of a share that has ended. Everyone else, and a user whose
-desktop had a host name of its own choice, gets None: the response must not tell whether a desktop exists.
+It tells owners of their own past sessions, and former guests of a share that has ended. Everyone
+else, and a user whose desktop had a host name of its own choice, gets None: the response must not
+tell whether a desktop exists.
 """
 
 from vdi.api.session import GuestRole, VDISession
@@ -21,24 +23,43 @@ _SHARE_OVER = "This desktop is no longer shared with you", "To use it again, ask
 
 
 async def explain_absence(
-    cluster: ClusterCache, history: History, grants: GrantStore, user: User, label: str, session: VDISession | None
+    cluster: ClusterCache,
+    history: History,
+    grants: GrantStore,
+    user: User,
+    label: str,
+    session: VDISession | None,
 ) -> tuple[str, str, str] | None:
-    """A title, a sentence, and the template of the desktop that ended. Raises DatabaseUnavailableError.
+    """A title, a sentence, and the template of the desktop that ended. Raises
+    DatabaseUnavailableError.
 
-    `session`: the one at this host, in which the user has no role. So their entry with a known role has expired.
+    `session`: the one at this host, in which the user has no role. So their entry with a known role
+    has expired.
     """
     if session is not None:
         access = (entry.user for entry in session.spec.access if entry.role in [*GuestRole])
         was_shared = any(same_user(guest, user.email) for guest in access)
-        return _SHARE_OVER if was_shared or await grants.was_in(session.metadata.uid, user.email) else None
+        return (
+            _SHARE_OVER
+            if was_shared or await grants.was_in(session.metadata.uid, user.email)
+            else None
+        )
     past = await history.past(limit=_NEWEST, user=user.email)
     row = next((found.session for found in past if is_label_of(label, found.session.name)), None)
     if row is None or cluster.by_uid(row.uid):
         return None
-    what = "You ended it" if row.end_reason is EndReason.USER else end_reason(row.end_reason) or "It ended"
+    what = (
+        "You ended it"
+        if row.end_reason is EndReason.USER
+        else end_reason(row.end_reason) or "It ended"
+    )
     # The history may not have recorded the end yet.
     when = f" at {format_time(row.ended)}" if row.ended else ""
-    files = "Files in your home folder are kept." if _keeps_files(cluster, row) else "Its files were deleted."
+    files = (
+        "Files in your home folder are kept."
+        if _keeps_files(cluster, row)
+        else "Its files were deleted."
+    )
     return "This desktop has ended", f"{what}{when}. {files}", row.template
 
 
@@ -50,4 +71,7 @@ def _keeps_files(cluster: ClusterCache, row: SessionRow) -> bool:
     # A user's home for all templates names none.
     named = {row.template, ""} if offer and offer.scope is HomeScope.USER else {row.template}
     homes = cluster.homes_of(row.owner)
-    return any(home.template in named and home.scope != HomeScope.SESSION and not home.deleted for home in homes)
+    return any(
+        home.template in named and home.scope != HomeScope.SESSION and not home.deleted
+        for home in homes
+    )

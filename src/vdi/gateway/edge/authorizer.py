@@ -1,9 +1,10 @@
-"""Admission to desktops: the one place that decides whether a request to a desktop's host may enter.
+"""Admission to desktops: the one place that decides whether a request to a desktop's host may
+enter.
 
-All routes of the edge call `Authorizer`. A valid token is the common case and needs memory alone: its claims (cached),
-the session of this host (watched), what was revoked (published), and the user's role in the session as it is now. A
-token past half its life, and a request without one, need the database: a grant that holds, of a login that holds, gives
-the next token.
+All routes of the edge call `Authorizer`. A valid token is the common case and needs memory alone:
+its claims (cached), the session of this host (watched), what was revoked (published), and the
+user's role in the session as it is now. A token past half its life, and a request without one, need
+the database: a grant that holds, of a login that holds, gives the next token.
 """
 
 import asyncio
@@ -30,15 +31,19 @@ from vdi.gateway.web.credentials import cookies_in
 log = logging.getLogger(__name__)
 
 LONGEST_HANDLE = 100
-# Open grants of one user in one session, one for each browser. A desktop refuses a token table of more than 1 MiB:
-# without a limit, one guest could make it so large that no one is cut off and no one gets in.
+# Open grants of one user in one session, one for each browser. A desktop refuses a token table of
+# more than 1 MiB: without a limit, one guest could make it so large that no one is cut off and no
+# one gets in.
 MOST_GRANTS = 20
-# Between two reads of the keys because a token names an unknown one: forged tokens must not load the API server.
+# Between two reads of the keys because a token names an unknown one: forged tokens must not load
+# the API server.
 KEYS_PAUSE = timedelta(seconds=5)
-# A request with a token that holds waits for so long for the next token, and after a failure not at all for a while.
+# A request with a token that holds waits for so long for the next token, and after a failure not at
+# all for a while.
 DATABASE_SECONDS = 1.0
 DATABASE_PAUSE = timedelta(seconds=5)
-# A request without such a token waits longer. Traefik waits 30 s, and its own error page names no reason.
+# A request without such a token waits longer. Traefik waits 30 s, and its own error page names no
+# reason.
 ENTRY_SECONDS = 5.0
 
 
@@ -71,7 +76,9 @@ class Authorizer:
     def __post_init__(self) -> None:
         settings = self.context.settings
         self.hosts = Hosts(settings)
-        self._tokens = Tokens(self.ring, settings.portal_url, settings.token_seconds, self.context.clock)
+        self._tokens = Tokens(
+            self.ring, settings.portal_url, settings.token_seconds, self.context.clock
+        )
 
     async def admit_request(self, request: HTTPConnection) -> Admitted | None:
         """`admit` for a request to a desktop's host on the public listener."""
@@ -100,7 +107,10 @@ class Authorizer:
         except (DatabaseUnavailableError, TimeoutError) as error:
             # The token still holds: it must not wait for a database that has just not responded.
             self._database_failed = now
-            log.warning("tokens are not renewed, and hold until they are over: %s", str(error) or "no answer in time")
+            log.warning(
+                "tokens are not renewed, and hold until they are over: %s",
+                str(error) or "no answer in time",
+            )
             return Admitted(session, claims)
 
     def still_holds(self, session: VDISession, claims: Claims) -> bool:
@@ -114,7 +124,8 @@ class Authorizer:
     ) -> tuple[Grant, str] | None:
         """A new grant, and its handle for the cookie; None: the login has ended.
 
-        Ends the user's oldest grants in this session beyond MOST_GRANTS. Raises DatabaseUnavailableError.
+        Ends the user's oldest grants in this session beyond MOST_GRANTS. Raises
+        DatabaseUnavailableError.
         """
         mine = await self.store.open(session_uid=session.metadata.uid, user=user)
         await self.revoker.end_these(mine[: max(0, len(mine) + 1 - MOST_GRANTS)], "displaced")
@@ -131,8 +142,8 @@ class Authorizer:
         )
         await self.store.add(grant, hash_of(handle))
         if not await self.logins.is_live(login_id):
-            # Signing out lists the grants of a login, then ends them. It may have listed them just before this one was
-            # written, so whoever adds a grant looks at the login once more.
+            # Signing out lists the grants of a login, then ends them. It may have listed them just
+            # before this one was written, so whoever adds a grant looks at the login once more.
             await self.revoker.end_these([grant], "login-over")
             return None
         self.active.put(grant)
@@ -149,7 +160,9 @@ class Authorizer:
             response.raw_headers.append(desktop_cookie(token, self.context.settings.token_seconds))
 
     async def grant_of(self, session: VDISession, cookie_header: str) -> Grant | None:
-        """The grant whose handle the browser has, if the grant holds. Raises DatabaseUnavailableError."""
+        """The grant whose handle the browser has, if the grant holds. Raises
+        DatabaseUnavailableError.
+        """
         return await self._grant_by(session, cookies_in(cookie_header).get(GRANT_COOKIE, ""))
 
     async def _grant_by(self, session: VDISession, handle: str) -> Grant | None:
@@ -175,8 +188,9 @@ class Authorizer:
         except TokenError as error:
             log.info("a token for session %s was refused: %s", session.metadata.name, error)
             return None
-        # A token whose grant is not known to be active does not count: a replica whose clock is ahead issues tokens
-        # that last longer here than their revocation is remembered. Then the grant's handle decides, in the database.
+        # A token whose grant is not known to be active does not count: a replica whose clock is
+        # ahead issues tokens that last longer here than their revocation is remembered. Then the
+        # grant's handle decides, in the database.
         good = (
             claims.aud == session.metadata.uid
             and self._tokens.holds(claims, now.timestamp())
@@ -201,7 +215,9 @@ class Authorizer:
             async with asyncio.timeout(ENTRY_SECONDS):
                 return await self._renew(session, handle)
         except TimeoutError as error:
-            raise DatabaseUnavailableError(f"the database does not respond within {ENTRY_SECONDS:g} s") from error
+            raise DatabaseUnavailableError(
+                f"the database does not respond within {ENTRY_SECONDS:g} s"
+            ) from error
 
     async def _renew(self, session: VDISession, handle: str) -> Admitted | None:
         grant = await self._grant_by(session, handle)

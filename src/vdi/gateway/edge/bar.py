@@ -1,8 +1,8 @@
 """The bar over a desktop: its state for one visitor, and the changes that its buttons request.
 
-`static/bar.js` draws it in Selkies' page; `images/desktop/stream-watch.js` loads that script from the address in the
-state. A program in the desktop may put a page on the same host, so nothing here is about any other session, and each
-request has the rights of its visitor.
+`static/bar.js` draws it in Selkies' page; `images/desktop/stream-watch.js` loads that script from
+the address in the state. A program in the desktop may put a page on the same host, so nothing here
+is about any other session, and each request has the rights of its visitor.
 """
 
 from collections.abc import Iterator, Sequence
@@ -18,7 +18,13 @@ from vdi.api.template import VDITemplate
 from vdi.gateway.brand import stylesheet
 from vdi.gateway.component import GatewayContext
 from vdi.gateway.denied import BusyError, CrossSiteError
-from vdi.gateway.desktop_agent import NO_AUTHORITIES, DesktopAgent, DesktopKeyError, ask_memory, is_running
+from vdi.gateway.desktop_agent import (
+    NO_AUTHORITIES,
+    DesktopAgent,
+    DesktopKeyError,
+    ask_memory,
+    is_running,
+)
 from vdi.gateway.edge.authorizer import Admitted, Authorizer
 from vdi.gateway.edge.headers import OURS
 from vdi.gateway.edge.ticket_handoff import TicketHandoff
@@ -77,16 +83,25 @@ class DesktopBar:
         return response
 
     async def change(self, request: Request) -> Response:
-        """`/.vdi/suspend`, `/.vdi/extend?length=10h`, `/.vdi/answer-access?allow=EXPIRES` and the like."""
+        """`/.vdi/suspend`, `/.vdi/extend?length=10h`, `/.vdi/answer-access?allow=EXPIRES` and the
+        like.
+        """
         self.handoff.check_own_page(request)
         if request.headers.get(HEADER) != "1":
-            raise CrossSiteError("This request did not come from the bar: it has no header X-VDI-Bar.")
+            raise CrossSiteError(
+                "This request did not come from the bar: it has no header X-VDI-Bar."
+            )
         admitted, _ = await self._admit(request)
         grant = await self.authorizer.grant_of(admitted.session, request.headers.get("cookie", ""))
         if grant is None:
             raise HTTPException(401, _NOT_ENTERED, OURS)
-        user, name = User(grant.user, groups=grant.groups, login_id=grant.login_id), admitted.session.metadata.name
-        await self.forms.carry_out(user, name, request.url.path.rpartition("/")[2], request.query_params)
+        user, name = (
+            User(grant.user, groups=grant.groups, login_id=grant.login_id),
+            admitted.session.metadata.name,
+        )
+        await self.forms.carry_out(
+            user, name, request.url.path.rpartition("/")[2], request.query_params
+        )
         return Response(status_code=204, headers=OURS)
 
     async def _admit(self, request: Request) -> tuple[Admitted, VDITemplate | None]:
@@ -106,7 +121,11 @@ class DesktopBar:
         user = User(admitted.claims.sub, login_id=admitted.claims.lid)
         view = desktop_view(session, template, user, now, settings.cluster)
         driver = await self.forms.computer.driver(session)
-        lengths = extensions(session, template, settings.cluster, now) if Action.EXTEND in view.actions else []
+        lengths = (
+            extensions(session, template, settings.cluster, now)
+            if Action.EXTEND in view.actions
+            else []
+        )
         return {
             "script": asset_url(settings.brand, "/.vdi/static", "bar.js"),
             "font": asset_url(settings.brand, "/.vdi/static", "fonts/inter.woff2"),
@@ -132,7 +151,11 @@ class DesktopBar:
             # Selkies enforces these; the bar hides buttons.
             "streaming": template.spec.streaming if template else None,
             "request": pending_request(session, now) if view.mine else None,
-            "guests": [access.user for access in view.spec.access if view.mine and not is_expired(access, now)],
+            "guests": [
+                access.user
+                for access in view.spec.access
+                if view.mine and not is_expired(access, now)
+            ],
             # null: not known, or not for guests.
             "watching": await self._watching(session) if view.mine else None,
         }
@@ -145,7 +168,9 @@ class DesktopBar:
             master = (await self.tables.key.tokens(session)).password
             headers = {"Authorization": f"Bearer {master}"}
             with self.agent.enter(PAGES, session):
-                async with open_client(url, seconds=_SECONDS, tls=NO_AUTHORITIES, use_proxy=False) as http:
+                async with open_client(
+                    url, seconds=_SECONDS, tls=NO_AUTHORITIES, use_proxy=False
+                ) as http:
                     answer = await http.request(
                         "GET", url, headers=headers, max_bytes=SMALL_ANSWER_BYTES, seconds=_SECONDS
                     )
@@ -156,7 +181,8 @@ class DesktopBar:
 
 
 def describe_guests(grants: Sequence[Grant], connections: Sequence[Connection]) -> Iterator[str]:
-    """Guests who are connected now. Selkies lists the roles of connections and no names, so names are those of grants.
+    """Guests who are connected now. Selkies lists the roles of connections and no names, so names
+    are those of grants.
 
     With fewer connections than guests of a role it is not known which of them are connected.
     """
@@ -165,7 +191,8 @@ def describe_guests(grants: Sequence[Grant], connections: Sequence[Connection]) 
             {
                 grant.user
                 for grant in grants
-                if grant.role is not Role.OWNER and (grant.role in FULL_CONTROL) == (kind == "controller")
+                if grant.role is not Role.OWNER
+                and (grant.role in FULL_CONTROL) == (kind == "controller")
             }
         )
         count = sum(connection.role == kind and connection.slot != 1 for connection in connections)

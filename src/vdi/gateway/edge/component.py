@@ -1,4 +1,6 @@
-"""The edge as a component of the gateway: its objects, routes and background work. `app` builds one per process."""
+"""The edge as a component of the gateway: its objects, routes and background work. `app` builds one
+per process.
+"""
 
 import asyncio
 import logging
@@ -80,7 +82,9 @@ class Edge(Component):
         self.desktop_key = DesktopKey(context.client, settings.gateway_namespace)
         self.agent = agent or DesktopAgent(self.desktop_key)
         self.recordings = Recordings(context, self.agent, audit)
-        self.computer = Computer(context=context, agent=self.agent, audit=audit, logins=logins, notices=notices)
+        self.computer = Computer(
+            context=context, agent=self.agent, audit=audit, logins=logins, notices=notices
+        )
         self.ring = KeyRing(context.client, settings, context.clock)
         self.tables = TokenTablePublisher(
             context=context,
@@ -91,7 +95,11 @@ class Edge(Component):
             address=address,
         )
         self.revoker = Revoker(
-            context=context, store=store, active=active, revocations=revocations, touch=self.tables.touch
+            context=context,
+            store=store,
+            active=active,
+            revocations=revocations,
+            touch=self.tables.touch,
         )
         authorizer = Authorizer(
             context=context,
@@ -136,9 +144,12 @@ class Edge(Component):
             tables=self.tables,
         )
         self._turn = TurnPage(context=context, authorizer=authorizer)
-        self._transport = TransportPage(context=context, authorizer=authorizer, key=self.desktop_key)
+        self._transport = TransportPage(
+            context=context, authorizer=authorizer, key=self.desktop_key
+        )
         self.active, self._actions = active, actions
-        # Uids of sessions that have changed since the last sweep; those of suspended ones, with the time.
+        # Uids of sessions that have changed since the last sweep; those of suspended ones, with the
+        # time.
         self._changed: set[str] = set()
         self._suspended: dict[str, datetime] = {}
         self._news = asyncio.Event()
@@ -146,14 +157,21 @@ class Edge(Component):
 
     @property
     def ready(self) -> bool:
-        """Whether there are keys to sign with, and revocations are known. Before that, no one is let in."""
+        """Whether there are keys to sign with, and revocations are known. Before that, no one is
+        let in.
+        """
         return self.ring.ready and self.revoker.primed and self._context.cluster.synced
 
     def portal_routes(self) -> Sequence[BaseRoute]:
-        return (Route("/enter", self.handoff.portal_enter), Route("/.well-known/jwks.json", self._jwks))
+        return (
+            Route("/enter", self.handoff.portal_enter),
+            Route("/.well-known/jwks.json", self._jwks),
+        )
 
     def desktop_routes(self) -> Sequence[BaseRoute]:
-        """Routes of every desktop's host; the last one matches all paths, so components after this one have none."""
+        """Routes of every desktop's host; the last one matches all paths, so components after this
+        one have none.
+        """
         return (
             Route("/.vdi/start", self.handoff.start),
             Route("/.vdi/enter", self.handoff.enter),
@@ -177,12 +195,26 @@ class Edge(Component):
         try:
             async with asyncio.TaskGroup() as tasks:
                 tasks.create_task(self._repeat("signing keys", KEYS_SECONDS, self._refresh_keys))
-                tasks.create_task(self._repeat("polling revocations", POLL_SECONDS, self.revoker.poll))
-                tasks.create_task(self._repeat("old grants", FORGET_SECONDS, self.revoker.forget_old))
-                tasks.create_task(self._repeat("messages of other replicas", AGAIN_SECONDS, self.revoker.listen))
-                tasks.create_task(self._repeat("grants without a session", SWEEP_SECONDS, self.revoker.sweep))
-                tasks.create_task(self._repeat("expired access", EXPIRED_SECONDS, self._actions.drop_expired_access))
-                tasks.create_task(self._repeat("old films", OLD_FILMS_SECONDS, self.recordings.delete_expired))
+                tasks.create_task(
+                    self._repeat("polling revocations", POLL_SECONDS, self.revoker.poll)
+                )
+                tasks.create_task(
+                    self._repeat("old grants", FORGET_SECONDS, self.revoker.forget_old)
+                )
+                tasks.create_task(
+                    self._repeat("messages of other replicas", AGAIN_SECONDS, self.revoker.listen)
+                )
+                tasks.create_task(
+                    self._repeat("grants without a session", SWEEP_SECONDS, self.revoker.sweep)
+                )
+                tasks.create_task(
+                    self._repeat(
+                        "expired access", EXPIRED_SECONDS, self._actions.drop_expired_access
+                    )
+                )
+                tasks.create_task(
+                    self._repeat("old films", OLD_FILMS_SECONDS, self.recordings.delete_expired)
+                )
                 tasks.create_task(self.recordings.run())
                 tasks.create_task(self._repeat("grants of changed sessions", 0.0, self._follow))
         finally:
@@ -196,8 +228,12 @@ class Edge(Component):
             yield "revocations: not read from the database yet"
 
     async def external_problems(self) -> Sequence[str]:
-        """A Secret of keys that cannot be read, films not stored, sessions whose WebSockets a proxy cuts."""
-        unread = [f"signing keys: {self.ring.trouble}"] if self.ring.trouble and self.ring.ready else []
+        """A Secret of keys that cannot be read, films not stored, sessions whose WebSockets a proxy
+        cuts.
+        """
+        unread = (
+            [f"signing keys: {self.ring.trouble}"] if self.ring.trouble and self.ring.ready else []
+        )
         unstored = [f"recordings: {self.recordings.trouble}"] if self.recordings.trouble else []
         return [*unread, *unstored, *self.verify.disconnects.problems(time.monotonic())]
 
@@ -213,7 +249,8 @@ class Edge(Component):
             await asyncio.sleep(pause)
 
     async def _refresh_keys(self) -> None:
-        # Again soon after a failure: while the Secret cannot be read, new keys of other replicas are not known here.
+        # Again soon after a failure: while the Secret cannot be read, new keys of other replicas
+        # are not known here.
         await self.ring.refresh()
         while self.ring.trouble:
             await asyncio.sleep(AGAIN_SECONDS)
@@ -249,12 +286,15 @@ class Edge(Component):
         if old is None or old.spec != new.spec or is_taken:
             self._changed.add(uid)
             self._news.set()
-        # With a take-over, streams that API tokens have opened end; also those whose grants only the database has.
+        # With a take-over, streams that API tokens have opened end; also those whose grants only
+        # the database has.
         if is_taken or self._is_new_desktop(old, new):
             self.tables.touch(uid)
 
     def _is_new_desktop(self, old: VDISession | None, new: VDISession) -> bool:
-        """Whether a desktop has just become ready that needs a token table, or may be seen again, or no longer."""
+        """Whether a desktop has just become ready that needs a token table, or may be seen again,
+        or no longer.
+        """
         if new.status.phase != Phase.RUNNING or not self.active.find(session_uid=new.metadata.uid):
             return False
         if old is None or desktop_of(old) != desktop_of(new):
@@ -263,4 +303,6 @@ class Edge(Component):
         return bool(refuse_picture(old)) != bool(refuse_picture(new))
 
     async def _jwks(self, _request: Request) -> Response:
-        return JSONResponse(self.ring.jwks(), headers={"Cache-Control": f"public, max-age={_JWKS_AGE_SECONDS}"})
+        return JSONResponse(
+            self.ring.jwks(), headers={"Cache-Control": f"public, max-age={_JWKS_AGE_SECONDS}"}
+        )

@@ -1,12 +1,14 @@
-"""The end of grants: in this replica's memory, in the other replicas, in the database, and on the screen.
+"""The end of grants: in this replica's memory, in the other replicas, in the database, and on the
+screen.
 
     end()  --> memory: the next verification refuses           (this replica, microseconds)
            --> SharedState.publish: the same in every replica  (milliseconds; who misses it sees it when it polls)
            --> database: `ended`                               (survives restarts)
            --> Selkies' token table: the picture stops         (`token_tables`)
 
-A verification reads memory only. That memory is small: a token lives for minutes, and a new one needs the database. A
-verification itself sees in the session that a share has ended; the sweep here is for connections that are open.
+A verification reads memory only. That memory is small: a token lives for minutes, and a new one
+needs the database. A verification itself sees in the session that a share has ended; the sweep here
+is for connections that are open.
 """
 
 import asyncio
@@ -42,7 +44,9 @@ KEPT = timedelta(days=7)
 
 
 class _Ended(msgspec.Struct):
-    """A message on the channel: uid of the session by id of an ended grant, and ids of ended logins and API tokens."""
+    """A message on the channel: uid of the session by id of an ended grant, and ids of ended logins
+    and API tokens.
+    """
 
     grants: dict[str, str] = {}
     logins: list[str] = []
@@ -51,8 +55,8 @@ class _Ended(msgspec.Struct):
 class Revocations:
     """Ended grants and logins, for as long as a token that was made before may still be valid.
 
-    In memory for the life of the process; after a restart it is read from the database before anyone is let in. Used
-    only from the event loop's thread.
+    In memory for the life of the process; after a restart it is read from the database before
+    anyone is let in. Used only from the event loop's thread.
     """
 
     def __init__(self, token_seconds: int, clock: Callable[[], datetime]) -> None:
@@ -87,7 +91,9 @@ class Revocations:
 
 
 class ActiveGrants:
-    """Grants that hold, as far as this replica knows: complete as of the last poll, and those it has made since."""
+    """Grants that hold, as far as this replica knows: complete as of the last poll, and those it
+    has made since.
+    """
 
     def __init__(self) -> None:
         self._grants: dict[str, Grant] = {}
@@ -111,7 +117,11 @@ class ActiveGrants:
         return set(self._grants)
 
     def find(
-        self, *, session_uid: str | None = None, user: str | None = None, login_id: str | None = None
+        self,
+        *,
+        session_uid: str | None = None,
+        user: str | None = None,
+        login_id: str | None = None,
     ) -> list[Grant]:
         """The grants of this session, this user and this login; None: any."""
         return [
@@ -132,7 +142,8 @@ class Revoker:
     active: ActiveGrants
     revocations: Revocations
     touch: Callable[[str], None]
-    # Whether the database has been read once. Before that, revocations are unknown, and no one is let in.
+    # Whether the database has been read once. Before that, revocations are unknown, and no one is
+    # let in.
     primed: bool = field(default=False, init=False)
     # Two sweeps at once would ask the API server for the same sessions.
     _sweeping: asyncio.Lock = field(default_factory=asyncio.Lock, init=False)
@@ -149,8 +160,9 @@ class Revoker:
     ) -> int:
         """End all grants of this user, this session and this login (None: any); returns how many.
 
-        `over`: logins and API tokens that have ended; a grant that is just being made with one is refused too. Raises
-        DatabaseUnavailableError when the end could not be written; until a restart the grants are over all the same.
+        `over`: logins and API tokens that have ended; a grant that is just being made with one is
+        refused too. Raises DatabaseUnavailableError when the end could not be written; until a
+        restart the grants are over all the same.
         """
         if (user, session_uid, login_id) == (None, None, None):
             raise ValueError("no filter is set; allowed: user, session_uid and login_id")
@@ -178,9 +190,15 @@ class Revoker:
         if session is None:
             return  # the next sweep ends its grants
         try:
-            session = await self._read_session(uid, session.metadata.namespace, session.metadata.name)
+            session = await self._read_session(
+                uid, session.metadata.namespace, session.metadata.name
+            )
         except (KubeError, TimeoutError) as error:
-            log.warning("when session %s was suspended could not be read; it counts as just now: %s", uid, error)
+            log.warning(
+                "when session %s was suspended could not be read; it counts as just now: %s",
+                uid,
+                error,
+            )
         # If the session was resumed meanwhile, every open grant is from after its suspension.
         if session is not None and session.spec.suspended:
             moment = min(seen, _suspended_by(session) or seen)
@@ -189,7 +207,8 @@ class Revoker:
     async def sweep(self, uids: Collection[str] | None = None) -> None:
         """End the grants in these sessions (None: in all) whose login, share or session has ended.
 
-        Raises DatabaseUnavailableError; KubeError and TimeoutError when the API server did not respond.
+        Raises DatabaseUnavailableError; KubeError and TimeoutError when the API server did not
+        respond.
         """
         if not self.context.cluster.synced:
             return
@@ -213,8 +232,11 @@ class Revoker:
         before = self.active.ids()
         back = OVERLAP if self.primed else self.revocations.kept
         ended = await self.store.ended_since(self.context.clock() - back)
-        self._note_ended({grant.id: grant.session_uid for grant in ended if grant.id not in self.revocations})
-        # A replica that ended a login may have failed to end its grants, and an API token expires by itself.
+        self._note_ended(
+            {grant.id: grant.session_uid for grant in ended if grant.id not in self.revocations}
+        )
+        # A replica that ended a login may have failed to end its grants, and an API token expires
+        # by itself.
         over = await self.store.open_of_ended_logins(self.context.clock(), TOKEN_ID)
         holding = [grant for grant in await self.store.open() if grant.id not in self.revocations]
         self.active.replace(holding, before)
@@ -222,11 +244,15 @@ class Revoker:
         if not self.primed:
             self.primed = True
             for uid in {grant.session_uid for grant in holding}:
-                self.touch(uid)  # a replica may have died between writing an end and posting the table
+                self.touch(
+                    uid
+                )  # a replica may have died between writing an end and posting the table
         await self.end_these(over, "login-over")
 
     async def listen(self) -> None:
-        """Follow what other replicas end, until cancelled. Raises OSError, and DatabaseUnavailableError."""
+        """Follow what other replicas end, until cancelled. Raises OSError, and
+        DatabaseUnavailableError.
+        """
         async with self.context.shared.subscribe(CHANNEL) as messages:
             await self.poll()  # what was published before is in the database
             async for text in messages:
@@ -251,7 +277,11 @@ class Revoker:
         try:
             await self.context.shared.publish(CHANNEL, msgspec.json.encode(ended).decode())
         except OSError as error:
-            log.warning("the other replicas hear of %d ended grants only when they poll: %s", len(grants), error)
+            log.warning(
+                "the other replicas hear of %d ended grants only when they poll: %s",
+                len(grants),
+                error,
+            )
 
     async def _write(self, grants: Collection[Grant], reason: str) -> None:
         ended = await self.store.end([grant.id for grant in grants], self.context.clock(), reason)
@@ -259,7 +289,9 @@ class Revoker:
         for grant in grants:
             if grant.id in ended:  # by this replica, not by another one that has seen the same
                 self.context.metrics.grants.labels(str(grant.role), "ended").inc()
-                log.info("grant of %s in session %s ended: %s", grant.user, grant.session_uid, reason)
+                log.info(
+                    "grant of %s in session %s ended: %s", grant.user, grant.session_uid, reason
+                )
 
     def _note_ended(self, grants: Mapping[str, str], logins: Iterable[str] = ()) -> None:
         """Another replica ended these grants (uid of the session by id) and logins."""
@@ -269,9 +301,12 @@ class Revoker:
             self.touch(uid)
 
     async def _end_lost(self, lost: dict[str, list[Grant]]) -> None:
-        """End those of these grants, by session, whose end the API server confirms. Raises as `sweep`."""
-        # The database is that of all replicas, and this replica's watch may be behind. It refuses by its own watch, but
-        # ends a grant for all only when the API server confirms it. Without a response, only expired shares end.
+        """End those of these grants, by session, whose end the API server confirms. Raises as
+        `sweep`.
+        """
+        # The database is that of all replicas, and this replica's watch may be behind. It refuses
+        # by its own watch, but ends a grant for all only when the API server confirms it. Without a
+        # response, only expired shares end.
         names = await self._names(lost)
         failure: KubeError | TimeoutError | None = None
         for uid, name in names.items():
@@ -290,14 +325,23 @@ class Revoker:
                 await self.end_these(over, "access-ended")
         if failure is not None:
             rest = [grant for grants in lost.values() for grant in grants]
-            await self.end_these([grant for grant in rest if self._has_run_out(grant)], "access-ended")
+            await self.end_these(
+                [grant for grant in rest if self._has_run_out(grant)], "access-ended"
+            )
             raise failure
 
     async def _names(self, uids: Iterable[str]) -> dict[str, tuple[str, str]]:
-        """Namespace and name of sessions by uid, from the history where this replica does not watch the session."""
-        # Without either, grants stay until they expire or their login ends: no one enters a session without a watch.
+        """Namespace and name of sessions by uid, from the history where this replica does not watch
+        the session.
+        """
+        # Without either, grants stay until they expire or their login ends: no one enters a session
+        # without a watch.
         watched = {uid: self.context.cluster.by_uid(uid) for uid in uids}
-        names = {uid: (found.metadata.namespace, found.metadata.name) for uid, found in watched.items() if found}
+        names = {
+            uid: (found.metadata.namespace, found.metadata.name)
+            for uid, found in watched.items()
+            if found
+        }
         unknown = watched.keys() - names.keys()
         if unknown:
             async with self.context.database.connect() as connection:
@@ -305,10 +349,14 @@ class Revoker:
         return names
 
     async def _read_session(self, uid: str, namespace: str, name: str) -> VDISession | None:
-        """The session of this uid from the API server; None: it is gone. Raises KubeError and TimeoutError."""
+        """The session of this uid from the API server; None: it is gone. Raises KubeError and
+        TimeoutError.
+        """
         try:
             async with asyncio.timeout(API_SECONDS):
-                session = await self.context.client.get(SESSIONS, name, namespace=namespace, into=VDISession)
+                session = await self.context.client.get(
+                    SESSIONS, name, namespace=namespace, into=VDISession
+                )
         except NotFound:
             return None
         return session if session.metadata.uid == uid else None
@@ -318,7 +366,9 @@ class Revoker:
         return keeps_access(session, grant.user, grant.role, grant.login_id, now)
 
     def _has_run_out(self, grant: Grant) -> bool:
-        """Whether the session still has the share with which the grant was made, and only its time is over."""
+        """Whether the session still has the share with which the grant was made, and only its time
+        is over.
+        """
         session = self.context.cluster.by_uid(grant.session_uid)
         return session is not None and role_in(session, grant.user, grant.created) is grant.role
 

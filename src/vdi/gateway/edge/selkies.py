@@ -1,9 +1,10 @@
-"""Selkies, the program in the desktop, as the edge uses it: page addresses, token tables, and paths by role. Pure.
+"""Selkies, the program in the desktop, as the edge uses it: page addresses, token tables, and paths
+by role. Pure.
 
-Each desktop has a master token (`desktop_agent.DesktopKey`), which only the gateway uses. The token of a grant is
-derived from it, so nothing is stored. The edge puts it into each request to the desktop, in place of the browser's own:
-no one can pass for someone else, or for more than the grant says. Over WebRTC alone a browser sees its own token
-(`edge/webrtc.py`).
+Each desktop has a master token (`desktop_agent.DesktopKey`), which only the gateway uses. The token
+of a grant is derived from it, so nothing is stored. The edge puts it into each request to the
+desktop, in place of the browser's own: no one can pass for someone else, or for more than the grant
+says. Over WebRTC alone a browser sees its own token (`edge/webrtc.py`).
 """
 
 import hashlib
@@ -25,26 +26,29 @@ from vdi.session.recording import refuse_picture
 from vdi.session.streaming import takes_tokens, uses_webrtc
 
 TRANSPORT_PATH = "/.vdi/transport"
-# Selkies' page offers a subprotocol for its token only when it finds a token in the fragment of its address. Over
-# WebSocket any token does: the edge replaces it.
+# Selkies' page offers a subprotocol for its token only when it finds a token in the fragment of its
+# address. Over WebSocket any token does: the edge replaces it.
 PAGE_FRAGMENT = "#token=edge"
 # Servers do not see fragments. This value of our parameter `v` says that the address has one.
 PAGE_MARK = "1"
 _MARK_PARAMETER = re.compile(r"v=(1|[0-9a-f]{12})")
-# Over WebRTC the mark of an address counts for one to two of these; a page that reloads later is tested again.
+# Over WebRTC the mark of an address counts for one to two of these; a page that reloads later is
+# tested again.
 WINDOW_SECONDS = 30
 # A pool's desktop is Running in a moment, but Traefik reads new routes every 2 s at most (its
-# providersThrottleDuration). For so long after its start a desktop is opened through a page that asks it first.
+# providersThrottleDuration). For so long after its start a desktop is opened through a page that
+# asks it first.
 NEW_SECONDS = 5
 # Gamepads of one desktop (GAMEPAD_SLOTS of Selkies' `sessions.py`).
 SLOTS = 4
 _ALL = frozenset(role for role in Role if Action.OPEN in ACTIONS[role])
 _OWNER = frozenset({Role.OWNER})
 _NO_ONE: frozenset[Role] = frozenset()
-# Roles that may request a path of Selkies' HTTP API (`stream_server.py`, `websockets_mode.py` and `webrtc_mode.py` of
-# Selkies 2.1), and everything below it. The first path that fits decides. A desktop itself refuses what a viewer may
-# not change, but it lets every collaborator disconnect the owner, record the screen and take screenshots. So the edge
-# decides, and no role may request a path of the API that is not listed, such as one that a later version adds.
+# Roles that may request a path of Selkies' HTTP API (`stream_server.py`, `websockets_mode.py` and
+# `webrtc_mode.py` of Selkies 2.1), and everything below it. The first path that fits decides. A
+# desktop itself refuses what a viewer may not change, but it lets every collaborator disconnect the
+# owner, record the screen and take screenshots. So the edge decides, and no role may request a path
+# of the API that is not listed, such as one that a later version adds.
 RULES: tuple[tuple[str, frozenset[str]], ...] = (
     # The list of connections, and disconnecting people.
     ("/api/sessions", _OWNER),
@@ -63,8 +67,8 @@ RULES: tuple[tuple[str, frozenset[str]], ...] = (
     ("/api/print", FULL_CONTROL),
     ("/api/apps", FULL_CONTROL),
     ("/api/switch", FULL_CONTROL),
-    # The rest is not for browsers: the token table, recordings and screenshots, which leave no trace for the others in
-    # the desktop and pass `fileTransfer`, and what a later version adds.
+    # The rest is not for browsers: the token table, recordings and screenshots, which leave no
+    # trace for the others in the desktop and pass `fileTransfer`, and what a later version adds.
     ("/api", _NO_ONE),
     # The page itself.
     ("/", _ALL),
@@ -80,7 +84,9 @@ _PLAIN = re.compile(r"(/[A-Za-z0-9_-][A-Za-z0-9_.-]*)*/?")
 def find_first_page(
     session: VDISession, template: VDITemplate | None, *, grant_id: str, uri: str, now: datetime
 ) -> str:
-    """The address that a page load of `uri` is redirected to; empty: the desktop itself responds."""
+    """The address that a page load of `uri` is redirected to; empty: the desktop itself
+    responds.
+    """
     page = page_of(uri)
     status = session.status
     if session.spec.suspended or status.phase != Phase.RUNNING or refuse_picture(session):
@@ -88,7 +94,9 @@ def find_first_page(
     if uri.partition("?")[0] != "/":
         return ""
     if streams_webrtc(template):
-        return "" if is_fresh(mark_of(uri), grant_id, now) else f"{TRANSPORT_PATH}?next={quoted(page)}"
+        return (
+            "" if is_fresh(mark_of(uri), grant_id, now) else f"{TRANSPORT_PATH}?next={quoted(page)}"
+        )
     if mark_of(uri) == PAGE_MARK:
         return ""
     if status.ready_time and (now - parse_time(status.ready_time)).total_seconds() < NEW_SECONDS:
@@ -107,9 +115,11 @@ def marked(uri: str, mark: str = PAGE_MARK) -> str:
 
 
 def opened(page: str, *, with_token: bool = True) -> str:
-    """The address that opens a page of the desktop at once, over WebSocket; only Selkies' own page, `/`, has a mark.
+    """The address that opens a page of the desktop at once, over WebSocket; only Selkies' own page,
+    `/`, has a mark.
 
-    An image that takes no tokens gets the mark alone: the edge then knows that the waiting page was shown.
+    An image that takes no tokens gets the mark alone: the edge then knows that the waiting page was
+    shown.
     """
     if page.partition("?")[0] != "/":
         return page
@@ -139,9 +149,13 @@ def page_mark(grant_id: str, now: datetime) -> str:
 
 
 def is_fresh(mark: str, grant_id: str, now: datetime) -> bool:
-    """Whether an address with this mark was made just now for this grant: the token in its fragment is then its own."""
+    """Whether an address with this mark was made just now for this grant: the token in its fragment
+    is then its own.
+    """
     window = int(now.timestamp()) // WINDOW_SECONDS
-    return any(hmac.compare_digest(mark, _mark(grant_id, recent)) for recent in (window, window - 1))
+    return any(
+        hmac.compare_digest(mark, _mark(grant_id, recent)) for recent in (window, window - 1)
+    )
 
 
 def _mark(grant_id: str, window: int) -> str:
@@ -149,7 +163,9 @@ def _mark(grant_id: str, window: int) -> str:
 
 
 def token_table(master: str, grants: Iterable[Grant]) -> dict[str, dict[str, Any]]:
-    """The body of POST /api/tokens: everyone who may be connected. Selkies disconnects everyone else."""
+    """The body of POST /api/tokens: everyone who may be connected. Selkies disconnects everyone
+    else.
+    """
     known = list(grants)
     slots = gamepads(known)
     return {
@@ -162,9 +178,12 @@ def token_table(master: str, grants: Iterable[Grant]) -> dict[str, dict[str, Any
 
 
 def gamepads(grants: Iterable[Grant]) -> dict[str, int]:
-    """Slot of Selkies' gamepads by user with full control: the owner has the first, collaborators by arrival."""
+    """Slot of Selkies' gamepads by user with full control: the owner has the first, collaborators
+    by arrival.
+    """
     controls = sorted(
-        (grant for grant in grants if grant.role in FULL_CONTROL), key=lambda grant: (grant.created, grant.id)
+        (grant for grant in grants if grant.role in FULL_CONTROL),
+        key=lambda grant: (grant.created, grant.id),
     )
     owners = dict.fromkeys((grant.user for grant in controls if grant.role is Role.OWNER), 1)
     players = dict.fromkeys(grant.user for grant in controls if grant.role is not Role.OWNER)
@@ -184,8 +203,11 @@ def _roles(path: str) -> frozenset[str]:
 
 
 def _spellings(path: str) -> set[str] | None:
-    """All paths that servers may read this one as; None: encoded so often that no honest page has written it."""
-    # Servers differ in how much they decode, fold case and clean up. A path passes only if every reading of it does.
+    """All paths that servers may read this one as; None: encoded so often that no honest page has
+    written it.
+    """
+    # Servers differ in how much they decode, fold case and clean up. A path passes only if every
+    # reading of it does.
     if _PLAIN.fullmatch(path):
         return {path.rstrip("/").lower() or "/"}
     found = set()

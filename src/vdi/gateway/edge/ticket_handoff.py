@@ -1,11 +1,13 @@
-"""Entering and leaving a desktop: four routes, and the one-time ticket between the portal and the desktop's host.
+"""Entering and leaving a desktop: four routes, and the one-time ticket between the portal and the
+desktop's host.
 
     desktop's host  /.vdi/start   sets a cookie that only this browser has; redirects to the portal
     portal          /enter        login and rights; a ticket: one use, 30 s, for this login, session and browser
     desktop's host  /.vdi/enter   checks the ticket against the cookie; a grant and its two cookies; on to the desktop
     desktop's host  /.vdi/leave   ends the grant
 
-No one can plant another user's ticket in a browser: a ticket is bound to the cookie that /.vdi/start has set there.
+No one can plant another user's ticket in a browser: a ticket is bound to the cookie that
+/.vdi/start has set there.
 """
 
 import hmac
@@ -60,7 +62,9 @@ _AGAIN = "Nothing is lost. Open the desktop again."
 
 
 class Ticket(msgspec.Struct, frozen=True):
-    """The portal's message to the desktop's host, in `SharedState`. `state`: SHA-256 of the state cookie."""
+    """The portal's message to the desktop's host, in `SharedState`. `state`: SHA-256 of the state
+    cookie.
+    """
 
     session_uid: str
     user: str
@@ -84,12 +88,14 @@ class TicketHandoff:
     async def start(self, request: Request) -> Response:
         """Send the browser to the portal. Does not tell whether there is a desktop here."""
         label = self._label(request)
-        # An existing state stays: with a new one, the ticket of a second tab would make the first tab's ticket invalid.
+        # An existing state stays: with a new one, the ticket of a second tab would make the first
+        # tab's ticket invalid.
         state = _cookies(request).get(STATE_COOKIE, "")
         if not _SECRET.fullmatch(state):
             state = secrets.token_urlsafe(32)
         query = f"host={label}&state={hash_of(state)}&next={_quoted_next(request)}"
-        # With an empty fragment of its own: browsers carry the old one over a redirect, and there may be a token in it.
+        # With an empty fragment of its own: browsers carry the old one over a redirect, and there
+        # may be a token in it.
         response = RedirectResponse(f"{self.context.settings.portal_url}/enter?{query}#", 302, OURS)
         set_cookie(response, STATE_COOKIE, state, STATE_SECONDS)
         if request.headers.get("sec-fetch-site") == "same-origin":
@@ -101,29 +107,43 @@ class TicketHandoff:
         user = await self.guard.require_browser(request)
         label, state = request.query_params.get("host", ""), request.query_params.get("state", "")
         if not LABEL.fullmatch(label) or not _STATE_HASH.fullmatch(state):
-            return self._page(request, "This is not a link to a desktop.", "Open the desktop from the portal.", 400)
+            return self._page(
+                request,
+                "This is not a link to a desktop.",
+                "Open the desktop from the portal.",
+                400,
+            )
         session = self.context.cluster.by_host(label)
         if session is None or role_in(session, user.email, self.context.clock()) is None:
             cluster, grants = self.context.cluster, self.authorizer.store
-            if absence := await explain_absence(cluster, self.history, grants, user, label, session):
+            if absence := await explain_absence(
+                cluster, self.history, grants, user, label, session
+            ):
                 return self._page(request, *absence[:2], 403, start=absence[2])
             # One sentence for both: others must not learn whether a desktop exists.
             return self._page(
                 request,
                 "You have no desktop here",
-                f"You have no desktop at {self.context.settings.host(label)}, and none at this address is shared with "
-                f"{user.email}. It may have ended, or it is no longer shared with you.",
+                f"You have no desktop at {self.context.settings.host(label)}, and none at this"
+                f" address is shared with {user.email}. It may have ended, or it is no longer"
+                " shared with you.",
                 403,
             )
         ticket = await self.issue_ticket(user, session, state)
         host = self.context.settings.url(self.context.settings.host(label))
-        return RedirectResponse(f"{host}/.vdi/enter?ticket={ticket}&next={_quoted_next(request)}", 302)
+        return RedirectResponse(
+            f"{host}/.vdi/enter?ticket={ticket}&next={_quoted_next(request)}", 302
+        )
 
     async def issue_ticket(self, user: User, session: VDISession, state: str) -> str:
         """A ticket into this session for a user whose rights in it were just checked."""
         ticket = secrets.token_urlsafe(32)
-        content = Ticket(session.metadata.uid, user.email, sorted(user.groups), user.login_id, state)
-        await self.context.shared.put(_key(ticket), msgspec.json.encode(content).decode(), TICKET_SECONDS)
+        content = Ticket(
+            session.metadata.uid, user.email, sorted(user.groups), user.login_id, state
+        )
+        await self.context.shared.put(
+            _key(ticket), msgspec.json.encode(content).decode(), TICKET_SECONDS
+        )
         return ticket
 
     async def enter(self, request: Request) -> Response:
@@ -134,12 +154,17 @@ class TicketHandoff:
         next_path = local_path(request.query_params.get("next"))
         ticket = await self._take_ticket(request)
         if ticket is None:
-            # The back button, or a page that was loaded twice: a user who is already in just goes on.
+            # The back button, or a page that was loaded twice: a user who is already in just goes
+            # on.
             if await self.authorizer.admit_request(request) is not None:
                 return RedirectResponse(next_path, 302, OURS)
-            return self._page(request, "This link was already used, or it has expired", _AGAIN, 403, next_path)
+            return self._page(
+                request, "This link was already used, or it has expired", _AGAIN, 403, next_path
+            )
         if not hmac.compare_digest(hash_of(_cookies(request).get(STATE_COOKIE, "")), ticket.state):
-            return self._page(request, "This link was created for another browser", _AGAIN, 403, next_path)
+            return self._page(
+                request, "This link was created for another browser", _AGAIN, 403, next_path
+            )
         if session is None or session.metadata.uid != ticket.session_uid:
             return self._page(request, "This link is for another desktop", _AGAIN, 403, next_path)
         if not await self.logins.touch(ticket.login_id):
@@ -153,9 +178,15 @@ class TicketHandoff:
         if session is not None:
             grant = await self.authorizer.grant_of(session, request.headers.get("cookie", ""))
             if grant is not None:
-                await self.revoker.end(session_uid=grant.session_uid, login_id=grant.login_id, reason="left")
+                await self.revoker.end(
+                    session_uid=grant.session_uid, login_id=grant.login_id, reason="left"
+                )
         response = RedirectResponse(f"{self.context.settings.portal_url}/", 303, OURS)
-        for name in (DESKTOP_COOKIE, GRANT_COOKIE, STATE_COOKIE):  # not LAST_COOKIE: see _clear_former_session
+        for name in (
+            DESKTOP_COOKIE,
+            GRANT_COOKIE,
+            STATE_COOKIE,
+        ):  # not LAST_COOKIE: see _clear_former_session
             drop_cookie(response, name)
         return response
 
@@ -173,10 +204,14 @@ class TicketHandoff:
         text = await self.context.shared.pop(_key(ticket))
         return msgspec.json.decode(text, type=Ticket) if text is not None else None
 
-    async def _let_in(self, request: Request, session: VDISession, ticket: Ticket, next_path: str) -> Response:
+    async def _let_in(
+        self, request: Request, session: VDISession, ticket: Ticket, next_path: str
+    ) -> Response:
         role = role_in(session, ticket.user, self.context.clock())
         if role is None or Action.OPEN not in ACTIONS[role]:
-            return self._page(request, "This desktop is no longer shared with you", _AGAIN, 403, next_path)
+            return self._page(
+                request, "This desktop is no longer shared with you", _AGAIN, 403, next_path
+            )
         user = User(ticket.user, login_id=ticket.login_id)
         try:
             await find_to_act(self.context, user, Action.OPEN, session.metadata.name)
@@ -194,23 +229,34 @@ class TicketHandoff:
             grant, handle = made
             self.tables.touch(session.metadata.uid)
             log.info("%s entered session %s as %s", grant.user, session.metadata.name, role)
-        # The redirect with which the edge would respond to a request for that page, one step sooner.
+        # The redirect with which the edge would respond to a request for that page, one step
+        # sooner.
         template = self.context.cluster.template(session.spec.template)
-        where = find_first_page(session, template, grant_id=grant.id, uri=next_path, now=self.context.clock())
+        where = find_first_page(
+            session, template, grant_id=grant.id, uri=next_path, now=self.context.clock()
+        )
         response = RedirectResponse(where or next_path, 302, OURS)
         if handle:
-            set_cookie(response, GRANT_COOKIE, handle, int(self.context.settings.login_max.total_seconds()))
+            set_cookie(
+                response, GRANT_COOKIE, handle, int(self.context.settings.login_max.total_seconds())
+            )
         self.authorizer.send_token(response, grant)
         self._clear_former_session(request, response, session)
         return response
 
-    def _clear_former_session(self, request: Request, response: Response, session: VDISession) -> None:
-        """Clear what another session at this host has left in the browser: service workers, cached scripts, storage."""
-        # A browser without the cookie counts as having been in another session: pages of other hosts can push the
-        # cookie out, and pages of the former session can change it, but they do not know the uid of the next session.
+    def _clear_former_session(
+        self, request: Request, response: Response, session: VDISession
+    ) -> None:
+        """Clear what another session at this host has left in the browser: service workers, cached
+        scripts, storage.
+        """
+        # A browser without the cookie counts as having been in another session: pages of other
+        # hosts can push the cookie out, and pages of the former session can change it, but they do
+        # not know the uid of the next session.
         entered = hash_of(session.metadata.uid)
         if _cookies(request).get(LAST_COOKIE) != entered:
-            # Not "cookies": browsers forget those of the whole domain, the login at the portal among them.
+            # Not "cookies": browsers forget those of the whole domain, the login at the portal
+            # among them.
             response.headers["Clear-Site-Data"] = '"cache", "storage"'
         set_cookie(response, LAST_COOKIE, entered, LAST_SECONDS)
 
@@ -218,9 +264,17 @@ class TicketHandoff:
         return self._page(request, "Your sign-in has ended", _AGAIN, 403, next_path)
 
     def _page(
-        self, request: Request, title: str, message: str, status: int, again: str = "", start: str = ""
+        self,
+        request: Request,
+        title: str,
+        message: str,
+        status: int,
+        again: str = "",
+        start: str = "",
     ) -> Response:
-        """A refusal for people. `again`: path of the button on this host; `start`: template of a new desktop."""
+        """A refusal for people. `again`: path of the button on this host; `start`: template of a
+        new desktop.
+        """
         shown = {"title": title, "message": message, "again": again, "start": start}
         response = Renderer(self.context.settings).render(
             request, "door.html", status=status, now=self.context.clock(), **shown

@@ -1,8 +1,9 @@
 """Posts of Selkies' token tables: who may be connected to a desktop, and as what.
 
-A table is posted when access to a session changes, when its desktop has just become ready, and at each WebSocket
-handshake. It replaces the one before: Selkies disconnects everyone who is not in it. One post per session at a time. A
-post that fails is repeated for as long as the session should run, since somebody's picture may have to end with it.
+A table is posted when access to a session changes, when its desktop has just become ready, and at
+each WebSocket handshake. It replaces the one before: Selkies disconnects everyone who is not in it.
+One post per session at a time. A post that fails is repeated for as long as the session should run,
+since somebody's picture may have to end with it.
 """
 
 import asyncio
@@ -29,13 +30,14 @@ from vdi.session.streaming import takes_tokens
 log = logging.getLogger(__name__)
 
 ANSWER_SECONDS = 3.0
-# After this time without a response from the database, the grants in this replica's memory are posted.
+# After this time without a response from the database, the grants in this replica's memory are
+# posted.
 DATABASE_SECONDS = 1.0
 CLOSING_SECONDS = 1.0
 # Seconds between tries; the last one is repeated.
 PAUSES = (0.2, 0.5, 1.0, 2.0, 5.0)
-# A desktop that has been Running for so long without taking a table counts as one that takes none. A table is usually
-# taken within a second of the start, and each of PAUSES has passed by then.
+# A desktop that has been Running for so long without taking a table counts as one that takes none.
+# A table is usually taken within a second of the start, and each of PAUSES has passed by then.
 REFUSED_AFTER = timedelta(seconds=10)
 
 
@@ -45,7 +47,9 @@ class PostError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class _Taken:
-    """The last table that a desktop has confirmed to this replica; `number` is that of the request for it."""
+    """The last table that a desktop has confirmed to this replica; `number` is that of the request
+    for it.
+    """
 
     number: int
     desktop: tuple[str, ...]
@@ -62,11 +66,12 @@ class TokenTablePublisher:
     active: ActiveGrants
     revocations: Revocations
     address: Callable[[VDISession], str] | None = None
-    # By session uid, from the request for a table until it is taken: the task, and the number of the last request.
+    # By session uid, from the request for a table until it is taken: the task, and the number of
+    # the last request.
     _tasks: dict[str, asyncio.Task[None]] = field(default_factory=dict, init=False)
     _asked: dict[str, int] = field(default_factory=dict, init=False)
-    # By session uid, for as long as the session exists: the last table, and a desktop that is Running but has not
-    # taken its table, with the time since when.
+    # By session uid, for as long as the session exists: the last table, and a desktop that is
+    # Running but has not taken its table, with the time since when.
     _taken: dict[str, _Taken] = field(default_factory=dict, init=False)
     _failing: dict[str, tuple[tuple[str, ...], datetime]] = field(default_factory=dict, init=False)
     _count: int = field(default=0, init=False)
@@ -79,11 +84,15 @@ class TokenTablePublisher:
         self._count += 1
         self._asked[uid] = self._count
         if uid not in self._tasks:
-            self._tasks[uid] = asyncio.get_running_loop().create_task(self._work(uid), name=f"token table of {uid}")
+            self._tasks[uid] = asyncio.get_running_loop().create_task(
+                self._work(uid), name=f"token table of {uid}"
+            )
         self._tell()
 
     async def posted(self, uid: str, seconds: float) -> frozenset[str]:
-        """Post the table and wait at most so long for the desktop to take it; returns the ids of the grants in it."""
+        """Post the table and wait at most so long for the desktop to take it; returns the ids of
+        the grants in it.
+        """
         self.touch(uid)
         number = self._asked[uid]
         with suppress(TimeoutError):
@@ -93,12 +102,18 @@ class TokenTablePublisher:
         return self._taken[uid].grants if self._is_answered(uid, number) else frozenset()
 
     def has_taken(self, session: VDISession, grant_id: str) -> bool:
-        """Whether this desktop, not its predecessor, has confirmed a table with this grant to this replica."""
+        """Whether this desktop, not its predecessor, has confirmed a table with this grant to this
+        replica.
+        """
         taken = self._taken.get(session.metadata.uid)
-        return taken is not None and taken.desktop == desktop_of(session) and grant_id in taken.grants
+        return (
+            taken is not None and taken.desktop == desktop_of(session) and grant_id in taken.grants
+        )
 
     def is_refused(self, session: VDISession) -> bool:
-        """Whether this desktop has taken no table for so long that its viewers should read why they see nothing."""
+        """Whether this desktop has taken no table for so long that its viewers should read why they
+        see nothing.
+        """
         desktop, since = self._failing.get(session.metadata.uid, ((), self.context.clock()))
         return desktop == desktop_of(session) and self.context.clock() - since >= REFUSED_AFTER
 
@@ -125,7 +140,9 @@ class TokenTablePublisher:
         try:
             tries = 0
             while (
-                not self._closing and (session := self.context.cluster.by_uid(uid)) is not None and self._wants(session)
+                not self._closing
+                and (session := self.context.cluster.by_uid(uid)) is not None
+                and self._wants(session)
             ):
                 number = self._asked[uid]
                 try:
@@ -134,7 +151,12 @@ class TokenTablePublisher:
                     self._note_failure(session)
                     late = tries >= len(PAUSES) and session.status.phase == Phase.RUNNING
                     level = logging.WARNING if late and tries % 60 == len(PAUSES) else logging.DEBUG
-                    log.log(level, "session %s has not taken its token table: %s", session.metadata.name, error)
+                    log.log(
+                        level,
+                        "session %s has not taken its token table: %s",
+                        session.metadata.name,
+                        error,
+                    )
                     await self._pause(uid, PAUSES[min(tries, len(PAUSES) - 1)])
                     tries += 1
                     continue
@@ -156,7 +178,9 @@ class TokenTablePublisher:
             self._failing[uid] = desktop, self.context.clock()
 
     def _wants(self, session: VDISession) -> bool:
-        """Whether there is, or may soon be, a desktop that takes a table; a desktop being suspended shows a picture."""
+        """Whether there is, or may soon be, a desktop that takes a table; a desktop being suspended
+        shows a picture.
+        """
         template = self.context.cluster.template(session.spec.template)
         runs = session.status.phase in (Phase.CREATING, Phase.RUNNING)
         return runs and (template is None or takes_tokens(template.spec))
@@ -169,7 +193,9 @@ class TokenTablePublisher:
         return desktop_url(session, template.spec.port if template else 8080)
 
     async def _pause(self, uid: str, seconds: float) -> None:
-        """Wait between two tries. A new request for the table ends the wait: there may be a new desktop by then."""
+        """Wait between two tries. A new request for the table ends the wait: there may be a new
+        desktop by then.
+        """
         number = self._asked[uid]
         with suppress(TimeoutError):
             async with asyncio.timeout(seconds):
@@ -181,24 +207,31 @@ class TokenTablePublisher:
         self._news = asyncio.Event()
 
     async def _post(self, session: VDISession) -> frozenset[str]:
-        """Try once; returns the ids of the grants that the desktop has confirmed. Raises PostError."""
+        """Try once; returns the ids of the grants that the desktop has confirmed. Raises
+        PostError.
+        """
         try:
             master = (await self.key.tokens(session)).password
         except DesktopKeyError as error:
             raise PostError(str(error)) from error
         grants = await self.holding(session)
-        table = token_table(master, grants) | ({} if refuse_picture(session) else direct_table(master))
+        table = token_table(master, grants) | (
+            {} if refuse_picture(session) else direct_table(master)
+        )
         url, headers = (
             f"{self.selkies_url(session)}/api/tokens",
             {"Authorization": f"Bearer {master}"},
         )
         try:
-            # A client for each post. A pool that all posts share looks through all of its connections at each step of
-            # each post: when many desktops do not respond, that takes the whole core from the users who come in.
-            # No proxy of the environment and no redirects: a desktop's response is untrusted input.
+            # A client for each post. A pool that all posts share looks through all of its
+            # connections at each step of each post: when many desktops do not respond, that takes
+            # the whole core from the users who come in. No proxy of the environment and no
+            # redirects: a desktop's response is untrusted input.
             async with (
                 asyncio.timeout(ANSWER_SECONDS),
-                open_client(url, seconds=ANSWER_SECONDS, tls=NO_AUTHORITIES, use_proxy=False) as http,
+                open_client(
+                    url, seconds=ANSWER_SECONDS, tls=NO_AUTHORITIES, use_proxy=False
+                ) as http,
                 http.stream("POST", url, json=table, headers=headers) as answer,
             ):
                 status = answer.status
@@ -211,7 +244,8 @@ class TokenTablePublisher:
         return frozenset(grant.id for grant in grants)
 
     async def holding(self, session: VDISession) -> list[Grant]:
-        """The grants that hold now, from the database of all replicas, or from memory where it does not respond.
+        """The grants that hold now, from the database of all replicas, or from memory where it does
+        not respond.
 
         None while no one may see the desktop.
         """

@@ -5,14 +5,15 @@ A token is a signed JWT that says for some minutes who may enter which desktop:
     iss  the portal's URL          aud  the session's uid         sub  the user        role
     gid  the id of its grant       lid  the login of that grant   iat, nbf, exp        jti
 
-One algorithm, whatever a header says. Reading checks signature and shape and caches the result. Whether the token holds
-now and for this host is checked each time. The keys (Ed25519) are in one Secret that all replicas share, and a new one
-is made every day:
+One algorithm, whatever a header says. Reading checks signature and shape and caches the result.
+Whether the token holds now and for this host is checked each time. The keys (Ed25519) are in one
+Secret that all replicas share, and a new one is made every day:
 
     made        +LEAD: signs              a day later: the next one is made    its successor signs, +KEPT: removed
     |-- published --|------------------------------|------- LEAD -------|------------ KEPT -----------|
 
-Every replica reads the Secret each minute, so it knows a key long before another replica signs with it.
+Every replica reads the Secret each minute, so it knows a key long before another replica signs with
+it.
 """
 
 import base64
@@ -64,7 +65,14 @@ class StoredKey(msgspec.Struct, frozen=True):
         return OKPKey.import_key({**self.public_jwk(), "d": self.private})
 
     def public_jwk(self) -> dict[str, str]:
-        return {"kty": "OKP", "crv": "Ed25519", "x": self.public, "kid": self.kid, "use": "sig", "alg": ALGORITHM}
+        return {
+            "kty": "OKP",
+            "crv": "Ed25519",
+            "x": self.public,
+            "kid": self.kid,
+            "use": "sig",
+            "alg": ALGORITHM,
+        }
 
 
 def make_key(now: datetime) -> StoredKey:
@@ -74,13 +82,19 @@ def make_key(now: datetime) -> StoredKey:
 
 
 def signing_key(keys: Sequence[StoredKey], now: datetime) -> StoredKey:
-    """The newest key that every replica knows; before there is one, the oldest. `keys` is sorted and not empty."""
+    """The newest key that every replica knows; before there is one, the oldest. `keys` is sorted
+    and not empty.
+    """
     known = [key for key in keys if key.made + KEY_LEAD <= now]
     return known[-1] if known else keys[0]
 
 
-def renewed(keys: Sequence[StoredKey], now: datetime, make: Callable[[datetime], StoredKey]) -> list[StoredKey]:
-    """The desired keys: without those that no token needs any longer, with a new one when it is time."""
+def renewed(
+    keys: Sequence[StoredKey], now: datetime, make: Callable[[datetime], StoredKey]
+) -> list[StoredKey]:
+    """The desired keys: without those that no token needs any longer, with a new one when it is
+    time.
+    """
     kept = sorted(keys, key=lambda key: key.made)
     while len(kept) > 1 and kept[1].made + KEY_LEAD + KEY_KEPT <= now:
         kept.pop(0)
@@ -95,7 +109,9 @@ class _Secret(msgspec.Struct, rename="camel"):
 
 
 class KeyRing:
-    """The current keys. `refresh` runs at the start, every minute, and when a token names an unknown key."""
+    """The current keys. `refresh` runs at the start, every minute, and when a token names an
+    unknown key.
+    """
 
     def __init__(self, client: Client, settings: Settings, clock: Callable[[], datetime]) -> None:
         self._client = client
@@ -104,7 +120,8 @@ class KeyRing:
         self._clock = clock
         self._keys: list[StoredKey] = []
         self._jwks: dict[str, OKPKey] = {}
-        # Another one whenever the keys have changed: what was verified with those of before is verified again.
+        # Another one whenever the keys have changed: what was verified with those of before is
+        # verified again.
         self.generation = 0
         # Why the keys are not as they should be; empty: they are.
         self.trouble = "not read yet"
@@ -125,7 +142,9 @@ class KeyRing:
         return {"keys": [key.public_jwk() for key in self._keys]}
 
     async def refresh(self) -> None:
-        """Read the Secret, and write the next key into it when it is time. `trouble` has the reason of a failure."""
+        """Read the Secret, and write the next key into it when it is time. `trouble` has the reason
+        of a failure.
+        """
         before = self.trouble
         try:
             await self._refresh()
@@ -143,9 +162,14 @@ class KeyRing:
     async def _refresh(self) -> None:
         for _ in range(_TRIES):
             try:
-                secret = await self._client.get(SECRETS, self._name, namespace=self._namespace, into=_Secret)
+                secret = await self._client.get(
+                    SECRETS, self._name, namespace=self._namespace, into=_Secret
+                )
             except NotFound:
-                self.trouble = f"the Secret {self._namespace}/{self._name} does not exist; the chart creates it, empty"
+                self.trouble = (
+                    f"the Secret {self._namespace}/{self._name} does not exist; the chart creates"
+                    " it, empty"
+                )
                 return
             there = _decode(secret.data.get(SECRET_KEY, ""))
             desired = renewed(there, self._clock(), make_key)
@@ -159,7 +183,9 @@ class KeyRing:
         data = {SECRET_KEY: base64.b64encode(msgspec.json.encode(keys)).decode()}
         patch = {"metadata": {"resourceVersion": secret.metadata["resourceVersion"]}, "data": data}
         try:
-            await self._client.patch(SECRETS, self._name, patch, namespace=self._namespace, into=msgspec.Raw)
+            await self._client.patch(
+                SECRETS, self._name, patch, namespace=self._namespace, into=msgspec.Raw
+            )
         except Conflict:
             return False
         return True
@@ -192,7 +218,9 @@ class Claims(msgspec.Struct, frozen=True):
 
 
 class TokenError(Exception):
-    """Raised for a text that is no token of this gateway; the sentence shows nothing of the text."""
+    """Raised for a text that is no token of this gateway; the sentence shows nothing of the
+    text.
+    """
 
 
 class UnknownKeyError(TokenError):
@@ -202,13 +230,16 @@ class UnknownKeyError(TokenError):
 class Tokens:
     """Makes and reads desktop tokens."""
 
-    def __init__(self, ring: KeyRing, issuer: str, seconds: int, clock: Callable[[], datetime]) -> None:
+    def __init__(
+        self, ring: KeyRing, issuer: str, seconds: int, clock: Callable[[], datetime]
+    ) -> None:
         self._ring = ring
         self._issuer = issuer
         self._seconds = seconds
         self._clock = clock
-        # Errors are not cached, so a flood of forgeries evicts no good token. The generation of the keys is part of the
-        # cache's key: a token signed with a stolen key may last for years, and must end when that key is removed.
+        # Errors are not cached, so a flood of forgeries evicts no good token. The generation of the
+        # keys is part of the cache's key: a token signed with a stolen key may last for years, and
+        # must end when that key is removed.
         self._remembered = lru_cache(REMEMBERED)(self._read)
 
     def mint(self, grant: Grant) -> str:
@@ -231,7 +262,9 @@ class Tokens:
         return jwt.encode(header, msgspec.to_builtins(claims), key, algorithms=[ALGORITHM])
 
     def read(self, token: str) -> Claims:
-        """The claims of a token of this gateway, whether its time is over or not. Raises TokenError."""
+        """The claims of a token of this gateway, whether its time is over or not. Raises
+        TokenError.
+        """
         return self._remembered(token, self._ring.generation)
 
     def holds(self, claims: Claims, now: float) -> bool:
@@ -262,7 +295,9 @@ class Tokens:
 
 
 class _Header(msgspec.Struct, forbid_unknown_fields=True):
-    """The one header that is accepted: none may bring its own key, algorithm, key address or critical extension."""
+    """The one header that is accepted: none may bring its own key, algorithm, key address or
+    critical extension.
+    """
 
     alg: Literal["Ed25519"]
     kid: str

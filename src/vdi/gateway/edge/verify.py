@@ -1,4 +1,5 @@
-"""`/edge/verify`: Traefik's forwardAuth, before each request to a desktop and each WebSocket handshake.
+"""`/edge/verify`: Traefik's forwardAuth, before each request to a desktop and each WebSocket
+handshake.
 
 200            allowed: with the desktop's own credentials in place of the browser's, and a new token when one is due
 302            a browser's page load: to the login, the waiting page, the test of the transport, or Selkies' page
@@ -46,9 +47,11 @@ from vdi.session.streaming import refuse_view_only, takes_tokens
 
 log = logging.getLogger(__name__)
 
-# A handshake waits for so long until the desktop knows its grant: Selkies closes a connection with an unknown token.
+# A handshake waits for so long until the desktop knows its grant: Selkies closes a connection with
+# an unknown token.
 HANDSHAKE_SECONDS = 1.5
-# Here Selkies takes the token from the page's first message, knows no subprotocol, and logs those that are offered.
+# Here Selkies takes the token from the page's first message, knows no subprotocol, and logs those
+# that are offered.
 SIGNALLING = "/api/webrtc/"
 LONGEST_URI = 16384
 # A Secret with basic-auth credentials that has changed may be used as it was for so long.
@@ -56,14 +59,17 @@ KEPT_SECONDS = 60.0
 _MARK = (MARK.lower().encode(), b"1")
 _TEXT = (b"content-type", b"text/plain; charset=utf-8")
 _FRESH = (b"cache-control", b"no-store")
-_TRANSPORT = tuple((name.lower().encode(), value.encode()) for name, value in TRANSPORT_HEADERS.items())
+_TRANSPORT = tuple(
+    (name.lower().encode(), value.encode()) for name, value in TRANSPORT_HEADERS.items()
+)
 _NO_SERVICE_WORKERS = (
-    "Service workers are not allowed on this desktop, because they would stay in the browser after the desktop has "
-    "ended. If its image needs them, an administrator sets spec.serviceWorkers: true in the template."
+    "Service workers are not allowed on this desktop, because they would stay in the browser after"
+    " the desktop has ended. If its image needs them, an administrator sets spec.serviceWorkers:"
+    " true in the template."
 )
 _NOT_CONFIRMED = (
-    "View only is not possible now: the desktop has not confirmed that it restricts you to viewing. Its page says why "
-    "when that does not change."
+    "View only is not possible now: the desktop has not confirmed that it restricts you to viewing."
+    " Its page says why when that does not change."
 )
 # Connections of one page that are compared: four gaps of the same length are no chance.
 _KEPT = 5
@@ -84,7 +90,9 @@ class _Secret(msgspec.Struct):
 
 
 class BasicAuth:
-    """Authorization headers for images with basic auth, from the Secrets that templates name. `clock`: monotonic."""
+    """Authorization headers for images with basic auth, from the Secrets that templates name.
+    `clock`: monotonic.
+    """
 
     def __init__(self, client: Client, clock: Callable[[], float]) -> None:
         self._client = client
@@ -92,7 +100,9 @@ class BasicAuth:
         self._known: dict[tuple[str, str], tuple[float, bytes]] = {}
 
     async def get(self, namespace: str, name: str) -> bytes:
-        """The header's value; the last one while the Secret cannot be read. Raises BasicAuthError without one."""
+        """The header's value; the last one while the Secret cannot be read. Raises BasicAuthError
+        without one.
+        """
         known = self._known.get((namespace, name))
         if known and self._clock() - known[0] < KEPT_SECONDS:
             return known[1]
@@ -100,11 +110,17 @@ class BasicAuth:
             secret = await self._client.get(SECRETS, name, namespace=namespace, into=_Secret)
             username, password = read_basic_auth(secret.data)
         except NotFound as error:
-            raise BasicAuthError(f"the Secret {name!r} does not exist in namespace {namespace}") from error
+            raise BasicAuthError(
+                f"the Secret {name!r} does not exist in namespace {namespace}"
+            ) from error
         except KubeError as error:
             if known:
                 return known[1]
-            todo = "; list it in the chart's gateway.basicAuthSecrets" if isinstance(error, Forbidden) else ""
+            todo = (
+                "; list it in the chart's gateway.basicAuthSecrets"
+                if isinstance(error, Forbidden)
+                else ""
+            )
             raise BasicAuthError(f"the Secret {name!r} cannot be read: {error}{todo}") from error
         except ValueError as error:
             raise BasicAuthError(f"the Secret {name!r} {error}") from error
@@ -114,10 +130,11 @@ class BasicAuth:
 
 
 class DisconnectDetector:
-    """Detects WebSockets that a proxy in front of Traefik cuts again and again at the same age. Times are monotonic.
+    """Detects WebSockets that a proxy in front of Traefik cuts again and again at the same age.
+    Times are monotonic.
 
-    The gateway sees no byte of a desktop, but each new connection asks it first, and a page whose connection was cut
-    opens the next one at once.
+    The gateway sees no byte of a desktop, but each new connection asks it first, and a page whose
+    connection was cut opens the next one at once.
     """
 
     def __init__(self) -> None:
@@ -147,7 +164,9 @@ class DisconnectDetector:
 
 @dataclass(frozen=True, slots=True)
 class ForwardAuthResponse:
-    """The response to Traefik. `outcome`, for the metrics: allowed, renewed, sent (elsewhere) or refused."""
+    """The response to Traefik. `outcome`, for the metrics: allowed, renewed, sent (elsewhere) or
+    refused.
+    """
 
     status: int
     outcome: str
@@ -157,7 +176,9 @@ class ForwardAuthResponse:
 
 @dataclass(frozen=True, slots=True)
 class ForwardAuthRequest:
-    """The browser's request, as Traefik describes it. `protocols`: WebSocket subprotocols that it offers."""
+    """The browser's request, as Traefik describes it. `protocols`: WebSocket subprotocols that it
+    offers.
+    """
 
     origin: str
     method: str
@@ -207,7 +228,10 @@ class Verify:
         label = self.authorizer.hosts.label(headers.get(b"x-forwarded-host", b"").decode("latin-1"))
         uri = headers.get(b"x-forwarded-uri", b"").decode("latin-1")
         if label is None or not uri.startswith("/") or len(uri) > LONGEST_URI:
-            return _refused(400, "This request cannot be processed: it is not for the host or a path of a desktop.")
+            return _refused(
+                400,
+                "This request cannot be processed: it is not for the host or a path of a desktop.",
+            )
         method = headers.get(b"x-forwarded-method", b"").decode("latin-1")
         request = ForwardAuthRequest(
             origin=self.context.settings.url(self.context.settings.host(label)),
@@ -250,12 +274,20 @@ class Verify:
         serves_web = template is not None and template.spec.protocol is Protocol.WEB
         if not serves_web and not may_request(claims.role, request.method, request.path):
             return _refused(403, f"The role {claims.role} does not allow this on the desktop.")
-        renewed = [desktop_cookie(admitted.token, self.context.settings.token_seconds)] if admitted.token else []
+        renewed = (
+            [desktop_cookie(admitted.token, self.context.settings.token_seconds)]
+            if admitted.token
+            else []
+        )
         if request.navigation and (
-            where := find_first_page(session, template, grant_id=claims.gid, uri=request.uri, now=self.context.clock())
+            where := find_first_page(
+                session, template, grant_id=claims.gid, uri=request.uri, now=self.context.clock()
+            )
         ):
             return self._sent(request, where, renewed)
-        if why := "This desktop is suspended." if session.spec.suspended else refuse_picture(session):
+        if why := (
+            "This desktop is suspended." if session.spec.suspended else refuse_picture(session)
+        ):
             return _later(why)
         cookies = that_fit(without_ours(request.cookies))
         passed = [*renewed, *([(b"cookie", cookies.encode("latin-1"))] if cookies else [])]
@@ -271,8 +303,13 @@ class Verify:
             return ForwardAuthResponse(200, outcome, passed)
         if not await self._is_confirmed(request, session, claims):
             if request.navigation:
-                return self._sent(request, f"/.vdi/wait?next={quoted(page_of(request.uri))}", renewed)
-            log.info("session %s: a viewer was refused: the desktop has not confirmed them", session.metadata.name)
+                return self._sent(
+                    request, f"/.vdi/wait?next={quoted(page_of(request.uri))}", renewed
+                )
+            log.info(
+                "session %s: a viewer was refused: the desktop has not confirmed them",
+                session.metadata.name,
+            )
             return _later(_NOT_CONFIRMED)
         try:
             master = (await self.key.tokens(session)).password
@@ -282,24 +319,30 @@ class Verify:
         token = grant_token(master, claims.gid)
         passed.append((b"authorization", f"Bearer {token}".encode()))
         if request.handshake:
-            self.disconnects.opened(session.metadata.name, claims.gid, request.path, time.monotonic())
+            self.disconnects.opened(
+                session.metadata.name, claims.gid, request.path, time.monotonic()
+            )
             if not request.path.startswith(SIGNALLING):
                 passed.append((b"sec-websocket-protocol", subprotocols(token).encode()))
         return ForwardAuthResponse(200, outcome, passed)
 
     async def _basic_auth_header(self, session: VDISession, template: VDITemplate) -> Headers:
-        """The credentials of an image that requests basic auth: no browser ever has them. Raises BasicAuthError."""
+        """The credentials of an image that requests basic auth: no browser ever has them. Raises
+        BasicAuthError.
+        """
         secret = template.spec.basic_auth_secret
         if secret is None:
             return ()
         return ((b"authorization", await self.logins.get(session.metadata.namespace, secret.name)),)
 
-    async def _is_confirmed(self, request: ForwardAuthRequest, session: VDISession, claims: Claims) -> bool:
+    async def _is_confirmed(
+        self, request: ForwardAuthRequest, session: VDISession, claims: Claims
+    ) -> bool:
         """Whether the desktop's token table lets this request pass."""
-        # Only the desktop restricts viewers to the picture, and only after it has taken a table that names them: until
-        # then nothing of theirs passes. Owners and collaborators may do everything anyway. A handshake of theirs waits
-        # for the table, with which their connection can be closed later, and passes without it: an image that takes no
-        # table works for them.
+        # Only the desktop restricts viewers to the picture, and only after it has taken a table
+        # that names them: until then nothing of theirs passes. Owners and collaborators may do
+        # everything anyway. A handshake of theirs waits for the table, with which their connection
+        # can be closed later, and passes without it: an image that takes no table works for them.
         is_viewer = claims.role not in FULL_CONTROL
         if not request.handshake and (not is_viewer or self.tables.has_taken(session, claims.gid)):
             return True
@@ -309,7 +352,9 @@ class Verify:
     def _way_in(self, request: ForwardAuthRequest) -> ForwardAuthResponse:
         if request.navigation:
             return self._sent(request, f"/.vdi/start?next={quoted(page_of(request.uri))}", ())
-        return _refused(401, "You have not opened this desktop, or you no longer have access to it.")
+        return _refused(
+            401, "You have not opened this desktop, or you no longer have access to it."
+        )
 
     def _sent(self, request: ForwardAuthRequest, where: str, more: Headers) -> ForwardAuthResponse:
         # Absolute: Traefik would resolve a path against this listener's own address.

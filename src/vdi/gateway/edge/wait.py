@@ -1,7 +1,9 @@
-"""The waiting page on a desktop's own host: while the desktop starts, is queued or suspended, or has failed.
+"""The waiting page on a desktop's own host: while the desktop starts, is queued or suspended, or
+has failed.
 
-The page is live (server-sent events) and opens the desktop by itself. Without scripts it reloads itself. A person who
-opens the address of a suspended desktop by hand resumes it, if their role allows it; a page that reloads does not.
+The page is live (server-sent events) and opens the desktop by itself. Without scripts it reloads
+itself. A person who opens the address of a suspended desktop by hand resumes it, if their role
+allows it; a page that reloads does not.
 """
 
 from collections.abc import AsyncIterator
@@ -22,7 +24,14 @@ from vdi.gateway.cluster_cache import Subscriptions, session_topic
 from vdi.gateway.component import GatewayContext
 from vdi.gateway.denied import ActionDenied
 from vdi.gateway.edge.authorizer import Admitted, Authorizer
-from vdi.gateway.edge.headers import OURS, RELOAD_COOKIE, is_by_hand, is_navigation, local_path, quoted
+from vdi.gateway.edge.headers import (
+    OURS,
+    RELOAD_COOKIE,
+    is_by_hand,
+    is_navigation,
+    local_path,
+    quoted,
+)
 from vdi.gateway.edge.selkies import opened, page_of, streams_webrtc
 from vdi.gateway.edge.ticket_handoff import TicketHandoff
 from vdi.gateway.edge.token_tables import TokenTablePublisher
@@ -39,7 +48,8 @@ from vdi.session.queueing.messages import place_in_line
 from vdi.session.recording import recording_note, refuse_picture
 from vdi.session.streaming import health_path, refuse_view_only, takes_tokens
 
-# The script of `/.vdi/open` is in the page itself: its Content-Security-Policy names the script by its hash.
+# The script of `/.vdi/open` is in the page itself: its Content-Security-Policy names the script by
+# its hash.
 OPEN_SCRIPT = (Path(__file__).parent / "static" / "open.js").read_text()
 _CONFIRMATION_SECONDS = 1.0
 # Steps of a start by condition, in the order in which a start passes them.
@@ -80,16 +90,20 @@ class Stage:
     # Whether the portal offers this user something to do about it.
     manage: bool = False
     failure: Failure | None = None
-    # The portal's page that restarts the desktop; empty: there is none to restart, or this user may not.
+    # The portal's page that restarts the desktop; empty: there is none to restart, or this user may
+    # not.
     restart: str = ""
 
 
 GONE = Stage("gone", "This desktop has ended", "It no longer exists.")
-AGAIN = Stage("again", "One moment", "Your connection to this desktop has ended. Looking for another one.")
+AGAIN = Stage(
+    "again", "One moment", "Your connection to this desktop has ended. Looking for another one."
+)
 
 
 def describe(session: VDISession | None, role: Role | None, denied: str = "") -> Stage:
-    """The stage of a session for a user with this role; None: their grant has ended, and there may be another one.
+    """The stage of a session for a user with this role; None: their grant has ended, and there may
+    be another one.
 
     `denied`: why they get no picture of a running desktop; empty: they get it.
     """
@@ -98,7 +112,9 @@ def describe(session: VDISession | None, role: Role | None, denied: str = "") ->
     if role is None:
         return AGAIN
     status, mine = session.status, role is Role.OWNER
-    if session.metadata.deletion_timestamp or (status.phase == Phase.TERMINATING and not session.spec.suspended):
+    if session.metadata.deletion_timestamp or (
+        status.phase == Phase.TERMINATING and not session.spec.suspended
+    ):
         return Stage("ending", "This desktop is ending", status.message)
     if session.spec.suspended:
         return _suspended(session, role)
@@ -115,7 +131,9 @@ def describe(session: VDISession | None, role: Role | None, denied: str = "") ->
         may = status.phase != Phase.PENDING and Action.RESTART in ACTIONS[role]
         restart = f"/desktops/{session.metadata.name}/restart" if may else ""
         message = failure.what or queue_message(session)
-        return Stage("failed", failure.title, message, gpu=gpu, manage=mine, failure=failure, restart=restart)
+        return Stage(
+            "failed", failure.title, message, gpu=gpu, manage=mine, failure=failure, restart=restart
+        )
     if status.queue is not None:
         place = status.queue.position
         return Stage(
@@ -128,7 +146,9 @@ def describe(session: VDISession | None, role: Role | None, denied: str = "") ->
             earliest=status.queue.earliest_slot,
             manage=mine,
         )
-    return Stage("starting", "Starting", status.message or "The desktop is about to start.", _steps(session))
+    return Stage(
+        "starting", "Starting", status.message or "The desktop is about to start.", _steps(session)
+    )
 
 
 def _suspended(session: VDISession, role: Role) -> Stage:
@@ -177,14 +197,17 @@ class WaitingPage:
         return await self._serve(request, local_path(request.query_params.get("next")))
 
     async def opening(self, request: Request) -> Response:
-        """`/.vdi/open`, sent here by the edge: asks a desktop that has just become ready whether it responds."""
+        """`/.vdi/open`, sent here by the edge: asks a desktop that has just become ready whether it
+        responds.
+        """
         next_path = local_path(request.query_params.get("next"))
         waits = f"/.vdi/wait?next={quoted(next_path)}"
         admitted = await self.authorizer.admit_request(request)
         if admitted is None or self._stage(admitted.session, admitted).key != "opening":
             return RedirectResponse(waits, 302, OURS)
         self._request_table(admitted.session, admitted)
-        # A page of one file: a browser would load style, font and scripts of the waiting page before the desktop's own.
+        # A page of one file: a browser would load style, font and scripts of the waiting page
+        # before the desktop's own.
         response = self._renderer.render(
             request,
             "open.html",
@@ -194,7 +217,9 @@ class WaitingPage:
             **self._way_in(admitted.session, next_path),
         )
         response.headers.update(OURS)
-        response.headers["Content-Security-Policy"] = content_security_policy(self.context.settings, OPEN_SCRIPT)
+        response.headers["Content-Security-Policy"] = content_security_policy(
+            self.context.settings, OPEN_SCRIPT
+        )
         self.authorizer.renew_cookie(response, admitted.token)
         return response
 
@@ -211,12 +236,18 @@ class WaitingPage:
         if admitted is None:
             return PlainTextResponse("You have not opened this desktop.\n", 401, OURS)
         try:
-            return self._streams.response(self.context, admitted.claims.sub, self._stages(request, admitted), OURS)
+            return self._streams.response(
+                self.context, admitted.claims.sub, self._stages(request, admitted), OURS
+            )
         except HTTPException as error:
-            return PlainTextResponse(f"{error.detail}\n", error.status_code, {**OURS, **(error.headers or {})})
+            return PlainTextResponse(
+                f"{error.detail}\n", error.status_code, {**OURS, **(error.headers or {})}
+            )
 
     async def resume(self, request: Request) -> Response:
-        """`/.vdi/resume`: the buttons: resume the session, or let a waiting one start with fewer GPUs (`gpu`)."""
+        """`/.vdi/resume`: the buttons: resume the session, or let a waiting one start with fewer
+        GPUs (`gpu`).
+        """
         self.handoff.check_own_page(request)
         admitted = await self.authorizer.admit_request(request)
         if admitted is None:
@@ -235,7 +266,9 @@ class WaitingPage:
         if admitted is None:
             return PlainTextResponse("You have not opened this desktop.\n", 401, OURS)
         if not navigation:  # a request of a desktop's page that is still open
-            return PlainTextResponse("The desktop is not available now.\n", 503, {**OURS, "Retry-After": "2"})
+            return PlainTextResponse(
+                "The desktop is not available now.\n", 503, {**OURS, "Retry-After": "2"}
+            )
         why = ""
         cookies = cookies_in(request.headers.get("cookie", ""))
         if (
@@ -249,7 +282,9 @@ class WaitingPage:
             drop_cookie(response, RELOAD_COOKIE)
         return response
 
-    def _show(self, request: Request, admitted: Admitted, next_path: str, why: str, status: int) -> Response:
+    def _show(
+        self, request: Request, admitted: Admitted, next_path: str, why: str, status: int
+    ) -> Response:
         session = self.context.cluster.by_uid(admitted.session.metadata.uid)
         self._request_table(session, admitted)
         stage = self._stage(session, admitted)
@@ -275,7 +310,9 @@ class WaitingPage:
         user = User(email=grant.user, groups=grant.groups, login_id=grant.login_id)
         try:
             name = admitted.session.metadata.name
-            await (self.actions.resize(user, name, gpu=gpu) if gpu else self.actions.resume(user, name))
+            await (
+                self.actions.resize(user, name, gpu=gpu) if gpu else self.actions.resume(user, name)
+            )
         except ActionDenied as error:
             return error.sentence
         return ""
@@ -295,15 +332,23 @@ class WaitingPage:
                         name: self._renderer.fill(request, f"wait_{name}.html", **shown)
                         for name in ("summary", "steps")
                     }
-                    yield sse_event(msgspec.json.encode({"stage": stage.key, **fragments}).decode(), event="stage")
+                    yield sse_event(
+                        msgspec.json.encode({"stage": stage.key, **fragments}).decode(),
+                        event="stage",
+                    )
                     before = stage
                 if stage in (GONE, AGAIN):
                     return
-                # Nothing in the cluster changes when a desktop takes a token table, so a viewer's stream looks itself.
-                await subscription.wait(None if admitted.claims.role in FULL_CONTROL else _CONFIRMATION_SECONDS)
+                # Nothing in the cluster changes when a desktop takes a token table, so a viewer's
+                # stream looks itself.
+                await subscription.wait(
+                    None if admitted.claims.role in FULL_CONTROL else _CONFIRMATION_SECONDS
+                )
 
     def _request_table(self, session: VDISession | None, admitted: Admitted) -> None:
-        """Have the token table posted to a desktop that has not confirmed this viewer to this replica."""
+        """Have the token table posted to a desktop that has not confirmed this viewer to this
+        replica.
+        """
         if (
             session is not None
             and admitted.claims.role not in FULL_CONTROL
@@ -327,8 +372,9 @@ class WaitingPage:
         if not self.tables.is_refused(session):
             return ""
         return (
-            "View only is not possible: this desktop does not confirm that it restricts you to viewing. Ask "
-            f"{session.spec.user} to share it with full control, or to restart it. It opens here once it confirms."
+            "View only is not possible: this desktop does not confirm that it restricts you to"
+            f" viewing. Ask {session.spec.user} to share it with full control, or to restart it. It"
+            " opens here once it confirms."
         )
 
     def _way_in(self, session: VDISession, next_path: str) -> dict[str, Any]:
@@ -338,14 +384,23 @@ class WaitingPage:
             opens = next_path
         else:
             opens = opened(next_path, with_token=template is None or takes_tokens(template.spec))
-        return {"health": health_path(template.spec) if template else DEFAULT_HEALTH_PATH, "opens": opens}
+        return {
+            "health": health_path(template.spec) if template else DEFAULT_HEALTH_PATH,
+            "opens": opens,
+        }
 
-    def _shown(self, name: str, session: VDISession | None, stage: Stage, next_path: str) -> dict[str, Any]:
+    def _shown(
+        self, name: str, session: VDISession | None, stage: Stage, next_path: str
+    ) -> dict[str, Any]:
         template = self.context.cluster.template(session.spec.template) if session else None
         return {
             "name": name,
             "stage": stage,
-            "files_note": files_note(session, template) if session and stage.key in ("queued", "starting") else "",
+            "files_note": (
+                files_note(session, template)
+                if session and stage.key in ("queued", "starting")
+                else ""
+            ),
             "recording_note": recording_note(template),
             "now": self.context.clock(),
             "resume": f"/.vdi/resume?next={quoted(next_path)}",

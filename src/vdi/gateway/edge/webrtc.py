@@ -1,9 +1,11 @@
-"""Pages of a desktop that streams over WebRTC: the test of the network (`/.vdi/transport`), and TURN credentials.
+"""Pages of a desktop that streams over WebRTC: the test of the network (`/.vdi/transport`), and
+TURN credentials.
 
-Selkies' own page shows nothing for a minute when the browser cannot reach the TURN server. So a page of the gateway
-asks for a relay first; without one it switches the desktop to WebSocket and says so. It also gives Selkies' page the
-grant's token, which over WebRTC must come from the page itself. `GET /api/turn` is answered here and not in the pod, so
-the secret of the TURN server stays with the gateway. Design: docs/design/edge.md#turn.
+Selkies' own page shows nothing for a minute when the browser cannot reach the TURN server. So a
+page of the gateway asks for a relay first; without one it switches the desktop to WebSocket and
+says so. It also gives Selkies' page the grant's token, which over WebRTC must come from the page
+itself. `GET /api/turn` is answered here and not in the pod, so the secret of the TURN server stays
+with the gateway. Design: docs/design/edge.md#turn.
 """
 
 import logging
@@ -50,7 +52,9 @@ class TransportPage:
         navigation = is_navigation(request.method, headers)
         origin = self.authorizer.hosts.origin_of(request)
         if not navigation or is_foreign(TRANSPORT_PATH, headers, origin, navigation=navigation):
-            return PlainTextResponse("This page is for a browser on the desktop's own host.\n", 403, OURS)
+            return PlainTextResponse(
+                "This page is for a browser on the desktop's own host.\n", 403, OURS
+            )
         next_path = local_path(request.query_params.get("next"))
         admitted = await self.authorizer.admit_request(request)
         if admitted is None:
@@ -80,10 +84,18 @@ class TransportPage:
         return response
 
 
-def ice_servers(urls: Sequence[str], secret: str, user: str, expires: datetime) -> list[dict[str, Any]]:
-    """Servers of the page's connection: those for STUN first, then those for TURN, as Selkies' page expects."""
+def ice_servers(
+    urls: Sequence[str], secret: str, user: str, expires: datetime
+) -> list[dict[str, Any]]:
+    """Servers of the page's connection: those for STUN first, then those for TURN, as Selkies' page
+    expects.
+    """
     name, password = make_turn_credentials(secret, user, expires)
-    stun = dict.fromkeys(url.partition("?")[0].replace("turn:", "stun:", 1) for url in urls if url.startswith("turn:"))
+    stun = dict.fromkeys(
+        url.partition("?")[0].replace("turn:", "stun:", 1)
+        for url in urls
+        if url.startswith("turn:")
+    )
     return [{"urls": [*stun]}, {"urls": [*urls], "username": name, "credential": password}]
 
 
@@ -110,14 +122,20 @@ class TurnPage:
             if not secret:
                 return PlainTextResponse("The TURN server's secret is not known.\n", 503)
             user = admitted.session.metadata.uid
-            servers = ice_servers(self.context.settings.turn_urls, secret, user, self.context.clock() + ttl)
-        response = JSONResponse({"lifetimeDuration": f"{int(ttl.total_seconds())}s", "iceServers": servers})
+            servers = ice_servers(
+                self.context.settings.turn_urls, secret, user, self.context.clock() + ttl
+            )
+        response = JSONResponse(
+            {"lifetimeDuration": f"{int(ttl.total_seconds())}s", "iceServers": servers}
+        )
         self.authorizer.renew_cookie(response, admitted.token)
         return response
 
 
 def read_secret(path: Path | None) -> str:
-    """The secret in the file; empty, with a line in the log, if it cannot be used. Read again for each request."""
+    """The secret in the file; empty, with a line in the log, if it cannot be used. Read again for
+    each request.
+    """
     try:
         text = path.read_text().strip() if path else ""
     except (OSError, UnicodeDecodeError) as error:

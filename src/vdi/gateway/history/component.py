@@ -1,4 +1,5 @@
-"""History as a component of the gateway: what portal, REST API and limits read, and the writers in the background.
+"""History as a component of the gateway: what portal, REST API and limits read, and the writers in
+the background.
 
 Reading raises DatabaseUnavailableError. A caller that can do without the answer goes on.
 """
@@ -46,11 +47,18 @@ class History(Component):
     def __init__(self, context: GatewayContext) -> None:
         settings, client, clock = context.settings, context.client, context.clock
         self._database = context.database
-        self.recorder = Recorder(database=context.database, cluster=context.cluster, client=client, clock=clock)
-        self._retention = Retention(
-            database=context.database, recorder=self.recorder, kept=timedelta(days=settings.retention_days), clock=clock
+        self.recorder = Recorder(
+            database=context.database, cluster=context.cluster, client=client, clock=clock
         )
-        reviewer = TokenReviewer(client, settings.operator_account, "the operator", "reports a session's end")
+        self._retention = Retention(
+            database=context.database,
+            recorder=self.recorder,
+            kept=timedelta(days=settings.retention_days),
+            clock=clock,
+        )
+        reviewer = TokenReviewer(
+            client, settings.operator_account, "the operator", "reports a session's end"
+        )
         self._ends = EndReports(self.recorder, reviewer, settings.namespaces)
         context.metrics.recorder_lag.set_function(lambda: self.recorder.lag)
         self.export = partial(export, context.database)
@@ -60,7 +68,9 @@ class History(Component):
         return (Route("/internal/ended", self._ends.answer, methods=["POST"]),)
 
     async def run(self) -> None:
-        """Record and clean up. Both wait for a database that is down, which does not end the process."""
+        """Record and clean up. Both wait for a database that is down, which does not end the
+        process.
+        """
         async with asyncio.TaskGroup() as group:
             group.create_task(self.recorder.run(), name="history")
             group.create_task(self._retention.run(), name="retention of the history")
@@ -70,7 +80,9 @@ class History(Component):
         month = Month.of(now)
         found = [row.run for row in await self._runs_within(month, user)]
         hours = sum(seconds_within(run, month, now) for run in found) / HOUR_SECONDS
-        gpu_hours = sum(seconds_within(run, month, now) * (run.gpus or 0) for run in found) / HOUR_SECONDS
+        gpu_hours = (
+            sum(seconds_within(run, month, now) * (run.gpus or 0) for run in found) / HOUR_SECONDS
+        )
         return MonthUse(hours, gpu_hours, month.end)
 
     async def usage(self, month: Month, now: datetime, user: str | None = None) -> UsageReport:
@@ -83,7 +95,9 @@ class History(Component):
         query = (
             select(runs, sessions.c.owner, sessions.c.template)
             .join(sessions, sessions.c.uid == runs.c.uid)
-            .where(runs.c.start < month.end, or_(runs.c.ended.is_(None), runs.c.ended > month.begin))
+            .where(
+                runs.c.start < month.end, or_(runs.c.ended.is_(None), runs.c.ended > month.begin)
+            )
         )
         if user is not None:
             query = query.where(sessions.c.owner == normal_user(user))
@@ -103,7 +117,9 @@ class History(Component):
 
         `before`: creation and uid of the last session on the page before.
         """
-        query = select(sessions).order_by(sessions.c.created.desc(), sessions.c.uid.desc()).limit(limit)
+        query = (
+            select(sessions).order_by(sessions.c.created.desc(), sessions.c.uid.desc()).limit(limit)
+        )
         if user is not None:
             query = query.where(sessions.c.owner == normal_user(user))
         if name is not None:
@@ -114,13 +130,17 @@ class History(Component):
 
     async def session(self, uid: str) -> SessionHistory | None:
         """One session with its runs."""
-        return next(iter(await self._with_runs(select(sessions).where(sessions.c.uid == uid))), None)
+        return next(
+            iter(await self._with_runs(select(sessions).where(sessions.c.uid == uid))), None
+        )
 
     async def _with_runs(self, query: Select[Any]) -> list[SessionHistory]:
         async with self._database.connect() as connection:
             found = [read_row(row, SessionRow) for row in await connection.execute(query)]
             of_these = runs.c.uid.in_([session.uid for session in found])
             by_uid: dict[str, list[RunRow]] = {}
-            for row in await connection.execute(select(runs).where(of_these).order_by(runs.c.start)):
+            for row in await connection.execute(
+                select(runs).where(of_these).order_by(runs.c.start)
+            ):
                 by_uid.setdefault(row.uid, []).append(read_row(row, RunRow))
         return [SessionHistory(session, tuple(by_uid.get(session.uid, ()))) for session in found]

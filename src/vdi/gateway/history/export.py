@@ -1,4 +1,5 @@
-"""History, audit and usage as CSV or JSON lines, streamed: a table of any length costs the memory of one page.
+"""History, audit and usage as CSV or JSON lines, streamed: a table of any length costs the memory
+of one page.
 
 Each page is a query of its own, by key, so a slow export holds no transaction
 open and sees each row once.
@@ -44,7 +45,11 @@ class ExportFormat(StrEnum):
 
     @property
     def media_type(self) -> str:
-        return "text/csv; charset=utf-8" if self is ExportFormat.CSV else "application/jsonl; charset=utf-8"
+        return (
+            "text/csv; charset=utf-8"
+            if self is ExportFormat.CSV
+            else "application/jsonl; charset=utf-8"
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,16 +69,28 @@ def _columns_of(table: Table, row: type[msgspec.Struct]) -> dict[str, Column[Any
 
 
 _SOURCES = {
-    Dataset.SESSIONS: _Source(_columns_of(sessions, SessionFacts), sessions, (_S.created, _S.uid), _S.owner),
+    Dataset.SESSIONS: _Source(
+        _columns_of(sessions, SessionFacts), sessions, (_S.created, _S.uid), _S.owner
+    ),
     Dataset.RUNS: _Source(
-        {"uid": _R.uid, "name": _S.name, "user": _S.owner, "template": _S.template, **_columns_of(runs, PastRun)},
+        {
+            "uid": _R.uid,
+            "name": _S.name,
+            "user": _S.owner,
+            "template": _S.template,
+            **_columns_of(runs, PastRun),
+        },
         runs.join(sessions),
         (_R.start, _R.uid),
         _S.owner,
     ),
     Dataset.AUDIT: _Source(_columns_of(audit, AuditRow), audit, (_A.at, _A.id), _A.actor),
     Dataset.TRANSFERS: _Source(
-        _columns_of(audit, AuditRow), audit, (_A.at, _A.id), _A.target_owner, _A.action.in_(TRANSFERS)
+        _columns_of(audit, AuditRow),
+        audit,
+        (_A.at, _A.id),
+        _A.target_owner,
+        _A.action.in_(TRANSFERS),
     ),
 }
 
@@ -87,12 +104,16 @@ async def export(
     until: datetime | None = None,
     user: str | None = None,
 ) -> AsyncIterator[bytes]:
-    """Rows, oldest first, in pieces: sessions by creation, runs by start, others by time; `until` is exclusive.
+    """Rows, oldest first, in pieces: sessions by creation, runs by start, others by time; `until`
+    is exclusive.
 
     Raises DatabaseUnavailableError, also half-way.
     """
     source = _SOURCES[what]
-    at, query = source.key[0], select(*source.columns.values(), *source.key).select_from(source.tables)
+    at, query = (
+        source.key[0],
+        select(*source.columns.values(), *source.key).select_from(source.tables),
+    )
     if source.only is not None:
         query = query.where(source.only)
     if since is not None:
@@ -121,7 +142,9 @@ def export_usage(report: UsageReport, form: ExportFormat, by: By = By.USER) -> b
     """A month's usage as a file."""
     names = Usage.__struct_encode_fields__
     columns = [str(by) if name == "name" else name for name in names]
-    rows = [dict(zip(columns, msgspec.structs.astuple(row), strict=True)) for row in report.rows(by)]
+    rows = [
+        dict(zip(columns, msgspec.structs.astuple(row), strict=True)) for row in report.rows(by)
+    ]
     return (_as_csv([columns]) if form is ExportFormat.CSV else b"") + _as_text(rows, form)
 
 
@@ -136,7 +159,9 @@ def _as_text(rows: Sequence[Mapping[str, Any]], form: ExportFormat) -> bytes:
 
 
 def _as_csv(rows: Sequence[Sequence[Any]]) -> bytes:
-    """Lines of CSV (RFC 4180, UTF-8). A text that a spreadsheet would run as a formula gets a `'` in front."""
+    """Lines of CSV (RFC 4180, UTF-8). A text that a spreadsheet would run as a formula gets a `'`
+    in front.
+    """
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\r\n")
     writer.writerows([_cell(value) for value in row] for row in rows)

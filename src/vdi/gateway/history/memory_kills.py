@@ -1,4 +1,6 @@
-"""Kills for want of memory in the audit: what the operator's condition `OutOfMemory` says of a session, once each."""
+"""Kills for want of memory in the audit: what the operator's condition `OutOfMemory` says of a
+session, once each.
+"""
 
 import asyncio
 import logging
@@ -22,7 +24,9 @@ ROUND_SECONDS = 10.0
 
 @dataclass(eq=False, kw_only=True)
 class MemoryKills(Component):
-    """Writes each kill that a session says. Replicas write the same: the database keeps each once."""
+    """Writes each kill that a session says. Replicas write the same: the database keeps each
+    once.
+    """
 
     context: GatewayContext
     audit: Audit
@@ -34,7 +38,9 @@ class MemoryKills(Component):
             try:
                 await self.record()
             except (DatabaseUnavailableError, SQLAlchemyError) as error:
-                log.warning("kills for want of memory are not in the audit yet: %s", type(error).__name__)
+                log.warning(
+                    "kills for want of memory are not in the audit yet: %s", type(error).__name__
+                )
             await asyncio.sleep(ROUND_SECONDS)
 
     async def record(self) -> None:
@@ -45,7 +51,9 @@ class MemoryKills(Component):
                 detail = {"reason": condition.reason, "message": condition.message}
                 act = act_on(session, "vdi-operator", OUT_OF_MEMORY_ACT, detail)
                 # The message has the time of the kill.
-                key = sha256(f"{session.metadata.uid} {condition.message}".encode()).hexdigest()[:32]
+                key = sha256(f"{session.metadata.uid} {condition.message}".encode()).hexdigest()[
+                    :32
+                ]
                 shown[key] = act, self.context.clock()
         new = {key: shown[key] for key in shown.keys() - self._written}
         if new:

@@ -1,7 +1,9 @@
-"""Writers of history: the recorder of watched sessions, the operator's end reports, and the deletion of old rows.
+"""Writers of history: the recorder of watched sessions, the operator's end reports, and the
+deletion of old rows.
 
-Run by the component `History`. Every replica records the same sessions; the revision of a session's row decides which
-write counts, and the others find it done. While the database is down the recorder keeps the changes and retries.
+Run by the component `History`. Every replica records the same sessions; the revision of a session's
+row decides which write counts, and the others find it done. While the database is down the recorder
+keeps the changes and retries.
 """
 
 import asyncio
@@ -34,8 +36,8 @@ from vdi.kube.transport import Client
 log = logging.getLogger(__name__)
 
 WRITE_BATCH = 200  # sessions in one transaction
-# While the database is down, changes are kept in memory: so many states of one session, of so many sessions. When there
-# are more, the oldest are dropped.
+# While the database is down, changes are kept in memory: so many states of one session, of so many
+# sessions. When there are more, the oldest are dropped.
 MAX_STATES, MAX_SESSIONS = 32, 50_000
 FIRST_RETRY_SECONDS, MAX_RETRY_SECONDS = 0.5, 30.0
 _END_TRIES = 5  # to write an end while other replicas write the same session
@@ -60,8 +62,12 @@ class Recorder:
     trouble: str = field(default="", init=False)
     # States that were written, or were found to be written already.
     written: int = field(default=0, init=False)
-    _unwritten: dict[str, list[SessionSnapshot]] = field(default_factory=dict, init=False)  # by uid, oldest first
-    _last: dict[str, SessionSnapshot] = field(default_factory=dict, init=False)  # of the sessions that exist, by uid
+    _unwritten: dict[str, list[SessionSnapshot]] = field(
+        default_factory=dict, init=False
+    )  # by uid, oldest first
+    _last: dict[str, SessionSnapshot] = field(
+        default_factory=dict, init=False
+    )  # of the sessions that exist, by uid
     # Uids of existing sessions that were reported, and are not again.
     _unreadable: set[str] = field(default_factory=set, init=False)
     _news: asyncio.Event = field(default_factory=asyncio.Event, init=False)
@@ -98,8 +104,13 @@ class Recorder:
                 await self._news.wait()
 
     async def record_end(self, session: VDISession) -> None:
-        """Write that this session ends; it is written when this returns. Raises DatabaseUnavailableError."""
-        seen, uid = read_snapshot(session, self.cluster.template(session.spec.template)), session.metadata.uid
+        """Write that this session ends; it is written when this returns. Raises
+        DatabaseUnavailableError.
+        """
+        seen, uid = (
+            read_snapshot(session, self.cluster.template(session.spec.template)),
+            session.metadata.uid,
+        )
         batch = {uid: [*self._unwritten.pop(uid, []), seen]}
         for _ in range(_END_TRIES):
             batch = await self._write_or_put_back(batch)
@@ -111,7 +122,8 @@ class Recorder:
     async def close_lost(self) -> None:
         """Close the rows of sessions that ended while no gateway was running.
 
-        A session that may not be read does not hold up the others. Raises DatabaseUnavailableError, KubeError.
+        A session that may not be read does not hold up the others. Raises DatabaseUnavailableError,
+        KubeError.
         """
         after = ""
         failure: Forbidden | None = None
@@ -135,10 +147,13 @@ class Recorder:
             raise failure
 
     async def _is_gone(self, namespace: str, name: str, uid: str) -> bool:
-        # The row may be newer than our watch: another replica has written it. So the API server decides.
-        # A namespace that was removed from the release cannot be read, and no operator watches it any longer.
+        # The row may be newer than our watch: another replica has written it. So the API server
+        # decides. A namespace that was removed from the release cannot be read, and no operator
+        # watches it any longer.
         try:
-            return (await self.client.get(SESSIONS, name, namespace=namespace, into=VDISession)).metadata.uid != uid
+            return (
+                await self.client.get(SESSIONS, name, namespace=namespace, into=VDISession)
+            ).metadata.uid != uid
         except NotFound:
             return True
         except Forbidden:
@@ -167,7 +182,12 @@ class Recorder:
             seen = read_snapshot(session, self.cluster.template(session.spec.template), gone=gone)
         except ValueError as error:
             if meta.uid not in self._unreadable:
-                log.error("history of %s/%s: this state cannot be read: %s", meta.namespace, meta.name, error)
+                log.error(
+                    "history of %s/%s: this state cannot be read: %s",
+                    meta.namespace,
+                    meta.name,
+                    error,
+                )
             (self._unreadable.discard if gone else self._unreadable.add)(meta.uid)
             return
         self._unreadable.discard(meta.uid)
@@ -187,7 +207,11 @@ class Recorder:
         while len(self._unwritten) > MAX_SESSIONS:
             dropped = next(iter(self._unwritten))
             del self._unwritten[dropped]
-            log.error("history: too much is unwritten; what happened to the session with uid %s is dropped", dropped)
+            log.error(
+                "history: too much is unwritten; what happened to the session with uid %s is"
+                " dropped",
+                dropped,
+            )
 
     def _put_back(self, batch: Mapping[str, Sequence[SessionSnapshot]]) -> None:
         for uid, states in batch.items():
@@ -203,7 +227,9 @@ class Recorder:
             self._put_back(await self._write_or_put_back(batch))
         except SQLAlchemyError:
             # One state that the database does not take must not hold up all others.
-            log.exception("history: %d sessions cannot be written together; one at a time then", len(batch))
+            log.exception(
+                "history: %d sessions cannot be written together; one at a time then", len(batch)
+            )
             for uid in batch:
                 if states := self._unwritten.pop(uid, []):
                     await self._write_one(uid, states)
@@ -212,27 +238,41 @@ class Recorder:
         try:
             self._put_back(await self._write({uid: states}))
         except SQLAlchemyError:
-            log.exception("history: what happened to the session with uid %s cannot be written, and is lost", uid)
+            log.exception(
+                "history: what happened to the session with uid %s cannot be written, and is lost",
+                uid,
+            )
         except BaseException:
             self._put_back({uid: states})
             raise
 
-    async def _write_or_put_back(self, batch: dict[str, list[SessionSnapshot]]) -> dict[str, list[SessionSnapshot]]:
-        """`_write`; whatever it fails with, nothing of the batch is lost, also if the process is stopping."""
+    async def _write_or_put_back(
+        self, batch: dict[str, list[SessionSnapshot]]
+    ) -> dict[str, list[SessionSnapshot]]:
+        """`_write`; whatever it fails with, nothing of the batch is lost, also if the process is
+        stopping.
+        """
         try:
             return await self._write(batch)
         except BaseException:
             self._put_back(batch)
             raise
 
-    async def _write(self, batch: dict[str, list[SessionSnapshot]]) -> dict[str, list[SessionSnapshot]]:
-        """Write in one transaction; returns the sessions that another replica has written first, to be tried again."""
+    async def _write(
+        self, batch: dict[str, list[SessionSnapshot]]
+    ) -> dict[str, list[SessionSnapshot]]:
+        """Write in one transaction; returns the sessions that another replica has written first, to
+        be tried again.
+        """
         ending = [uid for uid, states in batch.items() if states[-1].gone or states[-1].deleted]
         async with self.database.begin() as connection:
             known = await load(connection, list(batch))
             who = await enders(connection, ending) if ending else {}
             now = self.clock()
-            folded = {uid: fold(known.get(uid), states, now, who.get(uid, "")) for uid, states in batch.items()}
+            folded = {
+                uid: fold(known.get(uid), states, now, who.get(uid, ""))
+                for uid, states in batch.items()
+            }
             news = {uid: one for uid, one in folded.items() if one.news}
             rows = [derived.record.session for derived in news.values()]
             runs = [run for derived in news.values() for run in derived.runs]
@@ -257,7 +297,9 @@ class Retention:
     async def run(self) -> None:
         """One round at once, then one an hour, until cancelled."""
         while True:
-            done = [await self._try("closing records of deleted sessions", self.recorder.close_lost)]
+            done = [
+                await self._try("closing records of deleted sessions", self.recorder.close_lost)
+            ]
             done.append(await self._try("deleting old records", self.drop_old))
             await asyncio.sleep(ROUND_SECONDS if all(done) else RETRY_SECONDS)
 
@@ -272,11 +314,18 @@ class Retention:
         return True
 
     async def drop_old(self) -> tuple[int, int]:
-        """Delete old rows; returns how many sessions and rows of the audit. Raises DatabaseUnavailableError."""
+        """Delete old rows; returns how many sessions and rows of the audit. Raises
+        DatabaseUnavailableError.
+        """
         before = self.clock() - self.kept
-        gone = await self._in_batches(before, drop_ended), await self._in_batches(before, drop_audit)
+        gone = (
+            await self._in_batches(before, drop_ended),
+            await self._in_batches(before, drop_audit),
+        )
         if any(gone):
-            log.info("dropped %d sessions and %d rows of the audit from before %s", *gone, before.date())
+            log.info(
+                "dropped %d sessions and %d rows of the audit from before %s", *gone, before.date()
+            )
         return gone
 
     async def _in_batches(
@@ -296,8 +345,8 @@ class Retention:
 class EndReports:
     """Takes the operator's reports: `POST /internal/ended`, sent before it lets a session go.
 
-    The operator proves who it is with a token of its ServiceAccount for this audience. 204: the end is written. 503: it
-    is not, and may be sent again.
+    The operator proves who it is with a token of its ServiceAccount for this audience. 204: the end
+    is written. 503: it is not, and may be sent again.
     """
 
     recorder: Recorder
@@ -331,4 +380,6 @@ class EndReports:
             allowed = " and ".join(map(repr, self.namespaces))
             raise ValueError(f"metadata.namespace is {meta.namespace!r}; allowed: {allowed}")
         if not meta.deletion_timestamp:
-            raise ValueError(f"metadata.deletionTimestamp is empty: this {API_VERSION} VDISession is not ending")
+            raise ValueError(
+                f"metadata.deletionTimestamp is empty: this {API_VERSION} VDISession is not ending"
+            )

@@ -1,8 +1,10 @@
-"""Rules of history: a session object becomes a snapshot, and snapshots change the rows of its session and its runs.
+"""Rules of history: a session object becomes a snapshot, and snapshots change the rows of its
+session and its runs.
 
-Called by the recorder. Pure, level-triggered and safe to repeat: a snapshot is the whole truth of its moment, so missed
-and repeated snapshots do no harm. A snapshot that is older than the rows changes nothing, and a session that has ended
-stays ended. An end that no one saw gets the reason `unknown`.
+Called by the recorder. Pure, level-triggered and safe to repeat: a snapshot is the whole truth of
+its moment, so missed and repeated snapshots do no harm. A snapshot that is older than the rows
+changes nothing, and a session that has ended stays ended. An end that no one saw gets the reason
+`unknown`.
 """
 
 from collections.abc import Mapping, Sequence
@@ -20,7 +22,8 @@ from vdi.gateway.store.history import EndReason, Record, RunRow, SessionRow
 from vdi.session.conditions import ADMITTED, QUEUE_REASONS, READY, Reason
 from vdi.session.users import normal_user
 
-# Reason of the condition Ready -> end reason, for what the operator ends by itself. None: history calls it suspended.
+# Reason of the condition Ready -> end reason, for what the operator ends by itself. None: history
+# calls it suspended.
 END_REASONS: Mapping[str, EndReason | None] = {
     Reason.TIMED_OUT: EndReason.TIMEOUT,
     Reason.IDLE_TOO_LONG: EndReason.IDLE,
@@ -46,7 +49,9 @@ class Stop:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SessionSnapshot:
-    """Part of a session's state that history records. Two that are equal tell the same: the version does not count."""
+    """Part of a session's state that history records. Two that are equal tell the same: the version
+    does not count.
+    """
 
     # The row of a session that was just created.
     session: SessionRow
@@ -65,11 +70,17 @@ class SessionSnapshot:
     gone: bool = False
 
 
-def read_snapshot(session: VDISession, template: VDITemplate | None, *, gone: bool = False) -> SessionSnapshot:
-    """Read one state. Raises ValueError where a time cannot be parsed: the operator did not write it."""
+def read_snapshot(
+    session: VDISession, template: VDITemplate | None, *, gone: bool = False
+) -> SessionSnapshot:
+    """Read one state. Raises ValueError where a time cannot be parsed: the operator did not write
+    it.
+    """
     meta = session.metadata
     deleted = _parse_optional(meta.deletion_timestamp)
-    admitted, ready = (find_condition(session.status.conditions, kind) for kind in (ADMITTED, READY))
+    admitted, ready = (
+        find_condition(session.status.conditions, kind) for kind in (ADMITTED, READY)
+    )
     run = _read_run(session, template) if session.status.start_time else None
     over = deleted is not None or gone
     return SessionSnapshot(
@@ -93,7 +104,8 @@ def read_snapshot(session: VDISession, template: VDITemplate | None, *, gone: bo
 
 def _read_run(session: VDISession, template: VDITemplate | None) -> RunRow:
     status, graphics = session.status, session.status.graphics
-    # Another revision of the template may request another number of GPUs than the desktop was started with.
+    # Another revision of the template may request another number of GPUs than the desktop was
+    # started with.
     is_same = template is not None and status.template_revision == str(template.metadata.generation)
     size = size_of(template, session) if template is not None and is_same else {}
     return RunRow(
@@ -110,12 +122,16 @@ def _read_run(session: VDISession, template: VDITemplate | None) -> RunRow:
 
 
 def _read_stop(session: VDISession, admitted: Condition | None, ready: Condition | None) -> Stop:
-    # The operator changes Admitted when a run is suspended, so its transition is the end of the run. It counts a
-    # failure before it gives a desktop up, so `failures` is the cause.
+    # The operator changes Admitted when a run is suspended, so its transition is the end of the
+    # run. It counts a failure before it gives a desktop up, so `failures` is the cause.
     status, failures = session.status, session.status.failures
     if status.phase == Phase.SUSPENDED:
         by_itself = END_REASONS.get(ready.reason) if ready else None
-        at = admitted.last_transition_time if admitted and admitted.reason == Reason.SUSPENDED else ""
+        at = (
+            admitted.last_transition_time
+            if admitted and admitted.reason == Reason.SUSPENDED
+            else ""
+        )
         return Stop(reason=by_itself or EndReason.SUSPENDED, at=_parse_optional(at))
     if failures is not None and failures.time:
         detail = _detail(f"{failures.reason}: {failures.message}")
@@ -132,7 +148,9 @@ def _queued_since(admitted: Condition | None) -> datetime | None:
 
 
 def _detail(text: str) -> str:
-    return text.replace("\0", "")[:MAX_DETAIL_CHARACTERS]  # PostgreSQL's texts cannot hold a zero byte
+    return text.replace("\0", "")[
+        :MAX_DETAIL_CHARACTERS
+    ]  # PostgreSQL's texts cannot hold a zero byte
 
 
 def _parse_optional(text: str | None) -> datetime | None:
@@ -149,7 +167,9 @@ class Derived:
     news: bool = False
 
 
-def fold(old: Record | None, states: Sequence[SessionSnapshot], now: datetime, ended_by: str = "") -> Derived:
+def fold(
+    old: Record | None, states: Sequence[SessionSnapshot], now: datetime, ended_by: str = ""
+) -> Derived:
     """Derive from several snapshots, one after the other; `states` is not empty."""
     derived = derive(old, states[0], now, ended_by)
     runs, news = {run.start: run for run in derived.runs}, derived.news
@@ -161,10 +181,13 @@ def fold(old: Record | None, states: Sequence[SessionSnapshot], now: datetime, e
 
 
 def derive(old: Record | None, seen: SessionSnapshot, now: datetime, ended_by: str = "") -> Derived:
-    """The rows after this snapshot. `ended_by`: who has asked the gateway to end the session, if anyone."""
+    """The rows after this snapshot. `ended_by`: who has asked the gateway to end the session, if
+    anyone.
+    """
     record = old or Record(seen.session)
     is_stale = seen.version < record.session.seen
-    # A stale snapshot still tells that the session is gone: the watch brings its end with the last state that it had.
+    # A stale snapshot still tells that the session is gone: the watch brings its end with the last
+    # state that it had.
     if record.session.ended or (is_stale and not seen.gone):
         return Derived(record)
     runs: list[RunRow] = []
@@ -187,7 +210,9 @@ def lose(old: Record, now: datetime, ended_by: str = "") -> Derived:
     at = _latest_end(run, now) if run and run.ended is None else now
     reason = _by_whom(session, ended_by) if ended_by else EndReason.UNKNOWN
     session = replace(session, ended=max(at, session.created), end_reason=reason, ended_by=ended_by)
-    return _compared(old, Record(session, _close(run, reason, at) if run and run.ended is None else run), [])
+    return _compared(
+        old, Record(session, _close(run, reason, at) if run and run.ended is None else run), []
+    )
 
 
 def _compared(old: Record | None, after: Record, runs: list[RunRow]) -> Derived:
@@ -198,8 +223,12 @@ def _compared(old: Record | None, after: Record, runs: list[RunRow]) -> Derived:
     return Derived(after, tuple(runs), news=bool(runs) or not is_same)
 
 
-def _follow_run(old: Record, seen: SessionSnapshot, now: datetime, closed: list[RunRow]) -> RunRow | None:
-    """The last run as it is now. A run before it that was still open is closed and added to `closed`."""
+def _follow_run(
+    old: Record, seen: SessionSnapshot, now: datetime, closed: list[RunRow]
+) -> RunRow | None:
+    """The last run as it is now. A run before it that was still open is closed and added to
+    `closed`.
+    """
     run, current = old.run, seen.run
     if current is None:
         if run and run.ended is None and seen.stop:
@@ -213,7 +242,9 @@ def _follow_run(old: Record, seen: SessionSnapshot, now: datetime, closed: list[
     if run and run.ended is None:
         closed.append(_close(run, EndReason.UNKNOWN, min(_latest_end(run, now), current.start)))
     waited = old.session.waiting_since
-    queued = (current.start - waited).total_seconds() if waited and waited <= current.start else None
+    queued = (
+        (current.start - waited).total_seconds() if waited and waited <= current.start else None
+    )
     return _update(replace(current, queue_seconds=queued), current)
 
 
@@ -225,11 +256,15 @@ def _update(run: RunRow, current: RunRow) -> RunRow:
         known[name] = max(sizes, default=None)
     ready = known["ready"]
     startup = max(0.0, (ready - run.start).total_seconds()) if ready else None
-    return replace(run, **known, startup_seconds=startup, ended=None, end_reason=None, end_detail="")
+    return replace(
+        run, **known, startup_seconds=startup, ended=None, end_reason=None, end_detail=""
+    )
 
 
 def _stop(run: RunRow, stop: Stop, over: datetime) -> RunRow:
-    """Close a run that is over by then. A stop from before it belongs to an earlier run, and is ignored."""
+    """Close a run that is over by then. A stop from before it belongs to an earlier run, and is
+    ignored.
+    """
     at = stop.at if stop.at and stop.at >= run.start else None
     if stop.reason == EndReason.FAILED and stop.at and at is None:
         return _close(run, EndReason.UNKNOWN, _latest_end(run, over))
@@ -248,14 +283,21 @@ def _latest_end(run: RunRow, now: datetime) -> datetime:
 def _waiting_since(session: SessionRow, seen: SessionSnapshot) -> datetime | None:
     if seen.waiting_since:
         return seen.waiting_since
-    is_suspended = seen.stop is not None and seen.stop.reason not in (EndReason.UNKNOWN, EndReason.FAILED)
+    is_suspended = seen.stop is not None and seen.stop.reason not in (
+        EndReason.UNKNOWN,
+        EndReason.FAILED,
+    )
     return None if seen.run or is_suspended else session.waiting_since
 
 
-def _end_session(session: SessionRow, seen: SessionSnapshot, now: datetime, ended_by: str) -> SessionRow:
+def _end_session(
+    session: SessionRow, seen: SessionSnapshot, now: datetime, ended_by: str
+) -> SessionRow:
     reason = seen.ended_itself or _by_whom(session, ended_by)
     who = "" if seen.ended_itself else ended_by
-    return replace(session, ended=max(seen.deleted or now, session.created), end_reason=reason, ended_by=who)
+    return replace(
+        session, ended=max(seen.deleted or now, session.created), end_reason=reason, ended_by=who
+    )
 
 
 def _by_whom(session: SessionRow, ended_by: str) -> EndReason:

@@ -1,6 +1,7 @@
 """Usage by user and template in a calendar month (UTC): pure functions over runs.
 
-`History` reads the runs. The portal, the REST API and the limits on hours show or compare what is computed here.
+`History` reads the runs. The portal, the REST API and the limits on hours show or compare what is
+computed here.
 """
 
 from collections.abc import Iterable, Sequence
@@ -35,7 +36,13 @@ class Month:
     def parse(cls, text: str) -> "Month":
         """`2026-11`. Raises ValueError with what is allowed."""
         year, dash, number = text.partition("-")
-        plain = dash and len(year) == 4 and len(number) == 2 and (year + number).isdecimal() and text.isascii()
+        plain = (
+            dash
+            and len(year) == 4
+            and len(number) == 2
+            and (year + number).isdecimal()
+            and text.isascii()
+        )
         if not plain or not 1 <= int(number) <= 12 or int(year) == 0:
             raise ValueError(f"{text!r} is not a month; allowed: months such as 2026-11")
         return cls(int(year), int(number))
@@ -56,18 +63,29 @@ class Month:
 
 
 class Usage(msgspec.Struct, rename="camel", frozen=True, kw_only=True):
-    """Usage of one user or template in one month. A run that spans two months counts in both, each with its part."""
+    """Usage of one user or template in one month. A run that spans two months counts in both, each
+    with its part.
+    """
 
     name: Annotated[str, doc("E-mail address of the user, or name of the template.")]
     month: Annotated[str, doc("The month.")]
     sessions: Annotated[int, doc("Sessions that ran in this month.")]
     runs: Annotated[int, doc("Runs that started in this month.")]
     hours: Annotated[float, doc("Total running time in hours.")]
-    gpu_hours: Annotated[float, doc("Running time in hours times GPUs (or shares of one), where the number is known.")]
-    agent_hours: Annotated[float, doc("Hours in which software agents drove, of the runs that started in this month.")]
+    gpu_hours: Annotated[
+        float,
+        doc("Running time in hours times GPUs (or shares of one), where the number is known."),
+    ]
+    agent_hours: Annotated[
+        float, doc("Hours in which software agents drove, of the runs that started in this month.")
+    ]
     queued: Annotated[int, doc("Runs that had to wait for capacity.")]
-    median_queue_seconds: Annotated[float | None, doc("Median wait of those, in seconds; null if no run waited.")]
-    median_startup_seconds: Annotated[float | None, doc("Of the runs that started in this month and became ready.")]
+    median_queue_seconds: Annotated[
+        float | None, doc("Median wait of those, in seconds; null if no run waited.")
+    ]
+    median_startup_seconds: Annotated[
+        float | None, doc("Of the runs that started in this month and became ready.")
+    ]
 
 
 class By(StrEnum):

@@ -1,1 +1,3 @@
-"""Authentication of users: local passwords, an identity provider, API tokens, and the life of logins."""
+"""Authentication of users: local passwords, an identity provider, API tokens, and the life of
+logins.
+"""

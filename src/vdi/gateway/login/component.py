@@ -1,4 +1,6 @@
-"""The login as a component of the gateway: its objects, routes and background work. `app` builds one per process."""
+"""The login as a component of the gateway: its objects, routes and background work. `app` builds
+one per process.
+"""
 
 import asyncio
 import logging
@@ -33,7 +35,8 @@ class Login(Component):
         return ProbeTokens(self.services.context, self.services.logins).routes()
 
     async def follow(self) -> None:
-        """End logins whose time is over, and those of removed users, with the desktop access they gave.
+        """End logins whose time is over, and those of removed users, with the desktop access they
+        gave.
 
         Raises UsersUnavailableError and DatabaseUnavailableError.
         """
@@ -42,9 +45,14 @@ class Login(Component):
         await logins.forget_old()
         users = await self.services.local.read()
         settings = self.services.context.settings
-        gone = await logins.follow_users({user: local_identity(user, entry, settings) for user, entry in users.items()})
+        gone = await logins.follow_users(
+            {user: local_identity(user, entry, settings) for user, entry in users.items()}
+        )
         if gone:
-            log.info("%d logins have ended: their users were removed, or have another password", len(gone))
+            log.info(
+                "%d logins have ended: their users were removed, or have another password",
+                len(gone),
+            )
         await sign_out.end_grants_of(gone)
 
     async def run(self) -> None:

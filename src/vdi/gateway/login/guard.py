@@ -1,11 +1,12 @@
-"""Authentication of requests, and the check that a change comes from a page of the portal: called first by every route.
+"""Authentication of requests, and the check that a change comes from a page of the portal: called
+first by every route.
 
     user = await guard.require(request)          # pages and API: a login, or 303 to the login page, or 401
     user = await guard.require_admin(request)    # the same, and 403 for everyone else
     await guard.check_csrf(request)              # first line of every handler that changes something
 
-A refusal is a starlette HTTPException with a sentence for people. Only this module reads the login's cookie and the
-Authorization header.
+A refusal is a starlette HTTPException with a sentence for people. Only this module reads the
+login's cookie and the Authorization header.
 """
 
 from urllib.parse import quote, urlsplit
@@ -36,7 +37,8 @@ class Guard:
         self._settings = settings
 
     async def user_of(self, request: HTTPConnection) -> User | None:
-        """The user of `Authorization: Bearer vdi_...`, without that header of the login's cookie; None: no one.
+        """The user of `Authorization: Bearer vdi_...`, without that header of the login's cookie;
+        None: no one.
 
         Raises DatabaseUnavailableError.
         """
@@ -62,7 +64,9 @@ class Guard:
         return actor
 
     async def require(self, request: HTTPConnection) -> User:
-        """The user. Without a login raises HTTPException: for a page 303 to the login and back, else 401."""
+        """The user. Without a login raises HTTPException: for a page 303 to the login and back,
+        else 401.
+        """
         user = await self.user_of(request)
         if user is not None:
             return user
@@ -76,7 +80,9 @@ class Guard:
         raise HTTPException(401, _LOGGED_OUT, {"WWW-Authenticate": 'Bearer realm="vdi"'})
 
     async def require_unattended(self, request: HTTPConnection) -> User:
-        """The user with a browser's login, for requests that an open page repeats by itself; else 401."""
+        """The user with a browser's login, for requests that an open page repeats by itself; else
+        401.
+        """
         # Not a use of the login: a page that no one looks at must not keep it alive.
         user = await self._logins.person_by_cookie(cookie_of(request, LOGIN_COOKIE), in_use=False)
         if user is None:
@@ -87,24 +93,35 @@ class Guard:
         """The user, if an administrator; else 403."""
         user = await self.require(request)
         if not user.admin:
-            raise HTTPException(403, f"Only administrators can do this; {user.email} is not an administrator.")
+            raise HTTPException(
+                403, f"Only administrators can do this; {user.email} is not an administrator."
+            )
         return user
 
     async def require_browser(self, request: HTTPConnection) -> User:
-        """The user with a browser's login; 403 for an API token, which must not make or end logins and tokens."""
+        """The user with a browser's login; 403 for an API token, which must not make or end logins
+        and tokens.
+        """
         user = await self.require(request)
         if request.headers.get("authorization") is not None:
-            raise HTTPException(403, "This requires a login in the browser. An API token is not enough.")
+            raise HTTPException(
+                403, "This requires a login in the browser. An API token is not enough."
+            )
         return user
 
     def check_origin(self, request: Request) -> None:
-        """Refuse (403) what another host's page has a browser send, also a GET that leaves a row in the audit."""
-        # A bearer token is proof enough: no browser adds one by itself, as it may add a password (`Basic`).
+        """Refuse (403) what another host's page has a browser send, also a GET that leaves a row in
+        the audit.
+        """
+        # A bearer token is proof enough: no browser adds one by itself, as it may add a password
+        # (`Basic`).
         why = credentials.find_foreign_origin(request.headers, self._settings.portal_url)
         if why and not bearer(request):
             # The answer to a GET, which a cache may see, repeats nothing of its headers.
             more = "" if request.method in SAFE else f": {why}"
-            raise CrossSiteError(f"This request did not come from a page of {self._settings.portal_url}{more}.")
+            raise CrossSiteError(
+                f"This request did not come from a page of {self._settings.portal_url}{more}."
+            )
 
     async def check_csrf(self, request: Request) -> None:
         """Refuse (403) a change that no page of the portal has sent."""
@@ -113,11 +130,14 @@ class Guard:
         self.check_origin(request)
         token = request.headers.get(credentials.CSRF_HEADER, "")
         if not token and _is_form(request):
-            field = (await request.form(max_files=0, max_fields=100)).get(credentials.CSRF_FIELD, "")
+            field = (await request.form(max_files=0, max_fields=100)).get(
+                credentials.CSRF_FIELD, ""
+            )
             token = field if isinstance(field, str) else ""
         if not credentials.is_csrf_token_valid(request, token):
             raise CrossSiteError(
-                "This form is older than your last login or logout. Go back, reload the page and try again."
+                "This form is older than your last login or logout. Go back, reload the page and"
+                " try again."
             )
 
 

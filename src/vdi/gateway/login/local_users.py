@@ -1,4 +1,5 @@
-"""Local users: entries of the Secret `vdi-gateway-users` (key `users.yaml`), and their password hashes (argon2id).
+"""Local users: entries of the Secret `vdi-gateway-users` (key `users.yaml`), and their password
+hashes (argon2id).
 
     alice@example.com:
       password: $argon2id$v=19$m=32768,t=3,p=1$...
@@ -6,8 +7,8 @@
       groups: [engineering]
       admin: false
 
-The gateway reads the Secret at each login, so a change needs no restart; `vdi gateway user` edits the entries and must
-start quickly: this module imports nothing of the gateway's server.
+The gateway reads the Secret at each login, so a change needs no restart; `vdi gateway user` edits
+the entries and must start quickly: this module imports nothing of the gateway's server.
 """
 
 import asyncio
@@ -38,15 +39,17 @@ USERS_KEY = "users.yaml"
 # Longer passwords are wrong before anything is computed.
 MAX_PASSWORD_BYTES = 1024
 MIN_PASSWORD_CHARACTERS = 10
-# A hash takes 50 ms of a core and MEMORY_KIB, which a flood of logins would use: so many are computed at a time, and a
-# login that would wait behind MAX_WAITING others is refused.
+# A hash takes 50 ms of a core and MEMORY_KIB, which a flood of logins would use: so many are
+# computed at a time, and a login that would wait behind MAX_WAITING others is refused.
 MAX_HASHES = 2
 MAX_WAITING = 50
 MEMORY_KIB = 32 * 1024
 _TIME_COST = 3
 # Letters and digits that are not mistaken for each other.
 _LEGIBLE = "abcdefghjkmnpqrstuvwxyz23456789"
-_HASH = re.compile(r"\$argon2id\$v=19\$m=\d{1,8},t=\d{1,4},p=\d{1,3}\$[A-Za-z0-9+/]+\$[A-Za-z0-9+/]+")
+_HASH = re.compile(
+    r"\$argon2id\$v=19\$m=\d{1,8},t=\d{1,4},p=\d{1,3}\$[A-Za-z0-9+/]+\$[A-Za-z0-9+/]+"
+)
 _FIELDS = "allowed: password, name, groups and admin"
 
 
@@ -59,14 +62,18 @@ class UsersUnavailableError(Exception):
 
 
 class UserFileError(Exception):
-    """Raised when the users cannot be read at all. Shows nothing of the file: it has hashes in it."""
+    """Raised when the users cannot be read at all. Shows nothing of the file: it has hashes in
+    it.
+    """
 
 
 class Passwords:
     """Makes password hashes, and checks passwords in threads."""
 
     def __init__(self, hasher: PasswordHasher | None = None) -> None:
-        self._hasher = hasher or PasswordHasher(time_cost=_TIME_COST, memory_cost=MEMORY_KIB, parallelism=1)
+        self._hasher = hasher or PasswordHasher(
+            time_cost=_TIME_COST, memory_cost=MEMORY_KIB, parallelism=1
+        )
         self._dummy = self._hasher.hash(secrets.token_urlsafe(16))
         self._turn = asyncio.Semaphore(MAX_HASHES)
         self._waiting = 0
@@ -75,14 +82,22 @@ class Passwords:
         """The hash to store. Raises ValueError for a password that is too short or too long."""
         data = _normalized(password)
         if len(password) < MIN_PASSWORD_CHARACTERS:
-            raise ValueError(f"the password has {len(password)} characters; allowed: {MIN_PASSWORD_CHARACTERS} or more")
+            raise ValueError(
+                f"the password has {len(password)} characters; allowed: {MIN_PASSWORD_CHARACTERS}"
+                " or more"
+            )
         if len(data) > MAX_PASSWORD_BYTES:
-            raise ValueError(f"the password has {len(data)} bytes; allowed: at most {MAX_PASSWORD_BYTES}")
+            raise ValueError(
+                f"the password has {len(data)} bytes; allowed: at most {MAX_PASSWORD_BYTES}"
+            )
         return self._hasher.hash(data)
 
     async def check(self, stored: str | None, password: str) -> bool:
-        """Whether this is the password of a stored hash; None: no such user. Raises LoginsBusyError."""
-        # An unknown user and a password that is too long cost one hash, too: the time must not tell who has an account.
+        """Whether this is the password of a stored hash; None: no such user. Raises
+        LoginsBusyError.
+        """
+        # An unknown user and a password that is too long cost one hash, too: the time must not tell
+        # who has an account.
         if self._waiting >= MAX_WAITING:
             raise LoginsBusyError("too many users are logging in right now")
         self._waiting += 1
@@ -90,7 +105,9 @@ class Passwords:
             async with self._turn:
                 data = _normalized(password)
                 fits = 0 < len(data) <= MAX_PASSWORD_BYTES
-                right = await asyncio.to_thread(self._verify, stored or self._dummy, data if fits else b"")
+                right = await asyncio.to_thread(
+                    self._verify, stored or self._dummy, data if fits else b""
+                )
         finally:
             self._waiting -= 1
         return right and fits and stored is not None
@@ -126,14 +143,18 @@ class LocalUser(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_de
 
 
 def read_users(text: str) -> tuple[dict[str, LocalUser], list[str]]:
-    """The valid users, and the problems of the other entries: one bad entry locks no one else out."""
+    """The valid users, and the problems of the other entries: one bad entry locks no one else
+    out.
+    """
     users: dict[str, LocalUser] = {}
     problems = []
     for key, entry in _load(text).items():
         try:
             user, read = _read_entry(key, entry)
             if user in users:
-                raise ValueError("is listed twice; allowed: one entry, because upper and lower case are the same")
+                raise ValueError(
+                    "is listed twice; allowed: one entry, because upper and lower case are the same"
+                )
         except ValueError as why:
             problems.append(f"{USERS_KEY}: {str(key)[:260]!r}: {why}")
         else:
@@ -142,7 +163,9 @@ def read_users(text: str) -> tuple[dict[str, LocalUser], list[str]]:
 
 
 def change_user(text: str, user: str, entry: LocalUser | None) -> str:
-    """The file with this entry in place of the user's, or without it (None). Other entries stay, even bad ones."""
+    """The file with this entry in place of the user's, or without it (None). Other entries stay,
+    even bad ones.
+    """
     raw = {key: value for key, value in _load(text).items() if normal_user(str(key)) != user}
     if entry is not None:
         raw[user] = msgspec.to_builtins(entry)
@@ -158,7 +181,8 @@ def _load(text: str) -> dict[Any, Any]:
         raise UserFileError(f"{USERS_KEY} is not valid YAML{where}") from None
     if not isinstance(raw, dict):
         raise UserFileError(
-            f"{USERS_KEY} is of type {type(raw).__name__}; allowed: a mapping from e-mail addresses to users"
+            f"{USERS_KEY} is of type {type(raw).__name__}; allowed: a mapping from e-mail addresses"
+            " to users"
         )
     return raw
 
@@ -189,14 +213,18 @@ class LocalUsers:
         self._users: dict[str, LocalUser] = {}
 
     async def exist(self) -> bool:
-        """Whether there were any users at the last read; a login page does not read again for this."""
+        """Whether there were any users at the last read; a login page does not read again for
+        this.
+        """
         if self._version is None:
             with suppress(UsersUnavailableError):
                 await self.read()
         return bool(self._users)
 
     async def authenticate(self, user: str, password: str) -> tuple[str, LocalUser] | None:
-        """The user with this address and password. Raises UsersUnavailableError and LoginsBusyError."""
+        """The user with this address and password. Raises UsersUnavailableError and
+        LoginsBusyError.
+        """
         users = await self.read()
         try:
             address = check_address(user)
@@ -210,7 +238,9 @@ class LocalUsers:
         """All users by address; none without the Secret. Raises UsersUnavailableError."""
         where = f"Secret {self._namespace}/{self._secret}"
         try:
-            secret = await self._client.get(SECRETS, self._secret, namespace=self._namespace, into=dict[str, Any])
+            secret = await self._client.get(
+                SECRETS, self._secret, namespace=self._namespace, into=dict[str, Any]
+            )
         except NotFound:
             self._version, self._users = "", {}
             return self._users

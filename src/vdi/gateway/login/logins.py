@@ -1,11 +1,13 @@
-"""Logins and API tokens: how they begin, when they hold, and how they end, with the grants that were made with them.
+"""Logins and API tokens: how they begin, when they hold, and how they end, with the grants that
+were made with them.
 
-A login ends when it was not used for `login_idle`, after `login_max`, when its user logs out, and when the entry of a
-local user is removed or has another password. An API token ends on its own date, or when it is revoked.
+A login ends when it was not used for `login_idle`, after `login_max`, when its user logs out, and
+when the entry of a local user is removed or has another password. An API token ends on its own
+date, or when it is revoked.
 
-A user of an identity provider is an account there: issuer and subject. The first account that logs in with an e-mail
-address keeps it until an administrator releases it. The first login of an account of another issuer ends what the
-former account has open.
+A user of an identity provider is an account there: issuer and subject. The first account that logs
+in with an e-mail address keeps it until an administrator releases it. The first login of an account
+of another issuer ends what the former account has open.
 """
 
 import hashlib
@@ -69,11 +71,14 @@ class ScopedTokenError(HTTPException):
     """Raised where a token of one session is used for anything else."""
 
     def __init__(self) -> None:
-        super().__init__(403, "This API token can only drive its desktop. Use a token with your permissions.")
+        super().__init__(
+            403, "This API token can only drive its desktop. Use a token with your permissions."
+        )
 
 
 class AnotherAccountError(Exception):
-    """Raised when an address belongs to another account of the identity provider; the sentence is for the person.
+    """Raised when an address belongs to another account of the identity provider; the sentence is
+    for the person.
 
     `taken`: the address that an administrator has to release first.
     """
@@ -82,14 +87,17 @@ class AnotherAccountError(Exception):
         self.who = who
         self.taken = taken
         release = f"vdi gateway user release {taken}"
-        super().__init__(f"{words} Ask an administrator of VDI, who can release the address {taken}: {release}")
+        super().__init__(
+            f"{words} Ask an administrator of VDI, who can release the address {taken}: {release}"
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Identity:
     """The identity that a password or an identity provider has just proven.
 
-    `credential`: a hash of the local user's entry. `issuer` and `subject`: the account at the identity provider.
+    `credential`: a hash of the local user's entry. `issuer` and `subject`: the account at the
+    identity provider.
     """
 
     user: str
@@ -120,11 +128,14 @@ class Logins:
         self._longest = context.settings.login_max
         self._clock = context.clock
         self._cluster = context.cluster
-        # API tokens that held when they were read: the number of changes before that, and the event loop's time.
+        # API tokens that held when they were read: the number of changes before that, and the event
+        # loop's time.
         self._read: dict[str, tuple[int, float]] = {}
 
     async def begin(self, who: Identity, device: Device) -> tuple[str, Login]:
-        """A new login, and its secret for the cookie. Updates the user's API tokens. Raises AnotherAccountError."""
+        """A new login, and its secret for the cookie. Updates the user's API tokens. Raises
+        AnotherAccountError.
+        """
         now = self._clock()
         secret = secrets.token_urlsafe(32)
         login = Login(
@@ -151,19 +162,26 @@ class Logins:
         return secret, login
 
     async def _add_bound(self, login: Login, secret_hash: str, who: Identity) -> None:
-        # One INSERT does nothing if the account or the address is bound already: of two logins at once, one wins. An
-        # empty answer means that the binding in the way was released at this moment.
+        # One INSERT does nothing if the account or the address is bound already: of two logins at
+        # once, one wins. An empty answer means that the binding in the way was released at this
+        # moment.
         bound: dict[str, str] = {}
         while not bound:
             bound = await self._store.add_bound_login(who.issuer, who.subject, login, secret_hash)
         other = next((user for user in bound if user != who.user), None)
         if bound.get(who.user, who.subject) != who.subject:
             raise AnotherAccountError(
-                who, who.user, f"Another account of your identity provider has signed in here as {who.user} before."
+                who,
+                who.user,
+                f"Another account of your identity provider has signed in here as {who.user}"
+                " before.",
             )
         if other is not None:
             raise AnotherAccountError(
-                who, other, f"Your account has signed in here as {other} before; now its address is {who.user}."
+                who,
+                other,
+                f"Your account has signed in here as {other} before; now its address is"
+                f" {who.user}.",
             )
 
     async def release(self, user: str) -> bool:
@@ -175,7 +193,9 @@ class Logins:
         return await self._store.release_all()
 
     async def person_by_cookie(self, secret: str, *, in_use: bool = True) -> User | None:
-        """The user of a login's secret, while it holds. `in_use`: whether this counts as use of the login."""
+        """The user of a login's secret, while it holds. `in_use`: whether this counts as use of the
+        login.
+        """
         if not secret or len(secret) > _LONGEST_SECRET:
             return None
         login = await self._store.by_hash(Login, hash_of(secret))
@@ -193,7 +213,11 @@ class Logins:
     async def actor_by_token(self, token: str) -> Actor | None:
         """The actor of an API token of any scope, while it holds."""
         found = await self._by_token(token)
-        return Actor(found.user, found.label, found.session_uid, f"{TOKEN_ID}{found.id}") if found else None
+        return (
+            Actor(found.user, found.label, found.session_uid, f"{TOKEN_ID}{found.id}")
+            if found
+            else None
+        )
 
     async def _by_token(self, token: str) -> ApiToken | None:
         if not token.startswith(TOKEN_PREFIX) or len(token) > _LONGEST_SECRET:
@@ -211,8 +235,9 @@ class Logins:
     async def is_live(self, login_id: str) -> bool:
         """Whether this login or API token holds now.
 
-        A token that was read in the last quarter of a second is not read again unless this process has ended one since:
-        an action of an agent asks before and after. One that another replica ends holds for that quarter more.
+        A token that was read in the last quarter of a second is not read again unless this process
+        has ended one since: an action of an agent asks before and after. One that another replica
+        ends holds for that quarter more.
         """
         changes, at = self._read.get(login_id, (-1, 0.0))
         if changes == self._store.changes and get_running_loop().time() - at < _READ_SECONDS:
@@ -227,7 +252,9 @@ class Logins:
         return credential is not None
 
     async def person_by_id(self, login_id: str) -> User | None:
-        """The user of a login or API token, while it holds. Only for ids that the gateway itself has kept."""
+        """The user of a login or API token, while it holds. Only for ids that the gateway itself
+        has kept.
+        """
         credential = await self._holding(login_id)
         return self._person(credential) if credential is not None else None
 
@@ -238,7 +265,11 @@ class Logins:
 
     async def of(self, user: str) -> list[Login]:
         """The user's logins that hold now, the latest seen first."""
-        return [login for login in await self._store.open_of(Login, user, self._clock()) if self._holds(login)]
+        return [
+            login
+            for login in await self._store.open_of(Login, user, self._clock())
+            if self._holds(login)
+        ]
 
     async def end(self, login_id: str) -> None:
         await self._store.end(Login, [login_id], self._clock())
@@ -250,16 +281,23 @@ class Logins:
         await self._store.end(Login, ids, now)
         return ids
 
-    async def new_token(self, user: User, label: str, lifetime: timedelta, session: str = "") -> tuple[str, ApiToken]:
-        """A new API token with the rights of this user. The database has only its hash: it is readable only now.
+    async def new_token(
+        self, user: User, label: str, lifetime: timedelta, session: str = ""
+    ) -> tuple[str, ApiToken]:
+        """A new API token with the rights of this user. The database has only its hash: it is
+        readable only now.
 
-        `session`: name of the one that it may drive. Raises LoginEndedError, and ActionDenied for more than
-        MOST_TOKENS, and for a session that the user may not drive.
+        `session`: name of the one that it may drive. Raises LoginEndedError, and ActionDenied for
+        more than MOST_TOKENS, and for a session that the user may not drive.
         """
         now, target = self._clock(), self._cluster.session(session) if session else None
         if session and (refused := refuse_to_drive(user.actor, target, session, now)):
             raise ActionDenied(*refused)
-        gone = [token.id for token in await self._store.open_of(ApiToken, user.email, now) if not self._holds(token)]
+        gone = [
+            token.id
+            for token in await self._store.open_of(ApiToken, user.email, now)
+            if not self._holds(token)
+        ]
         await self._store.end(ApiToken, gone, now)  # of sessions that have ended: they do not count
         secret = TOKEN_PREFIX + secrets.token_urlsafe(32)
         token = ApiToken(
@@ -278,19 +316,28 @@ class Logins:
             words = f"You already have {MOST_TOKENS} API tokens. Revoke one that you do not need."
             raise ActionDenied("OverLimit", words)
         if user.login_id and not await self.is_live(user.login_id):
-            # *Sign out everywhere* may have listed the user's tokens just before this one was written.
+            # *Sign out everywhere* may have listed the user's tokens just before this one was
+            # written.
             await self._store.end(ApiToken, [token.id], self._clock())
             raise LoginEndedError
         return secret, token
 
     async def tokens(self, user: str) -> list[ApiToken]:
         """The user's API tokens that hold now, the newest first."""
-        return [token for token in await self._store.open_of(ApiToken, user, self._clock()) if self._holds(token)]
+        return [
+            token
+            for token in await self._store.open_of(ApiToken, user, self._clock())
+            if self._holds(token)
+        ]
 
     async def end_token(self, user: str, token_id: str) -> ApiToken | None:
         """Revoke an API token of this user; None: the id is unknown, or the token has ended."""
         now = self._clock()
-        mine = [token for token in await self._store.open_of(ApiToken, user, now) if token.id == token_id]
+        mine = [
+            token
+            for token in await self._store.open_of(ApiToken, user, now)
+            if token.id == token_id
+        ]
         await self._store.end(ApiToken, [token.id for token in mine], now)
         return mine[0] if mine else None
 
@@ -302,9 +349,11 @@ class Logins:
         return [f"{TOKEN_ID}{token_id}" for token_id in ids]
 
     async def follow_users(self, users: Mapping[str, Identity]) -> list[str]:
-        """Apply the current local users to open logins and API tokens; returns the ids of the logins that this ended.
+        """Apply the current local users to open logins and API tokens; returns the ids of the
+        logins that this ended.
 
-        A removed user, and one with a new password, is logged out. A new name, group or role counts at once.
+        A removed user, and one with a new password, is logged out. A new name, group or role counts
+        at once.
         """
         now = self._clock()
         ended = []
@@ -316,7 +365,9 @@ class Logins:
                 await self._follow(login, who)
         await self._store.end(Login, ended, now)
         tokens = await self._store.open_from(ApiToken, SOURCE_LOCAL, now)
-        await self._store.end(ApiToken, [token.id for token in tokens if token.user not in users], now)
+        await self._store.end(
+            ApiToken, [token.id for token in tokens if token.user not in users], now
+        )
         for token in tokens:
             if token.user in users:
                 await self._follow(token, users[token.user])
@@ -334,13 +385,18 @@ class Logins:
         await self._store.forget_before(self._clock() - _KEPT)
 
     async def _follow(self, credential: Login | ApiToken, who: Identity) -> None:
-        if (credential.name, credential.groups, credential.admin) != (who.name, who.groups, who.admin):
+        if (credential.name, credential.groups, credential.admin) != (
+            who.name,
+            who.groups,
+            who.admin,
+        ):
             await self._store.update(credential, name=who.name, groups=who.groups, admin=who.admin)
 
     async def _see(self, credential: Login | ApiToken) -> None:
         now = self._clock()
         if credential.seen is None or now - credential.seen >= _SEEN_EVERY:
-            # A database that only reads still proves who it is. Without the time, the login is idle earlier.
+            # A database that only reads still proves who it is. Without the time, the login is idle
+            # earlier.
             with suppress(DatabaseUnavailableError):
                 await self._store.update(credential, seen=now)
 
@@ -358,7 +414,10 @@ class Logins:
         if isinstance(credential, Login):
             in_use = now - credential.seen < self._idle
         else:
-            in_use = not credential.session_uid or self._cluster.by_uid(credential.session_uid) is not None
+            in_use = (
+                not credential.session_uid
+                or self._cluster.by_uid(credential.session_uid) is not None
+            )
         return credential.ended is None and now < credential.expires and in_use
 
     def _person(self, credential: Login | ApiToken) -> User:
@@ -371,8 +430,11 @@ class Logins:
             name=credential.name,
             groups=groups,
             admin=credential.admin,
-            auditor=user in settings.auditor_users or not groups.isdisjoint(settings.auditor_groups),
-            login_id=credential.id if isinstance(credential, Login) else f"{TOKEN_ID}{credential.id}",
+            auditor=user in settings.auditor_users
+            or not groups.isdisjoint(settings.auditor_groups),
+            login_id=(
+                credential.id if isinstance(credential, Login) else f"{TOKEN_ID}{credential.id}"
+            ),
         )
 
 
@@ -388,7 +450,9 @@ def local_identity(user: str, entry: LocalUser, settings: Settings) -> Identity:
         user=user,
         name=entry.name,
         groups=groups,
-        admin=entry.admin or user in settings.admin_users or not groups.isdisjoint(settings.admin_groups),
+        admin=entry.admin
+        or user in settings.admin_users
+        or not groups.isdisjoint(settings.admin_groups),
         source=SOURCE_LOCAL,
         credential=hash_of(entry.password)[:32],
     )
@@ -404,12 +468,15 @@ def browser(agent: str) -> str:
 
 
 class SignOut:
-    """Ends logins and API tokens with the desktop access they gave, and audits what users do to their own.
+    """Ends logins and API tokens with the desktop access they gave, and audits what users do to
+    their own.
 
     Every method raises DatabaseUnavailableError.
     """
 
-    def __init__(self, logins: Logins, audit: Audit, end_grants: Callable[..., Awaitable[object]]) -> None:
+    def __init__(
+        self, logins: Logins, audit: Audit, end_grants: Callable[..., Awaitable[object]]
+    ) -> None:
         """`end_grants`: `Revoker.end` of the edge, which this package may not import."""
         self._logins = logins
         self._audit = audit
@@ -421,7 +488,9 @@ class SignOut:
         await self._end_grants(login_id=login_id)
 
     async def end_everything(self, user: str, *, tokens: bool) -> None:
-        """End all logins of a user, with `tokens` all API tokens too, and all of the user's grants."""
+        """End all logins of a user, with `tokens` all API tokens too, and all of the user's
+        grants.
+        """
         ended = await self._logins.end_all(user)
         if tokens:
             ended += await self._logins.end_tokens(user)
@@ -432,7 +501,11 @@ class SignOut:
         if login_id not in {login.id for login in await self._logins.of(user.email)}:
             return False
         await self.end_login(login_id)
-        await self._record(user, "login.end", which="this browser" if login_id == user.login_id else "another browser")
+        await self._record(
+            user,
+            "login.end",
+            which="this browser" if login_id == user.login_id else "another browser",
+        )
         return True
 
     async def end_own_logins(self, user: User, *, tokens: bool) -> None:
@@ -440,7 +513,9 @@ class SignOut:
         await self.end_everything(user.email, tokens=tokens)
         await self._record(user, "login.end_all", tokens=str(tokens).lower())
 
-    async def make_token(self, user: User, label: str, lifetime: timedelta, session: str = "") -> tuple[str, ApiToken]:
+    async def make_token(
+        self, user: User, label: str, lifetime: timedelta, session: str = ""
+    ) -> tuple[str, ApiToken]:
         """A new API token, as `Logins.new_token` makes it."""
         secret, token = await self._logins.new_token(user, label, lifetime, session)
         scope = {"session": session} if session else {}
@@ -448,12 +523,16 @@ class SignOut:
         return secret, token
 
     async def revoke_token(self, user: User, token_id: str) -> bool:
-        """Revoke one of the user's own API tokens and end its grants; False: the user has no token of this id."""
+        """Revoke one of the user's own API tokens and end its grants; False: the user has no token
+        of this id.
+        """
         token = await self._logins.end_token(user.email, token_id)
         if token is None:
             return False
         await self._end_grants(login_id=f"{TOKEN_ID}{token_id}")
-        await self._record(user, "token.revoke", label=token.label, days=str((token.expires - token.created).days))
+        await self._record(
+            user, "token.revoke", label=token.label, days=str((token.expires - token.created).days)
+        )
         return True
 
     async def end_grants_of(self, login_ids: list[str]) -> None:
@@ -462,4 +541,6 @@ class SignOut:
             await self._end_grants(login_id=login_id)
 
     async def _record(self, user: User, action: str, **detail: str) -> None:
-        await self._audit.record(Act(actor=user.email, action=action, target=user.email, detail=detail))
+        await self._audit.record(
+            Act(actor=user.email, action=action, target=user.email, detail=detail)
+        )

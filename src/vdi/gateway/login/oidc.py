@@ -1,9 +1,11 @@
-"""OpenID Connect login: authorization code with PKCE, checks of the ID token, and the identity it proves.
+"""OpenID Connect login: authorization code with PKCE, checks of the ID token, and the identity it
+proves.
 
-The login pages call `OIDCProvider`. A provider that is down stops new logins and nothing else: it is asked for its
-metadata at the start and every few minutes, so that this is known before somebody logs in. The gateway stores nothing
-while a person is at the provider: the browser has a secret in a cookie, `state` is signed with that secret, and nonce
-and PKCE verifier are derived from both. So each attempt has its own values, and several tabs may log in at once.
+The login pages call `OIDCProvider`. A provider that is down stops new logins and nothing else: it
+is asked for its metadata at the start and every few minutes, so that this is known before somebody
+logs in. The gateway stores nothing while a person is at the provider: the browser has a secret in a
+cookie, `state` is signed with that secret, and nonce and PKCE verifier are derived from both. So
+each attempt has its own values, and several tabs may log in at once.
 """
 
 import asyncio
@@ -49,8 +51,21 @@ _CLOCK_LEEWAY_SECONDS = 60
 _LARGEST_TIME = 2**53
 # OpenID Connect Core 1.0, 2: at most 255 ASCII characters.
 _SUBJECT = re.compile("[ -~]{1,255}")
-# Signatures with the provider's private key: `none` is no signature, and anyone may know a shared secret.
-SIGNED_WITH = ("RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "Ed25519", "EdDSA")
+# Signatures with the provider's private key: `none` is no signature, and anyone may know a shared
+# secret.
+SIGNED_WITH = (
+    "RS256",
+    "RS384",
+    "RS512",
+    "PS256",
+    "PS384",
+    "PS512",
+    "ES256",
+    "ES384",
+    "ES512",
+    "Ed25519",
+    "EdDSA",
+)
 # Types of keys that make such signatures; `oct` is a shared secret.
 _KEY_TYPES = ("RSA", "EC", "OKP")
 # Hash of `at_hash` by the end of the signature's name; Ed25519 has SHA-512.
@@ -67,11 +82,11 @@ _MAX_GROUPS, _MAX_GROUP_LENGTH = 1000, 254
 _URL = re.compile("[!-~]+")
 # The provider's metadata and keys are read again after this time.
 _METADATA_SECONDS = 3600.0
-# Before a browser is sent to the provider, younger metadata is needed: a page of the gateway that says that the
-# provider is down is better than the browser's own "cannot connect".
+# Before a browser is sent to the provider, younger metadata is needed: a page of the gateway that
+# says that the provider is down is better than the browser's own "cannot connect".
 _BEFORE_REDIRECT_SECONDS = 30.0
-# Between two reads of the keys because of an unknown key id: rotation works, and no one can make the gateway ask in a
-# loop.
+# Between two reads of the keys because of an unknown key id: rotation works, and no one can make
+# the gateway ask in a loop.
 _UNKNOWN_KEY_SECONDS = 30.0
 # Between two requests in the background for a provider that responds.
 _CHECK_SECONDS = 300.0
@@ -86,7 +101,9 @@ _LONGEST_HINT = 4000
 
 
 class StateError(Exception):
-    """Raised when `state` is not the one that this browser was sent away with. `reason` is for the audit."""
+    """Raised when `state` is not the one that this browser was sent away with. `reason` is for the
+    audit.
+    """
 
     def __init__(self, reason: str, words: str) -> None:
         self.reason = reason
@@ -101,16 +118,24 @@ def is_secret(text: str) -> bool:
 def make_state(secret: str, next_page: str, now: float) -> str:
     """A state that only the browser with this secret can bring back."""
     page = next_page if len(next_page) <= _LONGEST_NEXT else "/"
-    content = _base64url(int(now).to_bytes(_TIME_BYTES) + secrets.token_bytes(_SALT_BYTES) + page.encode())
+    content = _base64url(
+        int(now).to_bytes(_TIME_BYTES) + secrets.token_bytes(_SALT_BYTES) + page.encode()
+    )
     return f"{content}.{_sign(secret, 'state', content.encode())}"
 
 
 def read_state(secret: str, state: str, now: float) -> str:
-    """The page to go to after the login. Raises StateError for a state of another browser, or an old one."""
+    """The page to go to after the login. Raises StateError for a state of another browser, or an
+    old one.
+    """
     text, _, mark = state.partition(".")
     known = is_secret(secret) and state.isascii()
-    if not known or not hmac.compare_digest(mark.encode(), _sign(secret, "state", text.encode()).encode()):
-        words = "this login was not started in this browser, or the browser no longer has its cookie"
+    if not known or not hmac.compare_digest(
+        mark.encode(), _sign(secret, "state", text.encode()).encode()
+    ):
+        words = (
+            "this login was not started in this browser, or the browser no longer has its cookie"
+        )
         raise StateError("another-browser", words)
     content = base64.urlsafe_b64decode(text + "=" * (-len(text) % 4))
     age = now - int.from_bytes(content[:_TIME_BYTES])
@@ -118,16 +143,24 @@ def read_state(secret: str, state: str, now: float) -> str:
         words = f"this login starts {-age:.0f} s in the future: the clocks of two replicas differ"
         raise StateError("clocks-differ", words)
     if age > STATE_SECONDS:
-        raise StateError("expired", f"this login was started more than {STATE_SECONDS // 60} minutes ago")
+        raise StateError(
+            "expired", f"this login was started more than {STATE_SECONDS // 60} minutes ago"
+        )
     return content[_TIME_BYTES + _SALT_BYTES :].decode()
 
 
 def make_hint(secret: str, id_token: str) -> str:
-    """The value of the cookie that keeps an ID token for the sign-out; empty: it is too long. `secret`: the login's.
+    """The value of the cookie that keeps an ID token for the sign-out; empty: it is too long.
+    `secret`: the login's.
 
-    The gateway keeps none: an ID token is a credential elsewhere. The mark refuses one that a desktop has planted.
+    The gateway keeps none: an ID token is a credential elsewhere. The mark refuses one that a
+    desktop has planted.
     """
-    return f"{_sign(secret, 'hint', id_token.encode())}.{id_token}" if len(id_token) <= _LONGEST_HINT else ""
+    return (
+        f"{_sign(secret, 'hint', id_token.encode())}.{id_token}"
+        if len(id_token) <= _LONGEST_HINT
+        else ""
+    )
 
 
 def read_hint(secret: str, hint: str) -> str:
@@ -161,7 +194,8 @@ def _base64url(data: bytes) -> str:
 
 
 class ClaimsError(Exception):
-    """Raised for a response that is not valid; the reason is for the log, and people read one general sentence.
+    """Raised for a response that is not valid; the reason is for the log, and people read one
+    general sentence.
 
     `subject`: the account in the ID token, once its signature is proven.
     """
@@ -170,9 +204,11 @@ class ClaimsError(Exception):
 
 
 class RefusedError(Exception):
-    """Raised when the provider has authenticated a person who may not log in; the sentence is for them.
+    """Raised when the provider has authenticated a person who may not log in; the sentence is for
+    them.
 
-    `reason`, `email` and `subject` are for the audit: why, and for which address and account, as far as it is known.
+    `reason`, `email` and `subject` are for the audit: why, and for which address and account, as
+    far as it is known.
     """
 
     def __init__(self, reason: str, words: str, claims: Mapping[str, Any] | None = None) -> None:
@@ -182,7 +218,9 @@ class RefusedError(Exception):
 
 
 def check_claims(claims: Mapping[str, Any], config: OIDCSettings, nonce: str, now: float) -> None:
-    """Check an ID token (OpenID Connect Core 1.0, 3.1.3.7). Raises ClaimsError with claim and allowed values."""
+    """Check an ID token (OpenID Connect Core 1.0, 3.1.3.7). Raises ClaimsError with claim and
+    allowed values.
+    """
     if claims.get("iss") != config.issuer:
         raise ClaimsError(f"iss is {claims.get('iss')!r}; allowed: {config.issuer!r}")
     audience = claims.get("aud")
@@ -203,22 +241,32 @@ def check_claims(claims: Mapping[str, Any], config: OIDCSettings, nonce: str, no
         if isinstance(value, bool) or not isinstance(value, int | float):
             raise ClaimsError(f"{name} is {value!r}; allowed: a time")
         if not abs(value) <= _LARGEST_TIME:  # not `>`: NaN is neither more nor less than any number
-            raise ClaimsError(f"{name} is {str(value)[:40]}; allowed: a time of at most 2^53 seconds")
+            raise ClaimsError(
+                f"{name} is {str(value)[:40]}; allowed: a time of at most 2^53 seconds"
+            )
         if (low is not None and value <= low) or (high is not None and value > high):
             raise ClaimsError(f"{name} is {value:.0f}, and the current time is {now:.0f}")
     subject = claims.get("sub")
     if not isinstance(subject, str) or not _SUBJECT.fullmatch(subject):
-        raise ClaimsError(f"sub is {str(subject)[:300]!r}; allowed: 1 to 255 visible ASCII characters")
+        raise ClaimsError(
+            f"sub is {str(subject)[:300]!r}; allowed: 1 to 255 visible ASCII characters"
+        )
     said = claims.get("nonce")
     if not isinstance(said, str) or not hmac.compare_digest(_utf8(said), nonce.encode()):
         raise ClaimsError("nonce does not match the one that was sent")
 
 
-def check_access_token(header: Mapping[str, Any], claims: Mapping[str, Any], access_token: str) -> None:
-    """Check `at_hash`, if the ID token has it (OpenID Connect Core 1.0, 3.1.3.8). Raises ClaimsError."""
+def check_access_token(
+    header: Mapping[str, Any], claims: Mapping[str, Any], access_token: str
+) -> None:
+    """Check `at_hash`, if the ID token has it (OpenID Connect Core 1.0, 3.1.3.8). Raises
+    ClaimsError.
+    """
     if "at_hash" not in claims:
         return
-    hashed = hashlib.new(_HASHES.get(str(header["alg"])[-3:], "sha512"), access_token.encode()).digest()
+    hashed = hashlib.new(
+        _HASHES.get(str(header["alg"])[-3:], "sha512"), access_token.encode()
+    ).digest()
     expected = _base64url(hashed[: len(hashed) // 2])
     said = claims["at_hash"]
     if not isinstance(said, str) or not hmac.compare_digest(_utf8(said), expected.encode()):
@@ -226,29 +274,31 @@ def check_access_token(header: Mapping[str, Any], claims: Mapping[str, Any], acc
 
 
 def identity_from(claims: Mapping[str, Any], config: OIDCSettings, settings: Settings) -> Identity:
-    """The identity in these claims. Raises RefusedError without an e-mail address that the provider has verified."""
+    """The identity in these claims. Raises RefusedError without an e-mail address that the provider
+    has verified.
+    """
     email = claims.get("email")
     if not isinstance(email, str) or not email:
         raise RefusedError(
             "no-email",
-            f"{config.name} did not send your e-mail address, which identifies the owner of a desktop. Your "
-            "administrator can configure it to send the claim 'email'.",
+            f"{config.name} did not send your e-mail address, which identifies the owner of a"
+            " desktop. Your administrator can configure it to send the claim 'email'.",
             claims,
         )
     verified = claims.get("email_verified")
     if verified is None and config.require_verified:
         raise RefusedError(
             "not-verified",
-            f"{config.name} does not say whether {email[:254]} is verified. Only an administrator of VDI can change "
-            "this: have the claim 'email_verified' sent, or set gateway.oidc.requireVerified to false. See "
-            "docs/login.md#verified.",
+            f"{config.name} does not say whether {email[:254]} is verified. Only an administrator"
+            " of VDI can change this: have the claim 'email_verified' sent, or set"
+            " gateway.oidc.requireVerified to false. See docs/login.md#verified.",
             claims,
         )
     if verified is not None and verified is not True:
         raise RefusedError(
             "not-verified",
-            f"{config.name} reports that {email[:254]} is not verified (email_verified is {str(verified)[:40]!r}; "
-            "allowed: true). Verify it there first.",
+            f"{config.name} reports that {email[:254]} is not verified (email_verified is"
+            f" {str(verified)[:40]!r}; allowed: true). Verify it there first.",
             claims,
         )
     try:
@@ -259,8 +309,9 @@ def identity_from(claims: Mapping[str, Any], config: OIDCSettings, settings: Set
     groups = groups_in(claims.get(config.groups_claim))
     if len(groups) > _MAX_GROUPS:
         words = (
-            f"{config.name} sent {len(groups)} groups in the claim {config.groups_claim!r}; allowed: at most "
-            f"{_MAX_GROUPS}. Your administrator can have it send only those that VDI uses."
+            f"{config.name} sent {len(groups)} groups in the claim {config.groups_claim!r};"
+            f" allowed: at most {_MAX_GROUPS}. Your administrator can have it send only those that"
+            " VDI uses."
         )
         raise RefusedError("too-many-groups", words, claims)
     name = claims.get("name")
@@ -277,15 +328,22 @@ def identity_from(claims: Mapping[str, Any], config: OIDCSettings, settings: Set
 
 def lacks_claims(claims: Mapping[str, Any], config: OIDCSettings) -> bool:
     """Whether the ID token lacks a claim that an identity needs."""
-    needed = ["email", config.groups_claim] + (["email_verified"] if config.require_verified else [])
+    needed = ["email", config.groups_claim] + (
+        ["email_verified"] if config.require_verified else []
+    )
     return any(name not in claims for name in needed)
 
 
 def merge_claims(id_token: Mapping[str, Any], user_info: Mapping[str, Any]) -> dict[str, Any]:
     """The claims of the ID token, and those that it lacks from the user info."""
     merged = {**user_info, **id_token}
-    # `email_verified` counts only beside its own `email`: else the claim about one address would vouch for another.
-    if "email" in id_token and "email_verified" not in id_token and user_info.get("email") != id_token["email"]:
+    # `email_verified` counts only beside its own `email`: else the claim about one address would
+    # vouch for another.
+    if (
+        "email" in id_token
+        and "email_verified" not in id_token
+        and user_info.get("email") != id_token["email"]
+    ):
         merged.pop("email_verified", None)
     if "email" not in id_token and "email_verified" in id_token:
         merged["email_verified"] = user_info.get("email_verified")
@@ -295,7 +353,9 @@ def merge_claims(id_token: Mapping[str, Any], user_info: Mapping[str, Any]) -> d
 def groups_in(claim: Any) -> frozenset[str]:
     """Groups of a claim: a list, or one text with commas."""
     names = claim.split(",") if isinstance(claim, str) else claim if isinstance(claim, list) else []
-    return normal_groups(name for name in names if isinstance(name, str) and _is_group(name.strip()))
+    return normal_groups(
+        name for name in names if isinstance(name, str) and _is_group(name.strip())
+    )
 
 
 def _is_group(name: str) -> bool:
@@ -307,7 +367,9 @@ def _utf8(text: str) -> bytes:
 
 
 class ProviderDownError(Exception):
-    """Raised when the provider does not respond, or not as OpenID Connect says; the reason is for the log."""
+    """Raised when the provider does not respond, or not as OpenID Connect says; the reason is for
+    the log.
+    """
 
 
 class ClientRefusedError(ProviderDownError):
@@ -379,7 +441,9 @@ class OIDCProvider:
         return _with_query(metadata.authorization_endpoint, query)
 
     async def logout_url(self, user: str, id_token: str) -> str | None:
-        """The provider's address for logging out there, too; None without such a page. `id_token` empty: not known."""
+        """The provider's address for logging out there, too; None without such a page. `id_token`
+        empty: not known.
+        """
         try:
             metadata = await self._about(_BEFORE_REDIRECT_SECONDS)
         except ProviderDownError as why:
@@ -396,29 +460,41 @@ class OIDCProvider:
             query["id_token_hint"] = id_token
         return _with_query(metadata.end_session_endpoint, query)
 
-    async def identity_of(self, code: str, secret: str, state: str, issuer: str | None) -> tuple[Identity, str]:
+    async def identity_of(
+        self, code: str, secret: str, state: str, issuer: str | None
+    ) -> tuple[Identity, str]:
         """The identity behind a code, and its ID token.
 
         `issuer`: the parameter `iss` of the way back (RFC 9207), if there was one.
         Raises ProviderDownError, ClaimsError and RefusedError.
         """
         metadata = await self._about()
-        expected = metadata.issuer if metadata.authorization_response_iss_parameter_supported else issuer
+        expected = (
+            metadata.issuer if metadata.authorization_response_iss_parameter_supported else issuer
+        )
         if issuer != expected or (issuer is not None and issuer != metadata.issuer):
             raise ClaimsError(f"iss of the response is {issuer!r}; allowed: {metadata.issuer!r}")
         tokens = await self._exchange(metadata, code, verifier_of(secret, state))
         claims = await self._verified(metadata, tokens)
         try:
             check_claims(claims, self.config, nonce_of(secret, state), self._now())
-            if lacks_claims(claims, self.config) and metadata.userinfo_endpoint and tokens.access_token:
-                claims = merge_claims(claims, await self._more(metadata, tokens.access_token, claims))
+            if (
+                lacks_claims(claims, self.config)
+                and metadata.userinfo_endpoint
+                and tokens.access_token
+            ):
+                claims = merge_claims(
+                    claims, await self._more(metadata, tokens.access_token, claims)
+                )
         except ClaimsError as error:
             error.subject = str(claims.get("sub", ""))
             raise
         return identity_from(claims, self.config, self._settings), tokens.id_token
 
     async def trouble(self) -> str:
-        """The reason why the provider does not work for us; empty: it does, or did a few minutes ago."""
+        """The reason why the provider does not work for us; empty: it does, or did a few minutes
+        ago.
+        """
         try:
             await self._about(_BEFORE_REDIRECT_SECONDS if self._down else _CHECK_SECONDS)
         except ProviderDownError as error:
@@ -445,9 +521,13 @@ class OIDCProvider:
 
     async def _discover(self) -> Metadata:
         issuer = self.config.issuer
-        found = await self._json("GET", f"{issuer.rstrip('/')}/.well-known/openid-configuration", Metadata)
+        found = await self._json(
+            "GET", f"{issuer.rstrip('/')}/.well-known/openid-configuration", Metadata
+        )
         if found.issuer != issuer:
-            raise ProviderDownError(f"its issuer is {found.issuer!r}; VDI_OIDC_ISSUER is {issuer!r}")
+            raise ProviderDownError(
+                f"its issuer is {found.issuer!r}; VDI_OIDC_ISSUER is {issuer!r}"
+            )
         secure = {"https", urlsplit(issuer).scheme}
         for name in (
             "authorization_endpoint",
@@ -470,14 +550,19 @@ class OIDCProvider:
             "code_verifier": verifier,
         }
         auth = None
-        if config.client_secret and "client_secret_basic" in metadata.token_endpoint_auth_methods_supported:
+        if (
+            config.client_secret
+            and "client_secret_basic" in metadata.token_endpoint_auth_methods_supported
+        ):
             auth = _form_encoded(config.client_id), _form_encoded(config.client_secret)
         else:
             form["client_id"] = config.client_id
             if config.client_secret:
                 form["client_secret"] = config.client_secret
         try:
-            tokens = await self._json("POST", metadata.token_endpoint, _Tokens, data=form, auth=auth)
+            tokens = await self._json(
+                "POST", metadata.token_endpoint, _Tokens, data=form, auth=auth
+            )
         except ClientRefusedError as error:
             self._client_refused = error
             raise
@@ -489,11 +574,15 @@ class OIDCProvider:
         try:
             try:
                 token = jwt.decode(
-                    tokens.id_token, await self._key_set(metadata, _METADATA_SECONDS), algorithms=SIGNED_WITH
+                    tokens.id_token,
+                    await self._key_set(metadata, _METADATA_SECONDS),
+                    algorithms=SIGNED_WITH,
                 )
             except InvalidKeyIdError:  # it may have a new key
                 token = jwt.decode(
-                    tokens.id_token, await self._key_set(metadata, _UNKNOWN_KEY_SECONDS), algorithms=SIGNED_WITH
+                    tokens.id_token,
+                    await self._key_set(metadata, _UNKNOWN_KEY_SECONDS),
+                    algorithms=SIGNED_WITH,
                 )
         except (JoseError, ValueError, RecursionError) as error:
             raise ClaimsError(f"the ID token's signature is not valid: {error}") from error
@@ -507,15 +596,22 @@ class OIDCProvider:
                 self._keys = None
                 found = await self._json("GET", metadata.jwks_uri, _Keys)
                 if len(found.keys) > _MAX_KEYS:
-                    raise ProviderDownError(f"it has {len(found.keys)} keys; allowed: at most {_MAX_KEYS}")
+                    raise ProviderDownError(
+                        f"it has {len(found.keys)} keys; allowed: at most {_MAX_KEYS}"
+                    )
                 self._keys, self._keys_at = _read_keys(found), self._now()
             return self._keys
 
-    async def _more(self, metadata: Metadata, access_token: str, claims: dict[str, Any]) -> dict[str, Any]:
+    async def _more(
+        self, metadata: Metadata, access_token: str, claims: dict[str, Any]
+    ) -> dict[str, Any]:
         headers = {"Authorization": f"Bearer {access_token}"}
         more = await self._json("GET", metadata.userinfo_endpoint, dict[str, Any], headers=headers)
         if more.get("sub") != claims["sub"]:
-            raise ClaimsError(f"sub of the user info is {more.get('sub')!r}, but the ID token has {claims['sub']!r}")
+            raise ClaimsError(
+                f"sub of the user info is {more.get('sub')!r}, but the ID token has"
+                f" {claims['sub']!r}"
+            )
         return more
 
     async def _json(self, method: str, url: str, into: type[T], **rest: Any) -> T:
@@ -533,13 +629,17 @@ class OIDCProvider:
             message = f"{where}: {answer.status} {code}".rstrip()
             if answer.status == 401 or code == "invalid_client":
                 raise ClientRefusedError(message)
-            if answer.status == 400:  # OAuth's response to a code or token that is wrong, old, or used before
+            if (
+                answer.status == 400
+            ):  # OAuth's response to a code or token that is wrong, old, or used before
                 raise ClaimsError(message)
             raise ProviderDownError(message)
         try:
             return answer.json(into)
         except BadResponseError as error:
-            raise ProviderDownError(f"{where}: the response does not conform to OpenID Connect: {error}") from error
+            raise ProviderDownError(
+                f"{where}: the response does not conform to OpenID Connect: {error}"
+            ) from error
 
 
 def _is_address(url: str, schemes: set[str]) -> bool:

@@ -1,4 +1,6 @@
-"""Pages for people: `/login` (form, identity provider, terms), `/logout`, and `/account` with logins and API tokens."""
+"""Pages for people: `/login` (form, identity provider, terms), `/logout`, and `/account` with
+logins and API tokens.
+"""
 
 import asyncio
 import hashlib
@@ -61,7 +63,9 @@ log = logging.getLogger(__name__)
 # Days that a token made on the account page may last.
 LIFETIMES = (1, 7, 30, 90, 365)
 _WRONG = "The e-mail address or the password is wrong. Check both, and whether Caps Lock is on."
-_UNAVAILABLE = "Signing in is not possible right now. Try again in a minute. Open desktops are not affected."
+_UNAVAILABLE = (
+    "Signing in is not possible right now. Try again in a minute. Open desktops are not affected."
+)
 _DONE = {
     "ended": "That browser is signed out.",
     "revoked": "The token is revoked.",
@@ -79,7 +83,9 @@ _VISIBLE = re.compile(r"[!-~]+")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LoginServices:
-    """Collaborators of the login's pages. `provider`: None without single sign-on; `sleep` delays guesses."""
+    """Collaborators of the login's pages. `provider`: None without single sign-on; `sleep` delays
+    guesses.
+    """
 
     context: GatewayContext
     logins: Logins
@@ -92,17 +98,27 @@ class LoginServices:
     sleep: Callable[[float], Awaitable[None]] = asyncio.sleep
 
     async def record(
-        self, actor: str, action: str, *, target: str | None = None, outcome: str = "done", **detail: str
+        self,
+        actor: str,
+        action: str,
+        *,
+        target: str | None = None,
+        outcome: str = "done",
+        **detail: str,
     ) -> None:
         """Write to the audit log. `target`: None is the actor."""
         target = actor if target is None else target
-        await self.audit.record(Act(actor=actor, action=action, target=target, detail=detail), outcome)
+        await self.audit.record(
+            Act(actor=actor, action=action, target=target, detail=detail), outcome
+        )
 
 
 def safe_next(text: str | None, settings: Settings) -> str:
-    """The text itself where it is a path of this host, or an address of one of our hosts; `/` otherwise.
+    """The text itself where it is a path of this host, or an address of one of our hosts; `/`
+    otherwise.
 
-    Browsers read `//host`, `/\\host` and addresses with tabs or line ends in them as another host: none of these pass.
+    Browsers read `//host`, `/\\host` and addresses with tabs or line ends in them as another host:
+    none of these pass.
     """
     if not text or len(text) > _LONGEST_NEXT or not _VISIBLE.fullmatch(text) or "\\" in text:
         return "/"
@@ -117,7 +133,12 @@ def _is_ours(text: str, settings: Settings) -> bool:
         port = parts.port or 443
     except ValueError:
         return False
-    if parts.scheme != "https" or "@" in parts.netloc or port != settings.url_port or parts.hostname is None:
+    if (
+        parts.scheme != "https"
+        or "@" in parts.netloc
+        or port != settings.url_port
+        or parts.hostname is None
+    ):
         return False
     label, _, domain = parts.hostname.partition(".")
     return domain == settings.domain and _LABEL.fullmatch(label) is not None
@@ -126,7 +147,9 @@ def _is_ours(text: str, settings: Settings) -> bool:
 def checked_label(label: str) -> str:
     """The name of a token, if people can read it. Raises ValueError."""
     if not 0 < len(label) <= 60 or not label.isprintable():
-        raise ValueError(f"The token's name is {label[:70]!r}; allowed: 1 to 60 letters, digits and symbols.")
+        raise ValueError(
+            f"The token's name is {label[:70]!r}; allowed: 1 to 60 letters, digits and symbols."
+        )
     return label
 
 
@@ -145,12 +168,16 @@ class Pages:
         return user
 
     def _logged_out(self, request: Request, provider_url: str | None = None) -> Response:
-        """The page after a logout; it goes on to the identity provider's own page, if there is one."""
+        """The page after a logout; it goes on to the identity provider's own page, if there is
+        one.
+        """
         name = self._login.provider.config.name if self._login.provider is not None else ""
-        answer = self._renderer.render(request, "logged_out.html", provider_url=provider_url, provider=name)
+        answer = self._renderer.render(
+            request, "logged_out.html", provider_url=provider_url, provider=name
+        )
         if provider_url is not None:
-            # Not a redirect: Chrome holds redirects after a form against `form-action` of the page with the form, and
-            # that does not name the provider.
+            # Not a redirect: Chrome holds redirects after a form against `form-action` of the page
+            # with the form, and that does not name the provider.
             answer.headers["Refresh"] = f"1; url={provider_url}"
         drop_cookie(answer, LOGIN_COOKIE)
         drop_cookie(answer, HINT_COOKIE, HINT_PATH)
@@ -201,7 +228,9 @@ class LoginPages(Pages):
             await self._login.guard.check_csrf(request)
         except HTTPException as refusal:
             log.info("a login was not checked: %s", refusal.detail)
-            return await self._form(request, next_page, 403, "This page was open for too long. Please try again.")
+            return await self._form(
+                request, next_page, 403, "This page was open for too long. Please try again."
+            )
         if not self._accepted(request):
             return RedirectResponse(login_url(next_page), 303)
         user, password = normal_user(given.get("user", "")), given.get("password", "")
@@ -215,7 +244,8 @@ class LoginPages(Pages):
             log.error("a password was not checked: %s", error)
             return await self._form(request, next_page, 503, _UNAVAILABLE, user)
         if found is None:
-            # The text is written down only if it is an address: it may be a password in the wrong field.
+            # The text is written down only if it is an address: it may be a password in the wrong
+            # field.
             try:
                 typed = check_address(user)
             except ValueError:
@@ -256,7 +286,11 @@ class LoginPages(Pages):
     async def finish_oidc(self, request: Request) -> Response:
         """Back from the identity provider, with a code or with its refusal."""
         provider, query = self._provider(), request.query_params
-        state, secret, name = query.get("state", ""), cookie_of(request, FLOW_COOKIE), provider.config.name
+        state, secret, name = (
+            query.get("state", ""),
+            cookie_of(request, FLOW_COOKIE),
+            provider.config.name,
+        )
         next_page, problem = "/", None
         try:
             page = oidc.read_state(secret, state, self._login.context.clock().timestamp())
@@ -272,10 +306,15 @@ class LoginPages(Pages):
                     raise problem
                 await self._use_state(state)
                 if "error" in query:
-                    said = " ".join(query.get(field, "")[:200] for field in ("error", "error_description")).strip()
+                    said = " ".join(
+                        query.get(field, "")[:200] for field in ("error", "error_description")
+                    ).strip()
                     raise RefusedError("provider", f"{name} did not sign you in: {said}")
-                who, id_token = await provider.identity_of(query.get("code", ""), secret, state, query.get("iss"))
-            # Outside of the count: the provider has vouched for the account, even if its address is taken.
+                who, id_token = await provider.identity_of(
+                    query.get("code", ""), secret, state, query.get("iss")
+                )
+            # Outside of the count: the provider has vouched for the account, even if its address is
+            # taken.
             return await self._begin(request, who, next_page, id_token)
         except TooManyError as refusal:
             return await self._throttled(request, SOURCE_OIDC, refusal, next_page)
@@ -290,7 +329,8 @@ class LoginPages(Pages):
             return self._problem(
                 request,
                 403,
-                f"The response of {name} could not be verified, so you are not signed in. Try again.",
+                f"The response of {name} could not be verified, so you are not signed in. Try"
+                " again.",
                 next_page,
             )
         except RefusedError as why:
@@ -298,11 +338,15 @@ class LoginPages(Pages):
             return self._problem(request, 403, str(why), next_page)
         except AnotherAccountError as why:
             log.warning("the account %s signs in as %s: %s", why.who.subject, why.who.user, why)
-            await self._refused_sign_on(provider, "another-account", why.who.subject, why.who.user, taken=why.taken)
+            await self._refused_sign_on(
+                provider, "another-account", why.who.subject, why.who.user, taken=why.taken
+            )
             return self._problem(request, 403, f"{why}.", next_page)
 
     async def do_logout(self, request: Request) -> Response:
-        """End this login with its desktops' pictures; then show the identity provider's page, if it has one."""
+        """End this login with its desktops' pictures; then show the identity provider's page, if it
+        has one.
+        """
         await self._login.guard.check_csrf(request)
         user = await self._login.guard.user_of(request)
         url = None
@@ -311,7 +355,9 @@ class LoginPages(Pages):
             await self._login.sign_out.end_login(user.login_id)
             await self._login.record(user.email, "login.end")
             if source == SOURCE_OIDC and self._login.provider is not None:
-                hint = oidc.read_hint(cookie_of(request, LOGIN_COOKIE), cookie_of(request, HINT_COOKIE))
+                hint = oidc.read_hint(
+                    cookie_of(request, LOGIN_COOKIE), cookie_of(request, HINT_COOKIE)
+                )
                 url = await self._login.provider.logout_url(user.email, hint)
         return self._logged_out(request, url)
 
@@ -351,7 +397,9 @@ class LoginPages(Pages):
         return answer
 
     def _with_form(self, request: Request, template: str, **context: Any) -> Response:
-        """A page with a form for a browser without a login: its CSRF token is bound to a cookie of this browser."""
+        """A page with a form for a browser without a login: its CSRF token is bound to a cookie of
+        this browser.
+        """
         secret = cookie_of(request, PRE_LOGIN_COOKIE)
         fresh = not oidc.is_secret(secret)
         if fresh:
@@ -362,8 +410,12 @@ class LoginPages(Pages):
             set_cookie(answer, PRE_LOGIN_COOKIE, secret)
         return answer
 
-    async def _begin(self, request: Request, who: Identity, next_page: str, id_token: str = "") -> Response:
-        """Begin a login with a new cookie, and end the browser's former one, which somebody may have planted."""
+    async def _begin(
+        self, request: Request, who: Identity, next_page: str, id_token: str = ""
+    ) -> Response:
+        """Begin a login with a new cookie, and end the browser's former one, which somebody may
+        have planted.
+        """
         device = Device(self._address(request), request.headers.get("user-agent", ""))
         secret, _ = await self._login.logins.begin(who, device)
         before = await self._login.guard.user_of(request)
@@ -383,18 +435,24 @@ class LoginPages(Pages):
         """Whether this browser has accepted the current terms, or there are none."""
         return not self._terms_mark or cookie_of(request, TERMS_COOKIE) == self._terms_mark
 
-    async def _tried(self, user: str, source: str, outcome: str, *, actor: str = "", **more: str) -> None:
+    async def _tried(
+        self, user: str, source: str, outcome: str, *, actor: str = "", **more: str
+    ) -> None:
         """Count an attempt to log in, and write it to the audit log. `user`: empty if unknown."""
         self._login.context.metrics.logins.labels(source, outcome).inc()
         if self._terms_mark:
             more["terms"] = self._terms_mark
         result = "done" if outcome == "in" else outcome
-        await self._login.record(actor or user, "login.begin", target=user, outcome=result, source=source, **more)
+        await self._login.record(
+            actor or user, "login.begin", target=user, outcome=result, source=source, **more
+        )
 
     async def _use_state(self, state: str) -> None:
         """Each state brings one browser back once. Raises StateError."""
         kept = oidc.STATE_SECONDS + oidc.STATE_LEEWAY_SECONDS
-        if not await self._login.context.shared.take_once(f"login/state/{state.rpartition('.')[2]}", kept):
+        if not await self._login.context.shared.take_once(
+            f"login/state/{state.rpartition('.')[2]}", kept
+        ):
             raise oidc.StateError("replayed", "this sign-in link was already used")
 
     async def _refused_sign_on(
@@ -405,15 +463,21 @@ class LoginPages(Pages):
             user = check_address(email) if isinstance(email, str) else ""
         except ValueError:
             user = ""
-        # The actor is the account, not the address: that is the address of the person whom it may want to be.
+        # The actor is the account, not the address: that is the address of the person whom it may
+        # want to be.
         subject = escape(subject[:_LONGEST_REASON])
         actor = f"{provider.config.issuer}#{subject}" if subject else ""
         more |= {"reason": escape(reason[:_LONGEST_REASON]), "subject": subject}
         await self._tried(user, SOURCE_OIDC, "refused", actor=actor, **more)
 
-    def _provider_down(self, request: Request, provider: OIDCProvider, error: Exception, next_page: str) -> Response:
+    def _provider_down(
+        self, request: Request, provider: OIDCProvider, error: Exception, next_page: str
+    ) -> Response:
         log.error("%s: %s", provider.config.issuer, error)
-        words = f"{provider.config.name} does not respond, so you cannot sign in with it. Try again in a minute."
+        words = (
+            f"{provider.config.name} does not respond, so you cannot sign in with it. Try again in"
+            " a minute."
+        )
         return self._problem(request, 503, words, next_page)
 
     def _problem(self, request: Request, status: int, words: str, next_page: str) -> Response:
@@ -445,7 +509,9 @@ class AccountPages(Pages):
 
     async def show_account(self, request: Request) -> Response:
         user = await self._login.guard.require_browser(request)
-        return await self._page(request, user, done=_DONE.get(request.query_params.get("done", ""), ""))
+        return await self._page(
+            request, user, done=_DONE.get(request.query_params.get("done", ""), "")
+        )
 
     async def end_one(self, request: Request) -> Response:
         """Sign out one of the user's browsers."""
@@ -478,7 +544,9 @@ class AccountPages(Pages):
         """Choose the notices that are sent by e-mail."""
         user = await self._user_of_form(request)
         given = (await request.form()).getlist("notice")
-        await self._subscriptions.save(user.email, frozenset(kind for kind in KINDS if kind in given))
+        await self._subscriptions.save(
+            user.email, frozenset(kind for kind in KINDS if kind in given)
+        )
         return RedirectResponse("/account?done=notices", 303)
 
     async def make_token(self, request: Request) -> Response:
@@ -503,7 +571,9 @@ class AccountPages(Pages):
             raise HTTPException(404, "You have no such token. It may have expired.")
         return RedirectResponse("/account?done=revoked", 303)
 
-    async def _page(self, request: Request, user: User, *, status: int = 200, **more: Any) -> Response:
+    async def _page(
+        self, request: Request, user: User, *, status: int = 200, **more: Any
+    ) -> Response:
         logins = self._login.logins
         context = {"error": "", "done": "", "new_token": "", "new_label": ""} | more
         cluster, now = self._login.context.cluster, self._login.context.clock()

@@ -1,8 +1,9 @@
-"""Limits to guessing passwords, counted over all replicas. The login pages count each attempt before they check it: a
-thousand at once are a thousand, and unknown users count like known ones.
+"""Limits to guessing passwords, counted over all replicas. The login pages count each attempt
+before they check it: a thousand at once are a thousand, and unknown users count like known ones.
 
-An attempt is refused for what its own network or address has done, never for what others did: otherwise anyone could
-lock a user out everywhere by guessing at their name. All attempts at one user together only slow the next one down.
+An attempt is refused for what its own network or address has done, never for what others did:
+otherwise anyone could lock a user out everywhere by guessing at their name. All attempts at one
+user together only slow the next one down.
 """
 
 import hashlib
@@ -19,37 +20,47 @@ WINDOW = 900
 SLOWEST = 4.0
 # Prefix length of one address: a host with one IPv6 address has the 2^64 of its subnet.
 _ADDRESS = {4: 32, 6: 64}
-# Prefix length of one network: a small provider or a site has as much as a whole, and a guesser with one machine can
-# change addresses within it (RFC 6177). A wider one would more often hold the right user, too.
+# Prefix length of one network: a small provider or a site has as much as a whole, and a guesser
+# with one machine can change addresses within it (RFC 6177). A wider one would more often hold the
+# right user, too.
 _NETWORK = {4: 24, 6: 48}
 
 
 @dataclass(frozen=True, slots=True)
 class Bound:
-    """Attempts in one window that go at full speed, and attempts after which the next one is refused."""
+    """Attempts in one window that go at full speed, and attempts after which the next one is
+    refused.
+    """
 
     free: int
     most: int
 
 
-# `most` counts for one network. After as many from all networks together, each network has only `free` for this user.
+# `most` counts for one network. After as many from all networks together, each network has only
+# `free` for this user.
 PER_USER = Bound(10, 60)
 # Wider: a whole office may be behind one address.
 PER_ADDRESS = Bound(30, 300)
 
 
 class TooManyError(Exception):
-    """Raised when an attempt is not checked; the sentence is the same for users that do not exist."""
+    """Raised when an attempt is not checked; the sentence is the same for users that do not
+    exist.
+    """
 
     def __init__(self) -> None:
         self.seconds = WINDOW
-        super().__init__(f"Too many login attempts. Wait up to {WINDOW // 60} minutes, then try again.")
+        super().__init__(
+            f"Too many login attempts. Wait up to {WINDOW // 60} minutes, then try again."
+        )
 
 
 class Throttle:
     """Counts attempts in `SharedState`."""
 
-    def __init__(self, shared: SharedState, per_user: Bound = PER_USER, per_address: Bound = PER_ADDRESS) -> None:
+    def __init__(
+        self, shared: SharedState, per_user: Bound = PER_USER, per_address: Bound = PER_ADDRESS
+    ) -> None:
         self._shared = shared
         self._per_user = per_user
         self._per_address = per_address
@@ -80,8 +91,8 @@ class Throttle:
     @asynccontextmanager
     async def sign_on(self, address: str) -> AsyncIterator[None]:
         """Within, the identity provider is asked about a way back. Raises TooManyError."""
-        # Only attempts that raise stay counted: a whole office may sign in from one address. Whatever fails counts,
-        # since providers differ in how they refuse a code.
+        # Only attempts that raise stay counted: a whole office may sign in from one address.
+        # Whatever fails counts, since providers differ in how they refuse a code.
         key = f"login/oidc/{_prefix(address, _ADDRESS)}"
         if await self._shared.count(key, WINDOW) > self._per_address.most:
             raise TooManyError

@@ -1,1 +1,3 @@
-"""The portal: server-rendered pages, updated by server-sent events, with plain forms that work without scripts."""
+"""The portal: server-rendered pages, updated by server-sent events, with plain forms that work
+without scripts.
+"""

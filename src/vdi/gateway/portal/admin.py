@@ -1,4 +1,6 @@
-"""Pages below `/admin`: overview, all sessions, templates, pools, limits, the doctor, the audit log, transfers."""
+"""Pages below `/admin`: overview, all sessions, templates, pools, limits, the doctor, the audit
+log, transfers.
+"""
 
 from collections import Counter
 from collections.abc import Mapping
@@ -54,7 +56,11 @@ _STATES = {"Pending": "waiting", "Creating": "starting", "Terminating": "ending"
 # Durations that the list and the form below it offer.
 IDLE_TIMES = ("30m", "1h", "4h", "24h")
 NOTICE_TIMES = ("5m", "15m", "30m", "1h", "4h")
-END_ACTIONS = {TimeoutAction.SUSPEND: "Suspend", TimeoutAction.TERMINATE: "End", "cancel": "Take the announcement back"}
+END_ACTIONS = {
+    TimeoutAction.SUSPEND: "Suspend",
+    TimeoutAction.TERMINATE: "End",
+    "cancel": "Take the announcement back",
+}
 # Less than this in a month is not listed, of a user who has nothing else.
 _NOTHING_HOURS = 0.05
 
@@ -62,7 +68,11 @@ _NOTHING_HOURS = 0.05
 def _phase(session: VDISession) -> str:
     if find_failure(session):  # also one that hangs, or whose start is tried again
         return Phase.FAILED
-    return Phase.TERMINATING if session.metadata.deletion_timestamp else session.status.phase or Phase.PENDING
+    return (
+        Phase.TERMINATING
+        if session.metadata.deletion_timestamp
+        else session.status.phase or Phase.PENDING
+    )
 
 
 def _place(session: VDISession) -> tuple[int, int, str]:
@@ -84,7 +94,9 @@ class Filter:
     def address(self, page: int) -> str:
         """The address of a page of this list."""
         given = {**asdict(self), "page": page}
-        return "/admin/sessions?" + urlencode({name: value for name, value in given.items() if value})
+        return "/admin/sessions?" + urlencode(
+            {name: value for name, value in given.items() if value}
+        )
 
     def fits(self, session: VDISession, template: VDITemplate | None, now: datetime) -> bool:
         """Whether the session is in the list."""
@@ -111,11 +123,22 @@ def read_filter(query: Mapping[str, str]) -> Filter:
     )
 
 
-def sessions_page(services: Services, user: User, filters: Filter, number: int) -> Pages[DesktopView]:
-    """One page of the sessions that fit the filters: newest first, and those that wait by their place in line."""
+def sessions_page(
+    services: Services, user: User, filters: Filter, number: int
+) -> Pages[DesktopView]:
+    """One page of the sessions that fit the filters: newest first, and those that wait by their
+    place in line.
+    """
     cluster, now = services.context.cluster, services.context.clock()
-    found = [s for s in cluster.sessions.values() if filters.fits(s, cluster.template(s.spec.template), now)]
-    found.sort(key=lambda session: (session.metadata.creation_timestamp, session.metadata.name), reverse=True)
+    found = [
+        s
+        for s in cluster.sessions.values()
+        if filters.fits(s, cluster.template(s.spec.template), now)
+    ]
+    found.sort(
+        key=lambda session: (session.metadata.creation_timestamp, session.metadata.name),
+        reverse=True,
+    )
     if filters.phase == Phase.PENDING:
         found.sort(key=_place)
     part = paged(found, number, PAGE_SIZE)
@@ -138,7 +161,9 @@ def sessions_page_pieces(services: Services, user: User, query: Mapping[str, str
 
 
 def overview_pieces(services: Services, user: User) -> Pieces:
-    """Live pieces of the overview: sessions by phase, GPUs of those that run, and the queue, next session first."""
+    """Live pieces of the overview: sessions by phase, GPUs of those that run, and the queue, next
+    session first.
+    """
     cluster = services.context.cluster
     phases, gpus, queue = Counter[str](), 0, []
     for session in cluster.sessions.values():
@@ -162,7 +187,10 @@ def limit_rows(services: Services, used: Mapping[str, Usage]) -> list[tuple[str,
     rows = [
         (user, use)
         for user, use in uses(services.context.cluster, services.limits, used).items()
-        if use.sessions.used or use.home_storage.used or user in known or use.hours_per_month.used >= _NOTHING_HOURS
+        if use.sessions.used
+        or use.home_storage.used
+        or user in known
+        or use.hours_per_month.used >= _NOTHING_HOURS
     ]
     return sorted(rows, key=lambda row: (-row[1].gpus.used, -row[1].sessions.used, row[0]))
 
@@ -218,7 +246,11 @@ class AdminPages(PortalPages):
         if action != "cancel":
             time = format_time(self._clock() + parse_duration(notice))
             end = PlannedEnd(time, TimeoutAction(action), form.get("message", ""))
-        names = [s.metadata.name for s in self._cluster.sessions.values() if f"pick-{s.metadata.uid}" in form]
+        names = [
+            s.metadata.name
+            for s in self._cluster.sessions.values()
+            if f"pick-{s.metadata.uid}" in form
+        ]
         refused: list[str] = []
         for name in names:
             try:
@@ -228,10 +260,14 @@ class AdminPages(PortalPages):
         if refused or not names:
             done = f"Done for {len(names) - len(refused)} of {len(names)} chosen sessions."
             return await self.sessions(request, user, status=409, error=" ".join([done, *refused]))
-        done = urlencode({"done": "plan-end" if end else "cancel-end", "name": count(len(names), "session")})
+        done = urlencode(
+            {"done": "plan-end" if end else "cancel-end", "name": count(len(names), "session")}
+        )
         return RedirectResponse(f"{read_filter(request.query_params).address(1)}&{done}", 303)
 
-    async def sessions(self, request: Request, user: User, *, status: int = 200, error: str = "") -> Response:
+    async def sessions(
+        self, request: Request, user: User, *, status: int = 200, error: str = ""
+    ) -> Response:
         """GET /admin/sessions: the sessions of all users."""
         query = request.query_params
         filters = read_filter(query)
@@ -244,7 +280,10 @@ class AdminPages(PortalPages):
             "sessions",
             rows=rows,
             filters=filters,
-            phases=[Choice("", "any"), *(Choice(phase, _STATES.get(phase, phase.lower())) for phase in PHASES)],
+            phases=[
+                Choice("", "any"),
+                *(Choice(phase, _STATES.get(phase, phase.lower())) for phase in PHASES),
+            ],
             templates=_choices(*templates),
             idles=_choices(*IDLE_TIMES),
             gpus=[Choice("", "any"), Choice("yes", "holds a GPU")],
@@ -263,7 +302,9 @@ class AdminPages(PortalPages):
             request,
             user,
             "templates",
-            templates=sorted(self._cluster.templates.values(), key=lambda template: template.metadata.name),
+            templates=sorted(
+                self._cluster.templates.values(), key=lambda template: template.metadata.name
+            ),
             sessions=Counter(session.spec.template for session in self._cluster.sessions.values()),
             icon_origins=self._settings.icon_origins,
             max_timeout=lambda template: max_timeout(template, self._settings.cluster),
@@ -284,7 +325,11 @@ class AdminPages(PortalPages):
             used = None
         number = page_number(request.query_params.get("page", ""))
         asked = request.query_params.get("q", "").strip()[:254]
-        rows = [row for row in limit_rows(self._services, used or {}) if asked.casefold() in row[0].casefold()]
+        rows = [
+            row
+            for row in limit_rows(self._services, used or {})
+            if asked.casefold() in row[0].casefold()
+        ]
         return self._tab(
             request,
             user,
@@ -295,7 +340,9 @@ class AdminPages(PortalPages):
             hours_known=used is not None,
             default=limits.default,
             groups=sorted(limits.groups.items()),
-            limits_address=lambda number: "/admin/limits?" + urlencode({"q": asked, "page": number}),
+            limits_address=lambda number: (
+                "/admin/limits?" + urlencode({"q": asked, "page": number})
+            ),
         )
 
     async def doctor(self, request: Request, user: User) -> Response:
@@ -313,14 +360,28 @@ class AdminPages(PortalPages):
 
     async def transfers(self, request: Request, user: User) -> Response:
         """GET /admin/transfers: what went into desktops and left them, newest first."""
-        return await self._entries(request, user, "transfers", who="owner", title="Owner", words=TRANSFERS)
+        return await self._entries(
+            request, user, "transfers", who="owner", title="Owner", words=TRANSFERS
+        )
 
     async def _entries(
-        self, request: Request, user: User, tab: str, *, who: str, title: str, words: Mapping[str, str] = {}
+        self,
+        request: Request,
+        user: User,
+        tab: str,
+        *,
+        who: str,
+        title: str,
+        words: Mapping[str, str] = {},
     ) -> Response:
         if not user.may_audit:
-            raise HTTPException(403, f"Only administrators and auditors can do this; {user.email} is neither.")
-        query, kinds = request.query_params, [Choice("", "any"), *(Choice(kind, name) for kind, name in words.items())]
+            raise HTTPException(
+                403, f"Only administrators and auditors can do this; {user.email} is neither."
+            )
+        query, kinds = (
+            request.query_params,
+            [Choice("", "any"), *(Choice(kind, name) for kind, name in words.items())],
+        )
         filters = {name: query.get(name, "").strip()[:254] for name in (who, "action", "target")}
         given = {**filters, who: normal_user(filters[who])}
         cursor, transfers = query.get("before"), tab == "transfers"
@@ -330,8 +391,15 @@ class AdminPages(PortalPages):
             )
         except DatabaseUnavailableError:
             entries = None
-        shown: dict[str, Any] = {"entries": entries, "filters": filters, "words": words, "kinds": kinds}
-        return self._page(request, user, "admin_audit.html", here="admin", tab=tab, who=who, title=title, **shown)
+        shown: dict[str, Any] = {
+            "entries": entries,
+            "filters": filters,
+            "words": words,
+            "kinds": kinds,
+        }
+        return self._page(
+            request, user, "admin_audit.html", here="admin", tab=tab, who=who, title=title, **shown
+        )
 
     def _tab(self, request: Request, user: User, tab: str, **context: Any) -> Response:
         return self._page(request, user, f"admin_{tab}.html", here="admin", tab=tab, **context)

@@ -1,6 +1,8 @@
-"""Pages below `/catalogue`: the templates that a user may start, and the form that starts a desktop.
+"""Pages below `/catalogue`: the templates that a user may start, and the form that starts a
+desktop.
 
-The form's lists come from the template; the filled form becomes a SessionRequest, as a REST body or a command does.
+The form's lists come from the template; the filled form becomes a SessionRequest, as a REST body or
+a command does.
 """
 
 import re
@@ -35,7 +37,21 @@ from vdi.session.resize import find_excess
 from vdi.session.schedule import is_time_zone
 from vdi.session.users import normal_user
 
-_MEMORY = ("1Gi", "2Gi", "4Gi", "8Gi", "12Gi", "16Gi", "24Gi", "32Gi", "48Gi", "64Gi", "96Gi", "128Gi", "256Gi")
+_MEMORY = (
+    "1Gi",
+    "2Gi",
+    "4Gi",
+    "8Gi",
+    "12Gi",
+    "16Gi",
+    "24Gi",
+    "32Gi",
+    "48Gi",
+    "64Gi",
+    "96Gi",
+    "128Gi",
+    "256Gi",
+)
 _CPU = ("500m", "1", "2", "4", "6", "8", "12", "16", "24", "32", "64")
 _LOCAL_DISK = ("1Gi", "2Gi", "5Gi", "10Gi", "20Gi", "50Gi", "100Gi", "200Gi", "500Gi", "1Ti")
 _TIMES = ("1h", "2h", "4h", "8h", "12h", "24h", "72h", "168h")
@@ -43,11 +59,17 @@ _IDLE = ("15m", "30m", "1h", "2h", "4h", "8h")
 _TIME_WORDS = {"24h": "1 day", "72h": "3 days", "168h": "1 week"}
 _MOST_GPUS = 64
 _HOME_NOTES = {
-    HomeScope.USER_AND_TEMPLATE: "Files in your home folder are there the next time you start this kind of desktop.",
-    HomeScope.USER: (
-        "Files in your home folder are there the next time, also in your other desktops that use this folder."
+    HomeScope.USER_AND_TEMPLATE: (
+        "Files in your home folder are there the next time you start this kind of desktop."
     ),
-    HomeScope.SESSION: "This desktop gets a home folder of its own: kept when it is restarted, deleted when it ends.",
+    HomeScope.USER: (
+        "Files in your home folder are there the next time, also in your other desktops that use"
+        " this folder."
+    ),
+    HomeScope.SESSION: (
+        "This desktop gets a home folder of its own: kept when it is restarted, deleted when it"
+        " ends."
+    ),
 }
 _AFTER = {
     TimeoutAction.SUSPEND: "Its files are kept",
@@ -82,13 +104,23 @@ class Offer:
 
 
 def size_choices(template: VDITemplate, chosen: str, cpu: str) -> tuple[list[Choice], list[Choice]]:
-    """Memory and CPUs up to the template's maximum and to what a node has, with these two among them."""
+    """Memory and CPUs up to the template's maximum and to what a node has, with these two among
+    them.
+    """
     resources = template.spec.resources
     memory_steps = _up_to(_MEMORY, chosen, resources.max_memory or resources.default_memory)
     cpu_steps = _up_to(_CPU, cpu, resources.max_cpu or resources.default_cpu)
-    memory_steps = [step for step in memory_steps if step == chosen or not find_excess(template, {"memory": step})]
-    cpu_steps = [step for step in cpu_steps if step == cpu or not find_excess(template, {"cpu": step})]
-    return [Choice(step, memory(step)) for step in memory_steps], [Choice(step, cpus(step)) for step in cpu_steps]
+    memory_steps = [
+        step
+        for step in memory_steps
+        if step == chosen or not find_excess(template, {"memory": step})
+    ]
+    cpu_steps = [
+        step for step in cpu_steps if step == cpu or not find_excess(template, {"cpu": step})
+    ]
+    return [Choice(step, memory(step)) for step in memory_steps], [
+        Choice(step, cpus(step)) for step in cpu_steps
+    ]
 
 
 def offer_of(template: VDITemplate, cluster: ClusterSettings) -> Offer:
@@ -96,31 +128,51 @@ def offer_of(template: VDITemplate, cluster: ClusterSettings) -> Offer:
     resources, life = template.spec.resources, template.spec.lifecycle
     most = resources.max_gpu if resources.max_gpu is not None else max(1, resources.default_gpu)
     gpus = range(1, min(most, _MOST_GPUS) + 1) if resources.default_gpu else ()
-    memory_steps, cpu_steps = size_choices(template, resources.default_memory, resources.default_cpu)
+    memory_steps, cpu_steps = size_choices(
+        template, resources.default_memory, resources.default_cpu
+    )
     disk = resources.default_ephemeral_storage
     disk_steps = _up_to(_LOCAL_DISK, disk, resources.max_ephemeral_storage) if disk else ()
     idle_default = (
-        f"after {_time_words(life.idle_timeout)} (default)" if life.idle_timeout else "never: keep it running"
+        f"after {_time_words(life.idle_timeout)} (default)"
+        if life.idle_timeout
+        else "never: keep it running"
     )
     return Offer(
         gpu=[Choice(str(number), count(number, "GPU")) for number in gpus],
         memory=memory_steps,
         cpu=cpu_steps,
         ephemeral_storage=[Choice(step, byte_size(step)) for step in disk_steps],
-        timeout=[Choice(time, _time_words(time)) for time in _times(max_timeout(template, cluster))],
-        timeout_hint=f"Then the desktop {describe_end(life.on_timeout)}. {_AFTER[life.on_timeout]}.",
-        idle=[Choice("", idle_default), *(Choice(time, f"after {_time_words(time)}") for time in _IDLE)],
-        idle_hint=f"After this long without mouse or keyboard input, the desktop {describe_end(life.on_idle)}.",
+        timeout=[
+            Choice(time, _time_words(time)) for time in _times(max_timeout(template, cluster))
+        ],
+        timeout_hint=(
+            f"Then the desktop {describe_end(life.on_timeout)}. {_AFTER[life.on_timeout]}."
+        ),
+        idle=[
+            Choice("", idle_default),
+            *(Choice(time, f"after {_time_words(time)}") for time in _IDLE),
+        ],
+        idle_hint=(
+            "After this long without mouse or keyboard input, the desktop"
+            f" {describe_end(life.on_idle)}."
+        ),
         home=[Choice("no", "without your files")] if template.spec.persistence.enabled else [],
         home_note=_HOME_NOTES[template.spec.persistence.scope],
     )
 
 
-def first_choice(template: VDITemplate, cluster: ClusterSettings, user: User, names: Iterable[str]) -> dict[str, str]:
+def first_choice(
+    template: VDITemplate, cluster: ClusterSettings, user: User, names: Iterable[str]
+) -> dict[str, str]:
     """Values of the empty form, by its fields."""
     resources, taken = template.spec.resources, set(names)
     base = generate_name(user.email, template.metadata.name)
-    free = (name for name in [base, *(f"{base[:58]}-{number}" for number in range(2, _TAKEN))] if name not in taken)
+    free = (
+        name
+        for name in [base, *(f"{base[:58]}-{number}" for number in range(2, _TAKEN))]
+        if name not in taken
+    )
     timeouts = _times(max_timeout(template, cluster))
     return {
         "name": next(free, base),
@@ -137,7 +189,9 @@ def first_choice(template: VDITemplate, cluster: ClusterSettings, user: User, na
 def last_choice(
     template: VDITemplate, cluster: ClusterSettings, user: User, last: Mapping[str, str]
 ) -> dict[str, Choice]:
-    """Options of the last start that are no defaults of the template, as far as it still offers them."""
+    """Options of the last start that are no defaults of the template, as far as it still offers
+    them.
+    """
     offer, usual = offer_of(template, cluster), first_choice(template, cluster, user, ())
     return {
         field: choice
@@ -148,15 +202,21 @@ def last_choice(
 
 
 def session_request(form: Mapping[str, str], template: VDITemplate, user: User) -> SessionRequest:
-    """The request of a filled form. Raises ValueError with a sentence that names the field and what is allowed.
+    """The request of a filled form. Raises ValueError with a sentence that names the field and what
+    is allowed.
 
-    A value that equals the template's is left out: the session then follows later changes of the template.
+    A value that equals the template's is left out: the session then follows later changes of the
+    template.
     """
     resources = template.spec.resources
     gpu = form.get("gpu", "")
     if gpu and not re.fullmatch(r"[0-9]{1,4}", gpu):
         raise ValueError(f"GPUs: {gpu!r} is not a whole number.")
-    for field, words in (("memory", "Memory"), ("cpu", "CPUs"), ("ephemeral_storage", "Local disk")):
+    for field, words in (
+        ("memory", "Memory"),
+        ("cpu", "CPUs"),
+        ("ephemeral_storage", "Local disk"),
+    ):
         _check(words, form.get(field, ""), parse_quantity)
     for field, words in (("timeout", "Time limit"), ("idle", "Idle timeout")):
         _check(words, form.get(field, ""), parse_duration)
@@ -176,20 +236,29 @@ def session_request(form: Mapping[str, str], template: VDITemplate, user: User) 
             gpu=int(gpus) if gpus else None,
             memory=chosen("memory", resources.default_memory),
             cpu=chosen("cpu", resources.default_cpu),
-            ephemeral_storage=chosen("ephemeral_storage", resources.default_ephemeral_storage or ""),
+            ephemeral_storage=chosen(
+                "ephemeral_storage", resources.default_ephemeral_storage or ""
+            ),
         ),
         persistence=RequestedHome(enabled=False) if without_home else None,
         timeout=form.get("timeout") or None,
         idle_timeout=form.get("idle") or None,
-        # The browser's guess, which no one has typed: a zone that is not known here is no reason to refuse the start.
+        # The browser's guess, which no one has typed: a zone that is not known here is no reason to
+        # refuse the start.
         time_zone=zone if is_time_zone(zone) else None,
     )
 
 
 def sharing_home(sessions: Iterable[VDISession], template: VDITemplate, user: User) -> list[str]:
-    """Names of this user's desktops whose home a new desktop of this template would have to wait for."""
+    """Names of this user's desktops whose home a new desktop of this template would have to wait
+    for.
+    """
     offer = template.spec.persistence
-    if not offer.enabled or offer.scope is HomeScope.SESSION or offer.access_mode is AccessMode.READ_WRITE_MANY:
+    if (
+        not offer.enabled
+        or offer.scope is HomeScope.SESSION
+        or offer.access_mode is AccessMode.READ_WRITE_MANY
+    ):
         return []
     return [
         session.metadata.name
@@ -197,7 +266,10 @@ def sharing_home(sessions: Iterable[VDISession], template: VDITemplate, user: Us
         if normal_user(session.spec.user) == normal_user(user.email)
         and (
             session.spec.template == template.metadata.name
-            or (offer.scope is HomeScope.USER and session.status.home_claim == user_home_claim_name(session.spec.user))
+            or (
+                offer.scope is HomeScope.USER
+                and session.status.home_claim == user_home_claim_name(session.spec.user)
+            )
         )
         and not session.spec.suspended
         and not session.metadata.deletion_timestamp
@@ -284,21 +356,30 @@ class CataloguePages(PortalPages):
         shown = [card for card in cards if _matches(card, words)]
         last = await self._last_choices(user, mine)
         return self._page(
-            request, user, "catalogue.html", here="catalogue", cards=shown, last=last, asked=asked, startable=mine
+            request,
+            user,
+            "catalogue.html",
+            here="catalogue",
+            cards=shown,
+            last=last,
+            asked=asked,
+            startable=mine,
         )
 
     async def start_form(self, request: Request, user: User) -> Response:
         """GET /catalogue/{template}: the form for a desktop of one template."""
         response = await self._form(request, user)
         # Creating a volume takes seconds, which the user spends with the form.
-        response.background = BackgroundTask(self._services.homes_ahead.make, user, request.path_params["template"])
+        response.background = BackgroundTask(
+            self._services.homes_ahead.make, user, request.path_params["template"]
+        )
         return response
 
     async def start(self, request: Request, user: User, form: Form) -> Response:
         """POST /catalogue/{template}: start a desktop, then open it, or its page here.
 
-        Without a name it comes from a button *Start*, and is what the form offers to start. A desktop that would have
-        to wait for files in use is not started so: the form says it.
+        Without a name it comes from a button *Start*, and is what the form offers to start. A
+        desktop that would have to wait for files in use is not started so: the form says it.
         """
         template = self._template(request, user)
         if "name" not in form:
@@ -306,7 +387,9 @@ class CataloguePages(PortalPages):
             if form["home"] == "yes" and self._home_used_by(template, user):
                 return RedirectResponse(f"/catalogue/{template.metadata.name}", 303)
         try:
-            session = await self._services.actions.start(user, session_request(form, template, user))
+            session = await self._services.actions.start(
+                user, session_request(form, template, user)
+            )
         except ActionDenied as why:
             return await self._form(request, user, form, why.sentence, why.status)
         except ValueError as why:
@@ -317,7 +400,12 @@ class CataloguePages(PortalPages):
         return RedirectResponse(f"/desktops/{name}/open", 303)
 
     async def _form(
-        self, request: Request, user: User, typed: Mapping[str, str] | None = None, error: str = "", status: int = 200
+        self,
+        request: Request,
+        user: User,
+        typed: Mapping[str, str] | None = None,
+        error: str = "",
+        status: int = 200,
     ) -> Response:
         template = self._template(request, user)
         first = await self._first_choice(template, user)
@@ -329,7 +417,8 @@ class CataloguePages(PortalPages):
             here="catalogue",
             card=template_card(template, self._settings.icon_origins),
             offer=offer_of(template, self._settings.cluster),
-            # A browser does not send a box that is not ticked: an absent field of a sent form is empty, not a default.
+            # A browser does not send a box that is not ticked: an absent field of a sent form is
+            # empty, not a default.
             typed=first if typed is None else {name: typed.get(name, "") for name in first},
             error=error,
             home_used_by=self._home_used_by(template, user),
@@ -342,16 +431,26 @@ class CataloguePages(PortalPages):
         usual = first_choice(template, self._settings.cluster, user, names)
         return usual | {field: choice.value for field, choice in last.items()}
 
-    async def _last_choices(self, user: User, templates: Iterable[VDITemplate]) -> dict[str, dict[str, Choice]]:
+    async def _last_choices(
+        self, user: User, templates: Iterable[VDITemplate]
+    ) -> dict[str, dict[str, Choice]]:
         """`last_choice` of each template, by its name. Without the database there are none."""
         last: dict[str, dict[str, str]] = {}
         with suppress(DatabaseUnavailableError):
             acts = await self._services.audit.entries(
                 limit=_LAST_STARTS, action="session.start", actor=user.email, owner=user.email
             )
-            last = {act.detail["template"]: act.detail for act in reversed(acts) if act.outcome == DONE}
-        names, cluster = {template.metadata.name: template for template in templates}, self._settings.cluster
-        return {name: last_choice(template, cluster, user, last.get(name, {})) for name, template in names.items()}
+            last = {
+                act.detail["template"]: act.detail for act in reversed(acts) if act.outcome == DONE
+            }
+        names, cluster = (
+            {template.metadata.name: template for template in templates},
+            self._settings.cluster,
+        )
+        return {
+            name: last_choice(template, cluster, user, last.get(name, {}))
+            for name, template in names.items()
+        }
 
     def _home_used_by(self, template: VDITemplate, user: User) -> list[str]:
         return sharing_home(self._services.subscriptions.sessions_with(user), template, user)

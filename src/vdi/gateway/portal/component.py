@@ -1,4 +1,6 @@
-"""The portal as a component of the gateway: the routes of all pages, and the event stream that keeps a page live."""
+"""The portal as a component of the gateway: the routes of all pages, and the event stream that
+keeps a page live.
+"""
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
@@ -25,8 +27,8 @@ from vdi.gateway.web.streams import sse_event, sse_response
 
 # Seconds after which a page is rendered again without a change: a share may have expired.
 LOOK_AGAIN = 15.0
-# Seconds between two looks at the database whether the login still holds for the same rights; each page that is opened
-# looks anyway.
+# Seconds between two looks at the database whether the login still holds for the same rights; each
+# page that is opened looks anyway.
 ASK_LOGIN = 60.0
 # Seconds between two messages to one browser: several changes in between are sent as one.
 QUIET = 0.25
@@ -49,7 +51,9 @@ async def stream_pieces(
     look_again: float = LOOK_AGAIN,
     ask_login: float = ASK_LOGIN,
 ) -> AsyncIterator[bytes]:
-    """Messages for one page, until `allowed` says no, its object is gone, or a newer page of the user displaces it."""
+    """Messages for one page, until `allowed` says no, its object is gone, or a newer page of the
+    user displaces it.
+    """
     loop = asyncio.get_running_loop()
     with subscriptions.subscribe(user.email, topics) as subscription:
         pieces = view()
@@ -77,11 +81,14 @@ async def stream_pieces(
 def message(pieces: Pieces, mark: str = "") -> bytes:
     """The pieces as events, in one write.
 
-    The id of the last one is the mark of what the page shows then: a browser that reconnects sends it as
-    `Last-Event-ID`.
+    The id of the last one is the mark of what the page shows then: a browser that reconnects sends
+    it as `Last-Event-ID`.
     """
     last = next(reversed(pieces), "")
-    return b"".join(sse_event(text, event=name, id=mark if name == last else "") for name, text in pieces.items())
+    return b"".join(
+        sse_event(text, event=name, id=mark if name == last else "")
+        for name, text in pieces.items()
+    )
 
 
 class PageEvents:
@@ -93,8 +100,8 @@ class PageEvents:
     async def events(self, request: Request) -> Response:
         """The stream of one page. `view` is the page, `seen` the mark of what it shows already.
 
-        A browser that reconnects sends a newer mark. It does so by itself, also for a page that nobody looks at, so
-        the stream is no use of the login.
+        A browser that reconnects sends a newer mark. It does so by itself, also for a page that
+        nobody looks at, so the stream is no use of the login.
         """
         user, services = await self._services.guard.require_unattended(request), self._services
         query = request.query_params
@@ -116,7 +123,9 @@ class PageEvents:
                 quiet, topics = QUIET_ALL, {EVERYTHING}
             case other:
                 return PlainTextResponse(
-                    f"view: {other!r} is not one of desktops, shared, desktop (with a name), admin, overview", 400
+                    f"view: {other!r} is not one of desktops, shared, desktop (with a name), admin,"
+                    " overview",
+                    400,
                 )
 
         async def allowed() -> bool:
@@ -143,7 +152,15 @@ class Portal(Component):
 
     def portal_routes(self) -> Sequence[BaseRoute]:
         """All pages, the live stream, and the static files."""
-        groups = (FilePages, DesktopPages, CataloguePages, HistoryPages, HomePages, HelpPages, AdminPages)
+        groups = (
+            FilePages,
+            DesktopPages,
+            CataloguePages,
+            HistoryPages,
+            HomePages,
+            HelpPages,
+            AdminPages,
+        )
         return (
             *asset_routes(self.services.context.settings.brand, "/static"),
             Route("/events", PageEvents(self.services).events, methods=["GET"]),

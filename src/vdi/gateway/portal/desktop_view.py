@@ -1,6 +1,7 @@
 """One desktop as the portal shows it to one user. Pure: objects and time in, values out.
 
-A page's template reads nothing but this view, so the guests of a desktop do not reach a page of somebody else.
+A page's template reads nothing but this view, so the guests of a desktop do not reach a page of
+somebody else.
 """
 
 from collections.abc import Collection
@@ -39,9 +40,17 @@ _WORDS = {
     Phase.TERMINATING: "Ending",
     Phase.FAILED: "Failed",
 }
-# Actions that make sense in each phase; sharing, scheduling and a new size always do, until the end.
+# Actions that make sense in each phase; sharing, scheduling and a new size always do, until the
+# end.
 _ACTIONS = {
-    Phase.RUNNING: {Action.OPEN, Action.BROWSE, Action.EXTEND, Action.SUSPEND, Action.RESTART, Action.END},
+    Phase.RUNNING: {
+        Action.OPEN,
+        Action.BROWSE,
+        Action.EXTEND,
+        Action.SUSPEND,
+        Action.RESTART,
+        Action.END,
+    },
     Phase.CREATING: {Action.OPEN, Action.EXTEND, Action.SUSPEND, Action.RESTART, Action.END},
     Phase.PENDING: {Action.OPEN, Action.SUSPEND, Action.END},
     "": {Action.OPEN, Action.SUSPEND, Action.END},
@@ -77,7 +86,9 @@ class Choice:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DesktopView:
-    """One desktop as one user may see it: the fields of its session, and what they mean for this user now."""
+    """One desktop as one user may see it: the fields of its session, and what they mean for this
+    user now.
+    """
 
     name: str
     uid: str
@@ -145,7 +156,9 @@ def desktop_view(
     *,
     icon_origins: Collection[str] = (),
 ) -> DesktopView:
-    """The session as this user may see it. The caller has checked whether they may see it at all."""
+    """The session as this user may see it. The caller has checked whether they may see it at
+    all.
+    """
     spec, status, meta = session.spec, session.status, session.metadata
     phase = Phase.TERMINATING if meta.deletion_timestamp else status.phase
     role = role_in(session, user.email, now)
@@ -184,7 +197,9 @@ def desktop_view(
         node=status.node_name if user.admin else "",
         expires=status.expires_at if phase in (Phase.RUNNING, Phase.CREATING) else "",
         access_ends=ends.isoformat() if ends else "",
-        idle_timeout=spec.idle_timeout or (template.spec.lifecycle.idle_timeout if template else None) or "",
+        idle_timeout=spec.idle_timeout
+        or (template.spec.lifecycle.idle_timeout if template else None)
+        or "",
         thumbnail=has_thumbnail(session, template, role),
         has_home=has_home,
         keeps_files=outlives,
@@ -201,7 +216,9 @@ def template_title(template: VDITemplate | None, name: str) -> str:
 def extensions(
     session: VDISession, template: VDITemplate | None, cluster: ClusterSettings, now: datetime
 ) -> list[Choice]:
-    """Longer runs that can be chosen, none beyond `max_timeout`, by their `spec.timeout`; none before a run began."""
+    """Longer runs that can be chosen, none beyond `max_timeout`, by their `spec.timeout`; none
+    before a run began.
+    """
     if not session.status.start_time:
         return []
     begun = parse_time(session.status.start_time)
@@ -226,7 +243,9 @@ def _state(phase: str, queue: QueueStatus | None) -> str:
     return _WORDS.get(phase, phase)
 
 
-def _actions(session: VDISession, phase: str, template: VDITemplate | None, user: User, now: datetime) -> set[Action]:
+def _actions(
+    session: VDISession, phase: str, template: VDITemplate | None, user: User, now: datetime
+) -> set[Action]:
     sensible = set(_ACTIONS.get(phase, ()))
     if not file_transfers(template) or refuse_picture(session):
         sensible.discard(Action.BROWSE)
@@ -245,7 +264,11 @@ def _actions(session: VDISession, phase: str, template: VDITemplate | None, user
 
 
 def _notices(
-    session: VDISession, phase: str, template: VDITemplate | None, cluster: ClusterSettings, now: datetime
+    session: VDISession,
+    phase: str,
+    template: VDITemplate | None,
+    cluster: ClusterSettings,
+    now: datetime,
 ) -> list[Notice]:
     if phase == Phase.TERMINATING:
         return []
@@ -258,7 +281,11 @@ def _notices(
         if condition.type == EXPIRING:
             can_extend = bool(extensions(session, template, cluster, now))
             action = Action.EXTEND if can_extend else ""
-            text += "" if can_extend else f" It already has the maximum of {max_timeout(template, cluster)}."
+            text += (
+                ""
+                if can_extend
+                else f" It already has the maximum of {max_timeout(template, cluster)}."
+            )
         found.append(Notice("warn", WARNING_TITLES[condition.type], text, action))
     if status.failures and status.failures.count and phase != Phase.FAILED:
         times = "once" if status.failures.count == 1 else f"{status.failures.count} times in a row"
@@ -272,9 +299,15 @@ def _notices(
 
 
 def _size(session: VDISession, template: VDITemplate | None) -> tuple[int | None, str, str, str]:
-    """GPU, memory, CPU and local disk, as far as they are known: the session's own, else the template's."""
+    """GPU, memory, CPU and local disk, as far as they are known: the session's own, else the
+    template's.
+    """
     chosen = session.spec.resources
     if template is None:
-        return (chosen.gpu, chosen.memory, chosen.cpu or "", chosen.ephemeral_storage or "") if chosen else _UNKNOWN
+        return (
+            (chosen.gpu, chosen.memory, chosen.cpu or "", chosen.ephemeral_storage or "")
+            if chosen
+            else _UNKNOWN
+        )
     size = size_of(session.spec, template.spec.resources)
     return size.gpu, size.memory, size.cpu, size.ephemeral_storage or ""

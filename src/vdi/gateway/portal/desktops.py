@@ -1,4 +1,6 @@
-"""Pages `/`, `/shared`, `/desktops/...` and `/homes`: lists of desktops, one desktop's page with its actions, homes."""
+"""Pages `/`, `/shared`, `/desktops/...` and `/homes`: lists of desktops, one desktop's page with
+its actions, homes.
+"""
 
 import asyncio
 from contextlib import suppress
@@ -43,11 +45,13 @@ _LISTS = {"desktops": "/", "shared": "/shared", "admin": "/admin/sessions"}
 # What each action that asks first does.
 CONSEQUENCES = {
     Action.SUSPEND: (
-        "Open programs are closed, so save your work first. Its address is kept, and you can resume it later."
+        "Open programs are closed, so save your work first. Its address is kept, and you can resume"
+        " it later."
     ),
     Action.RESTART: "Open programs are closed, so save your work first. Its address is kept.",
     Action.END: (
-        "The desktop is stopped and its address is released. Open programs are closed, so save your work first."
+        "The desktop is stopped and its address is released. Open programs are closed, so save your"
+        " work first."
     ),
 }
 
@@ -61,7 +65,10 @@ def _place(found: DesktopView) -> str:
 def _consequence(found: DesktopView, action: Action) -> str:
     words = CONSEQUENCES[action]
     if action is not Action.END:
-        return f"{words} {'The files in its home folder are kept.' if found.has_home else 'Its files are deleted.'}"
+        return (
+            f"{words}"
+            f" {'The files in its home folder are kept.' if found.has_home else 'Its files are deleted.'}"
+        )
     if found.phase == Phase.SUSPENDED:
         words = "Its address is released."
     if found.mine and found.keeps_files:  # the page asks below whether to delete them
@@ -74,7 +81,9 @@ class DesktopPages(PortalPages):
 
     def __init__(self, services: Services) -> None:
         super().__init__(services)
-        self._forms = FormActions(services.context, services.actions, services.computer, services.recordings)
+        self._forms = FormActions(
+            services.context, services.actions, services.computer, services.recordings
+        )
 
     def routes(self) -> list[Route]:
         return [
@@ -83,18 +92,29 @@ class DesktopPages(PortalPages):
             self._get("/desktops/{name}", self.desktop),
             self._get("/desktops/{name}/open", self.open_desktop),
             Route("/desktops/{name}/thumbnail", self.thumbnail, methods=["GET"]),
-            # After the others, since these take any word: for an unknown one, the desktop's page is shown.
+            # After the others, since these take any word: for an unknown one, the desktop's page is
+            # shown.
             self._get("/desktops/{name}/{action}", self.ask),
             self._post("/desktops/{name}/{action}", self.act),
         ]
 
     async def my_desktops(self, request: Request, user: User) -> Response:
-        return self._list(request, user, "desktops", "My desktops", "Your desktops. This page updates automatically.")
+        return self._list(
+            request,
+            user,
+            "desktops",
+            "My desktops",
+            "Your desktops. This page updates automatically.",
+        )
 
     async def shared(self, request: Request, user: User) -> Response:
-        return self._list(request, user, "shared", "Shared with me", "Desktops that others let you watch or use.")
+        return self._list(
+            request, user, "shared", "Shared with me", "Desktops that others let you watch or use."
+        )
 
-    def _list(self, request: Request, user: User, here: str, heading: str, subtitle: str) -> Response:
+    def _list(
+        self, request: Request, user: User, here: str, heading: str, subtitle: str
+    ) -> Response:
         desktops = pages.desktops_of(self._services, user, here)
         pieces = pages.list_pieces(self._services, user, here, desktops)
         return self._page(
@@ -114,9 +134,12 @@ class DesktopPages(PortalPages):
         return await self._show(request, user)
 
     async def open_desktop(self, request: Request, user: User) -> Response:
-        """Redirect to the desktop, whose host answers with the waiting page; to its page here without an address."""
+        """Redirect to the desktop, whose host answers with the waiting page; to its page here
+        without an address.
+        """
         name = request.path_params["name"]
-        # Listen before looking: an address that the operator sets in between would be missed, and waited for in vain.
+        # Listen before looking: an address that the operator sets in between would be missed, and
+        # waited for in vain.
         with self._services.subscriptions.subscribe(None, {session_topic(name)}) as subscription:
             found = pages.find_desktop(self._services, user, name)
             with suppress(TimeoutError):
@@ -128,11 +151,15 @@ class DesktopPages(PortalPages):
         return RedirectResponse(f"/desktops/{name}" if address == "/" else f"{address}/", 303)
 
     async def thumbnail(self, request: Request) -> Response:
-        """A small picture of the screen, for the owner alone; the page's script requests it again and again.
+        """A small picture of the screen, for the owner alone; the page's script requests it again
+        and again.
 
         204 while there is no picture: a page may ask before it has heard that its desktop stopped.
         """
-        user, name = await self._services.guard.require_unattended(request), request.path_params["name"]
+        user, name = (
+            await self._services.guard.require_unattended(request),
+            request.path_params["name"],
+        )
         picture = await self._services.agents.take_thumbnail(user, name)
         if picture is None:
             return Response(status_code=204, headers={"Cache-Control": "no-store"})
@@ -147,24 +174,46 @@ class DesktopPages(PortalPages):
         return self._ask(request, user, found, Action(action))
 
     async def act(self, request: Request, user: User, form: Form) -> Response:
-        """An action of one of the forms. A refusal is shown where it was asked for, with what was typed."""
+        """An action of one of the forms. A refusal is shown where it was asked for, with what was
+        typed.
+        """
         name, action = _name(request), request.path_params["action"]
         before = pages.desktop_of(self._services, user, name)
         try:
-            # If the time limit was raised since the page was made, the length that was chosen there may be less.
-            if before and action == Action.EXTEND and form.get("from", before.spec.timeout) != before.spec.timeout:
-                raise ActionDenied("Conflict", f"The time limit is {before.spec.timeout} now. Choose again.")
+            # If the time limit was raised since the page was made, the length that was chosen there
+            # may be less.
+            if (
+                before
+                and action == Action.EXTEND
+                and form.get("from", before.spec.timeout) != before.spec.timeout
+            ):
+                raise ActionDenied(
+                    "Conflict", f"The time limit is {before.spec.timeout} now. Choose again."
+                )
             await self._forms.carry_out(user, name, action, form)
         except ActionDenied as why:
             found = pages.desktop_of(self._services, user, name)
             if found and action in CONSEQUENCES:
-                return self._ask(request, user, found, Action(action), form=form, error=why.sentence, status=why.status)
+                return self._ask(
+                    request,
+                    user,
+                    found,
+                    Action(action),
+                    form=form,
+                    error=why.sentence,
+                    status=why.status,
+                )
             return await self._show(request, user, form, why.sentence, why.status)
         where = _LISTS[_place(before)] if before and action == Action.END else f"/desktops/{name}"
         return done(where, _done_code(action, form, before), name)
 
     async def _show(
-        self, request: Request, user: User, form: Form | None = None, refusal: str = "", status: int = 200
+        self,
+        request: Request,
+        user: User,
+        form: Form | None = None,
+        refusal: str = "",
+        status: int = 200,
     ) -> Response:
         """The desktop's page; after a refusal with what was typed, and the reason beside it."""
         name, action = _name(request), request.path_params.get("action", "") if refusal else ""
@@ -187,7 +236,11 @@ class DesktopPages(PortalPages):
             seen=pages.digest(pieces),
             extensions=extensions(session, template, self._settings.cluster, self._clock()),
             sizes=size_choices(template, found.memory, found.cpu) if template else ((), ()),
-            memory=await ask_memory(self._services.agents.agent, session, template) if found.mine else None,
+            memory=(
+                await ask_memory(self._services.agents.agent, session, template)
+                if found.mine
+                else None
+            ),
             driver=await self._services.computer.driver(session),
             longest=max_timeout(template, self._settings.cluster),
             roles=[role for role in ROLES if role.value in FULL_CONTROL or not without_viewers],
@@ -196,7 +249,8 @@ class DesktopPages(PortalPages):
             happened=await read_timeline(self._services, session),
             scripts=scripts,
             scripts_problem=scripts_problem,
-            typed=_NOTHING_TYPED | (form if form and action in (Action.SHARE, Action.EXTEND) else {}),
+            typed=_NOTHING_TYPED
+            | (form if form and action in (Action.SHARE, Action.EXTEND) else {}),
             times=schedule or session.spec.schedule or _FIRST_SCHEDULE,
             guesses_zone=not (schedule or session.spec.schedule),
             day_names=day_names(),
@@ -207,7 +261,9 @@ class DesktopPages(PortalPages):
     async def _read_scripts(
         self, user: User, session: VDISession, template: VDITemplate | None
     ) -> tuple[tuple[StartupScriptResult, ...], str]:
-        """Results of the start-up scripts of a running desktop; or why not, where the template has such a script."""
+        """Results of the start-up scripts of a running desktop; or why not, where the template has
+        such a script.
+        """
         if role_in(session, user.email, self._clock()) is not Role.OWNER or not is_running(session):
             return (), ""
         try:
@@ -260,7 +316,8 @@ def _done_code(action: str, form: Form, before: DesktopView | None) -> str:
         case Action.END if before and (not before.keeps_files or form.get("delete_home") == "yes"):
             return "end-with-files"
         case Action.UNSHARE if before and any(
-            guest.user == form.get("user") and guest.role in FULL_CONTROL for guest in before.spec.access
+            guest.user == form.get("user") and guest.role in FULL_CONTROL
+            for guest in before.spec.access
         ):
             return "unshare-collaborator"
     return action
@@ -297,8 +354,10 @@ class HomePages(PortalPages):
             path=f"/homes/{home.name}/delete",
             back="/homes",
             question=f"{self._title(home)}: delete?",
-            consequence="All of them are deleted permanently, with their volume of "
-            f"{byte_size(home.size)}. The next desktop that uses them starts empty.",
+            consequence=(
+                "All of them are deleted permanently, with their volume of "
+                f"{byte_size(home.size)}. The next desktop that uses them starts empty."
+            ),
             label="Delete the files",
             dangerous=True,
             error="",
@@ -317,11 +376,19 @@ class HomePages(PortalPages):
     def _title(self, home: HomeSummary) -> str:
         """`Files of Small desktop`: the claim's name says nothing to its user."""
         if home.template:
-            return f"Files of {template_title(self._cluster.template(home.template), home.template)}"
+            return (
+                f"Files of {template_title(self._cluster.template(home.template), home.template)}"
+            )
         is_own = home.scope == HomeScope.SESSION.value
-        return f"Files of {', '.join(home.sessions) or 'one desktop'}" if is_own else "Files of all your desktops"
+        return (
+            f"Files of {', '.join(home.sessions) or 'one desktop'}"
+            if is_own
+            else "Files of all your desktops"
+        )
 
-    def _list(self, request: Request, user: User, *, status: int = 200, error: str = "") -> Response:
+    def _list(
+        self, request: Request, user: User, *, status: int = 200, error: str = ""
+    ) -> Response:
         homes = [(home, self._title(home)) for home in self._cluster.homes_of(user.email)]
         shown = {"homes": homes, "error": error, "done": done_message(request)}
         return self._page(request, user, "homes.html", status=status, here="homes", **shown)

@@ -64,9 +64,12 @@ class FilePages(PortalPages):
     async def folder(self, request: Request, user: User) -> Response:
         async with AsyncExitStack() as held:
             page = await self._folder(request, user, held)
-            # A page is larger than the list that it shows: it counts by itself, until the browser has read it.
+            # A page is larger than the list that it shows: it counts by itself, until the browser
+            # has read it.
             if len(page.body) > SMALL_ANSWER_BYTES:
-                await self._services.agents.agent.answers.reserve(held, user.email, len(page.body), seconds=0)
+                await self._services.agents.agent.answers.reserve(
+                    held, user.email, len(page.body), seconds=0
+                )
             return HeldResponse(page, held.pop_all())
 
     async def _folder(self, request: Request, user: User, held: AsyncExitStack) -> Response:
@@ -76,7 +79,9 @@ class FilePages(PortalPages):
         try:
             session, agent = self._find(request, user, "download"), self._services.agents.agent
             async with self._ask(request, user, "download") as answer:
-                folder = decode_json(await agent.read(session, answer, _MAX_LIST_BYTES, held), _Folder)
+                folder = decode_json(
+                    await agent.read(session, answer, _MAX_LIST_BYTES, held), _Folder
+                )
         except ActionDenied as why:
             error, status, headers = why.sentence, why.status, why.headers
         at, names = _quoted(f"{path}/".lstrip("/")), path.split("/") if path else []
@@ -88,10 +93,22 @@ class FilePages(PortalPages):
                 folder = msgspec.structs.replace(folder, is_cut=True)
                 break
             rows.append(row)
-        parents = [(name, _quoted("/".join(names[:number]))) for number, name in enumerate(names, start=1)]
+        parents = [
+            (name, _quoted("/".join(names[:number]))) for number, name in enumerate(names, start=1)
+        ]
         ways = file_transfers(self._cluster.template(desktop.spec.template))
-        may = {"may_upload": "browse" in desktop.actions and "upload" in ways, "done": done_message(request)}
-        shown = {"desktop": desktop, "folder": folder, "rows": rows, "parents": parents, "at": at, "error": error} | may
+        may = {
+            "may_upload": "browse" in desktop.actions and "upload" in ways,
+            "done": done_message(request),
+        }
+        shown = {
+            "desktop": desktop,
+            "folder": folder,
+            "rows": rows,
+            "parents": parents,
+            "at": at,
+            "error": error,
+        } | may
         here = "desktops" if desktop.mine else "shared"
         page = self._page(request, user, "files.html", status=status, here=here, **shown)
         page.headers.update(headers)
@@ -99,14 +116,21 @@ class FilePages(PortalPages):
 
     async def download(self, request: Request, user: User) -> Response:
         """A file, or a folder as zip: never shown by the browser, whatever is in it."""
-        # It leaves a trace in the audit and works in the desktop: no picture or frame of another page starts one.
+        # It leaves a trace in the audit and works in the desktop: no picture or frame of another
+        # page starts one.
         self._services.guard.check_origin(request)
         content = self._content(request, user)
         length = (await anext(content)).decode()
         # Else a copy would go on for a moment after its browser has left.
         done, media_type = BackgroundTask(_close, content), "application/octet-stream"
-        file = quote(_path(request).rpartition("/")[2] or request.path_params["name"], safe="", errors="replace")
-        headers = {"Content-Disposition": f"attachment; filename*=UTF-8''{file}{'' if length else '.zip'}"}
+        file = quote(
+            _path(request).rpartition("/")[2] or request.path_params["name"],
+            safe="",
+            errors="replace",
+        )
+        headers = {
+            "Content-Disposition": f"attachment; filename*=UTF-8''{file}{'' if length else '.zip'}"
+        }
         headers |= {"Content-Length": length} if length else {}
         return StreamingResponse(content, headers=headers, media_type=media_type, background=done)
 
@@ -130,14 +154,30 @@ class FilePages(PortalPages):
 
     @asynccontextmanager
     async def _ask(
-        self, request: Request, user: User, way: Direction, where: str = "/files", **options: Unpack[RequestOptions]
+        self,
+        request: Request,
+        user: User,
+        way: Direction,
+        where: str = "/files",
+        **options: Unpack[RequestOptions],
     ) -> AsyncIterator[ResponseStream]:
-        """The agent's response. The audit has downloads that have begun, and uploads that are complete."""
+        """The agent's response. The audit has downloads that have begun, and uploads that are
+        complete.
+        """
         name = request.path_params["name"]
         await find_to_act(self._services.context, user, Action.BROWSE, name)
-        session, agents, path = self._find(request, user, way), self._services.agents, _path(request)
+        session, agents, path = (
+            self._find(request, user, way),
+            self._services.agents,
+            _path(request),
+        )
         method, address = "PUT" if way == "upload" else "GET", f"{where}?{_quoted(path)}"
-        await agents.limit("files", session, MAX_REQUESTS, "Too many requests for files of this desktop in a minute.")
+        await agents.limit(
+            "files",
+            session,
+            MAX_REQUESTS,
+            "Too many requests for files of this desktop in a minute.",
+        )
         async with agents.agent.stream(session, method, address, lane=FILES, **options) as answer:
             if answer.status != HTTPStatus.OK:
                 why = escape((await answer.start(200)).decode(errors="replace"))
@@ -151,7 +191,9 @@ class FilePages(PortalPages):
             yield answer
 
     def _find(self, request: Request, user: User, direction: Direction) -> VDISession:
-        """The running desktop whose files the user may copy in this direction now. Raises ActionDenied."""
+        """The running desktop whose files the user may copy in this direction now. Raises
+        ActionDenied.
+        """
         session, _ = find_session(self._services.context, user, request.path_params["name"])
         if refused := refusal(user, Action.BROWSE, session, self._clock()):
             raise ActionDenied(*refused)
@@ -159,14 +201,18 @@ class FilePages(PortalPages):
             why = f"Your administrator does not allow the {direction} of files of this desktop."
             raise ActionDenied("Forbidden", why)
         if not is_running(session):
-            raise ActionDenied("Conflict", "The desktop is not running. Its files are shown while it runs.")
+            raise ActionDenied(
+                "Conflict", "The desktop is not running. Its files are shown while it runs."
+            )
         if why := refuse_picture(session):
             raise ActionDenied("Conflict", why)
         return session
 
 
 async def _close(content: AsyncGenerator[bytes, None]) -> None:
-    await content.aclose()  # Starlette would call the method itself in a thread, which awaits nothing
+    await (
+        content.aclose()
+    )  # Starlette would call the method itself in a thread, which awaits nothing
 
 
 def _path(request: Request) -> str:

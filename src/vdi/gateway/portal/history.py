@@ -1,4 +1,6 @@
-"""Pages below `/history`: past sessions, films and usage by month; the timeline of a desktop's page."""
+"""Pages below `/history`: past sessions, films and usage by month; the timeline of a desktop's
+page.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -43,8 +45,12 @@ async def read_timeline(services: Services, session: VDISession) -> list[Timelin
     name, uid = session.metadata.name, session.metadata.uid
     try:
         past = await services.history.session(uid)
-        acts = await services.audit.entries(limit=_TIMELINE_SIZE, action="session.restart", target=name)
-        acts += await services.audit.entries(limit=_TIMELINE_SIZE, action=OUT_OF_MEMORY_ACT, target=name)
+        acts = await services.audit.entries(
+            limit=_TIMELINE_SIZE, action="session.restart", target=name
+        )
+        acts += await services.audit.entries(
+            limit=_TIMELINE_SIZE, action=OUT_OF_MEMORY_ACT, target=name
+        )
     except DatabaseUnavailableError:
         return None
     acts = [act for act in acts if act.uid == uid and act.outcome == DONE]
@@ -52,9 +58,14 @@ async def read_timeline(services: Services, session: VDISession) -> list[Timelin
 
 
 def timeline_of(past: SessionHistory, acts: Sequence[Entry] = ()) -> list[TimelineEntry]:
-    """All events that are stored of a session, newest first; of the same second, the later step first."""
+    """All events that are stored of a session, newest first; of the same second, the later step
+    first.
+    """
     session = past.session
-    found = [TimelineEntry(session.created, "Requested"), *(entry for run in past.runs for entry in _of_run(run))]
+    found = [
+        TimelineEntry(session.created, "Requested"),
+        *(entry for run in past.runs for entry in _of_run(run)),
+    ]
     if session.ended and session.end_reason:
         by = f"by {session.ended_by}" if session.ended_by else ""
         found.append(TimelineEntry(session.ended, end_reason(session.end_reason), by))
@@ -72,7 +83,11 @@ def _of_run(run: RunRow) -> list[TimelineEntry]:
     if run.ready:
         found.append(TimelineEntry(run.ready, "Ready", f"after {seconds(run.startup_seconds)}"))
     # A run that somebody ended, or that went with its session, is told by the entry of the session.
-    if run.ended and run.end_reason and run.end_reason not in (EndReason.USER, EndReason.ADMIN, EndReason.DELETED):
+    if (
+        run.ended
+        and run.end_reason
+        and run.end_reason not in (EndReason.USER, EndReason.ADMIN, EndReason.DELETED)
+    ):
         found.append(TimelineEntry(run.ended, end_reason(run.end_reason), run.end_detail))
     return found
 
@@ -88,11 +103,20 @@ class Share:
 
 
 def shares(used: Sequence[tuple[str, float]], most: int = 10) -> list[Share]:
-    """The largest, and the others in one line: their sum is not to be compared with single ones, and has no bar."""
-    ordered = sorted(((name, value) for name, value in used if value > 0), key=lambda pair: (-pair[1], pair[0]))
-    found = [Share(name, hours(value), round(100 * value / ordered[0][1], 1)) for name, value in ordered[:most]]
+    """The largest, and the others in one line: their sum is not to be compared with single ones,
+    and has no bar.
+    """
+    ordered = sorted(
+        ((name, value) for name, value in used if value > 0), key=lambda pair: (-pair[1], pair[0])
+    )
+    found = [
+        Share(name, hours(value), round(100 * value / ordered[0][1], 1))
+        for name, value in ordered[:most]
+    ]
     if others := ordered[most:]:
-        found.append(Share(count(len(others), "other"), hours(sum(value for _, value in others)), 0.0))
+        found.append(
+            Share(count(len(others), "other"), hours(sum(value for _, value in others)), 0.0)
+        )
     return found
 
 
@@ -102,7 +126,9 @@ def run_time(past: SessionHistory, now: datetime) -> timedelta:
 
 
 def _whose(request: Request, user: User) -> tuple[str | None, bool]:
-    """Whose history is requested (None: everybody's), and whether the page is the administrators' one."""
+    """Whose history is requested (None: everybody's), and whether the page is the administrators'
+    one.
+    """
     if request.query_params.get("of") == "everyone" and user.may_audit:
         return normal_user(request.query_params.get("user", "").strip()[:254]) or None, True
     return user.email, False
@@ -125,12 +151,16 @@ class HistoryPages(PortalPages):
         cursor = request.query_params.get("cursor")
         older = ""
         try:
-            found = await queries.read_past_sessions(self._services, user=email, limit=PAGE_SIZE, cursor=cursor)
+            found = await queries.read_past_sessions(
+                self._services, user=email, limit=PAGE_SIZE, cursor=cursor
+            )
         except DatabaseUnavailableError:
             found = None
         if found and found.next:
             filters = {"of": "everyone", "user": email} if everyone else {}
-            given = {name: value for name, value in filters.items() if value} | {"cursor": found.next}
+            given = {name: value for name, value in filters.items() if value} | {
+                "cursor": found.next
+            }
             older = f"/history?{urlencode(given)}"
         return self._page(
             request,
@@ -157,7 +187,9 @@ class HistoryPages(PortalPages):
         except DatabaseUnavailableError:
             use = report = None
         # Hours of users and of templates side by side; a user's own report has only one user.
-        charted = [kind for kind in By if (everyone or kind is By.TEMPLATE) and by in (By.USER, kind)]
+        charted = [
+            kind for kind in By if (everyone or kind is By.TEMPLATE) and by in (By.USER, kind)
+        ]
         return self._page(
             request,
             user,
@@ -169,9 +201,14 @@ class HistoryPages(PortalPages):
             by=by,
             choices=[Choice(kind, kind) for kind in By],
             rows=report.rows(by) if report else (),
-            charts=[(kind, shares([(usage.name, usage.hours) for usage in report.rows(kind)])) for kind in charted]
-            if report
-            else [],
+            charts=(
+                [
+                    (kind, shares([(usage.name, usage.hours) for usage in report.rows(kind)]))
+                    for kind in charted
+                ]
+                if report
+                else []
+            ),
             everyone=everyone,
             use=use,
         )
@@ -180,11 +217,15 @@ class HistoryPages(PortalPages):
         """GET /recordings: films, newest first, each with how much of its run was filmed."""
         cursor = request.query_params.get("cursor")
         try:
-            films = await queries.read_recordings(self._services, user, limit=PAGE_SIZE, cursor=cursor)
+            films = await queries.read_recordings(
+                self._services, user, limit=PAGE_SIZE, cursor=cursor
+            )
         except DatabaseUnavailableError:
             films = None
         everyone = user.may_audit
-        return self._page(request, user, "recordings.html", here="history", films=films, everyone=everyone)
+        return self._page(
+            request, user, "recordings.html", here="history", films=films, everyone=everyone
+        )
 
     async def player(self, request: Request, user: User) -> Response:
         """GET /recordings/ID: the film with its controls."""

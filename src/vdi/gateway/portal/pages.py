@@ -1,7 +1,8 @@
-"""Common base of the portal's pages: routes that require a login, rendering, messages after an action, live fragments.
+"""Common base of the portal's pages: routes that require a login, rendering, messages after an
+action, live fragments.
 
-A fragment is a piece of a page that an event stream replaces, by the name of its event. The page and its stream call
-the same functions, so both show the same, and only what this user may see.
+A fragment is a piece of a page that an event stream replaces, by the name of its event. The page
+and its stream call the same functions, so both show the same, and only what this user may see.
 """
 
 from collections.abc import Awaitable, Callable, Sequence
@@ -28,7 +29,8 @@ from vdi.session.users import same_user
 T = TypeVar("T")
 Form = dict[str, str]
 
-# Messages after an action, by the code in the address of the next page. The name in it is escaped like all else.
+# Messages after an action, by the code in the address of the next page. The name in it is escaped
+# like all else.
 DONE = {
     "start": "{name} is being started.",
     "plan-end": "The end is announced in {name}.",
@@ -44,16 +46,20 @@ DONE = {
     "upload": "{name} uploaded.",
     "schedule": "The schedule of {name} is set.",
     "unschedule": "The schedule of {name} was removed.",
-    "share": "{name} is shared. To open it, your guest needs a login here. Send them the invitation.",
-    "request-access": "The owner of {name} is asked. Without an answer, the request lapses after a minute.",
+    "share": (
+        "{name} is shared. To open it, your guest needs a login here. Send them the invitation."
+    ),
+    "request-access": (
+        "The owner of {name} is asked. Without an answer, the request lapses after a minute."
+    ),
     "allow-access": "{name} is shared. End it under Sharing at any time.",
     "refuse-access": "The request for access to {name} is refused.",
     "take-over": "You have taken over {name}. Agents wait until you give back.",
     "give-back": "Agents may drive {name} again.",
     "unshare": "Access to {name} was revoked.",
     "unshare-collaborator": (
-        "Access to {name} was revoked. Programs that your guest started in it are still running. Restart the "
-        "desktop to end them."
+        "Access to {name} was revoked. Programs that your guest started in it are still running."
+        " Restart the desktop to end them."
     ),
 }
 # Prefix of the names of a list's members.
@@ -62,7 +68,10 @@ ITEM = "item-"
 LIST = "list"
 _EMPTY_LISTS = {
     "desktops": ("No desktop yet", "Start one. It opens in this browser when it is ready."),
-    "shared": ("Nothing is shared with you", "Desktops that others share with you appear here automatically."),
+    "shared": (
+        "Nothing is shared with you",
+        "Desktops that others share with you appear here automatically.",
+    ),
 }
 
 
@@ -100,7 +109,9 @@ def page_number(text: str) -> int:
 
 
 def done_message(request: Request, limit: str = "") -> str:
-    """The message about the action that led here; empty for none, and for an unknown code. `limit`: the time limit."""
+    """The message about the action that led here; empty for none, and for an unknown code. `limit`:
+    the time limit.
+    """
     sentence = DONE.get(request.query_params.get("done", ""))
     name = request.query_params.get("name", "")
     return sentence.format(name=name, limit=limit) if sentence and 0 < len(name) <= 253 else ""
@@ -112,7 +123,9 @@ def done(where: str, action: str, name: str) -> Response:
 
 
 class PortalPages:
-    """A group of pages. Its routes are made with `_get` and `_post`, so that none is reached without a login."""
+    """A group of pages. Its routes are made with `_get` and `_post`, so that none is reached
+    without a login.
+    """
 
     def __init__(self, services: Services) -> None:
         self._services = services
@@ -121,7 +134,13 @@ class PortalPages:
         self._settings = services.context.settings
         self._renderer = Renderer(services.context.settings)
 
-    def _get(self, path: str, page: Callable[[Request, User], Awaitable[Response]], *, admin: bool = False) -> Route:
+    def _get(
+        self,
+        path: str,
+        page: Callable[[Request, User], Awaitable[Response]],
+        *,
+        admin: bool = False,
+    ) -> Route:
         """A page for users who are logged in; anyone else is sent to the login and back."""
 
         async def answer(request: Request) -> Response:
@@ -130,7 +149,11 @@ class PortalPages:
         return Route(path, answer, methods=["GET"])
 
     def _post(
-        self, path: str, action: Callable[[Request, User, Form], Awaitable[Response]], *, admin: bool = False
+        self,
+        path: str,
+        action: Callable[[Request, User, Form], Awaitable[Response]],
+        *,
+        admin: bool = False,
     ) -> Route:
         """A form of one of our pages; 403 for one that another page has sent."""
 
@@ -149,11 +172,14 @@ class PortalPages:
         request.state.banner = await read_banner(self._services.context.database)
         return user
 
-    def _page(self, request: Request, user: User, template: str, *, status: int = 200, **context: Any) -> Response:
+    def _page(
+        self, request: Request, user: User, template: str, *, status: int = 200, **context: Any
+    ) -> Response:
         return self._renderer.render(request, template, status=status, user=user, **context)
 
 
-# Pieces of a page by the names of their events. Each is Markup, made by a macro: everything in it is escaped already.
+# Pieces of a page by the names of their events. Each is Markup, made by a macro: everything in it
+# is escaped already.
 Pieces = dict[str, str]
 # Makes the pieces that a user may see now; None: nothing, or nothing any longer.
 View = Callable[[], Pieces | None]
@@ -164,11 +190,14 @@ def view_of(services: Services, session: VDISession, user: User) -> DesktopView:
     context = services.context
     template = context.cluster.template(session.spec.template)
     origins = context.settings.icon_origins
-    return desktop_view(session, template, user, context.clock(), context.settings.cluster, icon_origins=origins)
+    return desktop_view(
+        session, template, user, context.clock(), context.settings.cluster, icon_origins=origins
+    )
 
 
 def desktops_of(services: Services, user: User, here: str) -> list[DesktopView]:
-    """The user's own desktops (`here` is `desktops`), or those that others share with them now (`shared`).
+    """The user's own desktops (`here` is `desktops`), or those that others share with them now
+    (`shared`).
 
     Those that need attention come first, then the others, each newest first.
     """
@@ -183,7 +212,9 @@ def desktops_of(services: Services, user: User, here: str) -> list[DesktopView]:
 
 
 def find_desktop(services: Services, user: User, name: str) -> DesktopView:
-    """The desktop of this name. Raises ActionDenied where there is none that the user may know of."""
+    """The desktop of this name. Raises ActionDenied where there is none that the user may know
+    of.
+    """
     return view_of(services, find_session(services.context, user, name)[0], user)
 
 
@@ -197,10 +228,15 @@ def desktop_of(services: Services, user: User, name: str) -> DesktopView | None:
 def templates_for(services: Services, user: User) -> list[VDITemplate]:
     """The templates that this user may start, by title."""
     mine = services.context.cluster.templates_for(user)
-    return sorted(mine.values(), key=lambda template: template_title(template, template.metadata.name).casefold())
+    return sorted(
+        mine.values(),
+        key=lambda template: template_title(template, template.metadata.name).casefold(),
+    )
 
 
-def list_pieces(services: Services, user: User, here: str, desktops: Sequence[DesktopView]) -> Pieces:
+def list_pieces(
+    services: Services, user: User, here: str, desktops: Sequence[DesktopView]
+) -> Pieces:
     """A list of desktops: each card, and the whole for when members come or go."""
     templates = templates_for(services, user) if here == "desktops" and not desktops else ()
     card, card_list = macro("parts.html", "card"), macro("parts.html", "card_list")
@@ -222,7 +258,12 @@ def page_of(services: Services, user: User, name: str) -> Pieces | None:
 
 def desktop_pieces(desktop: DesktopView) -> Pieces:
     """The live pieces of one desktop's own page."""
-    macros = {"head": "desktop_head", "facts": "desktop_facts", "guests": "guest_list", "end": "desktop_end"}
+    macros = {
+        "head": "desktop_head",
+        "facts": "desktop_facts",
+        "guests": "guest_list",
+        "end": "desktop_end",
+    }
     return {name: macro("parts.html", made_by)(desktop) for name, made_by in macros.items()}
 
 
@@ -232,15 +273,20 @@ def ended_pieces(name: str) -> Pieces:
 
 
 def digest(pieces: Pieces) -> str:
-    """A mark of what a page shows: a stream sends nothing at first where its page has this mark already."""
-    return sha256("\0".join(f"{name}\0{pieces[name]}" for name in sorted(pieces)).encode()).hexdigest()[:16]
+    """A mark of what a page shows: a stream sends nothing at first where its page has this mark
+    already.
+    """
+    return sha256(
+        "\0".join(f"{name}\0{pieces[name]}" for name in sorted(pieces)).encode()
+    ).hexdigest()[:16]
 
 
 def news(before: Pieces, now: Pieces) -> Pieces:
     """The pieces that bring a page from one state to the other.
 
-    While a list has the same members in the same order, only those that differ are sent: replacing the whole list
-    would take the focus, and the place in the text, from whoever is in another member.
+    While a list has the same members in the same order, only those that differ are sent: replacing
+    the whole list would take the focus, and the place in the text, from whoever is in another
+    member.
     """
     same_members = _members(before) == _members(now) and LIST in before
     left_out = LIST if same_members else ITEM

@@ -1,1 +1,3 @@
-"""The gateway's database: tables and their statements. SQLite for one replica, PostgreSQL for several."""
+"""The gateway's database: tables and their statements. SQLite for one replica, PostgreSQL for
+several.
+"""

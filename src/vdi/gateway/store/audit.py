@@ -1,10 +1,13 @@
-"""The audit log: rows that are added and never changed, for every action of a person and every login.
+"""The audit log: rows that are added and never changed, for every action of a person and every
+login.
 
-An action leaves two rows: `begun`, committed before it is done, and its outcome. So an action whose outcome is missing
-(the process died, the database went down) can still be seen, and history knows who ends a session before it is gone.
+An action leaves two rows: `begun`, committed before it is done, and its outcome. So an action whose
+outcome is missing (the process died, the database went down) can still be seen, and history knows
+who ends a session before it is gone.
 
-When the row cannot be written, an administrator's act on another person's object (`closed`) is not done. A person's own
-act is done all the same, since a database that is down must not keep users from their desktops; the log gets the row.
+When the row cannot be written, an administrator's act on another person's object (`closed`) is not
+done. A person's own act is done all the same, since a database that is down must not keep users
+from their desktops; the log gets the row.
 """
 
 import asyncio
@@ -33,7 +36,8 @@ log = logging.getLogger(__name__)
 
 # Outcomes, besides the codes of ActionDenied.
 BEGUN, DONE, FAILED = "begun", "done", "failed"
-# Refusals of one login or API token, in one session and for one reason: one row at once, and one with their count.
+# Refusals of one login or API token, in one session and for one reason: one row at once, and one
+# with their count.
 REFUSED_SECONDS = 60
 # Such rows that are counted at a time, over all logins. Beyond that, the oldest is written early.
 MAX_COUNTED = 1000
@@ -92,7 +96,8 @@ class AuditRow(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
 audit = table_of(
     "audit",
     AuditRow,
-    # No act has two rows with the same outcome: an event that two replicas have read from a desktop is one row.
+    # No act has two rows with the same outcome: an event that two replicas have read from a desktop
+    # is one row.
     Index(None, "act", "outcome", unique=True),
     *(Index(None, column) for column in ("at", "actor", "target_uid")),
     key=("id",),
@@ -122,7 +127,14 @@ class Act:
 def act_on(session: VDISession, actor: str, action: str, detail: Mapping[str, str]) -> Act:
     """An action on a session."""
     meta = session.metadata
-    return Act(actor=actor, action=action, target=meta.name, uid=meta.uid, owner=session.spec.user, detail=detail)
+    return Act(
+        actor=actor,
+        action=action,
+        target=meta.name,
+        uid=meta.uid,
+        owner=session.spec.user,
+        detail=detail,
+    )
 
 
 class Entry(msgspec.Struct, frozen=True, kw_only=True):
@@ -130,13 +142,17 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True):
 
     number: Annotated[int, doc("Increases with each entry.")]
     at: Annotated[datetime, doc("When the result was known.")]
-    actor: Annotated[str, doc("E-mail address of the user who acted. Empty: one of `users` in `detail` did.")]
+    actor: Annotated[
+        str, doc("E-mail address of the user who acted. Empty: one of `users` in `detail` did.")
+    ]
     address: Annotated[str, doc("Client address.")]
     action: Annotated[str, doc("Action, such as session.end.")]
     target: Annotated[str, doc("Name of the target.")]
     uid: Annotated[str, doc("The target's uid, if it has one.")]
     owner: Annotated[str, doc("Owner of the target.")]
-    outcome: Annotated[str, doc("done, failed, the reason for a refusal, or begun (the result is not known).")]
+    outcome: Annotated[
+        str, doc("done, failed, the reason for a refusal, or begun (the result is not known).")
+    ]
     detail: Annotated[dict[str, str], doc("Details of the request.")]
 
 
@@ -161,7 +177,8 @@ class Audit:
         self._soon: list[dict[str, Any]] = []
 
     async def run(self) -> None:
-        """Write what waits: rows of `record_soon`, and counts of refusals at the end of their minute.
+        """Write what waits: rows of `record_soon`, and counts of refusals at the end of their
+        minute.
 
         All of it when the gateway stops.
         """
@@ -178,7 +195,8 @@ class Audit:
                 raise
 
     async def record_soon(self, act: Act) -> None:
-        """Record an act that is done within a second: one transaction for all of them. Never raises.
+        """Record an act that is done within a second: one transaction for all of them. Never
+        raises.
 
         For what agents do hundreds of times a second. A crash loses the rows of its last second.
         """
@@ -198,12 +216,14 @@ class Audit:
             for row in rows:
                 _log_row(row, error)
         except asyncio.CancelledError:
-            # The gateway stops, or one client has gone whose request writes the rows of all: the next write has them.
+            # The gateway stops, or one client has gone whose request writes the rows of all: the
+            # next write has them.
             self._soon[:0] = rows
             raise
 
     async def refuse(self, act: Act, code: str, login_id: str) -> None:
-        """Record a refused act: the first one at once, those of the next minute as one row with their count.
+        """Record a refused act: the first one at once, those of the next minute as one row with
+        their count.
 
         A program that is refused a hundred times a second must not fill the table. Never raises.
         """
@@ -222,7 +242,9 @@ class Audit:
         await self.record(act, code)
 
     async def write_refused(self, *, early: bool = False) -> None:
-        """Write the counts whose minute is over, or all of them, and the rows of `record_soon`. Never raises."""
+        """Write the counts whose minute is over, or all of them, and the rows of `record_soon`.
+        Never raises.
+        """
         now = self._clock()
         over = [key for key, refused in self._refused.items() if early or refused.until <= now]
         counted = [self._refused.pop(key).row for key in over]
@@ -249,10 +271,14 @@ class Audit:
             await self._add(row | {"outcome": BEGUN})
         except (DatabaseUnavailableError, SQLAlchemyError) as error:
             if closed:
-                log.error("not done, since it could not be written to the audit (%s): %s", _why(error), _as_text(row))
+                log.error(
+                    "not done, since it could not be written to the audit (%s): %s",
+                    _why(error),
+                    _as_text(row),
+                )
                 raise NotAuditedError(
-                    "The action was not performed, because it cannot be written to the audit log right now. Try "
-                    "again in a minute."
+                    "The action was not performed, because it cannot be written to the audit log"
+                    " right now. Try again in a minute."
                 ) from error
             _log_row(row | {"outcome": BEGUN}, error)
         try:
@@ -264,7 +290,9 @@ class Audit:
         await self._try_to_add(row | {"at": self._clock(), "outcome": DONE})
 
     async def record(self, act: Act, outcome: str = DONE) -> None:
-        """Add one row for an act that is over already, such as a login or its refusal. Never raises."""
+        """Add one row for an act that is over already, such as a login or its refusal. Never
+        raises.
+        """
         await self._try_to_add(self._row(act) | {"outcome": outcome})
 
     async def entries(
@@ -278,14 +306,17 @@ class Audit:
         owner: str | None = None,
         transfers: bool = False,
     ) -> list[Entry]:
-        """Acts, newest first; `before` is the number of the last one read. Raises DatabaseUnavailableError.
+        """Acts, newest first; `before` is the number of the last one read. Raises
+        DatabaseUnavailableError.
 
-        `transfers`: these alone; else they are left out, unless `action` names one. Actions of agents, which can be
-        ten a second, are left out unless `action` or `target` is named.
+        `transfers`: these alone; else they are left out, unless `action` names one. Actions of
+        agents, which can be ten a second, are left out unless `action` or `target` is named.
         """
         await self.write_soon()  # those who look see what they have just done
         later = audit.alias()
-        is_last = ~select(later.c.id).where(later.c.act == audit.c.act, later.c.id > audit.c.id).exists()
+        is_last = (
+            ~select(later.c.id).where(later.c.act == audit.c.act, later.c.id > audit.c.id).exists()
+        )
         query = select(audit).where(is_last).order_by(audit.c.id.desc()).limit(limit)
         if before is not None:
             query = query.where(audit.c.id < before)
@@ -295,7 +326,12 @@ class Audit:
             query = query.where(audit.c.action.not_in(_ONLY_TRANSFERS))
         if not (transfers or action or target):
             query = query.where(audit.c.action.not_like("computer.%"))
-        wanted = {audit.c.actor: actor, audit.c.action: action, audit.c.target: target, audit.c.target_owner: owner}
+        wanted = {
+            audit.c.actor: actor,
+            audit.c.action: action,
+            audit.c.target: target,
+            audit.c.target_owner: owner,
+        }
         for column, value in wanted.items():
             if value:
                 query = query.where(column == value)
@@ -317,12 +353,21 @@ class Audit:
             ]
 
     async def add_events(self, events: Mapping[str, tuple[Act, datetime]]) -> set[str]:
-        """Add what has happened, by a key of 32 characters, in this order. Returns the keys that were not there yet.
+        """Add what has happened, by a key of 32 characters, in this order. Returns the keys that
+        were not there yet.
 
         Raises DatabaseUnavailableError.
         """
-        rows = [self._row(act) | {"act": key, "at": at, "outcome": DONE} for key, (act, at) in events.items()]
-        add = self._database.insert(audit).values(rows).on_conflict_do_nothing().returning(audit.c.act)
+        rows = [
+            self._row(act) | {"act": key, "at": at, "outcome": DONE}
+            for key, (act, at) in events.items()
+        ]
+        add = (
+            self._database.insert(audit)
+            .values(rows)
+            .on_conflict_do_nothing()
+            .returning(audit.c.act)
+        )
         async with self._database.begin() as connection:
             return set((await connection.execute(add)).scalars())
 
@@ -364,7 +409,9 @@ def event_act(log: str, number: int) -> str:
 
 
 async def enders(connection: AsyncConnection, uids: list[str]) -> dict[str, str]:
-    """Users who ended sessions, by the session's uid; sessions that no user has ended are left out."""
+    """Users who ended sessions, by the session's uid; sessions that no user has ended are left
+    out.
+    """
     of_these = audit.c.target_uid.in_(uids) & (audit.c.action == END)
     last = select(func.max(audit.c.id)).where(of_these).group_by(audit.c.act)
     query = (
@@ -382,7 +429,9 @@ async def drop_audit(connection: AsyncConnection, before: datetime, limit: int) 
 
 
 def _log_row(row: Mapping[str, Any], error: BaseException) -> None:
-    log.error("this belongs in the audit, but could not be written (%s): %s", _why(error), _as_text(row))
+    log.error(
+        "this belongs in the audit, but could not be written (%s): %s", _why(error), _as_text(row)
+    )
 
 
 def _why(error: BaseException) -> str:

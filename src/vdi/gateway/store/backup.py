@@ -1,7 +1,9 @@
-"""Backup of a SQLite database: `python -m vdi.gateway.store.backup save|load`, run with `kubectl exec` in the pod.
+"""Backup of a SQLite database: `python -m vdi.gateway.store.backup save|load`, run with `kubectl
+exec` in the pod.
 
-`save` writes a consistent copy to standard output while the gateway works. `load` replaces everything with the copy
-from standard input; the gateway must be restarted then. For PostgreSQL there are pg_dump and pg_restore.
+`save` writes a consistent copy to standard output while the gateway works. `load` replaces
+everything with the copy from standard input; the gateway must be restarted then. For PostgreSQL
+there are pg_dump and pg_restore.
 """
 
 import os
@@ -24,7 +26,8 @@ python -m vdi.gateway.store.backup save > vdi.db     copy the database that VDI_
 python -m vdi.gateway.store.backup load < vdi.db     replace it with such a copy; then restart the gateway
 """
 
-# Tables that are emptied: their old rows would let in people whose access was revoked after the backup.
+# Tables that are emptied: their old rows would let in people whose access was revoked after the
+# backup.
 NOT_BROUGHT_BACK = ("grants", "logins", "api_tokens")
 
 
@@ -46,7 +49,9 @@ def save(database: Path, out: BinaryIO) -> None:
 
 
 def load(database: Path, source: BinaryIO) -> None:
-    """Replace the database; a gateway that uses it may run. Raises BackupError, UnknownRevisionError, OSError."""
+    """Replace the database; a gateway that uses it may run. Raises BackupError,
+    UnknownRevisionError, OSError.
+    """
     with tempfile.TemporaryDirectory(dir=database.parent) as folder:
         copy = Path(folder) / "copy.db"
         with copy.open("wb") as out:
@@ -79,7 +84,10 @@ def main(arguments: Sequence[str], settings: Settings) -> int:
         print(USAGE, file=sys.stderr, end="")  # noqa: T201 -- a command's answer
         return 2
     if url.get_backend_name() != "sqlite" or not url.database:
-        print("VDI_DATABASE_URL does not name a SQLite file; for PostgreSQL use pg_dump", file=sys.stderr)  # noqa: T201
+        print(  # noqa: T201
+            "VDI_DATABASE_URL does not name a SQLite file; for PostgreSQL use pg_dump",
+            file=sys.stderr,
+        )
         return 2
     try:
         if arguments[0] == "save":

@@ -7,7 +7,10 @@ from vdi.gateway.store.database import Database, metadata
 MAX_CHARACTERS = 200
 # One row, whose id is 1.
 banner = Table(
-    "banner", metadata, Column("id", Integer, primary_key=True), Column("text", String(MAX_CHARACTERS), nullable=False)
+    "banner",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("text", String(MAX_CHARACTERS), nullable=False),
 )
 
 
@@ -21,4 +24,6 @@ async def save_banner(database: Database, text: str) -> None:
     """Replace the text. Raises DatabaseUnavailableError."""
     row = database.insert(banner).values(id=1, text=text)
     async with database.begin() as connection:
-        await connection.execute(row.on_conflict_do_update(index_elements=["id"], set_={"text": text}))
+        await connection.execute(
+            row.on_conflict_do_update(index_elements=["id"], set_={"text": text})
+        )

@@ -1,7 +1,8 @@
-"""The database: connections, transactions and errors of SQLite and PostgreSQL, and tables made from structs.
+"""The database: connections, transactions and errors of SQLite and PostgreSQL, and tables made from
+structs.
 
-Every module of this package defines its tables on `metadata` (`migrations` imports them all). Times are aware datetimes
-in and out, whatever the database keeps.
+Every module of this package defines its tables on `metadata` (`migrations` imports them all). Times
+are aware datetimes in and out, whatever the database keeps.
 """
 
 import asyncio
@@ -61,17 +62,21 @@ CONNECT_SECONDS = 5.0
 # A statement that takes longer is given up: nothing here is large, so the server is in trouble.
 ANSWER_SECONDS = 30.0
 
-# Values of one `IN (...)`. A statement has at most 32,767 parameters with PostgreSQL, and 32,766 with SQLite.
+# Values of one `IN (...)`. A statement has at most 32,767 parameters with PostgreSQL, and 32,766
+# with SQLite.
 IN_LIMIT = 10_000
 _AGAIN_SECONDS = 0.01
-# How PostgreSQL's SQLSTATE begins: a server that only reads, deadlocks, a full disk, locks, a statement that takes too
-# long, errors of its operating system. Others, such as 42, are mistakes of ours.
+# How PostgreSQL's SQLSTATE begins: a server that only reads, deadlocks, a full disk, locks, a
+# statement that takes too long, errors of its operating system. Others, such as 42, are mistakes of
+# ours.
 _TEMPORARY = ("25006", "40", "53", "55", "57", "58")
 _WRITES = "vdi_writes"
 
 
 class DatabaseUrlError(ValueError):
-    """Raised when a database URL cannot be used; names what is allowed, and never shows a password."""
+    """Raised when a database URL cannot be used; names what is allowed, and never shows a
+    password.
+    """
 
 
 class DatabaseUnavailableError(Exception):
@@ -79,7 +84,9 @@ class DatabaseUnavailableError(Exception):
 
 
 class Instant(types.TypeDecorator[datetime]):
-    """An aware datetime, in UTC when read. SQLite keeps no time zone, so what goes in there is made UTC first."""
+    """An aware datetime, in UTC when read. SQLite keeps no time zone, so what goes in there is made
+    UTC first.
+    """
 
     impl = DateTime(timezone=True)
     cache_ok = True
@@ -113,7 +120,9 @@ class WordSet(types.TypeDecorator[frozenset[str]]):
 
 
 class EnumText(types.TypeDecorator[StrEnum]):
-    """A member of a StrEnum, kept as its value. A value that this version does not know is read as ValueError."""
+    """A member of a StrEnum, kept as its value. A value that this version does not know is read as
+    ValueError.
+    """
 
     impl = String
     cache_ok = True
@@ -131,13 +140,18 @@ _COLUMN_TYPES: dict[object, types.TypeEngine[Any]] = {
 }  # fmt: skip
 
 
-def table_of(name: str, row: type[msgspec.Struct], *more: SchemaItem, key: Collection[str]) -> Table:
-    """The table of a struct: one column per field, of the type that its annotation names or that fits.
+def table_of(
+    name: str, row: type[msgspec.Struct], *more: SchemaItem, key: Collection[str]
+) -> Table:
+    """The table of a struct: one column per field, of the type that its annotation names or that
+    fits.
 
     `more`: columns that no struct may show, such as the hash of a secret, and indices.
     """
     hints = get_type_hints(row, include_extras=True)
-    columns = [_column_of(field, hints[field], is_key=field in key) for field in row.__struct_fields__]
+    columns = [
+        _column_of(field, hints[field], is_key=field in key) for field in row.__struct_fields__
+    ]
     return Table(name, metadata, *columns, *more)
 
 
@@ -176,16 +190,16 @@ class Database:
 
         Raises DatabaseUnavailableError, also for what goes wrong with the connection inside.
         """
-        # On SQLite this takes the write lock at once (BEGIN IMMEDIATE). A transaction that reads first and writes later
-        # would fail, not wait, when another one has written in between.
+        # On SQLite this takes the write lock at once (BEGIN IMMEDIATE). A transaction that reads
+        # first and writes later would fail, not wait, when another one has written in between.
         with self._last_write.record():
             async with _translated(self._writer) as connection, self._turn(), connection.begin():
                 yield connection
 
     @asynccontextmanager
     async def _turn(self) -> AsyncIterator[None]:
-        """One writer of this process after the other on SQLite, which has no queue: of twenty that write all the time,
-        one has no luck within its seconds.
+        """One writer of this process after the other on SQLite, which has no queue: of twenty that
+        write all the time, one has no luck within its seconds.
         """
         if not self.is_sqlite:
             yield
@@ -204,21 +218,32 @@ class Database:
             yield connection
 
     async def check(self) -> None:
-        """Return when the last write worked; without a recent one, write. Raises DatabaseUnavailableError."""
+        """Return when the last write worked; without a recent one, write. Raises
+        DatabaseUnavailableError.
+        """
         await self._last_write.check(self._write)
 
     async def _write(self) -> None:
-        # The one row that every database has, without a change: a server that is full or only reads refuses this too.
+        # The one row that every database has, without a change: a server that is full or only reads
+        # refuses this too.
         try:
             async with self.begin() as connection:
-                await connection.exec_driver_sql("UPDATE alembic_version SET version_num = version_num")
-        except DBAPIError as error:  # no such table, or no right to write: health reports these as well
+                await connection.exec_driver_sql(
+                    "UPDATE alembic_version SET version_num = version_num"
+                )
+        except (
+            DBAPIError
+        ) as error:  # no such table, or no right to write: health reports these as well
             raise DatabaseUnavailableError(_reason(error)) from error
 
     async def lock(self, connection: AsyncConnection, name: str) -> None:
-        """Lock a name until the transaction ends, for a count before an insert. SQLite's `begin` locks everything."""
+        """Lock a name until the transaction ends, for a count before an insert. SQLite's `begin`
+        locks everything.
+        """
         if not self.is_sqlite:
-            await connection.execute(select(func.pg_advisory_xact_lock(func.hashtextextended(name, 0))))
+            await connection.execute(
+                select(func.pg_advisory_xact_lock(func.hashtextextended(name, 0)))
+            )
 
     def insert(self, table: Table) -> "postgresql.Insert | sqlite.Insert":
         """An INSERT that has `.on_conflict_do_nothing()` and `.on_conflict_do_update(...)`."""
@@ -267,8 +292,8 @@ async def _translated(engine: AsyncEngine) -> AsyncIterator[AsyncConnection]:
 
 
 async def _open_sqlite(connection: AsyncConnection) -> None:
-    # When the caller is cancelled while aiosqlite opens the file in its thread, the file would stay open. So opening
-    # goes on to its end, and the connection is closed then.
+    # When the caller is cancelled while aiosqlite opens the file in its thread, the file would stay
+    # open. So opening goes on to its end, and the connection is closed then.
     opening = asyncio.ensure_future(connection.start())
     try:
         await asyncio.shield(opening)
@@ -286,7 +311,11 @@ def _sqlstate(error: DBAPIError) -> str:
 def _reason(error: Exception) -> str:
     # Without the statement and its parameters, which hold people's data.
     cause = error.orig if isinstance(error, DBAPIError) and error.orig else error
-    problem = "cannot resolve its host name" if is_unknown_host(error) else "unexpected response of the database"
+    problem = (
+        "cannot resolve its host name"
+        if is_unknown_host(error)
+        else "unexpected response of the database"
+    )
     return f"{problem}: {str(cause) or type(cause).__name__}"
 
 
@@ -303,7 +332,9 @@ def _postgresql_engine(url: URL) -> AsyncEngine:
 
 
 def _sqlite_engine(url: URL) -> AsyncEngine:
-    engine = create_async_engine(url, connect_args={"timeout": CONNECT_SECONDS}, hide_parameters=True)
+    engine = create_async_engine(
+        url, connect_args={"timeout": CONNECT_SECONDS}, hide_parameters=True
+    )
 
     @event.listens_for(engine.sync_engine, "connect")
     def prepare(connection: Any, _record: object) -> None:
@@ -323,16 +354,19 @@ def _sqlite_engine(url: URL) -> AsyncEngine:
 
 
 def _write_ahead(cursor: Any) -> None:
-    # With a write-ahead log readers do not wait for a writer. The file keeps the mode, so only the first connection of
-    # all changes it. Two that open a new file at once would each wait for the other: SQLite sees that and refuses one
-    # at once, whatever its timeout (https://sqlite.org/c3ref/busy_handler.html). So trying again is up to us.
+    # With a write-ahead log readers do not wait for a writer. The file keeps the mode, so only the
+    # first connection of all changes it. Two that open a new file at once would each wait for the
+    # other: SQLite sees that and refuses one at once, whatever its timeout
+    # (https://sqlite.org/c3ref/busy_handler.html). So trying again is up to us.
     end = time.monotonic() + CONNECT_SECONDS
     while True:
         try:
             cursor.execute("PRAGMA journal_mode=WAL")
             return
         except sqlite3.OperationalError as error:
-            busy = error.sqlite_errorcode & 0xFF == sqlite3.SQLITE_BUSY  # the lower byte: whichever kind of busy
+            busy = (
+                error.sqlite_errorcode & 0xFF == sqlite3.SQLITE_BUSY
+            )  # the lower byte: whichever kind of busy
             if not busy or time.monotonic() > end:
                 raise
             await_only(asyncio.sleep(_AGAIN_SECONDS))

@@ -1,10 +1,13 @@
-"""Sessions and their runs: a struct for the rows of each table, and every statement that the recorder uses.
+"""Sessions and their runs: a struct for the rows of each table, and every statement that the
+recorder uses.
 
-A struct is all there is of a column: the table, the REST API's answer and the export are made from its fields, in their
-order. A new column is a field here, a migration, and what fills it in `history.transitions`.
+A struct is all there is of a column: the table, the REST API's answer and the export are made from
+its fields, in their order. A new column is a field here, a migration, and what fills it in
+`history.transitions`.
 
-Exactly once, without locks: a session's row has a revision and is written only by whoever has read the revision before.
-Runs are written in the same transaction, by their key (session, start). A replica that comes second reads again.
+Exactly once, without locks: a session's row has a revision and is written only by whoever has read
+the revision before. Runs are written in the same transaction, by their key (session, start). A
+replica that comes second reads again.
 """
 
 from collections.abc import Collection, Iterable, Sequence
@@ -39,7 +42,9 @@ class EndReason(StrEnum):
     UNKNOWN = "unknown"
 
 
-_EndReason = Annotated[EndReason | None, doc("Why it ended: " + ", ".join(EndReason) + ". null: it goes on.")]
+_EndReason = Annotated[
+    EndReason | None, doc("Why it ended: " + ", ".join(EndReason) + ". null: it goes on.")
+]
 
 
 class SessionFacts(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
@@ -81,7 +86,10 @@ class PastRun(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
     memory_gib: Annotated[float | None, doc("Memory in GiB; null if unknown.")] = None
     renderer: Annotated[
         str | None,
-        doc("OpenGL renderer: Zink or Native (on the GPU), or Software; null if the desktop did not report it."),
+        doc(
+            "OpenGL renderer: Zink or Native (on the GPU), or Software; null if the desktop did not"
+            " report it."
+        ),
         String(32),
     ] = None
     encoder: Annotated[
@@ -90,17 +98,24 @@ class PastRun(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
         String(32),
     ] = None
     queue_seconds: Annotated[
-        float | None, doc("How long it waited for capacity; null if it did not wait, or if unknown.")
+        float | None,
+        doc("How long it waited for capacity; null if it did not wait, or if unknown."),
     ] = None
-    startup_seconds: Annotated[float | None, doc("From the start of the run to the desktop's first response.")] = None
+    startup_seconds: Annotated[
+        float | None, doc("From the start of the run to the desktop's first response.")
+    ] = None
     ended: Annotated[datetime | None, doc("When it ended; null if it has not ended.")] = None
     end_reason: _EndReason = None
     end_detail: Annotated[str, doc("More about why it ended.")] = ""
-    agent_minutes: Annotated[int, doc("Minutes in which software agents drove: each begins with an action of one.")] = 0
+    agent_minutes: Annotated[
+        int, doc("Minutes in which software agents drove: each begins with an action of one.")
+    ] = 0
 
 
 class RunRow(PastRun, frozen=True, kw_only=True, rename="camel"):
-    """One run: from admission to suspension or end, over all pods that replace one another in it."""
+    """One run: from admission to suspension or end, over all pods that replace one another in
+    it.
+    """
 
     # Of the session.
     uid: Annotated[str, String(64)]
@@ -139,17 +154,25 @@ async def load(connection: AsyncConnection, uids: Sequence[str]) -> dict[str, Re
     found = await connection.execute(select(sessions).where(sessions.c.uid.in_(uids)))
     known = [read_row(row, SessionRow) for row in found]
     last: dict[str, RunRow] = {}
-    for row in await connection.execute(select(runs).where(runs.c.uid.in_(uids)).order_by(runs.c.start)):
+    for row in await connection.execute(
+        select(runs).where(runs.c.uid.in_(uids)).order_by(runs.c.start)
+    ):
         last[row.uid] = read_row(row, RunRow)
     return {row.uid: Record(row, last.get(row.uid)) for row in known}
 
 
-async def find_names(connection: AsyncConnection, uids: Collection[str]) -> dict[str, tuple[str, str]]:
+async def find_names(
+    connection: AsyncConnection, uids: Collection[str]
+) -> dict[str, tuple[str, str]]:
     """Namespace and name of these sessions, by uid; of those that the history has."""
     found: dict[str, tuple[str, str]] = {}
     for batch in batches(uids):
-        query = select(sessions.c.uid, sessions.c.namespace, sessions.c.name).where(sessions.c.uid.in_(batch))
-        found.update({row.uid: (row.namespace, row.name) for row in await connection.execute(query)})
+        query = select(sessions.c.uid, sessions.c.namespace, sessions.c.name).where(
+            sessions.c.uid.in_(batch)
+        )
+        found.update(
+            {row.uid: (row.namespace, row.name) for row in await connection.execute(query)}
+        )
     return found
 
 
@@ -161,13 +184,17 @@ async def load_open(connection: AsyncConnection, after: str, limit: int) -> list
 
 
 async def save(
-    database: Database, connection: AsyncConnection, changed: Iterable[SessionRow], of_runs: Iterable[RunRow]
+    database: Database,
+    connection: AsyncConnection,
+    changed: Iterable[SessionRow],
+    of_runs: Iterable[RunRow],
 ) -> set[str]:
     """Write sessions, each read before as it was, and those of the runs whose session was written.
 
     Gives the uids of the sessions that were written; of the others somebody else has written first.
     """
-    # In the order of their uids, so that two replicas which write the same ones wait for, not against each other.
+    # In the order of their uids, so that two replicas which write the same ones wait for, not
+    # against each other.
     ordered = sorted(changed, key=lambda row: row.uid)
     values = [msgspec.structs.asdict(row) | {"revision": row.revision + 1} for row in ordered]
     if not values:
@@ -175,25 +202,42 @@ async def save(
     insert = database.insert(sessions)
     unchanged = sessions.c.revision == insert.excluded.revision - 1
     update = {name: insert.excluded[name] for name in SessionRow.__struct_fields__ if name != "uid"}
-    upsert = insert.on_conflict_do_update(index_elements=[sessions.c.uid], set_=update, where=unchanged)
+    upsert = insert.on_conflict_do_update(
+        index_elements=[sessions.c.uid], set_=update, where=unchanged
+    )
     written = set((await connection.execute(upsert.returning(sessions.c.uid), values)).scalars())
     mine = [msgspec.structs.asdict(run) for run in of_runs if run.uid in written]
     if mine:
         of_run = database.insert(runs)
-        update = {name: of_run.excluded[name] for name in RunRow.__struct_fields__ if name not in _NOT_OF_SNAPSHOTS}
-        upsert = of_run.on_conflict_do_update(index_elements=[runs.c.uid, runs.c.start], set_=update)
+        update = {
+            name: of_run.excluded[name]
+            for name in RunRow.__struct_fields__
+            if name not in _NOT_OF_SNAPSHOTS
+        }
+        upsert = of_run.on_conflict_do_update(
+            index_elements=[runs.c.uid, runs.c.start], set_=update
+        )
         await connection.execute(upsert, mine)
     return written
 
 
 async def add_agent_minute(database: Database, uid: str) -> None:
-    """Count one more minute of an agent in the session's present run. Raises DatabaseUnavailableError."""
+    """Count one more minute of an agent in the session's present run. Raises
+    DatabaseUnavailableError.
+    """
     present = (runs.c.uid == uid) & runs.c.ended.is_(None)
     async with database.begin() as connection:
-        await connection.execute(runs.update().where(present).values(agent_minutes=runs.c.agent_minutes + 1))
+        await connection.execute(
+            runs.update().where(present).values(agent_minutes=runs.c.agent_minutes + 1)
+        )
 
 
 async def drop_ended(connection: AsyncConnection, before: datetime, limit: int) -> int:
     """Delete sessions, with their runs, that ended before that; gives how many, at most `limit`."""
-    old = select(sessions.c.uid).where(sessions.c.ended < before).order_by(sessions.c.ended).limit(limit)
+    old = (
+        select(sessions.c.uid)
+        .where(sessions.c.ended < before)
+        .order_by(sessions.c.ended)
+        .limit(limit)
+    )
     return (await connection.execute(delete(sessions).where(sessions.c.uid.in_(old)))).rowcount

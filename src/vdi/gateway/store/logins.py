@@ -1,8 +1,9 @@
-"""Tables and statements for logins, API tokens, the provider accounts that addresses are bound to, and grants: which
-user may enter which desktop in which role, made with which login.
+"""Tables and statements for logins, API tokens, the provider accounts that addresses are bound to,
+and grants: which user may enter which desktop in which role, made with which login.
 
-Used by `login` and `edge`, which decide what a row means. Secrets are random, so only their SHA-256 is stored and
-nothing slower is needed. An account has one address and an address one account, each of them per issuer.
+Used by `login` and `edge`, which decide what a row means. Secrets are random, so only their SHA-256
+is stored and nothing slower is needed. An account has one address and an address one account, each
+of them per issuer.
 """
 
 from collections.abc import AsyncIterator, Collection, Sequence
@@ -44,7 +45,8 @@ class Login(msgspec.Struct, frozen=True, kw_only=True):
     admin: bool
     # `local` or `oidc`.
     source: Annotated[str, String(16)]
-    # Fingerprint of the password that was given: another password has another one. Empty where no password is known.
+    # Fingerprint of the password that was given: another password has another one. Empty where no
+    # password is known.
     credential: Annotated[str, String(64)] = ""
     address: Annotated[str, String(64)]
     agent: Annotated[str, String(200)]
@@ -76,7 +78,8 @@ T = TypeVar("T", Login, ApiToken)
 
 
 def _credential_table(name: str, row: type[Login] | type[ApiToken]) -> Table:
-    # The hash of the secret is a column but no field: a struct that is shown or logged cannot give it away.
+    # The hash of the secret is a column but no field: a struct that is shown or logged cannot give
+    # it away.
     secret_hash = Column("secret_hash", String(64), nullable=False, unique=True)
     return table_of(name, row, secret_hash, Index(None, "user"), key=("id",))
 
@@ -95,7 +98,9 @@ oidc_subjects = Table(
 
 
 class LoginStore:
-    """Logins, API tokens and bindings of provider accounts. Every method raises DatabaseUnavailableError."""
+    """Logins, API tokens and bindings of provider accounts. Every method raises
+    DatabaseUnavailableError.
+    """
 
     def __init__(self, database: Database) -> None:
         self._database = database
@@ -110,7 +115,8 @@ class LoginStore:
         """Add an API token; False when its user has `most` that hold."""
         mine = and_(api_tokens.c.user == token.user, is_open(api_tokens, token.created))
         async with self._database.begin() as connection:
-            # Two requests at once would each count one too few: the count and the insert need a lock per user.
+            # Two requests at once would each count one too few: the count and the insert need a
+            # lock per user.
             await self._database.lock(connection, f"api_tokens/{token.user}")
             count = select(func.count()).select_from(api_tokens).where(mine)
             if (await connection.execute(count)).scalar_one() >= most:
@@ -128,7 +134,9 @@ class LoginStore:
         return await self._first(kind, _table_of(kind).c.id == credential_id)
 
     async def open_of(self, kind: type[T], user: str, now: datetime) -> list[T]:
-        """A user's credentials that have not ended or expired: logins by their last use, tokens the newest first."""
+        """A user's credentials that have not ended or expired: logins by their last use, tokens the
+        newest first.
+        """
         table = _table_of(kind)
         order = table.c.seen if kind is Login else table.c.created
         return await self._find(kind, table.c.user == user, is_open(table, now), order=order.desc())
@@ -147,9 +155,13 @@ class LoginStore:
         """Record its last use, or what has changed about the person."""
         table = _table_of(type(credential))
         async with self._database.begin() as connection:
-            await connection.execute(update(table).where(table.c.id == credential.id).values(**values))
+            await connection.execute(
+                update(table).where(table.c.id == credential.id).values(**values)
+            )
 
-    async def end(self, kind: type[Login] | type[ApiToken], ids: Sequence[str], now: datetime) -> None:
+    async def end(
+        self, kind: type[Login] | type[ApiToken], ids: Sequence[str], now: datetime
+    ) -> None:
         """End these; one that has ended keeps its end."""
         table = _table_of(kind)
         for batch in batches(ids):
@@ -161,18 +173,28 @@ class LoginStore:
         """Remove what ended or expired before that time."""
         async with self._database.begin() as connection:
             for table in (logins, api_tokens):
-                await connection.execute(delete(table).where((table.c.ended < then) | (table.c.expires < then)))
+                await connection.execute(
+                    delete(table).where((table.c.ended < then) | (table.c.expires < then))
+                )
 
-    async def add_bound_login(self, issuer: str, subject: str, login: Login, secret_hash: str) -> dict[str, str]:
-        """Bind account and address unless one of them is bound already; add a login if they are bound to each other.
+    async def add_bound_login(
+        self, issuer: str, subject: str, login: Login, secret_hash: str
+    ) -> dict[str, str]:
+        """Bind account and address unless one of them is bound already; add a login if they are
+        bound to each other.
 
-        Returns the bindings of both, as subjects by address. A new binding ends what the address has open of another
-        issuer's account. All of it is one transaction: a release that comes at the same time finds the login.
+        Returns the bindings of both, as subjects by address. A new binding ends what the address
+        has open of another issuer's account. All of it is one transaction: a release that comes at
+        the same time finds the login.
         """
         values = {"issuer": issuer, "subject": subject, "user": login.user, "bound": login.created}
         either = or_(oidc_subjects.c.user == login.user, oidc_subjects.c.subject == subject)
-        query = select(oidc_subjects.c.user, oidc_subjects.c.subject).where(oidc_subjects.c.issuer == issuer, either)
-        locked = query.order_by(oidc_subjects.c.user).with_for_update()  # a release waits until the login is there
+        query = select(oidc_subjects.c.user, oidc_subjects.c.subject).where(
+            oidc_subjects.c.issuer == issuer, either
+        )
+        locked = query.order_by(
+            oidc_subjects.c.user
+        ).with_for_update()  # a release waits until the login is there
         async with self._change() as connection:
             insert = self._database.insert(oidc_subjects).values(values).on_conflict_do_nothing()
             is_new = (await connection.execute(insert)).rowcount > 0
@@ -186,7 +208,9 @@ class LoginStore:
     async def release(self, user: str) -> bool:
         """Forget the account of an address; False: it has none."""
         async with self._database.begin() as connection:
-            return (await connection.execute(delete(oidc_subjects).where(oidc_subjects.c.user == user))).rowcount > 0
+            return (
+                await connection.execute(delete(oidc_subjects).where(oidc_subjects.c.user == user))
+            ).rowcount > 0
 
     async def release_all(self) -> list[str]:
         """Forget the accounts of all addresses; the addresses."""
@@ -203,10 +227,15 @@ class LoginStore:
             self.changes += 1  # after the commit: whoever read before it sees another number
 
     async def _find(
-        self, kind: type[T], *conditions: ColumnElement[bool], order: UnaryExpression[datetime] | None = None
+        self,
+        kind: type[T],
+        *conditions: ColumnElement[bool],
+        order: UnaryExpression[datetime] | None = None,
     ) -> list[T]:
         async with self._database.connect() as connection:
-            rows = await connection.execute(select(_table_of(kind)).where(*conditions).order_by(order))
+            rows = await connection.execute(
+                select(_table_of(kind)).where(*conditions).order_by(order)
+            )
             return [read_row(row, kind) for row in rows]
 
     async def _first(self, kind: type[T], condition: ColumnElement[bool]) -> T | None:
@@ -215,7 +244,9 @@ class LoginStore:
 
 async def insert_login(connection: AsyncConnection, login: Login, secret_hash: str) -> None:
     """Add a login, within a transaction."""
-    await connection.execute(logins.insert().values(msgspec.structs.asdict(login) | {"secret_hash": secret_hash}))
+    await connection.execute(
+        logins.insert().values(msgspec.structs.asdict(login) | {"secret_hash": secret_hash})
+    )
 
 
 async def end_all_of(connection: AsyncConnection, user: str, source: str, now: datetime) -> None:
@@ -248,8 +279,9 @@ class Grant(msgspec.Struct, frozen=True, kw_only=True):
     # The login is over by then; it may be sooner.
     expires: datetime
     ended: datetime | None = None
-    # Why it ended, as a code: `logout`, `ended`, `left`, `suspended`, `session-ended`, `access-ended`, `login-over`
-    # (login or API token), `displaced` (by newer ones of the same user in this session).
+    # Why it ended, as a code: `logout`, `ended`, `left`, `suspended`, `session-ended`,
+    # `access-ended`, `login-over` (login or API token), `displaced` (by newer ones of the same user
+    # in this session).
     reason: Annotated[str, String(64)] = ""
 
 
@@ -279,12 +311,23 @@ class GrantStore:
         return found[0] if found else None
 
     async def open(
-        self, *, session_uid: str | None = None, user: str | None = None, login_id: str | None = None
+        self,
+        *,
+        session_uid: str | None = None,
+        user: str | None = None,
+        login_id: str | None = None,
     ) -> list[Grant]:
-        """Grants that have not ended: of this session, this user and this login, as far as they are named."""
-        named = {grants.c.session_uid: session_uid, grants.c.user: user, grants.c.login_id: login_id}
+        """Grants that have not ended: of this session, this user and this login, as far as they are
+        named.
+        """
+        named = {
+            grants.c.session_uid: session_uid,
+            grants.c.user: user,
+            grants.c.login_id: login_id,
+        }
         return await self._find(
-            grants.c.ended.is_(None), *(column == value for column, value in named.items() if value is not None)
+            grants.c.ended.is_(None),
+            *(column == value for column, value in named.items() if value is not None),
         )
 
     async def was_in(self, session_uid: str, user: str) -> bool:
@@ -292,7 +335,8 @@ class GrantStore:
         return bool(await self._find(grants.c.session_uid == session_uid, grants.c.user == user))
 
     async def open_of_ended_logins(self, now: datetime, token_prefix: str) -> list[Grant]:
-        """Grants that have not ended, though the login or API token that they were made with has ended or expired.
+        """Grants that have not ended, though the login or API token that they were made with has
+        ended or expired.
 
         A row of that is committed before its first grant, and is removed only long after its end.
         """
@@ -308,7 +352,9 @@ class GrantStore:
         return await self._find(grants.c.ended >= moment)
 
     async def end(self, ids: Collection[str], now: datetime, reason: str) -> set[str]:
-        """End these; what had ended before keeps its time and reason. Returns which ones this has ended."""
+        """End these; what had ended before keeps its time and reason. Returns which ones this has
+        ended.
+        """
         ended: set[str] = set()
         for batch in batches(ids):
             some = grants.c.id.in_(batch) & grants.c.ended.is_(None)
@@ -320,11 +366,14 @@ class GrantStore:
     async def forget_before(self, moment: datetime) -> None:
         """Remove what had ended or expired before."""
         async with self._database.begin() as connection:
-            await connection.execute(delete(grants).where((grants.c.ended < moment) | (grants.c.expires < moment)))
+            await connection.execute(
+                delete(grants).where((grants.c.ended < moment) | (grants.c.expires < moment))
+            )
 
     async def _find(self, *conditions: ColumnElement[bool]) -> list[Grant]:
         async with self._database.connect() as connection:
-            # A later version may have left a role that is not known here: such a grant lets no one in.
+            # A later version may have left a role that is not known here: such a grant lets no one
+            # in.
             known = select(grants).where(grants.c.role.in_(list(Role)), *conditions)
             rows = await connection.execute(known.order_by(grants.c.created, grants.c.id))
             return [read_row(row, Grant) for row in rows]

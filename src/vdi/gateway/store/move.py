@@ -1,9 +1,11 @@
-"""Move of a SQLite database to PostgreSQL: `python -m vdi.gateway.store.move FILE`, a sidecar of the gateway's pod.
+"""Move of a SQLite database to PostgreSQL: `python -m vdi.gateway.store.move FILE`, a sidecar of
+the gateway's pod.
 
-The chart runs it with `gateway.database.sqlite: move`, on the node of the gateway that still works with the file. From
-the copy on until it ends, this process has the file's write lock: the old gateway only reads, and loses no row that the
-copy does not have. However the process ends, the kernel releases the lock, so there is nothing to clean up. The copy is
-one transaction. After it the process listens on `PORT`, which lets the new gateway start.
+The chart runs it with `gateway.database.sqlite: move`, on the node of the gateway that still works
+with the file. From the copy on until it ends, this process has the file's write lock: the old
+gateway only reads, and loses no row that the copy does not have. However the process ends, the
+kernel releases the lock, so there is nothing to clean up. The copy is one transaction. After it the
+process listens on `PORT`, which lets the new gateway start.
 """
 
 import asyncio
@@ -31,7 +33,10 @@ from vdi.gateway.store.database import (
 from vdi.gateway.store.migrations import UnknownRevisionError, head_revision, import_tables, upgrade
 
 PORT = 8083
-_AGAIN = "To move, empty PostgreSQL (docs/upgrading.md). To keep only its rows: vdi upgrade --leave-history-behind"
+_AGAIN = (
+    "To move, empty PostgreSQL (docs/upgrading.md). To keep only its rows: vdi upgrade"
+    " --leave-history-behind"
+)
 _BATCH = 1000
 _RETRY_SECONDS = 2.0
 # One row in the target, of the same transaction as the copy. Not among the gateway's tables.
@@ -46,14 +51,17 @@ _marker = Table(
 
 
 class MoveError(Exception):
-    """Raised when the move must not be done: the target has rows of its own, or the counts differ."""
+    """Raised when the move must not be done: the target has rows of its own, or the counts
+    differ.
+    """
 
 
 async def move(source: AsyncConnection, target: Database) -> dict[str, int]:
-    """Copy all tables and compare their counts; returns these. The caller has the source's write lock.
+    """Copy all tables and compare their counts; returns these. The caller has the source's write
+    lock.
 
-    Safe to repeat: an unchanged target is filled again; one that is in use stays, if SQLite has not changed. Raises
-    MoveError, DatabaseUnavailableError.
+    Safe to repeat: an unchanged target is filled again; one that is in use stays, if SQLite has not
+    changed. Raises MoveError, DatabaseUnavailableError.
     """
     async with target.begin() as connection:
         await target.lock(connection, "move")
@@ -74,22 +82,31 @@ async def move(source: AsyncConnection, target: Database) -> dict[str, int]:
             counts[table.name] = await _count(source, table)
             copied = await _count(connection, table)
             if copied != counts[table.name]:
-                raise MoveError(f"{table.name} has {counts[table.name]} rows in SQLite and {copied} in PostgreSQL")
+                raise MoveError(
+                    f"{table.name} has {counts[table.name]} rows in SQLite and {copied} in"
+                    " PostgreSQL"
+                )
             await _continue_ids(connection, table)
             print(f"{table.name}: {copied} rows", flush=True)  # noqa: T201 -- the progress
         now, encoded = datetime.now(UTC), msgspec.json.encode(counts).decode()
-        await connection.execute(_marker.insert().values(at=now, digest=digest.hexdigest(), counts=encoded))
+        await connection.execute(
+            _marker.insert().values(at=now, digest=digest.hexdigest(), counts=encoded)
+        )
     return counts
 
 
 async def _refuse_rows(connection: AsyncConnection) -> None:
     for table in metadata.sorted_tables:
         if count := await _count(connection, table):
-            raise MoveError(f"PostgreSQL has rows that were not moved there: {count} in {table.name}. {_AGAIN}")
+            raise MoveError(
+                f"PostgreSQL has rows that were not moved there: {count} in {table.name}. {_AGAIN}"
+            )
 
 
 async def _is_changed(connection: AsyncConnection, counts: dict[str, int]) -> bool:
-    """Whether another transaction than the move has written: PostgreSQL keeps the one of each row in `xmin`."""
+    """Whether another transaction than the move has written: PostgreSQL keeps the one of each row
+    in `xmin`.
+    """
     for name, moved in counts.items():
         query = f'SELECT count(*), count(*) FILTER (WHERE t.xmin = m.xmin) FROM "{name}" t, moved_from_sqlite m'  # noqa: S608
         if tuple((await connection.execute(text(query))).one()) != (moved, moved):
@@ -98,13 +115,18 @@ async def _is_changed(connection: AsyncConnection, counts: dict[str, int]) -> bo
 
 
 async def _compare(source: AsyncConnection, marker: Any) -> dict[str, int]:
-    """The counts of an earlier move. Raises MoveError if SQLite has been used since, as after a rollback."""
+    """The counts of an earlier move. Raises MoveError if SQLite has been used since, as after a
+    rollback.
+    """
     digest = sha256()
     for table in metadata.sorted_tables:
         async for rows in _batches(source, table):
             digest.update(msgspec.json.encode(rows, order="deterministic"))
     if digest.hexdigest() != marker.digest:
-        raise MoveError(f"both SQLite and PostgreSQL have changed since the move at {marker.at:%F %T} UTC. {_AGAIN}")
+        raise MoveError(
+            f"both SQLite and PostgreSQL have changed since the move at {marker.at:%F %T} UTC."
+            f" {_AGAIN}"
+        )
     counts: dict[str, int] = msgspec.json.decode(marker.counts)
     return counts
 
@@ -126,7 +148,9 @@ async def _continue_ids(connection: AsyncConnection, table: Table) -> None:
         return
     last = select(func.max(column)).scalar_subquery()
     sequence = func.pg_get_serial_sequence(table.name, column.name)
-    await connection.execute(select(func.setval(sequence, func.coalesce(last, 1), last.is_not(None))))
+    await connection.execute(
+        select(func.setval(sequence, func.coalesce(last, 1), last.is_not(None)))
+    )
 
 
 async def run(file: Path, target: Database) -> None:
@@ -158,7 +182,10 @@ async def run(file: Path, target: Database) -> None:
 async def _refuse_older(source: AsyncConnection) -> None:
     current = (await source.exec_driver_sql("SELECT version_num FROM alembic_version")).scalar()
     if current != head_revision():
-        raise MoveError(f"SQLite has the tables of another version ({current}). Upgrade with SQLite first, then move.")
+        raise MoveError(
+            f"SQLite has the tables of another version ({current}). Upgrade with SQLite first, then"
+            " move."
+        )
 
 
 async def _listen() -> None:
@@ -190,10 +217,15 @@ def main(arguments: Sequence[str]) -> int:
         (file,) = map(Path, arguments)
         target = Database(os.environ["VDI_DATABASE_URL"])
     except (ValueError, KeyError, DatabaseUrlError) as error:
-        print(f"python -m vdi.gateway.store.move FILE, and VDI_DATABASE_URL: {error}", file=sys.stderr)  # noqa: T201
+        print(  # noqa: T201
+            f"python -m vdi.gateway.store.move FILE, and VDI_DATABASE_URL: {error}", file=sys.stderr
+        )
         return 2
     if target.is_sqlite or not file.is_file():
-        print(f"nothing to move: {file} does not exist, or VDI_DATABASE_URL names SQLite", file=sys.stderr)  # noqa: T201
+        print(  # noqa: T201
+            f"nothing to move: {file} does not exist, or VDI_DATABASE_URL names SQLite",
+            file=sys.stderr,
+        )
         return 2
     return asyncio.run(_main(file, target))
 

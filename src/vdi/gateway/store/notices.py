@@ -1,4 +1,6 @@
-"""Subscriptions to notices by e-mail: one row for each user who has chosen, with the kinds of `gateway.notices`."""
+"""Subscriptions to notices by e-mail: one row for each user who has chosen, with the kinds of
+`gateway.notices`.
+"""
 
 from sqlalchemy import Column, String, Table, select
 
@@ -20,10 +22,14 @@ class NoticeSubscriptions:
 
     async def of(self, user: str) -> frozenset[str]:
         async with self._database.connect() as connection:
-            found = await connection.execute(select(subscriptions.c.kinds).where(subscriptions.c.user == user))
+            found = await connection.execute(
+                select(subscriptions.c.kinds).where(subscriptions.c.user == user)
+            )
             return found.scalar_one_or_none() or frozenset()
 
     async def save(self, user: str, kinds: frozenset[str]) -> None:
         row = self._database.insert(subscriptions).values(user=user, kinds=kinds)
         async with self._database.begin() as connection:
-            await connection.execute(row.on_conflict_do_update(index_elements=["user"], set_={"kinds": kinds}))
+            await connection.execute(
+                row.on_conflict_do_update(index_elements=["user"], set_={"kinds": kinds})
+            )

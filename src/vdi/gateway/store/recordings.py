@@ -1,4 +1,6 @@
-"""Films of desktops: one row each, and every statement about them. The films themselves are files (`recordings`)."""
+"""Films of desktops: one row each, and every statement about them. The films themselves are files
+(`recordings`).
+"""
 
 from collections.abc import Sequence
 from datetime import datetime
@@ -73,7 +75,9 @@ class RecordingStore:
     async def save(self, film: Recording) -> None:
         """Add a row, or update it to how far the film is now."""
         row = msgspec.structs.asdict(film)
-        new = {name: row[name] for name in ("ended", "seconds", "size_bytes", "run_seen", "keep_until")}
+        new = {
+            name: row[name] for name in ("ended", "seconds", "size_bytes", "run_seen", "keep_until")
+        }
         insert = self._database.insert(recordings).values(row)
         async with self._database.begin() as connection:
             await connection.execute(insert.on_conflict_do_update(index_elements=["id"], set_=new))
@@ -85,7 +89,9 @@ class RecordingStore:
             await connection.execute(update(recordings).where(of_run).values(run_seen=now))
 
     async def run(self, uid: str, run: datetime) -> tuple[float, datetime | None]:
-        """Seconds of all films of a run, and when the last part of them was stored; None: none was."""
+        """Seconds of all films of a run, and when the last part of them was stored; None: none
+        was.
+        """
         found = select(func.sum(recordings.c.seconds), func.max(recordings.c.ended))
         of_run = (recordings.c.uid == uid) & (recordings.c.run == run)
         async with self._database.connect() as connection:
@@ -103,11 +109,15 @@ class RecordingStore:
     async def total(self) -> int:
         """Bytes of all films."""
         async with self._database.connect() as connection:
-            return int((await connection.execute(select(func.sum(recordings.c.size_bytes)))).scalar() or 0)
+            return int(
+                (await connection.execute(select(func.sum(recordings.c.size_bytes)))).scalar() or 0
+            )
 
     async def get(self, name: str) -> Recording | None:
         async with self._database.connect() as connection:
-            row = (await connection.execute(select(recordings).where(recordings.c.id == name))).first()
+            row = (
+                await connection.execute(select(recordings).where(recordings.c.id == name))
+            ).first()
             return read_row(row, Recording) if row else None
 
     async def get_own(self, name: str, owner: str) -> Recording | None:
@@ -122,18 +132,29 @@ class RecordingStore:
     ) -> list[WatchedRecording]:
         """Films, newest first. `owner`: those that this user may see."""
         same = recordings.alias()
-        of_run = select(func.sum(same.c.seconds)).where(same.c.uid == recordings.c.uid, same.c.run == recordings.c.run)
-        query = select(recordings, of_run.scalar_subquery().label("run_recorded_seconds")).limit(limit)
+        of_run = select(func.sum(same.c.seconds)).where(
+            same.c.uid == recordings.c.uid, same.c.run == recordings.c.run
+        )
+        query = select(recordings, of_run.scalar_subquery().label("run_recorded_seconds")).limit(
+            limit
+        )
         if owner is not None:
             query = query.where(_may_watch(owner))
         if before is not None:
             query = query.where(tuple_(recordings.c.started, recordings.c.id) < before)
         async with self._database.connect() as connection:
-            found = await connection.execute(query.order_by(recordings.c.started.desc(), recordings.c.id.desc()))
+            found = await connection.execute(
+                query.order_by(recordings.c.started.desc(), recordings.c.id.desc())
+            )
             return [read_row(row, WatchedRecording) for row in found]
 
     async def expired(self, now: datetime, limit: int) -> Sequence[Recording]:
-        query = select(recordings).where(recordings.c.keep_until < now).order_by(recordings.c.keep_until).limit(limit)
+        query = (
+            select(recordings)
+            .where(recordings.c.keep_until < now)
+            .order_by(recordings.c.keep_until)
+            .limit(limit)
+        )
         async with self._database.connect() as connection:
             return [read_row(row, Recording) for row in await connection.execute(query)]
 

@@ -1,1 +1,3 @@
-"""HTTP of the gateway, without knowledge of desktops: middleware, page rendering, credentials, event streams."""
+"""HTTP of the gateway, without knowledge of desktops: middleware, page rendering, credentials,
+event streams.
+"""

@@ -1,5 +1,5 @@
-"""Static files of the pages, brand.css and the icons of templates: read once, served at addresses that change with
-them.
+"""Static files of the pages, brand.css and the icons of templates: read once, served at addresses
+that change with them.
 """
 
 import gzip
@@ -17,7 +17,9 @@ from starlette.routing import Route
 
 from vdi.gateway.brand import Brand, stylesheet
 
-_FOLDERS = tuple(Path(__file__).parent.parent / package / "static" for package in ("portal", "edge"))
+_FOLDERS = tuple(
+    Path(__file__).parent.parent / package / "static" for package in ("portal", "edge")
+)
 _TYPES = {
     ".css": "text/css; charset=utf-8",
     ".js": "text/javascript; charset=utf-8",
@@ -64,12 +66,16 @@ def asset_url(brand: Brand, prefix: str, name: str) -> str:
 
 
 def asset_routes(brand: Brand, prefix: str) -> list[Route]:
-    """`/static` on the portal's host; `/.vdi/static` on a desktop's, where the edge has the routes."""
+    """`/static` on the portal's host; `/.vdi/static` on a desktop's, where the edge has the
+    routes.
+    """
     return [Route(f"{prefix}/{{name:path}}", partial(serve_asset, brand), methods=["GET"])]
 
 
 async def serve_asset(brand: Brand, request: Request) -> Response:
-    """Serves a file of `static/`; caches keep it for ever under an address with its digest, else for minutes."""
+    """Serves a file of `static/`; caches keep it for ever under an address with its digest, else
+    for minutes.
+    """
     asset = assets(brand).get(request.path_params["name"])
     if asset is None:
         return PlainTextResponse("This file does not exist.", 404)
@@ -105,7 +111,8 @@ def _read_icon(path: Path) -> Markup:
 
 
 def shown_icon(icon: str, origins: Collection[str]) -> str:
-    """The icon to show for a template's `icon`: itself, or `DEFAULT_ICON` if it is empty or not allowed.
+    """The icon to show for a template's `icon`: itself, or `DEFAULT_ICON` if it is empty or not
+    allowed.
 
     `origins`: hosts that pictures may be loaded from, as in `https://icons.example.com`.
     """
@@ -113,14 +120,22 @@ def shown_icon(icon: str, origins: Collection[str]) -> str:
 
 
 def icon_problem(icon: str, origins: Collection[str]) -> str:
-    """The reason why an icon is not shown, as a sentence; empty if it is shown, and for an empty `icon`."""
+    """The reason why an icon is not shown, as a sentence; empty if it is shown, and for an empty
+    `icon`.
+    """
     if not icon or icon in icons() or icon.startswith("data:image/"):
         return ""
     if not icon.startswith("https://"):
-        return f"icon: {icon[:60]!r}: allowed: {', '.join(icons())}, and a URL with data:image/ or https://."
+        return (
+            f"icon: {icon[:60]!r}: allowed: {', '.join(icons())}, and a URL with data:image/ or"
+            " https://."
+        )
     if any(icon.startswith(f"{origin}/") for origin in origins):
         return ""
-    return f"icon: {icon[:60]!r}: the origins in gateway.portal.iconOrigins are {', '.join(origins) or 'empty'}."
+    return (
+        f"icon: {icon[:60]!r}: the origins in gateway.portal.iconOrigins are"
+        f" {', '.join(origins) or 'empty'}."
+    )
 
 
 def is_picture(icon: str) -> bool:

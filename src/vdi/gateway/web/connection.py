@@ -1,8 +1,10 @@
-"""uvicorn's HTTP/1.1 protocol with limits that uvicorn lacks: bytes and time of heads, bodies and unread responses.
+"""uvicorn's HTTP/1.1 protocol with limits that uvicorn lacks: bytes and time of heads, bodies and
+unread responses.
 
-uvicorn's options limit connections and the time between two requests. Traefik's timeouts are the cluster's to set, and
-limit its own clients: not a pod that connects here directly, and not a browser that reads no response. The size of
-one body is limited in `middleware`. `vdi.gateway.memory_budget` adds up all limits.
+uvicorn's options limit connections and the time between two requests. Traefik's timeouts are the
+cluster's to set, and limit its own clients: not a pod that connects here directly, and not a
+browser that reads no response. The size of one body is limited in `middleware`.
+`vdi.gateway.memory_budget` adds up all limits.
 """
 
 import asyncio
@@ -15,38 +17,47 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from vdi.gateway.web.middleware import STREAMED
 
 HEAD_SECONDS = 10.0
-# Traefik's own limit is 1 MiB; cookies of ours and the longest URL that browsers send are a quarter of this.
+# Traefik's own limit is 1 MiB; cookies of ours and the longest URL that browsers send are a quarter
+# of this.
 HEAD_BYTES = 32 * 1024
-# Browsers and Traefik send about 30. Each is three objects: as short ones, a head of 32 KiB would take 400 KiB.
+# Browsers and Traefik send about 30. Each is three objects: as short ones, a head of 32 KiB would
+# take 400 KiB.
 HEADERS = 100
 
-# Bytes of a request that every connection may hold beside the budget: what people send is smaller, and so goes through
-# while others use up the budget.
+# Bytes of a request that every connection may hold beside the budget: what people send is smaller,
+# and so goes through while others use up the budget.
 FREE_BYTES = 4 * 1024
-# Bytes of a response that every connection may hold until the browser reads them, beside that budget.
+# Bytes of a response that every connection may hold until the browser reads them, beside that
+# budget.
 UNREAD_BYTES = 4 * 1024
 
-# How long the rest of a request that is too large is read and dropped. Closing a socket with unread bytes resets the
-# connection, and the client may lose the response that was sent before: Traefik then answers 502.
+# How long the rest of a request that is too large is read and dropped. Closing a socket with unread
+# bytes resets the connection, and the client may lose the response that was sent before: Traefik
+# then answers 502.
 LINGER_SECONDS = 2.0
 # How long a response's bytes may wait for a browser that reads none.
 WRITE_SECONDS = 30.0
 
 _BAD = b"HTTP/1.1 400 Bad Request\r\nconnection: close\r\ncontent-length: 0\r\n\r\n"
-_TOO_LARGE = b"HTTP/1.1 431 Request Header Fields Too Large\r\nconnection: close\r\ncontent-length: 0\r\n\r\n"
-# Any desktop may set cookies for the whole domain. Without Clear-Site-Data the portal would be out of reach until they
-# expire, in up to 400 days. The browser loses its login with them; as many small cookies could have removed it, too.
+_TOO_LARGE = (
+    b"HTTP/1.1 431 Request Header Fields Too Large\r\nconnection: close\r\ncontent-length:"
+    b" 0\r\n\r\n"
+)
+# Any desktop may set cookies for the whole domain. Without Clear-Site-Data the portal would be out
+# of reach until they expire, in up to 400 days. The browser loses its login with them; as many
+# small cookies could have removed it, too.
 _TOO_MANY_COOKIES = (
-    b"HTTP/1.1 431 Request Header Fields Too Large\r\nconnection: close\r\ncontent-type: text/plain; charset=utf-8\r\n"
-    b'cache-control: no-store\r\nclear-site-data: "cookies"\r\ncontent-length: 148\r\n\r\n'
-    b"Your browser has too many cookies for this domain: a desktop that you opened set them. Open the portal, which "
-    b"deletes them all, then sign in again.\n"
+    b"HTTP/1.1 431 Request Header Fields Too Large\r\nconnection: close\r\ncontent-type:"
+    b" text/plain; charset=utf-8\r\ncache-control: no-store\r\nclear-site-data:"
+    b' "cookies"\r\ncontent-length: 148\r\n\r\nYour browser has too many cookies for this domain: a'
+    b" desktop that you opened set them. Open the portal, which deletes them all, then sign in"
+    b" again.\n"
 )
 _TOO_SLOW = b"HTTP/1.1 408 Request Timeout\r\nconnection: close\r\ncontent-length: 0\r\n\r\n"
 _BUSY = (
-    b"HTTP/1.1 503 Service Unavailable\r\nretry-after: 5\r\nconnection: close\r\ncontent-type: text/plain\r\n"
-    b"content-length: 74\r\n\r\n"
-    b"The gateway is receiving too many large requests. Try again in a moment.\r\n"
+    b"HTTP/1.1 503 Service Unavailable\r\nretry-after: 5\r\nconnection: close\r\ncontent-type:"
+    b" text/plain\r\ncontent-length: 74\r\n\r\nThe gateway is receiving too many large requests."
+    b" Try again in a moment.\r\n"
 )
 
 
@@ -75,7 +86,8 @@ class _StopParsingError(Exception):
 class Connection(HttpToolsProtocol):
     """One connection of a client.
 
-    `received` and `unread` are the budgets of requests and responses; `is_refused` says which peers are turned away.
+    `received` and `unread` are the budgets of requests and responses; `is_refused` says which peers
+    are turned away.
     """
 
     def __init__(
@@ -123,7 +135,9 @@ class Connection(HttpToolsProtocol):
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
-        """Parse what has arrived. The parser gets one byte more than a head may have, and no more: it keeps them."""
+        """Parse what has arrived. The parser gets one byte more than a head may have, and no more:
+        it keeps them.
+        """
         room = HEAD_BYTES + 1 - len(self._head)
         if self._in_head and len(data) > room:
             self._parse(data[:room])
@@ -144,7 +158,8 @@ class Connection(HttpToolsProtocol):
         try:
             self.parser.feed_data(data)
         except httptools.HttpParserUpgrade:
-            # WebSockets of desktops that no longer exist arrive all the time, and get a normal response.
+            # WebSockets of desktops that no longer exist arrive all the time, and get a normal
+            # response.
             pass
         except httptools.HttpParserError as error:
             why = error.__context__
@@ -160,7 +175,9 @@ class Connection(HttpToolsProtocol):
             self._refuse(_BUSY, LINGER_SECONDS)
 
     def on_message_begin(self) -> None:
-        """Take no request before the last one is answered: Traefik sends none, and each would be held."""
+        """Take no request before the last one is answered: Traefik sends none, and each would be
+        held.
+        """
         if self.cycle is not None:
             raise _StopParsingError(_BAD)
         super().on_message_begin()
@@ -182,13 +199,15 @@ class Connection(HttpToolsProtocol):
         self._cancel_head_timer()
         super().on_headers_complete()
         self.headers = []  # the request's scope has them, and lets go of them while it waits
-        # Traefik keeps a connection also while its own client does not read the response. When half of all are taken,
-        # such ones must not take the rest.
+        # Traefik keeps a connection also while its own client does not read the response. When half
+        # of all are taken, such ones must not take the rest.
         if len(self.connections) > (self.limit_concurrency or 0) // 2:
             self.cycle.keep_alive = False
 
     def on_body(self, body: bytes) -> None:
-        """Reserve a piece's bytes before it is kept. What a route has passed on already is not held any more."""
+        """Reserve a piece's bytes before it is kept. What a route has passed on already is not held
+        any more.
+        """
         held = self._received
         if self.scope.get(STREAMED):
             held = self._head_size + len(self.cycle.body)
@@ -203,7 +222,9 @@ class Connection(HttpToolsProtocol):
         super().on_message_complete()
 
     def on_response_complete(self) -> None:
-        """Close a connection that was answered before its body was complete (a refusal), without waiting for it."""
+        """Close a connection that was answered before its body was complete (a refusal), without
+        waiting for it.
+        """
         super().on_response_complete()
         self._hold(0)
         if self.cycle.more_body:
@@ -232,7 +253,9 @@ class Connection(HttpToolsProtocol):
             self._write_timer = None
 
     def _hold(self, size: int) -> bool:
-        """Whether the budget allows this connection to hold `size` bytes of a request; it then does."""
+        """Whether the budget allows this connection to hold `size` bytes of a request; it then
+        does.
+        """
         more = max(0, size - FREE_BYTES) - max(0, self._received - FREE_BYTES)
         if not self._received_budget.take(more):
             return False
@@ -245,7 +268,8 @@ class Connection(HttpToolsProtocol):
     def _is_mostly_cookies(self) -> bool:
         """Whether cookies make the head too large, as far as it has arrived.
 
-        Only then are cookies cleared: any page on the internet can send a browser here with a long address.
+        Only then are cookies cleared: any page on the internet can send a browser here with a long
+        address.
         """
         head = self._head.lower()
         begin = head.find(b"\r\ncookie:")
@@ -265,7 +289,9 @@ class Connection(HttpToolsProtocol):
             self._refuse(_TOO_SLOW)
 
     def _refuse(self, answer: bytes, linger: float = 0.0) -> None:
-        """Respond, keep nothing of what has arrived, and close. Nothing is written into the middle of a response."""
+        """Respond, keep nothing of what has arrived, and close. Nothing is written into the middle
+        of a response.
+        """
         self._refused = True
         self._cancel_head_timer()
         cycle = self.cycle

@@ -1,7 +1,8 @@
 """Credentials of a request: our cookies, the Authorization header, and the CSRF token of forms.
 
-A desktop's page is same-site with the portal and belongs to somebody else, so SameSite cookies prove nothing here: a
-form needs a token made of the browser's secret cookie, and the portal's own origin.
+A desktop's page is same-site with the portal and belongs to somebody else, so SameSite cookies
+prove nothing here: a form needs a token made of the browser's secret cookie, and the portal's own
+origin.
 """
 
 import base64
@@ -25,8 +26,8 @@ PRE_LOGIN_COOKIE = "__Host-vdi-before"
 TERMS_COOKIE = "__Host-vdi-terms"
 # Secret of a browser that is on its way to an identity provider and back.
 FLOW_COOKIE = "__Host-vdi-flow"
-# The ID token of a sign-on, which the provider's sign-out asks for. Browsers send it to `/logout` alone, so it is no
-# `__Host-` cookie: 4 KiB in each request are too much.
+# The ID token of a sign-on, which the provider's sign-out asks for. Browsers send it to `/logout`
+# alone, so it is no `__Host-` cookie: 4 KiB in each request are too much.
 HINT_COOKIE, HINT_PATH = "__Secure-vdi-hint", "/logout"
 # Name of the hidden field.
 CSRF_FIELD = "csrf"
@@ -43,10 +44,12 @@ def bearer(request: HTTPConnection) -> str:
 
 
 def cookies_in(header: str) -> dict[str, str]:
-    """Our cookies of a Cookie header. A name with two different values is left out: one of them is planted.
+    """Our cookies of a Cookie header. A name with two different values is left out: one of them is
+    planted.
 
-    Names are compared byte for byte. Browsers do not apply the rules of `__Host-` to `\\xa0__Host-...`, so any desktop
-    may plant that for the whole domain; `str.strip()` would turn it into ours.
+    Names are compared byte for byte. Browsers do not apply the rules of `__Host-` to
+    `\\xa0__Host-...`, so any desktop may plant that for the whole domain; `str.strip()` would turn
+    it into ours.
     """
     found: dict[str, str] = {}
     twice = set()
@@ -60,13 +63,19 @@ def cookies_in(header: str) -> dict[str, str]:
 
 
 def cookie_of(request: HTTPConnection, name: str) -> str:
-    """The value of one of our cookies; empty without it. Starlette's parser strips names, see `cookies_in`."""
+    """The value of one of our cookies; empty without it. Starlette's parser strips names, see
+    `cookies_in`.
+    """
     return cookies_in("; ".join(request.headers.getlist("cookie"))).get(name, "")
 
 
-def set_cookie(response: Response, name: str, value: str, seconds: int | None = None, path: str = "/") -> None:
+def set_cookie(
+    response: Response, name: str, value: str, seconds: int | None = None, path: str = "/"
+) -> None:
     """Send a cookie; without `seconds` it lasts as long as the browser runs."""
-    response.set_cookie(name, value, max_age=seconds, path=path, secure=True, httponly=True, samesite="lax")
+    response.set_cookie(
+        name, value, max_age=seconds, path=path, secure=True, httponly=True, samesite="lax"
+    )
 
 
 def drop_cookie(response: Response, name: str, path: str = "/") -> None:
@@ -75,7 +84,9 @@ def drop_cookie(response: Response, name: str, path: str = "/") -> None:
 
 
 def make_csrf_token(secret: str) -> str:
-    """A token that only who has the cookie's value can make. Each is another, so packed pages tell nothing."""
+    """A token that only who has the cookie's value can make. Each is another, so packed pages tell
+    nothing.
+    """
     salt = secrets.token_bytes(_SALT_BYTES)
     return base64.urlsafe_b64encode(salt + _sign(secret, salt)).decode()
 
@@ -97,7 +108,8 @@ def _sign(secret: str, salt: bytes) -> bytes:
 def find_foreign_origin(headers: Mapping[str, str], origin: str) -> str:
     """The reason to refuse a change that no page of `origin` has sent; empty if one has.
 
-    Every current browser sends at least one of Sec-Fetch-Site and Origin; a request with neither is refused.
+    Every current browser sends at least one of Sec-Fetch-Site and Origin; a request with neither is
+    refused.
     """
     site = headers.get("sec-fetch-site", "")
     if site and site != "same-origin":
@@ -114,14 +126,18 @@ def bind_csrf_secret(request: HTTPConnection, secret: str) -> None:
 
 
 def csrf_token_of(request: HTTPConnection) -> str:
-    """For the field `csrf` of a form, or the header X-CSRF-Token of a script. Empty where no cookie of ours is."""
+    """For the field `csrf` of a form, or the header X-CSRF-Token of a script. Empty where no cookie
+    of ours is.
+    """
     secret = next(_secrets(request), "")
     return make_csrf_token(secret) if secret else ""
 
 
 def csrf_field_of(request: HTTPConnection) -> Markup:
     """The hidden field of a form."""
-    return Markup('<input type="hidden" name="{}" value="{}">').format(CSRF_FIELD, csrf_token_of(request))
+    return Markup('<input type="hidden" name="{}" value="{}">').format(
+        CSRF_FIELD, csrf_token_of(request)
+    )
 
 
 def is_csrf_token_valid(request: HTTPConnection, token: str) -> bool:
@@ -130,7 +146,9 @@ def is_csrf_token_valid(request: HTTPConnection, token: str) -> bool:
 
 
 def _secrets(request: HTTPConnection) -> Iterator[str]:
-    """Secrets that this browser's forms can be bound to: a login that has ended may still be in its cookie."""
+    """Secrets that this browser's forms can be bound to: a login that has ended may still be in its
+    cookie.
+    """
     given = (
         request.scope.get(_SCOPE_SECRET, ""),
         cookie_of(request, LOGIN_COOKIE),

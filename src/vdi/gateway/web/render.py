@@ -1,9 +1,11 @@
-"""Pages from Jinja templates for portal, login and waiting pages, and the error pages of both hosts.
+"""Pages from Jinja templates for portal, login and waiting pages, and the error pages of both
+hosts.
 
-Templates lie in the `templates` folder of each of these packages; their names are unique across the three.
-`base.html` has the portal's navigation, `plain.html` is one card on an empty page. Both have blocks `title`, `main`.
-Everything that is put into a template is escaped, and so is what is not printable: a direction mark in a name could
-turn round the text beside it. A variable that a template does not get is an error, never an empty string.
+Templates lie in the `templates` folder of each of these packages; their names are unique across the
+three. `base.html` has the portal's navigation, `plain.html` is one card on an empty page. Both have
+blocks `title`, `main`. Everything that is put into a template is escaped, and so is what is not
+printable: a direction mark in a name could turn round the text beside it. A variable that a
+template does not get is an error, never an empty string.
 """
 
 import logging
@@ -29,7 +31,9 @@ from vdi.printable import escape, is_printable
 
 _GATEWAY = Path(__file__).parent.parent
 _LAYOUT = "\n\r\t"
-TEMPLATE_FOLDERS = tuple(_GATEWAY / package / "templates" for package in ("portal", "login", "edge"))
+TEMPLATE_FOLDERS = tuple(
+    _GATEWAY / package / "templates" for package in ("portal", "login", "edge")
+)
 _TITLES = {
     403: "Not allowed",
     404: "Not found",
@@ -54,7 +58,9 @@ _UNAVAILABLE: dict[type[Exception], str] = {
 
 
 def _printable(value: Any) -> Any:
-    """The value of `{{ }}` with unprintable characters escaped; Markup too, since a macro has put names into it."""
+    """The value of `{{ }}` with unprintable characters escaped; Markup too, since a macro has put
+    names into it.
+    """
     if not isinstance(value, str) or is_printable(value, _LAYOUT):
         return value
     kind = Markup if isinstance(value, Markup) else str
@@ -81,18 +87,24 @@ _ENVIRONMENT = _environment()
 
 
 def macro(template: str, name: str) -> Callable[..., str]:
-    """A macro of a template such as `parts.html`, for pieces that need no request. Its arguments are escaped."""
+    """A macro of a template such as `parts.html`, for pieces that need no request. Its arguments
+    are escaped.
+    """
     found: Callable[..., str] = getattr(_ENVIRONMENT.get_template(template).module, name)
     return found
 
 
 class Renderer:
-    """Renders templates with the variables that all of them have: user, request, addresses of static files, brand."""
+    """Renders templates with the variables that all of them have: user, request, addresses of
+    static files, brand.
+    """
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
 
-    def render(self, request: Request, template: str, *, status: int = 200, **context: Any) -> Response:
+    def render(
+        self, request: Request, template: str, *, status: int = 200, **context: Any
+    ) -> Response:
         """A page. `user` (or None) in the context decides which navigation `base.html` shows."""
         return HTMLResponse(self.fill(request, template, **context), status)
 
@@ -109,7 +121,9 @@ class Renderer:
         return _ENVIRONMENT.get_template(template).render(given | context)
 
     def _assets_for(self, request: Request) -> Callable[[str], str]:
-        """Addresses of static files: on a desktop's host, everything of the gateway is under `/.vdi/`."""
+        """Addresses of static files: on a desktop's host, everything of the gateway is under
+        `/.vdi/`.
+        """
         host = request.headers.get("host", "").rpartition(":")[0] or request.headers.get("host", "")
         prefix = "/static" if host.lower() == self._settings.portal_host else "/.vdi/static"
         return lambda name: asset_url(self._settings.brand, prefix, name)
@@ -125,14 +139,25 @@ class ErrorPages:
         self._renderer = Renderer(settings)
 
     def handlers(self) -> dict[int | type[Exception], ExceptionHandler]:
-        return dict.fromkeys((HTTPException, ClientDisconnect, ActionDenied, *_UNAVAILABLE, Exception), self._respond)
+        return dict.fromkeys(
+            (HTTPException, ClientDisconnect, ActionDenied, *_UNAVAILABLE, Exception), self._respond
+        )
 
-    def _answer(self, request: Request, status: int, sentence: str, headers: dict[str, str] | None = None) -> Response:
-        """A page for a browser's navigation; plain text for htmx, which shows it in place, and for scripts."""
-        wants_page = "text/html" in request.headers.get("accept", "") and request.headers.get("hx-request") != "true"
+    def _answer(
+        self, request: Request, status: int, sentence: str, headers: dict[str, str] | None = None
+    ) -> Response:
+        """A page for a browser's navigation; plain text for htmx, which shows it in place, and for
+        scripts.
+        """
+        wants_page = (
+            "text/html" in request.headers.get("accept", "")
+            and request.headers.get("hx-request") != "true"
+        )
         if wants_page:
             title = _TITLES.get(status, HTTPStatus(status).phrase)
-            answer = self._renderer.render(request, "error.html", status=status, title=title, sentence=sentence)
+            answer = self._renderer.render(
+                request, "error.html", status=status, title=title, sentence=sentence
+            )
         else:
             answer = PlainTextResponse(sentence + "\n", status)
         answer.headers.update(headers or {})
@@ -145,16 +170,26 @@ class ErrorPages:
                 if "Location" in headers:
                     return RedirectResponse(headers.pop("Location"), error.status_code, headers)
                 standard = HTTPStatus(error.status_code).phrase
-                sentence = _WORDS.get(error.status_code, standard) if error.detail in (standard, "") else error.detail
+                sentence = (
+                    _WORDS.get(error.status_code, standard)
+                    if error.detail in (standard, "")
+                    else error.detail
+                )
                 return self._answer(request, error.status_code, sentence, headers)
             case ClientDisconnect():  # no failure of ours, and so not in the log
                 return self._answer(request, 400, _WORDS[400])
             case ActionDenied():
                 return self._answer(request, error.status, error.sentence, error.headers)
             case DatabaseUnavailableError() | SharedUnavailableError():
-                log.error("%s %s: %s", request.method, getattr(request.scope.get("route"), "path", ""), error)
+                log.error(
+                    "%s %s: %s",
+                    request.method,
+                    getattr(request.scope.get("route"), "path", ""),
+                    error,
+                )
                 sentence = (
-                    f"{_UNAVAILABLE[type(error)]} right now. Open desktops are not affected. Try again in a minute."
+                    f"{_UNAVAILABLE[type(error)]} right now. Open desktops are not affected. Try"
+                    " again in a minute."
                 )
                 return self._answer(request, 503, sentence, {"Retry-After": "10"})
             case _:

@@ -1,4 +1,6 @@
-"""Server-sent events: responses that end at shutdown, send heartbeats through proxies, and are limited per user."""
+"""Server-sent events: responses that end at shutdown, send heartbeats through proxies, and are
+limited per user.
+"""
 
 import asyncio
 from collections import Counter
@@ -15,7 +17,8 @@ from vdi.gateway.component import GatewayContext
 # Streams that one user may have open at one replica, for each StreamLimit.
 MOST_PER_USER = 20
 
-# Seconds without an event after which a comment is sent: proxies cut silent connections, and a dead browser is noticed.
+# Seconds without an event after which a comment is sent: proxies cut silent connections, and a dead
+# browser is noticed.
 HEARTBEAT = 20.0
 
 _EVENT_STREAM = "text/event-stream"
@@ -30,7 +33,9 @@ def sse_event(data: str, *, event: str = "", id: str = "") -> bytes:
 
 
 def sse_response(context: GatewayContext, events: AsyncIterator[bytes]) -> StreamingResponse:
-    """Streams `events` (made by `sse_event`) until they end, the browser leaves, or the gateway stops."""
+    """Streams `events` (made by `sse_event`) until they end, the browser leaves, or the gateway
+    stops.
+    """
     return StreamingResponse(_paced(context, events), media_type=_EVENT_STREAM, headers=_HEADERS)
 
 
@@ -49,9 +54,14 @@ class StreamLimit:
     ) -> StreamingResponse:
         """As `sse_response`, for a stream that counts for this user. Raises HTTPException."""
         if self._open[user] >= MOST_PER_USER:
-            words = f"{user} already has {MOST_PER_USER} event streams open at this gateway. Close one first."
+            words = (
+                f"{user} already has {MOST_PER_USER} event streams open at this gateway. Close one"
+                " first."
+            )
             raise HTTPException(429, words, {"Retry-After": "60"})
-        return _CountedResponse(self._open, user, _paced(context, events), {**_HEADERS, **(headers or {})})
+        return _CountedResponse(
+            self._open, user, _paced(context, events), {**_HEADERS, **(headers or {})}
+        )
 
     def __len__(self) -> int:
         return self._open.total()
@@ -60,12 +70,16 @@ class StreamLimit:
 class _CountedResponse(StreamingResponse):
     """Counts from when it is called until it ends in whatever way.
 
-    It is called right after the handler has returned it, without an await in between: no other stream can open after
-    the limit was checked and before this one counts.
+    It is called right after the handler has returned it, without an await in between: no other
+    stream can open after the limit was checked and before this one counts.
     """
 
     def __init__(
-        self, open_now: Counter[str], user: str, content: AsyncIterator[bytes], headers: dict[str, str]
+        self,
+        open_now: Counter[str],
+        user: str,
+        content: AsyncIterator[bytes],
+        headers: dict[str, str],
     ) -> None:
         super().__init__(content, media_type=_EVENT_STREAM, headers=headers)
         self._open = open_now
@@ -82,8 +96,8 @@ class _CountedResponse(StreamingResponse):
 
 
 async def _paced(context: GatewayContext, events: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
-    # The next event is awaited in a task of its own, which outlives a heartbeat: cancelling `anext` of a generator at
-    # each heartbeat would end the generator.
+    # The next event is awaited in a task of its own, which outlives a heartbeat: cancelling `anext`
+    # of a generator at each heartbeat would end the generator.
     stopping = asyncio.ensure_future(context.stopping.wait())
     news: asyncio.Future[Any] | None = None
     with context.metrics.sse_streams.track_inprogress():
@@ -92,7 +106,9 @@ async def _paced(context: GatewayContext, events: AsyncIterator[bytes]) -> Async
             while not context.stopping.is_set():
                 if news is None:
                     news = asyncio.ensure_future(anext(events))
-                await asyncio.wait((news, stopping), timeout=HEARTBEAT, return_when=asyncio.FIRST_COMPLETED)
+                await asyncio.wait(
+                    (news, stopping), timeout=HEARTBEAT, return_when=asyncio.FIRST_COMPLETED
+                )
                 if not news.done():
                     if not stopping.done():
                         yield b": still here\n\n"

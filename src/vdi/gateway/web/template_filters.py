@@ -87,7 +87,8 @@ def moment(value: str | datetime | None) -> str:
 
 
 def local_times(text: str, near: datetime) -> Markup:
-    """A message with its times as elements that the browser turns into its own time zone; all else is escaped.
+    """A message with its times as elements that the browser turns into its own time zone; all else
+    is escaped.
 
     A message has times of day such as `16:05 UTC`: the one that is nearest to `near` is meant.
     """
@@ -105,9 +106,16 @@ def _time_element(found: re.Match[str], near: datetime) -> Markup:
             return Markup('<time datetime="{}">{}</time>').format(found[0], moment(found[0]))
         except ValueError:  # 31 February, in a message from elsewhere
             return escape(found[0])
-    today = near.astimezone(UTC).replace(hour=int(found["hour"]), minute=int(found["minute"]), second=0, microsecond=0)
-    nearest = min((today + timedelta(days=days) for days in (-1, 0, 1)), key=lambda instant: abs(instant - near))
-    return Markup('<time datetime="{}" data-say="clock">{}</time>').format(format_time(nearest), found[0])
+    today = near.astimezone(UTC).replace(
+        hour=int(found["hour"]), minute=int(found["minute"]), second=0, microsecond=0
+    )
+    nearest = min(
+        (today + timedelta(days=days) for days in (-1, 0, 1)),
+        key=lambda instant: abs(instant - near),
+    )
+    return Markup('<time datetime="{}" data-say="clock">{}</time>').format(
+        format_time(nearest), found[0]
+    )
 
 
 def machine_time(value: str | datetime) -> str:

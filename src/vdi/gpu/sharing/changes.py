@@ -1,4 +1,5 @@
-"""Changes to objects as values: before, after, the merge patch between them, and the diff for a person. Pure.
+"""Changes to objects as values: before, after, the merge patch between them, and the diff for a
+person. Pure.
 
 `vdi gpu configure` and `vdi doctor --fix` show and apply these.
 """
@@ -14,7 +15,9 @@ import yaml
 from vdi.kube.resource import Resource
 
 Raw = Mapping[str, Any]
-CLUSTER_POLICIES = Resource("nvidia.com", "v1", "clusterpolicies", "ClusterPolicy", namespaced=False)
+CLUSTER_POLICIES = Resource(
+    "nvidia.com", "v1", "clusterpolicies", "ClusterPolicy", namespaced=False
+)
 RUNTIME_CLASSES = Resource("node.k8s.io", "v1", "runtimeclasses", "RuntimeClass", namespaced=False)
 
 _SERVERS_OWN = ("resourceVersion", "uid", "creationTimestamp", "generation", "managedFields")
@@ -56,7 +59,9 @@ def change_between(resource: Resource, before: Raw | None, after: Raw | None) ->
 
 
 def patch_between(before: Raw, after: Raw) -> dict[str, Any]:
-    """The JSON merge patch (RFC 7396) that makes `after` of `before`. Neither may have null values."""
+    """The JSON merge patch (RFC 7396) that makes `after` of `before`. Neither may have null
+    values.
+    """
     patch: dict[str, Any] = dict.fromkeys(key for key in before if key not in after)
     for key, value in after.items():
         old = before.get(key)
@@ -69,7 +74,9 @@ def patch_between(before: Raw, after: Raw) -> dict[str, Any]:
 
 
 def with_field(obj: Raw, path: tuple[str, ...], value: Any) -> dict[str, Any]:
-    """A copy of the object with this field set, or without it for None; parents that become empty stay."""
+    """A copy of the object with this field set, or without it for None; parents that become empty
+    stay.
+    """
     new = copy.deepcopy(dict(obj))
     place = new
     for key in path[:-1]:
@@ -85,11 +92,14 @@ def with_field(obj: Raw, path: tuple[str, ...], value: Any) -> dict[str, Any]:
 
 
 def diff_lines(change: Change) -> list[str]:
-    """The change as a unified diff of the object's YAML, without what the API server keeps for itself."""
+    """The change as a unified diff of the object's YAML, without what the API server keeps for
+    itself.
+    """
     place = f"{change.namespace}/" if change.namespace else ""
     label = f"{change.resource.kind} {place}{change.name}"
     old, new = (
-        to_yaml(_readable(each)).splitlines() if each is not None else [] for each in (change.before, change.after)
+        to_yaml(_readable(each)).splitlines() if each is not None else []
+        for each in (change.before, change.after)
     )
     return list(difflib.unified_diff(old, new, f"{label} (now)", f"{label} (then)", lineterm=""))
 
@@ -104,7 +114,9 @@ class _Dumper(yaml.SafeDumper):
 
 
 def _text(dumper: yaml.SafeDumper, value: str) -> yaml.ScalarNode:
-    return dumper.represent_scalar("tag:yaml.org,2002:str", value, style="|" if "\n" in value else None)
+    return dumper.represent_scalar(
+        "tag:yaml.org,2002:str", value, style="|" if "\n" in value else None
+    )
 
 
 _Dumper.add_representer(str, _text)

@@ -1,6 +1,7 @@
 """One named configuration of NVIDIA's device plugin: written for us, read whoever wrote it. Pure.
 
-The format is the plugin's (`version: v1`); each check says what the plugin refuses and what it ignores.
+The format is the plugin's (`version: v1`); each check says what the plugin refuses and what it
+ignores.
 """
 
 from dataclasses import dataclass
@@ -19,7 +20,9 @@ MIG_STRATEGIES = ("none", "single", "mixed")
 
 
 class BadConfigError(ValueError):
-    """Raised when a configuration cannot be what the device plugin runs with; the message is a sentence without dot."""
+    """Raised when a configuration cannot be what the device plugin runs with; the message is a
+    sentence without dot.
+    """
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +51,9 @@ NOT_SHARED = Sharing(replicas=1)
 
 
 def render_config(sharing: Sharing) -> str:
-    """The text of the configuration. One replica is written without `sharing`: newer plugins refuse less than two."""
+    """The text of the configuration. One replica is written without `sharing`: newer plugins refuse
+    less than two.
+    """
     config: dict[str, Any] = {"version": "v1", "flags": {"migStrategy": sharing.mig_strategy}}
     if sharing.replicas > 1:
         config["sharing"] = {
@@ -97,14 +102,18 @@ def _shared(section: dict[str, Any], mig: str, strategy: str) -> Sharing:
     where = "sharing.timeSlicing" if strategy == TIME_SLICING else "sharing.mps"
     entries = section.get("resources")
     if not isinstance(entries, list) or not entries:
-        raise BadConfigError(f"{where}.resources is {entries!r}; allowed: a list with at least one resource")
+        raise BadConfigError(
+            f"{where}.resources is {entries!r}; allowed: a list with at least one resource"
+        )
     replicas = 1
     for number, entry in enumerate(entries):
         field = f"{where}.resources[{number}]"
         fields = _mapping(entry, field)
         count = fields.get("replicas")
         if isinstance(count, bool) or not isinstance(count, int) or count < 1:
-            raise BadConfigError(f"{field}.replicas is {count!r}; allowed: a whole number from 2 up")
+            raise BadConfigError(
+                f"{field}.replicas is {count!r}; allowed: a whole number from 2 up"
+            )
         if fields.get("name") == RESOURCE:
             replicas = count
     return Sharing(

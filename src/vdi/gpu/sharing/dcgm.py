@@ -1,4 +1,5 @@
-"""The metrics page of NVIDIA's DCGM exporter, as values of a node's GPUs. Pure; `vdi.gpu.cluster.measure` fetches it.
+"""The metrics page of NVIDIA's DCGM exporter, as values of a node's GPUs. Pure;
+`vdi.gpu.cluster.measure` fetches it.
 
 Its numbers are those of whole GPUs: under time-slicing the share of one desktop is not known.
 """
@@ -10,24 +11,30 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from vdi.gpu.sharing.state import DaemonSet, Raw
 
-# Share of the time in which the engines worked, from 0 to 1. Also for MIG devices; not on GPUs before Volta.
+# Share of the time in which the engines worked, from 0 to 1. Also for MIG devices; not on GPUs
+# before Volta.
 ENGINE_ACTIVE = "DCGM_FI_PROF_GR_ENGINE_ACTIVE"
 # The same in percent. With MIG it is missing or 0.
 UTILIZATION = "DCGM_FI_DEV_GPU_UTIL"
 # In MiB; with MIG, of each device.
 MEMORY_USED, MEMORY_FREE = "DCGM_FI_DEV_FB_USED", "DCGM_FI_DEV_FB_FREE"
 DEFAULT_PORT = 9400
-# DCGM writes numbers from there on (about 2**47 and 2**63) in the place of those that it does not have.
+# DCGM writes numbers from there on (about 2**47 and 2**63) in the place of those that it does not
+# have.
 _BLANK = float(2**40)
 
 
 class BadPageError(ValueError):
-    """Raised when a page is not one of the DCGM exporter's; the message is a sentence without dot."""
+    """Raised when a page is not one of the DCGM exporter's; the message is a sentence without
+    dot.
+    """
 
 
 @dataclass(frozen=True, slots=True)
 class Gpu:
-    """One GPU now. Values that the exporter lacks: None. Memory in MiB, `memory` is used and free together."""
+    """One GPU now. Values that the exporter lacks: None. Memory in MiB, `memory` is used and free
+    together.
+    """
 
     index: str
     model: str
@@ -39,7 +46,9 @@ class Gpu:
 
 @dataclass(frozen=True, slots=True)
 class GpuMeasurements:
-    """GPUs by node, and for other nodes why nothing is known. `exporters`: DaemonSets, as NAMESPACE/NAME."""
+    """GPUs by node, and for other nodes why nothing is known. `exporters`: DaemonSets, as
+    NAMESPACE/NAME.
+    """
 
     exporters: tuple[str, ...] = ()
     nodes: Mapping[str, tuple[Gpu, ...]] = field(default_factory=dict)
@@ -83,7 +92,8 @@ def read_page(text: str) -> tuple[Gpu, ...]:
                 if gpu is None or not sample.name.startswith("DCGM_FI_"):
                     continue
                 models[gpu] = sample.labels.get("modelName", models.get(gpu, ""))
-                # Where the exporter names the pods that share a GPU, each has the GPU's own value once more.
+                # Where the exporter names the pods that share a GPU, each has the GPU's own value
+                # once more.
                 values = gpus.setdefault(gpu, {}).setdefault(sample.name, {})
                 if 0 <= sample.value < _BLANK:
                     values[sample.labels.get("GPU_I_ID", "")] = sample.value
@@ -94,7 +104,8 @@ def read_page(text: str) -> tuple[Gpu, ...]:
     return tuple(_gpu(gpu, models[gpu], gpus[gpu]) for gpu in sorted(gpus, key=_by_number))
 
 
-# Values by metric and by the GPU's part: empty for the whole GPU, MIG's number of the part otherwise.
+# Values by metric and by the GPU's part: empty for the whole GPU, MIG's number of the part
+# otherwise.
 _Parts = dict[str, dict[str, float]]
 
 
@@ -104,7 +115,13 @@ def _by_number(index: str) -> tuple[int, str]:
 
 def _gpu(index: str, model: str, parts: _Parts) -> Gpu:
     active, percent = (list(parts.get(name, {}).values()) for name in (ENGINE_ACTIVE, UTILIZATION))
-    busy = sum(active) / len(active) if active else sum(percent) / len(percent) / 100 if percent else None
+    busy = (
+        sum(active) / len(active)
+        if active
+        else sum(percent) / len(percent) / 100
+        if percent
+        else None
+    )
     used, free = (_mebibytes(parts.get(name, {})) for name in (MEMORY_USED, MEMORY_FREE))
     return Gpu(index, model, busy, used, None if used is None or free is None else used + free)
 

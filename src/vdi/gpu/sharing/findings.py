@@ -1,14 +1,24 @@
 """Findings about shared GPUs, from the configuration to the node that shows its effect. Pure.
 
-`vdi gpu verify` and the doctor report them. A finding is named for the bad state. One that only follows from another is
-not made: a node without a configuration that shares its GPUs is not blamed for advertising them once.
+`vdi gpu verify` and the doctor report them. A finding is named for the bad state. One that only
+follows from another is not made: a node without a configuration that shares its GPUs is not blamed
+for advertising them once.
 """
 
 from collections.abc import Iterator
 
 from vdi.findings.model import Finding, Remedy, Severity
 from vdi.gpu.sharing.config import MPS, RENAMED, RESOURCE, BadConfigError, Sharing, read_config
-from vdi.gpu.sharing.state import CONFIG_LABEL, DaemonSet, GpuState, Node, effect_on, env_of, names, picker_of
+from vdi.gpu.sharing.state import (
+    CONFIG_LABEL,
+    DaemonSet,
+    GpuState,
+    Node,
+    effect_on,
+    env_of,
+    names,
+    picker_of,
+)
 
 K3S_SOCKET = "/run/k3s/containerd/containerd.sock"
 _CONFIGURE = Remedy.run("vdi gpu configure")
@@ -88,7 +98,8 @@ def _trap_findings(state: GpuState) -> Iterator[Finding]:
             "runtimeclass/nvidia",
             "This RuntimeClass does not exist: pods with runtimeClassName nvidia are refused.",
             Remedy(
-                "Install nvidia-container-toolkit on the node, then restart K3s (of an agent: k3s-agent).",
+                "Install nvidia-container-toolkit on the node, then restart K3s (of an agent:"
+                " k3s-agent).",
                 ("systemctl restart k3s",),
             ),
             "K3s creates this RuntimeClass itself when it finds the toolkit",
@@ -104,8 +115,9 @@ def _trap_findings(state: GpuState) -> Iterator[Finding]:
             f"clusterpolicy/{policy.name}",
             "The toolkit's pods configure a containerd other than the one of K3s.",
             Remedy(
-                f"In the Helm values of the GPU Operator set toolkit.env CONTAINERD_SOCKET={K3S_SOCKET}, or "
-                "toolkit.enabled=false if nvidia-container-toolkit is installed on the node."
+                "In the Helm values of the GPU Operator set toolkit.env"
+                f" CONTAINERD_SOCKET={K3S_SOCKET}, or toolkit.enabled=false if"
+                " nvidia-container-toolkit is installed on the node."
             ),
             f"toolkit.env CONTAINERD_SOCKET is {socket or 'not set'}",
             f"the containerd of K3s listens at {K3S_SOCKET}",
@@ -121,8 +133,8 @@ def plugin_findings(state: GpuState) -> Iterator[Finding]:
             "nodes",
             "No node has a GPU that Kubernetes knows of.",
             Remedy(
-                "Install the driver and the container toolkit on the GPU nodes, then the GPU Operator or the device"
-                " plugin."
+                "Install the driver and the container toolkit on the GPU nodes, then the GPU"
+                " Operator or the device plugin."
             ),
             f"no label nvidia.com/gpu.present=true, no resource {RESOURCE}",
         )
@@ -140,10 +152,16 @@ def plugin_findings(state: GpuState) -> Iterator[Finding]:
 
 def _rollout_findings(daemon_set: DaemonSet, state: GpuState) -> Iterator[Finding]:
     where = f"daemonset/{daemon_set.namespace}/{daemon_set.name}"
-    describe = Remedy.run(f"kubectl --namespace {daemon_set.namespace} describe daemonset {daemon_set.name}")
+    describe = Remedy.run(
+        f"kubectl --namespace {daemon_set.namespace} describe daemonset {daemon_set.name}"
+    )
     if state.policy is not None and daemon_set.is_plugin and not _rendered(daemon_set, state):
         default = picker_of(state).default or "none"
-        desired = f"ConfigMap {state.config_name} with default {default}" if state.config_name else "no ConfigMap"
+        desired = (
+            f"ConfigMap {state.config_name} with default {default}"
+            if state.config_name
+            else "no ConfigMap"
+        )
         yield _finding(
             "gpu_policy_not_taken_up",
             where,
@@ -162,16 +180,30 @@ def _rollout_findings(daemon_set: DaemonSet, state: GpuState) -> Iterator[Findin
             Remedy.run(
                 f"kubectl --namespace {daemon_set.namespace} delete pod {' '.join(outdated)}"
                 if daemon_set.on_delete
-                else f"kubectl --namespace {daemon_set.namespace} rollout restart daemonset {daemon_set.name}"
+                else (
+                    f"kubectl --namespace {daemon_set.namespace} rollout restart daemonset"
+                    f" {daemon_set.name}"
+                )
             ),
             f"older than the change: {names(outdated)}",
         )
-    status, generation = daemon_set.raw.get("status", {}), daemon_set.raw["metadata"].get("generation", 0)
+    status, generation = (
+        daemon_set.raw.get("status", {}),
+        daemon_set.raw["metadata"].get("generation", 0),
+    )
     desired_pods, ready = status.get("desiredNumberScheduled", 0), status.get("numberReady", 0)
     updated = status.get("updatedNumberScheduled", 0)
-    if status.get("observedGeneration", 0) < generation or updated < desired_pods or ready < desired_pods:
+    if (
+        status.get("observedGeneration", 0) < generation
+        or updated < desired_pods
+        or ready < desired_pods
+    ):
         yield _finding(
-            "gpu_device_plugin_not_ready" if daemon_set.is_plugin else "gpu_config_reader_not_ready",
+            (
+                "gpu_device_plugin_not_ready"
+                if daemon_set.is_plugin
+                else "gpu_config_reader_not_ready"
+            ),
             where,
             f"{updated} of {desired_pods} pods are of the latest revision, and {ready} are ready.",
             describe,
@@ -188,14 +220,17 @@ def _rendered(daemon_set: DaemonSet, state: GpuState) -> bool:
 
 
 def outdated_pods(daemon_set: DaemonSet, state: GpuState) -> list[str]:
-    """The pods that were created before the last change of the ConfigMap's data, which they read when they start."""
+    """The pods that were created before the last change of the ConfigMap's data, which they read
+    when they start.
+    """
     found = state.config_map
     if found is None or daemon_set.config_map != state.config_name:
         return []
     metadata = [pod["metadata"] for pod in daemon_set.pods]
     stamps = {str(meta["name"]): str(meta.get("creationTimestamp", "")) for meta in metadata}
-    # Times of the API have whole seconds, so a pod of the same second counts as newer: otherwise one that is created
-    # right after the change would be reported for ever. If it is older after all, the node's numbers show it.
+    # Times of the API have whole seconds, so a pod of the same second counts as newer: otherwise
+    # one that is created right after the change would be reported for ever. If it is older after
+    # all, the node's numbers show it.
     return sorted(name for name, created in stamps.items() if created < found.changed_at)
 
 
@@ -231,7 +266,8 @@ def _mig_findings(node: Node, sharing: Sharing, where: str) -> Iterator[Finding]
                 "Configure sharing of MIG devices, or turn MIG off on the node.",
                 ("vdi gpu configure --mig-strategy single",),
             ),
-            f"strategy of the node: {node.mig}; migStrategy of its configuration: {sharing.mig_strategy}",
+            f"strategy of the node: {node.mig}; migStrategy of its configuration:"
+            f" {sharing.mig_strategy}",
         )
 
 
@@ -248,11 +284,16 @@ def _number_findings(node: Node, sharing: Sharing, config: str, where: str) -> I
                 where,
                 f"It advertises {has} {resource}, but not how many GPUs it has.",
                 Remedy("Run GPU Feature Discovery (the chart's value gfd.enabled=true)."),
-                f"without the label nvidia.com/gpu.count, {has // sharing.replicas} x {sharing.replicas} is a guess",
+                f"without the label nvidia.com/gpu.count, {has // sharing.replicas} x"
+                f" {sharing.replicas} is a guess",
                 severity=Severity.UNKNOWN,
             )
             return
-        shares = f"not a multiple of {sharing.replicas}" if has else f"but should be shared by {sharing.replicas}"
+        shares = (
+            f"not a multiple of {sharing.replicas}"
+            if has
+            else f"but should be shared by {sharing.replicas}"
+        )
         message = f"It advertises {has} {resource}, {shares}."
         yield _finding("gpu_capacity_wrong", where, message, look, configured)
         return
@@ -269,20 +310,24 @@ def _number_findings(node: Node, sharing: Sharing, config: str, where: str) -> I
         yield _finding(
             "gpu_unhealthy",
             where,
-            f"Of its {has} {resource} only {healthy} can be used: the device plugin considers a GPU unhealthy.",
+            f"Of its {has} {resource} only {healthy} can be used: the device plugin considers a GPU"
+            " unhealthy.",
             Remedy("On the node:", ("nvidia-smi", "dmesg | grep Xid")),
         )
     if sharing.replicas > 1 and node.count(other):
         yield _finding(
             "gpu_resource_twice",
             where,
-            f"It advertises {node.count(other)} {other} beside {resource}: the device plugin has not restarted.",
+            f"It advertises {node.count(other)} {other} beside {resource}: the device plugin has"
+            " not restarted.",
             look,
         )
 
 
 def _label_findings(node: Node, sharing: Sharing, where: str) -> Iterator[Finding]:
-    """Labels of GPU Feature Discovery that contradict the configuration. Without labels there is nothing to compare."""
+    """Labels of GPU Feature Discovery that contradict the configuration. Without labels there is
+    nothing to compare.
+    """
     replicas, method = node.label("nvidia.com/gpu.replicas"), node.sharing_label
     wrong = []
     if replicas and sharing.replicas > 1 and replicas != str(sharing.replicas):
@@ -295,12 +340,26 @@ def _label_findings(node: Node, sharing: Sharing, where: str) -> Iterator[Findin
             "gpu_labels_stale",
             where,
             f"Its labels differ from its configuration.{mps}",
-            Remedy("Restart the DaemonSet of GPU Feature Discovery, which writes them once a minute."),
+            Remedy(
+                "Restart the DaemonSet of GPU Feature Discovery, which writes them once a minute."
+            ),
             names(wrong),
         )
 
 
 def _finding(
-    code: str, where: str, message: str, remedy: Remedy, *evidence: str, severity: Severity = Severity.ERROR
+    code: str,
+    where: str,
+    message: str,
+    remedy: Remedy,
+    *evidence: str,
+    severity: Severity = Severity.ERROR,
 ) -> Finding:
-    return Finding(code=code, severity=severity, object=where, message=message, remedy=remedy, evidence=evidence)
+    return Finding(
+        code=code,
+        severity=severity,
+        object=where,
+        message=message,
+        remedy=remedy,
+        evidence=evidence,
+    )

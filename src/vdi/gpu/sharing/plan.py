@@ -1,9 +1,11 @@
-"""Requests of `vdi gpu configure` with the reasons against them, its plan and undo, and notes for their reader. Pure.
+"""Requests of `vdi gpu configure` with the reasons against them, its plan and undo, and notes for
+their reader. Pure.
 
     ConfigMap -> labels and notes of nodes -> ClusterPolicy (or DaemonSet) -> restart of pods that have not read it
 
-The order matters: a label or a ClusterPolicy that names a configuration which does not exist yet keeps the device
-plugin down. `make generate` writes the same objects as YAML, for people who apply files.
+The order matters: a label or a ClusterPolicy that names a configuration which does not exist yet
+keeps the device plugin down. `make generate` writes the same objects as YAML, for people who apply
+files.
 """
 
 import json
@@ -68,7 +70,9 @@ _POLICY_PATCH = """\
 
 
 class RefusedError(Exception):
-    """Raised when a request is refused; `problems` are whole sentences. `usage`: the request itself is wrong."""
+    """Raised when a request is refused; `problems` are whole sentences. `usage`: the request itself
+    is wrong.
+    """
 
     def __init__(self, problems: Iterable[str], *, usage: bool = False) -> None:
         self.problems = tuple(problems)
@@ -88,7 +92,8 @@ class SharingRequest:
 def parse_request(
     sharing: Sharing, default: str, configs: Iterable[str] = (), nodes: Iterable[str] = ()
 ) -> SharingRequest:
-    """The request of `NAME=REPLICAS` and `NODE=NAME`. `sharing` is the default's; the others differ in replicas.
+    """The request of `NAME=REPLICAS` and `NODE=NAME`. `sharing` is the default's; the others differ
+    in replicas.
 
     Raises RefusedError with all problems.
     """
@@ -96,9 +101,14 @@ def parse_request(
     if sharing.replicas < 1:
         problems.append(f"--replicas is {sharing.replicas}; allowed: {_REPLICAS_WORDS}.")
     if sharing.mig_strategy not in ("none", "single"):
-        why = " With mixed, MIG devices are separate resources (nvidia.com/mig-...), which desktops do not use."
+        why = (
+            " With mixed, MIG devices are separate resources (nvidia.com/mig-...), which desktops"
+            " do not use."
+        )
         mixed = why if sharing.mig_strategy in MIG_STRATEGIES else ""
-        problems.append(f"--mig-strategy is {sharing.mig_strategy!r}; allowed: none, single.{mixed}")
+        problems.append(
+            f"--mig-strategy is {sharing.mig_strategy!r}; allowed: none, single.{mixed}"
+        )
     named = {default: sharing}
     if not _KEY.fullmatch(default):
         problems.append(f"--default is {default!r}; allowed: {_KEY_WORDS}.")
@@ -107,20 +117,29 @@ def parse_request(
         if not _KEY.fullmatch(name):
             problems.append(f"--config is {text!r}, its name is {name!r}; allowed: {_KEY_WORDS}.")
         elif not count.isascii() or not count.isdigit() or int(count) < 1:
-            problems.append(f"--config is {text!r}, its replicas are {count!r}; allowed: {_REPLICAS_WORDS}.")
+            problems.append(
+                f"--config is {text!r}, its replicas are {count!r}; allowed: {_REPLICAS_WORDS}."
+            )
         elif name in named:
-            problems.append(f"--config names {name!r} twice, or the default, which --replicas describes.")
+            problems.append(
+                f"--config names {name!r} twice, or the default, which --replicas describes."
+            )
         else:
             named[name] = replace(sharing, replicas=int(count))
     return SharingRequest(named, default, _parse_nodes(nodes, named, problems))
 
 
-def _parse_nodes(nodes: Iterable[str], named: Mapping[str, Sharing], problems: list[str]) -> dict[str, str]:
+def _parse_nodes(
+    nodes: Iterable[str], named: Mapping[str, Sharing], problems: list[str]
+) -> dict[str, str]:
     chosen: dict[str, str] = {}
     for text in nodes:
         node, sign, name = text.partition("=")
         if not node or not sign or name not in named:
-            problems.append(f"--node is {text!r}; allowed: NODE=NAME, with NAME one of {', '.join(sorted(named))}.")
+            problems.append(
+                f"--node is {text!r}; allowed: NODE=NAME, with NAME one of"
+                f" {', '.join(sorted(named))}."
+            )
         elif node in chosen:
             problems.append(f"--node names node {node!r} twice.")
         else:
@@ -131,7 +150,9 @@ def _parse_nodes(nodes: Iterable[str], named: Mapping[str, Sharing], problems: l
 
 
 def target_name(state: GpuState) -> str:
-    """Name of the ConfigMap to write: our own under the GPU Operator, otherwise the device plugin's."""
+    """Name of the ConfigMap to write: our own under the GPU Operator, otherwise the device
+    plugin's.
+    """
     return DEFAULT_NAME if state.policy else state.config_name or DEFAULT_NAME
 
 
@@ -146,7 +167,9 @@ def unknown_nodes(state: GpuState, request: SharingRequest) -> Iterator[str]:
     known = {node.name for node in state.nodes}
     for name in request.nodes:
         if name not in with_gpu:
-            why = "has no GPU that Kubernetes knows of" if name in known else "is not in this cluster"
+            why = (
+                "has no GPU that Kubernetes knows of" if name in known else "is not in this cluster"
+            )
             yield f"--node names {name!r}, which {why}; allowed: {names(sorted(with_gpu))}."
 
 
@@ -154,13 +177,13 @@ def problems_with(state: GpuState, request: SharingRequest) -> Iterator[str]:
     """Reasons of the cluster against the request."""
     if not state.gpu_nodes:
         yield (
-            f"No node has a GPU that Kubernetes knows of (label nvidia.com/gpu.present=true or resource {RESOURCE}):"
-            " install driver, container toolkit and device plugin first."
+            "No node has a GPU that Kubernetes knows of (label nvidia.com/gpu.present=true or"
+            f" resource {RESOURCE}): install driver, container toolkit and device plugin first."
         )
     if state.policy is not None and state.policy.section("devicePlugin").get("enabled") is False:
         yield (
-            f"ClusterPolicy {state.policy.name}: spec.devicePlugin.enabled is false; allowed: true, because the "
-            "device plugin shares GPUs."
+            f"ClusterPolicy {state.policy.name}: spec.devicePlugin.enabled is false; allowed: true,"
+            " because the device plugin shares GPUs."
         )
     if state.policy is None:
         yield from _plain_problems(state, request)
@@ -169,8 +192,9 @@ def problems_with(state: GpuState, request: SharingRequest) -> Iterator[str]:
         text = target.data.get(key) if target else None
         if text is not None and _is_mps(text):
             yield (
-                f"Key {key} of ConfigMap {state.namespace}/{target_name(state)} has sharing.mps; a node can be "
-                "shared by MPS or by time-slicing, not by both. Choose another name, or remove that key."
+                f"Key {key} of ConfigMap {state.namespace}/{target_name(state)} has sharing.mps; a"
+                " node can be shared by MPS or by time-slicing, not by both. Choose another name,"
+                " or remove that key."
             )
     for node in state.gpu_nodes:
         yield from _node_problems(node, state, request)
@@ -188,19 +212,26 @@ def _plain_problems(state: GpuState, request: SharingRequest) -> Iterator[str]:
     if plugin is None:
         found = names(f"{plugin.namespace}/{plugin.name}" for plugin in state.plugins)
         yield (
-            "There is no ClusterPolicy of the GPU Operator, and these DaemonSets have NVIDIA's device plugin: "
-            f"{found}; allowed: exactly one."
+            "There is no ClusterPolicy of the GPU Operator, and these DaemonSets have NVIDIA's"
+            f" device plugin: {found}; allowed: exactly one."
         )
         return
     where = f"DaemonSet {plugin.namespace}/{plugin.name}"
-    if plugin.config_map is None and env_of(plugin.main, "CONFIG_FILE") and not plugin.has_our_volume:
+    if (
+        plugin.config_map is None
+        and env_of(plugin.main, "CONFIG_FILE")
+        and not plugin.has_our_volume
+    ):
         file = env_of(plugin.main, "CONFIG_FILE")
-        yield f"{where}: CONFIG_FILE is {file!r}, which is not in a ConfigMap; allowed: a file of a ConfigMap volume."
+        yield (
+            f"{where}: CONFIG_FILE is {file!r}, which is not in a ConfigMap; allowed: a file of a"
+            " ConfigMap volume."
+        )
     if plugin.manager is None and (request.nodes or len(request.configs) > 1):
         yield (
-            f"{where} gives all nodes the same configuration. Several configurations need the config-manager: the "
-            "chart nvidia-device-plugin includes it with the values config.name and config.default, and so does "
-            "the GPU Operator."
+            f"{where} gives all nodes the same configuration. Several configurations need the"
+            " config-manager: the chart nvidia-device-plugin includes it with the values"
+            " config.name and config.default, and so does the GPU Operator."
         )
     if plugin.config_map is not None:
         target = state.config_maps.get(plugin.config_map)
@@ -208,8 +239,9 @@ def _plain_problems(state: GpuState, request: SharingRequest) -> Iterator[str]:
         picked = picker_of_plugin(plugin).pick("", keys)
         if picked != request.default:
             yield (
-                f"{where} gives nodes without a label the configuration {picked or 'none'!r}, not {request.default!r};"
-                f" allowed: --default {picked}, or the chart's value config.default={request.default}."
+                f"{where} gives nodes without a label the configuration {picked or 'none'!r}, not"
+                f" {request.default!r}; allowed: --default {picked}, or the chart's value"
+                f" config.default={request.default}."
             )
 
 
@@ -221,8 +253,9 @@ def _node_problems(node: Node, state: GpuState, request: SharingRequest) -> Iter
     if label and label not in request.configs and not (target and label in target.data):
         allowed = names(sorted({*request.configs, *(target.data if target else {})}))
         yield (
-            f"Node {node.name} has the label {CONFIG_LABEL}={label}, which would be an unknown configuration; "
-            f"allowed: {allowed}. Add --node {node.name}={request.default}, or --config {label}=REPLICAS."
+            f"Node {node.name} has the label {CONFIG_LABEL}={label}, which would be an unknown"
+            f" configuration; allowed: {allowed}. Add --node {node.name}={request.default}, or"
+            f" --config {label}=REPLICAS."
         )
         return
     sharing = request.configs.get(label or request.default)
@@ -230,26 +263,29 @@ def _node_problems(node: Node, state: GpuState, request: SharingRequest) -> Iter
         return
     if node.mps:
         yield (
-            f"Node {node.name} is shared by MPS (label "
-            f"nvidia.com/gpu.sharing-strategy={node.sharing_label or 'none'}, "
-            f"nvidia.com/mps.capable={node.label('nvidia.com/mps.capable') or 'false'}); a node can be shared by "
-            "MPS or by time-slicing, not by both. Turn MPS off first."
+            f"Node {node.name} is shared by MPS (label"
+            f" nvidia.com/gpu.sharing-strategy={node.sharing_label or 'none'},"
+            f" nvidia.com/mps.capable={node.label('nvidia.com/mps.capable') or 'false'}); a node"
+            " can be shared by MPS or by time-slicing, not by both. Turn MPS off first."
         )
     if node.mig == "mixed":
         yield (
-            f"Node {node.name} advertises MIG devices separately ({names(node.mig_resources)}); allowed: MIG "
-            f"strategy single, or MIG off, because desktops request {RESOURCE}."
+            f"Node {node.name} advertises MIG devices separately ({names(node.mig_resources)});"
+            f" allowed: MIG strategy single, or MIG off, because desktops request {RESOURCE}."
         )
     elif node.mig not in ("none", sharing.mig_strategy):
         yield (
-            f"Node {node.name} has its GPUs partitioned by MIG (strategy {node.mig}), and migStrategy would be "
-            f"{sharing.mig_strategy}; allowed: --mig-strategy {node.mig}, or MIG off on the node."
+            f"Node {node.name} has its GPUs partitioned by MIG (strategy {node.mig}), and"
+            f" migStrategy would be {sharing.mig_strategy}; allowed: --mig-strategy {node.mig}, or"
+            " MIG off on the node."
         )
 
 
 def render_files() -> dict[str, str]:
     """Names and contents of the files in manifests/."""
-    config_map = _config_map(OPERATOR_NAMESPACE, DEFAULT_NAME, {DEFAULT_KEY: render_config(Sharing())})
+    config_map = _config_map(
+        OPERATOR_NAMESPACE, DEFAULT_NAME, {DEFAULT_KEY: render_config(Sharing())}
+    )
     patch = {"spec": {"devicePlugin": {"config": {"name": DEFAULT_NAME, "default": DEFAULT_KEY}}}}
     return {
         "gpu-time-slicing.yaml": f"{_CONFIG_MAP}{to_yaml(config_map)}",
@@ -259,7 +295,12 @@ def render_files() -> dict[str, str]:
 
 def _config_map(namespace: str, name: str, data: Mapping[str, str]) -> dict[str, Any]:
     meta = {"name": name, "namespace": namespace}
-    return {"apiVersion": CONFIG_MAPS.api_version, "kind": CONFIG_MAPS.kind, "metadata": meta, "data": dict(data)}
+    return {
+        "apiVersion": CONFIG_MAPS.api_version,
+        "kind": CONFIG_MAPS.kind,
+        "metadata": meta,
+        "data": dict(data),
+    }
 
 
 @dataclass(frozen=True, slots=True)
@@ -299,11 +340,18 @@ def plan_configure(state: GpuState, request: SharingRequest) -> SharingPlan:
     else:
         rollout = _daemon_set_change(state, request)
     nodes = (_node_change(node, state, request) for node in state.nodes)
-    data_changes = config_map is not None and (config_map.before or {}).get("data") != (config_map.after or {})["data"]
-    return _plan(state, (config_map, *nodes, rollout), rolls=rollout is not None, data_changes=data_changes)
+    data_changes = (
+        config_map is not None
+        and (config_map.before or {}).get("data") != (config_map.after or {})["data"]
+    )
+    return _plan(
+        state, (config_map, *nodes, rollout), rolls=rollout is not None, data_changes=data_changes
+    )
 
 
-def _plan(state: GpuState, changes: Iterable[Change | None], *, rolls: bool, data_changes: bool) -> SharingPlan:
+def _plan(
+    state: GpuState, changes: Iterable[Change | None], *, rolls: bool, data_changes: bool
+) -> SharingPlan:
     """The changes, with restarts of the DaemonSets that read the ConfigMap only when they start.
 
     `rolls`: the changes restart them anyway.
@@ -315,7 +363,9 @@ def _plan(state: GpuState, changes: Iterable[Change | None], *, rolls: bool, dat
         and plugin.config_map == target_name(state)
         and (data_changes or bool(outdated_pods(plugin, state)))
     ]
-    return SharingPlan(tuple(change for change in changes if change is not None), () if rolls else tuple(restarts))
+    return SharingPlan(
+        tuple(change for change in changes if change is not None), () if rolls else tuple(restarts)
+    )
 
 
 def _with_note(raw: Any, record: dict[str, Any]) -> dict[str, Any]:
@@ -328,15 +378,20 @@ def _config_map_change(state: GpuState, request: SharingRequest) -> Change | Non
     old = there.data if there else {}
     texts = {key: render_config(sharing) for key, sharing in request.configs.items()}
     # A text that differs in white space alone would restart the device plugin for nothing.
-    texts = {key: old[key] if old.get(key, "").strip() == text else text for key, text in texts.items()}
+    texts = {
+        key: old[key] if old.get(key, "").strip() == text else text for key, text in texts.items()
+    }
     record = (read_record(there.raw) if there else None) or {"made": there is None, "keys": {}}
     if state.policy is not None:
         record.setdefault("policy", dict(state.policy.config) or None)
-    # The note keeps the settings before the first run: a second one must not note our own as the ones to go back to.
+    # The note keeps the settings before the first run: a second one must not note our own as the
+    # ones to go back to.
     for key in texts:
         record["keys"].setdefault(key, old.get(key))
     before = there.raw if there else None
-    after = with_field(before or _config_map(state.namespace, name, {}), ("data",), {**old, **texts})
+    after = with_field(
+        before or _config_map(state.namespace, name, {}), ("data",), {**old, **texts}
+    )
     return change_between(CONFIG_MAPS, before, _with_note(after, record))
 
 
@@ -348,21 +403,31 @@ def _node_change(node: Node, state: GpuState, request: SharingRequest) -> Change
         record.setdefault("config", node.label(CONFIG_LABEL) or None)
         after = with_field(after, ("metadata", "labels", CONFIG_LABEL), desired)
     if node.has_gpu and node.gpus is None:
-        # Nothing shares its GPUs yet, so it advertises as many as it has. Later this number is the only proof.
+        # Nothing shares its GPUs yet, so it advertises as many as it has. Later this number is the
+        # only proof.
         sharing = effect_on(node, state).sharing
-        if sharing is not None and sharing.replicas == 1 and (count := node.count(RESOURCE, "capacity")):
+        if (
+            sharing is not None
+            and sharing.replicas == 1
+            and (count := node.count(RESOURCE, "capacity"))
+        ):
             record["gpus"] = count
     return change_between(NODES, node.raw, _with_note(after, record) if record else after)
 
 
 def _daemon_set_change(state: GpuState, request: SharingRequest) -> Change | None:
-    """Our configuration for a device plugin that has none; one that has a ConfigMap reads it as it is."""
+    """Our configuration for a device plugin that has none; one that has a ConfigMap reads it as it
+    is.
+    """
     plugin = plain_plugin(state)
     if plugin is None or plugin.config_map is not None:
         return None
     folder = f"/{OUR_VOLUME}"
     main = dict(plugin.main or {})
-    main["env"] = [*(main.get("env") or ()), {"name": "CONFIG_FILE", "value": f"{folder}/{request.default}"}]
+    main["env"] = [
+        *(main.get("env") or ()),
+        {"name": "CONFIG_FILE", "value": f"{folder}/{request.default}"},
+    ]
     mount = {"name": OUR_VOLUME, "mountPath": folder, "readOnly": True}
     main["volumeMounts"] = [*(main.get("volumeMounts") or ()), mount]
     volume = {"name": OUR_VOLUME, "configMap": {"name": target_name(state)}}
@@ -371,14 +436,17 @@ def _daemon_set_change(state: GpuState, request: SharingRequest) -> Change | Non
 
 def _with_pod_spec(plugin: DaemonSet, main: dict[str, Any], volumes: list[Any]) -> Change | None:
     """The device plugin with another main container and other volumes."""
-    containers = [main if container["name"] == main["name"] else container for container in plugin.containers]
+    containers = [
+        main if container["name"] == main["name"] else container for container in plugin.containers
+    ]
     path = ("spec", "template", "spec")
     after = with_field(plugin.raw, (*path, "containers"), containers)
     return change_between(DAEMON_SETS, plugin.raw, with_field(after, (*path, "volumes"), volumes))
 
 
 def plan_undo(state: GpuState) -> SharingPlan:
-    """Back to the settings before the first `vdi gpu configure`, except those that someone has changed since.
+    """Back to the settings before the first `vdi gpu configure`, except those that someone has
+    changed since.
 
     Raises RefusedError when nothing was noted.
     """
@@ -389,8 +457,8 @@ def plan_undo(state: GpuState) -> SharingPlan:
         found = "does not exist" if there is None else f"has no annotation {BEFORE_ANNOTATION}"
         raise RefusedError(
             [
-                f"There is nothing to undo: ConfigMap {state.namespace}/{name} {found}, so `vdi gpu configure` did"
-                " not make these settings."
+                f"There is nothing to undo: ConfigMap {state.namespace}/{name} {found}, so `vdi gpu"
+                " configure` did not make these settings."
             ]
         )
     if state.policy is None:
@@ -401,7 +469,11 @@ def plan_undo(state: GpuState) -> SharingPlan:
     else:
         rollout = None
     # Nodes and ClusterPolicy stop naming the configurations before the ConfigMap loses them.
-    changes = (*(_undo_node(node, record) for node in state.nodes), rollout, _undo_config_map(there, record))
+    changes = (
+        *(_undo_node(node, record) for node in state.nodes),
+        rollout,
+        _undo_config_map(there, record),
+    )
     return _plan(state, changes, rolls=rollout is not None, data_changes=True)
 
 
@@ -424,9 +496,13 @@ def _undo_daemon_set(state: GpuState) -> Change | None:
     main["env"] = [
         variable
         for variable in main.get("env") or ()
-        if not (variable["name"] == "CONFIG_FILE" and str(variable.get("value", "")).startswith(folder))
+        if not (
+            variable["name"] == "CONFIG_FILE" and str(variable.get("value", "")).startswith(folder)
+        )
     ]
-    main["volumeMounts"] = [mount for mount in main.get("volumeMounts") or () if mount["name"] != OUR_VOLUME]
+    main["volumeMounts"] = [
+        mount for mount in main.get("volumeMounts") or () if mount["name"] != OUR_VOLUME
+    ]
     volumes = [volume for volume in plugin.volumes if volume["name"] != OUR_VOLUME]
     return _with_pod_spec(plugin, {key: value for key, value in main.items() if value}, volumes)
 
@@ -453,28 +529,43 @@ def state_after(state: GpuState, plan: SharingPlan) -> GpuState:
     policy = state.policy and replace(
         state.policy, raw=after.get((CLUSTER_POLICIES, state.policy.name)) or state.policy.raw
     )
-    nodes = tuple(replace(node, raw=after.get((NODES, node.name)) or node.raw) for node in state.nodes)
-    plugins = tuple(replace(one, raw=after.get((DAEMON_SETS, one.name)) or one.raw) for one in state.plugins)
+    nodes = tuple(
+        replace(node, raw=after.get((NODES, node.name)) or node.raw) for node in state.nodes
+    )
+    plugins = tuple(
+        replace(one, raw=after.get((DAEMON_SETS, one.name)) or one.raw) for one in state.plugins
+    )
     return replace(state, nodes=nodes, config_maps=maps, policy=policy, plugins=plugins)
 
 
 def notes_on(state: GpuState) -> Iterator[str]:
-    """Notes on the configured state: encoders, isolation, then effects of the settings and of the cluster."""
+    """Notes on the configured state: encoders, isolation, then effects of the settings and of the
+    cluster.
+    """
     configured = [(node, effect_on(node, state).sharing) for node in state.gpu_nodes]
-    shared = {node.name: (node, sharing) for node, sharing in configured if sharing and sharing.replicas > 1}
-    if without := [node.name for node in state.gpu_nodes if lacks_encoder(node.label(PRODUCT_LABEL))]:
-        yield f"{names(without)}: these GPUs have no video encoder (NVENC): desktops there encode on the CPU."
+    shared = {
+        node.name: (node, sharing)
+        for node, sharing in configured
+        if sharing and sharing.replicas > 1
+    }
+    if without := [
+        node.name for node in state.gpu_nodes if lacks_encoder(node.label(PRODUCT_LABEL))
+    ]:
+        yield (
+            f"{names(without)}: these GPUs have no video encoder (NVENC): desktops there encode on"
+            " the CPU."
+        )
     if not shared:
         return
     yield (
-        "Time-slicing isolates neither memory nor faults: every desktop on a GPU can fill its whole memory, and a "
-        "crash of the GPU affects all of them."
+        "Time-slicing isolates neither memory nor faults: every desktop on a GPU can fill its whole"
+        " memory, and a crash of the GPU affects all of them."
     )
     yield from _memory_notes(shared.values())
     if any(sharing.rename for _, sharing in shared.values()):
         yield (
-            f"With renameByDefault the resource is {RENAMED}: set gpuResource={RENAMED} in the values of charts/vdi"
-            " (VDI_GPU_RESOURCE), or no session finds a node."
+            f"With renameByDefault the resource is {RENAMED}: set gpuResource={RENAMED} in the"
+            " values of charts/vdi (VDI_GPU_RESOURCE), or no session finds a node."
         )
     if any(sharing.fail_requests_greater_than_one for _, sharing in shared.values()):
         yield (
@@ -483,13 +574,13 @@ def notes_on(state: GpuState) -> Iterator[str]:
         )
     else:
         yield (
-            "failRequestsGreaterThanOne is false: a pod may request two slices, which may be of the same GPU and "
-            "have no effect."
+            "failRequestsGreaterThanOne is false: a pod may request two slices, which may be of the"
+            " same GPU and have no effect."
         )
     if state.on_k3s:
         yield (
-            "K3s creates the RuntimeClass nvidia itself; it is not created here. Unless the node runs with "
-            "default-runtime: nvidia, templates need placement.runtimeClassName: nvidia."
+            "K3s creates the RuntimeClass nvidia itself; it is not created here. Unless the node"
+            " runs with default-runtime: nvidia, templates need placement.runtimeClassName: nvidia."
         )
     yield from _owner_notes(state, {sharing.mig_strategy for _, sharing in configured if sharing})
 
@@ -501,8 +592,8 @@ def _memory_notes(shared: Collection[tuple[Node, Sharing]]) -> Iterator[str]:
             alike.setdefault((int(memory), sharing.replicas), []).append(node.name)
     for (memory_mib, replicas), there in alike.items():
         yield (
-            f"{names(there)}: {memory_mib} MiB per GPU for {replicas} desktops are {memory_mib // replicas} MiB "
-            "each if they share evenly, which nothing enforces."
+            f"{names(there)}: {memory_mib} MiB per GPU for {replicas} desktops are"
+            f" {memory_mib // replicas} MiB each if they share evenly, which nothing enforces."
         )
     for node, sharing in shared:
         slots = None if node.gpus is None else node.gpus * sharing.replicas
@@ -517,21 +608,22 @@ def _owner_notes(state: GpuState, mig_strategies: set[str]) -> Iterator[str]:
     config_map = state.config_map
     if config_map is not None and config_map.helm_release:
         yield (
-            f"ConfigMap {state.namespace}/{config_map.name} belongs to the Helm release {config_map.helm_release}: set "
-            "the same content in that release's values (charts/vdi: gpu.timeSlicing), or its next upgrade reverts "
-            "it."
+            f"ConfigMap {state.namespace}/{config_map.name} belongs to the Helm release"
+            f" {config_map.helm_release}: set the same content in that release's values"
+            " (charts/vdi: gpu.timeSlicing), or its next upgrade reverts it."
         )
     if state.policy is not None:
         strategy = str(state.policy.section("mig").get("strategy") or "")
         if strategy and mig_strategies - {strategy}:
             yield (
-                f"ClusterPolicy {state.policy.name} has mig.strategy {strategy}, which overrides the "
-                "configuration's migStrategy; on GPUs without MIG the result is the same."
+                f"ClusterPolicy {state.policy.name} has mig.strategy {strategy}, which overrides"
+                " the configuration's migStrategy; on GPUs without MIG the result is the same."
             )
     for plugin in state.plugins if state.policy is None else ():
         if plugin.helm_release:
             yield (
-                f"DaemonSet {plugin.namespace}/{plugin.name} belongs to the Helm release {plugin.helm_release}: also "
-                f"set config.name={plugin.config_map} and config.default={picker_of_plugin(plugin).default or 'any'} "
-                "in its values, so that the next upgrade keeps them."
+                f"DaemonSet {plugin.namespace}/{plugin.name} belongs to the Helm release"
+                f" {plugin.helm_release}: also set config.name={plugin.config_map} and"
+                f" config.default={picker_of_plugin(plugin).default or 'any'} in its values, so"
+                " that the next upgrade keeps them."
             )

@@ -1,8 +1,9 @@
-"""The cluster's GPUs as frozen values made from the API's objects, and the configuration that each node gets. Pure.
+"""The cluster's GPUs as frozen values made from the API's objects, and the configuration that each
+node gets. Pure.
 
-`vdi.gpu.cluster` collects the objects; the doctor makes the same state from its snapshot. There are two kinds of
-installation: NVIDIA's GPU Operator, whose ClusterPolicy rules the DaemonSets, and the device plugin alone (its Helm
-chart or a manifest).
+`vdi.gpu.cluster` collects the objects; the doctor makes the same state from its snapshot. There are
+two kinds of installation: NVIDIA's GPU Operator, whose ClusterPolicy rules the DaemonSets, and the
+device plugin alone (its Helm chart or a manifest).
 """
 
 import json
@@ -13,7 +14,14 @@ from dataclasses import dataclass, field, replace
 from pathlib import PurePosixPath
 from typing import Any
 
-from vdi.gpu.sharing.config import NOT_SHARED, RENAMED, RESOURCE, BadConfigError, Sharing, read_config
+from vdi.gpu.sharing.config import (
+    NOT_SHARED,
+    RENAMED,
+    RESOURCE,
+    BadConfigError,
+    Sharing,
+    read_config,
+)
 
 Raw = Mapping[str, Any]
 
@@ -28,7 +36,8 @@ BEFORE_ANNOTATION = "vdi.kasm.io/gpu-before"
 # Volume that `vdi gpu configure` adds to a device plugin without a configuration.
 OUR_VOLUME = "vdi-gpu-config"
 _PLUGIN_FOLDER = "/var/lib/kubelet/device-plugins"
-# NVIDIA's support matrix of the Video Codec SDK: GPUs for computing that decode video and have no NVENC.
+# NVIDIA's support matrix of the Video Codec SDK: GPUs for computing that decode video and have no
+# NVENC.
 _WITHOUT_ENCODER = re.compile(r"(?<![A-Za-z0-9])(A100X?|A30X?|H100|H200|GH200)(?![A-Za-z0-9])")
 
 
@@ -62,7 +71,9 @@ class _Object:
     @property
     def helm_release(self) -> str:
         """The Helm release that it belongs to; empty: none."""
-        return str((self.raw["metadata"].get("annotations") or {}).get("meta.helm.sh/release-name", ""))
+        return str(
+            (self.raw["metadata"].get("annotations") or {}).get("meta.helm.sh/release-name", "")
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +95,13 @@ class Node(_Object):
     def mig_resources(self) -> tuple[str, ...]:
         """The MIG devices that it advertises one by one (strategy mixed)."""
         there = self.raw.get("status", {}).get("capacity") or {}
-        return tuple(sorted(one for one in there if one.startswith("nvidia.com/mig-") and self.count(one, "capacity")))
+        return tuple(
+            sorted(
+                one
+                for one in there
+                if one.startswith("nvidia.com/mig-") and self.count(one, "capacity")
+            )
+        )
 
     @property
     def mig(self) -> str:
@@ -108,12 +125,20 @@ class Node(_Object):
     @property
     def has_gpu(self) -> bool:
         """Whether Kubernetes knows, or has known, a GPU of this node."""
-        known = self.label("nvidia.com/gpu.present") == "true" or self.label("nvidia.com/gpu.count") not in ("", "0")
-        return known or bool(self.mig_resources) or any(self.count(one, "capacity") for one in (RESOURCE, RENAMED))
+        known = self.label("nvidia.com/gpu.present") == "true" or self.label(
+            "nvidia.com/gpu.count"
+        ) not in ("", "0")
+        return (
+            known
+            or bool(self.mig_resources)
+            or any(self.count(one, "capacity") for one in (RESOURCE, RENAMED))
+        )
 
     @property
     def gpus(self) -> int | None:
-        """Number of GPUs before sharing: by GPU Feature Discovery, else as `vdi gpu configure` noted; None: unknown."""
+        """Number of GPUs before sharing: by GPU Feature Discovery, else as `vdi gpu configure`
+        noted; None: unknown.
+        """
         label = self.label("nvidia.com/gpu.count")
         if label.isdigit():
             return int(label)
@@ -122,7 +147,9 @@ class Node(_Object):
 
     @property
     def on_k3s(self) -> bool:
-        return "+k3s" in str(self.raw.get("status", {}).get("nodeInfo", {}).get("kubeletVersion", ""))
+        return "+k3s" in str(
+            self.raw.get("status", {}).get("nodeInfo", {}).get("kubeletVersion", "")
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,15 +162,26 @@ class ConfigMap(_Object):
 
     @property
     def changed_at(self) -> str:
-        """Time of the last write to its data, as managed fields have it (RFC 3339, whole seconds)."""
+        """Time of the last write to its data, as managed fields have it (RFC 3339, whole
+        seconds).
+        """
         meta = self.raw["metadata"]
-        writes = [write for write in meta.get("managedFields") or () if "f:data" in write.get("fieldsV1", {})]
-        return max([str(one["time"]) for one in writes if "time" in one], default=meta.get("creationTimestamp", ""))
+        writes = [
+            write
+            for write in meta.get("managedFields") or ()
+            if "f:data" in write.get("fieldsV1", {})
+        ]
+        return max(
+            [str(one["time"]) for one in writes if "time" in one],
+            default=meta.get("creationTimestamp", ""),
+        )
 
 
 @dataclass(frozen=True, slots=True)
 class DaemonSet(_Object):
-    """A DaemonSet that reads the configuration: the device plugin's, or GPU Feature Discovery beside it."""
+    """A DaemonSet that reads the configuration: the device plugin's, or GPU Feature Discovery
+    beside it.
+    """
 
     pods: tuple[Raw, ...] = ()
 
@@ -162,7 +200,9 @@ class DaemonSet(_Object):
 
     @property
     def is_plugin(self) -> bool:
-        """Whether this is NVIDIA's device plugin, by its volume and by its image or its container's name."""
+        """Whether this is NVIDIA's device plugin, by its volume and by its image or its container's
+        name.
+        """
         paths = [(volume.get("hostPath") or {}).get("path", "") for volume in self.volumes]
         return any(path.rstrip("/") == _PLUGIN_FOLDER for path in paths) and self.main is not None
 
@@ -178,7 +218,9 @@ class DaemonSet(_Object):
 
     @property
     def manager(self) -> Raw | None:
-        """The container that picks each node's configuration by its label; None: all nodes have the same."""
+        """The container that picks each node's configuration by its label; None: all nodes have the
+        same.
+        """
         return next((container for container in self.containers if _is_manager(container)), None)
 
     @property
@@ -188,7 +230,9 @@ class DaemonSet(_Object):
         volumes = {volume["name"]: volume for volume in self.volumes}
         for mount in (reader or {}).get("volumeMounts") or ():
             name = (volumes.get(mount["name"], {}).get("configMap") or {}).get("name")
-            folder = env_of(reader, "CONFIG_FILE_SRCDIR") or str(PurePosixPath(env_of(reader, "CONFIG_FILE")).parent)
+            folder = env_of(reader, "CONFIG_FILE_SRCDIR") or str(
+                PurePosixPath(env_of(reader, "CONFIG_FILE")).parent
+            )
             if name and mount["mountPath"].rstrip("/") == folder.rstrip("/"):
                 return str(name)
         return None
@@ -205,7 +249,10 @@ class DaemonSet(_Object):
 
 
 def _is_manager(container: Raw) -> bool:
-    return "config-manager" in (container.get("command") or ()) or container["name"] == "config-manager"
+    return (
+        "config-manager" in (container.get("command") or ())
+        or container["name"] == "config-manager"
+    )
 
 
 def env_of(container: Raw | None, name: str) -> str:
@@ -233,7 +280,9 @@ class ClusterPolicy(_Object):
 
 @dataclass(frozen=True, slots=True)
 class GpuState:
-    """GPUs, device plugin and configuration of a cluster. `namespace`: that of ConfigMap and device plugin."""
+    """GPUs, device plugin and configuration of a cluster. `namespace`: that of ConfigMap and device
+    plugin.
+    """
 
     namespace: str
     nodes: tuple[Node, ...] = ()
@@ -241,7 +290,8 @@ class GpuState:
     # Other DaemonSets that read the same ConfigMap: GPU Feature Discovery.
     readers: tuple[DaemonSet, ...] = ()
     policy: ClusterPolicy | None = None
-    # The ConfigMap that is in effect and the one that `vdi gpu configure` writes, by name, where they exist.
+    # The ConfigMap that is in effect and the one that `vdi gpu configure` writes, by name, where
+    # they exist.
     config_maps: Mapping[str, ConfigMap] = field(default_factory=dict)
     runtime_class: bool = False
 
@@ -272,8 +322,14 @@ def names(items: Iterable[str]) -> str:
 
 
 def active_policies(policies: Iterable[Raw]) -> list[ClusterPolicy]:
-    """ClusterPolicies that the GPU Operator obeys: it marks all but one as ignored in their status."""
-    return [ClusterPolicy(policy) for policy in policies if policy.get("status", {}).get("state") != "ignored"]
+    """ClusterPolicies that the GPU Operator obeys: it marks all but one as ignored in their
+    status.
+    """
+    return [
+        ClusterPolicy(policy)
+        for policy in policies
+        if policy.get("status", {}).get("state") != "ignored"
+    ]
 
 
 def observe(
@@ -286,7 +342,8 @@ def observe(
     config_maps: Iterable[Raw] = (),
     runtime_class: bool = False,
 ) -> GpuState:
-    """The state made of the API's objects. `used`: GPUs requested, by node; `pods`: those of the DaemonSets.
+    """The state made of the API's objects. `used`: GPUs requested, by node; `pods`: those of the
+    DaemonSets.
 
     Policy and DaemonSets alone give `namespace` and `config_name`, which say what else to read.
     """
@@ -297,14 +354,20 @@ def observe(
     mine = tuple(plugin for plugin in plugins if policy is None or plugin.namespace == namespace)
     found = GpuState(
         namespace,
-        nodes=tuple(Node(node, (used or {}).get(str(node["metadata"]["name"]), 0)) for node in nodes),
+        nodes=tuple(
+            Node(node, (used or {}).get(str(node["metadata"]["name"]), 0)) for node in nodes
+        ),
         plugins=mine,
         policy=policy,
         config_maps={one.name: one for one in map(ConfigMap, config_maps)},
         runtime_class=runtime_class,
     )
     name = found.config_name
-    readers = [one for one in sets if not one.is_plugin and one.namespace == namespace and name == one.config_map]
+    readers = [
+        one
+        for one in sets
+        if not one.is_plugin and one.namespace == namespace and name == one.config_map
+    ]
     return replace(found, readers=tuple(readers))
 
 
@@ -339,7 +402,9 @@ class ConfigPicker:
     fallbacks: tuple[str, ...] = ("empty",)
 
     def pick(self, label: str, keys: Mapping[str, str]) -> str | None:
-        """The key for a node with this label; empty: no configuration, None: the plugin's pod fails to start."""
+        """The key for a node with this label; empty: no configuration, None: the plugin's pod fails
+        to start.
+        """
         if label and self.by_label:
             return label if label in keys else None
         if self.default:
@@ -366,14 +431,18 @@ def picker_of_plugin(plugin: DaemonSet | None) -> ConfigPicker:
     if plugin is None:
         return ConfigPicker()
     if plugin.manager is None:
-        return ConfigPicker(default=PurePosixPath(env_of(plugin.main, "CONFIG_FILE")).name, by_label=False)
+        return ConfigPicker(
+            default=PurePosixPath(env_of(plugin.main, "CONFIG_FILE")).name, by_label=False
+        )
     fallbacks = tuple(filter(None, env_of(plugin.manager, "FALLBACK_STRATEGIES").split(",")))
     return ConfigPicker(default=env_of(plugin.manager, "DEFAULT_CONFIG"), fallbacks=fallbacks)
 
 
 @dataclass(frozen=True, slots=True)
 class Effect:
-    """The configuration of a node, by name, and its effect. `sharing` None: unknown, because of the problem."""
+    """The configuration of a node, by name, and its effect. `sharing` None: unknown, because of the
+    problem.
+    """
 
     config: str = ""
     sharing: Sharing | None = NOT_SHARED
@@ -391,9 +460,15 @@ def effect_on(node: Node, state: GpuState) -> Effect:
     picker, label = picker_of(state), node.label(CONFIG_LABEL)
     key = picker.pick(label, found.data)
     if key is None:
-        desired = f"label {CONFIG_LABEL}={label}" if label and picker.by_label else f"the default {picker.default!r}"
+        desired = (
+            f"label {CONFIG_LABEL}={label}"
+            if label and picker.by_label
+            else f"the default {picker.default!r}"
+        )
         problem = f"{desired} is not a key of ConfigMap {state.namespace}/{name}"
-        return Effect(config=label, sharing=None, problem=problem, allowed=names(sorted(found.data)))
+        return Effect(
+            config=label, sharing=None, problem=problem, allowed=names(sorted(found.data))
+        )
     if not key:
         return Effect()
     try:

@@ -1,1 +1,3 @@
-"""Diagnosis of pods of Kasm that are not ready: a chain of waits, followed down to its one cause. Pure."""
+"""Diagnosis of pods of Kasm that are not ready: a chain of waits, followed down to its one cause.
+Pure.
+"""

@@ -1,7 +1,9 @@
-"""Kasm Workspaces: which pod waits for whom, and the one thing that all of them wait for in the end.
+"""Kasm Workspaces: which pod waits for whom, and the one thing that all of them wait for in the
+end.
 
-Where an init container waits for a Service, that Service and the pods behind it are explained in turn, down to the one
-that waits for nothing: that is the cause. A pod that is merely starting is no finding.
+Where an init container waits for a Service, that Service and the pods behind it are explained in
+turn, down to the one that waits for nothing: that is the cause. A pod that is merely starting is no
+finding.
 """
 
 from collections.abc import Iterator
@@ -13,12 +15,18 @@ from vdi.findings.model import Finding, Remedy
 from vdi.kasm.diagnosis.codes import Explainer, Link, link
 from vdi.kasm.diagnosis.installation import Installation, KasmContainer, KasmPod, find_kasm
 from vdi.kasm.diagnosis.pod_rules import own_problem
-from vdi.kasm.diagnosis.workloads import check_services, explain_claim, explain_service, explain_workload
+from vdi.kasm.diagnosis.workloads import (
+    check_services,
+    explain_claim,
+    explain_service,
+    explain_workload,
+)
 from vdi.snapshot.check import check
 from vdi.snapshot.model import Snapshot, once
 from vdi.snapshot.waits import Target
 
-# Seconds for which an init container may work that waits for nothing: it copies files, or changes their owner.
+# Seconds for which an init container may work that waits for nothing: it copies files, or changes
+# their owner.
 _SILENT = 600.0
 
 _ORDINALS = ("first", "second", "third", "fourth", "fifth", "sixth", "seventh", "eighth", "ninth")
@@ -65,14 +73,22 @@ class Walk(Explainer):
             )
         elif container is not None and container.is_init and container.running_since:
             target = self._target(pod, container)
-            found = self._waits(pod, container, target) if target else self._works(pod, container, problem.message)
+            found = (
+                self._waits(pod, container, target)
+                if target
+                else self._works(pod, container, problem.message)
+            )
         else:
-            found = link("kasm_start_stalled", pod.object, problem.message, remedy=Remedy(), is_starting=True)
+            found = link(
+                "kasm_start_stalled", pod.object, problem.message, remedy=Remedy(), is_starting=True
+            )
         self.explained[pod.name] = found
         return found
 
     def _target(self, pod: KasmPod, container: KasmContainer) -> Target | None:
-        """Target of its init container: from its command line, else from the chart's description."""
+        """Target of its init container: from its command line, else from the chart's
+        description.
+        """
         if container.target:
             return container.target
         known = self.kasm.step_of(pod, container.name)
@@ -108,11 +124,13 @@ class Walk(Explainer):
         return link(
             "kasm_pod_waiting",
             pod.object,
-            f"{pod.name} is at {pod.state}{chart}. Its {ordinal} init container {container.name} {does} ({where}). "
-            f"{why[0].upper()}{why[1:]}.",
+            f"{pod.name} is at {pod.state}{chart}. Its {ordinal} init container {container.name}"
+            f" {does} ({where}). {why[0].upper()}{why[1:]}.",
             evidence=[
-                f"status.initContainerStatuses: {container.name} has run for"
-                f" {int(self.kasm.snapshot.age(container.running_since))} s",
+                (
+                    f"status.initContainerStatuses: {container.name} has run for"
+                    f" {int(self.kasm.snapshot.age(container.running_since))} s"
+                ),
                 f"it waits for {target.scheme}://{where}{target.path}",
             ],
             remedy=cause.finding.remedy if cause else Remedy(),
@@ -121,7 +139,9 @@ class Walk(Explainer):
         )
 
     def _works(self, pod: KasmPod, container: KasmContainer, words: str) -> Link:
-        """An init container that does not say what it waits for, if for anything: a finding after a long time."""
+        """An init container that does not say what it waits for, if for anything: a finding after a
+        long time.
+        """
         seconds = int(self.kasm.snapshot.age(container.running_since))
         if seconds < _SILENT:
             return link("kasm_start_stalled", pod.object, words, remedy=Remedy(), is_starting=True)
@@ -130,13 +150,18 @@ class Walk(Explainer):
         return link(
             "kasm_start_stalled",
             pod.object,
-            f"{pod.name} is at {pod.state}: its init container {container.name}{does} has run for {seconds} s. "
-            "Whether it waits for something cannot be determined.",
+            f"{pod.name} is at {pod.state}: its init container {container.name}{does} has run for"
+            f" {seconds} s. Whether it waits for something cannot be determined.",
             evidence=[
                 f"status.initContainerStatuses: {container.name} has run for {seconds} s",
-                f"neither the command line of {container.name} nor the chart says which host it waits for",
+                (
+                    f"neither the command line of {container.name} nor the chart says which host it"
+                    " waits for"
+                ),
             ],
-            remedy=Remedy.run(f"kubectl --namespace {pod.namespace} logs {pod.name} --container {container.name}"),
+            remedy=Remedy.run(
+                f"kubectl --namespace {pod.namespace} logs {pod.name} --container {container.name}"
+            ),
         )
 
     def _circle(self, members: list[tuple[KasmPod, KasmContainer]]) -> Link:
@@ -148,11 +173,14 @@ class Walk(Explainer):
             self.circles[key] = link(
                 "kasm_circular_wait",
                 members[0][0].object,
-                f"{len(members)} pods wait for each other, so none of them can start: {', '.join(waits)}."
-                if len(members) > 1
-                else (
-                    f"{members[0][0].name} waits for itself: its init container {members[0][1].name} waits for the "
-                    "Service of the same pod."
+                (
+                    f"{len(members)} pods wait for each other, so none of them can start:"
+                    f" {', '.join(waits)}."
+                    if len(members) > 1
+                    else (
+                        f"{members[0][0].name} waits for itself: its init container"
+                        f" {members[0][1].name} waits for the Service of the same pod."
+                    )
                 ),
                 evidence=[
                     f"pod/{pod.name}: {pod.state}, {container.name} waits for"
@@ -168,8 +196,9 @@ class Walk(Explainer):
         generation = kasm.generation
         if generation and generation.breaks_circular_wait:
             return Remedy.run(
-                f"helm upgrade {kasm.release} {generation.source} --version {'.'.join(map(str, generation.newest))}"
-                f" --namespace {kasm.namespace} --reuse-values {generation.breaks_circular_wait}"
+                f"helm upgrade {kasm.release} {generation.source} --version"
+                f" {'.'.join(map(str, generation.newest))} --namespace {kasm.namespace}"
+                f" --reuse-values {generation.breaks_circular_wait}"
             )
         return Remedy(
             "Remove one of these waits from its workload.",
@@ -179,7 +208,9 @@ class Walk(Explainer):
 
 def chain(found: Link) -> Iterator[Finding]:
     """A link and all that it follows from; each names its cause."""
-    yield msgspec.structs.replace(found.finding, caused_by=found.cause.finding.key if found.cause else "")
+    yield msgspec.structs.replace(
+        found.finding, caused_by=found.cause.finding.key if found.cause else ""
+    )
     if found.cause:
         yield from chain(found.cause)
 
@@ -202,7 +233,16 @@ def all_links(snapshot: Snapshot) -> tuple[Link, ...]:
     return tuple(one for kasm in find_kasm(snapshot) for one in links(kasm))
 
 
-@check("pods", "services", "endpointslices", "persistentvolumeclaims", "events", "deployments", "statefulsets", "jobs")
+@check(
+    "pods",
+    "services",
+    "endpointslices",
+    "persistentvolumeclaims",
+    "events",
+    "deployments",
+    "statefulsets",
+    "jobs",
+)
 def kasm_chains(snapshot: Snapshot) -> Iterator[Finding]:
     """Pods of Kasm that do not get ready, and what they wait for."""
     for found in all_links(snapshot):

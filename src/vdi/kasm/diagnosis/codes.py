@@ -1,4 +1,5 @@
-"""Codes of Kasm Workspaces, and the findings made of them: one link of a chain, and the one that it follows from.
+"""Codes of Kasm Workspaces, and the findings made of them: one link of a chain, and the one that it
+follows from.
 
 A code says why a pod is stuck in `Init:x/y`, down to what everything else waits for.
 """
@@ -21,15 +22,17 @@ _NODES = ("node_not_ready", "node_under_pressure")
 ROOTS = (
     _code(
         "kasm_circular_wait",
-        "Pods of Kasm wait for each other in a cycle: none of them can ever start. The gateways wait for the API "
-        "through the proxy, so a proxy that waits for a gateway closes the cycle.",
+        "Pods of Kasm wait for each other in a cycle: none of them can ever start. The gateways"
+        " wait for the API through the proxy, so a proxy that waits for a gateway closes the"
+        " cycle.",
         "The current init container of each pod, and the Services that they wait for.",
-        "Remove one of the waits: upgrade to chart 1.1190.1 or newer, or correct extraInitContainers in the values.",
+        "Remove one of the waits: upgrade to chart 1.1190.1 or newer, or correct"
+        " extraInitContainers in the values.",
     ),
     _code(
         "kasm_claim_class_missing",
-        "A claim of Kasm (usually the database's) requests a StorageClass that does not exist, or none where the "
-        "cluster has no default.",
+        "A claim of Kasm (usually the database's) requests a StorageClass that does not exist, or"
+        " none where the cluster has no default.",
         "spec.storageClassName of the claim, compared with the StorageClasses.",
         "Name an existing class in the values and delete the claim, which is still empty.",
     ),
@@ -48,14 +51,15 @@ ROOTS = (
     ),
     _code(
         "kasm_pod_security",
-        "Pod Security refuses a pod of Kasm. Init containers that change the owner of files (data-perms) run as "
-        "root, which the level restricted does not allow.",
+        "Pod Security refuses a pod of Kasm. Init containers that change the owner of files"
+        " (data-perms) run as root, which the level restricted does not allow.",
         "The API server's message about the refused pod.",
         "Give the namespace the level baseline, or turn off the hardening in the values.",
     ),
     _code(
         "kasm_pods_refused",
-        "The API server refuses a pod of Kasm because of a quota, a limit, a webhook, or a missing account.",
+        "The API server refuses a pod of Kasm because of a quota, a limit, a webhook, or a missing"
+        " account.",
         "Event FailedCreate.",
         "Raise the limit that the message names, or request less.",
     ),
@@ -73,8 +77,8 @@ ROOTS = (
     ),
     _code(
         "kasm_unschedulable",
-        "No node can run a pod of Kasm: it requests more than is free, or labels that no node has. The charts "
-        "request several CPUs in total.",
+        "No node can run a pod of Kasm: it requests more than is free, or labels that no node has."
+        " The charts request several CPUs in total.",
         "The scheduler's message; the requests of the pod, and what each node has left.",
         "Request less (components.*.resources), remove what you do not need, or add a node.",
         follows=_NODES,
@@ -83,13 +87,14 @@ ROOTS = (
         "kasm_image_unavailable",
         "A node cannot pull an image of Kasm: of an init container, or of the pod itself.",
         "The container's reason, and the kubelet's Event.",
-        "Correct registry, name, tag or pull secret in the values. Without internet access, mirror the image.",
+        "Correct registry, name, tag or pull secret in the values. Without internet access, mirror"
+        " the image.",
         follows=_NODES,
     ),
     _code(
         "kasm_reference_missing",
-        "A pod of Kasm needs a Secret, a ConfigMap or a key that does not exist. With a volume the pod shows "
-        "Init:0/y, although its first init container has never run.",
+        "A pod of Kasm needs a Secret, a ConfigMap or a key that does not exist. With a volume the"
+        " pod shows Init:0/y, although its first init container has never run.",
         "The container's reason, or Event FailedMount.",
         "Create it, or run helm upgrade if the chart creates it.",
     ),
@@ -102,7 +107,8 @@ ROOTS = (
     ),
     _code(
         "kasm_network_broken",
-        "The node cannot set up a pod of Kasm because of the network plugin or the container runtime.",
+        "The node cannot set up a pod of Kasm because of the network plugin or the container"
+        " runtime.",
         "Event FailedCreatePodSandBox.",
         "Read the node's Events and its kubelet's log.",
         follows=_NODES,
@@ -128,9 +134,11 @@ ROOTS = (
     ),
     _code(
         "kasm_volume_not_writable",
-        "A container of Kasm (usually the database's) cannot write to its volume: the folder belongs to root.",
+        "A container of Kasm (usually the database's) cannot write to its volume: the folder"
+        " belongs to root.",
         "The last line of its log: mkdir: Permission denied.",
-        "On the node, make the folder of the volume writable. fsGroup has no effect on hostPath volumes.",
+        "On the node, make the folder of the volume writable. fsGroup has no effect on hostPath"
+        " volumes.",
         follows=("local_path_mode_wrong", *_NODES),
     ),
     _code(
@@ -141,13 +149,15 @@ ROOTS = (
     ),
     _code(
         "kasm_probe_fails",
-        "A component of Kasm is running but does not pass its probe, so its Service has no endpoint.",
+        "A component of Kasm is running but does not pass its probe, so its Service has no"
+        " endpoint.",
         "Event Unhealthy.",
         "Read its log.",
     ),
     _code(
         "kasm_service_missing",
-        "An init container waits for a name that no Service has: it loops forever, without an error.",
+        "An init container waits for a name that no Service has: it loops forever, without an"
+        " error.",
         "The host it waits for, compared with the Services of the namespace.",
         "Correct the name (a value, a zone, another release), or create the Service.",
     ),
@@ -159,14 +169,16 @@ ROOTS = (
     ),
     _code(
         "kasm_service_port_wrong",
-        "A Service of Kasm does not have the port that a pod waits for, or points to a port on which nothing listens.",
-        "The Service's ports, compared with the port that a pod waits for and the ports of its own pods.",
+        "A Service of Kasm does not have the port that a pod waits for, or points to a port on"
+        " which nothing listens.",
+        "The Service's ports, compared with the port that a pod waits for and the ports of its own"
+        " pods.",
         "Correct the port; helm upgrade does so too.",
     ),
     _code(
         "kasm_service_silent",
-        "A Service of Kasm has ready pods, but a wait for it continues: a network policy, DNS in the pod, or a "
-        "service mesh may block it.",
+        "A Service of Kasm has ready pods, but a wait for it continues: a network policy, DNS in"
+        " the pod, or a service mesh may block it.",
         "How long the wait has lasted, and the Service's endpoints.",
         "Send the request from inside the waiting pod.",
     ),
@@ -178,21 +190,23 @@ ROOTS = (
     ),
     _code(
         "kasm_db_init_failed",
-        "The Job that creates the database's tables has given up: API and manager wait for the tables forever.",
+        "The Job that creates the database's tables has given up: API and manager wait for the"
+        " tables forever.",
         "The Job's condition Failed.",
         "Fix what its message says, delete the Job, and run helm upgrade, which creates it again.",
     ),
     _code(
         "kasm_database_not_initialised",
-        "The database responds, but API and manager cannot read what they wait for (a row in the table zones): it "
-        "has not been initialised, or its password differs from the Secret's.",
+        "The database responds, but API and manager cannot read what they wait for (a row in the"
+        " table zones): it has not been initialised, or its password differs from the Secret's.",
         "The pod still waits although the database is ready; the state of the db-init Job.",
-        "Initialise an empty database. If the Secret is newer than its volume, restore the old password.",
+        "Initialise an empty database. If the Secret is newer than its volume, restore the old"
+        " password.",
     ),
     _code(
         "kasm_start_stalled",
-        "A pod of Kasm has been starting for minutes without a reported reason, or has spent ten minutes in an "
-        "init container whose command line does not name a host.",
+        "A pod of Kasm has been starting for minutes without a reported reason, or has spent ten"
+        " minutes in an init container whose command line does not name a host.",
         "Its age, its state, and the absence of Events; how long the init container has run.",
         "Read the Events of the pod and the log of its init container.",
         follows=_NODES,
@@ -204,8 +218,8 @@ _ALL = (
     *ROOTS,
     _code(
         "kasm_pod_waiting",
-        "A pod of Kasm is at an init container that waits for another pod. Init:1/5 is a different container in "
-        "each chart, so use the container's name.",
+        "A pod of Kasm is at an init container that waits for another pod. Init:1/5 is a different"
+        " container in each chart, so use the container's name.",
         "status.initContainerStatuses, and the init container's command line.",
         "Fix what it waits for. It then continues automatically.",
         follows=("dns_down", *(root.code for root in ROOTS)),

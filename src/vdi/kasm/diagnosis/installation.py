@@ -1,5 +1,5 @@
-"""Kasm in a snapshot: its namespace, generation, workloads and pods, and the targets its init containers wait for.
-Pure.
+"""Kasm in a snapshot: its namespace, generation, workloads and pods, and the targets its init
+containers wait for. Pure.
 
 The targets of a chart that is not described are read from the init container's own command line.
 """
@@ -39,7 +39,9 @@ class KasmContainer:
 
     @property
     def waiting(self) -> tuple[str, str]:
-        """Reason and message for which it does not run; both empty where it runs, has ended, or was never mentioned."""
+        """Reason and message for which it does not run; both empty where it runs, has ended, or was
+        never mentioned.
+        """
         waiting = self.status.state.waiting
         return (waiting.reason, waiting.message) if waiting else ("", "")
 
@@ -116,13 +118,19 @@ class KasmPod:
     def steps(self) -> list[KasmContainer]:
         states = {status.name: status for status in self.pod.status.init_container_statuses}
         steps = self.pod.spec.init_containers
-        return [KasmContainer(step, states.get(step.name, ContainerStatus(step.name)), True) for step in steps]
+        return [
+            KasmContainer(step, states.get(step.name, ContainerStatus(step.name)), True)
+            for step in steps
+        ]
 
     @cached_property
     def containers(self) -> list[KasmContainer]:
         states = {status.name: status for status in self.pod.status.container_statuses}
         containers = self.pod.spec.containers
-        return [KasmContainer(one, states.get(one.name, ContainerStatus(one.name)), False) for one in containers]
+        return [
+            KasmContainer(one, states.get(one.name, ContainerStatus(one.name)), False)
+            for one in containers
+        ]
 
     @property
     def done(self) -> int:
@@ -173,7 +181,11 @@ class KasmPod:
 
     def newest(self, *reasons: str) -> Event | None:
         """The newest Warning with one of these reasons, but for those that say nothing."""
-        matching = [event for event in self.events if event.reason in reasons and not PASSING.search(event.note)]
+        matching = [
+            event
+            for event in self.events
+            if event.reason in reasons and not PASSING.search(event.note)
+        ]
         return matching[-1] if matching else None
 
     def log(self, container: KasmContainer, lines: int = 3) -> list[str]:
@@ -254,7 +266,9 @@ class Installation:
         return [one for one in objects if one.metadata.namespace == self.namespace]
 
     def _here(self, objects: Iterable[T]) -> list[T]:
-        """Kasm's own, where charts are labelled; all of the namespace, where the chart is not known."""
+        """Kasm's own, where charts are labelled; all of the namespace, where the chart is not
+        known.
+        """
         found = self._all(objects)
         return [one for one in found if is_kasms(one)] if self.is_labelled else found
 
@@ -284,11 +298,17 @@ class Installation:
     @cached_property
     def services(self) -> dict[str, Service]:
         """All Services of the namespace, by name: names are looked up among all of them."""
-        return {service.metadata.name: service for service in self._all(self.snapshot.objects.services)}
+        return {
+            service.metadata.name: service for service in self._all(self.snapshot.objects.services)
+        }
 
     @cached_property
     def own_services(self) -> list[Service]:
-        return [service for service in self._here(self.snapshot.objects.services) if service.spec.selector]
+        return [
+            service
+            for service in self._here(self.snapshot.objects.services)
+            if service.spec.selector
+        ]
 
     @cached_property
     def jobs(self) -> list[Job]:
@@ -314,7 +334,9 @@ class Installation:
         return of_label(self.chart) or of_workloads(workload.name for workload in self.workloads)
 
     def step_of(self, pod: KasmPod, container: str) -> tuple[Component, InitContainer] | None:
-        """Description of an init container by its name; None where the chart is not known, or has none such."""
+        """Description of an init container by its name; None where the chart is not known, or has
+        none such.
+        """
         component = self.generation.component_of(pod.labels) if self.generation else None
         step = component.step(container) if component else None
         return (component, step) if component and step else None
@@ -323,7 +345,11 @@ class Installation:
         return [pod for pod in self.pods if selector.items() <= pod.labels.items()]
 
     def workloads_selected_by(self, selector: Mapping[str, str]) -> list[Workload]:
-        return [workload for workload in self.workloads if selector.items() <= workload.pod_labels.items()]
+        return [
+            workload
+            for workload in self.workloads
+            if selector.items() <= workload.pod_labels.items()
+        ]
 
     def endpoints(self, service: str) -> tuple[int, int]:
         """Number of pods behind a Service, and of the ready ones."""
@@ -345,7 +371,9 @@ _LOGGED = 12
 
 
 def containers_to_log(snapshot: Snapshot) -> Iterator[tuple[str, str, str]]:
-    """Namespace, pod and container of those whose last words say why: they have ended, or run and are not ready."""
+    """Namespace, pod and container of those whose last words say why: they have ended, or run and
+    are not ready.
+    """
     found = [
         (kasm.namespace, pod.name, container.name)
         for kasm in find_kasm(snapshot)

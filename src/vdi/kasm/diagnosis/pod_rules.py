@@ -5,7 +5,13 @@ import shlex
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 
-from vdi.cluster.explain import IMAGE_REASONS, Subject, explain_pull, explain_unschedulable, first_line
+from vdi.cluster.explain import (
+    IMAGE_REASONS,
+    Subject,
+    explain_pull,
+    explain_unschedulable,
+    first_line,
+)
 from vdi.cluster.units import amount
 from vdi.findings.model import Remedy
 from vdi.kasm.diagnosis.installation import KasmContainer, KasmPod
@@ -26,7 +32,8 @@ def _left(pod: KasmPod, resource: str) -> dict[str, int]:
     if "pods@all" in pod.snapshot.unreadable_kinds:
         return {}
     left = {
-        name: amount(resource, node.status.allocatable.get(resource, "0")) for name, node in pod.snapshot.nodes.items()
+        name: amount(resource, node.status.allocatable.get(resource, "0"))
+        for name, node in pod.snapshot.nodes.items()
     }
     for one in pod.snapshot.pods:
         if one.spec.node_name in left and one.status.phase not in ("Succeeded", "Failed"):
@@ -49,14 +56,18 @@ def _request_lines(pod: KasmPod) -> Iterator[str]:
     """Its requests, and the free capacity of each node, one line each."""
     kinds = (("cpu", _cpu), ("memory", _memory))
     requested = _requested(pod)
-    if asked := [f"{resource} {words(requested[resource])}" for resource, words in kinds if resource in requested]:
+    if asked := [
+        f"{resource} {words(requested[resource])}"
+        for resource, words in kinds
+        if resource in requested
+    ]:
         yield f"requested: {', '.join(asked)}"
     cpu, memory = _left(pod, "cpu"), _left(pod, "memory")
     for name, left in cpu.items():
         has = pod.snapshot.nodes[name].status.allocatable
         yield (
-            f"node/{name}: cpu {_cpu(left)} left of {has.get('cpu', '?')},"
-            f" memory {_memory(memory[name])} left of {_memory(amount('memory', has.get('memory', '0')))}"
+            f"node/{name}: cpu {_cpu(left)} left of {has.get('cpu', '?')}, memory"
+            f" {_memory(memory[name])} left of {_memory(amount('memory', has.get('memory', '0')))}"
         )
 
 
@@ -68,9 +79,16 @@ def _memory(number: int) -> str:
     return f"{number // _MEBI} MiB"
 
 
-_KASM_POD = Subject(volume="volume", node_selector="its nodeSelector", image="the values", pull_secrets="pull secrets")
+_KASM_POD = Subject(
+    volume="volume",
+    node_selector="its nodeSelector",
+    image="the values",
+    pull_secrets="pull secrets",
+)
 _DENIED = re.compile(
-    r"(?:mkdir|initdb|cannot create|could not (?:create|change|open)|chown|chmod).*permission denied", re.IGNORECASE
+    r"(?:mkdir|initdb|cannot create|could not (?:create|change|open)|chown|chmod).*permission"
+    r" denied",
+    re.IGNORECASE,
 )
 # The volume is empty still.
 _NOTHING_MADE = re.compile(r"mkdir|cannot create|could not create directory", re.IGNORECASE)
@@ -121,7 +139,8 @@ def _lost(pod: KasmPod, _: KasmContainer | None) -> PodProblem | None:
         return None
     return PodProblem(
         "kasm_on_lost_node",
-        f"{pod.name} is on the node {pod.node}, which {'does not respond' if node else 'no longer exists'}.",
+        f"{pod.name} is on the node {pod.node}, which"
+        f" {'does not respond' if node else 'no longer exists'}.",
         (f"spec.nodeName: {pod.node}",),
         Remedy.run(f"kubectl describe node {pod.node}"),
         (f"node/{pod.node}",),
@@ -152,13 +171,20 @@ def _unscheduled(pod: KasmPod, _: KasmContainer | None) -> PodProblem | None:
         "kasm_unschedulable",
         f"{pod.name} cannot be scheduled. {sentence} {_arithmetic(pod)}".strip(),
         (f"PodScheduled: {first_line(message)}", *_request_lines(pod)),
-        describe(pod, f"Request less in the values (resources of {_component_words(pod)}), or add a node."),
+        describe(
+            pod,
+            f"Request less in the values (resources of {_component_words(pod)}), or add a node.",
+        ),
         tuple(f"node/{name}" for name in pod.snapshot.nodes),
     )
 
 
 def _component_words(pod: KasmPod) -> str:
-    return pod.labels.get("app.kubernetes.io/component") or pod.labels.get("app.kubernetes.io/name") or pod.name
+    return (
+        pod.labels.get("app.kubernetes.io/component")
+        or pod.labels.get("app.kubernetes.io/name")
+        or pod.name
+    )
 
 
 def _image(pod: KasmPod, container: KasmContainer | None) -> PodProblem | None:
@@ -183,8 +209,9 @@ def _image_remedy(pod: KasmPod, container: KasmContainer) -> str:
     step = component.step(container.name) if component and container.is_init else None
     if step is not None and step.image == container.image:
         return (
-            f"This chart has no value to change the image {container.image} of {container.name}: mirror it under "
-            "that name in the registry of the nodes, or give the nodes access to docker.io."
+            f"This chart has no value to change the image {container.image} of {container.name}:"
+            " mirror it under that name in the registry of the nodes, or give the nodes access to"
+            " docker.io."
         )
     return f"Correct the image of {container.name} in the values and run helm upgrade."
 
@@ -197,16 +224,34 @@ def _reference(pod: KasmPod, container: KasmContainer | None) -> PodProblem | No
     if found := re.search(r"couldn't find key (\S+) in (Secret|ConfigMap) (?:\S+/)?(\S+)", text):
         key, kind, name = found[1], found[2], found[3]
     elif found := re.search(r"references non-existent (secret|config) key: (\S+)", text):
-        key, kind, name = found[2], {"secret": "Secret", "config": "ConfigMap"}[found[1]], "that it mounts"
+        key, kind, name = (
+            found[2],
+            {"secret": "Secret", "config": "ConfigMap"}[found[1]],
+            "that it mounts",
+        )
     elif found := re.search(r'(secret|configmap) "([^"]+)" not found', text):
         kind, name = {"secret": "Secret", "configmap": "ConfigMap"}[found[1]], found[2]
     elif reason != "CreateContainerConfigError":
         return None
-    missing = f"the key {key!r} of the {kind} {name}" if key else f"the {kind} {name}" if kind else first_line(text)
-    who = f"The {whose(container)} of {pod.name}" if container and reason == "CreateContainerConfigError" else pod.name
+    missing = (
+        f"the key {key!r} of the {kind} {name}"
+        if key
+        else f"the {kind} {name}"
+        if kind
+        else first_line(text)
+    )
+    who = (
+        f"The {whose(container)} of {pod.name}"
+        if container and reason == "CreateContainerConfigError"
+        else pod.name
+    )
     return PodProblem(
         "kasm_reference_missing",
-        f"{who} needs {missing}, which does not exist." if kind else f"{who} cannot be created: {missing}",
+        (
+            f"{who} needs {missing}, which does not exist."
+            if kind
+            else f"{who} cannot be created: {missing}"
+        ),
         (
             f"{container.name}: {reason}" if container and reason else "",
             f"{event.reason}: {event.note}" if event else text,
@@ -239,7 +284,12 @@ def _bad_start(pod: KasmPod, container: KasmContainer | None) -> PodProblem | No
     ended = container.ended
     if ended and ended.reason in ("StartError", "ContainerCannotRun"):
         reason, message = ended.reason, ended.message or message
-    if reason not in ("RunContainerError", "CreateContainerError", "StartError", "ContainerCannotRun"):
+    if reason not in (
+        "RunContainerError",
+        "CreateContainerError",
+        "StartError",
+        "ContainerCannotRun",
+    ):
         return None
     return PodProblem(
         "kasm_cannot_start",
@@ -255,9 +305,12 @@ def _memory_out(pod: KasmPod, container: KasmContainer | None) -> PodProblem | N
     limit = container.spec.resources.limits.get("memory", "none set")
     return PodProblem(
         "kasm_out_of_memory",
-        f"The {whose(container)} of {pod.name} used more memory than its limit ({limit}) and was stopped.",
+        f"The {whose(container)} of {pod.name} used more memory than its limit ({limit}) and was"
+        " stopped.",
         (f"{container.name}: OOMKilled, restarts: {container.restarts}", f"limits.memory: {limit}"),
-        Remedy(f"Raise the memory limit of {_component_words(pod)} in the values and run helm upgrade."),
+        Remedy(
+            f"Raise the memory limit of {_component_words(pod)} in the values and run helm upgrade."
+        ),
     )
 
 
@@ -296,10 +349,14 @@ def _not_writable(pod: KasmPod, container: KasmContainer | None) -> PodProblem |
         remedy = Remedy.run(f"kubectl --namespace {pod.namespace} describe pvc {pod.claims[0]}")
     elif _NOTHING_MADE.search(words):
         folder = shlex.quote(path)
-        remedy = Remedy(f"On the node {pod.node}, make the folder of the volume writable.", (f"chmod a+rwx {folder}",))
+        remedy = Remedy(
+            f"On the node {pod.node}, make the folder of the volume writable.",
+            (f"chmod a+rwx {folder}",),
+        )
     else:  # a database refuses files that are not its own, and those that others may write
         remedy = Remedy(
-            f"On the node {pod.node}, look whose the volume's files are: they must be the container's user's.",
+            f"On the node {pod.node}, look whose the volume's files are: they must be the"
+            " container's user's.",
             (f"ls -lnR {shlex.quote(path)}",),
         )
     return PodProblem(
@@ -317,7 +374,8 @@ def _not_writable(pod: KasmPod, container: KasmContainer | None) -> PodProblem |
 def _is_preparing(container: KasmContainer | None) -> bool:
     """Nothing of it has run yet, and no reason of its own is given."""
     return container is None or (
-        container.waiting[0] in ("", "ContainerCreating", "PodInitializing") and not container.running_since
+        container.waiting[0] in ("", "ContainerCreating", "PodInitializing")
+        and not container.running_since
     )
 
 
@@ -360,15 +418,19 @@ def _probe_fails(pod: KasmPod, container: KasmContainer | None) -> PodProblem | 
         return None
     event = pod.newest("Unhealthy")
     seconds = pod.snapshot.age(container.running_since)
-    if event is None or seconds < (_STARTUP_PATIENCE if "Startup" in event.note else _PROBE_PATIENCE):
+    if event is None or seconds < (
+        _STARTUP_PATIENCE if "Startup" in event.note else _PROBE_PATIENCE
+    ):
         return None
     words = pod.log(container)
     return PodProblem(
         "kasm_probe_fails",
-        f"The {whose(container)} of {pod.name} has run for {int(seconds)} s but does not pass its probe: "
-        f"{first_line(event.note)}",
+        f"The {whose(container)} of {pod.name} has run for {int(seconds)} s but does not pass its"
+        f" probe: {first_line(event.note)}",
         (f"Unhealthy: {event.note.strip()}", *(f"log: {word}" for word in words)),
-        Remedy.run(f"kubectl --namespace {pod.namespace} logs {pod.name} --container {container.name}"),
+        Remedy.run(
+            f"kubectl --namespace {pod.namespace} logs {pod.name} --container {container.name}"
+        ),
     )
 
 
@@ -379,7 +441,8 @@ def _on_its_way(pod: KasmPod, container: KasmContainer | None) -> PodProblem | N
     if pod.age > _STALLED:
         return PodProblem(
             "kasm_start_stalled",
-            f"{pod.name} {doing}. It has been in this state for {int(pod.age)} s, and no Event gives a reason.",
+            f"{pod.name} {doing}. It has been in this state for {int(pod.age)} s, and no Event"
+            " gives a reason.",
             (f"state: {pod.state}, no Event with a reason",),
             describe(pod),
             (f"node/{pod.node}",),

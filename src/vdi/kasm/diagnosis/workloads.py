@@ -1,5 +1,5 @@
-"""Explanations below a wait: the Service, the pods behind it, the database's tables, a workload without pods, a volume.
-Pure.
+"""Explanations below a wait: the Service, the pods behind it, the database's tables, a workload
+without pods, a volume. Pure.
 
 Called by `chains`, which follows each wait down to its one cause.
 """
@@ -34,7 +34,8 @@ def explain_workload(kasm: Installation, workload: Workload, *, awaited: bool) -
             f"{workload.name} is scaled to 0: it runs no pod.",
             evidence=["spec.replicas: 0"],
             remedy=Remedy.run(
-                f"kubectl --namespace {kasm.namespace} scale {workload.kind} {workload.name} --replicas 1"
+                f"kubectl --namespace {kasm.namespace} scale {workload.kind} {workload.name}"
+                " --replicas 1"
             ),
             severity=Severity.ERROR if awaited else Severity.WARNING,
         )
@@ -44,10 +45,12 @@ def explain_workload(kasm: Installation, workload: Workload, *, awaited: bool) -
     return link(
         "kasm_pods_missing",
         workload.object,
-        f"{workload.name} should have {workload.desired} pods, but has had none for {int(age)} s, and no Event gives "
-        "a reason.",
+        f"{workload.name} should have {workload.desired} pods, but has had none for {int(age)} s,"
+        " and no Event gives a reason.",
         evidence=[f"spec.replicas: {workload.desired}, pods: 0"],
-        remedy=Remedy.run(f"kubectl --namespace {kasm.namespace} describe {workload.kind} {workload.name}"),
+        remedy=Remedy.run(
+            f"kubectl --namespace {kasm.namespace} describe {workload.kind} {workload.name}"
+        ),
         is_starting=age < _POD_PATIENCE,
     )
 
@@ -58,7 +61,9 @@ def _refusal(kasm: Installation, workload: Workload) -> str:
         if condition.type == "ReplicaFailure" and condition.status == "True":
             return condition.message
     for (kind, namespace, name), events in kasm.snapshot.events.items():
-        owns = name == workload.name or (kind == "ReplicaSet" and name.startswith(f"{workload.name}-"))
+        owns = name == workload.name or (
+            kind == "ReplicaSet" and name.startswith(f"{workload.name}-")
+        )
         refused = [event.note for event in events if event.reason == "FailedCreate"]
         if namespace == kasm.namespace and owns and refused:
             return refused[-1]
@@ -73,12 +78,21 @@ def _refused(kasm: Installation, where: str, name: str, words: str) -> Link:
         return link(
             "kasm_pod_security",
             where,
-            f"Pod Security {violation[1]!r} of the namespace {kasm.namespace} refuses the pods of {name}{named}:"
-            f" {first_line(violation[2])}",
+            f"Pod Security {violation[1]!r} of the namespace {kasm.namespace} refuses the pods of"
+            f" {name}{named}: {first_line(violation[2])}",
             evidence=[words],
             remedy=Remedy(
-                f"Relax Pod Security of the namespace, or set {path}: false in the values." if path else "",
-                (f"kubectl label namespace {kasm.namespace} --overwrite pod-security.kubernetes.io/enforce=baseline",),
+                (
+                    f"Relax Pod Security of the namespace, or set {path}: false in the values."
+                    if path
+                    else ""
+                ),
+                (
+                    (
+                        f"kubectl label namespace {kasm.namespace} --overwrite"
+                        " pod-security.kubernetes.io/enforce=baseline"
+                    ),
+                ),
             ),
             related_objects=[f"namespace/{kasm.namespace}"],
         )
@@ -96,7 +110,9 @@ def _refused(kasm: Installation, where: str, name: str, words: str) -> Link:
 
 
 def first_job(kasm: Installation) -> Job | None:
-    """The Job that makes the database's tables, if it is there: the newest, should there be several."""
+    """The Job that makes the database's tables, if it is there: the newest, should there be
+    several.
+    """
     jobs = [job for job in kasm.jobs if "db-init" in job.metadata.name]
     return max(jobs, key=lambda job: job.metadata.creation_timestamp, default=None)
 
@@ -124,18 +140,24 @@ def explain_claim(kasm: Installation, name: str, pod: KasmPod) -> Link:
             where,
             f"{pod.name} mounts the claim {name}, which does not exist.",
             evidence=[f"pod/{pod.name}: spec.volumes names {name}"],
-            remedy=Remedy(f"Create it, or run helm upgrade of the release {kasm.release}, which does."),
+            remedy=Remedy(
+                f"Create it, or run helm upgrade of the release {kasm.release}, which does."
+            ),
         )
     phase = claim.status.phase or "Pending"
     if phase == "Lost":
         return link(
             "kasm_claim_pending",
             where,
-            f"The claim {name} is Lost: its volume {claim.spec.volume_name} no longer exists, and its data is lost.",
+            f"The claim {name} is Lost: its volume {claim.spec.volume_name} no longer exists, and"
+            " its data is lost.",
             evidence=["status.phase: Lost"],
             remedy=Remedy("Restore the volume from a backup.", (describe,)),
         )
-    classes = {storage_class.metadata.name: storage_class for storage_class in kasm.snapshot.objects.storageclasses}
+    classes = {
+        storage_class.metadata.name: storage_class
+        for storage_class in kasm.snapshot.objects.storageclasses
+    }
     class_name = claim.spec.storage_class_name
     known = "storageclasses" not in kasm.snapshot.unreadable_kinds
     if known and class_name not in classes and not claim.spec.volume_name:
@@ -143,20 +165,33 @@ def explain_claim(kasm: Installation, name: str, pod: KasmPod) -> Link:
     return _unprovisioned(kasm, claim, classes.get(class_name or ""), phase)
 
 
-def _class_missing(kasm: Installation, pod: KasmPod, name: str, class_name: str | None, there: list[str]) -> Link:
+def _class_missing(
+    kasm: Installation, pod: KasmPod, name: str, class_name: str | None, there: list[str]
+) -> Link:
     # A StatefulSet's claims cannot be changed: it is deleted with them.
-    sets = (workload for workload in kasm.workloads if workload.kind == "statefulset" and workload.selector)
-    owners = (f"statefulset/{one.name} " for one in sets if one.selector.items() <= pod.labels.items())
+    sets = (
+        workload
+        for workload in kasm.workloads
+        if workload.kind == "statefulset" and workload.selector
+    )
+    owners = (
+        f"statefulset/{one.name} " for one in sets if one.selector.items() <= pod.labels.items()
+    )
     to_delete = f"{next(owners, '')}persistentvolumeclaim/{name}"
     path = kasm.generation.paths.get("storage_class", "") if kasm.generation else ""
     value = f"Set {path} in the values" if path else "Correct its storageClassName"
     available = f"available: {', '.join(there) or 'none'}."
     if class_name:
-        message = f"The claim {name} requests the StorageClass {class_name!r}, which does not exist; {available}"
+        message = (
+            f"The claim {name} requests the StorageClass {class_name!r}, which does not exist;"
+            f" {available}"
+        )
         how = f"{value}, delete what is listed below (the volume is empty), then run helm upgrade."
         remedy = Remedy(how, (f"kubectl --namespace {kasm.namespace} delete {to_delete}",))
     else:
-        message = f"The claim {name} sets no StorageClass, and the cluster has no default; {available}"
+        message = (
+            f"The claim {name} sets no StorageClass, and the cluster has no default; {available}"
+        )
         remedy = Remedy("Install a provisioner, and make its StorageClass the default.")
         if there:
             remedy = Remedy.run(f"kubectl annotate storageclass {there[0]} {IS_DEFAULT_CLASS}=true")
@@ -165,7 +200,9 @@ def _class_missing(kasm: Installation, pod: KasmPod, name: str, class_name: str 
     return link("kasm_claim_class_missing", where, message, evidence=evidence, remedy=remedy)
 
 
-def _unprovisioned(kasm: Installation, claim: PersistentVolumeClaim, made_by: StorageClass | None, phase: str) -> Link:
+def _unprovisioned(
+    kasm: Installation, claim: PersistentVolumeClaim, made_by: StorageClass | None, phase: str
+) -> Link:
     name, snapshot = claim.metadata.name, kasm.snapshot
     where = f"persistentvolumeclaim/{kasm.namespace}/{name}"
     events = snapshot.events_of(claim.metadata.uid)
@@ -178,7 +215,8 @@ def _unprovisioned(kasm: Installation, claim: PersistentVolumeClaim, made_by: St
         return link(
             "kasm_claim_pending",
             where,
-            f"The provisioner {provisioner} cannot create the volume of {name}: {first_line(failed[-1].note)}",
+            f"The provisioner {provisioner} cannot create the volume of {name}:"
+            f" {first_line(failed[-1].note)}",
             evidence=[f"ProvisioningFailed: {failed[-1].note}"],
             remedy=Remedy.run(describe),
             related_objects=[f"node/{chosen}"],
@@ -187,8 +225,14 @@ def _unprovisioned(kasm: Installation, claim: PersistentVolumeClaim, made_by: St
         "kasm_claim_pending",
         where,
         f"The claim {name} has waited {int(age)} s for {provisioner}, which reports nothing.",
-        evidence=[f"status.phase: {phase}, no Event ProvisioningFailed", f"selected node: {chosen or 'none yet'}"],
-        remedy=Remedy(f"Check whether {provisioner} is running.", ("kubectl get pods --all-namespaces", describe)),
+        evidence=[
+            f"status.phase: {phase}, no Event ProvisioningFailed",
+            f"selected node: {chosen or 'none yet'}",
+        ],
+        remedy=Remedy(
+            f"Check whether {provisioner} is running.",
+            ("kubectl get pods --all-namespaces", describe),
+        ),
         related_objects=[f"node/{chosen}"],
         is_starting=age < _CLAIM_PATIENCE,
     )
@@ -207,7 +251,11 @@ def explain_tables(
     if job is None:
         return _no_job(kasm, container, target), "it was never initialised"
     name = job.metadata.name
-    ended = {condition.type: condition for condition in job.status.conditions if condition.status == "True"}
+    ended = {
+        condition.type: condition
+        for condition in job.status.conditions
+        if condition.status == "True"
+    }
     pods = kasm.pods_selected_by(job.spec.selector.match_labels or {"job-name": name})
     if "Failed" in ended:
         return _failed(kasm, name, ended["Failed"]), f"the Job {name} has failed"
@@ -229,8 +277,8 @@ def _failed(kasm: Installation, name: str, condition: PodCondition) -> Link:
         evidence=[f"Failed: {condition.reason}: {why}"],
         # Its pod is gone, and the log with it.
         remedy=Remedy(
-            "Delete the Job, then run helm upgrade, which creates it again; vdi kasm diagnose shows its log while it"
-            " runs.",
+            "Delete the Job, then run helm upgrade, which creates it again; vdi kasm diagnose shows"
+            " its log while it runs.",
             (f"kubectl --namespace {kasm.namespace} delete job {name}",),
         ),
     )
@@ -243,42 +291,50 @@ def _no_job(kasm: Installation, container: KasmContainer, target: Target) -> Lin
     return link(
         "kasm_database_not_initialised",
         f"service/{kasm.namespace}/{target.host}",
-        f"The database {target.host} responds, but has had no table zones for {int(seconds)} s. There is no db-init "
-        "Job that would create it.",
+        f"The database {target.host} responds, but has had no table zones for {int(seconds)} s."
+        " There is no db-init Job that would create it.",
         evidence=[f"{container.name} waits for rows in zones", "no Job named ...db-init..."],
         remedy=Remedy(
-            f"Only if the database is new and empty, run helm upgrade of the release {kasm.release} with "
-            f"--reuse-values{value}. Otherwise find out why its contents are missing, and restore the backup."
+            f"Only if the database is new and empty, run helm upgrade of the release {kasm.release}"
+            f" with --reuse-values{value}. Otherwise find out why its contents are missing, and"
+            " restore the backup."
         ),
         is_starting=seconds < _TABLES_PATIENCE,
     )
 
 
-def _unreadable(kasm: Installation, pod: KasmPod, container: KasmContainer, target: Target, job: str) -> Link:
+def _unreadable(
+    kasm: Installation, pod: KasmPod, container: KasmContainer, target: Target, job: str
+) -> Link:
     seconds = kasm.snapshot.age(container.running_since)
     return link(
         "kasm_database_not_initialised",
         f"service/{kasm.namespace}/{target.host}",
-        f"The Job {job} has initialised the database {target.host}, but {pod.name} still cannot read it after "
-        f"{int(seconds)} s. Most likely the password in the Secret is not the database's (a new Secret with an old "
-        "volume).",
+        f"The Job {job} has initialised the database {target.host}, but {pod.name} still cannot"
+        f" read it after {int(seconds)} s. Most likely the password in the Secret is not the"
+        " database's (a new Secret with an old volume).",
         evidence=[f"job/{job}: Complete", f"{container.name} waits for rows in zones"],
         remedy=Remedy.run(
-            f"kubectl --namespace {kasm.namespace} exec {pod.name} --container {container.name} -- sh -c"
-            f' \'PGPASSWORD=$POSTGRES_PASSWORD psql -h {target.host} -U "${{POSTGRES_USER:-kasmapp}}"'
+            f"kubectl --namespace {kasm.namespace} exec {pod.name} --container {container.name} --"
+            " sh -c"
+            f" 'PGPASSWORD=$POSTGRES_PASSWORD psql -h {target.host} -U"
+            ' "${POSTGRES_USER:-kasmapp}"'
             ' -d "${POSTGRES_DB:-kasm}" -c "select 1"\''
         ),
         is_starting=seconds < _TABLES_PATIENCE,
     )
 
 
-# Seconds for which a wait may go on beside a Service that answers: it asks every five, and Endpoints take a moment.
+# Seconds for which a wait may go on beside a Service that answers: it asks every five, and
+# Endpoints take a moment.
 _WAIT_PATIENCE = 45.0
 # The cause, and a clause that leads to it.
 Answer = tuple[Link | None, str]
 
 
-def explain_service(explainer: Explainer, pod: KasmPod, container: KasmContainer, target: Target) -> Answer:
+def explain_service(
+    explainer: Explainer, pod: KasmPod, container: KasmContainer, target: Target
+) -> Answer:
     """The reason why a wait for a Service goes on."""
     kasm = explainer.kasm
     name = _service_name(kasm, target.host)
@@ -310,31 +366,36 @@ def _outside(kasm: Installation, pod: KasmPod, container: KasmContainer, target:
     return link(
         "kasm_outside_silent",
         f"host/{target.host}",
-        f"{pod.name} waits for {target.host}:{target.port}, which is not a Service of {kasm.namespace} and does not "
-        "respond.",
+        f"{pod.name} waits for {target.host}:{target.port}, which is not a Service of"
+        f" {kasm.namespace} and does not respond.",
         evidence=[f"pod/{pod.name} waits for {target.scheme}://{target.host}:{target.port}"],
         remedy=Remedy.run(
-            f"kubectl --namespace {kasm.namespace} run ask --rm -it --restart Never --image docker.io/library/busybox"
-            f" -- nc -zv {target.host} {target.port}"
+            f"kubectl --namespace {kasm.namespace} run ask --rm -it --restart Never --image"
+            f" docker.io/library/busybox -- nc -zv {target.host} {target.port}"
         ),
         is_starting=kasm.snapshot.age(container.running_since) < _WAIT_PATIENCE,
     )
 
 
-def _missing(kasm: Installation, pod: KasmPod, container: KasmContainer, target: Target, name: str) -> Link:
+def _missing(
+    kasm: Installation, pod: KasmPod, container: KasmContainer, target: Target, name: str
+) -> Link:
     near = difflib.get_close_matches(name, kasm.services, n=1)
     return link(
         "kasm_service_missing",
         f"service/{kasm.namespace}/{name}",
-        f"There is no Service {name} in the namespace {kasm.namespace}, but init container {container.name} of "
-        f"{pod.name} waits for it.{f' There is {near[0]}.' if near else ''}",
+        f"There is no Service {name} in the namespace {kasm.namespace}, but init container"
+        f" {container.name} of {pod.name} waits for it.{f' There is {near[0]}.' if near else ''}",
         evidence=[
-            f"pod/{pod.name}: {container.name} waits for {target.scheme}://{target.host}:{target.port}",
+            (
+                f"pod/{pod.name}: {container.name} waits for"
+                f" {target.scheme}://{target.host}:{target.port}"
+            ),
             f"Services: {', '.join(sorted(kasm.services)) or 'none'}",
         ],
         remedy=Remedy(
-            f"Run helm upgrade of the release {kasm.release}, which creates the chart's Services again. If the name "
-            "comes from the values, correct it there."
+            f"Run helm upgrade of the release {kasm.release}, which creates the chart's Services"
+            " again. If the name comes from the values, correct it there."
         ),
     )
 
@@ -342,7 +403,8 @@ def _missing(kasm: Installation, pod: KasmPod, container: KasmContainer, target:
 def _wrong_port(kasm: Installation, service: Service, awaited: int) -> Link | None:
     """The port that is asked for is not one of the Service, or leads where nothing can be.
 
-    A number that no container declares proves nothing: declaring is optional, and Kasm's charts leave ports out.
+    A number that no container declares proves nothing: declaring is optional, and Kasm's charts
+    leave ports out.
     """
     name = service.metadata.name
     numbers = [port.port for port in service.spec.ports]
@@ -360,16 +422,20 @@ def _wrong_port(kasm: Installation, service: Service, awaited: int) -> Link | No
             return _port_link(
                 kasm,
                 service,
-                f"The Service {name} sends port {number} to {target}, on which none of its pods listens; declared "
-                f"ports: {declared}.",
+                f"The Service {name} sends port {number} to {target}, on which none of its pods"
+                f" listens; declared ports: {declared}.",
                 f"spec.ports: port {number}, targetPort {target}",
                 f"containers' ports: {declared}",
             )
     return None
 
 
-def _undeclared_targets(kasm: Installation, service: Service) -> Iterator[tuple[int, int | str, str]]:
-    """Ports of the Service whose target no pod behind it declares: number, target, and what is declared."""
+def _undeclared_targets(
+    kasm: Installation, service: Service
+) -> Iterator[tuple[int, int | str, str]]:
+    """Ports of the Service whose target no pod behind it declares: number, target, and what is
+    declared.
+    """
     pods = kasm.pods_selected_by(service.spec.selector)
     ports = [port for pod in pods for container in pod.containers for port in container.spec.ports]
     names_and_numbers = {port.name for port in ports} | {port.container_port for port in ports}
@@ -382,7 +448,9 @@ def _undeclared_targets(kasm: Installation, service: Service) -> Iterator[tuple[
 
 
 def _is_moved(kasm: Installation, service: Service, number: int, target: int | str) -> bool:
-    """Whether the component listens on the Service's own number, as its chart has it, and the Service leads past it."""
+    """Whether the component listens on the Service's own number, as its chart has it, and the
+    Service leads past it.
+    """
     pods = kasm.pods_selected_by(service.spec.selector)
     component = kasm.generation.component_of(pods[0].labels) if kasm.generation and pods else None
     return component is not None and number in component.ports and target != number
@@ -411,11 +479,17 @@ def _behind(explainer: Explainer, service: Service, total: int) -> Answer:
     if unready:
         explained = [explainer.explain(one) for one in unready]
         worst = min(explained, key=lambda one: one.is_starting)
-        one, several = f"{unready[0].name}, which is not ready", f"{len(unready)} pods, none of which is ready"
+        one, several = (
+            f"{unready[0].name}, which is not ready",
+            f"{len(unready)} pods, none of which is ready",
+        )
         return worst, f"the Service {name} points to {one if len(unready) == 1 else several}"
     workloads = kasm.workloads_selected_by(selector)
     if pods:
-        return None, f"its pods ({max(total, len(pods))}) are just being added to the Service {name}"
+        return (
+            None,
+            f"its pods ({max(total, len(pods))}) are just being added to the Service {name}",
+        )
     if workloads:
         return explain_workload(kasm, workloads[0], awaited=True), f"{workloads[0].name} has no pod"
     return _selects_nothing(kasm, service), "that Service selects no pod"
@@ -432,12 +506,20 @@ def _selects_nothing(kasm: Installation, service: Service) -> Link:
         default=None,
     )
     selector_text = ",".join(f"{key}={value}" for key, value in sorted(selector.items()))
-    evidence, remedy = [f"spec.selector: {selector_text}"], Remedy(f"Run helm upgrade of the release {kasm.release}.")
+    evidence, remedy = (
+        [f"spec.selector: {selector_text}"],
+        Remedy(f"Run helm upgrade of the release {kasm.release}."),
+    )
     if nearest:
         has = {key: nearest.pod_labels.get(key, "") for key in selector}
-        evidence.append(f"{nearest.kind}/{nearest.name} has: {','.join(f'{k}={v}' for k, v in sorted(has.items()))}")
+        evidence.append(
+            f"{nearest.kind}/{nearest.name} has:"
+            f" {','.join(f'{k}={v}' for k, v in sorted(has.items()))}"
+        )
         if right := ",".join(f"{key}={value}" for key, value in sorted(nearest.selector.items())):
-            remedy = Remedy.run(f"kubectl --namespace {kasm.namespace} set selector service {name} '{right}'")
+            remedy = Remedy.run(
+                f"kubectl --namespace {kasm.namespace} set selector service {name} '{right}'"
+            )
     return link(
         "kasm_service_selects_nothing",
         f"service/{kasm.namespace}/{name}",
@@ -453,7 +535,9 @@ def _dns(kasm: Installation) -> Link | None:
     return next((Link(one) for one in dns_down.run(kasm.snapshot)), None)
 
 
-def _silent(kasm: Installation, pod: KasmPod, container: KasmContainer, target: Target, ready: int) -> Answer:
+def _silent(
+    kasm: Installation, pod: KasmPod, container: KasmContainer, target: Target, ready: int
+) -> Answer:
     seconds = kasm.snapshot.age(container.running_since)
     if seconds < _WAIT_PATIENCE:
         return None, "that has just become ready"
@@ -463,9 +547,9 @@ def _silent(kasm: Installation, pod: KasmPod, container: KasmContainer, target: 
             problem = _port_link(
                 kasm,
                 service,
-                f"The Service {target.host} sends port {number} to {port}, which none of its pods declares; "
-                f"declared ports: {declared}. {container.name} of {pod.name} has received no response there for "
-                f"{int(seconds)} s.",
+                f"The Service {target.host} sends port {number} to {port}, which none of its pods"
+                f" declares; declared ports: {declared}. {container.name} of {pod.name} has"
+                f" received no response there for {int(seconds)} s.",
                 f"spec.ports: port {number}, targetPort {port}",
                 f"containers' ports: {declared}",
             )
@@ -474,12 +558,12 @@ def _silent(kasm: Installation, pod: KasmPod, container: KasmContainer, target: 
         link(
             "kasm_service_silent",
             f"service/{kasm.namespace}/{target.host}",
-            f"The Service {target.host} has {ready} ready pods, but has not responded to {pod.name} for "
-            f"{int(seconds)} s (init container {container.name}).",
+            f"The Service {target.host} has {ready} ready pods, but has not responded to {pod.name}"
+            f" for {int(seconds)} s (init container {container.name}).",
             evidence=[f"endpoints ready: {ready}", *(f"log: {one}" for one in pod.log(container))],
             remedy=Remedy.run(
-                f"kubectl --namespace {kasm.namespace} exec {pod.name} --container {container.name} -- curl -v"
-                f" {target.scheme}://{target.host}:{target.port}{target.path}",
+                f"kubectl --namespace {kasm.namespace} exec {pod.name} --container {container.name}"
+                f" -- curl -v {target.scheme}://{target.host}:{target.port}{target.path}",
                 f"kubectl --namespace {kasm.namespace} get networkpolicy",
             ),
             related_objects=[f"pod/{kasm.namespace}/{pod.name}"],
@@ -501,7 +585,9 @@ def check_services(explainer: Explainer) -> Iterator[Link]:
 
 
 def _is_switched_off(kasm: Installation, service: Service) -> bool:
-    """Whether it belongs to an optional component without a workload: charts make such Services all the same."""
+    """Whether it belongs to an optional component without a workload: charts make such Services all
+    the same.
+    """
     components = kasm.generation.components if kasm.generation else ()
     name = service.metadata.name
     mine = [
@@ -509,4 +595,6 @@ def _is_switched_off(kasm: Installation, service: Service) -> bool:
         for component in components
         if component.service and component.switch and matches(component.service, name)
     ]
-    return bool(mine) and not any(matches(each.name, workload.name) for each in mine for workload in kasm.workloads)
+    return bool(mine) and not any(
+        matches(each.name, workload.name) for each in mine for workload in kasm.workloads
+    )

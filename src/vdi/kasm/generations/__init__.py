@@ -1,7 +1,9 @@
-"""The three generations of Kasm's Helm chart, and which one a release, a label or a set of workloads is.
+"""The three generations of Kasm's Helm chart, and which one a release, a label or a set of
+workloads is.
 
-The chart changed its name twice (`kasm-single-zone`, `kasm`, `kasm-helm`) and with it its values, the names of its
-objects and the order of its init containers. What is said about a Kasm begins with knowing which of the three it is.
+The chart changed its name twice (`kasm-single-zone`, `kasm`, `kasm-helm`) and with it its values,
+the names of its objects and the order of its init containers. What is said about a Kasm begins with
+knowing which of the three it is.
 """
 
 import re
@@ -18,7 +20,9 @@ _NUMBERS = re.compile(r"v?(\d+(?:\.\d+)*)")
 
 
 def parse_version(text: str) -> Version:
-    """`1.1190.6` or `1.16.0-develop` as numbers. Raises ValueError with the text and what is allowed."""
+    """`1.1190.6` or `1.16.0-develop` as numbers. Raises ValueError with the text and what is
+    allowed.
+    """
     match = _NUMBERS.match(text.strip())
     if match is None:
         raise ValueError(f"{text!r} is not a version; allowed: numbers such as 1.1190.6 or 1.17.0")
@@ -26,7 +30,9 @@ def parse_version(text: str) -> Version:
 
 
 def kasm_version(chart_version: str) -> str:
-    """Version of Kasm that a chart version installs: `1.1181.0` is 1.18.1, `1.1190.6` is 1.19.0, `1.17.0` itself."""
+    """Version of Kasm that a chart version installs: `1.1181.0` is 1.18.1, `1.1190.6` is 1.19.0,
+    `1.17.0` itself.
+    """
     version = parse_version(chart_version)
     if len(version) < 2 or version[1] < 1000:
         return words_of(version)
@@ -35,7 +41,9 @@ def kasm_version(chart_version: str) -> str:
 
 
 def by_letter(letter: str) -> Generation:
-    """Generation `A`, `B` or `C`, or the one whose chart is called that. Raises ValueError with what is allowed."""
+    """Generation `A`, `B` or `C`, or the one whose chart is called that. Raises ValueError with
+    what is allowed.
+    """
     for generation in ALL:
         if letter.upper() == generation.letter or letter == generation.chart:
             return generation
@@ -44,7 +52,8 @@ def by_letter(letter: str) -> Generation:
 
 
 def of_chart(name: str, version: str) -> Generation | None:
-    """The generation of a chart, as in Chart.yaml or in a Helm release; None when it is not one of Kasm's.
+    """The generation of a chart, as in Chart.yaml or in a Helm release; None when it is not one of
+    Kasm's.
 
     Other people's charts are called `kasm` too; their versions do not follow Kasm's scheme.
     """
@@ -64,7 +73,9 @@ def _is_of_scheme(generation: Generation, version: str) -> bool:
 
 
 def chart_of_label(label: str) -> tuple[str, str]:
-    """Name and version of a chart from label helm.sh/chart (`kasm-helm-1.1190.6`); two "" when it has another form."""
+    """Name and version of a chart from label helm.sh/chart (`kasm-helm-1.1190.6`); two "" when it
+    has another form.
+    """
     match = _LABEL.fullmatch(label)
     return (match["chart"], match["version"]) if match else ("", "")
 
@@ -75,14 +86,18 @@ def of_label(label: str) -> Generation | None:
 
 
 def of_workloads(names: Iterable[str]) -> Generation | None:
-    """The generation from the names of Deployments and StatefulSets, for installations without a Helm release.
+    """The generation from the names of Deployments and StatefulSets, for installations without a
+    Helm release.
 
-    A has a workload for each part with a fixed name, B appends `-deployment` to the release's, C appends nothing and
-    names the database after the version. None when no generation has at least its proxy, API and manager.
+    A has a workload for each part with a fixed name, B appends `-deployment` to the release's, C
+    appends nothing and names the database after the version. None when no generation has at least
+    its proxy, API and manager.
     """
     known = tuple(names)
     for generation in ALL:
-        core = [each.name for each in generation.present() if each.key in ("proxy", "api", "manager")]
+        core = [
+            each.name for each in generation.present() if each.key in ("proxy", "api", "manager")
+        ]
         if all(any(matches(name, real) for real in known) for name in core):
             foreign = generation.foreign_suffix
             if foreign and any(name.endswith(foreign) for name in known):

@@ -1,4 +1,5 @@
-"""Generation A: chart `kasm-single-zone`, Kasm 1.16 and 1.17, a technical preview. Values under `global` and `kasmApp`.
+"""Generation A: chart `kasm-single-zone`, Kasm 1.16 and 1.17, a technical preview. Values under
+`global` and `kasmApp`.
 
 Requests and replicas of 1.16 and 1.17 differ; names, ports and init containers are the same.
 """
@@ -23,16 +24,37 @@ _CURL, _BUSYBOX, _REDIS = "alpine/curl:8.8.0", "busybox", "redis:5-alpine"
 # What one component requests, and how many pods it has, at each size.
 _Sizing = tuple[Mapping[str, Resources], Mapping[str, int]]
 
-_RDP_16 = (presets("100m 64Mi 200m 128Mi", "150m 64Mi 300m 256Mi", "150m 64Mi 500m 512Mi"), counts(1, 1, 3))
+_RDP_16 = (
+    presets("100m 64Mi 200m 128Mi", "150m 64Mi 300m 256Mi", "150m 64Mi 500m 512Mi"),
+    counts(1, 1, 3),
+)
 _SIZES_16: Mapping[str, _Sizing] = {
-    "proxy": (presets("100m 64Mi 250m 128Mi", "150m 64Mi 500m 192Mi", "150m 64Mi 750m 512Mi"), counts(2, 2, 4)),
-    "api": (presets("150m 64Mi 250m 192Mi", "150m 64Mi 500m 384Mi", "300m 64Mi 1 512Mi"), counts(3, 3, 6)),
-    "manager": (presets("150m 64Mi 350m 192Mi", "150m 64Mi 500m 256Mi", "300m 64Mi 1 512Mi"), counts(2, 2, 4)),
-    "share": (presets("100m 64Mi 200m 128Mi", "100m 64Mi 300m 256Mi", "200m 64Mi 400m 384Mi"), counts(1, 2, 3)),
-    "guac": (presets("250m 64Mi - 256Mi", "500m 64Mi - 512Mi", "750m 64Mi - 768Mi"), counts(1, 2, 3)),
+    "proxy": (
+        presets("100m 64Mi 250m 128Mi", "150m 64Mi 500m 192Mi", "150m 64Mi 750m 512Mi"),
+        counts(2, 2, 4),
+    ),
+    "api": (
+        presets("150m 64Mi 250m 192Mi", "150m 64Mi 500m 384Mi", "300m 64Mi 1 512Mi"),
+        counts(3, 3, 6),
+    ),
+    "manager": (
+        presets("150m 64Mi 350m 192Mi", "150m 64Mi 500m 256Mi", "300m 64Mi 1 512Mi"),
+        counts(2, 2, 4),
+    ),
+    "share": (
+        presets("100m 64Mi 200m 128Mi", "100m 64Mi 300m 256Mi", "200m 64Mi 400m 384Mi"),
+        counts(1, 2, 3),
+    ),
+    "guac": (
+        presets("250m 64Mi - 256Mi", "500m 64Mi - 512Mi", "750m 64Mi - 768Mi"),
+        counts(1, 2, 3),
+    ),
     "rdp-gateway": _RDP_16,
     "rdp-https-gateway": _RDP_16,
-    "redis": (presets("100m 64Mi 200m 128Mi", "100m 64Mi 300m 256Mi", "100m 64Mi 500m 512Mi"), counts(1)),
+    "redis": (
+        presets("100m 64Mi 200m 128Mi", "100m 64Mi 300m 256Mi", "100m 64Mi 500m 512Mi"),
+        counts(1),
+    ),
     "db": (presets("500m 128Mi 750m 384Mi", "512m 512Mi 1500m 2Gi", "512m 2Gi 4 8Gi"), counts(1)),
 }
 _USUAL, _SIDE = presets("150m 64Mi 500m 512Mi"), presets("100m 64Mi 500m 512Mi")
@@ -46,20 +68,28 @@ _SIZES_17: Mapping[str, _Sizing] = {
 }
 
 
-def _wait(name: str, words: str, key: str, port: int, value: str = "", path: str = "/__healthcheck") -> InitContainer:
+def _wait(
+    name: str, words: str, key: str, port: int, value: str = "", path: str = "/__healthcheck"
+) -> InitContainer:
     only_when = f"{_DEPLOY}.{value}.deploy" if value else ""
     return InitContainer(name, f"waits until {words}", key, port, path, only_when, image=_CURL)
 
 
-def _perms(name: str, only_when: str = _HARDENED, what: str = "its folders to uid 1000") -> InitContainer:
-    return InitContainer(name, f"changes the owner of {what}", only_when=only_when, as_root=True, image=_BUSYBOX)
+def _perms(
+    name: str, only_when: str = _HARDENED, what: str = "its folders to uid 1000"
+) -> InitContainer:
+    return InitContainer(
+        name, f"changes the owner of {what}", only_when=only_when, as_root=True, image=_BUSYBOX
+    )
 
 
 _API_WAIT = _wait("kasm-api-is-ready", "the API responds", "api", 8080, path="/api/__healthcheck")
 _DB_WAIT = InitContainer(
     "db-is-ready", "waits until the database is initialised (a row in table zones)", "db", port=5432
 )
-_REDIS_WAIT = InitContainer("redis-is-ready", "waits until Redis responds with PONG", "redis", port=6379, image=_REDIS)
+_REDIS_WAIT = InitContainer(
+    "redis-is-ready", "waits until Redis responds with PONG", "redis", port=6379, image=_REDIS
+)
 _PROXY_STEPS = (
     _perms("proxy-data-perms", what="the nginx folders to uid 1000"),
     _API_WAIT,
@@ -73,7 +103,12 @@ _ALWAYS_THERE = ("proxy", "api", "manager")
 
 def _components(sizes: Mapping[str, _Sizing], versions: VersionRange) -> Iterator[Component]:
     def workload(
-        key: str, value: str, name: str, *ports: int, steps: tuple[InitContainer, ...], service: str = ""
+        key: str,
+        value: str,
+        name: str,
+        *ports: int,
+        steps: tuple[InitContainer, ...],
+        service: str = "",
     ) -> Component:
         return Component(
             key=key,
@@ -83,7 +118,9 @@ def _components(sizes: Mapping[str, _Sizing], versions: VersionRange) -> Iterato
             service=service or name,
             ports=ports,
             init_containers=steps,
-            containers=(Container(f"{name}-container", sizes[key][0], f"{_DEPLOY}.{value}.resources"),),
+            containers=(
+                Container(f"{name}-container", sizes[key][0], f"{_DEPLOY}.{value}.resources"),
+            ),
             replicas=sizes[key][1],
             replicas_path=f"{_DEPLOY}.{value}.replicas" if key != "redis" else "",
             switch=f"{_DEPLOY}.{value}.deploy" if key not in _ALWAYS_THERE else "",
@@ -122,7 +159,11 @@ _INIT_JOB = Component(
     kind="Job",
     name="kasm-db-init-job",
     labels={"app.kubernetes.io/name": "kasm-db-init"},
-    init_containers=(InitContainer("db-is-ready", "waits until the database accepts connections", "db", port=5432),),
+    init_containers=(
+        InitContainer(
+            "db-is-ready", "waits until the database accepts connections", "db", port=5432
+        ),
+    ),
     may_be_absent=True,
 )
 

@@ -28,7 +28,9 @@ _RDP = presets("150m 64Mi 500m 512Mi", "150m 64Mi 1 512Mi", "150m 64Mi 1500m 512
 _DATABASE = presets("500m 128Mi 750m 512Mi", "512m 512Mi 1500m 2Gi", "512m 2Gi 4 8Gi")
 _FEW = counts(1, 2, 3)
 _InitContainer = partial(InitContainer, resources=resources("100m 32Mi 200m 128Mi"))
-_API_WAIT = _InitContainer("kasm-api-is-ready", "waits until the API responds", "api", 8080, "/api/__healthcheck")
+_API_WAIT = _InitContainer(
+    "kasm-api-is-ready", "waits until the API responds", "api", 8080, "/api/__healthcheck"
+)
 _DB_WAIT = _InitContainer(
     "db-is-ready", "waits until the database is initialised (a row in table zones)", "db", port=5432
 )
@@ -38,7 +40,9 @@ def _wait(name: str, words: str, key: str, port: int, only_when: str = "") -> In
     return _InitContainer(name, f"waits until {words}", key, port, "/__healthcheck", only_when)
 
 
-def _perms(name: str, only_when: str = _SECURED, what: str = "its folders to uid 1000") -> InitContainer:
+def _perms(
+    name: str, only_when: str = _SECURED, what: str = "its folders to uid 1000"
+) -> InitContainer:
     return InitContainer(name, f"changes the owner of {what}", only_when=only_when, as_root=True)
 
 
@@ -65,7 +69,11 @@ def _workload(
         ports=ports,
         init_containers=steps,
         containers=(
-            Container(f"{{release}}-{container or name}-container", resources, f"components.{value}.resources"),
+            Container(
+                f"{{release}}-{container or name}-container",
+                resources,
+                f"components.{value}.resources",
+            ),
         ),
         replicas=replicas,
         switch=f"components.{value}.enabled" if key not in ("proxy", "api", "manager") else "",
@@ -80,10 +88,16 @@ _PROXY_STEPS = (
     _wait("kasm-manager-{zone}-is-ready", "the manager of its zone responds", "manager", 8181),
     _wait("kasm-guac-is-ready", "guac responds", "guac", 3000, "components.guac.enabled"),
     _wait(
-        "kasm-rdp-gateway-is-ready", "the RDP gateway responds", "rdp-gateway", 5555, "components.rdpGateway.enabled"
+        "kasm-rdp-gateway-is-ready",
+        "the RDP gateway responds",
+        "rdp-gateway",
+        5555,
+        "components.rdpGateway.enabled",
     ),
 )
-_REDIS_WAIT = InitContainer("redis-is-ready", "waits until Redis responds with PONG", "redis", port=6379)
+_REDIS_WAIT = InitContainer(
+    "redis-is-ready", "waits until Redis responds with PONG", "redis", port=6379
+)
 _COMPONENTS = (
     _workload(
         *("proxy", "proxy", 8080, 8443),
@@ -112,8 +126,17 @@ _COMPONENTS = (
         resources=_RDP,
         name="rdp-https-gw",
     ),
-    _workload("share", "share", 8182, steps=(_REDIS_WAIT, _API_WAIT), resources=_SIDE, versions=_WITH_REDIS),
-    _workload("redis", "redis", 6379, steps=(), resources=_SIDE, replicas=counts(1), versions=_WITH_REDIS),
+    _workload(
+        "share",
+        "share",
+        8182,
+        steps=(_REDIS_WAIT, _API_WAIT),
+        resources=_SIDE,
+        versions=_WITH_REDIS,
+    ),
+    _workload(
+        "redis", "redis", 6379, steps=(), resources=_SIDE, replicas=counts(1), versions=_WITH_REDIS
+    ),
     Component(
         key="db",
         kind="StatefulSet",
@@ -121,7 +144,9 @@ _COMPONENTS = (
         labels={"app.kubernetes.io/component": "db"},
         service="kasm-db",
         ports=(5432,),
-        init_containers=(_perms("{release}-db-data-perms", only_when="", what="the data folder to uid 70"),),
+        init_containers=(
+            _perms("{release}-db-data-perms", only_when="", what="the data folder to uid 70"),
+        ),
         containers=(Container("{release}-db-container", _DATABASE, "database.resources"),),
         replicas=counts(1),
         switch="!database.standalone",
@@ -133,7 +158,9 @@ _COMPONENTS = (
         name="{release}-db-init-job",
         labels={"app.kubernetes.io/component": "db-init"},
         init_containers=(
-            InitContainer("db-is-ready", "waits until the database accepts connections", "db", port=5432),
+            InitContainer(
+                "db-is-ready", "waits until the database accepts connections", "db", port=5432
+            ),
         ),
         switch="dbManagement.initialize",
         may_be_absent=True,

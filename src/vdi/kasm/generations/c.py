@@ -1,7 +1,8 @@
 """Generation C: chart `kasm-helm` 1.1190.x, Kasm 1.19. Everything is named after the release.
 
-Up to 1.1190.7 guac and the two RDP gateways are workloads of their own; afterwards they are containers of one
-StatefulSet, the connection proxy. Requests equal limits for the CPU at every size.
+Up to 1.1190.7 guac and the two RDP gateways are workloads of their own; afterwards they are
+containers of one StatefulSet, the connection proxy. Requests equal limits for the CPU at every
+size.
 """
 
 from collections.abc import Mapping
@@ -40,11 +41,19 @@ _DB_WAIT = _SERVER["small"]
 
 _CONF = resources("100m 64Mi 100m 64Mi")
 
-_CA = InitContainer("trusted-ca-init", "creates the store of trusted certificates", only_when=_TRUSTED)
+_CA = InitContainer(
+    "trusted-ca-init", "creates the store of trusted certificates", only_when=_TRUSTED
+)
 
 
 def _wait(
-    name: str, words: str, key: str, port: int, path: str, only_when: str = "", versions: VersionRange = ALWAYS
+    name: str,
+    words: str,
+    key: str,
+    port: int,
+    path: str,
+    only_when: str = "",
+    versions: VersionRange = ALWAYS,
 ) -> InitContainer:
     name, what = f"{{release}}-{name}-is-ready", f"waits until {words}"
     return InitContainer(name, what, key, port, path, only_when, resources=_WAIT, versions=versions)
@@ -65,12 +74,18 @@ _GATEWAY_WAITS = (
     ),
     replace(_API_WAIT, versions=_FIRST),
 )
-_DB_READY = _db_wait("db-is-ready", "initialised (a row in table zones) and migrated to the newest schema")
+_DB_READY = _db_wait(
+    "db-is-ready", "initialised (a row in table zones) and migrated to the newest schema"
+)
 _DB_MAJOR = _db_wait("db-major-version-is-ready", "PostgreSQL 16", "dbManagement.upgrade.enable")
 
 
 def _conf_init(component: str) -> InitContainer:
-    return InitContainer(f"{{release}}-{component}-nginx-conf-init", "copies the nginx configuration", resources=_CONF)
+    return InitContainer(
+        f"{{release}}-{component}-nginx-conf-init",
+        "copies the nginx configuration",
+        resources=_CONF,
+    )
 
 
 def _box(name: str, amounts: Mapping[str, Resources], path: str, switch: str = "") -> Container:
@@ -87,7 +102,9 @@ def _part(
     replicas: Mapping[str, int] = _SCALED,
     versions: VersionRange = ALWAYS,
 ) -> Component:
-    """One workload for each zone. Those that connect to sessions on other machines can be left out."""
+    """One workload for each zone. Those that connect to sessions on other machines can be left
+    out.
+    """
     name = f"{{release}}-{key}-{{zone}}"
     return Component(
         key=key,
@@ -118,7 +135,15 @@ def _with_nginx(key: str, amounts: Mapping[str, Resources], value: str) -> tuple
 _PROXY_STEPS = (
     _API_WAIT,
     _wait("manager", "the manager of its zone responds", "manager", 8181, "/__healthcheck"),
-    _wait("guac", "guac responds", "guac", 9000, "/guac/__healthcheck", "components.guac.enabled", _FIRST),
+    _wait(
+        "guac",
+        "guac responds",
+        "guac",
+        9000,
+        "/guac/__healthcheck",
+        "components.guac.enabled",
+        _FIRST,
+    ),
     _wait(
         *("rdp-gateway", "the RDP gateway responds", "rdp-gateway", 9001, "/__healthcheck"),
         *("components.rdpGateway.enabled", _FIRST),
@@ -133,7 +158,13 @@ _CONNECTIONS = (
 _COMPONENTS = (
     _part("proxy", "proxy", 8080, 8443, containers=_server("proxy", _PROXY), steps=_PROXY_STEPS),
     _part("api", "api", 8080, containers=_server("api", _SERVER), steps=(_DB_MAJOR, _DB_READY)),
-    _part("manager", "manager", 8181, containers=_server("manager", _SERVER), steps=(_DB_MAJOR, _DB_READY, _API_WAIT)),
+    _part(
+        "manager",
+        "manager",
+        8181,
+        containers=_server("manager", _SERVER),
+        steps=(_DB_MAJOR, _DB_READY, _API_WAIT),
+    ),
     _part(
         *("guac", "guac", 9000, 3000),
         kind="StatefulSet",
@@ -161,7 +192,12 @@ _COMPONENTS = (
         containers=(
             _box("connection-proxy-nginx", _NGINX, f"{_CONNECTION}.nginx"),
             *(
-                _box(f"connection-proxy-{name}", amounts, f"{_CONNECTION}.{value}", f"{_CONNECTION}.{value}.enabled")
+                _box(
+                    f"connection-proxy-{name}",
+                    amounts,
+                    f"{_CONNECTION}.{value}",
+                    f"{_CONNECTION}.{value}.enabled",
+                )
                 for name, value, amounts in _CONNECTIONS
             ),
         ),
@@ -192,7 +228,9 @@ _COMPONENTS = (
                 *("prepare-db-preseed", "prepares the first contents of the database"),
                 only_when="kasmConfig.generatePreseed",
             ),
-            InitContainer("db-is-ready", "waits until the database accepts connections", "db", port=5432),
+            InitContainer(
+                "db-is-ready", "waits until the database accepts connections", "db", port=5432
+            ),
         ),
         switch="dbManagement.initialize",
         may_be_absent=True,

@@ -1,7 +1,7 @@
 """The shape in which a chart generation is described. Data only; filled in by `a`, `b` and `c`.
 
-Names are patterns: `{release}` is the Helm release, `{zone}` the Kasm zone (`default` unless zones are configured),
-`{version}` the Kasm version with dashes. `matches` holds real names against them.
+Names are patterns: `{release}` is the Helm release, `{zone}` the Kasm zone (`default` unless zones
+are configured), `{version}` the Kasm version with dashes. `matches` holds real names against them.
 """
 
 import itertools
@@ -31,7 +31,11 @@ def words_of(version: Version) -> str:
 @lru_cache(maxsize=256)
 def _pattern(template: str) -> re.Pattern[str]:
     parts = re.split(r"\{(\w+)\}", template)
-    return re.compile("".join(_PLACEHOLDERS[part] if odd % 2 else re.escape(part) for odd, part in enumerate(parts)))
+    return re.compile(
+        "".join(
+            _PLACEHOLDERS[part] if odd % 2 else re.escape(part) for odd, part in enumerate(parts)
+        )
+    )
 
 
 def matches(template: str, name: str) -> bool:
@@ -41,7 +45,9 @@ def matches(template: str, name: str) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class Resources:
-    """Requests and limits of one container, as Kubernetes quantities; "" is: the chart sets none."""
+    """Requests and limits of one container, as Kubernetes quantities; "" is: the chart sets
+    none.
+    """
 
     cpu: str
     memory: str
@@ -56,7 +62,9 @@ def resources(row: str) -> Resources:
 
 def presets(*rows: str) -> dict[str, Resources]:
     """A row for each size; a single row is for all of them."""
-    return dict(zip(SIZES, map(resources, rows if len(rows) > 1 else rows * len(SIZES)), strict=True))
+    return dict(
+        zip(SIZES, map(resources, rows if len(rows) > 1 else rows * len(SIZES)), strict=True)
+    )
 
 
 def counts(*numbers: int) -> dict[str, int]:
@@ -85,7 +93,9 @@ ALWAYS = VersionRange()
 
 @dataclass(frozen=True, slots=True)
 class InitContainer:
-    """One step before a pod's own containers start. Which step a pod is at is read by name, never by its number."""
+    """One step before a pod's own containers start. Which step a pod is at is read by name, never
+    by its number.
+    """
 
     name: str
     # What it does, as the end of a sentence: `waits until ...`.
@@ -100,7 +110,8 @@ class InitContainer:
     as_root: bool = False
     # None: the chart sets none.
     resources: Resources | None = None
-    # An image that no value changes: only a mirror provides it. "" is one of Kasm's, which the values name.
+    # An image that no value changes: only a mirror provides it. "" is one of Kasm's, which the
+    # values name.
     image: str = ""
     versions: VersionRange = ALWAYS
 
@@ -145,7 +156,9 @@ class Component:
 
     def owns(self, pod_labels: Mapping[str, str]) -> bool:
         """Whether a pod with these labels is one of this component."""
-        return all(matches(value, pod_labels.get(label, "")) for label, value in self.labels.items())
+        return all(
+            matches(value, pod_labels.get(label, "")) for label, value in self.labels.items()
+        )
 
     def steps(self, version: Version) -> tuple[InitContainer, ...]:
         """The init containers that a chart of this version has, in order."""
@@ -160,8 +173,8 @@ class Component:
 class ValueKeys:
     """The values that a chart reads.
 
-    `text` has one line for each block: its path, then its keys. `{a,b}` stands for each of these words; `*` marks a key
-    below which anything may stand.
+    `text` has one line for each block: its path, then its keys. `{a,b}` stands for each of these
+    words; `*` marks a key below which anything may stand.
     """
 
     text: str
@@ -180,10 +193,16 @@ class ValueKeys:
 
     @cached_property
     def paths(self) -> tuple[str, ...]:
-        return tuple(dict.fromkeys(block for leaf in self._leaves for block in blocks_of(leaf.removesuffix("*"))))
+        return tuple(
+            dict.fromkeys(
+                block for leaf in self._leaves for block in blocks_of(leaf.removesuffix("*"))
+            )
+        )
 
     def read_ever(self, path: str) -> bool:
-        """Whether a chart of any version reads this path: a block counts, and anything inside a free-form one."""
+        """Whether a chart of any version reads this path: a block counts, and anything inside a
+        free-form one.
+        """
         return path in self.paths or any(block in self._free for block in blocks_of(path))
 
     def read(self, path: str, version: Version) -> bool:
@@ -218,10 +237,13 @@ def _expand(word: str) -> Iterator[str]:
 
 @dataclass(frozen=True, kw_only=True)
 class Generation:
-    """One of the charts. All that differs between them is a field here; no code asks which generation it has."""
+    """One of the charts. All that differs between them is a field here; no code asks which
+    generation it has.
+    """
 
     letter: str
-    # `name` in its Chart.yaml, which is also what `helm list` and the label helm.sh/chart begin with.
+    # `name` in its Chart.yaml, which is also what `helm list` and the label helm.sh/chart begin
+    # with.
     chart: str
     # Another chart that installs it together with something else.
     umbrella: str = ""
@@ -241,13 +263,16 @@ class Generation:
     paths: Mapping[str, str]
     # Values that hold a secret in plain text.
     plain_secrets: tuple[str, ...]
-    # Which versions make one where no Secret is named; None: none does, and pods wait for the Secret without end.
+    # Which versions make one where no Secret is named; None: none does, and pods wait for the
+    # Secret without end.
     makes_certificate: VersionRange | None = ALWAYS
-    # Its schema requires `replicas` of every component that has them, and Helm 4 drops the nulls of its own values.
+    # Its schema requires `replicas` of every component that has them, and Helm 4 drops the nulls of
+    # its own values.
     requires_replicas: bool = False
     # Newer charts than this keep the database's volume when the StatefulSet goes; None: none does.
     retains_database_after: Version | None = None
-    # Values without which another Kasm starts with an empty database: its StatefulSet has the version in its name.
+    # Values without which another Kasm starts with an empty database: its StatefulSet has the
+    # version in its name.
     carries_database: Mapping[str, bool] = field(default_factory=dict)
     # No workload of it has a name that ends like this.
     foreign_suffix: str = ""
@@ -260,11 +285,17 @@ class Generation:
 
     def present(self, version: Version | None = None) -> Iterator[Component]:
         """The components that a chart of this version can have."""
-        return (component for component in self.components if component.versions.holds(version or self.newest))
+        return (
+            component
+            for component in self.components
+            if component.versions.holds(version or self.newest)
+        )
 
     def component_of(self, pod_labels: Mapping[str, str]) -> Component | None:
         """The component that a pod with these labels is one of, whatever the version."""
-        return next((component for component in self.components if component.owns(pod_labels)), None)
+        return next(
+            (component for component in self.components if component.owns(pod_labels)), None
+        )
 
     def creates_certificate(self, version: Version) -> bool:
         """Whether a chart of this version makes a certificate where none is named."""

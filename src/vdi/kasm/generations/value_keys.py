@@ -1,7 +1,7 @@
 """Values that each generation's chart reads, as text for `ValueKeys`.
 
-A chart's own JSON schema is not enough: B's lets unknown keys pass at the top level, C's everywhere; A's refuses them
-without naming the right one.
+A chart's own JSON schema is not enough: B's lets unknown keys pass at the top level, C's
+everywhere; A's refuses them without naming the right one.
 """
 
 from vdi.kasm.generations.model import ValueKeys, VersionRange
@@ -116,5 +116,13 @@ KEYS_C = ValueKeys(
         "components.connectionProxy": VersionRange(since=(1, 1190, 8)),
         "proxyService.nodePort": VersionRange(since=(1, 1200)),
     },
-    zone=("name", "zone_name", "proxy_hostname", "proxyAddress", "region_name", "primary", "seedOnly"),
+    zone=(
+        "name",
+        "zone_name",
+        "proxy_hostname",
+        "proxyAddress",
+        "region_name",
+        "primary",
+        "seedOnly",
+    ),
 )

@@ -1,7 +1,8 @@
-"""Input of a preflight and a validation: the cluster at one moment, as frozen data; and their items. Pure.
+"""Input of a preflight and a validation: the cluster at one moment, as frozen data; and their
+items. Pure.
 
-`collect` fills it. Objects are as the API server sent them. What lies outside the API (names, ports, programs) is
-measured where the command runs.
+`collect` fills it. Objects are as the API server sent them. What lies outside the API (names,
+ports, programs) is measured where the command runs.
 """
 
 from collections.abc import Iterable, Mapping
@@ -123,7 +124,9 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True, dict=True, eq=False):
     tools: dict[str, Tool] = {}
 
     def all(self, plural: str) -> list[dict[str, Any]]:
-        """Objects of a kind; none where it could not be read, which callers ask `missing` for first."""
+        """Objects of a kind; none where it could not be read, which callers ask `missing` for
+        first.
+        """
         return self.objects.get(plural, [])
 
     def missing(self, *plurals: str) -> Unreadable | None:
@@ -141,7 +144,8 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True, dict=True, eq=False):
         return [
             pod
             for pod in self.all("pods")
-            if (pod.get("spec") or {}).get("nodeName") and (pod.get("status") or {}).get("phase") not in _ENDED
+            if (pod.get("spec") or {}).get("nodeName")
+            and (pod.get("status") or {}).get("phase") not in _ENDED
         ]
 
     def rooms(self, *, without: frozenset[str] = frozenset()) -> list[NodeCapacity]:

@@ -8,7 +8,15 @@ import msgspec
 
 from vdi.cluster.units import parse_quantity
 from vdi.kasm.generations import kasm_version
-from vdi.kasm.generations.model import SIZES, Component, Container, Generation, Resources, Version, words_of
+from vdi.kasm.generations.model import (
+    SIZES,
+    Component,
+    Container,
+    Generation,
+    Resources,
+    Version,
+    words_of,
+)
 from vdi.kasm.preflight.facts import takes_of
 from vdi.kasm.values.render import Ingress, value_at
 
@@ -16,7 +24,9 @@ Values = Mapping[str, Any]
 
 
 class PodNeed(msgspec.Struct, frozen=True):
-    """So many pods of one kind. CPU in thousandths, memory in bytes, as `vdi.cluster.objects` has them."""
+    """So many pods of one kind. CPU in thousandths, memory in bytes, as `vdi.cluster.objects` has
+    them.
+    """
 
     name: str
     count: int
@@ -85,7 +95,9 @@ def _ingress(generation: Generation, values: Values) -> Ingress:
 
 @dataclass(frozen=True, slots=True)
 class Preset:
-    """A chart of one version with one set of values: the chart's presets, and what stands in their place."""
+    """A chart of one version with one set of values: the chart's presets, and what stands in their
+    place.
+    """
 
     generation: Generation
     version: Version
@@ -103,7 +115,9 @@ class Preset:
 
     @property
     def zones(self) -> list[str]:
-        """Names of the zones; `default` where none are configured. Raises ValueError where it is no list of them."""
+        """Names of the zones; `default` where none are configured. Raises ValueError where it is no
+        list of them.
+        """
         path = self.generation.paths.get("zones")
         found = value_at(self.values, path) if path else None
         if found is None:
@@ -113,7 +127,9 @@ class Preset:
         return [str(each.get("name") or each.get("zone_name")) for each in found] or ["default"]
 
     def is_on(self, switch: str) -> bool:
-        """Whether a switch leaves its part in: charts have them on, and a path with `!` before it off."""
+        """Whether a switch leaves its part in: charts have them on, and a path with `!` before it
+        off.
+        """
         found = value_at(self.values, switch.removeprefix("!"))
         return not found if switch.startswith("!") else found is None or bool(found)
 
@@ -129,11 +145,18 @@ class Preset:
             if not component.containers or (component.switch and not self.is_on(component.switch)):
                 continue
             for zone in self.zones if "{zone}" in component.name else ["default"]:
-                need = PodNeed(self.real_name(component.name, zone), self.count(component), self._takes(component))
+                need = PodNeed(
+                    self.real_name(component.name, zone),
+                    self.count(component),
+                    self._takes(component),
+                )
                 pods.append(need)
                 if component.claim_gib:
                     claims.append(self._claim(component, need))
-        source = f"{self.generation.chart} {words_of(self.version)}, {self.generation.paths['size']}: {self.size}"
+        source = (
+            f"{self.generation.chart} {words_of(self.version)}, {self.generation.paths['size']}:"
+            f" {self.size}"
+        )
         return Needs(source, tuple(pods), tuple(claims))
 
     def count(self, component: Component) -> int:
@@ -142,7 +165,9 @@ class Preset:
         return _whole_number(component.replicas_path, given) or component.replicas.get(self.size, 1)
 
     def _takes(self, component: Component) -> dict[str, int]:
-        containers = [{"resources": self._resources(container)} for container in self.containers(component)]
+        containers = [
+            {"resources": self._resources(container)} for container in self.containers(component)
+        ]
         steps = [
             {"resources": _block(step.resources)}
             for step in component.steps(self.version)
@@ -152,14 +177,21 @@ class Preset:
 
     def containers(self, component: Component) -> list[Container]:
         """Containers that the values leave in."""
-        return [container for container in component.containers if not container.switch or self.is_on(container.switch)]
+        return [
+            container
+            for container in component.containers
+            if not container.switch or self.is_on(container.switch)
+        ]
 
     def _resources(self, container: Container) -> dict[str, Any]:
         """The user's block replaces the preset as a whole."""
         given, path = value_at(self.values, container.resources_path), container.resources_path
         if not given:
             return _block(container.presets[self.size])
-        return {part: _quantities(f"{path}.{part}", value_at(given, part)) for part in ("requests", "limits")}
+        return {
+            part: _quantities(f"{path}.{part}", value_at(given, part))
+            for part in ("requests", "limits")
+        }
 
     def _claim(self, component: Component, need: PodNeed) -> ClaimNeed:
         paths, size, storage_class = self.generation.paths, component.claim_gib, ""
@@ -178,14 +210,20 @@ def _whole_number(path: str, given: Any) -> int:
 
 def _quantities(path: str, given: Any) -> dict[str, str]:
     named = isinstance(given, Mapping) or given is None
-    amounts = {str(name): str(amount) for name, amount in (given or {}).items()} if named else {"": str(given)}
+    amounts = (
+        {str(name): str(amount) for name, amount in (given or {}).items()}
+        if named
+        else {"": str(given)}
+    )
     for name, amount in amounts.items():
         try:
             wrong = not name or parse_quantity(amount) < 0
         except ValueError:
             wrong = True
         if wrong:
-            raise ValueError(f"{path}.{name} is {amount!r}; allowed: quantities by name, such as cpu: 500m")
+            raise ValueError(
+                f"{path}.{name} is {amount!r}; allowed: quantities by name, such as cpu: 500m"
+            )
     return amounts
 
 

@@ -1,4 +1,6 @@
-"""Lines about the machines: version, nodes, processors, memory, disk, room for the chart's pods, volumes. Pure."""
+"""Lines about the machines: version, nodes, processors, memory, disk, room for the chart's pods,
+volumes. Pure.
+"""
 
 import re
 from collections.abc import Iterator
@@ -18,7 +20,8 @@ LEAST_VERSION, ADVISED_VERSION = (1, 25), (1, 28)
 # At least, and advised.
 _SIZES = {"cpu": (2, 4), "memory": (4e9, 8e9), "ephemeral-storage": (50e9, 100e9)}
 
-# A machine sold as 4 GB shows its kernel a little less, a disk of 50 GB gives its file system a little less.
+# A machine sold as 4 GB shows its kernel a little less, a disk of 50 GB gives its file system a
+# little less.
 _NOMINAL = 0.9
 _VERSIONS = "K3s 1.25 or later, 1.28 recommended"
 _RESOURCES = ("cpu", "memory", PODS)
@@ -39,7 +42,9 @@ def node_lines(facts: Facts) -> Iterator[Finding]:
 
 
 def version_of(text: str) -> tuple[int, int, int]:
-    """The first version in a text: `v1.34.4+k3s1` -> (1, 34, 4); zeros for a text without a version."""
+    """The first version in a text: `v1.34.4+k3s1` -> (1, 34, 4); zeros for a text without a
+    version.
+    """
     match = re.search(r"(\d+)\.(\d+)(?:\.(\d+))?", text)
     return (int(match[1]), int(match[2]), int(match[3] or 0)) if match else (0, 0, 0)
 
@@ -55,12 +60,16 @@ def kubernetes_line(facts: Facts) -> Finding:
     versions = kubelet_versions(facts)
     if not versions:
         unread = Unreadable(
-            "nodes", "No node reports the version of its kubelet.", Remedy.run("kubectl get nodes -o wide")
+            "nodes",
+            "No node reports the version of its kubelet.",
+            Remedy.run("kubectl get nodes -o wide"),
         )
         return unreadable_finding("kubernetes", _VERSIONS, unread)
     oldest = versions[0]
     line = partial(item, "kubernetes", _VERSIONS, listed(versions))
-    remedy = Remedy("Upgrade K3s on all nodes, servers first (https://docs.k3s.io/upgrades/manual).")
+    remedy = Remedy(
+        "Upgrade K3s on all nodes, servers first (https://docs.k3s.io/upgrades/manual)."
+    )
     if version_of(oldest)[:2] < LEAST_VERSION:
         return line(Severity.ERROR, f"Kasm needs Kubernetes 1.25; {oldest} is older.", remedy)
     if version_of(oldest)[:2] < ADVISED_VERSION:
@@ -71,7 +80,10 @@ def kubernetes_line(facts: Facts) -> Finding:
 def _closed(facts: Facts) -> dict[str, str]:
     """Nodes that take no pods without a toleration, and why."""
     rooms = [room for room in map(read_capacity, facts.nodes) if room.closed or room.taints]
-    return {room.name: room.closed or f"tainted {listed(taint.key for taint in room.taints)}" for room in rooms}
+    return {
+        room.name: room.closed or f"tainted {listed(taint.key for taint in room.taints)}"
+        for room in rooms
+    }
 
 
 def _usable(facts: Facts) -> list[dict[str, Any]]:
@@ -82,31 +94,45 @@ def nodes_line(facts: Facts) -> Finding:
     """Number of nodes that accept pods, and reasons of the others."""
     closed = _closed(facts)
     observed = f"{len(facts.nodes) - len(closed)} of {len(facts.nodes)} accept pods"
-    observed += f" ({'; '.join(f'{name} {reason}' for name, reason in closed.items())})" if closed else ""
+    observed += (
+        f" ({'; '.join(f'{name} {reason}' for name, reason in closed.items())})" if closed else ""
+    )
     line = partial(item, "nodes", "all nodes Ready, at least one accepts pods", observed)
     look = Remedy.run(f"kubectl describe node {' '.join(closed)}")
     if len(closed) == len(facts.nodes):
         return line(Severity.ERROR, "No node accepts pods, so no pod of Kasm would start.", look)
     if closed:
-        return line(Severity.WARNING, "Capacity of nodes that accept no pods is not counted below.", look)
+        return line(
+            Severity.WARNING, "Capacity of nodes that accept no pods is not counted below.", look
+        )
     return line()
 
 
 def size_lines(facts: Facts) -> Iterator[Finding]:
     """Cores and memory of all nodes that take pods."""
-    cores, memory = (sum(_capacity(node, name) for node in _usable(facts)) for name in ("cpu", "memory"))
+    cores, memory = (
+        sum(_capacity(node, name) for node in _usable(facts)) for name in ("cpu", "memory")
+    )
     yield _size_line("cpu", cores, f"{cores:g} cores", "2 cores, 4 recommended", 1.0)
-    yield _size_line("memory", memory, _words("memory", int(memory)), "4 GB, 8 GB recommended", _NOMINAL)
+    yield _size_line(
+        "memory", memory, _words("memory", int(memory)), "4 GB, 8 GB recommended", _NOMINAL
+    )
 
 
 def _size_line(resource: str, total: float, observed: str, expected: str, enough: float) -> Finding:
     least, advised = _SIZES[resource]
     line = partial(item, resource, expected, observed)
-    remedy = Remedy("Give the machine more, or add a node (https://docs.k3s.io/quick-start#install-script).")
+    remedy = Remedy(
+        "Give the machine more, or add a node (https://docs.k3s.io/quick-start#install-script)."
+    )
     if total < enough * least:
         return line(Severity.ERROR, "This is below Kasm's minimum.", remedy)
     if total < enough * advised:
-        return line(Severity.WARNING, "This is the minimum. Item `room` checks whether the chart fits.", remedy)
+        return line(
+            Severity.WARNING,
+            "This is the minimum. Item `room` checks whether the chart fits.",
+            remedy,
+        )
     return line()
 
 
@@ -117,11 +143,16 @@ def _capacity(node: dict[str, Any], resource: str) -> float:
 def disk_line(facts: Facts) -> Finding:
     """The smallest disk of a node that takes pods: images go to each of them."""
     expected, (least, advised) = "50 GB, 100 GB recommended", _SIZES["ephemeral-storage"]
-    sizes = {str(node["metadata"]["name"]): _capacity(node, "ephemeral-storage") for node in _usable(facts)}
+    sizes = {
+        str(node["metadata"]["name"]): _capacity(node, "ephemeral-storage")
+        for node in _usable(facts)
+    }
     known = {name: size for name, size in sizes.items() if size}
     if not known:
         words = "No node that accepts pods reports the size of its disk."
-        return unreadable_finding("disk", expected, Unreadable("nodes", words, Remedy.run("kubectl describe nodes")))
+        return unreadable_finding(
+            "disk", expected, Unreadable("nodes", words, Remedy.run("kubectl describe nodes"))
+        )
     name = min(known, key=lambda one: known[one])
     observed = f"{round(known[name] / 1e9, 1):g} GB on {name}"
     if known[name] >= _NOMINAL * advised:
@@ -132,14 +163,22 @@ def disk_line(facts: Facts) -> Finding:
         observed,
         Severity.ERROR if known[name] < _NOMINAL * least else Severity.WARNING,
         "Images, logs and local-path volumes share this disk; a full one evicts pods.",
-        Remedy("Enlarge the disk under /var/lib/rancher, or move that folder to a larger one (K3s: --data-dir)."),
+        Remedy(
+            "Enlarge the disk under /var/lib/rancher, or move that folder to a larger one (K3s:"
+            " --data-dir)."
+        ),
     )
 
 
 def room_line(facts: Facts, needs: Needs, own: frozenset[str] = frozenset()) -> Finding:
-    """All pods at once, beside what runs there now; pods in `own` are Kasm's, which the new ones replace."""
+    """All pods at once, beside what runs there now; pods in `own` are Kasm's, which the new ones
+    replace.
+    """
     requested = {name: needs.total(name) for name in _RESOURCES}
-    expected = f"{_words('cpu', requested['cpu'])} and {_words('memory', requested['memory'])} free ({needs.source})"
+    expected = (
+        f"{_words('cpu', requested['cpu'])} and {_words('memory', requested['memory'])} free"
+        f" ({needs.source})"
+    )
     unread = facts.missing("nodes", "pods")
     if unread is not None:
         return unreadable_finding("room", expected, unread)
@@ -148,20 +187,30 @@ def room_line(facts: Facts, needs: Needs, own: frozenset[str] = frozenset()) -> 
     observed = f"{_words('cpu', free['cpu'])} and {_words('memory', free['memory'])} free"
     evidence = [*_request_lines(needs), *_free_lines(rooms, own)]
     short = [name for name in _RESOURCES if requested[name] > free[name]]
-    too_large = next((pod for pod in needs.pods if not any(room.fits(pod.takes.items()) for room in rooms)), None)
+    too_large = next(
+        (pod for pod in needs.pods if not any(room.fits(pod.takes.items()) for room in rooms)), None
+    )
     if short:
-        message = "Pods would stay Pending (Insufficient), and pods that wait for them would stay in Init."
+        message = (
+            "Pods would stay Pending (Insufficient), and pods that wait for them would stay in"
+            " Init."
+        )
         evidence += [
             f"{_words(name, requested[name])} requested - {_words(name, free[name])} free"
             f" = {_words(name, requested[name] - free[name])} missing"
             for name in short
         ]
     elif too_large:
-        message = f"The total would fit, but {too_large.name} needs {_takes(too_large)} on one node, and none has that."
+        message = (
+            f"The total would fit, but {too_large.name} needs {_takes(too_large)} on one node, and"
+            " none has that."
+        )
     else:
         return item("room", expected, observed, evidence=evidence)
     profiles = " or ".join(profile.name for profile in PROFILES if profile is not CHART)
-    remedy = Remedy(f"Request less (vdi kasm values render --profile {profiles}, then -f); or add a node.")
+    remedy = Remedy(
+        f"Request less (vdi kasm values render --profile {profiles}, then -f); or add a node."
+    )
     return item("room", expected, observed, Severity.ERROR, message, remedy, evidence)
 
 
@@ -182,7 +231,10 @@ def _free_lines(rooms: list[NodeCapacity], own: frozenset[str]) -> Iterator[str]
         ]
         yield f"node {room.name}: {'; '.join(parts)}"
     if own:
-        yield f"not counted, because new pods replace them: {len(own)} pods of the Kasm that runs there now"
+        yield (
+            f"not counted, because new pods replace them: {len(own)} pods of the Kasm that runs"
+            " there now"
+        )
 
 
 def _takes(one: PodNeed) -> str:
@@ -195,7 +247,11 @@ def _words(resource: str, amount: int) -> str:
         return f"{amount / 1000:g} CPU"
     if resource == PODS:
         return f"{amount} pods"
-    return f"{round(amount / 2**30, 2):g} GiB" if abs(amount) >= 2**30 else f"{round(amount / 2**20):g} MiB"
+    return (
+        f"{round(amount / 2**30, 2):g} GiB"
+        if abs(amount) >= 2**30
+        else f"{round(amount / 2**20):g} MiB"
+    )
 
 
 def storage_lines(facts: Facts, needs: Needs) -> Iterator[Finding]:
@@ -214,19 +270,38 @@ def storage_lines(facts: Facts, needs: Needs) -> Iterator[Finding]:
 def _class_line(facts: Facts, name: str, expected: str) -> Finding:
     classes = {str(each["metadata"]["name"]): each for each in facts.all("storageclasses")}
     defaults = sorted(each for each in classes if _is_default(classes[each]))
-    observed = listed(f"{each}{' (default)' if each in defaults else ''}" for each in sorted(classes))
+    observed = listed(
+        f"{each}{' (default)' if each in defaults else ''}" for each in sorted(classes)
+    )
     line = partial(item, "storage-class", expected, observed)
     if name and name not in classes:
         message = f"There is no StorageClass {name}: the volume would stay Pending."
-        return line(Severity.ERROR, message, Remedy(f"Set one of these in the values: {listed(sorted(classes))}."))
+        return line(
+            Severity.ERROR,
+            message,
+            Remedy(f"Set one of these in the values: {listed(sorted(classes))}."),
+        )
     if not name and not defaults:
-        start = Remedy("Start K3s without --disable=local-storage: it then provides the class local-path.")
-        make = Remedy.run(f"kubectl annotate storageclass {min(classes, default='')} {IS_DEFAULT_CLASS}=true")
-        return line(Severity.ERROR, "Without a default class the volume stays Pending.", make if classes else start)
+        start = Remedy(
+            "Start K3s without --disable=local-storage: it then provides the class local-path."
+        )
+        make = Remedy.run(
+            f"kubectl annotate storageclass {min(classes, default='')} {IS_DEFAULT_CLASS}=true"
+        )
+        return line(
+            Severity.ERROR,
+            "Without a default class the volume stays Pending.",
+            make if classes else start,
+        )
     if not name and len(defaults) > 1:
         drop = Remedy.run(f"kubectl annotate storageclass {defaults[0]} {IS_DEFAULT_CLASS}-")
-        return line(Severity.WARNING, "If there are several defaults, Kubernetes uses the newest one.", drop)
-    made = classes[name or defaults[0]].get("provisioner") != LOCAL_PATH or facts.missing("pods") is not None
+        return line(
+            Severity.WARNING, "If there are several defaults, Kubernetes uses the newest one.", drop
+        )
+    made = (
+        classes[name or defaults[0]].get("provisioner") != LOCAL_PATH
+        or facts.missing("pods") is not None
+    )
     if made or any(label_of(pod, "app") == "local-path-provisioner" for pod in facts.running):
         return line()
     return item(

@@ -1,1 +1,3 @@
-"""Values for Kasm's chart: rendered from options, checked, carried over to the next generation. Pure."""
+"""Values for Kasm's chart: rendered from options, checked, carried over to the next generation.
+Pure.
+"""

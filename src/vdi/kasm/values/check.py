@@ -1,8 +1,10 @@
-"""A user's own values file against the generation it is for: findings, each with what to write in its place. Pure.
+"""A user's own values file against the generation it is for: findings, each with what to write in
+its place. Pure.
 
-Helm is silent about most keys that a chart does not read: `global.hostname` in generation C changes nothing at all. So
-every key is looked up, and one of another generation or of a tutorial is answered with this chart's name for it. Rules
-name what installs and does harm; what the chart refuses by itself, helm says.
+Helm is silent about most keys that a chart does not read: `global.hostname` in generation C changes
+nothing at all. So every key is looked up, and one of another generation or of a tutorial is
+answered with this chart's name for it. Rules name what installs and does harm; what the chart
+refuses by itself, helm says.
 """
 
 import difflib
@@ -54,7 +56,10 @@ class Subject:
 
 def check_values(subject: Subject) -> tuple[Finding, ...]:
     """Errors first, then warnings; each group in the file's order."""
-    found = [*_keys(subject, subject.values, ""), *(finding for rule in _RULES for finding in rule(subject))]
+    found = [
+        *_keys(subject, subject.values, ""),
+        *(finding for rule in _RULES for finding in rule(subject)),
+    ]
     return tuple(sorted(found, key=lambda each: each.severity is not Severity.ERROR))
 
 
@@ -66,9 +71,17 @@ def _leaves(values: Mapping[str, Any], prefix: str) -> Iterator[str]:
             yield f"{prefix}{key}"
 
 
-def _problem(code: Code, path: str, message: str, remedy: str = "", severity: Severity = Severity.ERROR) -> Finding:
+def _problem(
+    code: Code, path: str, message: str, remedy: str = "", severity: Severity = Severity.ERROR
+) -> Finding:
     """A finding about the value at this path; `message` goes on where the path ends."""
-    return Finding(code=code, severity=severity, object=path, message=f"{path} {message}", remedy=Remedy(remedy))
+    return Finding(
+        code=code,
+        severity=severity,
+        object=path,
+        message=f"{path} {message}",
+        remedy=Remedy(remedy),
+    )
 
 
 def _warning(code: Code, path: str, message: str, remedy: str = "") -> Finding:
@@ -93,11 +106,18 @@ def _zone_keys(subject: Subject, path: str, zones: Any) -> Iterator[Finding]:
         for key in zone if isinstance(zone, Mapping) else []:
             if key not in keys:
                 remedy = f"Set {address}" if key in others else f"Allowed: {', '.join(keys)}."
-                yield _problem(Code.UNKNOWN_KEY, f"{path}[{number}].{key}", "is not read by this chart.", remedy)
+                yield _problem(
+                    Code.UNKNOWN_KEY,
+                    f"{path}[{number}].{key}",
+                    "is not read by this chart.",
+                    remedy,
+                )
 
 
 def _unknown(subject: Subject, path: str, value: Any) -> Iterator[Finding]:
-    """Findings for a key that the chart does not read; for a block with better answers inside, one for each key."""
+    """Findings for a key that the chart does not read; for a block with better answers inside, one
+    for each key.
+    """
     meant = meant_by(subject, path)
     if meant is None and isinstance(value, Mapping) and _is_answered_inside(subject, path, value):
         for key, below in value.items():
@@ -108,7 +128,9 @@ def _unknown(subject: Subject, path: str, value: Any) -> Iterator[Finding]:
     if spans := keys.spans(path) if keys.read_ever(path) else []:
         message = f"is not read by {chart}, only {_span_words(spans[0].since, spans[0].until)}."
     elif owner := next((each for each in ALL if each.keys.read_ever(path)), None):
-        message = f"is a value of generation {owner.letter} ({owner.chart}); {chart} does not read it."
+        message = (
+            f"is a value of generation {owner.letter} ({owner.chart}); {chart} does not read it."
+        )
     if meant is not None:
         remedy = f"Set {meant[0]}" if meant[0] else f"Remove it: {meant[1]}."
     elif not spans and (near := _nearest(subject, path)):
@@ -117,18 +139,27 @@ def _unknown(subject: Subject, path: str, value: Any) -> Iterator[Finding]:
 
 
 def _is_answered_inside(subject: Subject, path: str, value: Mapping[str, Any]) -> bool:
-    return any(meant_by(subject, f"{path}.{leaf}") is not None for leaf in _leaves(value, "")) or any(
-        _is_answered_inside(subject, f"{path}.{key}", below) or meant_by(subject, f"{path}.{key}") is not None
+    return any(
+        meant_by(subject, f"{path}.{leaf}") is not None for leaf in _leaves(value, "")
+    ) or any(
+        _is_answered_inside(subject, f"{path}.{key}", below)
+        or meant_by(subject, f"{path}.{key}") is not None
         for key, below in value.items()
         if isinstance(below, Mapping)
     )
 
 
 def _span_words(since: Version | None, until: Version | None) -> str:
-    return " ".join([*([f"from {words_of(since)}"] if since else []), *([f"up to {words_of(until)}"] if until else [])])
+    return " ".join(
+        [
+            *([f"from {words_of(since)}"] if since else []),
+            *([f"up to {words_of(until)}"] if until else []),
+        ]
+    )
 
 
-# Keys of other charts and of tutorials, which no chart of Kasm's has ever read: which setting they stand for.
+# Keys of other charts and of tutorials, which no chart of Kasm's has ever read: which setting they
+# stand for.
 _HABITS: Mapping[str, str] = {
     "global.storageClass": "storage_class",
     "postgres.primary.persistence.storageClass": "storage_class",
@@ -156,9 +187,14 @@ _ABSENT = {
 
 
 def meant_by(subject: Subject, path: str) -> tuple[str, str] | None:
-    """The key that this chart reads instead, or "" and the reason why it has none; None where nothing is known."""
+    """The key that this chart reads instead, or "" and the reason why it has none; None where
+    nothing is known.
+    """
     others = [each for each in ALL if each is not subject.generation]
-    settings = {**{path: setting for each in others for setting, path in each.paths.items()}, **_HABITS}
+    settings = {
+        **{path: setting for each in others for setting, path in each.paths.items()},
+        **_HABITS,
+    }
     if setting := settings.get(path):
         return subject.path(setting), _ABSENT.get(setting, "the chart has no such value")
     for block, key in _BLOCKS.items():
@@ -194,15 +230,24 @@ def _nearest(subject: Subject, path: str) -> str:
     by_leaf = {sibling.rpartition(".")[2].casefold(): sibling for sibling in reversed(siblings)}
     if close := difflib.get_close_matches(leaf.casefold(), by_leaf, n=1, cutoff=0.75):
         return by_leaf[close[0]]
-    same = [candidate for candidate in candidates if candidate.rpartition(".")[2].casefold() == leaf.casefold()]
+    same = [
+        candidate
+        for candidate in candidates
+        if candidate.rpartition(".")[2].casefold() == leaf.casefold()
+    ]
     return min(same, key=len, default="")
 
 
 def _version(subject: Subject) -> Iterable[Finding]:
     newest = subject.generation.newest
     if subject.version > newest:
-        message = f"is newer than {words_of(newest)}, the newest version that this vdi supports: other keys may exist."
-        yield _warning(Code.UNKNOWN_VERSION, subject.chart_words, message, "Compare with helm show values.")
+        message = (
+            f"is newer than {words_of(newest)}, the newest version that this vdi supports: other"
+            " keys may exist."
+        )
+        yield _warning(
+            Code.UNKNOWN_VERSION, subject.chart_words, message, "Compare with helm show values."
+        )
 
 
 def _hostname(subject: Subject) -> Iterable[Finding]:
@@ -211,7 +256,10 @@ def _hostname(subject: Subject) -> Iterable[Finding]:
         message = "is not set; it is the name that users open."
         yield _problem(Code.MISSING_VALUE, path, message, f"Set {path}: kasm.example.com")
     elif not isinstance(value, str) or not is_host_name(value):
-        message = f"is {value!r}; allowed: a DNS name in lower-case letters without https:// and without a port."
+        message = (
+            f"is {value!r}; allowed: a DNS name in lower-case letters without https:// and without"
+            " a port."
+        )
         yield _problem(Code.INVALID_VALUE, path, message)
 
 
@@ -219,14 +267,21 @@ def _way_in(subject: Subject) -> Iterable[Finding]:
     path, switch = subject.path("proxy_service_type"), subject.path("ingress_enabled")
     if path and subject.get("proxy_service_type", "LoadBalancer") == "LoadBalancer":
         message = "is LoadBalancer: on K3s it uses port 443 of each node, which Traefik uses."
-        yield _warning(Code.RISKY_VALUE, path, message, f"With Traefik set ClusterIP and {switch}: true.")
+        yield _warning(
+            Code.RISKY_VALUE, path, message, f"With Traefik set ClusterIP and {switch}: true."
+        )
 
 
 def _database(subject: Subject) -> Iterable[Finding]:
     if subject.get("database_external") is True:
         if not subject.get("database_host"):
             message = f"is not set while {subject.path('database_external')} is true."
-            yield _problem(Code.MISSING_VALUE, subject.path("database_host"), message, "Name the PostgreSQL server.")
+            yield _problem(
+                Code.MISSING_VALUE,
+                subject.path("database_host"),
+                message,
+                "Name the PostgreSQL server.",
+            )
         message = f"is true: the server must be PostgreSQL {subject.generation.postgres_major}."
         yield _warning(Code.RISKY_VALUE, subject.path("database_external"), message)
         return
@@ -234,19 +289,29 @@ def _database(subject: Subject) -> Iterable[Finding]:
     default = "Retain" if last and subject.version > last else "Delete"
     applies = not subject.path("retention_enabled") or subject.get("retention_enabled") is True
     if applies and subject.get("retention", default) == "Delete":
-        message = "is Delete (the chart's default): the data is deleted with the StatefulSet, also on an upgrade."
+        message = (
+            "is Delete (the chart's default): the data is deleted with the StatefulSet, also on an"
+            " upgrade."
+        )
         yield _warning(Code.RISKY_VALUE, subject.path("retention"), message, "Write Retain.")
 
 
 def _certificate(subject: Subject) -> Iterable[Finding]:
-    if not subject.get("tls_secret") and not subject.generation.creates_certificate(subject.version):
+    if not subject.get("tls_secret") and not subject.generation.creates_certificate(
+        subject.version
+    ):
         message = "is not set; pods mount that Secret and do not start without it."
-        remedy = "Set a Secret of type kubernetes.io/tls (kubectl create secret tls), or one that cert-manager fills."
+        remedy = (
+            "Set a Secret of type kubernetes.io/tls (kubectl create secret tls), or one that"
+            " cert-manager fills."
+        )
         yield _problem(Code.MISSING_VALUE, subject.path("tls_secret"), message, remedy)
 
 
 def _secrets(subject: Subject) -> Iterable[Finding]:
-    remedy = "Remove it: the chart creates its own. Put a password that you must choose into a Secret."
+    remedy = (
+        "Remove it: the chart creates its own. Put a password that you must choose into a Secret."
+    )
     if subject.path("passwords_secret"):
         remedy = "Put it into a Secret and set that one."
     for path in subject.generation.plain_secrets:
@@ -254,12 +319,17 @@ def _secrets(subject: Subject) -> Iterable[Finding]:
         leaves = _leaves(found, f"{path}.") if isinstance(found, Mapping) else [path]
         for leaf in leaves:
             text = value_at(subject.values, leaf)
-            if isinstance(text, str) and text and not text.lstrip().startswith("#"):  # the chart's place holder
+            if (
+                isinstance(text, str) and text and not text.lstrip().startswith("#")
+            ):  # the chart's place holder
                 message = "is a secret in a plain file, and in Helm's record of the release."
                 yield _warning(Code.PLAIN_SECRET, leaf, message, remedy)
     name, database = subject.get("passwords_secret"), subject.path("database_secret")
     if name and not subject.get("database_secret"):
-        message = f"is {name!r}, but some init containers still read the database's password from <release>-secrets."
+        message = (
+            f"is {name!r}, but some init containers still read the database's password from"
+            " <release>-secrets."
+        )
         remedy = f"Unless that is its name, set {database}: {{name: {name}, key: db-password}}"
         yield _warning(Code.RISKY_VALUE, subject.path("passwords_secret"), message, remedy)
 
@@ -267,7 +337,9 @@ def _secrets(subject: Subject) -> Iterable[Finding]:
 def _images(subject: Subject) -> Iterable[Finding]:
     if subject.get("image_tag") == "develop":
         message = "is develop: images of the development branch."
-        yield _warning(Code.RISKY_VALUE, subject.path("image_tag"), message, "Set the version of Kasm.")
+        yield _warning(
+            Code.RISKY_VALUE, subject.path("image_tag"), message, "Set the version of Kasm."
+        )
 
 
 _RULES = (_version, _hostname, _way_in, _database, _certificate, _secrets, _images)

@@ -1,7 +1,8 @@
-"""Install options -> the values file of one chart generation, ordered, with a comment where a value needs a reason.
-Pure.
+"""Install options -> the values file of one chart generation, ordered, with a comment where a value
+needs a reason. Pure.
 
-`PROFILES` holds the machines that Kasm's requests are cut for; the figures of the core are requirement E5's.
+`PROFILES` holds the machines that Kasm's requests are cut for; the figures of the core are
+requirement E5's.
 """
 
 import re
@@ -64,10 +65,14 @@ class Profile:
 
     @property
     def is_cut(self) -> bool:
-        """Whether it is for one small node, which holds one pod of each component and size `small` only."""
+        """Whether it is for one small node, which holds one pod of each component and size `small`
+        only.
+        """
         return bool(self.resources)
 
-    def entries(self, generation: Generation, version: Version) -> Iterator[tuple[str, object, str]]:
+    def entries(
+        self, generation: Generation, version: Version
+    ) -> Iterator[tuple[str, object, str]]:
         """Values, in order, as path, value and comment, which cut the chart to this machine."""
         if not self.is_cut:
             return
@@ -78,8 +83,14 @@ class Profile:
                 yield component.switch, False, self.leaves_out[component.key]
                 continue
             for container in component.containers:
-                is_sidecar = self.sidecar is not None and len(component.containers) > 1 and "nginx" in container.name
-                amounts = self.sidecar if self.sidecar and is_sidecar else self.resources[component.key]
+                is_sidecar = (
+                    self.sidecar is not None
+                    and len(component.containers) > 1
+                    and "nginx" in container.name
+                )
+                amounts = (
+                    self.sidecar if self.sidecar and is_sidecar else self.resources[component.key]
+                )
                 yield container.resources_path, block(amounts), ""
 
 
@@ -106,7 +117,9 @@ NODE_4GB = Profile(
     "4gb",
     "2 CPUs and 4 GB",
     _CORE,
-    leaves_out=dict.fromkeys(_GATEWAYS, "for RDP, VNC and SSH to other machines: does not fit a 4 GB node"),
+    leaves_out=dict.fromkeys(
+        _GATEWAYS, "for RDP, VNC and SSH to other machines: does not fit a 4 GB node"
+    ),
     storage_class="local-path",
 )
 NODE_8GB = Profile(
@@ -124,12 +137,21 @@ def profile_of(name: str) -> Profile:
     for profile in PROFILES:
         if profile.name == name:
             return profile
-    raise ValueError(f"--profile is {name!r}; allowed: {', '.join(profile.name for profile in PROFILES)}")
+    raise ValueError(
+        f"--profile is {name!r}; allowed: {', '.join(profile.name for profile in PROFILES)}"
+    )
 
 
-_HOST = re.compile(r"(?=.{1,253}$)[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?(\.[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?)*")
-_HOST_WORDS = "a DNS name in lower-case letters, such as kasm.example.com, without https:// and without a port"
-_OBJECT = re.compile(r"(?=.{1,253}$)[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*")
+_HOST = re.compile(
+    r"(?=.{1,253}$)[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?(\.[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?)*"
+)
+_HOST_WORDS = (
+    "a DNS name in lower-case letters, such as kasm.example.com, without https:// and without a"
+    " port"
+)
+_OBJECT = re.compile(
+    r"(?=.{1,253}$)[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*"
+)
 _OBJECT_WORDS = "a Kubernetes name: lower-case letters, digits, inner '-' and '.'"
 _LONGEST_RELEASE = 53
 
@@ -139,7 +161,9 @@ class Ingress(StrEnum):
 
     TRAEFIK = "traefik"  # the chart's Ingress, served by the Traefik of K3s
     LOADBALANCER = "loadbalancer"  # a Service of type LoadBalancer on port 443, without an Ingress
-    NONE = "none"  # neither: a Traefik (or another proxy) outside the chart routes to the proxy's Service
+    NONE = (  # neither: a Traefik (or another proxy) outside the chart routes to the proxy's Service
+        "none"
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,7 +196,9 @@ class BadOptionsError(Exception):
 
 
 def check(options: InstallOptions) -> None:
-    """Raises BadOptionsError with every problem there is, each naming the option, the value and what is allowed."""
+    """Raises BadOptionsError with every problem there is, each naming the option, the value and
+    what is allowed.
+    """
     if problems := tuple(_problems(options)):
         raise BadOptionsError(problems)
 
@@ -189,23 +215,41 @@ def _problems(options: InstallOptions) -> Iterator[str]:
         yield f"--hostname is {options.hostname!r}; allowed: {_HOST_WORDS}."
     if options.size not in SIZES:
         yield f"--size is {options.size!r}; allowed: {', '.join(SIZES)}."
-    if not _OBJECT.fullmatch(options.release) or "." in options.release or len(options.release) > _LONGEST_RELEASE:
-        yield f"--release is {options.release!r}; allowed: small letters, digits and inner '-', at most 53."
-    for option, value in (("--storage-class", options.storage_class), ("--tls-secret", options.tls_secret)):
+    if (
+        not _OBJECT.fullmatch(options.release)
+        or "." in options.release
+        or len(options.release) > _LONGEST_RELEASE
+    ):
+        yield (
+            f"--release is {options.release!r}; allowed: small letters, digits and inner '-', at"
+            " most 53."
+        )
+    for option, value in (
+        ("--storage-class", options.storage_class),
+        ("--tls-secret", options.tls_secret),
+    ):
         if value and not _OBJECT.fullmatch(value):
             yield f"{option} is {value!r}; allowed: {_OBJECT_WORDS}."
-    if version < generation.oldest or version[: len(generation.oldest)] > generation.newest[: len(generation.oldest)]:
+    if (
+        version < generation.oldest
+        or version[: len(generation.oldest)] > generation.newest[: len(generation.oldest)]
+    ):
         versions = f"{words_of(generation.oldest)}.x to {words_of(generation.newest)}"
         yield f"--chart-version is {words_of(version)}; allowed for {generation.chart}: {versions}."
     if options.profile.is_cut and options.size != "small":
         yield (
-            f"--profile is {options.profile.name} and --size is {options.size}: such a node holds --size small only;"
-            " allowed for other sizes: --profile chart."
+            f"--profile is {options.profile.name} and --size is {options.size}: such a node holds"
+            " --size small only; allowed for other sizes: --profile chart."
         )
     if "ingress_enabled" not in generation.paths and options.ingress is not Ingress.TRAEFIK:
-        yield f"--ingress is {options.ingress}; allowed for {chart}: traefik, as its Ingress is always made."
+        yield (
+            f"--ingress is {options.ingress}; allowed for {chart}: traefik, as its Ingress is"
+            " always made."
+        )
     if not generation.creates_certificate(version) and not options.tls_secret:
-        yield f"--tls-secret is missing; {chart} mounts that Secret everywhere and does not make it."
+        yield (
+            f"--tls-secret is missing; {chart} mounts that Secret everywhere and does not make it."
+        )
 
 
 # Path, value, comment.
@@ -222,8 +266,10 @@ def heading(options: InstallOptions) -> str:
     """Comment at the head of the file: its purpose and its use."""
     version = words_of(options.chart_version)
     lines = [
-        f"Kasm {kasm_version(version)}: values for chart {options.generation.chart} {version}"
-        f" (generation {options.generation.letter}).",
+        (
+            f"Kasm {kasm_version(version)}: values for chart {options.generation.chart} {version}"
+            f" (generation {options.generation.letter})."
+        ),
         "There are no passwords in this file; docs/kasm.md explains where they come from.",
     ]
     if options.profile.node:
@@ -232,8 +278,8 @@ def heading(options: InstallOptions) -> str:
         service = options.generation.component("proxy")
         name = service.service.format(release=options.release, zone="default") if service else ""
         lines.append(
-            f"Nothing in these values gives browsers access: route {options.hostname} to Service {name}, port 8080 "
-            "(HTTP)."
+            f"Nothing in these values gives browsers access: route {options.hostname} to Service"
+            f" {name}, port 8080 (HTTP)."
         )
     return "\n".join(lines)
 
@@ -243,17 +289,29 @@ def entries(options: InstallOptions) -> Iterator[Entry]:
     paths = options.generation.paths
     yield paths["hostname"], options.hostname, "the name that users open; it must resolve to a node"
     yield paths["size"], options.size, _SIZES[options.size]
-    yield paths["pull_policy"], "IfNotPresent", "an image that exists on the node is not pulled again"
+    yield (
+        paths["pull_policy"],
+        "IfNotPresent",
+        "an image that exists on the node is not pulled again",
+    )
     if "image_tag" in paths:
         version = kasm_version(words_of(options.chart_version))
-        yield paths["image_tag"], version, "some chart versions name images of the development branch"
+        yield (
+            paths["image_tag"],
+            version,
+            "some chart versions name images of the development branch",
+        )
     yield from _way_in(options)
     yield from _replicas(options)
     yield from _database(options)
     yield from options.profile.entries(options.generation, options.chart_version)
 
 
-_SIZES = {"small": "for 10 to 15 sessions", "medium": "for 25 to 30 sessions", "large": "for 50 sessions and more"}
+_SIZES = {
+    "small": "for 10 to 15 sessions",
+    "medium": "for 25 to 30 sessions",
+    "large": "for 50 sessions and more",
+}
 
 
 def _way_in(options: InstallOptions) -> Iterator[Entry]:
@@ -266,20 +324,30 @@ def _way_in(options: InstallOptions) -> Iterator[Entry]:
                 "uses port 443 of the node: on K3s, Traefik must be disabled",
             )
         else:
-            yield paths["proxy_service_type"], "ClusterIP", "a LoadBalancer would conflict with Traefik on port 443"
+            yield (
+                paths["proxy_service_type"],
+                "ClusterIP",
+                "a LoadBalancer would conflict with Traefik on port 443",
+            )
         yield paths["ingress_enabled"], options.ingress is Ingress.TRAEFIK, ""
     if options.ingress is Ingress.TRAEFIK and options.generation.keys.read(
         paths["ingress_class"], options.chart_version
     ):
         yield paths["ingress_class"], "traefik", "the Traefik of K3s"
     if options.tls_secret:
-        yield paths["tls_secret"], options.tls_secret, "a Secret of type kubernetes.io/tls in the same namespace"
+        yield (
+            paths["tls_secret"],
+            options.tls_secret,
+            "a Secret of type kubernetes.io/tls in the same namespace",
+        )
         if "tls_create" in paths:
             yield paths["tls_create"], False, "it already exists"
 
 
 def _replicas(options: InstallOptions) -> Iterator[Entry]:
-    """Replica counts that the chart requires: also of components that are off, whatever the profile says."""
+    """Replica counts that the chart requires: also of components that are off, whatever the profile
+    says.
+    """
     if not options.generation.requires_replicas:
         return
     comment = "the chart rejects values without replicas when Helm 4 installs it"
@@ -298,7 +366,11 @@ def _database(options: InstallOptions) -> Iterator[Entry]:
         yield paths["storage_class"], options.profile.storage_class, "the storage class of K3s"
     if "retention_enabled" in paths:
         yield paths["retention_enabled"], True, ""
-    yield paths["retention"], "Retain", "Delete would delete the data with the StatefulSet, also on an upgrade"
+    yield (
+        paths["retention"],
+        "Retain",
+        "Delete would delete the data with the StatefulSet, also on an upgrade",
+    )
 
 
 def nested(found: Iterable[Entry]) -> dict[str, Any]:
@@ -317,7 +389,9 @@ def to_yaml(found: list[Entry], head: str = "") -> str:
     return "\n".join(lines) + "\n"
 
 
-def _lines(tree: Mapping[str, Any], prefix: str, comments: Mapping[str, str], *, top: bool = False) -> Iterator[str]:
+def _lines(
+    tree: Mapping[str, Any], prefix: str, comments: Mapping[str, str], *, top: bool = False
+) -> Iterator[str]:
     indent = "  " * prefix.count(".")
     for key, value in tree.items():
         if top:
@@ -332,6 +406,8 @@ def _lines(tree: Mapping[str, Any], prefix: str, comments: Mapping[str, str], *,
 
 
 def _scalar(value: Any) -> str:
-    """One value in YAML's words, on one line; a text that could be read as something else is quoted."""
+    """One value in YAML's words, on one line; a text that could be read as something else is
+    quoted.
+    """
     text = yaml.safe_dump(value, default_flow_style=True, width=10_000, allow_unicode=True)
     return text.removesuffix("...\n").strip()

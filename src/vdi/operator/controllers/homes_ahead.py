@@ -1,8 +1,10 @@
-"""Controller of homes that the gateway made ahead of a user's first desktop: has their volume made, too.
+"""Controller of homes that the gateway made ahead of a user's first desktop: has their volume made,
+too.
 
-A StorageClass with `WaitForFirstConsumer` waits for the annotation by which the scheduler selects a node. It is set
-here where there is no choice, because one node alone can run desktops of the template. With several, the volume would
-tie the desktop to a node before the queue knows which one has capacity.
+A StorageClass with `WaitForFirstConsumer` waits for the annotation by which the scheduler selects a
+node. It is set here where there is no choice, because one node alone can run desktops of the
+template. With several, the volume would tie the desktop to a node before the queue knows which one
+has capacity.
 """
 
 from collections.abc import Callable
@@ -33,22 +35,34 @@ class HomesAhead:
         self._caches = cluster.caches
         self._settings = cluster.settings
 
-        def claim_changed(old: PersistentVolumeClaim | None, new: PersistentVolumeClaim | None) -> None:
+        def claim_changed(
+            old: PersistentVolumeClaim | None, new: PersistentVolumeClaim | None
+        ) -> None:
             if old is None and new is not None and MADE_AHEAD in new.metadata.annotations:
                 enqueue((new.metadata.namespace, new.metadata.name))
 
         cluster.caches.claims.listen(claim_changed)
 
     async def reconcile(self, key: tuple[str, str]) -> Result:
-        """Select the claim's node, if there is only one. Raises KubeError for what another try may fix."""
+        """Select the claim's node, if there is only one. Raises KubeError for what another try may
+        fix.
+        """
         claim = self._caches.claims.get(*key)
-        if claim is None or claim.metadata.deletion_timestamp or SELECTED_NODE in claim.metadata.annotations:
+        if (
+            claim is None
+            or claim.metadata.deletion_timestamp
+            or SELECTED_NODE in claim.metadata.annotations
+        ):
             return Result()
         template = self._caches.templates.get("", claim.metadata.annotations.get(MADE_AHEAD, ""))
         if template is None:
             return Result()
         gpu = self._settings.gpu_resource
-        names = [node.metadata.name for node in self._caches.nodes.values() if can_run(node, template, gpu)]
+        names = [
+            node.metadata.name
+            for node in self._caches.nodes.values()
+            if can_run(node, template, gpu)
+        ]
         if len(names) != 1:
             return Result()
         with suppress(Conflict, NotFound):  # used or deleted meanwhile

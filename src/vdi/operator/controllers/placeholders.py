@@ -1,8 +1,9 @@
 """Controller of placeholder pods, which make a cluster autoscaler add nodes for waiting sessions.
 
-One pass a second, which does nothing unless the queue, a template, a placeholder or an Event has changed: so the queue
-itself does no more than without an autoscaler. Names follow from shape and number, and nothing is remembered: an
-operator that is killed at any write leaves what the next pass completes or deletes.
+One pass a second, which does nothing unless the queue, a template, a placeholder or an Event has
+changed: so the queue itself does no more than without an autoscaler. Names follow from shape and
+number, and nothing is remembered: an operator that is killed at any write leaves what the next pass
+completes or deletes.
 """
 
 import asyncio
@@ -44,7 +45,9 @@ class Placeholders:
         queue: QueueManager,
         requests: MutableMapping[Demand, autoscaling.NodeRequest],
     ) -> None:
-        """`requests`: nodes requested by shape, kept up to date for the messages of waiting sessions."""
+        """`requests`: nodes requested by shape, kept up to date for the messages of waiting
+        sessions.
+        """
         caches = cluster.caches
         self._caches = caches
         self._cluster_settings = cluster.settings
@@ -72,7 +75,9 @@ class Placeholders:
         return Result(requeue_after=_REFUSED_SECONDS if refused else _INTERVAL_SECONDS)
 
     async def _update(self) -> bool:
-        """Create and delete pods as planned; whether one was refused. Raises KubeError for other failures."""
+        """Create and delete pods as planned; whether one was refused. Raises KubeError for other
+        failures.
+        """
         waiting = self._queue.waiting_demands()
         demands = [demand for demand, _ in waiting]
         counts = autoscaling.count_placeholders(
@@ -80,11 +85,15 @@ class Placeholders:
         )
         plan = autoscaling.plan_placeholders(counts, self._caches.placeholders.values())
         self._publish(demands)
-        writes = [*map(self._pods.delete, plan.delete), *(self._create(name, demand) for name, demand in plan.create)]
+        writes = [
+            *map(self._pods.delete, plan.delete),
+            *(self._create(name, demand) for name, demand in plan.create),
+        ]
         results = await asyncio.gather(*writes, return_exceptions=True)
         failures = [result for result in results if isinstance(result, BaseException)]
         for failure in failures:
-            # Without a quota or PriorityClass sessions still start: a refusal is logged, and the operator goes on.
+            # Without a quota or PriorityClass sessions still start: a refusal is logged, and the
+            # operator goes on.
             if not isinstance(failure, ApiError) or not _is_refusal(failure):
                 raise failure
             log.warning("a placeholder is refused: %s", failure.message)
@@ -94,23 +103,33 @@ class Placeholders:
     async def _create(self, name: str, demand: Demand) -> None:
         settings = self._settings
         desired = autoscaling.build_placeholder(
-            demand, name, settings.namespace, image=settings.image, priority_class=settings.priority_class
+            demand,
+            name,
+            settings.namespace,
+            image=settings.image,
+            priority_class=settings.priority_class,
         )
         with suppress(AlreadyExists):  # our own create whose answer was lost: the watch brings it
             await self._pods.create(desired)
 
     def _publish(self, demands: Iterable[Demand]) -> None:
         caches = self._caches
-        found = autoscaling.find_node_requests(demands, caches.placeholders.values(), caches.autoscaler_events.values())
+        found = autoscaling.find_node_requests(
+            demands, caches.placeholders.values(), caches.autoscaler_events.values()
+        )
         if found != self._requests:
             self._requests.clear()
             self._requests.update(found)
 
     def _headroom(self) -> Iterator[tuple[Demand, int]]:
-        """The shape of each template's default desktop, for the templates that exist and can be used."""
+        """The shape of each template's default desktop, for the templates that exist and can be
+        used.
+        """
         for name, number in self._settings.headroom.items():
             if template := self._caches.templates.get("", name):
-                plain = VDISession(ObjectMeta(name), SessionSpec(user="headroom@vdi.localhost", template=name))
+                plain = VDISession(
+                    ObjectMeta(name), SessionSpec(user="headroom@vdi.localhost", template=name)
+                )
                 desktop = resolve(plain, template, self._cluster_settings)
                 if isinstance(desktop, Desktop):
                     yield desktop.demand(), number
@@ -120,4 +139,6 @@ class Placeholders:
 
 
 def _is_refusal(error: ApiError) -> bool:
-    return isinstance(error, Forbidden | Invalid) or (isinstance(error, NotFound) and error.api_missing)
+    return isinstance(error, Forbidden | Invalid) or (
+        isinstance(error, NotFound) and error.api_missing
+    )

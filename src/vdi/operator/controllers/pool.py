@@ -1,4 +1,5 @@
-"""Controller of VDIPool: creates missing desktops, removes outdated and broken ones, writes the status.
+"""Controller of VDIPool: creates missing desktops, removes outdated and broken ones, writes the
+status.
 
 caches -> plan (`session.pool`) -> remove, complete, create -> status -> soonest requeue
 """
@@ -40,13 +41,15 @@ from vdi.session.schedule import next_change
 log = logging.getLogger(__name__)
 T = TypeVar("T")
 
-# Desktops that one pool starts at a time: users' own sessions need the API server and the registry, too.
+# Desktops that one pool starts at a time: users' own sessions need the API server and the registry,
+# too.
 AT_ONCE = 8
 # An unused desktop has nothing to save, and a session may wait for its GPU.
 GRACE_SECONDS = 1
 # Until a pool without capacity tries again.
 _CAPACITY_AGAIN_SECONDS = 5.0
-# Until a refused pod is tried again: no event reports that a quota or a label of the namespace has changed.
+# Until a refused pod is tried again: no event reports that a quota or a label of the namespace has
+# changed.
 _REFUSED_AGAIN_SECONDS = 30.0
 # Changes of a pool's desktops within this time are handled together.
 _GATHERED_SECONDS = 0.1
@@ -74,7 +77,9 @@ class PoolDesktops:
         self._secrets = Applier(client, SECRETS, Secret, caches.secrets)
 
     async def settle(self, pool: str) -> None:
-        """Find out which pods of uncertain creates exist, and release the capacity of the others."""
+        """Find out which pods of uncertain creates exist, and release the capacity of the
+        others.
+        """
         for name in await self._uncertain_creates.settle(pool):
             self._queue.withdraw(name)
 
@@ -87,7 +92,8 @@ class PoolDesktops:
             return
         self._queue.note_refusal(pod)
         node = self._pools.node_of(pod.spec.node_name)
-        # The kubelet of a lost node would never confirm the end, and an unused desktop has no files to lose.
+        # The kubelet of a lost node would never confirm the end, and an unused desktop has no files
+        # to lose.
         is_lost = bool(pod.spec.node_name) and (node is None or not node.ready)
         try:
             if await self._pools.withdraw(pod):
@@ -96,9 +102,15 @@ class PoolDesktops:
             self._pools.release(pod)
 
     async def complete(self, pool: PoolIdentity, pods: Iterable[Pod]) -> None:
-        """Create the Secret of each desktop that has none: an operator was killed between the two writes."""
+        """Create the Secret of each desktop that has none: an operator was killed between the two
+        writes.
+        """
         known = self._caches.secrets
-        missing = [pod for pod in pods if known.get(pool.namespace, pool_secret_name(pod.metadata.name)) is None]
+        missing = [
+            pod
+            for pod in pods
+            if known.get(pool.namespace, pool_secret_name(pod.metadata.name)) is None
+        ]
         await _run_all(self._give_secret(pool, pod) for pod in missing)
 
     async def _give_secret(self, pool: PoolIdentity, pod: Pod) -> None:
@@ -111,8 +123,12 @@ class PoolDesktops:
         )
         await self._secrets.ensure(desired)
 
-    async def make(self, pool: PoolIdentity, desktop: Desktop, fits: str, step: pooling.PoolPlan) -> Blocked | None:
-        """Start the missing desktops for which there is capacity; returns the reason if some are not started."""
+    async def make(
+        self, pool: PoolIdentity, desktop: Desktop, fits: str, step: pooling.PoolPlan
+    ) -> Blocked | None:
+        """Start the missing desktops for which there is capacity; returns the reason if some are
+        not started.
+        """
         blocked = self._queue.find_refusal(desktop)
         names: list[str] = []
         most = min(step.make, AT_ONCE)
@@ -121,16 +137,22 @@ class PoolDesktops:
             blocked = self._queue.request_for_pool(name, desktop)
             if blocked is None:
                 names.append(name)
-        is_terminating = any(pod.metadata.deletion_timestamp for pod in self._pools.waiting_in(pool.name))
+        is_terminating = any(
+            pod.metadata.deletion_timestamp for pod in self._pools.waiting_in(pool.name)
+        )
         if blocked and blocked.reason in BUSY_REASONS and not names and not is_terminating:
             await self.remove(step.outdated[:1])  # an outdated desktop makes room for a new one
         results = await _run_all(self._make_one(pool, desktop, fits, name) for name in names)
         return next((refusal for refusal in results if refusal), blocked)
 
-    async def _make_one(self, pool: PoolIdentity, desktop: Desktop, fits: str, name: str) -> Blocked | None:
+    async def _make_one(
+        self, pool: PoolIdentity, desktop: Desktop, fits: str, name: str
+    ) -> Blocked | None:
         port = self._settings.agent_port
         desktop = self._queue.isolate(desktop)
-        desired = build_pool_pod(identity=pool, name=name, desktop=desktop, annotations={FITS: fits}, agent_port=port)
+        desired = build_pool_pod(
+            identity=pool, name=name, desktop=desktop, annotations={FITS: fits}, agent_port=port
+        )
         try:
             pod = await self._pods.ensure(desired)
         except KubeError as failure:
@@ -171,27 +193,34 @@ class PoolController:
     ) -> None:
         """`enqueue` gets the name of a pool that needs work, and the seconds until then.
 
-        `enqueue_session` gets a waiting session that could claim a desktop that has just become ready.
+        `enqueue_session` gets a waiting session that could claim a desktop that has just become
+        ready.
         """
         self._caches = cluster.caches
-        self._statuses = ClusterStatusWriter(cluster.client, POOLS, VDIPool, cluster.caches.pools, cluster.clock)
+        self._statuses = ClusterStatusWriter(
+            cluster.client, POOLS, VDIPool, cluster.caches.pools, cluster.clock
+        )
         self._pools = pools
         self._desktops = PoolDesktops(cluster, pools, queue, uncertain_creates, key)
         self._settings = cluster.settings
         self._namespaces = cluster.namespaces
         self._clock = cluster.clock
-        # By the pool's uid, as long as it exists. Lost at a restart: a failing pool then tries again at once.
+        # By the pool's uid, as long as it exists. Lost at a restart: a failing pool then tries
+        # again at once.
         self._pauses: dict[str, tuple[str, pooling.Backoff]] = {}
         self._listen(enqueue, enqueue_session)
 
     async def reconcile(self, name: str) -> Result:
-        """Bring a pool one step closer to its spec. Raises KubeError for what another try may fix."""
+        """Bring a pool one step closer to its spec. Raises KubeError for what another try may
+        fix.
+        """
         await self._desktops.settle(name)
         pool = self._caches.pools.get("", name)
         waiting = self._pools.waiting_in(name)
         namespace = assigned_namespace(pool.metadata, self._namespaces) if pool else None
         if pool is None or pool.metadata.deletion_timestamp or namespace is None:
-            # The garbage collector would remove them, too, but it looks for new kinds every 30 s only.
+            # The garbage collector would remove them, too, but it looks for new kinds every 30 s
+            # only.
             await self._desktops.remove(waiting)
             return Result()
         await self._desktops.remove(pod for pod in waiting if not self._is_of(pool, pod))
@@ -205,7 +234,9 @@ class PoolController:
     def _is_of(self, pool: VDIPool, pod: Pod) -> bool:
         """Whether the desktop is this pool's and may stay."""
         namespace = assigned_namespace(pool.metadata, self._namespaces)
-        is_its_own = pooling.maker_uid(pod) == pool.metadata.uid and pod.metadata.namespace == namespace
+        is_its_own = (
+            pooling.maker_uid(pod) == pool.metadata.uid and pod.metadata.namespace == namespace
+        )
         return is_its_own and not self._pools.is_yielding(pod)
 
     def _plan(self, pool: VDIPool, fits: str | None) -> pooling.PoolPlan:
@@ -215,8 +246,14 @@ class PoolController:
 
     async def _fill(self, pool: VDIPool, identity: PoolIdentity) -> Result:
         now = self._clock.now()
-        desktop = pooling.pool_desktop(pool, self._caches.templates.get("", pool.spec.template), self._settings)
-        fits = self._pools.fingerprint(pool.spec.template, desktop) if isinstance(desktop, Desktop) else None
+        desktop = pooling.pool_desktop(
+            pool, self._caches.templates.get("", pool.spec.template), self._settings
+        )
+        fits = (
+            self._pools.fingerprint(pool.spec.template, desktop)
+            if isinstance(desktop, Desktop)
+            else None
+        )
         step = self._plan(pool, fits)
         pause = self._pause(pool, fits or "", step)
         await self._desktops.remove([*step.remove, *(fault.pod for fault in step.faults)])
@@ -230,11 +267,18 @@ class PoolController:
         obstacles = pooling.Obstacles(
             desktop if isinstance(desktop, Blocked) else None, blocked, pause, self._slow(step)
         )
-        claimed = sum(not pod.metadata.deletion_timestamp for pod in self._pools.taken_from(pool.metadata.name))
-        note_due = await self._write_status(pool, pooling.summarise(pool, step, claimed, obstacles, now))
+        claimed = sum(
+            not pod.metadata.deletion_timestamp
+            for pod in self._pools.taken_from(pool.metadata.name)
+        )
+        note_due = await self._write_status(
+            pool, pooling.summarise(pool, step, claimed, obstacles, now)
+        )
         change = next_change(pool.spec.schedule, now) if pool.spec.schedule else None
         left = (step.look_again, pause.left(now), change - now if change else None)
-        due = [span.total_seconds() for span in left if span is not None] + ([] if note_due is None else [note_due])
+        due = [span.total_seconds() for span in left if span is not None] + (
+            [] if note_due is None else [note_due]
+        )
         if blocked:
             due.append(_REFUSED_AGAIN_SECONDS if blocked.needs_change else _CAPACITY_AGAIN_SECONDS)
         if step.make and until_calm > 0:
@@ -242,7 +286,9 @@ class PoolController:
         return Result(min(due, default=None))
 
     def _pause(self, pool: VDIPool, fits: str, step: pooling.PoolPlan) -> pooling.Backoff:
-        """The pause after failures: longer with each, reset with another kind of desktop or when the pool is full."""
+        """The pause after failures: longer with each, reset with another kind of desktop or when
+        the pool is full.
+        """
         before, pause = self._pauses.get(pool.metadata.uid, ("", pooling.Backoff()))
         if before != fits or len(step.ready) >= pooling.desired_ready(pool, self._clock.now()):
             pause = pooling.Backoff()
@@ -263,7 +309,9 @@ class PoolController:
         return why.sentence if why.stuck else ""
 
     async def _write_status(self, pool: VDIPool, status: PoolStatus) -> float | None:
-        """Write the status if it says something new; the seconds to wait where it is too soon for mere progress."""
+        """Write the status if it says something new; the seconds to wait where it is too soon for
+        mere progress.
+        """
         status = printable(status)
         if status == pool.status:
             return None
@@ -271,14 +319,20 @@ class PoolController:
         wait = self._statuses.seconds_left(meta.uid)
         if wait > 0 and _is_full(status) == _is_full(pool.status):
             return wait
-        empty: dict[str, Any] = {field.encode_name: None for field in msgspec.structs.fields(PoolStatus)}
+        empty: dict[str, Any] = {
+            field.encode_name: None for field in msgspec.structs.fields(PoolStatus)
+        }
         await self._statuses.write(meta, empty | msgspec.to_builtins(status))
         return None
 
     def _listen(
-        self, enqueue: Callable[[str, float], None], enqueue_session: Callable[[tuple[str, str]], None]
+        self,
+        enqueue: Callable[[str, float], None],
+        enqueue_session: Callable[[tuple[str, str]], None],
     ) -> None:
-        """Enqueue a pool when it, its template, one of its desktops or one of their nodes has changed."""
+        """Enqueue a pool when it, its template, one of its desktops or one of their nodes has
+        changed.
+        """
         caches = self._caches
 
         def pool_changed(old: VDIPool | None, new: VDIPool | None) -> None:
@@ -289,14 +343,26 @@ class PoolController:
                 enqueue(current.metadata.name, 0.0)
 
         def template_changed(old: VDITemplate | None, new: VDITemplate | None) -> None:
-            if (current := new or old) and not (old and new and old.metadata.generation == new.metadata.generation):
+            if (current := new or old) and not (
+                old and new and old.metadata.generation == new.metadata.generation
+            ):
                 for pool in caches.pools.by_index(BY_POOLED_TEMPLATE, current.metadata.name):
                     enqueue(pool.metadata.name, 0.0)
 
         def pod_changed(old: Pod | None, new: Pod | None) -> None:
-            if (current := new or old) and (name := pool_of(current)) and (not new or is_waiting(old or new)):
+            if (
+                (current := new or old)
+                and (name := pool_of(current))
+                and (not new or is_waiting(old or new))
+            ):
                 enqueue(name, _GATHERED_SECONDS)
-            if new and new.ready and is_waiting(new) and not (old and old.ready) and (key := self._pools.next_for(new)):
+            if (
+                new
+                and new.ready
+                and is_waiting(new)
+                and not (old and old.ready)
+                and (key := self._pools.next_for(new))
+            ):
                 enqueue_session(key)
 
         def node_changed(old: Node | None, new: Node | None) -> None:

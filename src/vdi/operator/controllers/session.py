@@ -1,6 +1,8 @@
-"""Controller of VDISession: observes a session, decides with `vdi.session`, acts, and writes the status.
+"""Controller of VDISession: observes a session, decides with `vdi.session`, acts, and writes the
+status.
 
-deleted? finalize -> finalizer -> observe -> host -> run over? end it -> suspended? -> pod lost? replace it
+deleted? finalize -> finalizer -> observe -> host -> run over? end it -> suspended? -> pod lost?
+replace it
                   -> decide -> capacity -> build children -> status -> soonest requeue
 
 The steps in full, with their reasons: docs/design/operator.md.
@@ -35,9 +37,11 @@ from vdi.session.naming import FINALIZER
 from vdi.session.schedule import start_due_at
 from vdi.session.status import derive, derive_ending, derive_suspended
 
-# Until a refused child, size or mount is tried again: no event reports that a quota or a filesystem has changed.
+# Until a refused child, size or mount is tried again: no event reports that a quota or a filesystem
+# has changed.
 _REFUSED_AGAIN_SECONDS = 30.0
-# A reconcile's own writes do not enqueue its session: where they leave something to do, it returns this.
+# A reconcile's own writes do not enqueue its session: where they leave something to do, it returns
+# this.
 _AT_ONCE = Result(requeue_after=0.0)
 
 
@@ -59,7 +63,12 @@ class SessionController:
         events: SessionEvents,
     ) -> None:
         """`reports`: None where no gateway keeps a history."""
-        client, caches, settings, clock = cluster.client, cluster.caches, cluster.settings, cluster.clock
+        client, caches, settings, clock = (
+            cluster.client,
+            cluster.caches,
+            cluster.settings,
+            cluster.clock,
+        )
         self._client = client
         self._caches = caches
         self._uncertain_creates = uncertain_creates
@@ -72,13 +81,19 @@ class SessionController:
         self._clock = clock
         self._reservations = reservations = Reservations()
         hosts = Hosts(cluster, host_key)
-        self._builder = Builder(owned, hosts, reservations, uncertain_creates, desktop_key, settings)
+        self._builder = Builder(
+            owned, hosts, reservations, uncertain_creates, desktop_key, settings
+        )
         self._cleanup = Cleanup(owned, clock)
         self._statuses = StatusWriter(client, caches.sessions, clock)
-        self._observer = Observer(caches, reservations, hosts, settings, agents.report, self._statuses.is_unpublished)
+        self._observer = Observer(
+            caches, reservations, hosts, settings, agents.report, self._statuses.is_unpublished
+        )
 
     async def reconcile(self, key: SessionKey) -> Result:
-        """Take one session as many steps further as possible. Raises KubeError for what another try may fix."""
+        """Take one session as many steps further as possible. Raises KubeError for what another try
+        may fix.
+        """
         await self._uncertain_creates.settle(key)
         session = self._caches.sessions.get(*key)
         if session is None:
@@ -122,13 +137,21 @@ class SessionController:
     async def _reconcile_active(self, observed: Observed, now: datetime) -> Result:
         """Create or repair the children, or wait for what is missing; write the status."""
         session = observed.session
-        observed, decision = await self._request_capacity(observed, decide(observed, self._settings, now))
+        observed, decision = await self._request_capacity(
+            observed, decide(observed, self._settings, now)
+        )
         free_from = evictable_at(observed, self._settings)
-        built = await self._builder.build(observed, decision, evictable=free_from is not None and now >= free_from)
+        built = await self._builder.build(
+            observed, decision, evictable=free_from is not None and now >= free_from
+        )
         if built.observed.pod is None and built.refused:
             self._queue.withdraw(session.metadata.uid)
-        # A desktop is often ready within 1.5 s of its pod. Its status is then written once, as Running.
-        if _is_just_made(observed, built, now) and (note_due := self._statuses.hold(session)) is not None:
+        # A desktop is often ready within 1.5 s of its pod. Its status is then written once, as
+        # Running.
+        if (
+            _is_just_made(observed, built, now)
+            and (note_due := self._statuses.hold(session)) is not None
+        ):
             again = built.pod_follows or not self._observer.is_current(built.observed)
             return _AT_ONCE if again else Result(requeue_after=note_due)
         unresized = await self._builder.resize(built.observed)
@@ -140,22 +163,32 @@ class SessionController:
                 self._agents.notify(session, built.observed.pod, notice)
         if built.failure:
             raise built.failure
-        observed = replace(built.observed, session=written) if written is not session else built.observed
+        observed = (
+            replace(built.observed, session=written) if written is not session else built.observed
+        )
         # A warning that has just been written may mean more at once.
         is_warned = bool(alerts) and written is not session
         if built.pod_follows or is_warned or not self._observer.is_current(observed):
             return _AT_ONCE
         due = [] if note_due is None else [note_due]
-        no_mounts = built.blocked is not None and built.blocked.reason == PodReason.NO_IDMAPPED_MOUNTS
-        host_refused = observed.host_blocked is not None and observed.host_blocked.reason != Reason.HOST_TAKEN
+        no_mounts = (
+            built.blocked is not None and built.blocked.reason == PodReason.NO_IDMAPPED_MOUNTS
+        )
+        host_refused = (
+            observed.host_blocked is not None and observed.host_blocked.reason != Reason.HOST_TAKEN
+        )
         if unresized or built.refused or no_mounts or host_refused:
             due.append(_REFUSED_AGAIN_SECONDS)
         if requeue_at := next_requeue(observed, self._settings, now):
             due.append((requeue_at - now).total_seconds())
         return Result(requeue_after=min(due, default=None))
 
-    async def _request_capacity(self, observed: Observed, decision: Decision) -> tuple[Observed, Decision]:
-        """Claim a pool's desktop, or reserve capacity for a new one; Blocked where neither is possible."""
+    async def _request_capacity(
+        self, observed: Observed, decision: Decision
+    ) -> tuple[Observed, Decision]:
+        """Claim a pool's desktop, or reserve capacity for a new one; Blocked where neither is
+        possible.
+        """
         session, desktop = observed.session, decision.desktop
         if observed.pod:
             return observed, decision
@@ -164,7 +197,10 @@ class SessionController:
             return observed, decision
         if pod := await self._pools.claim(observed, desktop):
             self._queue.withdraw(session.metadata.uid)
-            return replace(observed, pod=pod, node=self._caches.nodes.get("", pod.spec.node_name)), decision
+            return (
+                replace(observed, pod=pod, node=self._caches.nodes.get("", pod.spec.node_name)),
+                decision,
+            )
         if refusal := self._queue.find_refusal(desktop, observed.home):
             self._queue.withdraw(session.metadata.uid)
             return observed, Decision(blocked=refusal)
@@ -173,8 +209,8 @@ class SessionController:
         return observed, replace(decision, desktop=self._queue.isolate(desktop, observed.home))
 
     async def _replace_pod(self, observed: Observed, removal: Removal, now: datetime) -> Result:
-        # The status first, then the pod. Killed in between, the next start counts the loss once, and between two pods
-        # the status keeps the time when the run began.
+        # The status first, then the pod. Killed in between, the next start counts the loss once,
+        # and between two pods the status keeps the time when the run began.
         without = replace(observed, session=removal.session, pod=None)
         status = derive(without, removal.blocked, self._settings, now)
         await self._write_status(observed.session, status, now, at_once=True)
@@ -195,13 +231,18 @@ class SessionController:
         return Result(requeue_after=(requeue_at - now).total_seconds() if requeue_at else None)
 
     async def _end(self, observed: Observed, ending: Ending, now: datetime) -> Result:
-        """Write that the run is over, then suspend or delete the session. Its next reconcile does the rest."""
-        # Each write names the resourceVersion that the decision was made on. So an extension that the watch has not
-        # brought yet wins: the write fails with a conflict, and the session is reconciled again.
+        """Write that the run is over, then suspend or delete the session. Its next reconcile does
+        the rest.
+        """
+        # Each write names the resourceVersion that the decision was made on. So an extension that
+        # the watch has not brought yet wins: the write fails with a conflict, and the session is
+        # reconciled again.
         written = session = observed.session
         if not (session.spec.suspended and ending.suspends):
             status = derive_ending(observed, ending, self._settings, now)
-            written, _ = await self._write_status(session, status, now, at_once=True, if_unchanged=True)
+            written, _ = await self._write_status(
+                session, status, now, at_once=True, if_unchanged=True
+            )
         if ending.suspends:
             done = {"plannedEnd": None} if ending.reason == Reason.ENDED_AS_PLANNED else {}
             await self._patch(written, {"spec": {"suspended": True, **done}})
@@ -209,7 +250,9 @@ class SessionController:
         return _AT_ONCE if await self._delete(written) else Result()
 
     async def _finalize(self, session: VDISession) -> Result:
-        """Delete the children, wait until the pod has ended and the gateway knows, and remove the finalizer."""
+        """Delete the children, wait until the pod has ended and the gateway knows, and remove the
+        finalizer.
+        """
         self._queue.withdraw(session.metadata.uid)
         if FINALIZER not in session.metadata.finalizers:
             return Result()
@@ -220,17 +263,20 @@ class SessionController:
             status = derive(terminating, None, self._settings, self._clock.now())
             session, _ = await self._statuses.write(session, status)
         if not await self._cleanup.delete_all(observed):
-            # The DELETED event of the last child enqueues the session. Before that, a pod that terminates since now may
-            # have to be deleted by force: that of a dead node.
+            # The DELETED event of the last child enqueues the session. Before that, a pod that
+            # terminates since now may have to be deleted by force: that of a dead node.
             is_current = self._observer.is_current(replace(observed, session=session))
             return Result() if is_current else _AT_ONCE
         if wait is not None:
             return Result(requeue_after=wait)
-        kept = tuple(finalizer for finalizer in session.metadata.finalizers if finalizer != FINALIZER)
+        kept = tuple(
+            finalizer for finalizer in session.metadata.finalizers if finalizer != FINALIZER
+        )
         left = await self._set_finalizers(session, kept)
         if not left.metadata.finalizers:
-            # That deleted the session. The response has the old version, so the cache would keep the session until the
-            # watch reports its end, and a child's event before that would have the finalizer removed a second time.
+            # That deleted the session. The response has the old version, so the cache would keep
+            # the session until the watch reports its end, and a child's event before that would
+            # have the finalizer removed a second time.
             meta = left.metadata
             self._caches.sessions.forget(meta.namespace, meta.name, meta.uid)
         return Result()
@@ -248,15 +294,23 @@ class SessionController:
         return await self._patch(session, {"metadata": {"finalizers": list(finalizers)}})
 
     async def _patch(self, session: VDISession, patch: dict[str, dict[str, object]]) -> VDISession:
-        # With the resourceVersion, so that a finalizer of somebody else, or their edit of the spec, is not undone.
+        # With the resourceVersion, so that a finalizer of somebody else, or their edit of the spec,
+        # is not undone.
         meta = session.metadata
-        body = {**patch, "metadata": {**patch.get("metadata", {}), "resourceVersion": meta.resource_version}}
-        patched = await self._client.patch(SESSIONS, meta.name, body, namespace=meta.namespace, into=VDISession)
+        body = {
+            **patch,
+            "metadata": {**patch.get("metadata", {}), "resourceVersion": meta.resource_version},
+        }
+        patched = await self._client.patch(
+            SESSIONS, meta.name, body, namespace=meta.namespace, into=VDISession
+        )
         self._caches.sessions.remember(patched)
         return patched
 
     async def _delete(self, session: VDISession) -> bool:
-        """Delete the session if it is still as it is known here; whether it was there. Raises Conflict."""
+        """Delete the session if it is still as it is known here; whether it was there. Raises
+        Conflict.
+        """
         meta = session.metadata
         try:
             left = await self._client.delete(

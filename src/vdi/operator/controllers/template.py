@@ -1,7 +1,8 @@
-"""Controller of VDITemplate: pulls its image to every node that may run its desktops (`prePull`), with puller pods.
+"""Controller of VDITemplate: pulls its image to every node that may run its desktops (`prePull`),
+with puller pods.
 
-`vdi.session.prepull` plans; the status reports progress, warns of settings that have no effect, and has the size of the
-largest desktop that a node can run.
+`vdi.session.prepull` plans; the status reports progress, warns of settings that have no effect, and
+has the size of the largest desktop that a node can run.
 """
 
 import asyncio
@@ -22,7 +23,16 @@ from vdi.operator.caches import ClusterContext
 from vdi.operator.children import explain_refusal
 from vdi.operator.status import ClusterStatusWriter, printable
 from vdi.session.naming import SESSIONS_NAMESPACE, assigned_namespace
-from vdi.session.prepull import IMAGE_PULLED, PREPULL, PullMemory, PullPlan, build_puller, image_pulled, plan, summarise
+from vdi.session.prepull import (
+    IMAGE_PULLED,
+    PREPULL,
+    PullMemory,
+    PullPlan,
+    build_puller,
+    image_pulled,
+    plan,
+    summarise,
+)
 from vdi.session.resize import find_largest
 from vdi.session.streaming import SETTINGS_IGNORED, settings_ignored
 
@@ -37,7 +47,9 @@ class PrePuller:
         self._has_autoscaler = has_autoscaler
         client, caches = cluster.client, cluster.caches
         self._caches = caches
-        self.statuses = ClusterStatusWriter(client, TEMPLATES, VDITemplate, caches.templates, cluster.clock)
+        self.statuses = ClusterStatusWriter(
+            client, TEMPLATES, VDITemplate, caches.templates, cluster.clock
+        )
         self._settings = cluster.settings
         self._clock = cluster.clock
         self._pods = Applier(client, PODS, Pod, caches.pods)
@@ -45,7 +57,8 @@ class PrePuller:
         self._memories: dict[str, PullMemory] = {}  # by uid of the template; dropped with it
 
     async def pull(self, template: VDITemplate, namespace: str) -> float | None:
-        """Create and remove pullers as planned, with pods in this namespace; the seconds until the next look, if any.
+        """Create and remove pullers as planned, with pods in this namespace; the seconds until the
+        next look, if any.
 
         Raises KubeError for what another try may fix; the status is written all the same.
         """
@@ -61,10 +74,13 @@ class PrePuller:
             if isinstance(result, BaseException):
                 raise result
         now = self._clock.now()
-        # The plan does not know yet of pullers that were refused just now: their time is in the memory.
+        # The plan does not know yet of pullers that were refused just now: their time is in the
+        # memory.
         looks = [failure.again for failure in memory.failures.values() if failure.again > now]
         looks += [step.again] if step.again else []
-        seconds = [max(0.0, (look - now).total_seconds()) for look in looks] + ([pause] if pause is not None else [])
+        seconds = [max(0.0, (look - now).total_seconds()) for look in looks] + (
+            [pause] if pause is not None else []
+        )
         return min(seconds, default=None)
 
     async def withdraw(self, template: VDITemplate) -> None:
@@ -90,12 +106,25 @@ class PrePuller:
         self.statuses.forget(template.metadata.uid)
 
     def _plan(self, template: VDITemplate, namespace: str, memory: PullMemory) -> PullPlan:
-        mine = [pod for pod in self.pullers_of(template.metadata.name) if pod.metadata.namespace == namespace]
+        mine = [
+            pod
+            for pod in self.pullers_of(template.metadata.name)
+            if pod.metadata.namespace == namespace
+        ]
         pullers = [(pod, self._caches.events_of(pod)) for pod in mine]
         nodes = self._caches.nodes.values()
-        return plan(template, nodes, pullers, memory, gpu_resource=self._settings.gpu_resource, now=self._clock.now())
+        return plan(
+            template,
+            nodes,
+            pullers,
+            memory,
+            gpu_resource=self._settings.gpu_resource,
+            now=self._clock.now(),
+        )
 
-    async def _create(self, template: VDITemplate, node: Node, namespace: str, memory: PullMemory) -> None:
+    async def _create(
+        self, template: VDITemplate, node: Node, namespace: str, memory: PullMemory
+    ) -> None:
         """Create one puller. A refusal (quota, Pod Security) counts as a failure of the node."""
         try:
             await self._pods.ensure(build_puller(template, node.metadata.name, namespace))
@@ -107,7 +136,9 @@ class PrePuller:
             memory.fail(node, refused.reason, words, self._clock.now())
 
     async def describe(self, template: VDITemplate) -> VDITemplate:
-        """Keep the largest size, and the condition on settings without effect; returns the template as it then is."""
+        """Keep the largest size, and the condition on settings without effect; returns the template
+        as it then is.
+        """
         warning = settings_ignored(template, self._clock.now())
         conditions = _with_condition(template, SETTINGS_IGNORED, warning)
         nodes = () if self._has_autoscaler else self._caches.nodes.values()
@@ -125,13 +156,18 @@ class PrePuller:
         return await self.statuses.write(template.metadata, content)
 
     async def _write_status(self, template: VDITemplate, progress: PrePullStatus) -> float | None:
-        """Write the progress if it is new; the seconds to wait where it is too soon for the same condition."""
+        """Write the progress if it is new; the seconds to wait where it is too soon for the same
+        condition.
+        """
         status, now = template.status, self._clock.now()
         progress, condition = printable(progress), printable(image_pulled(template, progress, now))
         if progress == status.pre_pull and condition in status.conditions:
             return None
         wait = self.statuses.seconds_left(template.metadata.uid)
-        before = next((condition.reason for condition in status.conditions if condition.type == IMAGE_PULLED), "")
+        before = next(
+            (condition.reason for condition in status.conditions if condition.type == IMAGE_PULLED),
+            "",
+        )
         if wait > 0 and condition.reason == before:
             return wait
         conditions = _with_condition(template, IMAGE_PULLED, condition)
@@ -139,17 +175,28 @@ class PrePuller:
         return None
 
     async def _write(
-        self, template: VDITemplate, progress: PrePullStatus | None, conditions: tuple[Condition, ...]
+        self,
+        template: VDITemplate,
+        progress: PrePullStatus | None,
+        conditions: tuple[Condition, ...],
     ) -> None:
         status = TemplateStatus(progress, template.metadata.generation, conditions=conditions)
         content: dict[str, Any] = {"prePull": None, "conditions": [], **msgspec.to_builtins(status)}
         if progress is not None:  # a merge patch leaves fields that it does not name as they were
-            empty: dict[str, Any] = {"image": None, "desired": 0, "ready": 0, "pulling": [], "failed": []}
+            empty: dict[str, Any] = {
+                "image": None,
+                "desired": 0,
+                "ready": 0,
+                "pulling": [],
+                "failed": [],
+            }
             content["prePull"] = empty | content["prePull"]
         await self.statuses.write(template.metadata, content)
 
 
-def _with_condition(template: VDITemplate, kind: str, condition: Condition | None) -> tuple[Condition, ...]:
+def _with_condition(
+    template: VDITemplate, kind: str, condition: Condition | None
+) -> tuple[Condition, ...]:
     others = tuple(known for known in template.status.conditions if known.type != kind)
     return (*others, condition) if condition else others
 
@@ -162,7 +209,9 @@ def _template_name(pod: Pod) -> tuple[str, ...]:
 class TemplateController:
     """Reconciles templates; the key is the template's name."""
 
-    def __init__(self, cluster: ClusterContext, enqueue: Callable[[str], None], *, has_autoscaler: bool) -> None:
+    def __init__(
+        self, cluster: ClusterContext, enqueue: Callable[[str], None], *, has_autoscaler: bool
+    ) -> None:
         """`has_autoscaler`: nodes that are larger than all of now may come."""
         self._caches = cluster.caches
         self._namespaces = cluster.namespaces
@@ -176,7 +225,9 @@ class TemplateController:
             await self._puller.remove(self._puller.pullers_of(name))
             return Result()
         namespace = assigned_namespace(template.metadata, self._namespaces)
-        elsewhere = [pod for pod in self._puller.pullers_of(name) if pod.metadata.namespace != namespace]
+        elsewhere = [
+            pod for pod in self._puller.pullers_of(name) if pod.metadata.namespace != namespace
+        ]
         await self._puller.remove(elsewhere)
         if namespace is None:
             self._puller.forget(template)
@@ -227,7 +278,14 @@ def _desired_state(template: VDITemplate) -> tuple[object, ...]:
 
 def _matters(node: Node) -> tuple[object, ...]:
     """The fields of a node that decide whether it should have an image, and whether it has it."""
-    return node.metadata.uid, node.ready, node.spec, node.metadata.labels, node.status.allocatable, node.status.images
+    return (
+        node.metadata.uid,
+        node.ready,
+        node.spec,
+        node.metadata.labels,
+        node.status.allocatable,
+        node.status.images,
+    )
 
 
 def _shape(node: Node) -> tuple[object, ...]:

@@ -1,1 +1,3 @@
-"""The queue of sessions that wait for capacity: the order, the decisions, and the messages about them."""
+"""The queue of sessions that wait for capacity: the order, the decisions, and the messages about
+them.
+"""

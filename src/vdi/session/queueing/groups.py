@@ -1,9 +1,10 @@
-"""Pending sessions of equal demand, in the order in which they start, and the nodes where they may run. Pure.
+"""Pending sessions of equal demand, in the order in which they start, and the nodes where they may
+run. Pure.
 
     priority plus one point per ten minutes of waiting -> running desktops of the user per weight -> oldest -> uid
 
-Incremental: a change costs little however many sessions wait. Of one user's pending sessions of one priority the oldest
-is always first, so only the first of each such row is compared.
+Incremental: a change costs little however many sessions wait. Of one user's pending sessions of one
+priority the oldest is always first, so only the first of each such row is compared.
 """
 
 from bisect import bisect_left, insort
@@ -45,15 +46,20 @@ class PendingSession:
 def share_of(user: str, running: Mapping[str, int], weights: Mapping[str, float]) -> float:
     """Running desktops of a user, divided by the user's weight; the smaller share goes first.
 
-    The same for all of a user's pending sessions: `GroupQueue` compares them by it once for the user.
+    The same for all of a user's pending sessions: `GroupQueue` compares them by it once for the
+    user.
     """
     return running.get(user, 0) / weights.get(user, 1.0)
 
 
 def sort_pending(
-    pending_sessions: Iterable[PendingSession], running: Mapping[str, int], weights: Mapping[str, float], now: int
+    pending_sessions: Iterable[PendingSession],
+    running: Mapping[str, int],
+    weights: Mapping[str, float],
+    now: int,
 ) -> list[PendingSession]:
-    """The order in which they would start if slots that fit every session became free one after the other.
+    """The order in which they would start if slots that fit every session became free one after the
+    other.
 
     A session that starts counts as running for the later ones of its user.
     """
@@ -84,8 +90,12 @@ class GroupQueue:
         self._rows: dict[_Row, list[tuple[int, str]]] = {}
         self._of_user: dict[str, set[_Row]] = defaultdict(set)
         self._heap: list[tuple[Key, _Row]] = []
-        self._pushed: dict[_Row, Key] = {}  # newest key of each row in the heap; entries with others are void
-        self._steps: list[tuple[int, _Row]] = []  # when the first of a row gets its next point of priority
+        self._pushed: dict[
+            _Row, Key
+        ] = {}  # newest key of each row in the heap; entries with others are void
+        self._steps: list[
+            tuple[int, _Row]
+        ] = []  # when the first of a row gets its next point of priority
         self._oldest: list[tuple[int, str]] = []  # including sessions that have left
 
     def __len__(self) -> int:
@@ -153,7 +163,9 @@ class GroupQueue:
         return self._oldest[0][0] if self._oldest else None
 
     def _is_current(self, since: int, uid: str) -> bool:
-        """Whether the session still waits, since that time: one that comes back starts again at the end."""
+        """Whether the session still waits, since that time: one that comes back starts again at the
+        end.
+        """
         pending = self._pending.get(uid)
         return pending is not None and pending.since == since
 
@@ -211,27 +223,41 @@ def is_hopeless(group: Group) -> bool:
 
 
 def blocks(takes: Iterable[tuple[str, int]], capacity: NodeCapacity, other: Group) -> bool:
-    """Whether a pod of this size, on this node, takes what the first session of another group lacks there."""
+    """Whether a pod of this size, on this node, takes what the first session of another group lacks
+    there.
+    """
     if capacity.name not in other.capacities or not capacity.could_fit(other.demand.takes):
         return False
     return leaves_too_little(takes, capacity, other.demand)
 
 
-def leaves_too_little(takes: Iterable[tuple[str, int]], capacity: NodeCapacity, demand: Demand) -> bool:
-    """Whether a pod of this size takes something of which too little is left for the demand on this node."""
+def leaves_too_little(
+    takes: Iterable[tuple[str, int]], capacity: NodeCapacity, demand: Demand
+) -> bool:
+    """Whether a pod of this size takes something of which too little is left for the demand on this
+    node.
+    """
     taken = dict(takes)
-    return any(name in taken and capacity.free.get(name, 0) - taken[name] < need for name, need in demand.takes)
+    return any(
+        name in taken and capacity.free.get(name, 0) - taken[name] < need
+        for name, need in demand.takes
+    )
 
 
 def find_closest(group: Group) -> NodeCapacity | None:
-    """The open node that lacks least, preferably one where only desktops are in the way: those end."""
+    """The open node that lacks least, preferably one where only desktops are in the way: those
+    end.
+    """
     candidates = []
     for capacity in group.capacities.values():
         if capacity.closed or not capacity.could_fit(group.demand.takes):
             continue
-        lacks = sum(max(0, need - capacity.free.get(name, 0)) / need for name, need in group.demand.takes)
+        lacks = sum(
+            max(0, need - capacity.free.get(name, 0)) / need for name, need in group.demand.takes
+        )
         for_ever = any(
-            capacity.allocatable[name] - capacity.foreign.get(name, 0) < need for name, need in group.demand.takes
+            capacity.allocatable[name] - capacity.foreign.get(name, 0) < need
+            for name, need in group.demand.takes
         )
         candidates.append((for_ever, lacks, capacity.name, capacity))
     return min(candidates, key=lambda candidate: candidate[:3])[3] if candidates else None

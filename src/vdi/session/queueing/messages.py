@@ -1,6 +1,8 @@
-"""Messages of sessions in the queue: the resource that is short, and the latest time of a free slot. Pure.
+"""Messages of sessions in the queue: the resource that is short, and the latest time of a free
+slot. Pure.
 
-The operator publishes them in `status.queue` and the condition Admitted; the doctor gives the same reasons.
+The operator publishes them in `status.queue` and the condition Admitted; the doctor gives the same
+reasons.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -45,23 +47,31 @@ class ExpectedEnd:
 
 
 def place_in_line(position: int) -> str:
-    """The place of a waiting session (`status.queue.position`) as every interface names it; 0: it has none."""
+    """The place of a waiting session (`status.queue.position`) as every interface names it; 0: it
+    has none.
+    """
     return f"number {position} in line" if position else "no node can run it"
 
 
 def waiting_message(position: int, why: str, slot: str, *, is_dated: bool) -> str:
     """The sentence of a waiting session: why it waits, and the latest time at which it can start.
 
-    `why`: a clause. `slot`: that time, RFC 3339; empty: not known. `is_dated`: the time of day alone would mislead.
+    `why`: a clause. `slot`: that time, RFC 3339; empty: not known. `is_dated`: the time of day
+    alone would mislead.
     """
     if not position:
-        return f"No node can run this desktop, and none will become free: {why}. It starts when that changes."
+        return (
+            f"No node can run this desktop, and none will become free: {why}. It starts when that"
+            " changes."
+        )
     by = f" Capacity is expected by {slot if is_dated else f'{slot[11:16]} UTC'}." if slot else ""
     return f"Waiting for capacity, {place_in_line(position)}: {why}.{by}"
 
 
 def explain_shortage(
-    group: Group, capacities: Mapping[str, NodeCapacity], fitting_anywhere: Callable[[Demand], Sequence[NodeCapacity]]
+    group: Group,
+    capacities: Mapping[str, NodeCapacity],
+    fitting_anywhere: Callable[[Demand], Sequence[NodeCapacity]],
 ) -> Shortage:
     """The reason why no session of this group can start now.
 
@@ -73,7 +83,11 @@ def explain_shortage(
     if not group.capacities:
         return _explain_placement(demand, list(capacities.values()))
     here = list(group.capacities.values())
-    offering = [capacity for capacity in here if all(capacity.allocatable.get(name, 0) for name, _ in extended(demand))]
+    offering = [
+        capacity
+        for capacity in here
+        if all(capacity.allocatable.get(name, 0) for name, _ in extended(demand))
+    ]
     if not offering:
         names = _join(name for name, _ in extended(demand))
         return Shortage(Reason.NO_GPUS, f"{_none_of(here)} offers {names}", hopeless=True)
@@ -82,11 +96,15 @@ def explain_shortage(
         return Shortage(Reason.TOO_LARGE, _too_large(demand, offering), hopeless=True)
     closed = [capacity for capacity in large if capacity.closed]
     if len(closed) == len(large):
-        words = _join([f"node {capacity.name} is {capacity.closed}" for capacity in closed[:_NAMED]])
+        words = _join(
+            [f"node {capacity.name} is {capacity.closed}" for capacity in closed[:_NAMED]]
+        )
         more = f", and so are {len(closed) - _NAMED} more" if len(closed) > _NAMED else ""
         home = f"the home is on {_names(closed)}, and " if demand.pin else ""
         return Shortage(Reason.NODES_UNAVAILABLE, home + words + more)
-    return _explain_busy(demand, [capacity for capacity in large if not capacity.closed], fitting_anywhere)
+    return _explain_busy(
+        demand, [capacity for capacity in large if not capacity.closed], fitting_anywhere
+    )
 
 
 def find_fitting(demand: Demand, capacities: Iterable[NodeCapacity]) -> list[NodeCapacity]:
@@ -100,7 +118,8 @@ def find_fitting(demand: Demand, capacities: Iterable[NodeCapacity]) -> list[Nod
 
 
 def expect_slots(group: Group, endings: Iterable[ExpectedEnd], count: int) -> list[int]:
-    """The latest times of the first `count` free slots for this group. `endings` are sorted by time.
+    """The latest times of the first `count` free slots for this group. `endings` are sorted by
+    time.
 
     An upper bound only if no session of another group takes any of them.
     """
@@ -132,44 +151,73 @@ def _places(free: Amounts, takes: Amounts) -> int:
 
 def _explain_placement(demand: Demand, capacities: Sequence[NodeCapacity]) -> Shortage:
     plain = replace(demand, needs=())
-    suitable = [node for node in capacities if allows_placement(plain, node) and reaches_home(demand, node)]
+    suitable = [
+        node for node in capacities if allows_placement(plain, node) and reaches_home(demand, node)
+    ]
     if suitable:
         lacks = {one.name: [one.find_lack(need) for need in demand.needs] for one in suitable}
         lacking = [f"node {name} has {_join(filter(None, found))}" for name, found in lacks.items()]
-        words = f"the template needs {_join(need.feature for need in demand.needs)}, but {_join(lacking[:_NAMED])}"
-        more = f", and {len(lacking) - _NAMED} more have too little" if len(lacking) > _NAMED else ""
+        words = (
+            f"the template needs {_join(need.feature for need in demand.needs)}, but"
+            f" {_join(lacking[:_NAMED])}"
+        )
+        more = (
+            f", and {len(lacking) - _NAMED} more have too little" if len(lacking) > _NAMED else ""
+        )
         return Shortage(Reason.NODE_FEATURE_MISSING, words + more, hopeless=True)
     if demand.pin:
         homes = [capacity for capacity in capacities if reaches_home(demand, capacity)]
         if not homes:
             words = f"the home is on {_pinned_to(demand.pin)}, which is not in the cluster"
             return Shortage(Reason.HOME_NODE_GONE, words, hopeless=True)
-        words = f"the home is on {_names(homes)}, where the template's placement does not allow this desktop"
+        words = (
+            f"the home is on {_names(homes)}, where the template's placement does not allow this"
+            " desktop"
+        )
         return Shortage(Reason.NO_MATCHING_NODE, words, hopeless=True)
     labelled = [
-        capacity for capacity in capacities if all(capacity.labels.get(key) == value for key, value in demand.selector)
+        capacity
+        for capacity in capacities
+        if all(capacity.labels.get(key) == value for key, value in demand.selector)
     ]
     if not labelled:
         desired = _join(f"{key}={value}" for key, value in demand.selector)
-        words = f"{_none_of(capacities)} has the label {desired} that the template's placement requires"
+        words = (
+            f"{_none_of(capacities)} has the label {desired} that the template's placement requires"
+        )
     else:
         taints = sorted(
-            {f"{taint.key}={taint.value}:{taint.effect}" for capacity in labelled for taint in capacity.taints}
+            {
+                f"{taint.key}={taint.value}:{taint.effect}"
+                for capacity in labelled
+                for taint in capacity.taints
+            }
         )
-        words = f"{_names(labelled)}: reserved by a taint that the template does not tolerate ({_join(taints)})"
+        words = (
+            f"{_names(labelled)}: reserved by a taint that the template does not tolerate"
+            f" ({_join(taints)})"
+        )
     return Shortage(Reason.NO_MATCHING_NODE, words, hopeless=True)
 
 
 def _explain_busy(
-    demand: Demand, capacities: list[NodeCapacity], fitting_anywhere: Callable[[Demand], Sequence[NodeCapacity]]
+    demand: Demand,
+    capacities: list[NodeCapacity],
+    fitting_anywhere: Callable[[Demand], Sequence[NodeCapacity]],
 ) -> Shortage:
     fitting = [capacity for capacity in capacities if capacity.fits(demand.takes)]
     if fitting:
-        words = f"the capacity of {_names(fitting)} is reserved for a session that has waited longer"
+        words = (
+            f"the capacity of {_names(fitting)} is reserved for a session that has waited longer"
+        )
         return Shortage(Reason.RESERVED, words)
     order = [name for name, _ in extended(demand)] + list(_USUAL)
     desired = dict(demand.takes)
-    short = {name: [r for r in capacities if r.free.get(name, 0) < desired[name]] for name in order if name in desired}
+    short = {
+        name: [r for r in capacities if r.free.get(name, 0) < desired[name]]
+        for name in order
+        if name in desired
+    }
     name = max(short, key=lambda one: len(short[one])) if any(short.values()) else order[0]
     words = _busy_words(name, desired[name], capacities)
     if len(short[name]) < len(capacities):
@@ -178,7 +226,9 @@ def _explain_busy(
     elsewhere = fitting_anywhere(demand) if demand.pin else ()
     if elsewhere:
         words += f"; the capacity of {_names(elsewhere)} does not help it"
-        return Shortage(Reason.HOME_NODE_FULL, f"the home is on {_names(capacities)}, where {words}")
+        return Shortage(
+            Reason.HOME_NODE_FULL, f"the home is on {_names(capacities)}, where {words}"
+        )
     return Shortage(_BUSY.get(name, Reason.GPUS_BUSY), words)
 
 
@@ -188,11 +238,18 @@ def _busy_words(name: str, desired: int, capacities: Sequence[NodeCapacity]) -> 
     where = _names(capacities)
     if name == PODS:
         return (
-            f"{where}: the maximum number of pods ({sum(capacity.allocatable.get(name, 0) for capacity in capacities)})"
+            f"{where}: the maximum number of pods"
+            f" ({sum(capacity.allocatable.get(name, 0) for capacity in capacities)})"
         )
     if name in _USUAL:
-        total = f" of {_amount(name, most.allocatable.get(name, 0))}" if len(capacities) == 1 else ""
-        at = f"{where} has {_amount(name, left)}{total} free" if len(capacities) == 1 else f"{_most(name, left, most)}"
+        total = (
+            f" of {_amount(name, most.allocatable.get(name, 0))}" if len(capacities) == 1 else ""
+        )
+        at = (
+            f"{where} has {_amount(name, left)}{total} free"
+            if len(capacities) == 1
+            else f"{_most(name, left, most)}"
+        )
         return f"{_amount(name, desired)} of {_noun(name)} is needed, but {at}"
     total_number = sum(capacity.allocatable.get(name, 0) for capacity in capacities)
     foreign = sum(capacity.foreign.get(name, 0) for capacity in capacities)
@@ -215,10 +272,17 @@ def _too_large(demand: Demand, capacities: Sequence[NodeCapacity]) -> str:
     for name, desired in demand.takes:
         most = max(capacity.allocatable.get(name, 0) for capacity in capacities)
         if most < desired:
-            parts.append(f"{_amount(name, desired)} of {_noun(name)}, but the largest node has {_amount(name, most)}")
+            parts.append(
+                f"{_amount(name, desired)} of {_noun(name)}, but the largest node has"
+                f" {_amount(name, most)}"
+            )
     if parts:
         return f"it needs {_join(parts)}"
-    needed = [f"{_amount(name, desired)} of {_noun(name)}" for name, desired in demand.takes if name != PODS]
+    needed = [
+        f"{_amount(name, desired)} of {_noun(name)}"
+        for name, desired in demand.takes
+        if name != PODS
+    ]
     return f"no single node has everything that is needed ({_join(needed)})"
 
 
@@ -231,15 +295,24 @@ def _pinned_to(pin: tuple[NodeSelectorTerm, ...]) -> str:
     """The hosts that a volume names; local-path names one."""
 
     def hosts(expressions: tuple[NodeSelectorRequirement, ...]) -> Iterable[str]:
-        return (value for expression in expressions if expression.operator == "In" for value in expression.values)
+        return (
+            value
+            for expression in expressions
+            if expression.operator == "In"
+            for value in expression.values
+        )
 
-    named = [host for term in pin for host in (*hosts(term.match_expressions), *hosts(term.match_fields))]
+    named = [
+        host for term in pin for host in (*hosts(term.match_expressions), *hosts(term.match_fields))
+    ]
     return f"node {_join(named[:_NAMED])}" if named else "a node"
 
 
 def _none_of(capacities: Sequence[NodeCapacity]) -> str:
     return (
-        f"none of {len(capacities)} nodes" if len(capacities) != 1 else f"no node (there is only {capacities[0].name})"
+        f"none of {len(capacities)} nodes"
+        if len(capacities) != 1
+        else f"no node (there is only {capacities[0].name})"
     )
 
 

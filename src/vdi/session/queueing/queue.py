@@ -1,12 +1,15 @@
-"""The queue of sessions: which may have a desktop now, and on which node it is assumed. Pure: no clock, no I/O.
+"""The queue of sessions: which may have a desktop now, and on which node it is assumed. Pure: no
+clock, no I/O.
 
-The queue never grants more than a node has. Freed capacity goes at once to the first session in order whose demand
-fits. So a session that waits does not fit now, and a newcomer that fits takes nothing from it (backfill). But small
-desktops could forever fill the gaps that a large one waits for. Hence the node that is closest to fitting is reserved
-for a session that has waited for `BACKFILL_TIMEOUT`: no session behind it may take there what it needs.
+The queue never grants more than a node has. Freed capacity goes at once to the first session in
+order whose demand fits. So a session that waits does not fit now, and a newcomer that fits takes
+nothing from it (backfill). But small desktops could forever fill the gaps that a large one waits
+for. Hence the node that is closest to fitting is reserved for a session that has waited for
+`BACKFILL_TIMEOUT`: no session behind it may take there what it needs.
 
-Incremental: sessions of equal demand are one group. Only a group's first session is tried, and only on nodes that have
-got free capacity since it was tried there. A decision when nothing is free looks at no node.
+Incremental: sessions of equal demand are one group. Only a group's first session is tried, and only
+on nodes that have got free capacity since it was tried there. A decision when nothing is free looks
+at no node.
 """
 
 from collections import Counter
@@ -56,9 +59,11 @@ class _Assignment:
 
 
 class Queue:
-    """Nodes, the pods on them, and the pending sessions. The caller chooses all ids, and reports all changes.
+    """Nodes, the pods on them, and the pending sessions. The caller chooses all ids, and reports
+    all changes.
 
-    After changes `grant` says which sessions may start; each is assumed on its node already, under its uid.
+    After changes `grant` says which sessions may start; each is assumed on its node already, under
+    its uid.
     """
 
     def __init__(self, weights: Mapping[str, float] | None = None) -> None:
@@ -69,11 +74,15 @@ class Queue:
         self._assigned: dict[str, _Assignment] = {}
         self._taken: dict[str, dict[str, int]] = {}  # by node, known or not
         self._foreign: dict[str, dict[str, int]] = {}
-        self._assumed: dict[str, dict[str, Demand]] = {}  # by node, pods that are not bound to it yet
+        self._assumed: dict[
+            str, dict[str, Demand]
+        ] = {}  # by node, pods that are not bound to it yet
         self._running: Counter[str] = Counter()
         self._groups: dict[Demand, Group] = {}
         self._waiting: dict[str, tuple[PendingSession, Group]] = {}
-        self._lively: dict[Demand, Group] = {}  # with pending sessions, and nodes that have not been tried
+        self._lively: dict[
+            Demand, Group
+        ] = {}  # with pending sessions, and nodes that have not been tried
         self._roused: list[Group] = []  # became lively since the last decision
         self._passed_over: dict[Demand, Group] = {}  # with withheld nodes; some no longer have any
         self._holding: dict[str, dict[Demand, Group]] = {}  # by node
@@ -92,7 +101,8 @@ class Queue:
         """Add or update a node. `capacity`: the empty node."""
         taken = self._taken.get(capacity.name, {})
         capacity.free = {
-            name: capacity.allocatable.get(name, 0) - taken.get(name, 0) for name in {*capacity.allocatable, *taken}
+            name: capacity.allocatable.get(name, 0) - taken.get(name, 0)
+            for name in {*capacity.allocatable, *taken}
         }
         capacity.foreign = self._foreign.setdefault(capacity.name, {})
         self.capacities[capacity.name] = capacity
@@ -111,17 +121,32 @@ class Queue:
                 if group.hold == name:
                     self._lift(group)
 
-    def bind(self, uid: str, node: str, takes: Amounts, *, user: str = "", foreign: bool = False, now: int) -> None:
-        """Record a pod on a node, also on one that is not known yet. `user`: the owner of the desktop."""
+    def bind(
+        self,
+        uid: str,
+        node: str,
+        takes: Amounts,
+        *,
+        user: str = "",
+        foreign: bool = False,
+        now: int,
+    ) -> None:
+        """Record a pod on a node, also on one that is not known yet. `user`: the owner of the
+        desktop.
+        """
         self._assign(uid, _Assignment(node, takes, user, foreign, None), now)
         capacity = self.capacities.get(node)
         if capacity and min(capacity.free.values(), default=0) < 0:
-            # The scheduler has chosen otherwise than assumed. Pods that were assumed here go where it will have to put
-            # them; otherwise this node would look overcommitted, and the other one would be granted twice.
+            # The scheduler has chosen otherwise than assumed. Pods that were assumed here go where
+            # it will have to put them; otherwise this node would look overcommitted, and the other
+            # one would be granted twice.
             self._move_assumed(capacity, now)
 
-    def assume(self, uid: str, demand: Demand, takes: Amounts, *, user: str = "", granted: str, now: int) -> bool:
-        """Record a pod that is on no node yet: on the node of its grant, else where the scheduler may put it.
+    def assume(
+        self, uid: str, demand: Demand, takes: Amounts, *, user: str = "", granted: str, now: int
+    ) -> bool:
+        """Record a pod that is on no node yet: on the node of its grant, else where the scheduler
+        may put it.
 
         False when there is no such node. `granted`: the uid of the grant, if any.
         """
@@ -207,7 +232,9 @@ class Queue:
         return group
 
     def allowed_nodes(self, demand: Demand) -> Iterator[NodeCapacity]:
-        """The nodes that placement and home allow, whatever is free there. Keeps no group, as `group_of` does."""
+        """The nodes that placement and home allow, whatever is free there. Keeps no group, as
+        `group_of` does.
+        """
         if known := self._groups.get(demand):
             yield from known.capacities.values()
             return
@@ -220,7 +247,9 @@ class Queue:
         return list(self._occupied.values())
 
     def order(self, now: int, *, can_grow: bool = False) -> list[PendingSession]:
-        """Sessions that the end of a desktop or a new node (`can_grow`) could help, the next one first."""
+        """Sessions that the end of a desktop or a new node (`can_grow`) could help, the next one
+        first.
+        """
         hopeful = (
             pending
             for group in self._occupied.values()
@@ -238,7 +267,8 @@ class Queue:
         heads: list[tuple[Key, Group]] = []  # no two keys are equal: each has a uid
         self._roused = list(self._lively.values())
         while self._roused or heads:
-            # Also groups that a start has roused: the node that was reserved for that session may be free for others.
+            # Also groups that a start has roused: the node that was reserved for that session may
+            # be free for others.
             while self._roused:
                 group = self._roused.pop()
                 if first := group.queue.first(now):
@@ -258,7 +288,9 @@ class Queue:
                 continue
             pending = first[1]
             self.leave(pending.uid, now)
-            assignment = _Assignment(capacity.name, dict(pending.demand.takes), pending.user, False, pending.demand)
+            assignment = _Assignment(
+                capacity.name, dict(pending.demand.takes), pending.user, False, pending.demand
+            )
             self._assign(pending.uid, assignment, now)
             granted.append(Grant(pending, capacity.name))
             if following := group.queue.first(now):
@@ -266,21 +298,29 @@ class Queue:
         return granted
 
     def find_fewer_gpus(self, pending: PendingSession, now: int) -> int:
-        """The most GPUs, fewer than requested, with which this session would start now; 0: not even with one."""
+        """The most GPUs, fewer than requested, with which this session would start now; 0: not even
+        with one.
+        """
         group = self.group_of(pending.demand)
         key = group.queue.key(pending, now)
         nodes = [capacity for capacity in group.capacities.values() if not capacity.closed]
         for resource, requested in extended(pending.demand):
             most = max((capacity.free.get(resource, 0) for capacity in nodes), default=0)
             for number in range(min(requested - 1, most), 0, -1):
-                takes = tuple((name, number if name == resource else amount) for name, amount in pending.demand.takes)
+                takes = tuple(
+                    (name, number if name == resource else amount)
+                    for name, amount in pending.demand.takes
+                )
                 fewer = replace(group, demand=replace(pending.demand, takes=takes))
-                if any(node.fits(takes) and not self._is_kept(node, fewer, key, now) for node in nodes):
+                if any(
+                    node.fits(takes) and not self._is_kept(node, fewer, key, now) for node in nodes
+                ):
                     return number
         return 0
 
     def try_bind(self, uid: str, demand: Demand, now: int) -> str | None:
-        """Capacity for a pod of a pool: only what is free, and what no pending session lacks or would lack.
+        """Capacity for a pod of a pool: only what is free, and what no pending session lacks or
+        would lack.
 
         Returns the node, on which the pod is recorded then.
         """
@@ -290,11 +330,15 @@ class Queue:
         if group.queue and group.try_withheld_again():  # withheld from the pool, not from sessions
             self._rouse(group)
         if capacity:
-            self._assign(uid, _Assignment(capacity.name, dict(demand.takes), "", False, demand), now)
+            self._assign(
+                uid, _Assignment(capacity.name, dict(demand.takes), "", False, demand), now
+            )
         return capacity.name if capacity else None
 
     def tick(self, now: int) -> None:
-        """Reserve nodes for sessions that have waited long enough by now, and try withheld nodes again."""
+        """Reserve nodes for sessions that have waited long enough by now, and try withheld nodes
+        again.
+        """
         self._hold_for_patient(now)
         self._order_changed()
 
@@ -307,7 +351,11 @@ class Queue:
     def _guess(self, demand: Demand) -> str | None:
         best = min(
             self.allowed_nodes(demand),
-            key=lambda capacity: (bool(capacity.closed), not capacity.fits(demand.takes), capacity.name),
+            key=lambda capacity: (
+                bool(capacity.closed),
+                not capacity.fits(demand.takes),
+                capacity.name,
+            ),
             default=None,
         )
         return best.name if best else None
@@ -321,10 +369,13 @@ class Queue:
             if min(capacity.free.values()) >= 0:
                 return
 
-    def _find(self, group: Group, key: Key, now: int, *, spare: bool = False) -> NodeCapacity | None:
+    def _find(
+        self, group: Group, key: Key, now: int, *, spare: bool = False
+    ) -> NodeCapacity | None:
         """A node with capacity, or None. `spare`: only capacity that no pending session could use.
 
-        The node that was tried longest ago goes first, so desktops spread as the scheduler would spread them.
+        The node that was tried longest ago goes first, so desktops spread as the scheduler would
+        spread them.
         """
         takes = group.demand.takes
         while group.fresh:
@@ -333,7 +384,9 @@ class Queue:
             capacity = group.capacities[name]
             if capacity.closed or not capacity.fits(takes):
                 continue
-            desired = spare and any(blocks(takes, capacity, other) for other in self._occupied.values())
+            desired = spare and any(
+                blocks(takes, capacity, other) for other in self._occupied.values()
+            )
             if desired or self._is_kept(capacity, group, key, now):
                 group.withheld.add(name)
                 self._passed_over[group.demand] = group
@@ -343,7 +396,9 @@ class Queue:
         return None
 
     def _is_kept(self, capacity: NodeCapacity, group: Group, key: Key, now: int) -> bool:
-        """Whether it would take what an earlier session needs there, for which this node is reserved."""
+        """Whether it would take what an earlier session needs there, for which this node is
+        reserved.
+        """
         for holder in self.holders(capacity.name, group):
             first = holder.queue.first(now)
             if first is None or first[0] >= key:  # equal: its own, with another demand
@@ -376,7 +431,9 @@ class Queue:
         self._enliven(node)
 
     def _order_changed(self) -> None:
-        """Try withheld nodes again: a session may now be before the one for which a node is reserved."""
+        """Try withheld nodes again: a session may now be before the one for which a node is
+        reserved.
+        """
         while self._passed_over:
             _, group = self._passed_over.popitem()
             if group.queue and group.try_withheld_again():

@@ -1,7 +1,7 @@
 """Migrations: Alembic's revisions in `versions/`, which `upgrade` runs at the gateway's start.
 
-Once a release is out, a change of a table needs a new revision, since there are databases at the old one. A test
-compares the tables that the revisions make with those of the code.
+Once a release is out, a change of a table needs a new revision, since there are databases at the
+old one. A test compares the tables that the revisions make with those of the code.
 """
 
 import importlib
@@ -23,13 +23,15 @@ FOLDER = Path(__file__).parent
 
 
 class UnknownRevisionError(Exception):
-    """Raised when a database is at a revision that this code does not know: a newer gateway has upgraded it."""
+    """Raised when a database is at a revision that this code does not know: a newer gateway has
+    upgraded it.
+    """
 
     def __init__(self, revision: str) -> None:
         super().__init__(
-            f"the database is at revision {revision}, which this version of the gateway does not support: a newer "
-            "version has upgraded it. Run that version again, or restore a backup from before the upgrade. Nothing was "
-            "changed."
+            f"the database is at revision {revision}, which this version of the gateway does not"
+            " support: a newer version has upgraded it. Run that version again, or restore a"
+            " backup from before the upgrade. Nothing was changed."
         )
 
 
@@ -53,7 +55,8 @@ def known_revisions() -> set[str]:
 async def upgrade(database: Database) -> None:
     """Bring the schema to this code's revision, before any other query. Never downgrades.
 
-    Raises DatabaseUnavailableError, and UnknownRevisionError when a newer gateway has upgraded this database.
+    Raises DatabaseUnavailableError, and UnknownRevisionError when a newer gateway has upgraded this
+    database.
     """
     # Two replicas that start at once take turns: the second one finds the schema upgraded.
     async with database.begin() as connection:
@@ -75,7 +78,9 @@ def _upgrade(connection: Connection) -> None:
 
     with EnvironmentContext(_config(), scripts, fn=steps, destination_rev="head") as environment:
         # The caller's transaction is the only one: half a migration must not stay.
-        environment.configure(connection=connection, target_metadata=metadata, transactional_ddl=True)
+        environment.configure(
+            connection=connection, target_metadata=metadata, transactional_ddl=True
+        )
         environment.run_migrations()
 
 

@@ -88,9 +88,16 @@ def upgrade() -> None:
         sa.Column("revision", sa.Integer(), nullable=False),
         sa.PrimaryKeyConstraint("uid", name=op.f("pk_history_sessions")),
     )
-    op.create_index(op.f("ix_history_sessions_created"), "history_sessions", ["created"], unique=False)
+    op.create_index(
+        op.f("ix_history_sessions_created"), "history_sessions", ["created"], unique=False
+    )
     op.create_index(op.f("ix_history_sessions_ended"), "history_sessions", ["ended"], unique=False)
-    op.create_index(op.f("ix_history_sessions_owner_created"), "history_sessions", ["owner", "created"], unique=False)
+    op.create_index(
+        op.f("ix_history_sessions_owner_created"),
+        "history_sessions",
+        ["owner", "created"],
+        unique=False,
+    )
     op.create_table(
         "logins",
         sa.Column("id", sa.String(length=64), nullable=False),
@@ -165,7 +172,10 @@ def upgrade() -> None:
         sa.Column("end_detail", sa.Text(), nullable=False),
         sa.Column("agent_minutes", sa.Integer(), nullable=False),
         sa.ForeignKeyConstraint(
-            ["uid"], ["history_sessions.uid"], name=op.f("fk_history_runs_uid_history_sessions"), ondelete="CASCADE"
+            ["uid"],
+            ["history_sessions.uid"],
+            name=op.f("fk_history_runs_uid_history_sessions"),
+            ondelete="CASCADE",
         ),
         sa.PrimaryKeyConstraint("uid", "start", name=op.f("pk_history_runs")),
     )

@@ -1,4 +1,6 @@
-"""An HTTP server with a thread for each connection, and few for those that have not shown a token. For vdi-agent."""
+"""An HTTP server with a thread for each connection, and few for those that have not shown a token.
+For vdi-agent.
+"""
 
 import contextlib
 import socket
@@ -13,10 +15,13 @@ END_SECONDS = 1.0
 
 
 class BoundedServer(ThreadingHTTPServer):
-    """Threads that do not keep the process alive. The oldest stranger makes room for the next connection."""
+    """Threads that do not keep the process alive. The oldest stranger makes room for the next
+    connection.
+    """
 
     daemon_threads = True
-    # With Python's 5, a burst of strangers makes the kernel drop connections, which are tried again up to 31 s later.
+    # With Python's 5, a burst of strangers makes the kernel drop connections, which are tried again
+    # up to 31 s later.
     request_queue_size = 128
 
     def __init__(self, *args: Any, **options: Any) -> None:
@@ -26,7 +31,9 @@ class BoundedServer(ThreadingHTTPServer):
         self._slots = threading.BoundedSemaphore(MAX_STRANGERS)
 
     def process_request(self, request: Any, client_address: Any) -> None:
-        """Begin a thread, once there is room for it. Called by the one thread that accepts connections."""
+        """Begin a thread, once there is room for it. Called by the one thread that accepts
+        connections.
+        """
         if not self._slots.acquire(blocking=False):
             with self._lock, contextlib.suppress(OSError):
                 next(iter(self._strangers), request).shutdown(socket.SHUT_RDWR)
@@ -51,7 +58,9 @@ class BoundedServer(ThreadingHTTPServer):
         self.trust(request)
 
     def handle_error(self, request: Any, client_address: Any) -> None:  # noqa: ARG002 - as in the standard library
-        """A connection that ends in the middle is no error; another error is one line in the log."""
+        """A connection that ends in the middle is no error; another error is one line in the
+        log.
+        """
         error = sys.exc_info()[1]
         if not isinstance(error, OSError):
             print(f"[vdi-agent] a request failed: {error!r}", file=sys.stderr, flush=True)  # noqa: T201 - the log

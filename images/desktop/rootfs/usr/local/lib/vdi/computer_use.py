@@ -1,7 +1,9 @@
-"""Software agents at the desktop: their mouse and keyboard, pictures of the screen, and commands. For vdi-agent.
+"""Software agents at the desktop: their mouse and keyboard, pictures of the screen, and commands.
+For vdi-agent.
 
-pixelflux' server in Selkies carries the actions out: it listens on loopback and requires a token that only Selkies and
-vdi-agent have. People come first: while a person uses mouse or keyboard, and a moment longer, agents make no input.
+pixelflux' server in Selkies carries the actions out: it listens on loopback and requires a token
+that only Selkies and vdi-agent have. People come first: while a person uses mouse or keyboard, and
+a moment longer, agents make no input.
 """
 
 import base64
@@ -33,15 +35,22 @@ TYPED_AT_ONCE = 50
 
 
 class Computer:
-    """What agents may do here, as VDI_AGENTS says: the names of the template's fields `agents` that are true.
+    """What agents may do here, as VDI_AGENTS says: the names of the template's fields `agents` that
+    are true.
 
     Args:
         last_input: seconds since the last input of people, and whether there has been one; raises UnknownError.
     """
 
-    def __init__(self, env: Mapping[str, str], last_input: Callable[[], tuple[float, bool]]) -> None:
+    def __init__(
+        self, env: Mapping[str, str], last_input: Callable[[], tuple[float, bool]]
+    ) -> None:
         fields = env.get("VDI_AGENTS", "").split(",")
-        self.paths = ("/computer-use", *(("/run",) if "run" in fields else ())) if "enabled" in fields else ()
+        self.paths = (
+            ("/computer-use", *(("/run",) if "run" in fields else ()))
+            if "enabled" in fields
+            else ()
+        )
         self.counts_as_use = "countsAsUse" in fields
         self.address = env.get("SELKIES_COMPUTER_USE_BIND", "")
         self.headers = {"Authorization": f"Bearer {env.get('SELKIES_COMPUTER_USE_TOKEN', '')}"}
@@ -58,10 +67,14 @@ class Computer:
         return min(seconds, time.monotonic() - self.acted)
 
     def act(self, body: bytes) -> tuple[int, bytes]:
-        """Status and JSON for one action, in pixelflux' shape. Raises TypeError, ValueError, UnknownError."""
+        """Status and JSON for one action, in pixelflux' shape. Raises TypeError, ValueError,
+        UnknownError.
+        """
         action = json.loads(body)
         if not isinstance(action, dict) or not isinstance(action.get("action"), str):
-            raise TypeError('an action is an object such as {"action": "left_click", "coordinate": [10, 20]}')
+            raise TypeError(
+                'an action is an object such as {"action": "left_click", "coordinate": [10, 20]}'
+            )
         if action["action"] in WITHOUT_INPUT:
             return 200, self._ask(action)
         answer = b""
@@ -82,7 +95,9 @@ class Computer:
             answer = connection.getresponse()
             body = answer.read(MAX_ANSWER + 1)
             if len(body) > MAX_ANSWER or answer.status not in (200, 400):
-                raise UnknownError(f"Selkies answered the action with {answer.status} and {len(body)} bytes")
+                raise UnknownError(
+                    f"Selkies answered the action with {answer.status} and {len(body)} bytes"
+                )
             found = json.loads(body)
             error = found.get("error")
         except (OSError, http.client.HTTPException, ValueError, AttributeError) as error:
@@ -96,11 +111,21 @@ class Computer:
     def run(self, body: bytes) -> tuple[int, bytes]:
         """Status and JSON for one command. Raises TypeError, ValueError, UnknownError."""
         given = json.loads(body)
-        command, seconds = (given.get("command"), given.get("seconds")) if isinstance(given, dict) else (None, None)
+        command, seconds = (
+            (given.get("command"), given.get("seconds"))
+            if isinstance(given, dict)
+            else (None, None)
+        )
         if not isinstance(command, str):
             raise TypeError(f"command: {command!r} is not allowed; it is a text")
-        if isinstance(seconds, bool) or not isinstance(seconds, (int, float)) or not 1 <= seconds <= LONGEST_RUN:
-            raise ValueError(f"seconds: {seconds!r} is not allowed; it is a number from 1 to {LONGEST_RUN}")
+        if (
+            isinstance(seconds, bool)
+            or not isinstance(seconds, (int, float))
+            or not 1 <= seconds <= LONGEST_RUN
+        ):
+            raise ValueError(
+                f"seconds: {seconds!r} is not allowed; it is a number from 1 to {LONGEST_RUN}"
+            )
         # As all that a person starts (vdi-desktop): picture and keys stay fast while it computes.
         words = ["nice", "-n", "10", "sh", "-c", command]
         try:
@@ -123,7 +148,8 @@ class Computer:
                 while chunk := pipe.read1(1 << 16):
                     output = (output + chunk)[-MAX_OUTPUT:]
 
-        # Programs that the command leaves behind may keep the pipe: it is read, and not closed before they end.
+        # Programs that the command leaves behind may keep the pipe: it is read, and not closed
+        # before they end.
         reader = threading.Thread(target=drain, daemon=True)
         reader.start()
         try:
@@ -135,7 +161,10 @@ class Computer:
             code = None
         reader.join(LATE_OUTPUT_SECONDS)
         self.acted = time.monotonic()
-        return 200, json.dumps({"exitCode": code, "output": output.decode(errors="replace")}).encode()
+        return (
+            200,
+            json.dumps({"exitCode": code, "output": output.decode(errors="replace")}).encode(),
+        )
 
 
 def reduce_colours(picture: Any) -> bytes:
@@ -144,21 +173,32 @@ def reduce_colours(picture: Any) -> bytes:
         png = base64.b64decode(picture, validate=True)
         # Pillow only in a process of its own: this one has secrets.
         env = {"PATH": os.defpath}
-        done = subprocess.run([REDUCE], input=png, env=env, capture_output=True, timeout=REDUCE_SECONDS, check=True)
+        done = subprocess.run(
+            [REDUCE], input=png, env=env, capture_output=True, timeout=REDUCE_SECONDS, check=True
+        )
     except subprocess.CalledProcessError as error:
         reason = error.stderr.decode(errors="replace").strip()
-        raise UnknownError(f"the picture is too large, and cannot be made smaller: {reason}") from error
+        raise UnknownError(
+            f"the picture is too large, and cannot be made smaller: {reason}"
+        ) from error
     except (OSError, TypeError, ValueError, subprocess.TimeoutExpired) as error:
-        raise UnknownError(f"the picture is too large, and cannot be made smaller: {error}") from error
+        raise UnknownError(
+            f"the picture is too large, and cannot be made smaller: {error}"
+        ) from error
     return json.dumps({"data": base64.b64encode(done.stdout).decode()}).encode()
 
 
 def split(action: dict[str, Any]) -> list[dict[str, Any]]:
-    """The action; of a long text to type one for each part, and of a click its parts: pixelflux' own sleeps 50 ms."""
+    """The action; of a long text to type one for each part, and of a click its parts: pixelflux'
+    own sleeps 50 ms.
+    """
     text = action.get("text")
     if action["action"] == "left_click" and not text and "coordinate" in action:
         move = {**action, "action": "mouse_move"}
         return [move, {"action": "left_mouse_down"}, {"action": "left_mouse_up"}]
     if action["action"] != "type" or not isinstance(text, str):
         return [action]
-    return [{**action, "text": text[at : at + TYPED_AT_ONCE]} for at in range(0, len(text) or 1, TYPED_AT_ONCE)]
+    return [
+        {**action, "text": text[at : at + TYPED_AT_ONCE]}
+        for at in range(0, len(text) or 1, TYPED_AT_ONCE)
+    ]

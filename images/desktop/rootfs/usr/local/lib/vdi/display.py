@@ -1,4 +1,5 @@
-"""Whether a desktop is drawn on X11 or Wayland, and why. Selkies' own probe of the GPU is the judge for `auto`.
+"""Whether a desktop is drawn on X11 or Wayland, and why. Selkies' own probe of the GPU is the judge
+for `auto`.
 
 SELKIES_WAYLAND   false or unset: X11    true: Wayland    auto: Wayland where Mesa drives the pod's GPU itself
 """
@@ -37,7 +38,9 @@ class GpuProbe(NamedTuple):
 
 
 def requested_display(value: str) -> str | None:
-    """What SELKIES_WAYLAND asks for, with or without Selkies' `|locked`; None for a value that means nothing."""
+    """What SELKIES_WAYLAND asks for, with or without Selkies' `|locked`; None for a value that
+    means nothing.
+    """
     return _VALUES.get(value.partition("|")[0].strip().lower())
 
 
@@ -71,17 +74,29 @@ def ask_probe(file: Path, program: str = PROBE) -> GpuProbe:
 def _run_probe(program: str) -> GpuProbe:
     try:
         # In the home, Python would import the user's files in place of its own.
-        done = subprocess.run([program], cwd="/", capture_output=True, text=True, timeout=PROBE_SECONDS, check=False)
+        done = subprocess.run(
+            [program], cwd="/", capture_output=True, text=True, timeout=PROBE_SECONDS, check=False
+        )
     except subprocess.TimeoutExpired:
         return GpuProbe(error=f"selkies-gpu-probe gave no answer in {PROBE_SECONDS:.0f} s")
     except OSError as error:
         return GpuProbe(error=f"selkies-gpu-probe does not start: {error}")
     lines = [line.strip() for line in done.stderr.splitlines() if line.strip()]
     if done.returncode:
-        return GpuProbe(error=f"selkies-gpu-probe ended with status {done.returncode}: {lines[-1] if lines else ''}")
+        return GpuProbe(
+            error=(
+                f"selkies-gpu-probe ended with status {done.returncode}:"
+                f" {lines[-1] if lines else ''}"
+            )
+        )
     facts = dict(line.split("=", 1) for line in done.stdout.splitlines() if "=" in line)
     if "SELKIES_GPU_ACCELERATED" not in facts:
-        return GpuProbe(error="this release of selkies-gpu-probe does not say whether the compositor draws on a GPU")
+        return GpuProbe(
+            error=(
+                "this release of selkies-gpu-probe does not say whether the compositor draws on"
+                " a GPU"
+            )
+        )
     said = [line.removeprefix("GPU:").strip() for line in lines if line.startswith("GPU:")]
     return GpuProbe(
         present=facts.get("SELKIES_GPU_PRESENT") == "true",

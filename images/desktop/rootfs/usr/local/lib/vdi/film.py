@@ -1,7 +1,9 @@
-"""The films of a desktop: Selkies makes them, the gateway fetches them while they grow. For vdi-agent.
+"""The films of a desktop: Selkies makes them, the gateway fetches them while they grow. For
+vdi-agent.
 
-A film is a fragmented MP4 in a file without a name (handed_files.py). It is in /tmp, and what the gateway has stored is
-taken out of it. Whether it has the pictures that viewers get is checked in Selkies (film_pace.py).
+A film is a fragmented MP4 in a file without a name (handed_files.py). It is in /tmp, and what the
+gateway has stored is taken out of it. Whether it has the pictures that viewers get is checked in
+Selkies (film_pace.py).
 """
 
 import contextlib
@@ -35,7 +37,12 @@ _fallocate.argtypes = [ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c_int6
 
 
 def ask_selkies(
-    port: int, headers: dict[str, str], seconds: float, path: str, method: str = "GET", body: object = None
+    port: int,
+    headers: dict[str, str],
+    seconds: float,
+    path: str,
+    method: str = "GET",
+    body: object = None,
 ) -> dict[str, Any]:
     """Selkies' answer to one request. Raises OSError, ValueError, HTTPException."""
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=seconds)
@@ -52,7 +59,8 @@ def ask_selkies(
 
 
 class Film:
-    """One film. `number`: milliseconds since 1970 at its start; `stored`: bytes that the gateway has.
+    """One film. `number`: milliseconds since 1970 at its start; `stored`: bytes that the gateway
+    has.
 
     `screen`: its size at the start, which the film keeps: of a larger one it would show a corner.
     """
@@ -64,7 +72,9 @@ class Film:
 
     @property
     def is_visible(self) -> bool:
-        """Whether the file has a picture: the recorder writes one when the next is there, at rest after 10 s."""
+        """Whether the file has a picture: the recorder writes one when the next is there, at rest
+        after 10 s.
+        """
         return self.pictures > 1
 
     @property
@@ -75,12 +85,18 @@ class Film:
 class Films:
     """Starts, replaces and ends films."""
 
-    def __init__(self, env: Mapping[str, str], headers: dict[str, str], recorder: socket.socket) -> None:
+    def __init__(
+        self, env: Mapping[str, str], headers: dict[str, str], recorder: socket.socket
+    ) -> None:
         self.recorder = recorder  # gets the files
         self.mode, self.env = env.get("VDI_RECORDING", ""), env
         self.wanted = self.mode not in ("", "OnDemand")
         self.ask = partial(
-            ask_selkies, int(env.get("SELKIES_PORT", "8080")), headers, SELKIES_SECONDS, "/api/recording"
+            ask_selkies,
+            int(env.get("SELKIES_PORT", "8080")),
+            headers,
+            SELKIES_SECONDS,
+            "/api/recording",
         )
         self.films: list[Film] = []
         self.problem = "it is starting"
@@ -91,7 +107,10 @@ class Films:
         """For the operator."""
         with self.lock:
             problem = self.problem[:256] if self.wanted else ""
-            return {"state": "Failed" if problem else "On" if self.wanted else "Off", "message": problem}
+            return {
+                "state": "Failed" if problem else "On" if self.wanted else "Off",
+                "message": problem,
+            }
 
     def watch(self) -> None:
         """Look after the films as long as the agent lives."""
@@ -104,7 +123,9 @@ class Films:
             time.sleep(LOOK_SECONDS)
 
     def look(self) -> str:
-        """One step towards what is wanted. Returns why no film is being made and kept; empty: one is."""
+        """One step towards what is wanted. Returns why no film is being made and kept; empty: one
+        is.
+        """
         status = self.ask("GET")
         is_active, film = bool(status.get("active")), self.films[-1] if self.films else None
         if film and not film.ended:
@@ -115,7 +136,9 @@ class Films:
         if waiting > MAX_WAITING:
             closed = f"{waiting >> 20} MiB of film wait for the gateway"
         # Without a film here, the recorder runs for an agent before this one.
-        is_current = film is not None and not film.ended and film.screen == screen and film.size < MAX_FILM
+        is_current = (
+            film is not None and not film.ended and film.screen == screen and film.size < MAX_FILM
+        )
         is_current = is_current and not status.get("isOutdated")
         if is_current and not film.pictures:
             is_current = time.monotonic() - film.began < FIRST_PICTURE_SECONDS
@@ -133,8 +156,8 @@ class Films:
     def _has_whole_screen(self, status: Mapping[str, Any], screen: tuple[int, int]) -> bool:
         """Whether the recorder's pictures are as large as the screen; 0: it has made none yet.
 
-        A program that makes the screen small in the moment in which the recorder begins would get a film of a corner.
-        On Wayland no program can, and the X server does not know the size.
+        A program that makes the screen small in the moment in which the recorder begins would get a
+        film of a corner. On Wayland no program can, and the X server does not know the size.
         """
         size = int(status.get("width") or 0), int(status.get("height") or 0)
         if not all(size) or self.env.get("WAYLAND_DISPLAY"):
@@ -158,7 +181,9 @@ class Films:
         self.films.append(Film(int(time.time() * 1000), file, screen))
 
     def fetch(self, number: int, stored: int) -> tuple[bytes, dict[str, str]]:
-        """The next piece, and its headers, for a gateway that has stored so much of this film; or neither."""
+        """The next piece, and its headers, for a gateway that has stored so much of this film; or
+        neither.
+        """
         with self.lock:
             for film in list(self.films):
                 if film.number == number and film.stored < stored <= film.size:
@@ -170,13 +195,23 @@ class Films:
             film = self.films[0] if self.films else None
             if film is None or not film.is_visible:  # of sound alone no player shows anything
                 return b"", {}
-            headers = {"X-VDI-Film": film.number, "X-VDI-Offset": film.stored, "X-VDI-Seconds": round(film.seconds, 1)}
-            return os.pread(film.file, MAX_PIECE, film.stored), {name: str(value) for name, value in headers.items()}
+            headers = {
+                "X-VDI-Film": film.number,
+                "X-VDI-Offset": film.stored,
+                "X-VDI-Seconds": round(film.seconds, 1),
+            }
+            return os.pread(film.file, MAX_PIECE, film.stored), {
+                name: str(value) for name, value in headers.items()
+            }
 
     def switch(self, *, wanted: bool) -> None:
-        """Start or end the film of a desktop that is recorded on demand. Raises ValueError for any other."""
+        """Start or end the film of a desktop that is recorded on demand. Raises ValueError for any
+        other.
+        """
         if self.mode != "OnDemand":
-            raise ValueError(f"VDI_RECORDING is {self.mode!r}; a film starts and ends on demand with OnDemand")
+            raise ValueError(
+                f"VDI_RECORDING is {self.mode!r}; a film starts and ends on demand with OnDemand"
+            )
         with self.lock:
             self.wanted, self.problem = wanted, "it is starting"
 

@@ -1,13 +1,16 @@
-"""Whether the film has the pictures that viewers get. In Selkies' process: a user can end vdi-agent, not this.
+"""Whether the film has the pictures that viewers get. In Selkies' process: a user can end
+vdi-agent, not this.
 
-Programs of the desktop's user have the uid of Selkies. They can slow its recorder's threads down, limit the size of its
-files, or close its connection to the X server. So the recorder has to prove its pace. It makes a whole picture after a
-fixed number of looks at the screen, also of one at rest: fewer of these come only when it looks less often. It makes
-one more when the screen becomes smaller, which ends its capture: a whole picture that comes too early proves nothing. A
-desktop that is short of CPU looks less often too, but then the stream has fewer pictures as well.
+Programs of the desktop's user have the uid of Selkies. They can slow its recorder's threads down,
+limit the size of its files, or close its connection to the X server. So the recorder has to prove
+its pace. It makes a whole picture after a fixed number of looks at the screen, also of one at rest:
+fewer of these come only when it looks less often. It makes one more when the screen becomes
+smaller, which ends its capture: a whole picture that comes too early proves nothing. A desktop that
+is short of CPU looks less often too, but then the stream has fewer pictures as well.
 
-A desktop that no one sees is filmed with REST_FPS: each look copies the screen. The recorder cannot change its rate, so
-another film begins. A screen at rest has few pictures; a recorder that has ended has no whole ones.
+A desktop that no one sees is filmed with REST_FPS: each look copies the screen. The recorder cannot
+change its rate, so another film begins. A screen at rest has few pictures; a recorder that has
+ended has no whole ones.
 """
 
 import time
@@ -49,7 +52,8 @@ class FilmPace:
         self._seen_at = time.monotonic()
         self._frames = self._whole = 0
         self._film_seconds = 0.0  # of this film, since its last proof
-        # Since the last proof, also of earlier films: time, and pictures of the stream and the film in it.
+        # Since the last proof, also of earlier films: time, and pictures of the stream and the film
+        # in it.
         self._unproved, self._expected, self._filmed = 0.0, 0.0, 0
         self._rested = 0.0  # the time without what vdi-agent may have missed
         self._closed_until, self._closed_for, self._reason = 0.0, 0.0, ""
@@ -116,7 +120,9 @@ class FilmPace:
 
 
 class FilmRate:
-    """Looks a second: those of a film that begins now, and whether the film that is made needs others."""
+    """Looks a second: those of a film that begins now, and whether the film that is made needs
+    others.
+    """
 
     def __init__(self, fps: float, is_watched: Callable[[], bool]) -> None:
         self._fps, self._is_watched = fps, is_watched
@@ -131,7 +137,8 @@ class FilmRate:
     def note(self, status: dict[str, Any]) -> dict[str, Any]:
         """Selkies' status of the film, from which vdi-agent reads whether another has to begin.
 
-        On Wayland a film can be of the stream itself, and has no pictures when the last page is gone.
+        On Wayland a film can be of the stream itself, and has no pictures when the last page is
+        gone.
         """
         is_detached = status.get("mode") == "attached" and not self._is_watched()
         return status | {"isOutdated": is_detached or self._film != self._due()}

@@ -1,8 +1,9 @@
-"""Files without a name, which the launcher, Selkies and vdi-agent hand to each other as descriptors.
+"""Files without a name, which the launcher, Selkies and vdi-agent hand to each other as
+descriptors.
 
-The programs of the desktop's user have the same uid: they could open, replace or cut a file with a name. A descriptor
-of a process that forbids inspection (process_secrets.py) they cannot get: its /proc/PID/fd belongs to root, and
-pidfd_getfd needs the right to trace it.
+The programs of the desktop's user have the same uid: they could open, replace or cut a file with a
+name. A descriptor of a process that forbids inspection (process_secrets.py) they cannot get: its
+/proc/PID/fd belongs to root, and pidfd_getfd needs the right to trace it.
 """
 
 import contextlib
@@ -19,7 +20,9 @@ FILM_FOLDER = "/tmp"  # noqa: S108 - the file has no name in it
 
 
 def create_handed_files(input_memory: int) -> dict[str, dict[str, int]]:
-    """The descriptors that Selkies and vdi-agent inherit, by program and variable. The launcher keeps them open."""
+    """The descriptors that Selkies and vdi-agent inherit, by program and variable. The launcher
+    keeps them open.
+    """
     films, recorder = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
     for end in (films, recorder):  # for both programs, too: send_fds and recv_fds drop their flags
         end.setblocking(False)
@@ -30,7 +33,9 @@ def create_handed_files(input_memory: int) -> dict[str, dict[str, int]]:
 
 
 def inherited(name: str) -> int:
-    """The descriptor that this variable names; children of this process do not get it. Raises LookupError."""
+    """The descriptor that this variable names; children of this process do not get it. Raises
+    LookupError.
+    """
     descriptor = int(os.environ.pop(name))
     os.set_inheritable(descriptor, False)
     return descriptor
@@ -39,7 +44,8 @@ def inherited(name: str) -> int:
 def hand_over_film(films: socket.socket) -> int:
     """A new file, of which Selkies gets a descriptor too. Raises OSError.
 
-    The folder is fixed: a user who could choose it would choose a file system where no file is without a name.
+    The folder is fixed: a user who could choose it would choose a file system where no file is
+    without a name.
     """
     file = os.open(FILM_FOLDER, os.O_TMPFILE | os.O_EXCL | os.O_RDWR | os.O_CLOEXEC, 0o600)
     try:
@@ -53,14 +59,16 @@ def hand_over_film(films: socket.socket) -> int:
 class HandedFilm:
     """Has Selkies' recorder write into the file that vdi-agent has handed over.
 
-    The recorder opens a path, of a file that has one name. It gets an empty file there, and then another under the same
-    descriptor: what others do to the empty one cannot change a film.
+    The recorder opens a path, of a file that has one name. It gets an empty file there, and then
+    another under the same descriptor: what others do to the empty one cannot change a film.
 
     Args:
         start, stop: pixelflux' functions.
     """
 
-    def __init__(self, films: socket.socket, folder: Path, start: Callable[..., Any], stop: Callable[[], Any]) -> None:
+    def __init__(
+        self, films: socket.socket, folder: Path, start: Callable[..., Any], stop: Callable[[], Any]
+    ) -> None:
         self._films, self._path, self._start, self._stop = films, folder / "film", start, stop
 
     def start(self, _path: str, settings: Any = None, audio_socket: str = "") -> Any:
@@ -73,7 +81,9 @@ class HandedFilm:
             status = self._start(str(self._path), settings, audio_socket)
             if not self._replace(empty, film):
                 self._stop()
-                raise RuntimeError("the recorder has not written into the file that vdi-agent has handed over")
+                raise RuntimeError(
+                    "the recorder has not written into the file that vdi-agent has handed over"
+                )
         except OSError as error:
             raise RuntimeError(f"the film's file cannot be prepared: {error}") from error
         else:
@@ -89,8 +99,9 @@ class HandedFilm:
         recorder = [file for file in _descriptors_of(empty) if file != empty]
         written = 0
         for file in recorder:
-            # The recorder's own position tells what it has written. The size of the empty file does not: others can
-            # have opened that file by its name, and cut off the beginning without which no film can be played.
+            # The recorder's own position tells what it has written. The size of the empty file does
+            # not: others can have opened that file by its name, and cut off the beginning without
+            # which no film can be played.
             opened = os.dup(file)
             os.dup2(film, file, inheritable=False)
             written += os.lseek(opened, 0, os.SEEK_CUR)

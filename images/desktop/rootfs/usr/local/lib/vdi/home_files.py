@@ -1,9 +1,11 @@
-"""Files of the home, for the portal: the list of a folder, the content of a file, a folder as zip, and a new file.
+"""Files of the home, for the portal: the list of a folder, the content of a file, a folder as zip,
+and a new file.
 
-The agent has the uid of the user's programs, so the kernel refuses it what it refuses them. The one exception is
-/proc/self: there the agent could read its own memory, with its tokens. A link in the home may lead there, and may be
-put in place between a check and an open. So each name of a path is opened by itself, in the folder that was opened
-before it, and never through a link; and what lies in a /proc is refused. All raise OSError, or ValueError for the path.
+The agent has the uid of the user's programs, so the kernel refuses it what it refuses them. The one
+exception is /proc/self: there the agent could read its own memory, with its tokens. A link in the
+home may lead there, and may be put in place between a check and an open. So each name of a path is
+opened by itself, in the folder that was opened before it, and never through a link; and what lies
+in a /proc is refused. All raise OSError, or ValueError for the path.
 """
 
 import errno
@@ -54,19 +56,35 @@ def list_folder(home: Path, path: bytes) -> dict[str, Any]:
     shown = []
     with open_path(home, path) as folder, os.scandir(folder) as entries:
         # Read in full, since the order of a folder is none; of a large one only the first are kept.
-        keys = ((e.name[0] == ".", not e.is_dir(follow_symlinks=False), e.name.lower(), e.name, e) for e in entries)
+        keys = (
+            (e.name[0] == ".", not e.is_dir(follow_symlinks=False), e.name.lower(), e.name, e)
+            for e in entries
+        )
         first = heapq.nsmallest(MAX_ENTRIES + 1, keys)
         for *_, entry in first[:MAX_ENTRIES]:
             with suppress(FileNotFoundError):  # deleted meanwhile
                 found = entry.stat(follow_symlinks=False)
-                kind = "folder" if S_ISDIR(found.st_mode) else "file" if S_ISREG(found.st_mode) else "other"
+                kind = (
+                    "folder"
+                    if S_ISDIR(found.st_mode)
+                    else "file"
+                    if S_ISREG(found.st_mode)
+                    else "other"
+                )
                 modified = min(max(int(found.st_mtime), 0), 4_000_000_000)
                 name = quote_from_bytes(os.fsencode(entry.name), safe="")
-                shown.append({"name": name, "kind": kind, "sizeBytes": found.st_size, "modified": modified})
+                shown.append(
+                    {"name": name, "kind": kind, "sizeBytes": found.st_size, "modified": modified}
+                )
         volume = os.fstatvfs(folder)
     used = (volume.f_blocks - volume.f_bfree) * volume.f_frsize
     size = used + volume.f_bavail * volume.f_frsize
-    return {"entries": shown, "isCut": len(first) > MAX_ENTRIES, "usedBytes": used, "sizeBytes": size}
+    return {
+        "entries": shown,
+        "isCut": len(first) > MAX_ENTRIES,
+        "usedBytes": used,
+        "sizeBytes": size,
+    }
 
 
 def find_size(opened: int) -> int | None:
@@ -76,13 +94,19 @@ def find_size(opened: int) -> int | None:
         return found.st_size
     sizes = [os.fstat(file).st_size for _, file in islice(_files_below(opened), MAX_ZIP_FILES + 1)]
     if len(sizes) > MAX_ZIP_FILES or sum(sizes) > MAX_ZIP_BYTES:
-        raise OSError(errno.EFBIG, f"a zip has at most {MAX_ZIP_FILES} files and {MAX_ZIP_BYTES >> 30} GiB: too large")
+        raise OSError(
+            errno.EFBIG,
+            f"a zip has at most {MAX_ZIP_FILES} files and {MAX_ZIP_BYTES >> 30} GiB: too large",
+        )
     return None
 
 
 def _files_below(folder: int) -> Iterator[tuple[str, int]]:
-    """Files that can be read, by their path, each open until the next; links and all else are left out."""
-    # fwalk opens as `_opened` does, but compares what it has opened with lstat instead of O_NOFOLLOW.
+    """Files that can be read, by their path, each open until the next; links and all else are left
+    out.
+    """
+    # fwalk opens as `_opened` does, but compares what it has opened with lstat instead of
+    # O_NOFOLLOW.
     for above, folders, names, parent in os.fwalk(".", dir_fd=folder):
         folders.sort()
         for name in sorted(names):
@@ -92,7 +116,9 @@ def _files_below(folder: int) -> Iterator[tuple[str, int]]:
 
 
 def write_content(opened: int, size: int | None, target: socket) -> None:
-    """A file of this size, or a zip in chunks of HTTP. It is not compressed: that takes time of the user's programs."""
+    """A file of this size, or a zip in chunks of HTTP. It is not compressed: that takes time of the
+    user's programs.
+    """
 
     def write(data: bytes) -> int:
         if data:  # an empty chunk is the end
@@ -107,7 +133,9 @@ def write_content(opened: int, size: int | None, target: socket) -> None:
             for path, file in islice(_files_below(opened), MAX_ZIP_FILES):
                 # Windows takes a backslash for a separator.
                 name = os.fsencode(path).decode(errors="replace").replace("\\", "_")
-                archive.write(f"/proc/self/fd/{file}", name)  # the open file, wherever its path leads by now
+                archive.write(
+                    f"/proc/self/fd/{file}", name
+                )  # the open file, wherever its path leads by now
         target.sendall(b"0\r\n\r\n")
     elif size:
         with open(opened, "rb", closefd=False) as content:

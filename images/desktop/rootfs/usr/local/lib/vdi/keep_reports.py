@@ -1,7 +1,8 @@
 """Selkies' reports of transfers stay in its queue until vdi-agent has taken them. For run-selkies.
 
-Selkies itself sends each report once, within 2 s. Programs of the desktop's user have the agent's uid and can stop it,
-or take all of its connections: what was transferred meanwhile would leave no trace.
+Selkies itself sends each report once, within 2 s. Programs of the desktop's user have the agent's
+uid and can stop it, or take all of its connections: what was transferred meanwhile would leave no
+trace.
 """
 
 import asyncio
@@ -14,13 +15,18 @@ AGAIN_SECONDS = 0.5
 
 
 def keep_reports(audit: Any) -> None:
-    """Have Selkies send its reports so. Its queue is bounded: of more, the newest are lost, and it reports how many.
+    """Have Selkies send its reports so. Its queue is bounded: of more, the newest are lost, and it
+    reports how many.
 
     Args:
         audit: Selkies' module of that name.
     """
-    if not all(hasattr(audit, name) for name in ("_deliver", "_dropped", "_overflowing", "_closing")):
-        raise SystemExit("this release of Selkies reports transfers otherwise: run-selkies has to be adapted")
+    if not all(
+        hasattr(audit, name) for name in ("_deliver", "_dropped", "_overflowing", "_closing")
+    ):
+        raise SystemExit(
+            "this release of Selkies reports transfers otherwise: run-selkies has to be adapted"
+        )
     audit._deliver = partial(deliver, audit)
 
 
@@ -46,7 +52,9 @@ async def deliver(audit: Any, queue: "asyncio.Queue[dict[str, Any]]") -> None:
             now = time.time()
             if lost:
                 seconds = now - waits_since
-                queue.put_nowait({"event": "audit.dropped", "ts": now, "count": lost, "seconds": seconds})
+                queue.put_nowait(
+                    {"event": "audit.dropped", "ts": now, "count": lost, "seconds": seconds}
+                )
             waits_since = now
 
 

@@ -1,9 +1,9 @@
-"""Time of the last input by a person. A pod has no keyboard and no mouse: what people do comes from browsers, through
-Selkies, which notes the time here, for vdi-agent. Input that programs of the desktop make, and that of software agents,
-passes Selkies by.
+"""Time of the last input by a person. A pod has no keyboard and no mouse: what people do comes from
+browsers, through Selkies, which notes the time here, for vdi-agent. Input that programs of the
+desktop make, and that of software agents, passes Selkies by.
 
-The launcher makes the memory, and both inherit it (handed_files.py). It holds seconds of CLOCK_MONOTONIC, which all
-processes of a machine share, and whether there was an input.
+The launcher makes the memory, and both inherit it (handed_files.py). It holds seconds of
+CLOCK_MONOTONIC, which all processes of a machine share, and whether there was an input.
 """
 
 import mmap
@@ -23,14 +23,18 @@ _FORMAT = "=d?"
 
 
 def create_input_memory() -> int:
-    """Memory that holds the time of now: a desktop that no one has touched is idle since its start."""
+    """Memory that holds the time of now: a desktop that no one has touched is idle since its
+    start.
+    """
     memory = os.memfd_create("input")
     os.write(memory, struct.pack(_FORMAT, time.monotonic(), False))
     return memory
 
 
 def note_input(handler: Any, memory: int) -> None:
-    """Have Selkies' class that takes what browsers send note the time of each input in this memory."""
+    """Have Selkies' class that takes what browsers send note the time of each input in this
+    memory.
+    """
     take, noted = handler.on_message, mmap.mmap(memory, struct.calcsize(_FORMAT))
 
     async def taken(self: Any, message: str, *args: Any, **kwargs: Any) -> None:
@@ -42,7 +46,9 @@ def note_input(handler: Any, memory: int) -> None:
 
 
 def read_input(memory: int) -> tuple[float, bool]:
-    """Seconds since the last input, and whether there was one; else since the start. Raises UnknownError."""
+    """Seconds since the last input, and whether there was one; else since the start. Raises
+    UnknownError.
+    """
     try:
         last, is_human = struct.unpack(_FORMAT, os.pread(memory, struct.calcsize(_FORMAT), 0))
     except (OSError, struct.error) as error:

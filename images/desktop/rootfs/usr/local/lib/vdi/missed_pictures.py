@@ -1,7 +1,8 @@
 """A page that fell behind is brought up to date, also when the screen then stays as it is.
 
-Selkies leaves pictures out for a page that is behind, and makes up for them with the next one that it encodes. Here it
-encodes only what changes (SELKIES_VIDEO_STREAMING_MODE): without this the page would show an old picture until then.
+Selkies leaves pictures out for a page that is behind, and makes up for them with the next one that
+it encodes. Here it encodes only what changes (SELKIES_VIDEO_STREAMING_MODE): without this the page
+would show an old picture until then.
 """
 
 import asyncio
@@ -12,7 +13,8 @@ STILL_SECONDS = 0.5
 
 
 def make_up_on_still_screens(relay: Any) -> None:
-    """Have every relay, Selkies' sender of one display to one page, ask for a whole picture after what it left out.
+    """Have every relay, Selkies' sender of one display to one page, ask for a whole picture after
+    what it left out.
 
     Args:
         relay: Selkies' class of them.
@@ -35,7 +37,9 @@ def make_up_on_still_screens(relay: Any) -> None:
     def can_take(one: Any) -> bool:
         """Whether Selkies would send to it: it sends nothing to a page that it waits for."""
         display = one.server.display_clients.get(one.display_id, {})
-        is_waited_for = display.get("ws") is one.ws and not display.get("backpressure_enabled", True)
+        is_waited_for = display.get("ws") is one.ws and not display.get(
+            "backpressure_enabled", True
+        )
         return not is_waited_for and bool(one._room())
 
     def noted(one: Any, frame_id: int) -> None:

@@ -1,10 +1,11 @@
-"""The mark that `vdi session probe` measures by: armed for some seconds, a small window in the screen's corner follows
-two keys that no keyboard has and no application gets.
+"""The mark that `vdi session probe` measures by: armed for some seconds, a small window in the
+screen's corner follows two keys that no keyboard has and no application gets.
 
     XF86Launch9   black becomes white, white becomes black: how long until the picture shows it?
     XF86Launch8   it changes as fast as it can for a while: how many frames a second arrive?
 
-The keys are grabbed while it is armed. What a probe presses is no input of a person's (last_input.py).
+The keys are grabbed while it is armed. What a probe presses is no input of a person's
+(last_input.py).
 """
 
 import contextlib
@@ -74,7 +75,9 @@ class Photon:
 
 
 class Mark:
-    """The window and its two keys, on a connection of its own: the X server takes away both with it."""
+    """The window and its two keys, on a connection of its own: the X server takes away both with
+    it.
+    """
 
     def __init__(self, connection: socket.socket, setup: x11.Setup) -> None:
         self.connection, self.root, self.window = connection, setup.root, setup.resource_base | 1
@@ -82,7 +85,9 @@ class Mark:
         self.shown = False
         self.hide_at = self.play_until = 0.0
         codes = self._keycodes(setup)
-        missing = [name for name, key in (("XF86Launch9", FLIP), ("XF86Launch8", PLAY)) if key not in codes]
+        missing = [
+            name for name, key in (("XF86Launch9", FLIP), ("XF86Launch8", PLAY)) if key not in codes
+        ]
         if missing:
             raise UnknownError(f"the keyboard's map has no {' and no '.join(missing)}")
         self.flip, self.play = codes[FLIP], codes[PLAY]
@@ -90,7 +95,9 @@ class Mark:
             self._send(struct.pack("<BBHIHBBBxxx", 33, 0, 4, self.root, _ANY_MODIFIER, code, 1, 1))
         head = struct.pack("<BBHII", 1, 0, 10, self.window, self.root)
         self._send(head + struct.pack("<hhHHHHIIII", 0, 0, SIZE, SIZE, 0, 0, 0, 0x202, BLACK, 1))
-        self._send(struct.pack("<BxH", 43, 1))  # asks for the focus: errors of earlier requests come before its reply
+        self._send(
+            struct.pack("<BxH", 43, 1)
+        )  # asks for the focus: errors of earlier requests come before its reply
         x11.reply(connection)
 
     def step(self, left: float) -> None:
@@ -133,7 +140,9 @@ class Mark:
         answer = x11.reply(self.connection)
         per, found = answer[1], {}
         for place in range(count):
-            found[struct.unpack_from("<I", answer, 32 + 4 * per * place)[0]] = setup.first_keycode + place
+            found[struct.unpack_from("<I", answer, 32 + 4 * per * place)[0]] = (
+                setup.first_keycode + place
+            )
         return found
 
     def _send(self, request: bytes) -> None:

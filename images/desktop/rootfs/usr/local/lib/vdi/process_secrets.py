@@ -1,9 +1,12 @@
-"""Secrets in a container where the programs of the desktop's user have the same uid as the processes that hold them.
+"""Secrets in a container where the programs of the desktop's user have the same uid as the
+processes that hold them.
 
-The launcher (vdi-desktop), Selkies and vdi-agent hold some. Each runs with /opt/selkies/bin/python3, which may be
-executed but not read: the kernel makes such a process non-dumpable from its first instruction on, so there is no moment
-in which another process of the uid could trace it. `forbid_inspection` does the same where a kernel does not (gVisor).
-The launcher also holds the ports: a process that ends must not leave its port, and the tokens sent to it, to others.
+The launcher (vdi-desktop), Selkies and vdi-agent hold some. Each runs with
+/opt/selkies/bin/python3, which may be executed but not read: the kernel makes such a process
+non-dumpable from its first instruction on, so there is no moment in which another process of the
+uid could trace it. `forbid_inspection` does the same where a kernel does not (gVisor). The launcher
+also holds the ports: a process that ends must not leave its port, and the tokens sent to it, to
+others.
 """
 
 import ctypes
@@ -24,7 +27,9 @@ _NOT_HERE = (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT)
 
 
 def forbid_inspection() -> None:
-    """Refuse ptrace and core dumps; /proc/PID/{environ,mem,fd} belong to root from now on. Raises OSError."""
+    """Refuse ptrace and core dumps; /proc/PID/{environ,mem,fd} belong to root from now on. Raises
+    OSError.
+    """
     libc = ctypes.CDLL(None, use_errno=True)
     if libc.prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0):
         raise OSError(ctypes.get_errno(), "prctl(PR_SET_DUMPABLE, 0) failed")
@@ -49,9 +54,11 @@ def read_secrets() -> dict[str, str]:
 
 
 def bind_port(addresses: str, port: int) -> list[socket.socket]:
-    """Sockets bound to the port, one for each address (with commas between), as Selkies binds them. Raises OSError.
+    """Sockets bound to the port, one for each address (with commas between), as Selkies binds them.
+    Raises OSError.
 
-    An address that this machine does not have is left out while another is bound: not every pod has IPv6.
+    An address that this machine does not have is left out while another is bound: not every pod has
+    IPv6.
     """
     bound: list[socket.socket] = []
     missing: OSError | None = None
@@ -88,7 +95,9 @@ def _bind(listener: socket.socket, address: Any) -> socket.socket:
 
 
 def inherited_sockets() -> list[socket.socket]:
-    """The sockets that the launcher has bound for this process; children of this process do not get them."""
+    """The sockets that the launcher has bound for this process; children of this process do not get
+    them.
+    """
     numbers = [int(number) for number in os.environ.pop(SOCKET_FDS, "").split(",") if number]
     for number in numbers:
         os.set_inheritable(number, False)
@@ -103,4 +112,6 @@ def sha256_of(token: str) -> str:
 def is_bearer_of(authorization: str, digest: str) -> bool:
     """Whether a header `Authorization` has the token with this digest."""
     scheme, _, token = authorization.partition(" ")
-    return scheme == "Bearer" and hmac.compare_digest(sha256_of(token.strip()).encode(), digest.encode())
+    return scheme == "Bearer" and hmac.compare_digest(
+        sha256_of(token.strip()).encode(), digest.encode()
+    )

@@ -1,7 +1,8 @@
-"""Memory of Xvfb's screen: it has the pixels of the largest one, of which a browser may ask for a part only.
+"""Memory of Xvfb's screen: it has the pixels of the largest one, of which a browser may ask for a
+part only.
 
-Xvfb paints them all when it starts. Those outside of the first screen, 24 of 36 MiB, are given back to the kernel here;
-it gives Xvfb new ones, which are black, when a screen needs them.
+Xvfb paints them all when it starts. Those outside of the first screen, 24 of 36 MiB, are given back
+to the kernel here; it gives Xvfb new ones, which are black, when a screen needs them.
 """
 
 import ctypes
@@ -13,7 +14,8 @@ _PAGE = 4096
 
 
 def free_unused_screen(server: int, largest: tuple[int, int], screen: tuple[int, int]) -> None:
-    """Give back what a screen of this size does not need, of the server's process (Xvfb -shmem). Raises OSError.
+    """Give back what a screen of this size does not need, of the server's process (Xvfb -shmem).
+    Raises OSError.
 
     The segment then ends with the last process that uses it, also when Xvfb is killed.
     """
@@ -34,7 +36,9 @@ def free_unused_screen(server: int, largest: tuple[int, int], screen: tuple[int,
         libc.shmctl(segment, _IPC_RMID, None)
 
 
-def unused_ranges(size: int, largest: tuple[int, int], screen: tuple[int, int]) -> list[tuple[int, int]]:
+def unused_ranges(
+    size: int, largest: tuple[int, int], screen: tuple[int, int]
+) -> list[tuple[int, int]]:
     """Whole pages right of and below the screen, as beginning and end in a segment of this size.
 
     The rows of the largest screen are the segment's end; a header is before them.
@@ -51,7 +55,9 @@ def unused_ranges(size: int, largest: tuple[int, int], screen: tuple[int, int]) 
 
 
 def _find_segment(server: int) -> tuple[int, int]:
-    """Number and size of the largest segment of shared memory that this process has made. Raises OSError."""
+    """Number and size of the largest segment of shared memory that this process has made. Raises
+    OSError.
+    """
     lines = [line.split() for line in SEGMENTS.read_text().splitlines()]
     made = [dict(zip(lines[0], line, strict=True)) for line in lines[1:]]
     sizes = {int(one["shmid"]): int(one["size"]) for one in made if int(one["cpid"]) == server}

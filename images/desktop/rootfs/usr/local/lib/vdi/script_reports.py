@@ -15,7 +15,10 @@ from typing import Any
 FOLDER = "startup-scripts"
 """Below the runtime directory."""
 KEPT_BYTES = 4096
-_CHUNK_BYTES, _CHUNKS = 1 << 16, 16  # read at once, so that a script that writes without end holds up nothing
+_CHUNK_BYTES, _CHUNKS = (
+    1 << 16,
+    16,
+)  # read at once, so that a script that writes without end holds up nothing
 
 
 class ScriptReport:
@@ -55,7 +58,10 @@ class ScriptReport:
     def end(self, code: int) -> None:
         """It has ended; programs that it has left behind may go on writing."""
         self.drain()
-        self.report |= {"state": "Ended", "exitCode": code if code >= 0 else 128 - code}  # as a shell reports a signal
+        self.report |= {
+            "state": "Ended",
+            "exitCode": code if code >= 0 else 128 - code,
+        }  # as a shell reports a signal
         self._write()
 
     def fail(self, reason: str) -> None:
@@ -74,5 +80,7 @@ class ScriptReport:
 
 
 def read_reports(folder: Path) -> list[Any]:
-    """Those that there are, in the order of the scripts. Raises ValueError and OSError for what cannot be read."""
+    """Those that there are, in the order of the scripts. Raises ValueError and OSError for what
+    cannot be read.
+    """
     return [json.loads(path.read_text()) for path in sorted(folder.glob("[0-9]"))]

@@ -1,4 +1,6 @@
-"""As much of the X protocol as vdi-agent needs, over the server's own socket, so that no library has to be there."""
+"""As much of the X protocol as vdi-agent needs, over the server's own socket, so that no library
+has to be there.
+"""
 
 import socket
 import struct
@@ -46,7 +48,9 @@ def packet(connection: socket.socket) -> bytes:
 
 
 def reply(connection: socket.socket) -> bytes:
-    """The next answer; events that come between (a changed key map goes to everyone) are dropped."""
+    """The next answer; events that come between (a changed key map goes to everyone) are
+    dropped.
+    """
     while True:
         found = packet(connection)
         if found[0] == 1:
@@ -55,12 +59,15 @@ def reply(connection: socket.socket) -> bytes:
 
 def connect(display: str, authority: Path) -> tuple[socket.socket, Setup]:
     """A connection that is logged in; the caller closes it. Raises UnknownError, OSError."""
-    cookie = authority.read_bytes()[-16:]  # vdi-desktop writes one entry, which ends with the cookie
+    cookie = authority.read_bytes()[
+        -16:
+    ]  # vdi-desktop writes one entry, which ends with the cookie
     connection = socket.socket(socket.AF_UNIX)
     try:
         connection.settimeout(SECONDS)
-        # The server's abstract address, which no one else can have: a program of the user could put a server of its own
-        # in the place of the socket in the folder, and tell of a screen that is smaller than the one that is seen.
+        # The server's abstract address, which no one else can have: a program of the user could put
+        # a server of its own in the place of the socket in the folder, and tell of a screen that is
+        # smaller than the one that is seen.
         connection.connect(f"\0/tmp/.X11-unix/X{display.lstrip(':').partition('.')[0]}")
         return connection, _greet(connection, cookie)
     except BaseException:
@@ -71,7 +78,9 @@ def connect(display: str, authority: Path) -> tuple[socket.socket, Setup]:
 def _greet(connection: socket.socket, cookie: bytes) -> Setup:
     name = b"MIT-MAGIC-COOKIE-1"
     words = struct.pack("<BxHHHHxx", ord("l"), 11, 0, len(name), len(cookie))
-    connection.sendall(words + name.ljust(20, b"\0") + cookie.ljust(-len(cookie) % 4 + len(cookie), b"\0"))
+    connection.sendall(
+        words + name.ljust(20, b"\0") + cookie.ljust(-len(cookie) % 4 + len(cookie), b"\0")
+    )
     status, units = struct.unpack("<B5xH", receive(connection, 8))
     setup = receive(connection, 4 * units)
     if status != 1:
@@ -89,13 +98,20 @@ def screen_size(connection: socket.socket, root: int) -> tuple[int, int]:
     return width, height
 
 
-def read_pixels(connection: socket.socket, root: int, x: int, y: int, width: int, height: int) -> bytes:
-    """What this part of the screen shows, row by row: blue, green, red and an unused byte. Raises UnknownError."""
+def read_pixels(
+    connection: socket.socket, root: int, x: int, y: int, width: int, height: int
+) -> bytes:
+    """What this part of the screen shows, row by row: blue, green, red and an unused byte. Raises
+    UnknownError.
+    """
     connection.sendall(struct.pack("<BBHIhhHHI", 73, 2, 5, root, x, y, width, height, 0xFFFFFFFF))
     found = reply(connection)
     depth, pixels = found[1], found[32:]
     if depth != 24 or len(pixels) != 4 * width * height:
-        raise UnknownError(f"the screen has a depth of {depth}, and {len(pixels)} bytes for {width}x{height} pixels")
+        raise UnknownError(
+            f"the screen has a depth of {depth}, and {len(pixels)} bytes for {width}x{height}"
+            " pixels"
+        )
     return pixels
 
 

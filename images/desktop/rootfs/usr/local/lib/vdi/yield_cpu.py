@@ -1,8 +1,10 @@
-"""Where CPU is short, a moving picture that no one touches yields: it gets fewer pictures, and others are in time.
+"""Where CPU is short, a moving picture that no one touches yields: it gets fewer pictures, and
+others are in time.
 
-Linux says how long each thread of this process, which encodes, could have run and got no CPU. Where that is much of the
-time that they wanted, a display that sends pictures all the time and has had no input for some seconds, such as a
-video, is captured more slowly until there is CPU again. With an input it has its rate back at once.
+Linux says how long each thread of this process, which encodes, could have run and got no CPU. Where
+that is much of the time that they wanted, a display that sends pictures all the time and has had no
+input for some seconds, such as a video, is captured more slowly until there is CPU again. With an
+input it has its rate back at once.
 """
 
 import asyncio
@@ -27,7 +29,9 @@ _LIMIT = "vdi_limit"
 """Where a display keeps its limit."""
 
 
-def next_limit(limit: float | None, chosen: float, sent: float, waited: float, untouched: float) -> float | None:
+def next_limit(
+    limit: float | None, chosen: float, sent: float, waited: float, untouched: float
+) -> float | None:
     """The most pictures a second from here on; None: as many as were chosen.
 
     Args:
@@ -48,7 +52,9 @@ def next_limit(limit: float | None, chosen: float, sent: float, waited: float, u
 
 
 def cpu_times() -> tuple[int, int]:
-    """Nanoseconds that the threads of this process have run, and that they have waited for a CPU."""
+    """Nanoseconds that the threads of this process have run, and that they have waited for a
+    CPU.
+    """
     ran = waited = 0
     for thread in Path("/proc/self/task").iterdir():
         try:
@@ -66,7 +72,11 @@ def yield_cpu(server: Any, handler: Any) -> None:
         server: Selkies' class that serves the displays.
         handler: Selkies' class that takes input.
     """
-    follow, chosen_rate, take = server._run_frame_backpressure_logic, server._capture_fps, handler.on_message
+    follow, chosen_rate, take = (
+        server._run_frame_backpressure_logic,
+        server._capture_fps,
+        handler.on_message,
+    )
     limited: dict[str, Any] = {}  # the server, by display
     last_input = time.monotonic()
 
@@ -107,7 +117,11 @@ def yield_cpu(server: Any, handler: Any) -> None:
                 sent = (number - last) % _IDS / (now - then)
                 short = (waited_now - waited) / max(1, ran_now - ran + waited_now - waited)
                 chosen = float(chosen_rate(self, display))
-                hold(self, display_id, next_limit(display.get(_LIMIT), chosen, sent, short, now - last_input))
+                hold(
+                    self,
+                    display_id,
+                    next_limit(display.get(_LIMIT), chosen, sent, short, now - last_input),
+                )
             ran, waited, last, then = ran_now, waited_now, number, now
 
     async def followed(self: Any, display_id: str) -> None:
@@ -118,4 +132,8 @@ def yield_cpu(server: Any, handler: Any) -> None:
             watching.cancel()
             hold(self, display_id, None)
 
-    server._capture_fps, server._run_frame_backpressure_logic, handler.on_message = rate, followed, taken
+    server._capture_fps, server._run_frame_backpressure_logic, handler.on_message = (
+        rate,
+        followed,
+        taken,
+    )

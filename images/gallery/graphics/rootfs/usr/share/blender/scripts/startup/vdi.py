@@ -1,4 +1,6 @@
-"""Blender starts with its scene: without the splash screen, which at the first start is a form for settings."""
+"""Blender starts with its scene: without the splash screen, which at the first start is a form for
+settings.
+"""
 
 import bpy
 
