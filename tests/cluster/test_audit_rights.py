@@ -283,7 +283,7 @@ async def live(stage: Stage, gateway: GatewayStage) -> None:
     await stage.session("brief", "audit-brief", timeout="1s")
     await stage.gone(SESSIONS, "brief", 30)
     await root.sends("/admin/doctor", "/admin/doctor")
-    for name, more in (("mine", {"delete_home": "yes"}), ("claimed", {})):
+    for name, more in (("mine", {"deleteHome": "true"}), ("claimed", {})):
         await root.sends(f"/desktops/{name}/end", f"/desktops/{name}/end", more)
         await stage.gone(SESSIONS, name, 30)
 

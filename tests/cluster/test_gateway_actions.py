@@ -22,6 +22,7 @@ from vdi.gateway.denied import ActionDenied
 from vdi.gateway.rights import TOKEN_ID, User
 from vdi.kinds import SESSIONS
 from vdi.kube.resource import Resource
+from vdi.session.actions import AnswerAccess, Extend, RequestAccess, Share, Suspend, Unshare
 
 ALICE, BOB, EVE = (User(f"{name}@example.com") for name in ("alice", "bob", "eve"))
 ROOT = User("root@example.com", admin=True)
@@ -60,15 +61,15 @@ async def test_concurrent_shares_are_all_kept(stage: Stage, tmp_path: Path) -> N
             """A person tries again when asked to."""
             for _ in range(20):
                 try:
-                    await replicas[number % 2].actions.share(
-                        ALICE, "mine", guest, GuestRole.VIEWER, ends
+                    await replicas[number % 2].actions.act(
+                        ALICE, "mine", Share(guest, GuestRole.VIEWER, ends)
                     )
                     return
                 except ActionDenied as refused:
                     assert refused.code == "Conflict"
 
         await asyncio.gather(*(share(number, guest) for number, guest in enumerate(guests)))
-        await replicas[0].actions.unshare(ALICE, "mine", "old@example.com")
+        await replicas[0].actions.act(ALICE, "mine", Unshare("old@example.com"))
         stop.set()
         assert await writer > 0
     session = await stage.get(SESSIONS, "mine")
@@ -81,7 +82,7 @@ async def test_access_is_asked_for_allowed_and_ends(stage: Stage, tmp_path: Path
     await stage.session("mine", await stage.template())
     async with a_replica(stage, tmp_path) as first, a_replica(stage, tmp_path) as second:
         ask = [
-            one.actions.request_access(ROOT, "mine", GuestRole.COLLABORATOR, "1h")
+            one.actions.act(ROOT, "mine", RequestAccess(GuestRole.COLLABORATOR, "1h"))
             for one in (first, second)
         ]
         results = await asyncio.gather(*ask, return_exceptions=True)
@@ -91,8 +92,8 @@ async def test_access_is_asked_for_allowed_and_ends(stage: Stage, tmp_path: Path
         request = asked.spec.access_request
         assert request
         with pytest.raises(ActionDenied, match="Only alice"):
-            await second.actions.answer_access(ROOT, "mine", request.expires, allow=True)
-        allowed = await second.actions.answer_access(ALICE, "mine", request.expires, allow=True)
+            await second.actions.act(ROOT, "mine", AnswerAccess(request.expires, allow=True))
+        allowed = await second.actions.act(ALICE, "mine", AnswerAccess(request.expires, allow=True))
         (access,) = allowed.spec.access
         assert (access.user, access.role, allowed.spec.access_request) == (
             ROOT.email,
@@ -150,9 +151,9 @@ async def test_action_does_not_reach_a_recreated_session(
             return session
 
         actions: tuple[Callable[[], Awaitable[Any]], ...] = (
-            lambda: gateway.actions.suspend(ALICE, "mine"),
-            lambda: gateway.actions.share(ALICE, "mine", BOB.email, GuestRole.VIEWER, None),
-            lambda: gateway.actions.extend(ALICE, "mine", "10h"),
+            lambda: gateway.actions.act(ALICE, "mine", Suspend()),
+            lambda: gateway.actions.act(ALICE, "mine", Share(BOB.email, GuestRole.VIEWER, None)),
+            lambda: gateway.actions.act(ALICE, "mine", Extend("10h")),
         )
         for action in actions:
             await stage.delete(SESSIONS, "mine")

@@ -15,6 +15,7 @@ from vdi.gateway.denied import ActionDenied
 from vdi.gateway.rights import User
 from vdi.kinds import SESSIONS
 from vdi.kube.resource import CLAIMS
+from vdi.session.actions import Resume, Suspend
 from vdi.session.request import SessionRequest
 
 ALICE = User("alice@example.com")
@@ -47,9 +48,9 @@ async def test_desktops_of_two_groups_live_in_two_namespaces(
         with pytest.raises(ActionDenied, match=f"name: '{carols}' is not available"):
             await actions.start(ALICE, SessionRequest(template=template, name=carols))
 
-        await actions.suspend(CAROL, carols)
+        await actions.act(CAROL, carols, Suspend())
         await lab.reach(carols, "Suspended")
-        await actions.resume(CAROL, carols)
+        await actions.act(CAROL, carols, Resume())
         await lab.run(carols)
         (home,) = await eventually(lambda: cluster.homes_of(CAROL.email), "the home is seen")
         assert home.namespace == second_namespace

@@ -103,9 +103,9 @@ async def test_desktop_is_started_used_and_ended_in_the_portal(
         await alice.sees("/", "1 GPU 2 CPUs 8 GiB 20 GiB local disk")
         await alice.sees(DESK, "20 GiB local disk")
 
-        await alice.sends(f"{DESK}/extend", DESK, {"length": "2h"})
+        await alice.sends(f"{DESK}/extend", DESK, {"timeout": "2h"})
         await alice.sends(
-            f"{DESK}/share", DESK, {"user": "bob@example.com", "role": "viewer", "for": "1h"}
+            f"{DESK}/share", DESK, {"user": "bob@example.com", "role": "viewer", "length": "1h"}
         )
         await bob.sees("/shared", "mine")
         forbidden = await bob.sends(f"{DESK}/end", DESK, status=403)
@@ -120,7 +120,7 @@ async def test_desktop_is_started_used_and_ended_in_the_portal(
         await stage.reach("mine", "Suspended")
         await alice.sends(f"{DESK}/resume", DESK)
         await stage.run("mine")
-        await alice.sends(f"{DESK}/end", f"{DESK}/end", {"delete_home": "yes"})
+        await alice.sends(f"{DESK}/end", f"{DESK}/end", {"deleteHome": "true"})
         await stage.gone(SESSIONS, "mine")
         await alice.sees("/", "No desktop yet")
         await alice.sees("/history", "Ended by its owner")

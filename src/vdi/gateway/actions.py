@@ -18,14 +18,11 @@ from contextlib import (
     suppress,
 )
 from dataclasses import dataclass
-from datetime import datetime
 from typing import Any
 
 import msgspec
 
-from vdi.api.schedule import SessionSchedule
-from vdi.api.session import GuestRole, PlannedEnd, VDISession
-from vdi.cluster.units import format_time
+from vdi.api.session import VDISession
 from vdi.gateway.component import GatewayContext
 from vdi.gateway.denied import ActionDenied, FieldProblem, invalid, refused_by_cluster
 from vdi.gateway.rights import Action, User, knows_of, no_desktop, refusal
@@ -38,17 +35,13 @@ from vdi.kube.resource import CLAIMS
 from vdi.printable import is_printable
 from vdi.session.actions import (
     AnswerAccess,
-    Extend,
+    PatchAction,
     PlanEnd,
     Refusal,
-    Request,
-    RequestAccess,
-    Resize,
     Restart,
     Resume,
     SetSchedule,
     Share,
-    Suspend,
     Unshare,
     check_schedule,
     decide,
@@ -63,7 +56,6 @@ from vdi.session.volumes import GROUPS, groups_annotation
 
 log = logging.getLogger(__name__)
 
-AnyRequest = Request | RequestAccess | AnswerAccess
 # Checked before a name is put into a path of the API server: `..` would lead to another resource.
 _NAME = re.compile(r"[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?")
 _MAX_ATTEMPTS = 20
@@ -101,96 +93,66 @@ class Actions:
             async with self._written(user, act):
                 return await self.starter.carry_out(user, start)
 
-    async def extend(self, user: User, name: str, length: str) -> VDISession:
-        """Set the length of the whole run, such as `10h`."""
-        return await self._act(user, Action.EXTEND, name, Extend(length), {"length": length})
-
-    async def resize(
-        self,
-        user: User,
-        name: str,
-        memory: str | None = None,
-        cpu: str | None = None,
-        gpu: str = "",
-    ) -> VDISession:
-        """Set memory and CPU, of the running desktop too, or fewer GPUs for one that waits; None:
-        as it is.
-        """
-        if not re.fullmatch(r"[0-9]{0,4}", gpu):
-            raise invalid("gpu", gpu[:20], "a whole number")
-        detail = {
-            field: value
-            for field, value in (("memory", memory), ("cpu", cpu), ("gpu", gpu))
-            if value
-        }
-        return await self._act(
-            user, Action.RESIZE, name, Resize(memory, cpu, int(gpu or 0)), detail
-        )
-
-    async def schedule(self, user: User, name: str, schedule: SessionSchedule | None) -> VDISession:
-        """Set the times at which the operator resumes and suspends the desktop; None: remove
-        them.
-        """
+    async def act(self, user: User, name: str, action: PatchAction) -> VDISession:
+        """Carry out an action that is one patch of the session."""
         # Checked before the audit keeps a description of it: it is untrusted text of any length.
-        if schedule and (problem := check_schedule(schedule)):
-            raise _denied(problem)
-        detail = {"schedule": describe_schedule(schedule) if schedule else "none"}
-        return await self._act(user, Action.SCHEDULE, name, SetSchedule(schedule), detail)
+        if isinstance(action, SetSchedule) and action.schedule:
+            problem = check_schedule(action.schedule)
+            if problem:
+                raise _denied(problem)
+        detail = self._describe(user, name, action)
+        right = Action(action.action)
+        # After a conflict with another writer, read the session and decide again.
+        async with self._authorized(user, right, name, detail, action) as session:
+            meta = session.metadata
+            for attempt in range(_MAX_ATTEMPTS):
+                patch = self._decide(user, session, action)
+                if not patch:
+                    return session
+                try:
+                    async with self._within_limits(user, session, action):
+                        return await self._send(session, patch)
+                except Replaced:
+                    raise
+                except Conflict:
+                    await asyncio.sleep(_PAUSE_SECONDS * attempt * random.random())  # noqa: S311 - spreads load only
+                    session = await self.context.client.get(
+                        SESSIONS, name, namespace=meta.namespace, into=VDISession
+                    )
+                    # Another session of this name: the user's rights in it have not been checked.
+                    if session.metadata.uid != meta.uid:
+                        raise
+                    if refused := refusal(user, right, session, self.context.clock()):
+                        raise ActionDenied(*refused) from None
+            raise ActionDenied(
+                "Conflict", f"Someone else is changing the desktop {name!r}. Try again in a moment."
+            )
 
-    async def suspend(self, user: User, name: str) -> VDISession:
-        """Stop the desktop; home and address are kept."""
-        return await self._act(user, Action.SUSPEND, name, Suspend(), {})
-
-    async def resume(self, user: User, name: str) -> VDISession:
-        """Start a new run. It counts in the owner's limits whoever resumes it, except an
-        administrator.
-        """
-        return await self._act(user, Action.RESUME, name, Resume(), {})
-
-    async def restart(self, user: User, name: str) -> VDISession:
-        """Start a new desktop on the same home, within the same run."""
-        return await self._act(user, Action.RESTART, name, Restart(), {})
-
-    async def share(
-        self, user: User, name: str, email: str, role: GuestRole, expires: datetime | None
-    ) -> VDISession:
-        """Give a guest access, in place of an earlier share with that guest."""
-        ends = format_time(expires) if expires else "never"
-        detail = {"user": normal_user(email), "role": str(role), "expires": ends}
-        return await self._act(user, Action.SHARE, name, Share(email, role, expires), detail)
-
-    async def unshare(self, user: User, name: str, email: str) -> VDISession:
-        """End the access of a guest."""
-        return await self._act(
-            user, Action.UNSHARE, name, Unshare(email), {"user": normal_user(email)}
-        )
-
-    async def request_access(
-        self, user: User, name: str, role: GuestRole, length: str
-    ) -> VDISession:
-        """Ask the owner of a desktop to share it with this administrator."""
-        detail = {"role": str(role), "length": length[:20]}
-        return await self._act(
-            user, Action.REQUEST_ACCESS, name, RequestAccess(user.email, role, length), detail
-        )
-
-    async def answer_access(
-        self, user: User, name: str, request: str, *, allow: bool
-    ) -> VDISession:
-        """The owner's answer to the request with this `expires`."""
-        detail, seen = (
-            {"answer": "allowed" if allow else "refused"},
-            self.context.cluster.session(name),
-        )
-        if seen and (asked := seen.spec.access_request) and same_user(seen.spec.user, user.email):
-            detail |= {
-                "user": asked.user[:254],
-                "role": asked.role[:20],
-                "length": asked.length[:20],
-            }
-        return await self._act(
-            user, Action.ANSWER_ACCESS, name, AnswerAccess(request, allow), detail
-        )
+    def _describe(self, user: User, name: str, action: PatchAction) -> dict[str, str]:
+        """The action's fields for the audit."""
+        match action:
+            case SetSchedule(schedule):
+                return {"schedule": describe_schedule(schedule) if schedule else "none"}
+            case PlanEnd(end):
+                return _as_text(end) if end else {"time": "none"}
+            case Share(email):
+                ends = {} if action.length or action.expires else {"expires": "never"}
+                return _as_text(action) | {"user": normal_user(email)} | ends
+            case Unshare(email):
+                return {"user": normal_user(email)}
+            case AnswerAccess(_, allow):
+                detail = {"answer": "allowed" if allow else "refused"}
+                session = self.context.cluster.session(name)
+                asked = session.spec.access_request if session else None
+                if session and asked and same_user(session.spec.user, user.email):
+                    detail |= {
+                        "user": asked.user[:254],
+                        "role": asked.role[:20],
+                        "length": asked.length[:20],
+                    }
+                return detail
+            case _:
+                return _as_text(action)
 
     async def drop_expired_access(self) -> None:
         """Remove shares whose time is over, and requests that no one has answered. Rights do not
@@ -214,17 +176,6 @@ class Actions:
                 continue
             for action, detail in ended:
                 await self.audit.record(act_on(session, "vdi-gateway", f"session.{action}", detail))
-
-    async def plan_end(self, user: User, name: str, end: PlannedEnd | None) -> VDISession:
-        """Announce the end of the desktop in it, and end it at that time; None: take the
-        announcement back.
-        """
-        detail = (
-            {name: text[:200] for name, text in msgspec.to_builtins(end).items()}
-            if end
-            else {"time": "none"}
-        )
-        return await self._act(user, Action.PLAN_END, name, PlanEnd(end), detail)
 
     async def end(self, user: User, name: str, *, delete_home: bool = False) -> None:
         """Delete the session, and with `delete_home` its files too."""
@@ -309,41 +260,15 @@ class Actions:
             raise ActionDenied("NotFound", f"You have no home {name!r}.")
         return home
 
-    async def _act(
-        self, user: User, action: Action, name: str, request: AnyRequest, detail: Mapping[str, str]
-    ) -> VDISession:
-        """Decide and write; after a conflict with another writer, read the session and decide
-        again.
-        """
-        async with self._authorized(user, action, name, detail, request) as session:
-            meta = session.metadata
-            for attempt in range(_MAX_ATTEMPTS):
-                patch = self._decide(user, session, request)
-                if not patch:
-                    return session
-                try:
-                    async with self._within_limits(user, session, request):
-                        return await self._send(session, patch)
-                except Replaced:
-                    raise
-                except Conflict:
-                    await asyncio.sleep(_PAUSE_SECONDS * attempt * random.random())  # noqa: S311 - spreads load only
-                    session = await self.context.client.get(
-                        SESSIONS, name, namespace=meta.namespace, into=VDISession
-                    )
-                    # Another session of this name: the user's rights in it have not been checked.
-                    if session.metadata.uid != meta.uid:
-                        raise
-                    if refused := refusal(user, action, session, self.context.clock()):
-                        raise ActionDenied(*refused) from None
-            raise ActionDenied(
-                "Conflict", f"Someone else is changing the desktop {name!r}. Try again in a moment."
-            )
-
-    def _decide(self, user: User, session: VDISession, request: AnyRequest) -> dict[str, Any]:
+    def _decide(self, user: User, session: VDISession, action: PatchAction) -> dict[str, Any]:
         template = self.context.cluster.template(session.spec.template)
         patch = decide(
-            session, template, request, self.context.clock(), self.context.settings.cluster
+            session,
+            template,
+            action,
+            self.context.clock(),
+            self.context.settings.cluster,
+            by=user.email,
         )
         if isinstance(patch, Refusal):
             raise _denied(patch)
@@ -352,7 +277,7 @@ class Actions:
         if (
             patch
             and template
-            and isinstance(request, Resume | Restart)
+            and isinstance(action, Resume | Restart)
             and same_user(user.email, session.spec.user)
         ):
             groups = groups_annotation(template, user.groups)
@@ -364,7 +289,7 @@ class Actions:
         return patch
 
     def _within_limits(
-        self, user: User, session: VDISession, request: AnyRequest
+        self, user: User, session: VDISession, action: PatchAction
     ) -> AbstractAsyncContextManager[None]:
         is_own = same_user(user.email, session.spec.user)
         if user.admin and not is_own:
@@ -373,9 +298,9 @@ class Actions:
         # their own, are known only from the owner's login; without them the owner's own entry and
         # the default count.
         owner = user if is_own else User(normal_user(session.spec.user))
-        if isinstance(request, Resume):
+        if isinstance(action, Resume):
             return self.starter.quota.for_one_more(owner, session)
-        if isinstance(request, SetSchedule) and request.schedule:
+        if isinstance(action, SetSchedule) and action.schedule:
             return self.starter.quota.for_schedule(owner, session)
         return nullcontext()
 
@@ -425,31 +350,27 @@ class Actions:
     async def _authorized(
         self,
         user: User,
-        action: Action,
+        right: Action,
         name: str,
         detail: Mapping[str, str],
-        request: AnyRequest | None = None,
+        action: PatchAction | None = None,
     ) -> AsyncIterator[VDISession]:
-        """Yield the session, if the user has the right to this action; the body is counted and
-        audited.
+        """Yield the session, if the user has this right in it; the body is counted and audited.
 
-        A request that changes nothing is not audited: the same schedule set twice is one entry.
+        An action that changes nothing is not audited: the same schedule set twice is one entry.
         """
-        with self._counted(str(action), name):
-            async with self._refusal_written(user, str(action), name, detail):
-                session = await self._allowed(user, action, name)
-            act = act_on(session, user.email, f"session.{action}", detail)
-            template, settings = (
-                self.context.cluster.template(session.spec.template),
-                self.context.settings.cluster,
-            )
-            patch: dict[str, Any] | Refusal | None = None
-            if request:
-                patch = decide(session, template, request, self.context.clock(), settings)
-            if isinstance(patch, Refusal):
-                await self.audit.refuse(act, patch.code, user.login_id)
-                raise _denied(patch)
-            async with nullcontext() if patch == {} else self._written(user, act):
+        with self._counted(str(right), name):
+            async with self._refusal_written(user, str(right), name, detail):
+                session = await self._allowed(user, right, name)
+            act = act_on(session, user.email, f"session.{right}", detail)
+            changes = True
+            if action:
+                try:
+                    changes = bool(self._decide(user, session, action))
+                except ActionDenied as why:
+                    await self.audit.refuse(act, why.code, user.login_id)
+                    raise
+            async with self._written(user, act) if changes else nullcontext():
                 yield session
 
     @asynccontextmanager
@@ -505,6 +426,12 @@ def _refused_by_cluster(action: str, name: str) -> Iterator[None]:
         if refused.code == "Unavailable":
             log.warning("%s of %s: %s", action, name, error)
         raise refused from error
+
+
+def _as_text(struct: msgspec.Struct) -> dict[str, str]:
+    """The fields that have a value, bounded."""
+    fields = msgspec.to_builtins(struct).items()
+    return {name: str(value)[:200] for name, value in fields if value not in (None, "", 0)}
 
 
 def _denied(refusal: Refusal) -> ActionDenied:

@@ -20,6 +20,7 @@ from vdi.gateway.limits import Limits
 from vdi.gateway.login.guard import Guard
 from vdi.gateway.login.logins import Logins, SignOut
 from vdi.gateway.recordings import Recordings
+from vdi.gateway.session_actions import SessionActions
 from vdi.gateway.starting import HomesAhead
 from vdi.gateway.store.audit import Audit
 from vdi.gateway.web.streams import StreamLimit
@@ -49,3 +50,7 @@ class Services:
     streams: StreamLimit = field(default_factory=StreamLimit)
     token_requests: TokenRequests = field(default_factory=TokenRequests)
     waiting: WaitingCalls = field(default_factory=WaitingCalls)
+
+    @property
+    def session_actions(self) -> SessionActions:
+        return SessionActions(self.context, self.actions, self.computer, self.recordings)

@@ -6,18 +6,21 @@ the patch that `decide` returns, or show its refusal. A rule and the sentence th
 therefore exist once, here.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Any, Literal
+from typing import Annotated, Any, ClassVar, Literal, get_args
 
 import msgspec
+from msgspec import Meta
 
+from vdi.api.constraints import doc
 from vdi.api.meta import find_condition
 from vdi.api.schedule import SessionSchedule
 from vdi.api.session import (
     FULL_CONTROL,
+    GUEST_ROLES,
     MAX_GUESTS,
     Access,
     AccessRequest,
@@ -39,6 +42,7 @@ from vdi.session.effective import Blocked, resized, resolve, size_of
 from vdi.session.homes import may_use, retained_claim
 from vdi.session.lifetime import as_time, run_length
 from vdi.session.naming import RESTARTED_AT
+from vdi.session.request import Amount, Length
 from vdi.session.resize import find_excess
 from vdi.session.schedule import find_session_problem
 from vdi.session.streaming import refuse_view_only
@@ -51,6 +55,7 @@ _SHOWN_CHARACTERS = 100  # of a refused value: it may be untrusted text of any l
 _UNKNOWN_SETTINGS = ClusterSettings()
 # An administrator's request for access lapses after this.
 REQUEST_LAPSES = timedelta(minutes=1)
+Address = Annotated[str, Meta(max_length=254)]
 # A JSON merge patch of a VDISession; empty: there is nothing to change.
 Patch = dict[str, Any]
 
@@ -68,108 +73,206 @@ class Refusal:
     value: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class Suspend:
-    """Stop the desktop; home and address are kept."""
+class SessionAction(msgspec.Struct, rename="camel", forbid_unknown_fields=True):
+    """An action on a session, as data.
 
-
-@dataclass(frozen=True, slots=True)
-class Resume:
-    """Start a suspended desktop again: a new run."""
-
-
-@dataclass(frozen=True, slots=True)
-class Restart:
-    """A new desktop on the same home, within the same run."""
-
-
-@dataclass(frozen=True, slots=True)
-class Extend:
-    """Set the length of the whole run, such as `10h`."""
-
-    timeout: str
-
-
-@dataclass(frozen=True, slots=True)
-class Resize:
-    """Set memory and CPU, of the running desktop too, or fewer GPUs for one that waits; None or 0:
-    as it is.
+    The struct is the body of the REST API's `POST /sessions/{name}/{action}`, its docstring that
+    operation's description. The portal's forms, the bar over a desktop and `vdi session` fill in
+    the same struct, and the audit keeps its fields.
     """
 
-    memory: str | None = None
-    cpu: str | None = None
-    gpu: int = 0
+    # As in addresses and in the audit (`session.extend`); a `vdi.gateway.rights.Action`.
+    action: ClassVar[str]
 
 
-@dataclass(frozen=True, slots=True)
-class SetSchedule:
-    """Set the times at which the operator resumes and suspends the desktop; None: remove them."""
+class Suspend(SessionAction):
+    """Stop the desktop and free its GPU; home and address are kept."""
 
-    schedule: SessionSchedule | None
-
-
-@dataclass(frozen=True, slots=True)
-class Share:
-    """Give a guest access, in place of an earlier share with that guest."""
-
-    user: str
-    role: GuestRole
-    expires: datetime | None = None
+    action = "suspend"
 
 
-@dataclass(frozen=True, slots=True)
-class Unshare:
-    """End the access of a guest."""
+class Resume(SessionAction):
+    """Start a suspended desktop again: a new run.
 
-    user: str
-
-
-@dataclass(frozen=True, slots=True)
-class PlanEnd:
-    """Announce that the desktop is suspended or deleted, and do so at that time; None: take it
-    back.
+    It counts in the limits of the desktop's owner, unless an administrator resumes it.
     """
 
-    end: PlannedEnd | None
+    action = "resume"
 
 
-@dataclass(frozen=True, slots=True)
-class RequestAccess:
-    """Ask the owner for a share that lasts for `length`, such as `30m`."""
+class Restart(SessionAction):
+    """Restart the desktop on the same home, for example after it hangs or fails."""
 
-    user: str
-    role: GuestRole
-    length: str
+    action = "restart"
 
 
-@dataclass(frozen=True, slots=True)
-class AnswerAccess:
-    """The owner's answer. `request`: `expires` of the request that they have read."""
+class Extend(SessionAction):
+    """Set the length of the whole run."""
 
-    request: str
-    allow: bool
+    action = "extend"
+
+    timeout: Annotated[Length, doc("Length of the whole run, such as 10h.")]
 
 
-Request = Suspend | Resume | Restart | Extend | Resize | SetSchedule | Share | Unshare | PlanEnd
+class Resize(SessionAction):
+    """Set memory and CPU without a restart; what is omitted stays as it is.
+
+    Until that is done, condition ResizePending says why. Also starts a desktop that waits for GPUs
+    with fewer of them.
+    """
+
+    action = "resize"
+
+    memory: Annotated[Amount | None, doc("An amount of memory, such as 8Gi.")] = None
+    cpu: Annotated[Amount | None, doc("A number of CPUs, such as 2 or 1500m.")] = None
+    gpu: Annotated[
+        Annotated[int, Meta(ge=0, le=9999)],
+        doc("Fewer GPUs, at most `status.queue.availableGPU`; 0: as many as before."),
+    ] = 0
+
+
+class Schedule(SessionSchedule, rename="camel", forbid_unknown_fields=True):
+    """Times at which the desktop is resumed and suspended by itself."""
+
+
+class SetSchedule(SessionAction):
+    """Resume the desktop by itself at set times, and suspend it at their end.
+
+    A scheduled desktop counts as running in the limits of its owner. Someone whose hours are
+    limited cannot schedule; an administrator can do it for them.
+    """
+
+    action = "schedule"
+
+    schedule: Annotated[Schedule | None, doc("The times; null: remove them.")]
+
+
+class Share(SessionAction):
+    """Share the desktop with a guest; replaces an existing share with the same guest."""
+
+    action = "share"
+
+    user: Annotated[Address, doc("The guest's e-mail address.")]
+    role: Annotated[GuestRole, doc(GUEST_ROLES)]
+    expires: Annotated[
+        Annotated[datetime, Meta(tz=True)] | None,
+        doc("When the access ends, such as 2026-12-24T18:00:00Z. Default: when the session ends."),
+    ] = None
+    length: Annotated[Length | None, doc("In place of `expires`: a duration, such as 8h.")] = None
+
+
+class Unshare(SessionAction):
+    """End a share; the guest is disconnected."""
+
+    action = "unshare"
+
+    user: Annotated[Address, doc("The guest's e-mail address.")]
+
+
+class AnnouncedEnd(PlannedEnd, rename="camel", forbid_unknown_fields=True):
+    """An announced end of the desktop."""
+
+
+class PlanEnd(SessionAction):
+    """Announce in the desktop that it is suspended or deleted, and do so at that time.
+
+    Within the next 24 hours. For administrators.
+    """
+
+    action = "plan-end"
+
+    end: Annotated[AnnouncedEnd | None, doc("The end; null: the desktop goes on.")]
+
+
+class RequestAccess(SessionAction):
+    """Ask the owner of a desktop to share it with you, for a time. For administrators.
+
+    The owner answers over the desktop, in the portal or with this API, within a minute; then the
+    request lapses.
+    """
+
+    action = "request-access"
+
+    role: Annotated[GuestRole, doc(GUEST_ROLES)] = GuestRole.VIEWER
+    length: Annotated[str, doc("How long the access lasts if it is allowed: 1m to 8h.")] = "30m"
+
+
+class AnswerAccess(SessionAction):
+    """Allow or refuse an administrator's request for access to your desktop.
+
+    Requires the login cookie: an API token does not consent.
+    """
+
+    action = "answer-access"
+
+    request: Annotated[str, doc("`expires` of the request, as in `spec.accessRequest`.")]
+    allow: Annotated[bool, doc("true: share the desktop as requested. false: refuse.")]
+
+
+class Drive(SessionAction):
+    """Take over from the programs that drive the desktop, or give back. For people only."""
+
+    action = "drive"
+
+    human: Annotated[bool, doc("true: agents wait until someone gives back. false: give back.")]
+
+
+class Record(SessionAction):
+    """Start or end a recording of a desktop that is recorded on demand."""
+
+    action = "record"
+
+    on: Annotated[bool, doc("true: record from now on. false: end the recording.")]
+
+
+class End(SessionAction):
+    """End the desktop. Its home is kept for the next one of the same template, unless it is of this
+    session alone.
+    """
+
+    action = "end"
+
+    delete_home: Annotated[bool, doc("true: also delete the home with all files in it.")] = False
+
+
+# Actions that are one patch of the session, which `decide` makes.
+PatchAction = (
+    Suspend
+    | Resume
+    | Restart
+    | Extend
+    | Resize
+    | SetSchedule
+    | Share
+    | Unshare
+    | PlanEnd
+    | RequestAccess
+    | AnswerAccess
+)
+AnyAction = PatchAction | Drive | Record | End
+ACTIONS: Mapping[str, type[AnyAction]] = {shape.action: shape for shape in get_args(AnyAction)}
 
 
 def decide(
     session: VDISession,
     template: VDITemplate | None,
-    request: Request | RequestAccess | AnswerAccess,
+    action: PatchAction,
     now: datetime,
     settings: ClusterSettings = _UNKNOWN_SETTINGS,
+    *,
+    by: str = "",
 ) -> Patch | Refusal:
-    """The patch that carries out the request, or why it is refused.
+    """The patch that carries out the action, or why it is refused.
 
-    `session` as just read from the API server; `template` None: it does not exist.
+    `session` as just read from the API server; `template` None: it does not exist; `by`: the user
+    who requests access.
     """
     meta = session.metadata
     if meta.deletion_timestamp:
         return Refusal(
             "Conflict", f"The desktop {meta.name!r} is ending and can no longer be changed."
         )
-    match request:
+    match action:
         case Suspend():
             change: Patch | Refusal = (
                 {} if session.spec.suspended else {"spec": {"suspended": True}}
@@ -181,21 +284,20 @@ def decide(
         case Extend(timeout):
             change = _extend(session, template, timeout, now, settings)
         case Resize():
-            change = _resize(session, template, request, settings)
+            change = _resize(session, template, action, settings)
         case SetSchedule(schedule):
             problem = check_schedule(schedule) if schedule else None
-            same = schedule == session.spec.schedule
-            change = problem or (
-                {} if same else {"spec": {"schedule": msgspec.to_builtins(schedule)}}
-            )
+            wanted = msgspec.to_builtins(schedule)
+            same = wanted == msgspec.to_builtins(session.spec.schedule)
+            change = problem or ({} if same else {"spec": {"schedule": wanted}})
         case Share():
-            change = _share(session, template, request, now)
+            change = _share(session, template, action, now)
         case Unshare(user):
             change = _unshare(session, user)
         case RequestAccess():
-            change = _request_access(session, template, request, now)
+            change = _request_access(session, template, action, by, now)
         case AnswerAccess():
-            change = _answer_access(session, template, request, now)
+            change = _answer_access(session, template, action, now)
         case PlanEnd(end):
             change = _plan_end(session, end, now)
     if isinstance(change, Refusal) or not change:
@@ -280,7 +382,11 @@ def drop_expired(
 
 
 def _request_access(
-    session: VDISession, template: VDITemplate | None, request: RequestAccess, now: datetime
+    session: VDISession,
+    template: VDITemplate | None,
+    request: RequestAccess,
+    user: str,
+    now: datetime,
 ) -> Patch | Refusal:
     length = timedelta()
     if pending := pending_request(session, now):
@@ -298,11 +404,11 @@ def _request_access(
             allowed,
             shown,
         )
-    patch = _share(session, template, Share(request.user, request.role, now + length), now)
+    patch = _share(session, template, Share(user, request.role, now + length), now)
     if not isinstance(patch, Refusal):
         expires = format_time(now + REQUEST_LAPSES)
         asked = AccessRequest(
-            normal_user(request.user), str(request.role), format_duration(length), expires
+            normal_user(user), str(request.role), format_duration(length), expires
         )
         # With the resource version: of two requests at once, the later one must not replace what
         # the owner reads.
@@ -460,9 +566,19 @@ def _share(
         return Refusal("Invalid", f"user: {error}.", "user", error.allowed, error.shown)
     if same_user(session.spec.user, guest):
         return Refusal("Invalid", f"user: {guest} owns this desktop and cannot be its guest.")
-    expires = format_time(request.expires) if request.expires else None
+    ends = request.expires
+    if request.length:
+        if ends:
+            why = "length: a share has a length or an end, not both."
+            return Refusal("Invalid", why, "length", "no length beside `expires`", request.length)
+        try:
+            ends = now + parse_duration(request.length)
+        except ValueError as error:
+            allowed = ALLOWED_DURATIONS
+            return Refusal("Invalid", f"length: {error}.", "length", allowed, request.length)
+    expires = format_time(ends) if ends else None
     # Stored in whole seconds: an end within this second would be over when it is stored.
-    if request.expires and request.expires <= now + timedelta(seconds=1):
+    if ends and ends <= now + timedelta(seconds=1):
         allowed = "a time in the future, or none"
         return Refusal(
             "Invalid",

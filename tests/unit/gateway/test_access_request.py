@@ -42,19 +42,17 @@ async def acts(stage: ApiStage) -> list[tuple[str, str, str, str]]:
 
 async def test_owner_allows_and_ends_it(stage: ApiStage) -> None:
     root, alice = await stage.program(ROOT), await stage.page()
-    asked = await root.post(f"{ONE}/access-request", json={"role": "viewer", "length": "30m"})
+    asked = await root.post(f"{ONE}/request-access", json={"role": "viewer", "length": "30m"})
     request = {"user": ROOT.user, "role": "viewer", "length": "30m", "expires": LAPSES}
     assert asked.json()["spec"]["accessRequest"] == request
-    assert (await root.post(f"{ONE}/access-request", json={})).status_code == 409  # one at a time
+    assert (await root.post(f"{ONE}/request-access", json={})).status_code == 409  # one at a time
     bob = await stage.program(BOB)
     assert "accessRequest" not in (await bob.get(ONE)).json()["spec"]
-    allowed = await alice.post(
-        f"{ONE}/access-request/answer", json={"request": LAPSES, "allow": True}
-    )
+    allowed = await alice.post(f"{ONE}/answer-access", json={"request": LAPSES, "allow": True})
     guest = {"user": ROOT.user, "role": "viewer", "expires": "2026-11-20T12:30:00Z"}
     assert allowed.json()["spec"]["access"][1:] == [guest]
     assert "accessRequest" not in allowed.json()["spec"]
-    assert (await alice.delete(f"{ONE}/access/{ROOT.user}")).is_success
+    assert (await alice.post(f"{ONE}/unshare", json={"user": ROOT.user})).is_success
     assert await acts(stage) == [
         (ROOT.user, "session.request-access", "done", ""),
         (ROOT.user, "session.request-access", "Conflict", ""),
@@ -70,15 +68,17 @@ async def test_without_consent_every_way_is_refused(stage: ApiStage) -> None:
         await stage.program(ALICE),
     )
     token.event_hooks = {}  # pages are not in the API's document
-    await root.post(f"{ONE}/access-request", json={"role": "viewer"})
+    await root.post(f"{ONE}/request-access", json={"role": "viewer"})
     answer = {"request": LAPSES, "allow": True}
     for tried in (
-        await token.post(f"{ONE}/access-request/answer", json=answer),
-        await token.post("/desktops/alice-desktop/answer-access", data={"allow": LAPSES}),
-        await root.post(f"{ONE}/access-request/answer", json=answer),
-        await bob.post(f"{ONE}/access-request/answer", json=answer),
-        await bob.post(f"{ONE}/access-request", json={}),
-        await root.put(f"{ONE}/access/{ROOT.user}", json={"role": "viewer"}),
+        await token.post(f"{ONE}/answer-access", json=answer),
+        await token.post(
+            "/desktops/alice-desktop/answer-access", data={"request": LAPSES, "allow": "true"}
+        ),
+        await root.post(f"{ONE}/answer-access", json=answer),
+        await bob.post(f"{ONE}/answer-access", json=answer),
+        await bob.post(f"{ONE}/request-access", json={}),
+        await root.post(f"{ONE}/share", json={"user": ROOT.user, "role": "viewer"}),
         await root.post(f"{ONE}/probe", json={"state": "0" * 64}),
     ):
         assert tried.status_code == 403, tried.text
@@ -100,22 +100,22 @@ async def test_answer_is_to_a_pending_request(
 ) -> None:
     root, alice = await stage.program(ROOT), await stage.page()
     if request_ is not None:
-        await root.post(f"{ONE}/access-request", json=request_)
+        await root.post(f"{ONE}/request-access", json=request_)
     stage.clock.forward(seconds=after)
-    assert (await alice.post(f"{ONE}/access-request/answer", json=answer)).status_code == 409
+    assert (await alice.post(f"{ONE}/answer-access", json=answer)).status_code == 409
     assert [one["user"] for one in (await alice.get(ONE)).json()["spec"]["access"]] == [BOB.user]
 
 
 async def test_lapse_and_end_leave_rows_once(stage: ApiStage) -> None:
     root, alice = await stage.program(ROOT), await stage.page()
-    await root.post(f"{ONE}/access-request", json={"length": "1m"})
+    await root.post(f"{ONE}/request-access", json={"length": "1m"})
     await asyncio.gather(*(stage.actions.drop_expired_access() for _ in range(2)))  # two replicas
     stage.clock.forward(minutes=1)
     await asyncio.gather(*(stage.actions.drop_expired_access() for _ in range(2)))  # two replicas
     assert "accessRequest" not in (await alice.get(ONE)).json()["spec"]
-    await root.post(f"{ONE}/access-request", json={"length": "1m"})
+    await root.post(f"{ONE}/request-access", json={"length": "1m"})
     await alice.post(
-        f"{ONE}/access-request/answer", json={"request": "2026-11-20T12:02:00Z", "allow": True}
+        f"{ONE}/answer-access", json={"request": "2026-11-20T12:02:00Z", "allow": True}
     )
     stage.clock.forward(minutes=1)
     session = stage.world.session("alice-desktop")
@@ -132,21 +132,21 @@ async def test_lapse_and_end_leave_rows_once(stage: ApiStage) -> None:
 
 @pytest.mark.parametrize("length", ["", "59s", "481m", "soon", "x" * 999])
 def test_length_has_limits(length: str) -> None:
-    refusal = decide(a_session(), None, RequestAccess(ROOT.user, GuestRole.VIEWER, length), NOW)
+    refusal = decide(a_session(), None, RequestAccess(GuestRole.VIEWER, length), NOW, by=ROOT.user)
     assert isinstance(refusal, Refusal) and refusal.field == "length" and len(refusal.value) <= 100
 
 
 def test_later_request_does_not_replace_what_the_owner_reads() -> None:
     """Both writes have the resource version that they decided on."""
     for request in (
-        RequestAccess(ROOT.user, GuestRole.COLLABORATOR, "8h"),
+        RequestAccess(GuestRole.COLLABORATOR, "8h"),
         AnswerAccess(LAPSES, allow=True),
     ):
         session = changed(
             a_session(),
             spec={} if isinstance(request, RequestAccess) else {"access_request": REQUEST},
         )
-        patch = decide(session, None, request, NOW)
+        patch = decide(session, None, request, NOW, by=ROOT.user)
         assert not isinstance(patch, Refusal)
         assert patch["metadata"]["resourceVersion"] == session.metadata.resource_version
 
@@ -161,7 +161,7 @@ async def edge() -> AsyncIterator[EdgeStage]:
 async def test_edge_lets_an_administrator_in_by_consent_only(edge: EdgeStage) -> None:
     root = await edge.entered(ROOT.user, admin=True)
     assert (await root.get(BAR)).status_code == 401
-    answer = address(path=f"/.vdi/answer-access?allow={LAPSES}")
+    answer = address(path=f"/.vdi/answer-access?request={LAPSES}&allow=true")
     assert (await root.post(answer, headers=OURS)).status_code == 401
     owner = await edge.entered()
     assert (await owner.get(BAR)).json()["request"]["user"] == ROOT.user
@@ -185,13 +185,16 @@ async def test_portal_asks_and_answers() -> None:
         "Ask for access" in (await admin.get(page)).text
         and "Ask for access" not in (await owner.get(page)).text
     )
-    asked = await admin.post(f"{page}/request-access", at=page, **{"role": "viewer", "for": "30m"})
+    asked = await admin.post(f"{page}/request-access", at=page, role="viewer", length="30m")
     assert "done=request-access" in asked.headers["location"]
     shown = (await owner.get(page)).text
     assert "root@example.com asks for access: view only, for 30m" in text_of(shown)
     assert "asks for access" not in (await admin.get(page)).text
     refused = await owner.post(
-        f"{page}/answer-access", at=page, refuse=format_time(NOW + timedelta(minutes=1))
+        f"{page}/answer-access",
+        at=page,
+        request=format_time(NOW + timedelta(minutes=1)),
+        allow="false",
     )
     assert "done=refuse-access" in refused.headers["location"]
     assert "asks for access" not in (await owner.get(page)).text

@@ -12,7 +12,6 @@ import pytest
 from support.waiting import eventually
 from unit.gateway.gateway_stage import NOW, GatewayStage
 from unit.kube.kube_fake_api import FakeApi, fake_api, refusal
-from vdi.api.schedule import SessionSchedule
 from vdi.api.session import GuestRole
 from vdi.gateway.actions import Actions
 from vdi.gateway.cluster_cache import ClusterCache
@@ -22,6 +21,17 @@ from vdi.gateway.rights import User
 from vdi.gateway.settings import Settings
 from vdi.gateway.shared_state import MemorySharedState, SharedState, SharedUnavailableError
 from vdi.kube.transport import NO_RETRY, Client
+from vdi.session.actions import (
+    Extend,
+    Resize,
+    Restart,
+    Resume,
+    Schedule,
+    SetSchedule,
+    Share,
+    Suspend,
+    Unshare,
+)
 from vdi.session.naming import MANAGED_BY, USER_ANNOTATION, home_claim_name
 from vdi.session.request import RequestedHome, RequestedResources, SessionRequest
 
@@ -203,11 +213,11 @@ async def test_limits_hold_at_start_and_at_resume(stage: SharedCluster) -> None:
         with pytest.raises(ActionDenied, match="1 desktop running, and you have one") as refused:
             await one.actions.start(ALICE, requested(name="two"))
         assert refused.value.code == "OverLimit"
-        await one.actions.suspend(ALICE, "one")
+        await one.actions.act(ALICE, "one", Suspend())
         await one.actions.start(ALICE, requested(name="two"))
         with pytest.raises(ActionDenied, match="have two"):
-            await one.actions.resume(ALICE, "one")
-        await one.actions.resume(ROOT, "one")
+            await one.actions.act(ALICE, "one", Resume())
+        await one.actions.act(ROOT, "one", Resume())
         assert not stage.spec("one")["suspended"]
 
 
@@ -257,13 +267,16 @@ async def test_gpu_hours_do_not_limit_desktops_without_gpus(stage: SharedCluster
             r"10 GPU hours per calendar month and have used 10\.0\. The count restarts on"
             r" 2026-12-01 at 00:00 UTC"
         )
-        for refused in (one.actions.start(ALICE, requested()), one.actions.resume(ALICE, "old")):
+        for refused in (
+            one.actions.start(ALICE, requested()),
+            one.actions.act(ALICE, "old", Resume()),
+        ):
             with pytest.raises(ActionDenied, match=words) as denied:
                 await refused
             assert denied.value.code == "OverLimit"
         await one.actions.start(ALICE, requested(template="office"))
         one.stage.lose_history()
-        await one.actions.resume(ALICE, "old")
+        await one.actions.act(ALICE, "old", Resume())
 
 
 def a_home(name: str, size: str, person: User = ALICE) -> dict[str, Any]:
@@ -298,11 +311,11 @@ async def test_homes_together_are_limited(stage: SharedCluster) -> None:
         with pytest.raises(ActionDenied, match=r"take up 90 GiB \(.*would add a home of 40 GiB"):
             await one.actions.start(ALICE, requested(template="third", name="c"))
         await one.actions.start(ALICE, requested(template="none", name="d"))
-        await one.actions.suspend(ALICE, "b")
+        await one.actions.act(ALICE, "b", Suspend())
         await one.actions.start(ALICE, requested(template="third", name="c"))
         with pytest.raises(ActionDenied, match="take up 90 GiB"):
-            await one.actions.resume(ALICE, "b")
-        await one.actions.resume(ALICE, "a")
+            await one.actions.act(ALICE, "b", Resume())
+        await one.actions.act(ALICE, "a", Resume())
 
 
 async def test_shares_through_two_replicas_at_once_all_count(
@@ -313,10 +326,10 @@ async def test_shares_through_two_replicas_at_once_all_count(
         stage.put_session("a", access=[{"user": "old@example.com", "role": "viewer"}])
         await asyncio.gather(
             *(
-                replica.actions.share(ALICE, "a", guest, GuestRole.VIEWER, None)
+                replica.actions.act(ALICE, "a", Share(guest, GuestRole.VIEWER, None))
                 for guest, replica in zip(guests, (one, two) * 3, strict=True)
             ),
-            one.actions.unshare(ALICE, "a", "old@example.com"),
+            one.actions.act(ALICE, "a", Unshare("old@example.com")),
         )
         assert {entry["user"] for entry in stage.spec("a")["access"]} == set(guests)
 
@@ -325,23 +338,23 @@ async def test_resizes_through_two_replicas_at_once_all_count(stage: SharedClust
     stage.put_template("desktop", resources={"maxMemory": "16Gi", "maxCPU": "8"})
     stage.put_session("a", resources={"memory": "4Gi"})
     async with stage.replica() as one, stage.replica() as two:
-        cpus = [one.actions.resize(ALICE, "a", None, str(number)) for number in range(2, 6)]
-        await asyncio.gather(*cpus, two.actions.resize(ALICE, "a", "6Gi", None))
+        cpus = [one.actions.act(ALICE, "a", Resize(None, str(number))) for number in range(2, 6)]
+        await asyncio.gather(*cpus, two.actions.act(ALICE, "a", Resize("6Gi", None)))
     assert stage.spec("a")["resources"]["memory"] == "6Gi"
 
 
 async def test_actions_send_what_is_decided(stage: SharedCluster, one: Replica) -> None:
     stage.put_session("a")
     bob = {"user": BOB.email, "role": "collaborator", "expires": "2026-11-20T14:00:00Z"}
-    await one.actions.share(
-        ALICE, "a", "Bob@example.com", GuestRole.COLLABORATOR, NOW + timedelta(hours=2)
+    await one.actions.act(
+        ALICE, "a", Share("Bob@example.com", GuestRole.COLLABORATOR, NOW + timedelta(hours=2))
     )
     assert stage.spec("a")["access"] == [bob]
-    await one.actions.unshare(ALICE, "a", BOB.email)
-    await one.actions.extend(ALICE, "a", "4h")
-    await one.actions.schedule(ALICE, "a", EIGHT_THIRTY)
-    await one.actions.restart(ALICE, "a")
-    await one.actions.suspend(ALICE, "a")
+    await one.actions.act(ALICE, "a", Unshare(BOB.email))
+    await one.actions.act(ALICE, "a", Extend("4h"))
+    await one.actions.act(ALICE, "a", SetSchedule(EIGHT_THIRTY))
+    await one.actions.act(ALICE, "a", Restart())
+    await one.actions.act(ALICE, "a", Suspend())
     assert stage.spec("a") == {
         "user": ALICE.email,
         "template": "desktop",
@@ -352,7 +365,7 @@ async def test_actions_send_what_is_decided(stage: SharedCluster, one: Replica) 
     }
     annotations = stage.api.objects["vdisessions", NS, "a"]["metadata"]["annotations"]
     assert annotations == {"vdi.kasm.io/restartedAt": "2026-11-20T12:00:00Z"}
-    await one.actions.schedule(ALICE, "a", None)
+    await one.actions.act(ALICE, "a", SetSchedule(None))
     assert stage.spec("a").get("schedule") is None
     actions = ["share", "unshare", "extend", "schedule", "restart", "suspend", "schedule"]
     assert one.stage.acts == [(ALICE.email, f"session.{action}", "a", "done") for action in actions]
@@ -362,12 +375,12 @@ async def test_refusals_have_code_and_field_and_are_audited(stage: SharedCluster
     async with stage.replica(settings=Settings(max_timeout="24h")) as one:
         stage.put_session("a", access=[{"user": BOB.email, "role": "collaborator"}])
         with pytest.raises(ActionDenied, match="25h is more than 24h") as refused:
-            await one.actions.extend(ALICE, "a", "25h")
+            await one.actions.act(ALICE, "a", Extend("25h"))
         assert (refused.value.code, refused.value.fields[0].allowed) == ("OverLimit", "at most 24h")
         with pytest.raises(
             ActionDenied, match=r"As collaborator of alice@example\.com's desktop 'a' you may not"
         ):
-            await one.actions.suspend(BOB, "a")
+            await one.actions.act(BOB, "a", Suspend())
         assert one.stage.acts == [
             (ALICE.email, "session.extend", "a", "OverLimit"),
             (BOB.email, "session.suspend", "a", "Forbidden"),
@@ -380,8 +393,8 @@ async def test_unusable_schedule_is_kept_nowhere(
 ) -> None:
     stage.put_session("a")
     with pytest.raises(ActionDenied) as refused:
-        await one.actions.schedule(
-            user, "a", SessionSchedule(start="x" * 60_000, time_zone="Europe/Berlin")
+        await one.actions.act(
+            user, "a", SetSchedule(Schedule(start="x" * 60_000, time_zone="Europe/Berlin"))
         )
     assert refused.value.code == "Invalid" and len(refused.value.sentence) < 300
     assert one.stage.acts == []
@@ -416,9 +429,9 @@ async def test_another_user_s_session_and_none_look_the_same(
     said = []
     for name in ("hers", "none", "..", "a/b", "", "A" * 300, "x?y"):
         for action in (
-            one.actions.suspend,
-            one.actions.resume,
-            one.actions.restart,
+            lambda user, name: one.actions.act(user, name, Suspend()),
+            lambda user, name: one.actions.act(user, name, Resume()),
+            lambda user, name: one.actions.act(user, name, Restart()),
             one.actions.end,
         ):
             with pytest.raises(ActionDenied) as refused:
@@ -442,28 +455,31 @@ async def test_administrators_act_only_where_it_can_be_audited(
     assert stage.names == set()
 
 
-EIGHT_THIRTY = SessionSchedule(start="08:30", time_zone="Europe/Berlin")
+EIGHT_THIRTY = Schedule(start="08:30", time_zone="Europe/Berlin")
 
 
 async def test_scheduled_desktop_counts_as_running_in_the_limits(stage: SharedCluster) -> None:
     async with stage.replica(limits="default: {sessions: 1}") as one:
         stage.put_session("a", suspended=True)
         stage.put_session("b", suspended=True)
-        await one.actions.schedule(ALICE, "a", EIGHT_THIRTY)
-        for act in (one.actions.schedule(ALICE, "b", EIGHT_THIRTY), one.actions.resume(ALICE, "b")):
+        await one.actions.act(ALICE, "a", SetSchedule(EIGHT_THIRTY))
+        for act in (
+            one.actions.act(ALICE, "b", SetSchedule(EIGHT_THIRTY)),
+            one.actions.act(ALICE, "b", Resume()),
+        ):
             with pytest.raises(ActionDenied, match="and you have a") as refused:
                 await act
             assert refused.value.code == "OverLimit"
-        await one.actions.resume(ALICE, "a")
+        await one.actions.act(ALICE, "a", Resume())
 
 
 async def test_limited_hours_are_not_used_by_a_schedule(stage: SharedCluster) -> None:
     async with stage.replica(limits="default: {hoursPerMonth: 100}") as one:
         stage.put_session("a", suspended=True)
         with pytest.raises(ActionDenied, match="Your hours are limited") as refused:
-            await one.actions.schedule(ALICE, "a", EIGHT_THIRTY)
+            await one.actions.act(ALICE, "a", SetSchedule(EIGHT_THIRTY))
         assert refused.value.code == "OverLimit"
-        await one.actions.schedule(ROOT, "a", EIGHT_THIRTY)
+        await one.actions.act(ROOT, "a", SetSchedule(EIGHT_THIRTY))
         assert stage.spec("a")["schedule"]["start"] == "08:30"
 
 
@@ -482,14 +498,14 @@ async def test_groups_of_volumes_are_written_at_each_start_of_ones_own(
     await eventually(lambda: one.world.template("cad"), "the watch has brought it")
     await one.actions.start(ALICE, requested(template="cad", name="a"))
     assert written() == '["students"]'
-    await one.actions.suspend(ALICE, "a")
-    await one.actions.resume(ROOT, "a")
+    await one.actions.act(ALICE, "a", Suspend())
+    await one.actions.act(ROOT, "a", Resume())
     assert written() == '["students"]', "the groups of its user, whoever resumes it"
     moved = User(ALICE.email, groups=frozenset({"staff", "others"}))
-    await one.actions.restart(moved, "a")
+    await one.actions.act(moved, "a", Restart())
     assert written() == '["staff"]'
-    await one.actions.suspend(moved, "a")
-    await one.actions.resume(User(ALICE.email), "a")
+    await one.actions.act(moved, "a", Suspend())
+    await one.actions.act(User(ALICE.email), "a", Resume())
     assert written() is None
 
     await one.actions.end(ALICE, "a")
@@ -524,6 +540,6 @@ async def test_errors_of_the_cluster_become_refusals(
     stage.put_session("a")
     stage.api.faults += [("PATCH", refusal(status, reason, name="a"))] * 2
     with pytest.raises(ActionDenied, match=words) as refused:
-        await one.actions.suspend(ALICE, "a")
+        await one.actions.act(ALICE, "a", Suspend())
     assert refused.value.code == code
     assert one.stage.acts == [(ALICE.email, "session.suspend", "a", code)]

@@ -104,6 +104,7 @@ async def test_every_operation_answers_as_documented(
         assert (
             await program.post(f"{one}/computer", json={"action": "cursor_position"})
         ).is_success
+        assert (await owner.post(f"{one}/record", json={"on": True})).is_success
     assert begun.is_success, begun.text
     for answer in (
         await program.put(f"{one}/probe/{begun.json()['id']}", json={"figures": FIGURES}),
@@ -114,19 +115,23 @@ async def test_every_operation_answers_as_documented(
         await program.get(one),
         await program.post(f"{one}/extend", json={"timeout": "9h30m"}),
         await program.post(f"{one}/resize", json={"memory": "2Gi"}),
-        await program.put(f"{one}/access/carol@example.com", json={"role": "viewer"}),
-        await program.delete(f"{one}/access/carol@example.com"),
-        await program.put(f"{one}/schedule", json={"start": "08:30", "timeZone": "Europe/Berlin"}),
-        await program.delete(f"{one}/schedule"),
-        await root.put(
-            f"{one}/planned-end",
-            json={"time": "2026-11-20T13:00:00Z", "action": "Suspend", "message": "m"},
+        await program.post(f"{one}/share", json={"user": "carol@example.com", "role": "viewer"}),
+        await program.post(f"{one}/unshare", json={"user": "carol@example.com"}),
+        await program.post(
+            f"{one}/schedule", json={"schedule": {"start": "08:30", "timeZone": "Europe/Berlin"}}
         ),
-        await root.delete(f"{one}/planned-end"),
-        await root.post(f"{one}/access-request", json={"role": "collaborator", "length": "10m"}),
+        await program.post(f"{one}/schedule", json={"schedule": None}),
+        await root.post(
+            f"{one}/plan-end",
+            json={"end": {"time": "2026-11-20T13:00:00Z", "action": "Suspend", "message": "m"}},
+        ),
+        await root.post(f"{one}/plan-end", json={"end": None}),
+        await root.post(f"{one}/request-access", json={"role": "collaborator", "length": "10m"}),
         await owner.post(
-            f"{one}/access-request/answer", json={"request": "2026-11-20T12:01:00Z", "allow": False}
+            f"{one}/answer-access", json={"request": "2026-11-20T12:01:00Z", "allow": False}
         ),
+        await owner.post(f"{one}/drive", json={"human": True}),
+        await owner.post(f"{one}/drive", json={"human": False}),
         await program.post(f"{one}/restart"),
         await program.post(f"{one}/suspend"),
         await program.post(f"{one}/resume"),

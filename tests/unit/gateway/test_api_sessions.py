@@ -49,10 +49,11 @@ async def test_a_viewer_is_refused_where_the_image_lacks_view_only(stage: ApiSta
     stage.template(protocol="Web")
     stage.session("a")
     alice = await stage.program()
-    path = "/api/v1/sessions/a/access/bob@example.com"
-    body = problem(await alice.put(path, json={"role": "viewer"}), 409, "view-only-unavailable")
+    path, bob = "/api/v1/sessions/a/share", {"user": "bob@example.com"}
+    refused = await alice.post(path, json=bob | {"role": "viewer"})
+    body = problem(refused, 409, "view-only-unavailable")
     assert "the image of this desktop serves its own page (protocol Web)" in body["detail"]
-    assert (await alice.put(path, json={"role": "collaborator"})).status_code == 200
+    assert (await alice.post(path, json=bob | {"role": "collaborator"})).status_code == 200
 
 
 async def test_one_sees_one_s_own_and_what_is_shared_and_nothing_else(stage: ApiStage) -> None:
@@ -131,8 +132,9 @@ async def test_actions_change_the_session(stage: ApiStage) -> None:
 @pytest.mark.parametrize("time", ["2026-11-20T12:00:00Z", "2026-11-21T12:00:01Z", "at noon"])
 async def test_planned_end_lies_within_a_day(stage: ApiStage, time: str) -> None:
     stage.session(status=RUNNING)
-    answer = await (await stage.program(ROOT)).put(
-        "/api/v1/sessions/alice-desktop/planned-end", json={"time": time, "action": "Terminate"}
+    answer = await (await stage.program(ROOT)).post(
+        "/api/v1/sessions/alice-desktop/plan-end",
+        json={"end": {"time": time, "action": "Terminate"}},
     )
     assert answer.status_code == 422
     assert (
@@ -143,11 +145,15 @@ async def test_planned_end_lies_within_a_day(stage: ApiStage, time: str) -> None
 
 async def test_owner_cannot_cancel_an_administrator_s_plan(stage: ApiStage) -> None:
     stage.session(status=RUNNING, plannedEnd={"time": "2026-11-20T12:15:00Z", "action": "Suspend"})
-    refused = await (await stage.program()).delete("/api/v1/sessions/alice-desktop/planned-end")
+    refused = await (await stage.program()).post(
+        "/api/v1/sessions/alice-desktop/plan-end", json={"end": None}
+    )
     assert refused.status_code == 403
     assert "plannedEnd" in stage.cluster.objects["alice-desktop"]["spec"]
     assert (
-        await (await stage.program(ROOT)).delete("/api/v1/sessions/alice-desktop/planned-end")
+        await (await stage.program(ROOT)).post(
+            "/api/v1/sessions/alice-desktop/plan-end", json={"end": None}
+        )
     ).is_success
     assert not stage.cluster.objects["alice-desktop"]["spec"].get("plannedEnd")
 
@@ -155,17 +161,18 @@ async def test_owner_cannot_cancel_an_administrator_s_plan(stage: ApiStage) -> N
 async def test_sharing(stage: ApiStage) -> None:
     stage.session(status=RUNNING)
     alice, bob = await stage.program(), await stage.program(BOB)
-    path = "/api/v1/sessions/alice-desktop/access/bob@example.com"
-    shared = await alice.put(path, json={"role": "viewer", "expires": "2026-11-20T14:00:00+01:00"})
+    path, whom = "/api/v1/sessions/alice-desktop", {"user": "bob@example.com"}
+    until = {"role": "viewer", "expires": "2026-11-20T14:00:00+01:00"}
+    shared = await alice.post(f"{path}/share", json=whom | until)
     (guest,) = shared.json()["spec"]["access"]
     assert (guest["user"], guest["expires"]) == ("bob@example.com", "2026-11-20T13:00:00Z")
     assert guest.get("role", "viewer") == "viewer"
     assert names(await bob.get("/api/v1/sessions")) == ["alice-desktop"]
     problem(await bob.post("/api/v1/sessions/alice-desktop/suspend"), 403, "forbidden")
-    problem(await bob.put(path, json={"role": "collaborator"}), 403, "forbidden")
-    assert "access" not in (await alice.delete(path)).json()["spec"]
+    problem(await bob.post(f"{path}/share", json=whom | {"role": "collaborator"}), 403, "forbidden")
+    assert "access" not in (await alice.post(f"{path}/unshare", json=whom)).json()["spec"]
     assert names(await bob.get("/api/v1/sessions")) == []
-    problem(await alice.delete(path), 404, "not-found")
+    problem(await alice.post(f"{path}/unshare", json=whom), 404, "not-found")
 
 
 async def test_templates_are_the_usable_ones_without_their_insides(stage: ApiStage) -> None:
@@ -277,17 +284,25 @@ async def test_what_the_cluster_refuses_is_reported_by_field_too(stage: ApiStage
 async def test_a_role_and_a_time_are_checked(stage: ApiStage) -> None:
     stage.session()
     alice = await stage.program()
-    path = "/api/v1/sessions/alice-desktop/access/bob@example.com"
-    body = problem(await alice.put(path, json={"role": "owner"}), 422, "invalid")
+    path, bob = "/api/v1/sessions/alice-desktop/share", {"user": "bob@example.com"}
+    body = problem(await alice.post(path, json=bob | {"role": "owner"}), 422, "invalid")
     assert body["errors"] == [
         {"field": "role", "value": "owner", "allowed": "one of collaborator, viewer"}
     ]
     body = problem(
-        await alice.put(path, json={"role": "viewer", "expires": "2026-11-20T14:00:00"}),
+        await alice.post(path, json=bob | {"role": "viewer", "expires": "2026-11-20T14:00:00"}),
         422,
         "invalid",
     )
     assert body["errors"][0]["allowed"] == "a time such as 2026-12-24T18:00:00Z"
+    for length, allowed in (("0h", "30m, 8h, 1h30m"), ("soon", "such as 8h")):
+        answer = await alice.post(path, json=bob | {"role": "viewer", "length": length})
+        body = problem(answer, 422, "invalid")
+        assert body["errors"][0]["field"] == "length" and allowed in body["errors"][0]["allowed"]
+    both = bob | {"role": "viewer", "length": "8h", "expires": "2026-11-20T14:00:00Z"}
+    assert "not both" in problem(await alice.post(path, json=both), 422, "invalid")["detail"]
+    shared = await alice.post(path, json=bob | {"role": "viewer", "length": "8h"})
+    assert shared.json()["spec"]["access"][0]["expires"] == "2026-11-20T20:00:00Z"
 
 
 async def test_a_cluster_that_does_not_answer_is_said(stage: ApiStage) -> None:

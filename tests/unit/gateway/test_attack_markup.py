@@ -51,7 +51,7 @@ PROBES = (
 OWNER = "alice@example.com"
 # Of forms and of addresses.
 FIELDS = (
-    "user", "name", "label", "days", "role", "for", "length", "next", "q", "phase", "template", "order", "actor",
+    "user", "name", "label", "days", "role", "timeout", "length", "next", "q", "phase", "template", "order", "actor",
     "action", "target", "done", "month", "before", "page", "of", "redirect_uri", "state", "code_challenge", "client",
     "code_challenge_method", "host", "ticket", "memory", "cpu", "ephemeral_storage", "gpu", "timeout", "idle", "home",
     "error", "code", "time", "time_zone", "path", "hidden",

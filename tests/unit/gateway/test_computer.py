@@ -625,12 +625,12 @@ async def test_portal_shows_who_drives_and_takes_over(stage: ApiStage, desktop: 
     assert line in page and "Take over" in page
     watched = (await viewer.get("/desktops/alice-desktop")).text
     assert line in watched and "Take over" not in watched
-    assert (await viewer.submit(where, watched, human="yes")).status_code == 403
-    taken = await alice.submit(where, page, human="yes")
+    assert (await viewer.submit(where, watched, human="true")).status_code == 403
+    taken = await alice.submit(where, page, human="true")
     assert (taken.status_code, "done=take-over" in taken.headers["location"]) == (303, True)
     page = (await alice.get("/desktops/alice-desktop")).text
     assert "alice@example.com has taken over from the agent." in page and "Give back" in page
-    assert (await alice.submit(where, page, human="no")).status_code == 303
+    assert (await alice.submit(where, page, human="false")).status_code == 303
     stage.clock.forward(seconds=31)
     await stage.edge.computer.request_human(Actor(ALICE.user), "alice-desktop", "<b>captcha</b>")
     assert (

@@ -118,14 +118,14 @@ async def test_image_with_its_own_page_has_no_bar(stage: EdgeStage) -> None:
 async def test_owner_extends_restarts_and_suspends(stage: EdgeStage) -> None:
     browser = await entered(stage)
     length = (await browser.get(BAR)).json()["extensions"][0]["value"]
-    for change in (f"extend?length={length}", "resize?memory=2Gi", "restart", "suspend"):
+    for change in (f"extend?timeout={length}", "resize?memory=2Gi", "restart", "suspend"):
         answer = await browser.post(address(path=f"/.vdi/{change}"), headers=OURS)
         assert answer.status_code == 204, (change, answer.text)
     assert [(actor, action, outcome) for actor, action, _, outcome in stage.acts] == [
         (OWNER, f"session.{action}", "done")
         for action in ("extend", "resize", "restart", "suspend")
     ]
-    refused = await browser.post(address(path="/.vdi/extend?length=x"), headers=OURS)
+    refused = await browser.post(address(path="/.vdi/extend?timeout=x"), headers=OURS)
     assert (refused.status_code, refused.text.startswith("timeout")) == (422, True), refused.text
 
 
@@ -156,7 +156,7 @@ async def test_bars_of_a_slow_desktop_ask_it_a_few_times(stage: EdgeStage) -> No
 @pytest.mark.parametrize("role", ["collaborator", "viewer"])
 async def test_guest_changes_nothing(stage: EdgeStage, role: str) -> None:
     browser = await entered(stage, GUEST, **shared_with(GUEST, role))
-    for change in ("suspend", "restart", "resize?memory=2Gi", "extend?length=99h"):
+    for change in ("suspend", "restart", "resize?memory=2Gi", "extend?timeout=99h"):
         answer = await browser.post(address(path=f"/.vdi/{change}"), headers=OURS)
         assert (answer.status_code, role in answer.text) == (403, True)
     assert {outcome for *_, outcome in stage.acts} == {"Forbidden"}
@@ -234,6 +234,6 @@ async def test_bar_shows_who_drives_to_all_and_buttons_to_some(
     state = (await browser.get(BAR)).json()
     assert state["driver"] == {"line": f"{OWNER} has taken over from the agent", "state": "Human"}
     assert ("drive" in state["actions"]) is drives
-    answer = await browser.post(address(path="/.vdi/drive?human=no"), headers=OURS)
+    answer = await browser.post(address(path="/.vdi/drive?human=false"), headers=OURS)
     assert answer.status_code == (204 if drives else 403)
     assert ((await browser.get(BAR)).json()["driver"] is None) is drives

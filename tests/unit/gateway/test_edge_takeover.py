@@ -125,7 +125,7 @@ async def test_bar_of_a_token_does_not_consent(stage: EdgeStage) -> None:
     )
     robot = stage.browser()
     await robot.open(await ticket_link(stage, robot))
-    answer = address(path=f"/.vdi/answer-access?allow={request['expires']}")
+    answer = address(path=f"/.vdi/answer-access?request={request['expires']}&allow=true")
     refused = await robot.post(answer, headers=OURS)
     assert refused.status_code == 403 and "Only people answer" in refused.text
     assert (await (await stage.entered()).post(answer, headers=OURS)).status_code == 204

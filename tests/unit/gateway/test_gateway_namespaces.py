@@ -11,6 +11,7 @@ from unit.kube.kube_fake_api import fake_api
 from vdi.gateway.denied import ActionDenied
 from vdi.gateway.rights import User
 from vdi.gateway.settings import Settings, read_settings
+from vdi.session.actions import Suspend
 from vdi.session.naming import MANAGED_BY, home_claim_name
 from vdi.settings import SettingsError
 
@@ -88,7 +89,7 @@ async def test_an_action_goes_to_the_session_s_namespace(
     stage: SharedCluster, gateway: Replica
 ) -> None:
     await gateway.actions.start(ENGINEER, requested(ENGINEER))
-    await gateway.actions.suspend(ENGINEER, "carol-desktop")
+    await gateway.actions.act(ENGINEER, "carol-desktop", Suspend())
     assert stage.api.objects["vdisessions", LAB, "carol-desktop"]["spec"]["suspended"] is True
     await gateway.actions.end(ENGINEER, "carol-desktop")
     assert places(stage) == {}
@@ -98,7 +99,7 @@ async def test_a_session_of_another_replica_is_found(
     stage: SharedCluster, gateway: Replica
 ) -> None:
     stage.put_session("new", namespace=THIRD)  # the watch may bring it later
-    assert (await gateway.actions.suspend(ALICE, "new")).metadata.namespace == THIRD
+    assert (await gateway.actions.act(ALICE, "new", Suspend())).metadata.namespace == THIRD
 
 
 async def test_a_name_of_another_namespace_is_taken(stage: SharedCluster, gateway: Replica) -> None:
@@ -129,7 +130,7 @@ async def test_of_two_sessions_of_a_name_the_admitted_one_is_meant(
     session = gateway.world.session("cad")
     assert session and session.metadata.namespace == LAB
     with pytest.raises(ActionDenied, match="You have no desktop 'cad'"):
-        await gateway.actions.suspend(ALICE, "cad")
+        await gateway.actions.act(ALICE, "cad", Suspend())
 
 
 async def test_before_the_operator_the_older_session_has_the_name(

@@ -132,17 +132,17 @@ async def test_an_administrator_keeps_order_and_does_not_look_in(stage: PortalSt
         ("suspend", "/suspend", {}, {"suspended": True}, PAGE),
         ("restart", "/restart", {}, {}, PAGE),
         ("end", "/end", {}, None, "/"),
-        ("end", "/end", {"delete_home": "yes"}, None, "/"),
-        ("extend", "", {"length": "9h"}, {"timeout": "9h"}, PAGE),
+        ("end", "/end", {"deleteHome": "true"}, None, "/"),
+        ("extend", "", {"timeout": "9h"}, {"timeout": "9h"}, PAGE),
         ("resize", "", {"memory": "2Gi"}, {"resources": {"memory": "2Gi"}}, PAGE),
         (
             "share",
             "",
-            CAROL | {"for": "1h"},
+            CAROL | {"length": "1h"},
             {"access": [SHARE, CAROL | {"expires": "2026-11-20T13:00:00Z"}]},
             PAGE,
         ),
-        ("share", "", COLLABORATOR | {"for": "open"}, {"access": [COLLABORATOR]}, PAGE),
+        ("share", "", COLLABORATOR | {"length": ""}, {"access": [COLLABORATOR]}, PAGE),
         ("unshare", "", {"user": "bob@example.com"}, {"access": []}, PAGE),
     ],
 )
@@ -160,7 +160,7 @@ async def test_an_action_is_done_and_said(
     assert answer.status_code == 303
     there = stage.cluster.objects.get("alice-desktop")
     assert (there and {name: there["spec"].get(name, []) for name in changed or ()}) == changed
-    what = "end-with-files" if "delete_home" in fields else action
+    what = "end-with-files" if "deleteHome" in fields else action
     assert stage.acts == [("alice@example.com", f"session.{action}", "alice-desktop", "done")]
     assert answer.headers["location"] == f"{where}?done={what}&name=alice-desktop"
     after = await alice.get(answer.headers["location"])
@@ -218,7 +218,7 @@ async def test_question_says_whether_files_are_kept(
 async def test_ending_says_when_files_are_deleted() -> None:
     alice = PortalStage(a_template(persistence=NO_HOME), running()).browser()
     assert "Its files are deleted." in await alice.html(PAGE)
-    assert "delete_home" not in await alice.html(f"{PAGE}/end")
+    assert "deleteHome" not in await alice.html(f"{PAGE}/end")
     ended = await alice.post(f"{PAGE}/end", at=f"{PAGE}/end")
     assert "is being ended. Its files are deleted." in await alice.html(ended.headers["location"])
 
@@ -240,7 +240,7 @@ async def test_an_administrator_returns_to_all_sessions_after_an_end(stage: Port
 
 
 async def test_a_refusal_stands_beside_the_form_with_what_was_typed(stage: PortalStage) -> None:
-    fields = {"user": "bob@example", "role": "collaborator", "for": "7d"}
+    fields = {"user": "bob@example", "role": "collaborator", "length": "168h"}
     answer = await stage.browser().post(f"{PAGE}/share", at=PAGE, **fields)
     assert answer.status_code == 422
     said = re.search(r'<p class="error" id="share-error" role="alert">(.*?)</p>', answer.text)
@@ -248,7 +248,7 @@ async def test_a_refusal_stands_beside_the_form_with_what_was_typed(stage: Porta
     for typed in (
         'value="bob@example"',
         '<option value="collaborator" selected>',
-        '<option value="7d" selected>',
+        '<option value="168h" selected>',
     ):
         assert typed in answer.text
 
@@ -257,9 +257,9 @@ async def test_other_refusals_are_said_where_they_were_asked_for(stage: PortalSt
     stage.put(running(suspended=True))
     stage.cluster.refuses = ActionDenied("Conflict", "Not now.")
     alice = stage.browser()
-    extended = await alice.post(f"{PAGE}/extend", at=PAGE, length="99h")
+    extended = await alice.post(f"{PAGE}/extend", at=PAGE, timeout="99h")
     assert (extended.status_code, 'id="extend-error"' in extended.text) == (409, True)
-    ended = await alice.post(f"{PAGE}/end", at=f"{PAGE}/end", delete_home="yes")
+    ended = await alice.post(f"{PAGE}/end", at=f"{PAGE}/end", deleteHome="true")
     assert (ended.status_code, "Not now." in ended.text, "checked" in ended.text) == (
         409,
         True,
@@ -269,13 +269,11 @@ async def test_other_refusals_are_said_where_they_were_asked_for(stage: PortalSt
     assert (resumed.status_code, "Not now." in resumed.text) == (409, True)
 
 
-@pytest.mark.parametrize(
-    ("field", "value"), [("role", "owner"), ("role", ""), ("for", "9999d"), ("for", "")]
-)
+@pytest.mark.parametrize(("field", "value"), [("role", "owner"), ("role", ""), ("length", "9999d")])
 async def test_a_share_takes_only_what_the_form_offers(
     stage: PortalStage, field: str, value: str
 ) -> None:
-    fields = {"user": "bob@example.com", "role": "viewer", "for": "1h"} | {field: value}
+    fields = {"user": "bob@example.com", "role": "viewer", "length": "1h"} | {field: value}
     answer = await stage.browser().post(f"{PAGE}/share", at=PAGE, **fields)
     assert (answer.status_code, f"{field}: " in answer.text, stage.acts) == (422, True, [])
 
@@ -312,14 +310,14 @@ async def test_an_extension_of_an_outdated_page_is_refused(stage: PortalStage) -
     alice = stage.browser()
     assert '<input type="hidden" name="from" value="8h">' in await alice.html(PAGE)
     stage.put(running(timeout="12h"))
-    refused = await alice.post(f"{PAGE}/extend", at=PAGE, length="9h", **{"from": "8h"})
+    refused = await alice.post(f"{PAGE}/extend", at=PAGE, timeout="9h", **{"from": "8h"})
     assert (refused.status_code, stage.acts) == (409, [])
     assert (
         'id="extend-error" role="alert">The time limit is 12h now. Choose again.</p>'
         in refused.text
     )
     assert '<option value="13h">1 hour more</option>' in refused.text
-    again = await alice.post(f"{PAGE}/extend", at=PAGE, length="13h", **{"from": "12h"})
+    again = await alice.post(f"{PAGE}/extend", at=PAGE, timeout="13h", **{"from": "12h"})
     assert again.status_code == 303
 
 

@@ -121,8 +121,9 @@ async def test_rest_shows_nothing_to_an_unknown_role(role: str) -> None:
                 await bob.post(f"/api/v1/sessions/alice-desktop/{action}")
             ).status_code == 404, action
         assert (await bob.get("/api/v1/sessions/alice-desktop/startup-scripts")).status_code == 404
-        answer = await bob.put(
-            "/api/v1/sessions/alice-desktop/access/eve@example.com", json={"role": "viewer"}
+        answer = await bob.post(
+            "/api/v1/sessions/alice-desktop/share",
+            json={"user": "eve@example.com", "role": "viewer"},
         )
         assert answer.status_code == 404
         assert (

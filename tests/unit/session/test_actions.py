@@ -9,17 +9,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from support.builders import a_session, a_template
-from vdi.api.schedule import SessionSchedule
 from vdi.api.session import MAX_GUESTS, GuestRole, VDISession
 from vdi.api.template import LargestSize
 from vdi.cluster.units import format_time
 from vdi.session.actions import (
     Extend,
+    PatchAction,
     Refusal,
-    Request,
     Resize,
     Restart,
     Resume,
+    Schedule,
     SetSchedule,
     Share,
     Suspend,
@@ -34,7 +34,7 @@ NOW = datetime(2026, 11, 20, 12, tzinfo=UTC)
 HOUR = timedelta(hours=1)
 BOB, EVE = "bob@example.com", "eve@example.com"
 VIEWER, COLLABORATOR = GuestRole.VIEWER, GuestRole.COLLABORATOR
-EIGHT_THIRTY = SessionSchedule(start="08:30", time_zone="Europe/Berlin")
+EIGHT_THIRTY = Schedule(start="08:30", time_zone="Europe/Berlin")
 SUSPENDED = {"suspended": True}
 TWO_HOURS_AGO: dict[str, Any] = {"status": {"startTime": "2026-11-20T10:00:00Z"}}
 TWO_ARE_FREE: dict[str, Any] = {
@@ -48,7 +48,7 @@ GUESTS: dict[str, Any] = {
 BOB_FOR_AN_HOUR = {"user": BOB, "role": "collaborator", "expires": "2026-11-20T13:00:00Z"}
 
 
-def refused(session: VDISession, request: Request, **template: Any) -> Refusal:
+def refused(session: VDISession, request: PatchAction, **template: Any) -> Refusal:
     found = decide(session, a_template(**template), request, NOW)
     assert isinstance(found, Refusal), found
     return found
@@ -68,8 +68,8 @@ def refused(session: VDISession, request: Request, **template: Any) -> Refusal:
         ({"resources": {"memory": "2Gi"}}, Resize("2Gi"), {}),
         (TWO_ARE_FREE, Resize(gpu=2), {"spec": {"resources": {"memory": "4Gi", "gpu": 2}}}),
         ({}, SetSchedule(EIGHT_THIRTY), {"spec": {"schedule": {"start": "08:30", "timeZone": "Europe/Berlin"}}}),
-        ({"schedule": EIGHT_THIRTY}, SetSchedule(None), {"spec": {"schedule": None}}),
-        ({"schedule": EIGHT_THIRTY}, SetSchedule(EIGHT_THIRTY), {}),
+        ({"schedule": msgspec.to_builtins(EIGHT_THIRTY)}, SetSchedule(None), {"spec": {"schedule": None}}),
+        ({"schedule": msgspec.to_builtins(EIGHT_THIRTY)}, SetSchedule(EIGHT_THIRTY), {}),
         (GUESTS, Unshare(BOB), {"spec": {"access": [{"user": EVE}]}}),
         (
             GUESTS,
@@ -84,7 +84,7 @@ def refused(session: VDISession, request: Request, **template: Any) -> Refusal:
     ],
 )  # fmt: skip
 def test_patch_changes_only_what_was_requested(
-    session: dict[str, Any], request_: Request, change: dict[str, Any]
+    session: dict[str, Any], request_: PatchAction, change: dict[str, Any]
 ) -> None:
     before = a_session(**session)
     patch = decide(before, a_template(resources={"maxGPU": 4}), request_, NOW)
@@ -120,7 +120,7 @@ def test_patch_changes_only_what_was_requested(
     ],
 )  # fmt: skip
 def test_refusal_names_what_is_allowed(
-    session: dict[str, Any], request_: Request, code: str, message: str
+    session: dict[str, Any], request_: PatchAction, code: str, message: str
 ) -> None:
     template = {"lifecycle": {"maxTimeout": "4h"}, "resources": {"defaultGPU": 1, "maxGPU": 4}}
     refusal = refused(a_session(**session), request_, **template)
@@ -178,7 +178,7 @@ def test_unusable_schedule_is_refused_by_field(fields: dict[str, Any], message: 
 @pytest.mark.parametrize(
     "request_", [Suspend(), Resume(), Restart(), Extend("9h"), Share(BOB, VIEWER), Unshare(BOB)]
 )
-def test_an_ending_session_cannot_be_changed(request_: Request) -> None:
+def test_an_ending_session_cannot_be_changed(request_: PatchAction) -> None:
     session = a_session(deleting=True, **GUESTS)
     assert (
         refused(session, request_).message

@@ -14,7 +14,7 @@ from typing import Any, Generic, Protocol, Self, TypeVar
 
 from vdi.api.session import VDISession
 from vdi.cli.output import Raw
-from vdi.session.actions import Request
+from vdi.session.actions import PatchAction
 from vdi.session.request import SessionRequest
 
 T = TypeVar("T")
@@ -124,7 +124,7 @@ class Backend(Protocol):
         namespaces.
         """
 
-    async def act(self, session: VDISession, request: Request) -> Raw:
+    async def act(self, session: VDISession, request: PatchAction) -> Raw:
         """Change the session as requested and return it; the error says why that is not
         possible.
         """

@@ -17,8 +17,8 @@ from typing import Annotated, NamedTuple
 import msgspec
 import typer
 
-from vdi.api.schedule import Day, SessionSchedule
-from vdi.api.session import FULL_CONTROL, GUEST_ROLES, GuestRole, PlannedEnd
+from vdi.api.schedule import Day
+from vdi.api.session import FULL_CONTROL, GUEST_ROLES, GuestRole
 from vdi.api.template import TimeoutAction, VDITemplate
 from vdi.cli.browser import check_address, opens_browser
 from vdi.cli.errors import COULD_NOT_LOOK, USAGE, CliError
@@ -49,7 +49,17 @@ from vdi.cli.terminal import confirm
 from vdi.cluster.units import format_time, parse_duration
 from vdi.kube.errors import ApiError
 from vdi.printable import escape
-from vdi.session.actions import PlanEnd, Request, Resize, Restart, SetSchedule, Share, Unshare
+from vdi.session.actions import (
+    AnnouncedEnd,
+    PatchAction,
+    PlanEnd,
+    Resize,
+    Restart,
+    Schedule,
+    SetSchedule,
+    Share,
+    Unshare,
+)
 from vdi.session.request import RequestedHome, RequestedResources, SessionRequest
 from vdi.session.schedule import describe_schedule
 from vdi.session.users import same_user
@@ -558,7 +568,7 @@ def _plan_end(
     end = None
     if plan.notice != "off":
         time = now_utc() + timedelta(seconds=seconds_of("--notice", plan.notice))
-        end = PlannedEnd(format_time(time), action, plan.message)
+        end = AnnouncedEnd(format_time(time), action, plan.message)
 
     async def work(backend: Backend) -> list[str]:
         found = (
@@ -742,7 +752,7 @@ def schedule(
         raise CliError("use one of --at 08:30 and --off", USAGE)
     chosen = None
     if at is not None:
-        chosen = SessionSchedule(
+        chosen = Schedule(
             start=_time_of_day("--at", at),
             end=_time_of_day("--until", until) if until else None,
             days=_days(days),
@@ -758,7 +768,7 @@ def schedule(
     _tell(raw, said, output)
 
 
-def _action(name: str, request: Request) -> Callable[[Backend], Awaitable[Raw]]:
+def _action(name: str, request: PatchAction) -> Callable[[Backend], Awaitable[Raw]]:
     async def work(backend: Backend) -> Raw:
         return await backend.act(await operations.get_session(backend, name), request)
 

@@ -19,20 +19,8 @@ from vdi.cli.gateway_client import GatewayClient, LoggedOutError, NoSuchThingErr
 from vdi.cli.logins import Login
 from vdi.cli.output import Raw
 from vdi.cli.session.backend import Opening, Watch
-from vdi.cluster.units import format_time
 from vdi.http_client import decode_json
-from vdi.session.actions import (
-    Extend,
-    PlanEnd,
-    Request,
-    Resize,
-    Restart,
-    Resume,
-    SetSchedule,
-    Share,
-    Suspend,
-    Unshare,
-)
+from vdi.session.actions import PatchAction
 from vdi.session.request import SessionRequest
 
 R = TypeVar("R")
@@ -192,32 +180,10 @@ class GatewayBackend:
             return await self.client.items("/sessions", role="owner")
         return await self.client.items("/admin/sessions", **({"user": user} if user else {}))
 
-    async def act(self, session: VDISession, request: Request) -> Raw:
-        path = f"/sessions/{quote(session.metadata.name)}"
-        match request:
-            case Suspend():
-                return await self._send("POST", f"{path}/suspend")
-            case Resume():
-                return await self._send("POST", f"{path}/resume")
-            case Restart():
-                return await self._send("POST", f"{path}/restart")
-            case Extend(timeout):
-                return await self._send("POST", f"{path}/extend", {"timeout": timeout})
-            case Resize(memory, cpu):
-                return await self._send("POST", f"{path}/resize", {"memory": memory, "cpu": cpu})
-            case SetSchedule(None):
-                return await self._send("DELETE", f"{path}/schedule")
-            case SetSchedule(schedule):
-                return await self._send("PUT", f"{path}/schedule", msgspec.to_builtins(schedule))
-            case Share(user, role, expires):
-                body = {"role": role} | ({"expires": format_time(expires)} if expires else {})
-                return await self._send("PUT", f"{path}/access/{quote(user)}", body)
-            case Unshare(user):
-                return await self._send("DELETE", f"{path}/access/{quote(user)}")
-            case PlanEnd(None):
-                return await self._send("DELETE", f"{path}/planned-end")
-            case PlanEnd(end):
-                return await self._send("PUT", f"{path}/planned-end", msgspec.to_builtins(end))
+    async def act(self, session: VDISession, request: PatchAction) -> Raw:
+        body = msgspec.to_builtins(request) if request.__struct_fields__ else None
+        name = quote(session.metadata.name)
+        return await self._send("POST", f"/sessions/{name}/{request.action}", body)
 
     async def computer(self, name: str, body: dict[str, Any]) -> Raw:
         return await self._send("POST", f"/sessions/{quote(name)}/computer", body)

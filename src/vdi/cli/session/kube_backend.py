@@ -26,7 +26,7 @@ from vdi.kube.resource import CLAIMS, EVENTS, PODS, SECRETS, SERVICES, Resource
 from vdi.kube.store import Store
 from vdi.kube.transport import Client
 from vdi.kube.watch import Reflector
-from vdi.session.actions import Extend, Refusal, Request, Resize, Share, decide
+from vdi.session.actions import Extend, PatchAction, Refusal, Resize, Share, decide
 from vdi.session.children import MASTER_TOKEN_DIGEST, PASSWORD_KEY, USERNAME
 from vdi.session.conditions import HOME_BOUND, Reason
 from vdi.session.homes import own_claim, retained_claim
@@ -135,7 +135,7 @@ class KubeBackend:
             ),
         )
 
-    async def act(self, session: VDISession, request: Request) -> Raw:
+    async def act(self, session: VDISession, request: PatchAction) -> Raw:
         meta = session.metadata
         for _ in range(_MAX_ATTEMPTS):
             patch = decide(session, await self._template_for(session, request), request, now_utc())
@@ -157,7 +157,7 @@ class KubeBackend:
                     raise
         raise CliError(f"session {meta.name} keeps being changed by others; try again")
 
-    async def _template_for(self, session: VDISession, request: Request) -> VDITemplate | None:
+    async def _template_for(self, session: VDISession, request: PatchAction) -> VDITemplate | None:
         """The template, where the decision needs it; None: it does not exist."""
         if not isinstance(request, Extend | Resize | Share):
             return None

@@ -18,13 +18,15 @@ from starlette.responses import Response
 
 from vdi.api.template import VDITemplate
 from vdi.gateway.api.operation import JSON, Call, Empty, OperationTable, unauthenticated
-from vdi.gateway.api.problems import ProblemError, from_validation, problem_of
+from vdi.gateway.api.problems import ProblemError, problem_of
 from vdi.gateway.cluster_cache import session_topic
 from vdi.gateway.computer import MAX_REASON, MAX_TEXT
 from vdi.gateway.denied import ActionDenied, invalid
 from vdi.gateway.edge.wait import describe
 from vdi.gateway.rights import User, enables_agents, role_in
+from vdi.gateway.validation import from_validation
 from vdi.gateway.web.credentials import bearer
+from vdi.session.actions import Resume
 from vdi.session.request import Name, SessionRequest
 from vdi.session.users import same_user
 from vdi.version import package_version
@@ -122,7 +124,7 @@ async def _start(call: McpCall, tool: Any) -> str:
     ):
         await call.api.actions.start(user, SessionRequest(template=tool.template, name=name))
     elif session.spec.suspended:
-        await call.api.actions.resume(user, name)
+        await call.api.actions.act(user, name, Resume())
     loop = get_running_loop()
     end = loop.time() + CALL_SECONDS
     with _waiting(call), call.api.subscriptions.subscribe(None, {session_topic(name)}) as changes:

@@ -21,13 +21,14 @@ from starlette.requests import HTTPConnection, Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from vdi.gateway.api.problems import ProblemError, from_validation, problem_of
+from vdi.gateway.api.problems import ProblemError, problem_of
 from vdi.gateway.cluster_cache import ClusterCache
 from vdi.gateway.denied import invalid
 from vdi.gateway.in_flight import until_read
 from vdi.gateway.login.logins import ScopedTokenError
 from vdi.gateway.rights import Actor, User
 from vdi.gateway.services import Services
+from vdi.gateway.validation import from_validation
 from vdi.gateway.web.credentials import bearer
 
 log = logging.getLogger(__name__)
@@ -144,14 +145,50 @@ class OperationTable:
         """`address`: such as `GET /sessions`. `answer`: for a handler that returns a Response, its
         struct.
         """
-        method, path = address.split()
 
         def add(handler: Handler) -> Handler:
             query, body = get_args(handler.__annotations__["call"])
             returned = handler.__annotations__["return"]
-            first, *others = (handler.__name__).split("_")
-            summary, _, description = (handler.__doc__ or "").partition("\n\n")
-            operation = Operation(
+            self.add(
+                address,
+                handler,
+                name=handler.__name__,
+                text=handler.__doc__ or "",
+                query=query,
+                body=None if body is NoneType else body,
+                answer=answer if returned in (None, Response) else returned,
+                status=status,
+                media=media,
+                problems=problems,
+                drives=drives,
+            )
+            return handler
+
+        return add
+
+    def add(
+        self,
+        address: str,
+        handler: Callable[[Call[Any, Any]], Awaitable[msgspec.Struct | Response | None]],
+        *,
+        name: str,
+        text: str,
+        query: type[msgspec.Struct] = Empty,
+        body: type[msgspec.Struct] | None = None,
+        answer: type[msgspec.Struct] | None = None,
+        status: int = 200,
+        media: str = "",
+        problems: Sequence[str] = (),
+        drives: bool = False,
+    ) -> None:
+        """Add an operation. `name`: in snake case; `text`: summary, and description after an empty
+        line.
+        """
+        method, path = address.split()
+        first, *others = name.split("_")
+        summary, _, description = text.partition("\n\n")
+        self.operations.append(
+            Operation(
                 method=method,
                 path=path,
                 name=first + "".join(map(str.capitalize, others)),
@@ -160,8 +197,8 @@ class OperationTable:
                 description=" ".join(description.split()),
                 handler=handler,
                 query=query,
-                body=None if body is NoneType else body,
-                answer=answer if returned in (None, Response) else returned,
+                body=body,
+                answer=answer,
                 status=status,
                 media=media,
                 admin=self._admin,
@@ -169,10 +206,7 @@ class OperationTable:
                 drives=drives,
                 problems=problems,
             )
-            self.operations.append(operation)
-            return handler
-
-        return add
+        )
 
 
 def created(path: str, made: msgspec.Struct, **headers: str) -> Response:

@@ -13,12 +13,8 @@ from msgspec import Meta
 
 from vdi.api.constraints import doc
 from vdi.api.meta import ObjectMeta
-from vdi.api.schedule import SessionSchedule
 from vdi.api.session import (
-    GUEST_ROLES,
-    GuestRole,
     Phase,
-    PlannedEnd,
     Role,
     SessionSpec,
     SessionStatus,
@@ -33,7 +29,6 @@ from vdi.api.template import (
     VDITemplate,
 )
 from vdi.gateway.rights import User, role_in
-from vdi.session.request import Amount, Length
 from vdi.session.users import same_user
 
 PAGE = 100
@@ -99,66 +94,12 @@ class AllSessionsQuery(Page, rename="camel", forbid_unknown_fields=True):
     phase: Annotated[Phase | None, Meta(description="Only sessions in this phase.")] = None
 
 
-class Extend(msgspec.Struct, rename="camel", forbid_unknown_fields=True):
-    """The new length of a run."""
-
-    timeout: Annotated[Length, Meta(description="Length of the whole run, such as 10h.")]
-
-
-class Resize(msgspec.Struct, rename="camel", forbid_unknown_fields=True):
-    """The new size of a desktop; what is omitted stays as it is."""
-
-    memory: Annotated[Amount | None, Meta(description="An amount of memory, such as 8Gi.")] = None
-    cpu: Annotated[Amount | None, Meta(description="A number of CPUs, such as 2 or 1500m.")] = None
-
-
-class Schedule(SessionSchedule, rename="camel", forbid_unknown_fields=True):
-    """Times at which the desktop is resumed and suspended by itself."""
-
-
-class PlanEnd(PlannedEnd, rename="camel", forbid_unknown_fields=True):
-    """An announced end of the desktop, within the next 24 hours."""
-
-
 class EndQuery(msgspec.Struct, rename="camel", forbid_unknown_fields=True):
     """Parameters of the end of a session."""
 
     delete_home: Annotated[
         bool, Meta(description="true: also delete the home with all files in it.")
     ] = False
-
-
-class Share(msgspec.Struct, rename="camel", forbid_unknown_fields=True):
-    """Access of a guest."""
-
-    role: Annotated[GuestRole, Meta(description=GUEST_ROLES)]
-    expires: Annotated[
-        Annotated[datetime, Meta(tz=True)] | None,
-        Meta(
-            description=(
-                "When the access ends, such as 2026-12-24T18:00:00Z. Default: when the session"
-                " ends."
-            )
-        ),
-    ] = None
-
-
-class AccessRequest(msgspec.Struct, rename="camel", forbid_unknown_fields=True):
-    """A request for access to another user's desktop."""
-
-    role: Annotated[GuestRole, Meta(description=GUEST_ROLES)] = GuestRole.VIEWER
-    length: Annotated[
-        str, Meta(description="How long the access lasts if it is allowed: 1m to 8h.")
-    ] = "30m"
-
-
-class AccessAnswer(msgspec.Struct, rename="camel", forbid_unknown_fields=True):
-    """The owner's answer."""
-
-    request: Annotated[
-        str, Meta(description="`expires` of the request, as in `spec.accessRequest`.")
-    ]
-    allow: Annotated[bool, Meta(description="true: share the desktop as requested. false: refuse.")]
 
 
 class TemplateOffer(msgspec.Struct, rename="camel", omit_defaults=True):

@@ -14,16 +14,9 @@ from vdi.api.constraints import doc
 from vdi.api.session import VDISession
 from vdi.gateway.api.operation import JSON, Call, Empty, OperationTable, created
 from vdi.gateway.api.schemas import (
-    AccessAnswer,
-    AccessRequest,
     EndQuery,
-    Extend,
-    PlanEnd,
-    Resize,
-    Schedule,
     Session,
     SessionQuery,
-    Share,
     Template,
     session_of,
     template_of,
@@ -36,6 +29,14 @@ from vdi.gateway.queries import Key, ListPage, cut
 from vdi.gateway.rights import knows_of, role_in
 from vdi.gateway.web.streams import sse_event
 from vdi.latency_probe.measurements import Measurements
+from vdi.session.actions import (
+    ACTIONS,
+    AnswerAccess,
+    AnyAction,
+    End,
+    RequestAccess,
+    Share,
+)
 from vdi.session.request import SessionRequest
 
 operation = OperationTable("Desktops")
@@ -43,6 +44,8 @@ template_operation = OperationTable("Templates")
 
 # An API token gets the last two while a person has taken over, or is asked to.
 _TAKEN = ("human-in-control", "parked")
+# Actions that may be refused since the image cannot hold a viewer to viewing.
+_SHARING = (Share, RequestAccess, AnswerAccess)
 _CHANGE = ("not-found", "forbidden", "conflict", "over-limit", *_TAKEN)
 # Seconds between two checks that the login still holds for the same rights, and that shares have
 # not expired.
@@ -103,118 +106,29 @@ async def end_session(call: Call[EndQuery, None]) -> None:
     await call.api.actions.end(call.user, call.path("name"), delete_home=call.query.delete_home)
 
 
-@operation("POST /sessions/{name}/extend", problems=_CHANGE)
-async def extend_session(call: Call[Empty, Extend]) -> Session:
-    """Set the length of the whole run."""
-    return _shown(
-        call, await call.api.actions.extend(call.user, call.path("name"), call.body.timeout)
+def _add_action(shape: type[AnyAction]) -> None:
+    """`POST /sessions/{name}/{action}`."""
+    words = shape.action.replace("-", "_")
+
+    async def carry_out(call: Call[Empty, AnyAction | None]) -> Session | None:
+        action = msgspec.convert({}, shape) if call.body is None else call.body
+        changed = await call.api.session_actions.carry_out(call.user, call.path("name"), action)
+        return _shown(call, changed) if changed else None
+
+    operation.add(
+        f"POST /sessions/{{name}}/{shape.action}",
+        carry_out,
+        name=words if "_" in words else f"{words}_session",
+        text=shape.__doc__ or "",
+        body=shape if shape.__struct_fields__ else None,
+        answer=Session,
+        problems=(*_CHANGE, "view-only-unavailable") if shape in _SHARING else _CHANGE,
     )
 
 
-@operation("POST /sessions/{name}/resize", problems=_CHANGE)
-async def resize_session(call: Call[Empty, Resize]) -> Session:
-    """Set memory and CPU without a restart. Until that is done, condition ResizePending says
-    why.
-    """
-    return _shown(
-        call,
-        await call.api.actions.resize(
-            call.user, call.path("name"), call.body.memory, call.body.cpu
-        ),
-    )
-
-
-@operation("POST /sessions/{name}/suspend", problems=_CHANGE)
-async def suspend_session(call: Call[Empty, None]) -> Session:
-    """Stop the desktop and free its GPU; home and address are kept."""
-    return _shown(call, await call.api.actions.suspend(call.user, call.path("name")))
-
-
-@operation("POST /sessions/{name}/resume", problems=_CHANGE)
-async def resume_session(call: Call[Empty, None]) -> Session:
-    """Start a suspended desktop again: a new run."""
-    return _shown(call, await call.api.actions.resume(call.user, call.path("name")))
-
-
-@operation("POST /sessions/{name}/restart", problems=_CHANGE)
-async def restart_session(call: Call[Empty, None]) -> Session:
-    """Restart the desktop on the same home, for example after it hangs or fails."""
-    return _shown(call, await call.api.actions.restart(call.user, call.path("name")))
-
-
-@operation("PUT /sessions/{name}/schedule", problems=_CHANGE)
-async def schedule_session(call: Call[Empty, Schedule]) -> Session:
-    """Resume the desktop by itself at set times, and suspend it at their end.
-
-    A scheduled desktop counts as running in the limits of its owner. Someone whose hours are
-    limited cannot schedule; an administrator can do it for them.
-    """
-    return _shown(call, await call.api.actions.schedule(call.user, call.path("name"), call.body))
-
-
-@operation("DELETE /sessions/{name}/schedule", problems=_CHANGE)
-async def unschedule_session(call: Call[Empty, None]) -> Session:
-    """Remove the schedule of the desktop."""
-    return _shown(call, await call.api.actions.schedule(call.user, call.path("name"), None))
-
-
-@operation("PUT /sessions/{name}/planned-end", problems=_CHANGE)
-async def plan_end(call: Call[Empty, PlanEnd]) -> Session:
-    """Announce in the desktop that it is suspended or deleted, and do so at that time. For
-    administrators.
-    """
-    return _shown(call, await call.api.actions.plan_end(call.user, call.path("name"), call.body))
-
-
-@operation("DELETE /sessions/{name}/planned-end", problems=_CHANGE)
-async def cancel_planned_end(call: Call[Empty, None]) -> Session:
-    """Take the announcement back: the desktop goes on. For administrators."""
-    return _shown(call, await call.api.actions.plan_end(call.user, call.path("name"), None))
-
-
-@operation("PUT /sessions/{name}/access/{user}", problems=(*_CHANGE, "view-only-unavailable"))
-async def share_session(call: Call[Empty, Share]) -> Session:
-    """Share the desktop with a guest; replaces an existing share with the same guest."""
-    name, user = call.path("name"), call.path("user")
-    return _shown(
-        call, await call.api.actions.share(call.user, name, user, call.body.role, call.body.expires)
-    )
-
-
-@operation("DELETE /sessions/{name}/access/{user}", problems=_CHANGE)
-async def unshare_session(call: Call[Empty, None]) -> Session:
-    """End a share; the guest is disconnected."""
-    return _shown(
-        call, await call.api.actions.unshare(call.user, call.path("name"), call.path("user"))
-    )
-
-
-@operation("POST /sessions/{name}/access-request", problems=(*_CHANGE, "view-only-unavailable"))
-async def request_access(call: Call[Empty, AccessRequest]) -> Session:
-    """Ask the owner of a desktop to share it with you, for a time. For administrators.
-
-    The owner answers over the desktop, in the portal or with this API, within a minute; then the
-    request lapses.
-    """
-    body = call.body
-    return _shown(
-        call,
-        await call.api.actions.request_access(call.user, call.path("name"), body.role, body.length),
-    )
-
-
-@operation(
-    "POST /sessions/{name}/access-request/answer", problems=(*_CHANGE, "view-only-unavailable")
-)
-async def answer_access(call: Call[Empty, AccessAnswer]) -> Session:
-    """Allow or refuse an administrator's request for access to your desktop.
-
-    Requires the login cookie: an API token does not consent.
-    """
-    name, body = call.path("name"), call.body
-    return _shown(
-        call, await call.api.actions.answer_access(call.user, name, body.request, allow=body.allow)
-    )
+for _shape in ACTIONS.values():
+    if _shape is not End:  # DELETE, above
+        _add_action(_shape)
 
 
 @operation(

@@ -29,10 +29,10 @@ from vdi.gateway.edge.authorizer import Admitted, Authorizer
 from vdi.gateway.edge.headers import OURS
 from vdi.gateway.edge.ticket_handoff import TicketHandoff
 from vdi.gateway.edge.token_tables import TokenTablePublisher
-from vdi.gateway.form_actions import FormActions
 from vdi.gateway.in_flight import PAGES, SMALL_ANSWER_BYTES
 from vdi.gateway.portal.desktop_view import desktop_view, extensions
 from vdi.gateway.rights import Action, User
+from vdi.gateway.session_actions import SessionActions
 from vdi.gateway.store.logins import Grant
 from vdi.gateway.web.assets import asset_url
 from vdi.http_client import HTTP_ERRORS, open_client
@@ -69,7 +69,7 @@ class DesktopBar:
 
     context: GatewayContext
     agent: DesktopAgent
-    forms: FormActions
+    actions: SessionActions
     authorizer: Authorizer
     handoff: TicketHandoff
     tables: TokenTablePublisher
@@ -83,7 +83,7 @@ class DesktopBar:
         return response
 
     async def change(self, request: Request) -> Response:
-        """`/.vdi/suspend`, `/.vdi/extend?length=10h`, `/.vdi/answer-access?allow=EXPIRES` and the
+        """`/.vdi/suspend`, `/.vdi/extend?timeout=10h`, `/.vdi/record?on=true` and the
         like.
         """
         self.handoff.check_own_page(request)
@@ -99,7 +99,7 @@ class DesktopBar:
             User(grant.user, groups=grant.groups, login_id=grant.login_id),
             admitted.session.metadata.name,
         )
-        await self.forms.carry_out(
+        await self.actions.carry_out_form(
             user, name, request.url.path.rpartition("/")[2], request.query_params
         )
         return Response(status_code=204, headers=OURS)
@@ -120,7 +120,7 @@ class DesktopBar:
         settings, now = self.context.settings, self.context.clock()
         user = User(admitted.claims.sub, login_id=admitted.claims.lid)
         view = desktop_view(session, template, user, now, settings.cluster)
-        driver = await self.forms.computer.driver(session)
+        driver = await self.actions.computer.driver(session)
         lengths = (
             extensions(session, template, settings.cluster, now)
             if Action.EXTEND in view.actions

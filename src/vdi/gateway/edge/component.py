@@ -28,13 +28,13 @@ from vdi.gateway.edge.tokens import KeyRing
 from vdi.gateway.edge.verify import BasicAuth, Verify
 from vdi.gateway.edge.wait import WaitingPage
 from vdi.gateway.edge.webrtc import TURN_PATH, TransportPage, TurnPage
-from vdi.gateway.form_actions import FormActions
 from vdi.gateway.history.component import History
 from vdi.gateway.login.guard import Guard
 from vdi.gateway.login.logins import Logins
 from vdi.gateway.notices import Notices
 from vdi.gateway.recordings import Recordings
 from vdi.gateway.rights import taken_by
+from vdi.gateway.session_actions import SessionActions
 from vdi.gateway.store.audit import Audit
 from vdi.gateway.store.database import DatabaseUnavailableError
 from vdi.gateway.store.logins import GrantStore
@@ -127,9 +127,10 @@ class Edge(Component):
             tables=self.tables,
             history=history,
         )
+        session_actions = SessionActions(context, actions, self.computer, self.recordings)
         self._waiting = WaitingPage(
             context=context,
-            actions=actions,
+            actions=session_actions,
             authorizer=authorizer,
             handoff=self.handoff,
             tables=self.tables,
@@ -138,7 +139,7 @@ class Edge(Component):
         self._bar = DesktopBar(
             context=context,
             agent=self.agent,
-            forms=FormActions(context, actions, self.computer, self.recordings),
+            actions=session_actions,
             authorizer=authorizer,
             handoff=self.handoff,
             tables=self.tables,

@@ -19,7 +19,6 @@ from starlette.responses import PlainTextResponse, RedirectResponse, Response
 
 from vdi.api.session import FULL_CONTROL, Phase, Role, VDISession
 from vdi.api.template import DEFAULT_HEALTH_PATH
-from vdi.gateway.actions import Actions
 from vdi.gateway.cluster_cache import Subscriptions, session_topic
 from vdi.gateway.component import GatewayContext
 from vdi.gateway.denied import ActionDenied
@@ -37,10 +36,12 @@ from vdi.gateway.edge.ticket_handoff import TicketHandoff
 from vdi.gateway.edge.token_tables import TokenTablePublisher
 from vdi.gateway.queue_message import queue_message
 from vdi.gateway.rights import ACTIONS, Action, User
+from vdi.gateway.session_actions import SessionActions
 from vdi.gateway.web.credentials import cookies_in, drop_cookie
 from vdi.gateway.web.middleware import content_security_policy
 from vdi.gateway.web.render import Renderer
 from vdi.gateway.web.streams import StreamLimit, sse_event
+from vdi.session.actions import Resume
 from vdi.session.conditions import ADMITTED, HOME_BOUND, POD_READY, ROUTE_READY, TEMPLATE_FOUND
 from vdi.session.failures import Failure, find_failure
 from vdi.session.homes import files_note
@@ -181,7 +182,7 @@ class WaitingPage:
     """The page, its stream of events, and its button."""
 
     context: GatewayContext
-    actions: Actions
+    actions: SessionActions
     authorizer: Authorizer
     handoff: TicketHandoff
     tables: TokenTablePublisher
@@ -310,9 +311,10 @@ class WaitingPage:
         user = User(email=grant.user, groups=grant.groups, login_id=grant.login_id)
         try:
             name = admitted.session.metadata.name
-            await (
-                self.actions.resize(user, name, gpu=gpu) if gpu else self.actions.resume(user, name)
-            )
+            if gpu:
+                await self.actions.carry_out_form(user, name, Action.RESIZE, {"gpu": gpu})
+            else:
+                await self.actions.carry_out(user, name, Resume())
         except ActionDenied as error:
             return error.sentence
         return ""

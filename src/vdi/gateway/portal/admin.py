@@ -14,7 +14,7 @@ from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 from starlette.routing import Route
 
-from vdi.api.session import Phase, PlannedEnd, VDISession
+from vdi.api.session import Phase, VDISession
 from vdi.api.template import TimeoutAction, VDITemplate
 from vdi.cluster.units import format_time, parse_duration
 from vdi.gateway import queries
@@ -43,6 +43,7 @@ from vdi.gateway.store.audit import TRANSFERS
 from vdi.gateway.store.database import DatabaseUnavailableError
 from vdi.gateway.web.render import macro
 from vdi.gateway.web.template_filters import count
+from vdi.session.actions import AnnouncedEnd, PlanEnd
 from vdi.session.failures import find_failure
 from vdi.session.lifetime import idle_since, max_timeout
 from vdi.session.users import normal_user
@@ -245,7 +246,7 @@ class AdminPages(PortalPages):
             raise invalid("notice", notice, f"one of {', '.join(NOTICE_TIMES)}")
         if action != "cancel":
             time = format_time(self._clock() + parse_duration(notice))
-            end = PlannedEnd(time, TimeoutAction(action), form.get("message", ""))
+            end = AnnouncedEnd(time, TimeoutAction(action), form.get("message", ""))
         names = [
             s.metadata.name
             for s in self._cluster.sessions.values()
@@ -254,7 +255,7 @@ class AdminPages(PortalPages):
         refused: list[str] = []
         for name in names:
             try:
-                await self._services.actions.plan_end(user, name, end)
+                await self._services.actions.act(user, name, PlanEnd(end))
             except ActionDenied as why:
                 refused.append(f"{name}: {why.sentence}")
         if refused or not names:

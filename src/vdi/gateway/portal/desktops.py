@@ -16,7 +16,6 @@ from vdi.api.template import HomeScope, VDITemplate
 from vdi.gateway.cluster_cache import session_topic
 from vdi.gateway.denied import ActionDenied
 from vdi.gateway.desktop_agent import StartupScriptResult, ask_memory, find_session, is_running
-from vdi.gateway.form_actions import SHARE_TIMES, FormActions, read_schedule
 from vdi.gateway.login.pages import safe_next
 from vdi.gateway.portal import pages
 from vdi.gateway.portal.catalogue import size_choices
@@ -24,7 +23,7 @@ from vdi.gateway.portal.desktop_view import Choice, DesktopView, extensions, tem
 from vdi.gateway.portal.history import read_timeline
 from vdi.gateway.portal.pages import Form, PortalPages, done, done_message
 from vdi.gateway.rights import Action, User, role_in
-from vdi.gateway.services import Services
+from vdi.gateway.session_actions import SHARE_LENGTHS, read_schedule
 from vdi.gateway.web.template_filters import byte_size, duration
 from vdi.session.homes import HomeSummary
 from vdi.session.lifetime import max_timeout
@@ -37,7 +36,7 @@ _ADDRESS_SECONDS = 5.0
 _FIRST_SCHEDULE = SessionSchedule(start="08:30")
 # Actions whose refusal is shown beside their form.
 _FORMS = (Action.SHARE, Action.EXTEND, Action.RESIZE, Action.SCHEDULE)
-_NOTHING_TYPED = {"length": "", "user": "", "role": GuestRole.VIEWER, "for": "8h"}
+_NOTHING_TYPED = {"timeout": "", "user": "", "role": GuestRole.VIEWER, "length": "8h"}
 # The page of the list that a desktop is in, by `_place`.
 _LISTS = {"desktops": "/", "shared": "/shared", "admin": "/admin/sessions"}
 
@@ -78,12 +77,6 @@ def _consequence(found: DesktopView, action: Action) -> str:
 
 class DesktopPages(PortalPages):
     """The lists of desktops, and pages under `/desktops`."""
-
-    def __init__(self, services: Services) -> None:
-        super().__init__(services)
-        self._forms = FormActions(
-            services.context, services.actions, services.computer, services.recordings
-        )
 
     def routes(self) -> list[Route]:
         return [
@@ -178,6 +171,7 @@ class DesktopPages(PortalPages):
         typed.
         """
         name, action = _name(request), request.path_params["action"]
+        form = {**request.query_params, **form}
         before = pages.desktop_of(self._services, user, name)
         try:
             # If the time limit was raised since the page was made, the length that was chosen there
@@ -190,7 +184,7 @@ class DesktopPages(PortalPages):
                 raise ActionDenied(
                     "Conflict", f"The time limit is {before.spec.timeout} now. Choose again."
                 )
-            await self._forms.carry_out(user, name, action, form)
+            await self._services.session_actions.carry_out_form(user, name, action, form)
         except ActionDenied as why:
             found = pages.desktop_of(self._services, user, name)
             if found and action in CONSEQUENCES:
@@ -245,7 +239,7 @@ class DesktopPages(PortalPages):
             longest=max_timeout(template, self._settings.cluster),
             roles=[role for role in ROLES if role.value in FULL_CONTROL or not without_viewers],
             without_viewers=without_viewers,
-            share_times=[Choice(value, words) for value, (words, _) in SHARE_TIMES.items()],
+            share_lengths=[Choice(length, words) for length, words in SHARE_LENGTHS.items()],
             happened=await read_timeline(self._services, session),
             scripts=scripts,
             scripts_problem=scripts_problem,
@@ -298,7 +292,7 @@ class DesktopPages(PortalPages):
             dangerous=ends,
             error=error,
             asks_for_home=ends and found.mine and found.keeps_files,
-            delete_home=form is not None and form.get("delete_home") == "yes",
+            delete_home=form is not None and form.get("deleteHome") == "true",
         )
 
 
@@ -310,10 +304,10 @@ def _done_code(action: str, form: Form, before: DesktopView | None) -> str:
         case Action.SCHEDULE if form.get("remove") == "yes":
             return "unschedule"
         case Action.ANSWER_ACCESS:
-            return "allow-access" if "allow" in form else "refuse-access"
+            return "allow-access" if form.get("allow") == "true" else "refuse-access"
         case Action.DRIVE:
-            return "take-over" if form.get("human") == "yes" else "give-back"
-        case Action.END if before and (not before.keeps_files or form.get("delete_home") == "yes"):
+            return "take-over" if form.get("human") == "true" else "give-back"
+        case Action.END if before and (not before.keeps_files or form.get("deleteHome") == "true"):
             return "end-with-files"
         case Action.UNSHARE if before and any(
             guest.user == form.get("user") and guest.role in FULL_CONTROL

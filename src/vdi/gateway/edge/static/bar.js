@@ -121,7 +121,7 @@ const clipboard = () => {
 /* Each panel: whether it is offered, and its content. */
 const PANELS = {
   Extend: [() => state.extensions.length, () => [row(...state.extensions.map(({ value, words }) =>
-    button(words, () => change("extend", `?length=${encodeURIComponent(value)}`))))]],
+    button(words, () => change("extend", `?timeout=${encodeURIComponent(value)}`))))]],
   Files: [() => has("fileTransfer", "None", "Download") || has("fileTransfer", "None", "Upload"), () => [row(
     has("fileTransfer", "None", "Download") && button("Upload", () => window.dispatchEvent(new CustomEvent("requestFileUpload"))),
     has("fileTransfer", "None", "Upload") && link("Download from Desktop", "/api/files/"),
@@ -145,9 +145,9 @@ const PANELS = {
     ...state.guests.map((guest) => row(button(`End access of ${guest}`, () => change("unshare", `?user=${encodeURIComponent(guest)}`)))), row(link("Share, or end a share", page("#share")))]],
   Agent: [() => may("drive"), () => [text(state.driver?.line ?? "No agent drives this desktop now"), row(
     state.driver && state.driver.state !== "Agent"
-      ? button("Give back", () => change("drive", "?human=no")) : button("Take over", () => change("drive", "?human=yes")))]],
+      ? button("Give back", () => change("drive", "?human=false")) : button("Take over", () => change("drive", "?human=true")))]],
   Recording: [() => may("record"), () => [text(state.recording), row(button(state.recorded ? "End the recording" : "Record",
-    () => change("record", state.recorded ? "?on=no" : "?on=yes")))]],
+    () => change("record", state.recorded ? "?on=false" : "?on=true")))]],
   Suspend: [() => may("suspend"), () => sure("suspend", "Programs are closed. Files in a kept home stay. Save your work first.", "Suspend now")],
   Restart: [() => may("restart"), () => sure("restart", "Programs are closed, and the desktop starts again. Save your work first.", "Restart now")],
 };
@@ -170,10 +170,10 @@ const drawRequest = () => {
   if (asked.dataset.request === (request?.expires ?? "")) return; /* Buttons stay where somebody is about to press one. */
   asked.dataset.request = request?.expires ?? "";
   asked.hidden = !request;
-  const answer = (allow) => () => change("answer-access", `?${allow}=${encodeURIComponent(request.expires)}`);
+  const answer = (allow) => () => change("answer-access", `?request=${encodeURIComponent(request.expires)}&allow=${allow}`);
   asked.replaceChildren(...(request ? [
     text(`${request.user} asks to ${request.role === "viewer" ? "watch" : "watch and control"} this desktop for ${request.length}. You can end it at any time, in Menu, Share.`),
-    row(button("Allow", answer("allow")), button("Refuse", answer("refuse"))),
+    row(button("Allow", answer(true)), button("Refuse", answer(false))),
   ] : []));
 };
 
