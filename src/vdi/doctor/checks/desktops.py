@@ -29,7 +29,8 @@ from vdi.session.streaming import (
 )
 from vdi.snapshot.check import check, merge_patch
 from vdi.snapshot.model import Snapshot
-from vdi.snapshot.objects import Pod, Secret
+from vdi.snapshot.objects.config import Secret
+from vdi.snapshot.objects.workloads import Pod
 
 # Lines of a desktop's log and the code that they prove, the most certain cause first: a desktop
 # that lacks a library or disk space often complains about its display as well.

@@ -31,7 +31,8 @@ from vdi.session.pool import PoolReason
 from vdi.session.prepull import PullReason
 from vdi.snapshot.check import check
 from vdi.snapshot.model import Snapshot
-from vdi.snapshot.objects import ConditionsStatus, Pod
+from vdi.snapshot.objects.meta import ConditionsStatus
+from vdi.snapshot.objects.workloads import Pod
 
 # Time in which a condition may pass by itself, a deleted object may go, and a container that ran
 # for less had not started yet: it lacked something then, and runs now.
