@@ -14,7 +14,7 @@ from unit.devcluster.film_selkies import filmed_desktop
 from unit.gateway.files_agent import files_agent
 from unit.gateway.portal_stage import ADMIN
 from unit.gateway.test_recordings import FROM_PAGE, RecordedStage
-from vdi.gateway.film_storage import FilmBucket
+from vdi.gateway.desktop.recording_storage import FilmBucket
 from vdi.gateway.store.recordings import recordings
 
 pytestmark = pytest.mark.timeout(600)  # the first time, building the server takes a minute or two

@@ -11,7 +11,7 @@ from playwright.sync_api import Browser
 from portal.portal_browser import visitor
 from portal.portal_server import Server
 from support.variants import first_of
-from unit.gateway.ended_film import save_film
+from unit.gateway.ended_recording import save_film
 from unit.gateway.portal_stage import ADMIN
 
 pytestmark = pytest.mark.timeout(120)

@@ -28,7 +28,9 @@ from vdi.gateway.api.component import Api
 from vdi.gateway.cluster_cache import ClusterCache, Subscriptions
 from vdi.gateway.component import Component, GatewayContext
 from vdi.gateway.current_use import GpuSlots
-from vdi.gateway.desktop_agent import AgentRequests, DesktopAgent
+from vdi.gateway.desktop.agent import DesktopAgent
+from vdi.gateway.desktop.agent_requests import AgentRequests
+from vdi.gateway.desktop.transfers import TransferCollector
 from vdi.gateway.doctor import DoctorMetrics, DoctorRunner
 from vdi.gateway.edge.component import Edge
 from vdi.gateway.health import Health
@@ -52,7 +54,6 @@ from vdi.gateway.starting import HomesAhead, QuotaGuard, Starter
 from vdi.gateway.store.audit import Audit, came_from
 from vdi.gateway.store.database import Database, DatabaseUnavailableError
 from vdi.gateway.store.migrations import upgrade
-from vdi.gateway.transfers import TransferCollector
 from vdi.gateway.web.connection import ByteBudget, Connection
 from vdi.gateway.web.middleware import (
     INTERNAL_BODY,

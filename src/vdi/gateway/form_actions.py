@@ -10,10 +10,10 @@ from vdi.api.schedule import SessionSchedule
 from vdi.api.session import GuestRole
 from vdi.gateway.actions import Actions
 from vdi.gateway.component import GatewayContext
-from vdi.gateway.computer import Computer
 from vdi.gateway.denied import ActionDenied, invalid
-from vdi.gateway.desktop_agent import find_to_act
-from vdi.gateway.recordings import Recordings
+from vdi.gateway.desktop.access import find_to_act
+from vdi.gateway.desktop.computer import Computer
+from vdi.gateway.desktop.recordings import Recordings
 from vdi.gateway.rights import Action, User
 from vdi.session.schedule import day_names
 

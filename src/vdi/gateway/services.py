@@ -10,16 +10,16 @@ from dataclasses import dataclass, field
 from vdi.gateway.actions import Actions
 from vdi.gateway.cluster_cache import Subscriptions
 from vdi.gateway.component import GatewayContext
-from vdi.gateway.computer import Computer
 from vdi.gateway.current_use import GpuSlots
-from vdi.gateway.desktop_agent import AgentRequests
+from vdi.gateway.desktop.agent_requests import AgentRequests
+from vdi.gateway.desktop.computer import Computer
+from vdi.gateway.desktop.recordings import Recordings
 from vdi.gateway.doctor import DoctorRunner
 from vdi.gateway.history.component import History
 from vdi.gateway.in_flight import TokenRequests, WaitingCalls
 from vdi.gateway.limits import Limits
 from vdi.gateway.login.guard import Guard
 from vdi.gateway.login.logins import Logins, SignOut
-from vdi.gateway.recordings import Recordings
 from vdi.gateway.starting import HomesAhead
 from vdi.gateway.store.audit import Audit
 from vdi.gateway.web.streams import StreamLimit

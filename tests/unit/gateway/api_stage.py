@@ -12,7 +12,7 @@ from support.builders import a_template
 from unit.gateway.api_contract import Contract
 from unit.gateway.gateway_stage import PORTAL, GatewayStage, begin_login
 from vdi.api.pool import VDIPool
-from vdi.gateway.desktop_agent import DesktopAgent
+from vdi.gateway.desktop.agent import DesktopAgent
 from vdi.gateway.limits import Limit, Limits
 from vdi.gateway.login.logins import Device, Identity
 from vdi.gateway.services import Services

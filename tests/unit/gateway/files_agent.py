@@ -11,7 +11,7 @@ from support.desktop_key import tokens_of
 from unit.devcluster.image_scripts import load_script
 from unit.devcluster.test_images_agent import AGENT
 from unit.gateway.portal_stage import PortalStage
-from vdi.gateway.desktop_agent import DesktopAgent
+from vdi.gateway.desktop.agent import DesktopAgent
 
 
 def point(stage: PortalStage, port: int) -> None:

@@ -36,7 +36,7 @@ from vdi.gateway.app import build_gateway, build_internal, build_public
 from vdi.gateway.cluster_cache import ClusterCache
 from vdi.gateway.component import GatewayContext
 from vdi.gateway.denied import ActionDenied
-from vdi.gateway.desktop_agent import DesktopAgent
+from vdi.gateway.desktop.agent import DesktopAgent
 from vdi.gateway.in_flight import ANSWERS_BYTES, USER_ANSWERS_BYTES, AnswerBudget, RequestLimits
 from vdi.gateway.limits import Limits
 from vdi.gateway.login.local_users import Passwords

@@ -13,7 +13,7 @@ from unit.doctor.doctor_builders import Cluster
 from unit.doctor.doctor_faults import operator_gone
 from unit.gateway.api_stage import ROOT, RUNNING, ApiStage
 from unit.gateway.api_stream import events_of
-from unit.gateway.ended_film import save_film
+from unit.gateway.ended_recording import save_film
 from unit.gateway.probe_agent import FIGURES, STATE, agent
 from vdi.gateway.api.component import OPERATIONS
 from vdi.gateway.login.logins import SOURCE_OIDC, Device, Identity

@@ -24,7 +24,7 @@ from unit.gateway.attack_stage import (
     furnish,
     open_attack_stage,
 )
-from unit.gateway.ended_film import save_film
+from unit.gateway.ended_recording import save_film
 from unit.gateway.gateway_stage import NAVIGATION, PORTAL, Browser
 from unit.kube.kube_fake_api import FakeApi, fake_api
 from vdi.gateway.edge.wait import OPEN_SCRIPT

@@ -444,7 +444,7 @@ async def test_action_that_was_done_in_part_has_its_own_row(
     """The limit of a minute ends its repetitions: what reached the desktop is not lost in a count
     of refusals.
     """
-    monkeypatch.setattr("vdi.gateway.computer.MAX_ACTIONS", 3)
+    monkeypatch.setattr("vdi.gateway.desktop.computer.MAX_ACTIONS", 3)
     program = await scoped(stage)
     for _ in range(2):
         # The count of refusals goes on for a minute, that of actions begins again.
@@ -479,7 +479,7 @@ async def test_agents_notify_an_owner_only_so_often(
     """
     sent: list[Any] = []
     computer = stage.edge.computer
-    monkeypatch.setattr("vdi.gateway.computer.MAX_HUMAN_REQUESTS", 3)
+    monkeypatch.setattr("vdi.gateway.desktop.computer.MAX_HUMAN_REQUESTS", 3)
     monkeypatch.setattr(computer.notices, "send", sent.append)
     for number in range(5):
         stage.session(f"alice-{number}", status=RUNNING, access=SHARES)
@@ -497,7 +497,7 @@ async def test_agents_notify_an_owner_only_so_often(
 async def test_actions_of_a_session_have_a_rate(
     stage: ApiStage, desktop: Agent, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("vdi.gateway.computer.MAX_ACTIONS", 9)
+    monkeypatch.setattr("vdi.gateway.desktop.computer.MAX_ACTIONS", 9)
     program = await scoped(stage)
     problem(
         await program.post(ONE, json={"action": "key", "text": "a", "repeat": 10}),

@@ -21,7 +21,7 @@ from unit.gateway.edge_stage import (
 )
 from unit.gateway.gateway_stage import NAVIGATION
 from vdi.api.session import RecordingStatus, Role, VDISession
-from vdi.gateway.desktop_agent import has_thumbnail
+from vdi.gateway.desktop.thumbnail import has_thumbnail
 from vdi.gateway.edge import token_tables
 from vdi.gateway.store.logins import GrantStore
 

@@ -32,7 +32,7 @@ from vdi.gateway.portal import files
 from vdi.gateway.rights import User
 from vdi.gateway.store.audit import audit
 from vdi.gateway.web import middleware
-from vdi.session.streaming import file_transfers
+from vdi.session.template_image import file_transfers
 
 PAGE = "/desktops/alice-desktop/files"
 CONTENT = f"{PAGE}/content"

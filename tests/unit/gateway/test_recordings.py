@@ -17,7 +17,7 @@ from unit.gateway.files_agent import files_agent
 from unit.gateway.portal_stage import ADMIN, ALICE, BOB, PortalStage, a_template, running
 from vdi.api.session import VDISession
 from vdi.gateway.denied import ActionDenied, BusyError
-from vdi.gateway.film_storage import FilmBucket
+from vdi.gateway.desktop.recording_storage import FilmBucket
 from vdi.gateway.in_flight import FILM_PIECE_BYTES, USER_OPEN_FILMS
 from vdi.gateway.login.logins import SOURCE_OIDC, Device, Identity
 from vdi.gateway.rights import User

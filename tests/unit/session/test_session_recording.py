@@ -12,7 +12,7 @@ from vdi.api.recording import RecordingMode
 from vdi.session.children import build_spec
 from vdi.session.naming import FILM_REFUSED
 from vdi.session.recording import is_recorded, recording_note, refuse_picture
-from vdi.session.streaming import settings
+from vdi.session.template_image import settings
 
 KEPT = "Films are kept for 30 days, and administrators can watch them."
 

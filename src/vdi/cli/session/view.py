@@ -26,7 +26,7 @@ from vdi.session.failures import find_failure
 from vdi.session.homes import own_claim
 from vdi.session.queueing.messages import place_in_line
 from vdi.session.schedule import describe_schedule
-from vdi.session.streaming import describe_encoder, describe_renderer
+from vdi.session.template_image import describe_encoder, describe_renderer
 
 
 @dataclass(frozen=True, slots=True)

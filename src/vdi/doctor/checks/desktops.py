@@ -19,7 +19,7 @@ from vdi.gpu.sharing.state import PRODUCT_LABEL, lacks_encoder
 from vdi.session.conditions import WARNING_TYPES
 from vdi.session.credentials import PASSWORD_KEY, SECRET_TYPE, USERNAME_KEY
 from vdi.session.effective import Desktop
-from vdi.session.streaming import (
+from vdi.session.template_image import (
     CAPABILITY_MISSING,
     NO_GPU_DEVICE,
     NOT_ON_X11,

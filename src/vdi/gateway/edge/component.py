@@ -16,11 +16,13 @@ from vdi.api.session import Phase, VDISession
 from vdi.gateway.actions import Actions
 from vdi.gateway.cluster_cache import Kind, Subscriptions
 from vdi.gateway.component import Component, GatewayContext
-from vdi.gateway.computer import Computer
-from vdi.gateway.desktop_agent import DesktopAgent, DesktopKey
+from vdi.gateway.desktop.active_grants import ActiveGrants
+from vdi.gateway.desktop.agent import DesktopAgent, DesktopKey
+from vdi.gateway.desktop.computer import Computer
+from vdi.gateway.desktop.recordings import Recordings
 from vdi.gateway.edge.authorizer import Authorizer
 from vdi.gateway.edge.bar import CHANGES, DesktopBar
-from vdi.gateway.edge.revocation import ActiveGrants, Revocations, Revoker
+from vdi.gateway.edge.revocation import Revocations, Revoker
 from vdi.gateway.edge.selkies import TRANSPORT_PATH
 from vdi.gateway.edge.ticket_handoff import TicketHandoff
 from vdi.gateway.edge.token_tables import TokenTablePublisher, desktop_of
@@ -33,7 +35,6 @@ from vdi.gateway.history.component import History
 from vdi.gateway.login.guard import Guard
 from vdi.gateway.login.logins import Logins
 from vdi.gateway.notices import Notices
-from vdi.gateway.recordings import Recordings
 from vdi.gateway.rights import taken_by
 from vdi.gateway.store.audit import Audit
 from vdi.gateway.store.database import DatabaseUnavailableError

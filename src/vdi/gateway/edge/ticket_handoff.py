@@ -24,7 +24,7 @@ from starlette.responses import RedirectResponse, Response
 from vdi.api.session import VDISession
 from vdi.gateway.component import GatewayContext
 from vdi.gateway.denied import ActionDenied, CrossSiteError
-from vdi.gateway.desktop_agent import find_to_act
+from vdi.gateway.desktop.access import find_to_act
 from vdi.gateway.edge.absence import explain_absence
 from vdi.gateway.edge.authorizer import Authorizer
 from vdi.gateway.edge.headers import (

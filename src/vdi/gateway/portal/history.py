@@ -13,9 +13,9 @@ from starlette.routing import Route
 
 from vdi.api.session import VDISession
 from vdi.gateway import queries
+from vdi.gateway.desktop.view import Choice
 from vdi.gateway.history.component import SessionHistory
 from vdi.gateway.history.usage import By, Month
-from vdi.gateway.portal.desktop_view import Choice
 from vdi.gateway.portal.pages import PortalPages
 from vdi.gateway.rights import User
 from vdi.gateway.services import Services

@@ -14,7 +14,7 @@ from vdi.api.recording import RecordingMode
 from vdi.api.session import VDISession
 from vdi.cluster.units import parse_time
 from vdi.gateway.component import GatewayContext
-from vdi.gateway.film_storage import FilmBucket, FilmFolder
+from vdi.gateway.desktop.recording_storage import FilmBucket, FilmFolder
 from vdi.gateway.store.recordings import RecordingStore
 from vdi.session.naming import FILM_REFUSED
 from vdi.session.recording import ON, film_rate, longest_pause

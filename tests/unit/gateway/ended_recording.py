@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from vdi.gateway.app import Gateway
-from vdi.gateway.film_storage import FilmFolder
+from vdi.gateway.desktop.recording_storage import FilmFolder
 from vdi.gateway.store.recordings import Recording, RecordingStore
 
 

@@ -15,7 +15,7 @@ from unit.session.resolving import refused
 from unit.session.selkies_settings import meaning
 from vdi.api.streaming import ENCODERS, LOCKABLE, ONLY_SELKIES_2, VARIABLES
 from vdi.api.template import TemplateSpec
-from vdi.session.streaming import (
+from vdi.session.template_image import (
     find_image_problems,
     find_warnings,
     generation,

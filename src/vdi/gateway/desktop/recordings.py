@@ -6,7 +6,7 @@ share the storage and may fetch the same part: it is stored once, at its place. 
 with the next request; the desktop keeps it until then.
 
 An agent's response is untrusted input: the worst that a desktop can do is a film that shows nothing
-from now on. What is stored of it has limits (`film_limits`). A desktop beyond them is marked with
+from now on. What is stored of it has limits (`recording_limits`). A desktop beyond them is marked with
 an annotation, which ends its picture.
 """
 
@@ -26,9 +26,9 @@ from vdi.api.session import VDISession
 from vdi.cluster.units import parse_duration
 from vdi.gateway.component import GatewayContext
 from vdi.gateway.denied import ActionDenied, refused_by_cluster
-from vdi.gateway.desktop_agent import DesktopAgent, is_running, poll_agents
-from vdi.gateway.film_limits import FULL, NO_STORAGE, FilmLimits, run_start
-from vdi.gateway.film_storage import FilmBucket, FilmFolder
+from vdi.gateway.desktop.agent import DesktopAgent, poll_agents
+from vdi.gateway.desktop.recording_limits import FULL, NO_STORAGE, FilmLimits, run_start
+from vdi.gateway.desktop.recording_storage import FilmBucket, FilmFolder
 from vdi.gateway.in_flight import OpenFilms
 from vdi.gateway.rights import Action, User, refusal
 from vdi.gateway.store.audit import Act, Audit, act_on
@@ -37,6 +37,7 @@ from vdi.http_client import reason_of
 from vdi.kinds import SESSIONS
 from vdi.kube.errors import KubeError
 from vdi.session.naming import FILM_REFUSED
+from vdi.session.status import is_running
 from vdi.session.users import normal_user
 
 ROUND_SECONDS, ANSWER_SECONDS, SEEN_SECONDS = 2.0, 10.0, 30.0

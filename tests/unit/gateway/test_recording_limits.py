@@ -16,9 +16,9 @@ from unit.gateway.files_agent import files_agent
 from unit.gateway.portal_stage import BOB, PortalStage, a_template, running
 from unit.gateway.test_recordings import RUN, RecordedStage
 from vdi.api.session import VDISession
-from vdi.gateway import film_limits, film_storage
-from vdi.gateway.film_limits import EXCESS, FULL, NO_STORAGE, SILENT
-from vdi.gateway.film_storage import FilmFolder
+from vdi.gateway.desktop import recording_limits, recording_storage
+from vdi.gateway.desktop.recording_limits import EXCESS, FULL, NO_STORAGE, SILENT
+from vdi.gateway.desktop.recording_storage import FilmFolder
 from vdi.gateway.store.recordings import recordings
 from vdi.session.naming import FILM_REFUSED
 from vdi.session.recording import film_rate, longest_pause, refuse_picture
@@ -31,10 +31,10 @@ pytestmark = pytest.mark.timeout(60)
 
 @pytest.fixture
 def stage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[RecordedStage]:
-    monkeypatch.setattr(film_limits, "AT_ONCE", AT_ONCE)
-    monkeypatch.setattr(film_limits, "BURST", BURST)
-    monkeypatch.setattr(film_limits, "FILM_BYTES", FILM_BYTES)
-    monkeypatch.setattr(film_limits, "film_rate", lambda _template: RATE)
+    monkeypatch.setattr(recording_limits, "AT_ONCE", AT_ONCE)
+    monkeypatch.setattr(recording_limits, "BURST", BURST)
+    monkeypatch.setattr(recording_limits, "FILM_BYTES", FILM_BYTES)
+    monkeypatch.setattr(recording_limits, "film_rate", lambda _template: RATE)
     for folder in ("films", "run"):
         (tmp_path / folder).mkdir()
     with filmed_desktop(tmp_path / "run") as desktop:
@@ -232,7 +232,7 @@ async def test_space_is_kept_free_for_the_database(
     volume = SimpleNamespace(f_blocks=gigabytes << 20, f_bavail=10 << 20, f_frsize=1 << 10)
     monkeypatch.setattr(os, "statvfs", lambda _path: volume)
     assert await FilmFolder(tmp_path).space() == space * (1 << 30)
-    assert film_storage._KEPT_FREE == 1 << 30
+    assert recording_storage._KEPT_FREE == 1 << 30
 
 
 def test_pause_follows_the_recorders_settings() -> None:
