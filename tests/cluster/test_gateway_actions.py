@@ -60,7 +60,7 @@ async def test_concurrent_shares_are_all_kept(stage: Stage, tmp_path: Path) -> N
             """A person tries again when asked to."""
             for _ in range(20):
                 try:
-                    await replicas[number % 2].actions.share(
+                    await replicas[number % 2].services.actions.share(
                         ALICE, "mine", guest, GuestRole.VIEWER, ends
                     )
                     return
@@ -68,7 +68,7 @@ async def test_concurrent_shares_are_all_kept(stage: Stage, tmp_path: Path) -> N
                     assert refused.code == "Conflict"
 
         await asyncio.gather(*(share(number, guest) for number, guest in enumerate(guests)))
-        await replicas[0].actions.unshare(ALICE, "mine", "old@example.com")
+        await replicas[0].services.actions.unshare(ALICE, "mine", "old@example.com")
         stop.set()
         assert await writer > 0
     session = await stage.get(SESSIONS, "mine")
@@ -81,7 +81,7 @@ async def test_access_is_asked_for_allowed_and_ends(stage: Stage, tmp_path: Path
     await stage.session("mine", await stage.template())
     async with a_replica(stage, tmp_path) as first, a_replica(stage, tmp_path) as second:
         ask = [
-            one.actions.request_access(ROOT, "mine", GuestRole.COLLABORATOR, "1h")
+            one.services.actions.request_access(ROOT, "mine", GuestRole.COLLABORATOR, "1h")
             for one in (first, second)
         ]
         results = await asyncio.gather(*ask, return_exceptions=True)
@@ -91,8 +91,10 @@ async def test_access_is_asked_for_allowed_and_ends(stage: Stage, tmp_path: Path
         request = asked.spec.access_request
         assert request
         with pytest.raises(ActionDenied, match="Only alice"):
-            await second.actions.answer_access(ROOT, "mine", request.expires, allow=True)
-        allowed = await second.actions.answer_access(ALICE, "mine", request.expires, allow=True)
+            await second.services.actions.answer_access(ROOT, "mine", request.expires, allow=True)
+        allowed = await second.services.actions.answer_access(
+            ALICE, "mine", request.expires, allow=True
+        )
         (access,) = allowed.spec.access
         assert (access.user, access.role, allowed.spec.access_request) == (
             ROOT.email,
@@ -105,7 +107,10 @@ async def test_access_is_asked_for_allowed_and_ends(stage: Stage, tmp_path: Path
         )
 
         async def rows() -> list[str]:
-            found = [*await first.audit.entries(limit=50), *await second.audit.entries(limit=50)]
+            found = [
+                *await first.services.audit.entries(limit=50),
+                *await second.services.audit.entries(limit=50),
+            ]
             return [row.detail["user"] for row in found if row.actor == "vdi-gateway"]
 
         await eventually(rows, "the end in the audit")
@@ -124,12 +129,12 @@ async def test_takeover_holds_at_every_replica_at_once(stage: Stage, tmp_path: P
             cluster = gateway.context.cluster
             await eventually(partial(cluster.session, "mine"), "the session is known")
         for taker, other in ((first, second), (second, first)) * 5:
-            await taker.edge.computer.switch(ALICE.actor, "mine", human=True)
+            await taker.services.computer.switch(ALICE.actor, "mine", human=True)
             with pytest.raises(ActionDenied) as refused:
-                await other.actions.end(program, "mine")
+                await other.services.actions.end(program, "mine")
             assert refused.value.code == "HumanInControl"
-            await other.edge.computer.switch(ALICE.actor, "mine", human=False)
-        await taker.actions.end(program, "mine")
+            await other.services.computer.switch(ALICE.actor, "mine", human=False)
+        await taker.services.actions.end(program, "mine")
 
 
 async def test_action_does_not_reach_a_recreated_session(
@@ -150,9 +155,11 @@ async def test_action_does_not_reach_a_recreated_session(
             return session
 
         actions: tuple[Callable[[], Awaitable[Any]], ...] = (
-            lambda: gateway.actions.suspend(ALICE, "mine"),
-            lambda: gateway.actions.share(ALICE, "mine", BOB.email, GuestRole.VIEWER, None),
-            lambda: gateway.actions.extend(ALICE, "mine", "10h"),
+            lambda: gateway.services.actions.suspend(ALICE, "mine"),
+            lambda: gateway.services.actions.share(
+                ALICE, "mine", BOB.email, GuestRole.VIEWER, None
+            ),
+            lambda: gateway.services.actions.extend(ALICE, "mine", "10h"),
         )
         for action in actions:
             await stage.delete(SESSIONS, "mine")

@@ -45,7 +45,7 @@ def stage(s3: S3, tmp_path: Path) -> Iterator[RecordedStage]:
 
 async def test_film_is_stored_in_pieces_played_and_deleted(stage: RecordedStage, s3: S3) -> None:
     await stage.fetch(b"begin")
-    stage.edge.recordings._stored.clear()  # another process goes on
+    stage.services.recordings._stored.clear()  # another process goes on
     await stage.fetch(b", middle")
     film = await stage.ended(b", end")
     assert s3.keys == [f"desktops/{film}/{offset:012}" for offset in (0, 5, 13)]
@@ -66,7 +66,7 @@ async def test_film_is_stored_in_pieces_played_and_deleted(stage: RecordedStage,
         assert found.headers["content-range"] == f"bytes {where}/18"
     assert (await browser.get(address, Range="bytes=18-", **FROM_PAGE)).status_code == 416
     stage.clock.wall += timedelta(hours=1)
-    await stage.edge.recordings.delete_expired()
+    await stage.services.recordings.delete_expired()
     assert (s3.keys, stage.rows.rows(recordings)) == ([], [])
 
 
@@ -104,7 +104,9 @@ async def test_wrong_settings_leave_the_desktop_unrecorded(
 ) -> None:
     if wrong == "key":
         monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "wrong")
-    stage.edge.recordings._storage = FilmBucket("s3://films" if wrong == "key" else "s3://others")
+    stage.services.recordings._storage = FilmBucket(
+        "s3://films" if wrong == "key" else "s3://others"
+    )
     with pytest.raises(
         OSError, match="SignatureDoesNotMatch" if wrong == "key" else "NoSuchBucket"
     ):

@@ -18,7 +18,7 @@ async def save_film(
 ) -> str:
     """Its id; its file is in `folder`."""
     (folder / "film.mp4").write_bytes(content)
-    gateway.edge.recordings._storage = FilmFolder(folder)
+    gateway.services.recordings._storage = FilmFolder(folder)
     before = gateway.context.clock() - timedelta(hours=1)
     fields: dict[str, Any] = dict.fromkeys(
         ("run", "run_seen", "started", "ended", "keep_until"), before

@@ -16,7 +16,7 @@ from vdi.gateway.desktop.agent import DesktopAgent
 
 def point(stage: PortalStage, port: int) -> None:
     """Let the stage ask the agent on this port."""
-    stage.agent.real = DesktopAgent(stage.edge.desktop_key, lambda _: f"http://127.0.0.1:{port}")
+    stage.agent.real = DesktopAgent(stage.edge.tables.key, lambda _: f"http://127.0.0.1:{port}")
 
 
 @contextmanager

@@ -468,13 +468,14 @@ class GatewayStage:
             Passwords(HASHER),
             agent=cast(DesktopAgent, self.agent),
         )
+        self.services = self.gateway.services
         self.actions, self.audit, self.history = (
-            self.gateway.actions,
-            self.gateway.audit,
-            self.gateway.history,
+            self.services.actions,
+            self.services.audit,
+            self.services.history,
         )
         self.login, self.edge = self.gateway.login, self.gateway.edge
-        self.api, self.portal = self.gateway.api, self.gateway.portal
+        self.api = self.gateway.api
         self.logins, self.guard = self.login.services.logins, self.login.services.guard
         self.gateway.health.begun = True
         # Closed with the stage.

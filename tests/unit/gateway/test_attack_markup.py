@@ -229,7 +229,9 @@ async def somebody(stage: AttackStage, bad: str) -> Browser:
     who = Identity(user=OWNER, name=bad, groups=frozenset({bad}), admin=True, source=SOURCE_OIDC)
     browser = await stage.logged_in(who, Device(bad, bad))
     detail = {"source": bad}
-    await stage.gateway.audit.record(Act(actor=bad, action=bad, target=bad, detail=detail), bad)
+    await stage.gateway.services.audit.record(
+        Act(actor=bad, action=bad, target=bad, detail=detail), bad
+    )
     browser.headers.update(NAVIGATION)
     token = {"csrf": form_token(browser), "label": bad[:60], "days": "30"}
     made = await browser.post("/account/tokens", data=token, headers={"Origin": PORTAL})

@@ -80,7 +80,7 @@ async def fetch_until_refused(stage: RecordedStage, why: str, rounds: int = 100)
 async def others_refusal(stage: RecordedStage) -> str:
     session = stage.world.session("bob-desktop")
     assert session
-    return await stage.edge.recordings._limits.refuse(session)
+    return await stage.services.recordings._limits.refuse(session)
 
 
 def stored(stage: RecordedStage) -> int:
@@ -133,7 +133,7 @@ async def test_replicas_share_the_budget(stage: RecordedStage) -> None:
     await fetch_until_refused(stage, EXCESS)
     async with PortalStage(settings=stage.settings, **stage.shares) as other:
         other.clock.wall = stage.clock.wall
-        assert await other.edge.recordings._limits.refuse(stage.session) == EXCESS
+        assert await other.services.recordings._limits.refuse(stage.session) == EXCESS
 
 
 async def test_agent_that_reports_a_film_and_sends_none_is_refused(stage: RecordedStage) -> None:
@@ -170,7 +170,7 @@ async def test_film_that_a_fault_of_ours_does_not_store_is_silent(
         raise TypeError("a fault")
 
     await stage.fetch(b"begin")
-    monkeypatch.setattr(stage.edge.recordings, "_fetch_piece", fail)
+    monkeypatch.setattr(stage.services.recordings, "_fetch_piece", fail)
     stage.clock.wall += timedelta(minutes=6)
     with pytest.raises(TypeError, match="a fault"):
         await stage.fetch(b"more")
@@ -198,12 +198,12 @@ async def test_who_takes_most_of_the_space_is_refused_first(
     assert FULL in refuse_picture(stage.session)
     assert await others_refusal(stage) == ""
     stage.clock.wall += timedelta(days=1)
-    await stage.edge.recordings.fetch(stage.session)
+    await stage.services.recordings.fetch(stage.session)
     assert FULL not in refuse_picture(stage.session)
 
 
 async def test_quota_counts_all_films(stage: RecordedStage) -> None:
-    limits = stage.edge.recordings._limits
+    limits = stage.services.recordings._limits
     limits.context = replace(
         limits.context, settings=replace(limits.context.settings, recordings_quota=500)
     )
@@ -220,7 +220,7 @@ async def test_films_claim_no_more_time_than_has_passed(stage: RecordedStage) ->
 
 
 async def test_no_one_sees_an_always_recorded_desktop_without_storage(stage: RecordedStage) -> None:
-    stage.edge.recordings._limits.storage = None
+    stage.services.recordings._limits.storage = None
     assert await fetch_until_refused(stage, NO_STORAGE) == 0
     assert NO_STORAGE in refuse_picture(stage.session)
 

@@ -50,7 +50,7 @@ class RecordedStage(PortalStage):
             self.desktop.recorder.film(content)
             self.desktop.look()
         self.clock.wall += timedelta(seconds=2)
-        await self.edge.recordings.fetch(self.session)
+        await self.services.recordings.fetch(self.session)
 
     async def ended(self, content: bytes = b"film") -> str:
         """A film that has ended; returns its id."""
@@ -77,7 +77,7 @@ def stage(tmp_path: Path) -> Iterator[RecordedStage]:
 async def test_film_is_stored_as_it_grows_and_over_a_restart(stage: RecordedStage) -> None:
     await stage.fetch(b"begin")
     await stage.fetch(b", middle")
-    stage.edge.recordings._stored.clear()  # another process goes on
+    stage.services.recordings._stored.clear()  # another process goes on
     await stage.fetch(b", end")
     (file,) = stage.folder.iterdir()
     (row,) = stage.rows.rows(recordings)
@@ -164,9 +164,9 @@ async def test_one_person_has_few_films_open(stage: RecordedStage) -> None:
     film = await stage.ended(b"0123456789")
     async with AsyncExitStack() as until_read:
         for _ in range(USER_OPEN_FILMS):
-            await stage.edge.recordings.watch(ADMIN, film, "", until_read)
+            await stage.services.recordings.watch(ADMIN, film, "", until_read)
         with pytest.raises(BusyError, match="already has 4 films open"):
-            await stage.edge.recordings.watch(ADMIN, film, "", until_read)
+            await stage.services.recordings.watch(ADMIN, film, "", until_read)
     browser = stage.browser(ADMIN)
     for _ in range(USER_OPEN_FILMS + 1):  # each is over before the next one
         assert (await browser.get(f"/api/v1/recordings/{film}", **FROM_PAGE)).status_code == 200
@@ -191,7 +191,7 @@ async def test_film_in_the_making_is_shown_to_no_one(stage: RecordedStage) -> No
     await stage.fetch(b"begin")
     (row,) = stage.rows.rows(recordings)
     with pytest.raises(ActionDenied, match="still being made"):
-        await stage.edge.recordings.watch(ADMIN, row.id)
+        await stage.services.recordings.watch(ADMIN, row.id)
     assert stage.audited("recording.view") == []
 
 
@@ -223,14 +223,14 @@ async def test_next_account_with_the_address_sees_only_its_own_films(stage: Reco
         await stage.logins.begin(account, Device())
         for film in films:
             with pytest.raises(ActionDenied, match="that you may watch"):
-                await stage.edge.recordings.find(ALICE, film)
+                await stage.services.recordings.find(ALICE, film)
         stage.desktop.screen = (800 + 2 * len(films), 600)
         films.append(await stage.ended())
-        assert (await stage.edge.recordings.find(ALICE, films[-1])).id == films[-1]
-        shown = await stage.edge.recordings.newest(ALICE, 9, None)
+        assert (await stage.services.recordings.find(ALICE, films[-1])).id == films[-1]
+        shown = await stage.services.recordings.newest(ALICE, 9, None)
         assert [film.id for film in shown] == films[-1:]
     assert len(set(films)) == 3
-    assert len(await stage.edge.recordings.newest(ADMIN, 9, None)) == 3
+    assert len(await stage.services.recordings.newest(ADMIN, 9, None)) == 3
 
 
 async def test_list_goes_on_where_a_page_ended(stage: RecordedStage) -> None:
@@ -249,7 +249,7 @@ async def test_list_goes_on_where_a_page_ended(stage: RecordedStage) -> None:
 
 async def test_retention_deletes_film_and_row_and_says_so(stage: RecordedStage) -> None:
     film = await stage.ended()
-    kept = stage.edge.recordings
+    kept = stage.services.recordings
     await kept.delete_expired()
     assert (stage.folder / f"{film}.mp4").exists()
     stage.clock.wall += timedelta(hours=1)
@@ -267,14 +267,14 @@ async def test_only_the_owner_switches_a_film_on_demand(
     stage.desktop.films.mode, stage.desktop.films.wanted = "OnDemand", False
     stage.put(running(access=[{"user": BOB.email, "role": "collaborator"}], status=RUN))
     if may:
-        await stage.edge.recordings.switch(person, stage.session, wanted=True)
+        await stage.services.recordings.switch(person, stage.session, wanted=True)
     else:
         with pytest.raises(ActionDenied):
-            await stage.edge.recordings.switch(person, stage.session, wanted=True)
+            await stage.services.recordings.switch(person, stage.session, wanted=True)
     assert stage.desktop.films.wanted is may
     assert stage.audited("session.record") == [(ALICE.email, "alice-desktop", "done")] * may
 
 
 async def test_film_that_must_be_made_is_not_switched(stage: RecordedStage) -> None:
     with pytest.raises(ActionDenied, match="not recorded on demand"):
-        await stage.edge.recordings.switch(ALICE, stage.session, wanted=False)
+        await stage.services.recordings.switch(ALICE, stage.session, wanted=False)

@@ -11,6 +11,7 @@ an annotation, which ends its picture.
 """
 
 import asyncio
+from collections.abc import Sequence
 from contextlib import AsyncExitStack
 from datetime import datetime, timedelta
 from hashlib import sha256
@@ -24,7 +25,7 @@ from starlette.responses import Response
 from vdi.api.recording import TemplateRecording
 from vdi.api.session import VDISession
 from vdi.cluster.units import parse_duration
-from vdi.gateway.component import GatewayContext
+from vdi.gateway.component import Component, GatewayContext, repeat
 from vdi.gateway.denied import ActionDenied, refused_by_cluster
 from vdi.gateway.desktop.agent import DesktopAgent, poll_agents
 from vdi.gateway.desktop.recording_limits import FULL, NO_STORAGE, FilmLimits, run_start
@@ -40,7 +41,7 @@ from vdi.session.naming import FILM_REFUSED
 from vdi.session.status import is_running
 from vdi.session.users import normal_user
 
-ROUND_SECONDS, ANSWER_SECONDS, SEEN_SECONDS = 2.0, 10.0, 30.0
+ROUND_SECONDS, ANSWER_SECONDS, SEEN_SECONDS, OLD_SECONDS = 2.0, 10.0, 30.0, 3600.0
 MAX_PIECE, MAX_FILM = 5 << 20, 8 << 30
 # Pieces of one desktop in a round, and of all desktops at a time: those are in memory.
 MAX_PIECES, MAX_FETCHES = 8, 8
@@ -60,7 +61,7 @@ class _Piece(msgspec.Struct, frozen=True):
     seconds: Annotated[float, msgspec.Meta(ge=0, le=1e7)]
 
 
-class Recordings:
+class Recordings(Component):
     """Films in the storage `VDI_RECORDINGS`; without it none is fetched, and no one sees a desktop
     that needs one.
     """
@@ -82,7 +83,13 @@ class Recordings:
         self._stored: dict[str, tuple[int, int]] = {}
 
     async def run(self) -> None:
-        await poll_agents("the film", self._recorded, self.fetch, ROUND_SECONDS)
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(repeat("old recordings", OLD_SECONDS, self.delete_expired))
+            tasks.create_task(poll_agents("the film", self._recorded, self.fetch, ROUND_SECONDS))
+
+    async def external_problems(self) -> Sequence[str]:
+        """One line while recordings cannot be stored."""
+        return [f"recordings: {self.trouble}"] if self.trouble else []
 
     def _recorded(self) -> list[VDISession]:
         sessions = self._context.cluster.sessions.values()
