@@ -2,8 +2,9 @@
 waiting calls.
 
 `DesktopAgent` takes every request through `RequestLimits` and every large answer through
-`AnswerBudget`; `/mcp` takes calls that wait through `WaitingCalls`, and `Recordings` sends films
-through `OpenFilms`. The constants of this module multiply to the memory that this may take.
+`AnswerBudget`; `/mcp` takes calls that wait through `WaitingCalls`, and `Recordings` sends
+recordings through `OpenRecordings`. The constants of this module multiply to the memory that this
+may take.
 """
 
 import asyncio
@@ -23,8 +24,8 @@ Key = TypeVar("Key", bound=Hashable)
 # answer counts ANSWER_COPIES times: as the desktop sent it, and as JSON for the client. It counts
 # until the client has read it.
 ANSWERS_BYTES, USER_ANSWERS_BYTES, ANSWER_COPIES = 40 << 20, 12 << 20, 2
-# The same for the gateway's own polls (films, transfers), so that neither waits for the other. An
-# answer counts until the poll has stored it.
+# The same for the gateway's own polls (recordings, transfers), so that neither waits for the other.
+# An answer counts until the poll has stored it.
 POLLED_BYTES, USER_POLLED_BYTES = 24 << 20, 12 << 20
 # Answers up to this size, but those of polls, are bounded by the number of requests alone: no click
 # waits for someone's pictures.
@@ -41,9 +42,9 @@ TOKEN_REQUESTS, TOKEN_LOOKUPS = 32, 8
 WAITING_CALLS, USER_WAITING_CALLS, TOKEN_WAITING_CALLS = 200, 20, 4
 WAITING_CALL_BYTES = 36 << 10
 
-# Films that are sent to browsers at a time, and the pieces in which they are: each is in memory
-# twice.
-OPEN_FILMS, USER_OPEN_FILMS, FILM_PIECE_BYTES = 32, 4, 128 << 10
+# Recordings that are sent to browsers at a time, and the pieces in which they are: each is in
+# memory twice.
+OPEN_RECORDINGS, USER_OPEN_RECORDINGS, RECORDING_PIECE_BYTES = 32, 4, 128 << 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -223,20 +224,20 @@ class WaitingCalls:
         return self._waiting.total()
 
 
-class OpenFilms:
-    """Films that are being sent to browsers: to those of one user, and all."""
+class OpenRecordings:
+    """Recordings that are being sent to browsers: to those of one user, and all."""
 
     def __init__(self) -> None:
         self._open: Counter[str] = Counter()
 
     @contextmanager
     def enter(self, user: str) -> Iterator[None]:
-        """Count a film for as long as the context lasts. Raises BusyError."""
-        if self._open[user] >= USER_OPEN_FILMS:
-            message = f"{user} already has {USER_OPEN_FILMS} films open. Close one first."
+        """Count a recording for as long as the context lasts. Raises BusyError."""
+        if self._open[user] >= USER_OPEN_RECORDINGS:
+            message = f"{user} already has {USER_OPEN_RECORDINGS} recordings open. Close one first."
             raise BusyError("TooManyRequests", message)
-        if self._open.total() >= OPEN_FILMS:
-            message = "Too many films are being watched. Try again in a few seconds."
+        if self._open.total() >= OPEN_RECORDINGS:
+            message = "Too many recordings are being watched. Try again in a few seconds."
             raise BusyError("Unavailable", message)
         with _counted(self._open, user):
             yield

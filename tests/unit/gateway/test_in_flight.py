@@ -17,16 +17,16 @@ from vdi.gateway.in_flight import (
     ANSWERS_BYTES,
     FILES,
     LANES,
-    OPEN_FILMS,
+    OPEN_RECORDINGS,
     PAGES,
     TOKEN_WAITING_CALLS,
-    USER_OPEN_FILMS,
+    USER_OPEN_RECORDINGS,
     USER_WAITING_CALLS,
     WAITING_CALLS,
     AnswerBudget,
     HeldResponse,
     Lane,
-    OpenFilms,
+    OpenRecordings,
     RequestLimits,
     WaitingCalls,
 )
@@ -123,16 +123,16 @@ def test_waiting_calls_of_a_token_a_user_and_all_are_few() -> None:
     assert len(waiting) == 0
 
 
-def test_open_films_of_a_user_and_all_are_few() -> None:
-    films = OpenFilms()
+def test_open_recordings_of_a_user_and_all_are_few() -> None:
+    recordings = OpenRecordings()
     with ExitStack() as held:
-        for number in range(OPEN_FILMS):
-            held.enter_context(films.enter(f"user{number // USER_OPEN_FILMS}"))
-        with pytest.raises(BusyError, match="user0 already has 4 films open"):
-            held.enter_context(films.enter("user0"))
-        with pytest.raises(BusyError, match="Too many films"):
-            held.enter_context(films.enter("alice"))
-    assert len(films) == 0
+        for number in range(OPEN_RECORDINGS):
+            held.enter_context(recordings.enter(f"user{number // USER_OPEN_RECORDINGS}"))
+        with pytest.raises(BusyError, match="user0 already has 4 recordings open"):
+            held.enter_context(recordings.enter("user0"))
+        with pytest.raises(BusyError, match="Too many recordings"):
+            held.enter_context(recordings.enter("alice"))
+    assert len(recordings) == 0
 
 
 @pytest.mark.parametrize("leaves", [False, True], ids=["reads at last", "leaves"])

@@ -473,7 +473,7 @@ async def test_recorded_desktop_without_an_agent_is_not_recorded(
     assert activity and activity.recording and activity.recording.state == "Failed"
 
 
-async def test_agent_that_reports_no_film_makes_none(running: ActivityWorld) -> None:
+async def test_agent_that_reports_no_recording_makes_none(running: ActivityWorld) -> None:
     running.session(idle=None, graphics=GRAPHICS, recording=STARTING | {"state": "On"})
     await running.poll()
     assert running.was_woken()
@@ -482,7 +482,9 @@ async def test_agent_that_reports_no_film_makes_none(running: ActivityWorld) -> 
 @pytest.mark.parametrize(
     "wrong", [{"state": "Maybe"}, {"state": "On\n"}, {"state": "On", "message": "\x1b[2J"}]
 )
-async def test_hostile_report_of_a_film_is_no_film(running: ActivityWorld, wrong: Any) -> None:
+async def test_hostile_report_of_a_recording_is_no_recording(
+    running: ActivityWorld, wrong: Any
+) -> None:
     running.session(idle=None, graphics=GRAPHICS, recording=STARTING)
     running.agent.answer["recording"] = wrong
     assert [await running.poll() for _ in range(3)] == [1.0, 1.0, 1.0]

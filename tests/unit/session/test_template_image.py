@@ -137,7 +137,7 @@ def test_agents_and_recording_reach_the_desktop(
         ({"agents": {"enabled": True}}, "spec.agents needs the gateway, through which agents act"),
         (
             {"recording": {"mode": "Always"}},
-            "spec.recording needs the gateway, which keeps the films",
+            "spec.recording needs the gateway, which keeps the recordings",
         ),
     ],
 )

@@ -202,8 +202,8 @@ def _facts(session: VDISession, template: VDITemplate | None, now: datetime) -> 
             "Encoder": describe_encoder(status.graphics) if status.graphics else "",
             "Isolation": status.isolation.message or "user namespace" if status.isolation else "",
             "Recording": (
-                f"{film.state} ({film.mode}) {film.message}".strip()
-                if (film := status.recording)
+                f"{recording.state} ({recording.mode}) {recording.message}".strip()
+                if (recording := status.recording)
                 else ""
             ),
             "Node": status.node_name,

@@ -251,8 +251,8 @@ def _actions(
         sensible.discard(Action.BROWSE)
     if phase == Phase.RUNNING and enables_agents(template):
         sensible.add(Action.DRIVE)
-    film = session.status.recording
-    if film and film.mode == RecordingMode.ON_DEMAND:
+    recording = session.status.recording
+    if recording and recording.mode == RecordingMode.ON_DEMAND:
         sensible.add(Action.RECORD)
     if phase != Phase.TERMINATING:
         sensible |= {Action.SHARE, Action.UNSHARE, Action.SCHEDULE, Action.RESIZE}

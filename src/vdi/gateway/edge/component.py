@@ -209,7 +209,8 @@ class Edge(Component):
                 del self._suspended[uid]
             await self.revoker.sweep(changed)
         except DatabaseUnavailableError:
-            self._news.set()  # suspensions stay in their list; the next sweep of all sessions finds the rest
+            # Suspensions stay in their list; the next sweep of all sessions finds the rest.
+            self._news.set()
             raise
 
     def _see(self, kind: Kind, old: VDISession | None, new: VDISession | None) -> None:
@@ -243,7 +244,7 @@ class Edge(Component):
             return False
         if old is None or desktop_of(old) != desktop_of(new):
             return True
-        # The table of a desktop without its film names no one, so that every picture ends.
+        # The table of a desktop without its recording names no one, so that every picture ends.
         return bool(refuse_picture(old)) != bool(refuse_picture(new))
 
     async def _jwks(self, _request: Request) -> Response:
