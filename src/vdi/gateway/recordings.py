@@ -75,13 +75,22 @@ class Recordings:
         self._limits = FilmLimits(context=context, store=self._store, storage=self._storage)
         self._fetches = asyncio.Semaphore(MAX_FETCHES)
         self._open = OpenFilms()
-        # Why the last piece of a film could not be stored; empty: it was.
-        self.trouble = ""
+        # By session uid: why the last piece of its film could not be stored.
+        self._troubles: dict[str, str] = {}
         # By session uid: the film, and how much of it is stored.
         self._stored: dict[str, tuple[int, int]] = {}
 
     async def run(self) -> None:
         await poll_agents("the film", self._recorded, self.fetch, ROUND_SECONDS)
+
+    def find_trouble(self) -> str:
+        """Why the last piece of a film of a desktop that still runs could not be stored; empty: it
+        was.
+        """
+        recorded = {session.metadata.uid for session in self._recorded()}
+        for uid in self._troubles.keys() - recorded:
+            del self._troubles[uid]
+        return next(iter(self._troubles.values()), "")
 
     def _recorded(self) -> list[VDISession]:
         sessions = self._context.cluster.sessions.values()
@@ -97,7 +106,8 @@ class Recordings:
         if await shared.take_once(f"film-seen/{uid}", SEEN_SECONDS):
             await self._store.see_run(uid, run_start(session), self._context.clock())
         if why := await self._limits.refuse(session):
-            self.trouble = why if why in (NO_STORAGE, FULL) else self.trouble
+            if why in (NO_STORAGE, FULL):
+                self._troubles[uid] = why
             await self._mark(session, why)
             raise ValueError(why)
         try:
@@ -106,6 +116,7 @@ class Recordings:
             if why := await self._limits.find_silence(session, responds=False):
                 await self._mark(session, why)
             raise
+        self._troubles.pop(uid, None)
         await self._mark(session, await self._limits.find_silence(session, responds=True))
 
     async def _fetch_pieces(self, session: VDISession) -> None:
@@ -156,9 +167,8 @@ class Recordings:
             try:
                 size = await self._storage.put(name, start, rest)
             except OSError as error:
-                self.trouble = reason_of(error)
+                self._troubles[uid] = reason_of(error)
                 raise
-            self.trouble = ""
         grown = size - (known.size_bytes if known else 0)
         await self._limits.spend(session, grown, is_new=known is None)
         longest = await self._limits.longest(session, known.seconds if known else 0.0)

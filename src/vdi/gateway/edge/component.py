@@ -234,7 +234,8 @@ class Edge(Component):
         unread = (
             [f"signing keys: {self.ring.trouble}"] if self.ring.trouble and self.ring.ready else []
         )
-        unstored = [f"recordings: {self.recordings.trouble}"] if self.recordings.trouble else []
+        trouble = self.recordings.find_trouble()
+        unstored = [f"recordings: {trouble}"] if trouble else []
         return [*unread, *unstored, *self.verify.disconnects.problems(time.monotonic())]
 
     async def _repeat(self, what: str, seconds: float, work: Callable[[], Awaitable[None]]) -> None:
