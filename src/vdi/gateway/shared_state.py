@@ -241,7 +241,7 @@ class RedisSharedState:
         return None if value is None else str(value)
 
     async def hold(self, key: str, value: str, seconds: float) -> str:
-        arguments = [value, _milliseconds(seconds)]
+        arguments: list[str | int] = [value, _milliseconds(seconds)]
         return str(await self._ask(lambda: self._hold(keys=[_key(key)], args=arguments)))
 
     async def pop(self, key: str) -> str | None:

@@ -48,7 +48,7 @@ class RemoteGateway(InThread):
 
     def do(self, work: Coroutine[Any, Any, T]) -> T:
         """Run in the gateway's event loop."""
-        return asyncio.run_coroutine_threadsafe(work, self._loop).result(5)
+        return asyncio.run_coroutine_threadsafe(work, self._loop).result(PATIENCE)
 
     def call(self, work: Callable[[ApiStage], T]) -> T:
         """The same for what does not wait."""
