@@ -127,13 +127,18 @@ class RequestLimits:
 
 
 class AnswerBudget:
-    """Bytes that may be in memory at a time: `most` in all, `each` for the desktops of one user."""
+    """Bytes that may be in memory at a time: `most` in all, `each` for the desktops of one user.
+
+    First come, first served, but those who wait for their own user's bytes hold up no one else.
+    """
 
     def __init__(self, most: int, each: int) -> None:
         self._most, self._each = most, each
         self._of_user: Counter[str] = Counter()
-        # Set and replaced whenever bytes are released.
-        self._released = asyncio.Event()
+        # User and bytes of those who wait, in the order in which they came.
+        self._waiting: dict[object, tuple[str, int]] = {}
+        # Set and replaced whenever bytes are released, or one waits no longer.
+        self._changed = asyncio.Event()
 
     async def reserve(
         self, held: AsyncExitStack, user: str, size: int, seconds: float | None = None
@@ -142,25 +147,36 @@ class AnswerBudget:
         BusyError.
         """
         size = min(size, self._each)  # more would never be free
+        turn = object()
+        self._waiting[turn] = user, size
         try:
             async with asyncio.timeout(_BYTES_SECONDS if seconds is None else seconds):
-                while (
-                    self._of_user.total() + size > self._most
-                    or self._of_user[user] + size > self._each
-                ):
-                    await self._released.wait()
+                while not self._is_next(turn):
+                    await self._changed.wait()
         except TimeoutError as error:
             message = "Too many large answers are on their way to clients. Try again in 5 s."
             raise BusyError("Unavailable", message) from error
+        finally:
+            del self._waiting[turn]
+            self._wake()
         self._of_user[user] += size
         held.callback(self._release, user, size)
+
+    def _is_next(self, turn: object) -> bool:
+        for other, (user, size) in self._waiting.items():
+            if self._of_user[user] + size <= self._each:
+                return other is turn and self._of_user.total() + size <= self._most
+        return False
 
     def _release(self, user: str, size: int) -> None:
         self._of_user[user] -= size
         if not self._of_user[user]:
             del self._of_user[user]
-        self._released.set()
-        self._released = asyncio.Event()
+        self._wake()
+
+    def _wake(self) -> None:
+        self._changed.set()
+        self._changed = asyncio.Event()
 
     def __len__(self) -> int:
         return self._of_user.total()

@@ -256,7 +256,7 @@ class Agents:
         status = session.status
         if (
             status.recording
-            or status.graphics
+            or _has_answered(session)
             or idle_timeout(session, template)
             or _warned_at(session, CLOSING)
         ):
@@ -303,7 +303,8 @@ class Agents:
         is_news = activity.graphics != session.status.graphics or _is_news(
             activity, session.status.recording
         )
-        if plan.is_closing or is_news or _is_memory_news(activity, session, now):
+        is_first = plan.timeout is None and not _has_answered(session)
+        if plan.is_closing or is_news or is_first or _is_memory_news(activity, session, now):
             self._enqueue_session(key)
         if plan.timeout is None:
             return Result(requeue_after=plan.interval.total_seconds())
@@ -338,7 +339,7 @@ class Agents:
         if plan.is_closing:  # input would cancel the end, which is only minutes away
             return Result(requeue_after=plan.interval.total_seconds())
         state.failures += 1
-        if plan.timeout is None and session.status.graphics is None:
+        if plan.timeout is None and not _has_answered(session):
             if self._is_new(session, AGENT_STARTS_WITHIN):
                 return Result(requeue_after=GRAPHICS_PAUSE * 2 ** min(state.failures - 1, 16))
             self._states.pop(session.metadata.uid, None)
@@ -450,6 +451,11 @@ def _plan_poll(session: VDISession, template: VDITemplate | None) -> _PollPlan:
             interval, RECORDED_INTERVAL if recording.state == ON else UNRECORDED_INTERVAL
         )
     return _PollPlan(session, timeout, is_closing, interval)
+
+
+def _has_answered(session: VDISession) -> bool:
+    """Whether the status has a report of this run's agent."""
+    return bool(session.status.graphics or session.status.last_activity_time)
 
 
 def _is_news(activity: Activity, known: RecordingStatus | None) -> bool:

@@ -169,6 +169,30 @@ async def test_desktop_whose_recording_cannot_be_stored_is_shown_for_5_minutes(
         assert bool(refuse_picture(stage.session)) is bool(why)
 
 
+async def test_trouble_with_the_storage_ends_with_its_desktop(stage: RecordedStage) -> None:
+    async def troubles() -> list[str]:
+        return [
+            line
+            for line in await stage.services.recordings.external_problems()
+            if "recordings" in line
+        ]
+
+    await stage.fetch(b"begin")
+    assert await troubles() == []
+    stage.folder.rename(stage.folder.with_name("away"))
+    for end in ("stored", "gone"):
+        with pytest.raises(OSError, match="No such file"):
+            await stage.fetch(b"more")
+        assert await troubles() == ["recordings: No such file or directory"]
+        if end == "stored":
+            stage.folder.with_name("away").rename(stage.folder)
+            await stage.fetch()
+            stage.folder.rename(stage.folder.with_name("away"))
+        else:
+            stage.put(running(status=RUN | {"phase": "Suspended"}))
+        assert await troubles() == []
+
+
 async def test_recording_that_a_fault_of_ours_does_not_store_is_silent(
     stage: RecordedStage, monkeypatch: pytest.MonkeyPatch
 ) -> None:

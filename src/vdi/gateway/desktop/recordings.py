@@ -79,8 +79,8 @@ class Recordings(Component):
         self._limits = RecordingLimits(context=context, store=self._store, storage=self._storage)
         self._fetches = asyncio.Semaphore(MAX_FETCHES)
         self._open = OpenRecordings()
-        # Why the last piece of a recording could not be stored; empty: it was.
-        self.trouble = ""
+        # By session uid: why the last piece of its recording could not be stored.
+        self._troubles: dict[str, str] = {}
         # By session uid: the recording, and how much of it is stored.
         self._stored: dict[str, tuple[int, int]] = {}
 
@@ -92,8 +92,11 @@ class Recordings(Component):
             )
 
     async def external_problems(self) -> Sequence[str]:
-        """One line while recordings cannot be stored."""
-        return [f"recordings: {self.trouble}"] if self.trouble else []
+        """One line while the recording of a desktop that still runs cannot be stored."""
+        recorded = {session.metadata.uid for session in self._recorded()}
+        for uid in self._troubles.keys() - recorded:
+            del self._troubles[uid]
+        return [f"recordings: {why}" for why in list(self._troubles.values())[:1]]
 
     def _recorded(self) -> list[VDISession]:
         sessions = self._context.cluster.sessions.values()
@@ -109,7 +112,8 @@ class Recordings(Component):
         if await shared.take_once(f"recording-seen/{uid}", SEEN_SECONDS):
             await self._store.see_run(uid, run_start(session), self._context.clock())
         if why := await self._limits.refuse(session):
-            self.trouble = why if why in (NO_STORAGE, FULL) else self.trouble
+            if why in (NO_STORAGE, FULL):
+                self._troubles[uid] = why
             await self._mark(session, why)
             raise ValueError(why)
         try:
@@ -118,6 +122,7 @@ class Recordings(Component):
             if why := await self._limits.find_silence(session, responds=False):
                 await self._mark(session, why)
             raise
+        self._troubles.pop(uid, None)
         await self._mark(session, await self._limits.find_silence(session, responds=True))
 
     async def _fetch_pieces(self, session: VDISession) -> None:
@@ -170,9 +175,8 @@ class Recordings(Component):
             try:
                 size = await self._storage.put(name, start, rest)
             except OSError as error:
-                self.trouble = reason_of(error)
+                self._troubles[uid] = reason_of(error)
                 raise
-            self.trouble = ""
         grown = size - (known.size_bytes if known else 0)
         await self._limits.spend(session, grown, is_new=known is None)
         longest = await self._limits.longest(session, known.seconds if known else 0.0)
