@@ -99,7 +99,7 @@ async def serve_gateway(pipe: Connection, folder: Path, desktops: str) -> None:
     from vdi.gateway.app import _Server, _uvicorn_config, build_gateway, build_public, listen
     from vdi.gateway.cluster_cache import ClusterCache
     from vdi.gateway.component import GatewayContext
-    from vdi.gateway.desktop_agent import DesktopAgent, DesktopKey
+    from vdi.gateway.desktop.agent import DesktopAgent, DesktopKey
     from vdi.gateway.limits import Limits
     from vdi.gateway.login.logins import Device, Identity
     from vdi.gateway.metrics import Metrics

@@ -1,8 +1,8 @@
 """`python -m bench.streaming`: input to photon in a real browser through gateway, Traefik and TLS,
 beside the same desktop without them; then what one session costs in CPU and memory. With
 `--wayland`, beside the same desktop on Wayland too; with `--recording`, beside the same desktop
-while it is recorded, with the size of its films. On the demo's cluster (`make demo`), as root; what
-it made is removed.
+while it is recorded, with the size of its recordings. On the demo's cluster (`make demo`), as root;
+what it made is removed.
 """
 
 from __future__ import annotations
@@ -45,7 +45,12 @@ from vdi.session.children import CONTAINER
 from vdi.session.naming import SESSION_LABEL, home_claim_name
 
 SIZES = ((1280, 720), (1920, 1080))
-SESSION, DIRECT, ON_WAYLAND, FILMED = "stream", "stream-plain", "stream-wayland", "stream-recorded"
+SESSION, DIRECT, ON_WAYLAND, RECORDED_SESSION = (
+    "stream",
+    "stream-plain",
+    "stream-wayland",
+    "stream-recorded",
+)
 BUSY_SECONDS = 5.0
 SETTLE_SECONDS = 5.0
 GATEWAY = "deployment/vdi-gateway"
@@ -56,9 +61,9 @@ EXAMPLE = """\
 examples:
   make demo && python -m bench.streaming     120 keys per size and way, about 6 minutes
   python -m bench.streaming --keys 30 --rounds 1 --seconds 5    a quick look
-  python -m bench.streaming --recording      a recorded desktop too; the gateway keeps films meanwhile
-  python -m bench.streaming --json FILE      every figure, too
-  vdi demo up --no-scene && python -m bench.streaming --crowd 1 3 5    how soon people see what they type on a busy node
+  python -m bench.streaming --recording      a recorded desktop too; the gateway keeps recordings
+  meanwhile python -m bench.streaming --json FILE      every figure, too vdi demo up --no-scene &&
+  python -m bench.streaming --crowd 1 3 5    how soon people see what they type on a busy node
 """
 
 
@@ -200,19 +205,22 @@ async def start(
             doors.append(Door(WAYLAND, await other.url(ON_WAYLAND), login, "127.0.0.1"))
         recorded = None
         if recording:
-            filmed = Recorded(client, login)
-            await filmed.prepare(template)
-            await filmed.apply(FILMED)
+            desktop = Recorded(client, login)
+            await desktop.prepare(template)
+            await desktop.apply(RECORDED_SESSION)
             await until(
                 client,
                 SESSIONS,
-                FILMED,
+                RECORDED_SESSION,
                 lambda one: '"On"' in json.dumps(one.get("status", {}).get("recording")),
             )
             [own] = await client.list(
-                PODS, namespace=NAMESPACE, label_selector=f"{SESSION_LABEL}={FILMED}", into=Object
+                PODS,
+                namespace=NAMESPACE,
+                label_selector=f"{SESSION_LABEL}={RECORDED_SESSION}",
+                into=Object,
             )
-            doors.append(Door(RECORDED, await filmed.url(FILMED), login, "127.0.0.1"))
+            doors.append(Door(RECORDED, await desktop.url(RECORDED_SESSION), login, "127.0.0.1"))
             recorded = Desktops((doors[-1],), own["metadata"]["name"], own["metadata"]["uid"])
     return Desktops(tuple(doors), pod["metadata"]["name"], pod["metadata"]["uid"], recorded)
 
@@ -231,9 +239,9 @@ async def stop(place: Place, template: str, login: Login) -> None:
     await stop_others(place, login)
     async with Client(load_config(place.kubeconfig), field_manager="vdi-bench") as client:
         await ThroughOperator(client, template, login).remove(SESSION)
-        filmed = Recorded(client, login)
-        await filmed.remove(FILMED)
-        await filmed.clear()
+        recorded = Recorded(client, login)
+        await recorded.remove(RECORDED_SESSION)
+        await recorded.clear()
         home = home_claim_name(session_name=SESSION, user=USER, template=template, retain=True)
         await remove(client, CLAIMS, home)
 
@@ -341,8 +349,8 @@ def measure_load(
 
 
 @contextmanager
-def films_kept(place: Place) -> Iterator[None]:
-    """A gateway that keeps films: in its database's volume meanwhile, unless its values have a
+def recordings_kept(place: Place) -> Iterator[None]:
+    """A gateway that keeps recordings: in its database's volume meanwhile, unless its values have a
     place for them.
 
     Raises RuntimeError.
@@ -369,24 +377,26 @@ def films_kept(place: Place) -> Iterator[None]:
     if "VDI_RECORDINGS" in kubectl("get", GATEWAY, "-o", "jsonpath={..env[*].name}").split():
         yield
         return
-    made = "import pathlib; pathlib.Path('/data/films').mkdir(exist_ok=True)"
+    made = "import pathlib; pathlib.Path('/data/recordings').mkdir(exist_ok=True)"
     kubectl("exec", GATEWAY, "--", "python", "-c", made)
-    keep("VDI_RECORDINGS=/data/films")
+    keep("VDI_RECORDINGS=/data/recordings")
     try:
         yield
     finally:
         keep("VDI_RECORDINGS-")
 
 
-def film_bytes(window: Window, portal: str) -> int:
-    """Size of all films of the recorded desktop, as its user can read it."""
+def recording_bytes(window: Window, portal: str) -> int:
+    """Size of all recordings of the recorded desktop, as its user can read it."""
     page = window.page.context.new_page()
     page.goto(portal)
-    films = page.evaluate("() => fetch('/api/v1/recordings').then((answer) => answer.json())")[
+    recordings = page.evaluate("() => fetch('/api/v1/recordings').then((answer) => answer.json())")[
         "items"
     ]
     page.close()
-    return sum(film["sizeBytes"] for film in films if film["name"] == FILMED)
+    return sum(
+        recording["sizeBytes"] for recording in recordings if recording["name"] == RECORDED_SESSION
+    )
 
 
 def loads(
@@ -402,15 +412,15 @@ def loads(
         with progress.step(what):
             begun, size = (
                 time.monotonic(),
-                film_bytes(window, login.portal) if window and login else 0,
+                recording_bytes(window, login.portal) if window and login else 0,
             )
             measured.append(measure_load(place, desktops.uid, what, seconds, window))
             if window and login:
                 grown, hours = (
-                    film_bytes(window, login.portal) - size,
+                    recording_bytes(window, login.portal) - size,
                     (time.monotonic() - begun) / 3600,
                 )
-                measured[-1]["film_mb_per_hour"] = grown / 1e6 / hours
+                measured[-1]["recording_mb_per_hour"] = grown / 1e6 / hours
 
     measure(f"{kind}nobody connected", None)
     for size in SIZES:
@@ -462,8 +472,8 @@ def measure_crowd(
 ) -> int:
     """Everything of `--crowd`, and its report."""
     taken = crowd.measure(
-        place.name, place.kubeconfig, login, progress, template=options.template, sizes=options.crowd,
-        keys=options.keys, playing=lambda pod: playing(place, pod),
+        place.name, place.kubeconfig, login, progress, template=options.template,
+        sizes=options.crowd, keys=options.keys, playing=lambda pod: playing(place, pod),
     )  # fmt: skip
     print(crowd.table(taken, os.cpu_count() or 1))
     write_rows(options.json, taken)
@@ -480,8 +490,8 @@ def main(arguments: Sequence[str]) -> int:
         kubeconfig, portal = where(options.cluster)
         with Progress(default_cache(os.environ) / "logs") as progress:
             place = look(options.cluster, kubeconfig, progress)
-            films = films_kept(place) if options.recording else nullcontext()
-            with films, a_user(kubeconfig, portal) as login:
+            recordings = recordings_kept(place) if options.recording else nullcontext()
+            with recordings, a_user(kubeconfig, portal) as login:
                 if options.crowd:
                     return measure_crowd(place, login, options, progress)
                 figures = measure(place, login, options, progress)

@@ -116,8 +116,11 @@ def verdicts(figures: Figures) -> list[str]:
                 " wanted"
             )
             said.append(goal(ours - plain < AIM_ADDED_MS, text))
-    filmed = [load for load in figures["loads"] if "film_mb_per_hour" in load]
-    said += [f"film, {load['what']}: {load['film_mb_per_hour']:.0f} MB an hour" for load in filmed]
+    recorded = [load for load in figures["loads"] if "recording_mb_per_hour" in load]
+    said += [
+        f"recording, {load['what']}: {load['recording_mb_per_hour']:.0f} MB an hour"
+        for load in recorded
+    ]
     if missing := lost(figures):
         said.append(
             f"{missing} of {len(figures['photons'])} keys had no letter in time; they are in no"

@@ -45,7 +45,7 @@ class OfTemplateCopy(ThroughOperator):
 
 
 class Recorded(OfTemplateCopy):
-    """The same desktop while it is recorded; its user may read the size of its films."""
+    """The same desktop while it is recorded; its user may read the size of its recordings."""
 
     def __init__(self, client: Client, login: Login) -> None:
         recording = {"mode": "Always", "retention": "1h", "ownerMayWatch": True}

@@ -13,7 +13,7 @@ from support.streaming_page import ROWS, streams
 from support.waiting import eventually
 from vdi.api.streaming import ENCODERS, ENCODERS_1, VARIABLES
 from vdi.kinds import TEMPLATES
-from vdi.session.streaming import SETTINGS_IGNORED
+from vdi.session.template_image import SETTINGS_IGNORED
 
 SELKIES_1 = "ghcr.io/selkies-project/selkies-gstreamer/gst-py-example:latest"
 NAMED = "the generation of the image (streaming.selkies, or by its name)"

@@ -61,7 +61,7 @@ async def test_concurrent_shares_are_all_kept(stage: Stage, tmp_path: Path) -> N
             """A person tries again when asked to."""
             for _ in range(20):
                 try:
-                    await replicas[number % 2].actions.act(
+                    await replicas[number % 2].services.actions.act(
                         ALICE, "mine", Share(guest, GuestRole.VIEWER, ends)
                     )
                     return
@@ -69,7 +69,7 @@ async def test_concurrent_shares_are_all_kept(stage: Stage, tmp_path: Path) -> N
                     assert refused.code == "Conflict"
 
         await asyncio.gather(*(share(number, guest) for number, guest in enumerate(guests)))
-        await replicas[0].actions.act(ALICE, "mine", Unshare("old@example.com"))
+        await replicas[0].services.actions.act(ALICE, "mine", Unshare("old@example.com"))
         stop.set()
         assert await writer > 0
     session = await stage.get(SESSIONS, "mine")
@@ -82,7 +82,7 @@ async def test_access_is_asked_for_allowed_and_ends(stage: Stage, tmp_path: Path
     await stage.session("mine", await stage.template())
     async with a_replica(stage, tmp_path) as first, a_replica(stage, tmp_path) as second:
         ask = [
-            one.actions.act(ROOT, "mine", RequestAccess(GuestRole.COLLABORATOR, "1h"))
+            one.services.actions.act(ROOT, "mine", RequestAccess(GuestRole.COLLABORATOR, "1h"))
             for one in (first, second)
         ]
         results = await asyncio.gather(*ask, return_exceptions=True)
@@ -92,8 +92,12 @@ async def test_access_is_asked_for_allowed_and_ends(stage: Stage, tmp_path: Path
         request = asked.spec.access_request
         assert request
         with pytest.raises(ActionDenied, match="Only alice"):
-            await second.actions.act(ROOT, "mine", AnswerAccess(request.expires, allow=True))
-        allowed = await second.actions.act(ALICE, "mine", AnswerAccess(request.expires, allow=True))
+            await second.services.actions.act(
+                ROOT, "mine", AnswerAccess(request.expires, allow=True)
+            )
+        allowed = await second.services.actions.act(
+            ALICE, "mine", AnswerAccess(request.expires, allow=True)
+        )
         (access,) = allowed.spec.access
         assert (access.user, access.role, allowed.spec.access_request) == (
             ROOT.email,
@@ -106,7 +110,10 @@ async def test_access_is_asked_for_allowed_and_ends(stage: Stage, tmp_path: Path
         )
 
         async def rows() -> list[str]:
-            found = [*await first.audit.entries(limit=50), *await second.audit.entries(limit=50)]
+            found = [
+                *await first.services.audit.entries(limit=50),
+                *await second.services.audit.entries(limit=50),
+            ]
             return [row.detail["user"] for row in found if row.actor == "vdi-gateway"]
 
         await eventually(rows, "the end in the audit")
@@ -125,12 +132,12 @@ async def test_takeover_holds_at_every_replica_at_once(stage: Stage, tmp_path: P
             cluster = gateway.context.cluster
             await eventually(partial(cluster.session, "mine"), "the session is known")
         for taker, other in ((first, second), (second, first)) * 5:
-            await taker.edge.computer.switch(ALICE.actor, "mine", human=True)
+            await taker.services.computer.switch(ALICE.actor, "mine", human=True)
             with pytest.raises(ActionDenied) as refused:
-                await other.actions.end(program, "mine")
+                await other.services.actions.end(program, "mine")
             assert refused.value.code == "HumanInControl"
-            await other.edge.computer.switch(ALICE.actor, "mine", human=False)
-        await taker.actions.end(program, "mine")
+            await other.services.computer.switch(ALICE.actor, "mine", human=False)
+        await taker.services.actions.end(program, "mine")
 
 
 async def test_action_does_not_reach_a_recreated_session(
@@ -151,9 +158,11 @@ async def test_action_does_not_reach_a_recreated_session(
             return session
 
         actions: tuple[Callable[[], Awaitable[Any]], ...] = (
-            lambda: gateway.actions.act(ALICE, "mine", Suspend()),
-            lambda: gateway.actions.act(ALICE, "mine", Share(BOB.email, GuestRole.VIEWER, None)),
-            lambda: gateway.actions.act(ALICE, "mine", Extend("10h")),
+            lambda: gateway.services.actions.act(ALICE, "mine", Suspend()),
+            lambda: gateway.services.actions.act(
+                ALICE, "mine", Share(BOB.email, GuestRole.VIEWER, None)
+            ),
+            lambda: gateway.services.actions.act(ALICE, "mine", Extend("10h")),
         )
         for action in actions:
             await stage.delete(SESSIONS, "mine")

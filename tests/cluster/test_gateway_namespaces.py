@@ -33,7 +33,7 @@ async def test_desktops_of_two_groups_live_in_two_namespaces(
     await add_people(stage)
     settings = settings_of(stage, tmp_path, group_namespaces={"engineering": second_namespace})
     async with open_gateway(stage.api.config, settings) as gateway, stage.operator():
-        cluster, actions = gateway.context.cluster, gateway.actions
+        cluster, actions = gateway.context.cluster, gateway.services.actions
         await eventually(lambda: gateway.health.begun, "the gateway has begun")
         await eventually(lambda: cluster.template(template), "the template is seen")
         made = [

@@ -289,14 +289,14 @@ async def test_concurrent_logins_bind_an_address_to_one_account(postgres_url: st
         assert free == {"b@example.com": bound[0][1]}
 
 
-async def test_films_of_a_run_are_summed_and_expire(database: Database) -> None:
+async def test_recordings_of_a_run_are_summed_and_expire(database: Database) -> None:
     store = RecordingStore(database)
     fields: dict[str, Any] = dict.fromkeys(("run", "run_seen", "started", "ended"), NOW)
     fields |= dict.fromkeys(("name", "owner", "template"), "a") | {
         "size_bytes": 1 << 40,
         "owner_may_watch": True,
     }
-    films = [
+    recordings = [
         Recording(
             id=f"{uid}-{number}",
             uid=uid,
@@ -306,17 +306,23 @@ async def test_films_of_a_run_are_summed_and_expire(database: Database) -> None:
         )
         for uid, number, seconds in (("u", 1, 10.0), ("u", 2, 20.0), ("v", 3, 5.0))
     ]
-    for film in (
-        *films,
-        msgspec.structs.replace(films[0], seconds=15.0, started=NOW + timedelta(hours=1)),
+    for recording in (
+        *recordings,
+        msgspec.structs.replace(recordings[0], seconds=15.0, started=NOW + timedelta(hours=1)),
     ):
-        await store.save(film)
+        await store.save(recording)
     await store.see_run("u", NOW, NOW + timedelta(minutes=1))
     listed = await store.newest(2, "a", (NOW, "v-3"))
-    found = [(film.id, film.seconds, film.run_recorded_seconds) for film in listed]
+    found = [
+        (recording.id, recording.seconds, recording.run_recorded_seconds) for recording in listed
+    ]
     assert found == [("u-2", 20.0, 35.0), ("u-1", 15.0, 35.0)]
-    assert {(film.started, film.run_seen) for film in listed} == {(NOW, NOW + timedelta(minutes=1))}
-    assert [film.id for film in await store.expired(NOW + timedelta(days=2, hours=1), 9)] == [
+    assert {(recording.started, recording.run_seen) for recording in listed} == {
+        (NOW, NOW + timedelta(minutes=1))
+    }
+    assert [
+        recording.id for recording in await store.expired(NOW + timedelta(days=2, hours=1), 9)
+    ] == [
         "u-1",
         "u-2",
     ]

@@ -25,7 +25,7 @@ from support.waiting import eventually
 from support.web_server import serve_app
 from tools.generate.chart_render import render
 from unit.latency_probe.test_client import MARK, Desktop
-from vdi.gateway.desktop_agent import AGENT_PORT
+from vdi.gateway.desktop.agent import AGENT_PORT
 from vdi.gateway.edge.headers import FORWARD_AUTH
 from vdi.kinds import SESSIONS, TEMPLATES
 from vdi.kube.resource import Resource

@@ -1,5 +1,5 @@
-"""Films in a bucket of a real S3 server: stored, played in ranges, expired; and what people see
-while it is away.
+"""Recordings in a bucket of a real S3 server: stored, played in ranges, expired; and what people
+see while it is away.
 """
 
 from collections.abc import Iterator
@@ -14,7 +14,7 @@ from unit.devcluster.film_selkies import filmed_desktop
 from unit.gateway.files_agent import files_agent
 from unit.gateway.portal_stage import ADMIN
 from unit.gateway.test_recordings import FROM_PAGE, RecordedStage
-from vdi.gateway.film_storage import FilmBucket
+from vdi.gateway.desktop.recording_storage import RecordingBucket
 from vdi.gateway.store.recordings import recordings
 
 pytestmark = pytest.mark.timeout(600)  # the first time, building the server takes a minute or two
@@ -37,19 +37,21 @@ def s3(program: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterat
 def stage(s3: S3, tmp_path: Path) -> Iterator[RecordedStage]:
     (tmp_path / "run").mkdir()
     with filmed_desktop(tmp_path / "run") as desktop:
-        stage = RecordedStage("s3://films/desktops", desktop)
+        stage = RecordedStage("s3://recordings/desktops", desktop)
         with files_agent(stage, tmp_path) as handler:
             handler.films = desktop.films
             yield stage
 
 
-async def test_film_is_stored_in_pieces_played_and_deleted(stage: RecordedStage, s3: S3) -> None:
+async def test_recording_is_stored_in_pieces_played_and_deleted(
+    stage: RecordedStage, s3: S3
+) -> None:
     await stage.fetch(b"begin")
-    stage.edge.recordings._stored.clear()  # another process goes on
+    stage.services.recordings._stored.clear()  # another process goes on
     await stage.fetch(b", middle")
-    film = await stage.ended(b", end")
-    assert s3.keys == [f"desktops/{film}/{offset:012}" for offset in (0, 5, 13)]
-    browser, address = stage.browser(ADMIN), f"/api/v1/recordings/{film}"
+    recording = await stage.ended(b", end")
+    assert s3.keys == [f"desktops/{recording}/{offset:012}" for offset in (0, 5, 13)]
+    browser, address = stage.browser(ADMIN), f"/api/v1/recordings/{recording}"
     whole = await browser.get(address, **FROM_PAGE)
     assert (whole.status_code, whole.content, whole.headers["content-length"]) == (
         200,
@@ -66,22 +68,22 @@ async def test_film_is_stored_in_pieces_played_and_deleted(stage: RecordedStage,
         assert found.headers["content-range"] == f"bytes {where}/18"
     assert (await browser.get(address, Range="bytes=18-", **FROM_PAGE)).status_code == 416
     stage.clock.wall += timedelta(hours=1)
-    await stage.edge.recordings.delete_expired()
+    await stage.services.recordings.delete_expired()
     assert (s3.keys, stage.rows.rows(recordings)) == ([], [])
 
 
 async def test_pieces_that_are_stored_are_never_replaced(s3: S3) -> None:
-    bucket = FilmBucket("s3://films")
-    assert await bucket.put("film", 0, b"stored") == 6
+    bucket = RecordingBucket("s3://recordings")
+    assert await bucket.put("recording", 0, b"stored") == 6
     assert (
-        await bucket.put("film", 0, b"something else") == 6
+        await bucket.put("recording", 0, b"something else") == 6
     )  # the place where the desktop goes on
     await bucket.delete("another")
-    response = await bucket.play("film", "")
+    response = await bucket.play("recording", "")
     assert b"".join([bytes(chunk) async for chunk in response.body_iterator]) == b"stored"  # type: ignore[attr-defined]
 
 
-async def test_film_goes_on_after_the_server_was_away(stage: RecordedStage, s3: S3) -> None:
+async def test_recording_goes_on_after_the_server_was_away(stage: RecordedStage, s3: S3) -> None:
     await stage.fetch(b"before")
     s3.stop()
     with pytest.raises(OSError):
@@ -93,8 +95,8 @@ async def test_film_goes_on_after_the_server_was_away(stage: RecordedStage, s3: 
         await stage.browser(ADMIN).get(f"/api/v1/recordings/{row.id}", **FROM_PAGE)
     ).status_code == 503
     s3.start()
-    film = await stage.ended(b", after")
-    answer = await stage.browser(ADMIN).get(f"/api/v1/recordings/{film}", **FROM_PAGE)
+    recording = await stage.ended(b", after")
+    answer = await stage.browser(ADMIN).get(f"/api/v1/recordings/{recording}", **FROM_PAGE)
     assert answer.content == b"before, meanwhile, after"
 
 
@@ -104,7 +106,9 @@ async def test_wrong_settings_leave_the_desktop_unrecorded(
 ) -> None:
     if wrong == "key":
         monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "wrong")
-    stage.edge.recordings._storage = FilmBucket("s3://films" if wrong == "key" else "s3://others")
+    stage.services.recordings._storage = RecordingBucket(
+        "s3://recordings" if wrong == "key" else "s3://others"
+    )
     with pytest.raises(
         OSError, match="SignatureDoesNotMatch" if wrong == "key" else "NoSuchBucket"
     ):

@@ -1,5 +1,5 @@
-"""Films of real desktops: made, stored, played in the portal; a pod that is killed, and a recorder
-that is stopped.
+"""Recordings of real desktops: made, stored, played in the portal; a pod that is killed, and a
+recorder that is stopped.
 """
 
 import base64
@@ -33,7 +33,7 @@ ALWAYS: dict[str, Any] = {
     "recording": {"mode": "Always", "ownerMayWatch": True},
     "persistence": {"enabled": False},
 }
-# A film's length in seconds, and its picture at a part of it, as a PNG.
+# A recording's length in seconds, and its picture at a part of it, as a PNG.
 _SEEK = """async (part) => {
   const video = document.querySelector('video');
   const done = (name) => new Promise((resolve) => video.addEventListener(name, resolve, { once: true }));
@@ -78,8 +78,8 @@ def likeness(picture: Image.Image, mark: Image.Image) -> float:
 
 
 @contextmanager
-def films_in(world: World, place: str, variables: Mapping[str, str] = {}) -> Iterator[None]:
-    """The gateway keeps films there."""
+def recordings_in(world: World, place: str, variables: Mapping[str, str] = {}) -> Iterator[None]:
+    """The gateway keeps recordings there."""
 
     def set_variables(*changes: str) -> None:
         world.kubectl(*RELEASE, "set", "env", GATEWAY, *changes)
@@ -95,10 +95,10 @@ def films_in(world: World, place: str, variables: Mapping[str, str] = {}) -> Ite
 
 @pytest.fixture
 def recording(sessions: World) -> Iterator[World]:
-    """The gateway keeps films, in the volume of its database."""
-    made = "import pathlib; pathlib.Path('/data/films').mkdir(exist_ok=True)"
+    """The gateway keeps recordings, in the volume of its database."""
+    made = "import pathlib; pathlib.Path('/data/recordings').mkdir(exist_ok=True)"
     sessions.kubectl(*RELEASE, "exec", GATEWAY, "--", "python", "-c", made)
-    with films_in(sessions, "/data/films"):
+    with recordings_in(sessions, "/data/recordings"):
         yield sessions
 
 
@@ -107,7 +107,7 @@ def small_volume(world: World) -> Iterator[str]:
     """The gateway has a volume of 8 MiB at this path: its node's memory, whose size the kernel
     enforces.
     """
-    place, spec = "/films", "/spec/template/spec"
+    place, spec = "/recordings", "/spec/template/spec"
 
     def patch(*changes: Mapping[str, Any]) -> None:
         world.kubectl(*RELEASE, "patch", GATEWAY, "--type", "json", "-p", json.dumps(changes))
@@ -125,7 +125,7 @@ def small_volume(world: World) -> Iterator[str]:
     }
     patch(
         *(
-            {"op": "add", "path": f"{at}/-", "value": {"name": "films", **value}}
+            {"op": "add", "path": f"{at}/-", "value": {"name": "recordings", **value}}
             for at, (_, value) in lists.items()
         )
     )
@@ -137,26 +137,26 @@ def small_volume(world: World) -> Iterator[str]:
         )
 
 
-def film_state(world: World, name: str) -> str:
+def recording_state(world: World, name: str) -> str:
     return str(status_of(world, name).get("recording", {}).get("state", ""))
 
 
 @contextmanager
-def filmed(world: World, name: str, **spec: Any) -> Iterator[None]:
-    """A desktop of this name whose film runs."""
+def recorded(world: World, name: str, **spec: Any) -> Iterator[None]:
+    """A desktop of this name whose recording runs."""
     with started(world, name, **ALWAYS, **spec):
-        wait_for_film(world, name)
+        wait_for_recording(world, name)
         yield
 
 
-def wait_for_film(world: World, name: str, state: str = "On", seconds: float = 30.0) -> None:
-    wait_until(f"the film is {state}", lambda: film_state(world, name) == state, seconds)
+def wait_for_recording(world: World, name: str, state: str = "On", seconds: float = 30.0) -> None:
+    wait_until(f"the recording is {state}", lambda: recording_state(world, name) == state, seconds)
 
 
 def suspend_and_open_recordings(world: World, name: str, browser: DesktopBrowser) -> None:
     world.vdi("session", "suspend", name)
     reach(world, name, "Suspended")
-    browser.page.wait_for_timeout(70_000)  # a film can be watched a minute after its end
+    browser.page.wait_for_timeout(70_000)  # a recording can be watched a minute after its end
     browser.page.goto(f"{world.portal}/recordings")
     if "/login" in browser.page.url:
         browser.log_in()
@@ -164,46 +164,48 @@ def suspend_and_open_recordings(world: World, name: str, browser: DesktopBrowser
 
 
 def play(page: Page) -> tuple[float, set[str]]:
-    """Length in seconds of the page's film, and its pictures near the beginning, the end and the
-    middle.
+    """Length in seconds of the page's recording, and its pictures near the beginning, the end and
+    the middle.
     """
     seen = [page.evaluate(_SEEK, part) for part in (0.05, 0.95, 0.5)]
     return seen[0][0], {picture for _, picture in seen}
 
 
-def test_films_outlive_a_killed_pod_and_are_played(recording: World) -> None:
+def test_recordings_outlive_a_killed_pod_and_are_played(recording: World) -> None:
     world = recording
-    with filmed(world, "nina"), world.browser("nina") as browser:
+    with recorded(world, "nina"), world.browser("nina") as browser:
         browser.open()
         browser.page.locator("#vdi-bar .handle", has_text="Recorded").wait_for(timeout=15_000)
         browser.open_terminal()
         browser.type("while :; do date +%N; sleep 0.3; done\n")
         browser.page.wait_for_timeout(20_000)
-        assert run_in(world, "nina", "find /tmp -name 'film*' | wc -l").strip() == "0"
+        assert run_in(world, "nina", "find /tmp -name 'recording*' | wc -l").strip() == "0"
         world.kubectl(
             "delete", "pod", status_of(world, "nina")["podName"], "--grace-period=0", "--force"
         )
-        wait_until("the film has ended", lambda: film_state(world, "nina") != "On", seconds=60)
-        wait_for_film(world, "nina", seconds=120)
+        wait_until(
+            "the recording has ended", lambda: recording_state(world, "nina") != "On", seconds=60
+        )
+        wait_for_recording(world, "nina", seconds=120)
         browser.page.wait_for_timeout(10_000)
         suspend_and_open_recordings(world, "nina", browser)
         page = browser.page
-        films = [
+        recordings = [
             link.get_attribute("href") for link in page.locator("th a[href^='/recordings/']").all()
         ]
-        assert len(films) >= 2
+        assert len(recordings) >= 2
         played = []
-        for film in films:
-            page.goto(f"{world.portal}{film}")
+        for address in recordings:
+            page.goto(f"{world.portal}{address}")
             played.append(play(page))
-        seconds, pictures = max(played, key=lambda film: film[0])
+        seconds, pictures = max(played, key=lambda length: length[0])
         assert seconds > 10
         assert len(pictures) > 1, "it is no still"
 
 
-def test_watermark_is_read_from_stream_and_film(recording: World) -> None:
+def test_watermark_is_read_from_stream_and_recording(recording: World) -> None:
     world = recording
-    with filmed(world, "nina", watermark={"text": "seen by {user}", "position": "Middle"}):
+    with recorded(world, "nina", watermark={"text": "seen by {user}", "position": "Middle"}):
         encoded = run_in(world, "nina", "base64 -w0 /tmp/.vdi/watermark.png")
         mark = Image.open(io.BytesIO(base64.b64decode(encoded))).convert("RGBA")
         with world.browser("nina") as browser:
@@ -226,7 +228,7 @@ def test_watermark_is_read_from_stream_and_film(recording: World) -> None:
             assert likeness(Image.open(io.BytesIO(last)).convert("RGB"), mark) > A_MARK
 
 
-def test_film_in_s3_is_played(sessions: World, tmp_path: Path) -> None:
+def test_recording_in_s3_is_played(sessions: World, tmp_path: Path) -> None:
     settings = layout_of(NAME).load()
     assert settings and settings.networks
     server = S3(
@@ -234,8 +236,8 @@ def test_film_in_s3_is_played(sessions: World, tmp_path: Path) -> None:
     )
     with (
         server,
-        films_in(sessions, "s3://films/desktops", server.variables),
-        filmed(sessions, "olga"),
+        recordings_in(sessions, "s3://recordings/desktops", server.variables),
+        recorded(sessions, "olga"),
         sessions.browser("olga") as browser,
     ):
         wait_until("pieces are stored", lambda: len(server.keys) > 3, seconds=60)
@@ -247,14 +249,14 @@ def test_film_in_s3_is_played(sessions: World, tmp_path: Path) -> None:
 
 def test_no_picture_while_the_recorder_is_silent(recording: World) -> None:
     world = recording
-    with filmed(world, "noah"), world.browser("noah") as browser:
+    with recorded(world, "noah"), world.browser("noah") as browser:
         browser.open()
         run_in(world, "noah", "pkill -STOP -f '[v]di-agent'")
-        wait_for_film(world, "noah", "Failed", 40)
+        wait_for_recording(world, "noah", "Failed", 40)
         browser.page.goto(browser.url)
         browser.page.get_by_text("Waiting for the recording").wait_for(timeout=15_000)
         run_in(world, "noah", "pkill -CONT -f '[v]di-agent'")
-        wait_for_film(world, "noah", seconds=40)
+        wait_for_recording(world, "noah", seconds=40)
         browser.wait_for_picture()
 
 
@@ -264,23 +266,27 @@ def test_full_volume_ends_the_picture_until_there_is_space(sessions: World) -> N
     def in_gateway(*command: str) -> str:
         return world.kubectl(*RELEASE, "exec", GATEWAY, "--", *command, check=False)
 
-    with small_volume(world) as place, films_in(world, place), template(world, "filmed", **ALWAYS):
+    with (
+        small_volume(world) as place,
+        recordings_in(world, place),
+        template(world, "recorded", **ALWAYS),
+    ):
         assert "No space left on device" in in_gateway("dd", "if=/dev/zero", f"of={place}/ballast")
-        start(world, "omar", "filmed")
+        start(world, "omar", "recorded")
         with world.browser("omar") as browser:
             browser.log_in()
             browser.page.goto(browser.url)
-            browser.page.get_by_text("the gateway does not store the film").wait_for(timeout=30_000)
+            browser.page.get_by_text("the gateway does not store").wait_for(timeout=30_000)
             assert "No space left on device" in world.kubectl(*RELEASE, "logs", GATEWAY)
             in_gateway("rm", f"{place}/ballast")
             browser.wait_for_picture()
-            assert film_state(world, "omar") == "On"
+            assert recording_state(world, "omar") == "On"
 
 
-def test_no_picture_where_no_film_is_kept(sessions: World) -> None:
+def test_no_picture_where_no_recording_is_kept(sessions: World) -> None:
     with started(sessions, "emma", **ALWAYS):
-        wait_for_film(sessions, "emma", "Failed")
+        wait_for_recording(sessions, "emma", "Failed")
         with sessions.browser("emma") as browser:
             browser.log_in()
             browser.page.goto(browser.url)
-            browser.page.get_by_text("the gateway does not store the film").wait_for(timeout=15_000)
+            browser.page.get_by_text("the gateway does not store").wait_for(timeout=15_000)

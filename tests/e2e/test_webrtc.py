@@ -37,7 +37,7 @@ from vdi.api.meta import RELEASE_NAMESPACE
 from vdi.demo.browser import DesktopBrowser, NoPictureError, changed_pixels
 from vdi.demo.run import RELEASE
 from vdi.devcluster import images
-from vdi.session.streaming import WEBRTC_PORT
+from vdi.session.template_image import WEBRTC_PORT
 
 pytestmark = pytest.mark.timeout(600)
 

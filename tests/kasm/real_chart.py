@@ -35,7 +35,7 @@ from vdi.kasm.values.render import (
     render,
     value_at,
 )
-from vdi.snapshot.objects import Container
+from vdi.snapshot.objects.workloads import Container
 from vdi.snapshot.waits import parse_wait
 
 Object = dict[str, Any]

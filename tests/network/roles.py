@@ -13,7 +13,7 @@ from vdi.session.cluster_settings import ClusterSettings
 from vdi.session.effective import Desktop, resolve
 from vdi.session.naming import Identity, PoolIdentity
 from vdi.session.prepull import build_puller
-from vdi.session.streaming import WEBRTC_PORT
+from vdi.session.template_image import WEBRTC_PORT
 
 Object = dict[str, Any]
 # Address of the node with the API server; coturn's node is the next one.

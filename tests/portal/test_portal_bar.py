@@ -277,7 +277,7 @@ def agent_drives(server: Server) -> Iterator[Actor]:
     assert session and template
     spec = msgspec.structs.replace(template.spec, agents=Agents(enabled=True))
     server.put(msgspec.structs.replace(template, spec=spec))
-    server.run(server.stage.edge.computer._drive(by, session))
+    server.run(server.stage.services.computer._drive(by, session))
     yield by
     server.run(server.stage.shared.pop(f"taken/{session.metadata.uid}"))
     server.put(template)
@@ -306,7 +306,9 @@ def test_person_takes_over_from_an_agent_and_gives_back(
         page.get_by_role("button", name="Give back").click()
         expect(handle(page)).not_to_contain_text("has taken over")
         asked = "Solve the captcha, <b>please</b>"
-        server.run(server.stage.edge.computer.request_human(agent_drives, "alice-ubuntu", asked))
+        server.run(
+            server.stage.services.computer.request_human(agent_drives, "alice-ubuntu", asked)
+        )
         expect(handle(page)).to_contain_text(f"asks for a person: {asked}", timeout=15_000)
         page.goto(f"{server.url}/desktops/alice-ubuntu")
         expect(page.get_by_role("alert").filter(has_text="Solve the captcha")).to_be_visible()

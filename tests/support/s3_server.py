@@ -21,11 +21,11 @@ def s3_program(logs: Path) -> Path:
 
 
 class S3:
-    """versitygw with the bucket `films`, a folder."""
+    """versitygw with the bucket `recordings`, a folder."""
 
     def __init__(self, program: Path, folder: Path, address: str) -> None:
         self.program, self.folder, self.address = program, folder, address
-        self.bucket = folder / "buckets/films"
+        self.bucket = folder / "buckets/recordings"
         self.bucket.mkdir(parents=True)
         self.start()
 

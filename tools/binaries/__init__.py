@@ -133,7 +133,7 @@ RECIPES: Mapping[str, tuple[Recipe, ...]] = {
     ),
     # An identity provider.
     "dex": (_go_tool("dex", DEX, "github.com/dexidp/dex/cmd/dex"),),
-    # An S3 server: where the tests keep films.
+    # An S3 server: where the tests keep recordings.
     "versitygw": (_go_tool("versitygw", VERSITYGW, "github.com/versity/versitygw/cmd/versitygw"),),
 }
 

@@ -1,4 +1,4 @@
-"""Films of a template's desktops, and the mark in their picture: `spec.recording` and
+"""Recordings of a template's desktops, and the mark in their picture: `spec.recording` and
 `spec.watermark`.
 """
 
@@ -22,30 +22,30 @@ class RecordingMode(StrEnum):
 
     @classmethod
     def _missing_(cls, _value: object) -> "RecordingMode":
-        # A value of a later version: the one that shows nothing without a film.
+        # A value of a later version: the one that shows nothing without a recording.
         return cls.ALWAYS
 
 
 class TemplateRecording(msgspec.Struct, rename="camel", omit_defaults=True):
-    """A film of each desktop: its picture and sound. The gateway keeps it (gateway.recordings of
-    the chart).
+    """A recording of each desktop: its picture and sound. The gateway keeps it (gateway.recordings
+    of the chart).
     """
 
     mode: Annotated[
         RecordingMode,
         doc(
-            "OnDemand: the owner starts and stops the film. Always: no one sees the desktop without"
+            "OnDemand: the owner starts and stops the recording. Always: no one sees the desktop without"
             " one."
         ),
     ] = RecordingMode.OFF
-    retention: Annotated[str, duration("How long a film is kept after its end.")] = "720h"
+    retention: Annotated[str, duration("How long a recording is kept after its end.")] = "720h"
     owner_may_watch: Annotated[
-        bool, doc("true: owners may watch the films of their own desktops.")
+        bool, doc("true: owners may watch the recordings of their own desktops.")
     ] = False
 
 
 class TemplateWatermark(msgspec.Struct, rename="camel", omit_defaults=True):
-    """A text in the picture of each desktop, in the stream and in films."""
+    """A text in the picture of each desktop, in the stream and in recordings."""
 
     text: Annotated[
         str,

@@ -394,7 +394,7 @@ class IsolationStatus(msgspec.Struct, rename="camel", omit_defaults=True, gc=Fal
 
 
 class RecordingStatus(msgspec.Struct, rename="camel", omit_defaults=True, gc=False, frozen=True):
-    """The film of a desktop that is recorded."""
+    """The recording of a desktop."""
 
     mode: Annotated[
         str,
@@ -413,7 +413,7 @@ class RecordingStatus(msgspec.Struct, rename="camel", omit_defaults=True, gc=Fal
             maxLength=32,
         ),
     ] = "Starting"
-    message: Annotated[str, doc("Why no film is made.", PRINTABLE, maxLength=256)] = ""
+    message: Annotated[str, doc("Why no recording is made.", PRINTABLE, maxLength=256)] = ""
 
 
 class FailureStatus(msgspec.Struct, rename="camel", omit_defaults=True, gc=False):
@@ -494,7 +494,9 @@ class SessionStatus(msgspec.Struct, rename="camel", omit_defaults=True, gc=False
     ] = None
     recording: Annotated[
         RecordingStatus | None,
-        doc("The film of this desktop while it runs; absent without `recording` in its template."),
+        doc(
+            "The recording of this desktop while it runs; absent without `recording` in its template."
+        ),
     ] = None
     template_revision: Annotated[
         str, doc("Generation of the template that this run was started with.")

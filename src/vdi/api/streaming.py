@@ -1,7 +1,7 @@
 """Streaming and content of a template's desktops: `spec.streaming`, `spec.app` and `spec.keyboard`.
 
 The tables of what each generation of Selkies knows stand here, because the CRD's rules are made
-from them; `vdi.session.streaming` turns the fields into environment variables. Sources:
+from them; `vdi.session.template_image` turns the fields into environment variables. Sources:
 `settings.py` of Selkies 2.1.0; for Selkies 1, `__main__.py` and `docs/component.md` of
 selkies-gstreamer 1.6.
 """

@@ -641,8 +641,8 @@ _HAS_ROOT = (
     "has(self.isolation) && has(self.isolation.rootInDesktop) && self.isolation.rootInDesktop"
 )
 _HAS_AGENTS = "has(self.agents) && has(self.agents.enabled) && self.agents.enabled"
-# Root can replace the programs of the image that make the film, draw the mark, and put people's
-# input first.
+# Root can replace the programs of the image that make the recording, draw the mark, and put
+# people's input first.
 _UNDONE_BY_ROOT = {
     "recording.mode": (
         "has(self.recording) && has(self.recording.mode) && self.recording.mode == 'Always'"
@@ -728,7 +728,7 @@ class TemplateSpec(msgspec.Struct, rename="camel", omit_defaults=True):
         TemplateKeyboard | None, doc("Keyboard of the desktop. Default: the image's keyboard.")
     ] = None
     recording: Annotated[
-        TemplateRecording | None, doc("Films of the desktops. Default: none are made.")
+        TemplateRecording | None, doc("Recordings of the desktops. Default: none are made.")
     ] = None
     watermark: Annotated[TemplateWatermark | None, doc("A text in the picture. Default: none.")] = (
         None

@@ -58,7 +58,7 @@ from vdi.cli.terminal import end_on_interrupt
 from vdi.findings.model import exit_code
 from vdi.kube.errors import AlreadyExists
 from vdi.kube.transport import Client
-from vdi.session.streaming import find_warnings, generation, health_path
+from vdi.session.template_image import find_warnings, generation, health_path
 from vdi.settings import SUBDOMAIN
 
 app = new_app("The templates of desktops that can be started.")

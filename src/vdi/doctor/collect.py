@@ -62,7 +62,8 @@ from vdi.kube.resource import (
 from vdi.kube.transport import Client
 from vdi.snapshot.certificate import read_certificate
 from vdi.snapshot.model import Certificate, Difference, Scope, Snapshot, Unreadable
-from vdi.snapshot.objects import LOCAL_PATH_CONFIG, Objects
+from vdi.snapshot.objects import Objects
+from vdi.snapshot.objects.config import LOCAL_PATH_CONFIG
 from vdi.snapshot.reader import Reader
 
 BUDGET = 40

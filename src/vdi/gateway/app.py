@@ -28,9 +28,17 @@ from vdi.gateway.api.component import Api
 from vdi.gateway.cluster_cache import ClusterCache, Subscriptions
 from vdi.gateway.component import Component, GatewayContext
 from vdi.gateway.current_use import GpuSlots
-from vdi.gateway.desktop_agent import AgentRequests, DesktopAgent
+from vdi.gateway.desktop.active_grants import ActiveGrants
+from vdi.gateway.desktop.agent import DesktopAgent, DesktopKey
+from vdi.gateway.desktop.agent_requests import AgentRequests
+from vdi.gateway.desktop.computer import Computer
+from vdi.gateway.desktop.recordings import Recordings
+from vdi.gateway.desktop.transfers import TransferCollector
 from vdi.gateway.doctor import DoctorMetrics, DoctorRunner
 from vdi.gateway.edge.component import Edge
+from vdi.gateway.edge.revocation import Revocations, Revoker
+from vdi.gateway.edge.ticket_handoff import issue_ticket
+from vdi.gateway.edge.token_tables import TokenTablePublisher
 from vdi.gateway.health import Health
 from vdi.gateway.history.component import History
 from vdi.gateway.history.memory_kills import MemoryKills
@@ -46,13 +54,14 @@ from vdi.gateway.metrics import Metrics
 from vdi.gateway.notices import Notices
 from vdi.gateway.portal.component import Portal
 from vdi.gateway.services import Services
+from vdi.gateway.session_actions import SessionActions
 from vdi.gateway.settings import Settings
 from vdi.gateway.shared_state import open_shared_state
 from vdi.gateway.starting import HomesAhead, QuotaGuard, Starter
 from vdi.gateway.store.audit import Audit, came_from
 from vdi.gateway.store.database import Database, DatabaseUnavailableError
+from vdi.gateway.store.logins import GrantStore
 from vdi.gateway.store.migrations import upgrade
-from vdi.gateway.transfers import TransferCollector
 from vdi.gateway.web.connection import ByteBudget, Connection
 from vdi.gateway.web.middleware import (
     INTERNAL_BODY,
@@ -97,13 +106,11 @@ class Gateway:
     """The components of one gateway process."""
 
     context: GatewayContext
-    audit: Audit
-    actions: Actions
+    # What API and portal call.
+    services: Services
     login: Login
     edge: Edge
     api: Api
-    history: History
-    portal: Portal
     health: Health
     # All of them, in the order in which their routes are matched.
     components: Sequence[Component]
@@ -173,44 +180,40 @@ def build_gateway(
     agent: DesktopAgent | None = None,
 ) -> Gateway:
     """All components. Nothing of theirs runs yet."""
-    settings = context.settings
     logins = Logins(context)
-    guard = Guard(logins, settings)
+    guard = Guard(logins, context.settings)
     audit = Audit(context.database, context.clock)
     history = History(context)
     starter = Starter(context, QuotaGuard(context, limits, history))
     actions = Actions(context, starter, audit)
     subscriptions = Subscriptions(context.cluster)
     notices = Notices(context)
+    homes_ahead = HomesAhead(context, starter)
+
+    # What is done with running desktops.
+    key = DesktopKey(context.client, context.settings.gateway_namespace)
+    agent = agent or DesktopAgent(key)
+    recordings = Recordings(context, agent, audit)
+    computer = Computer(context=context, agent=agent, audit=audit, logins=logins, notices=notices)
+    session_actions = SessionActions(context, actions, computer, recordings)
+
+    # Who gets into a desktop, and who is logged in.
+    tables, revoker = _build_grants(context, key, address)
     edge = Edge(
         context,
-        agent=agent,
-        audit=audit,
-        notices=notices,
+        tables=tables,
+        revoker=revoker,
         logins=logins,
         guard=guard,
         actions=actions,
         subscriptions=subscriptions,
         history=history,
-        address=address,
+        agent=agent,
+        session_actions=session_actions,
     )
-    sign_out = SignOut(logins, audit, edge.revoker.end)
-    login = Login(
-        LoginServices(
-            context=context,
-            logins=logins,
-            guard=guard,
-            sign_out=sign_out,
-            audit=audit,
-            local=LocalUsers(context.client, settings, passwords or Passwords()),
-            throttle=Throttle(context.shared),
-            provider=OIDCProvider(settings.oidc, settings) if settings.oidc else None,
-        )
-    )
-    homes_ahead = HomesAhead(context, starter)
-    transfers = TransferCollector(
-        context=context, agent=edge.agent, active=edge.active, audit=audit
-    )
+    sign_out = SignOut(logins, audit, revoker.end)
+    login = _build_login(context, logins, guard, sign_out, audit, passwords or Passwords())
+
     services = Services(
         context=context,
         guard=guard,
@@ -218,50 +221,97 @@ def build_gateway(
         sign_out=sign_out,
         limits=limits,
         actions=actions,
+        session_actions=session_actions,
         history=history,
         homes_ahead=homes_ahead,
         audit=audit,
         agents=AgentRequests(
-            context=context, agent=edge.agent, issue_ticket=edge.handoff.issue_ticket
+            context=context, agent=agent, issue_ticket=partial(issue_ticket, context.shared)
         ),
-        computer=edge.computer,
+        computer=computer,
         doctor=DoctorRunner(context),
-        recordings=edge.recordings,
+        recordings=recordings,
         gpu_slots=GpuSlots(context),
         subscriptions=subscriptions,
         problems=edge.problems,
     )
-    api, portal = Api(services), Portal(services)
-    diagnosis = DoctorMetrics(context.settings, context.client, context.metrics.registry)
-    health = Health(
-        context,
-        edge.problems,
-        (login.external_problems, edge.external_problems, notices.external_problems),
+    external_problems = (
+        login.external_problems,
+        edge.external_problems,
+        recordings.external_problems,
+        notices.external_problems,
+    )
+    api = Api(services)
+    health = Health(context, edge.problems, external_problems)
+    components = (
+        health,
+        login,
+        edge,
+        api,
+        history,
+        Portal(services),
+        homes_ahead,
+        DoctorMetrics(context.settings, context.client, context.metrics.registry),
+        notices,
+        recordings,
+        TransferCollector(context=context, agent=agent, active=revoker.active, audit=audit),
+        MemoryKills(context=context, audit=audit),
     )
     return Gateway(
         context=context,
-        audit=audit,
-        actions=actions,
+        services=services,
         login=login,
         edge=edge,
         api=api,
-        history=history,
-        portal=portal,
         health=health,
-        components=(
-            health,
-            login,
-            edge,
-            api,
-            history,
-            portal,
-            homes_ahead,
-            diagnosis,
-            notices,
-            transfers,
-            MemoryKills(context=context, audit=audit),
-        ),
+        components=components,
     )
+
+
+def _build_grants(
+    context: GatewayContext, key: DesktopKey, address: Callable[[VDISession], str] | None
+) -> tuple[TokenTablePublisher, Revoker]:
+    """Publisher of token tables, and the end of grants: both know the same grants."""
+    store, active = GrantStore(context.database), ActiveGrants()
+    revocations = Revocations(context.settings.token_seconds, context.clock)
+    tables = TokenTablePublisher(
+        context=context,
+        store=store,
+        key=key,
+        active=active,
+        revocations=revocations,
+        address=address,
+    )
+    revoker = Revoker(
+        context=context,
+        store=store,
+        active=active,
+        revocations=revocations,
+        touch=tables.touch,
+    )
+    return tables, revoker
+
+
+def _build_login(
+    context: GatewayContext,
+    logins: Logins,
+    guard: Guard,
+    sign_out: SignOut,
+    audit: Audit,
+    passwords: Passwords,
+) -> Login:
+    settings = context.settings
+    services = LoginServices(
+        context=context,
+        logins=logins,
+        guard=guard,
+        sign_out=sign_out,
+        audit=audit,
+        local=LocalUsers(context.client, settings, passwords),
+        throttle=Throttle(context.shared),
+        provider=OIDCProvider(settings.oidc, settings) if settings.oidc else None,
+    )
+    return Login(services)
 
 
 def read_limits_file(settings: Settings) -> Limits:
@@ -295,7 +345,7 @@ async def _work(gateway: Gateway) -> None:
         ", ".join(settings.namespaces),
     )
     async with asyncio.TaskGroup() as group:
-        group.create_task(gateway.audit.run(), name="audit")
+        group.create_task(gateway.services.audit.run(), name="audit")
         for component in gateway.components:
             group.create_task(component.run(), name=type(component).__name__)
 

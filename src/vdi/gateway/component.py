@@ -5,7 +5,8 @@ the hosts of desktops and reasons for /readyz, so `app` and `health` ask it for 
 """
 
 import asyncio
-from collections.abc import Callable, Sequence
+import logging
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 
@@ -16,8 +17,14 @@ from vdi.gateway.database_wait import DatabaseWait
 from vdi.gateway.metrics import Metrics
 from vdi.gateway.settings import Settings
 from vdi.gateway.shared_state import SharedState
-from vdi.gateway.store.database import Database
+from vdi.gateway.store.database import Database, DatabaseUnavailableError
+from vdi.kube.errors import KubeError
 from vdi.kube.transport import Client
+
+log = logging.getLogger(__name__)
+
+# Pause after background work has failed.
+AGAIN_SECONDS = 2.0
 
 
 class Component:
@@ -61,3 +68,16 @@ class GatewayContext:
     database_wait: DatabaseWait = field(default_factory=DatabaseWait)
     # Set at SIGTERM: open event streams then end.
     stopping: asyncio.Event = field(default_factory=asyncio.Event)
+
+
+async def repeat(what: str, seconds: float, work: Callable[[], Awaitable[None]]) -> None:
+    """Do background work again and again, until cancelled; what fails outside is tried again."""
+    failing = False
+    while True:
+        try:
+            await work()
+            pause, failing = seconds, False
+        except (DatabaseUnavailableError, KubeError, OSError) as error:
+            log.log(logging.DEBUG if failing else logging.WARNING, "%s: %s", what, error)
+            pause, failing = max(seconds, AGAIN_SECONDS), True
+        await asyncio.sleep(pause)

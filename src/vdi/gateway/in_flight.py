@@ -2,8 +2,9 @@
 waiting calls.
 
 `DesktopAgent` takes every request through `RequestLimits` and every large answer through
-`AnswerBudget`; `/mcp` takes calls that wait through `WaitingCalls`, and `Recordings` sends films
-through `OpenFilms`. The constants of this module multiply to the memory that this may take.
+`AnswerBudget`; `/mcp` takes calls that wait through `WaitingCalls`, and `Recordings` sends
+recordings through `OpenRecordings`. The constants of this module multiply to the memory that this
+may take.
 """
 
 import asyncio
@@ -23,8 +24,8 @@ Key = TypeVar("Key", bound=Hashable)
 # answer counts ANSWER_COPIES times: as the desktop sent it, and as JSON for the client. It counts
 # until the client has read it.
 ANSWERS_BYTES, USER_ANSWERS_BYTES, ANSWER_COPIES = 40 << 20, 12 << 20, 2
-# The same for the gateway's own polls (films, transfers), so that neither waits for the other. An
-# answer counts until the poll has stored it.
+# The same for the gateway's own polls (recordings, transfers), so that neither waits for the other.
+# An answer counts until the poll has stored it.
 POLLED_BYTES, USER_POLLED_BYTES = 24 << 20, 12 << 20
 # Answers up to this size, but those of polls, are bounded by the number of requests alone: no click
 # waits for someone's pictures.
@@ -41,9 +42,9 @@ TOKEN_REQUESTS, TOKEN_LOOKUPS = 32, 8
 WAITING_CALLS, USER_WAITING_CALLS, TOKEN_WAITING_CALLS = 200, 20, 4
 WAITING_CALL_BYTES = 36 << 10
 
-# Films that are sent to browsers at a time, and the pieces in which they are: each is in memory
-# twice.
-OPEN_FILMS, USER_OPEN_FILMS, FILM_PIECE_BYTES = 32, 4, 128 << 10
+# Recordings that are sent to browsers at a time, and the pieces in which they are: each is in
+# memory twice.
+OPEN_RECORDINGS, USER_OPEN_RECORDINGS, RECORDING_PIECE_BYTES = 32, 4, 128 << 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,13 +127,18 @@ class RequestLimits:
 
 
 class AnswerBudget:
-    """Bytes that may be in memory at a time: `most` in all, `each` for the desktops of one user."""
+    """Bytes that may be in memory at a time: `most` in all, `each` for the desktops of one user.
+
+    First come, first served, but those who wait for their own user's bytes hold up no one else.
+    """
 
     def __init__(self, most: int, each: int) -> None:
         self._most, self._each = most, each
         self._of_user: Counter[str] = Counter()
-        # Set and replaced whenever bytes are released.
-        self._released = asyncio.Event()
+        # User and bytes of those who wait, in the order in which they came.
+        self._waiting: dict[object, tuple[str, int]] = {}
+        # Set and replaced whenever bytes are released, or one waits no longer.
+        self._changed = asyncio.Event()
 
     async def reserve(
         self, held: AsyncExitStack, user: str, size: int, seconds: float | None = None
@@ -141,25 +147,36 @@ class AnswerBudget:
         BusyError.
         """
         size = min(size, self._each)  # more would never be free
+        turn = object()
+        self._waiting[turn] = user, size
         try:
             async with asyncio.timeout(_BYTES_SECONDS if seconds is None else seconds):
-                while (
-                    self._of_user.total() + size > self._most
-                    or self._of_user[user] + size > self._each
-                ):
-                    await self._released.wait()
+                while not self._is_next(turn):
+                    await self._changed.wait()
         except TimeoutError as error:
             message = "Too many large answers are on their way to clients. Try again in 5 s."
             raise BusyError("Unavailable", message) from error
+        finally:
+            del self._waiting[turn]
+            self._wake()
         self._of_user[user] += size
         held.callback(self._release, user, size)
+
+    def _is_next(self, turn: object) -> bool:
+        for other, (user, size) in self._waiting.items():
+            if self._of_user[user] + size <= self._each:
+                return other is turn and self._of_user.total() + size <= self._most
+        return False
 
     def _release(self, user: str, size: int) -> None:
         self._of_user[user] -= size
         if not self._of_user[user]:
             del self._of_user[user]
-        self._released.set()
-        self._released = asyncio.Event()
+        self._wake()
+
+    def _wake(self) -> None:
+        self._changed.set()
+        self._changed = asyncio.Event()
 
     def __len__(self) -> int:
         return self._of_user.total()
@@ -223,20 +240,20 @@ class WaitingCalls:
         return self._waiting.total()
 
 
-class OpenFilms:
-    """Films that are being sent to browsers: to those of one user, and all."""
+class OpenRecordings:
+    """Recordings that are being sent to browsers: to those of one user, and all."""
 
     def __init__(self) -> None:
         self._open: Counter[str] = Counter()
 
     @contextmanager
     def enter(self, user: str) -> Iterator[None]:
-        """Count a film for as long as the context lasts. Raises BusyError."""
-        if self._open[user] >= USER_OPEN_FILMS:
-            message = f"{user} already has {USER_OPEN_FILMS} films open. Close one first."
+        """Count a recording for as long as the context lasts. Raises BusyError."""
+        if self._open[user] >= USER_OPEN_RECORDINGS:
+            message = f"{user} already has {USER_OPEN_RECORDINGS} recordings open. Close one first."
             raise BusyError("TooManyRequests", message)
-        if self._open.total() >= OPEN_FILMS:
-            message = "Too many films are being watched. Try again in a few seconds."
+        if self._open.total() >= OPEN_RECORDINGS:
+            message = "Too many recordings are being watched. Try again in a few seconds."
             raise BusyError("Unavailable", message)
         with _counted(self._open, user):
             yield

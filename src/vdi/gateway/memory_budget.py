@@ -33,7 +33,9 @@ def terms() -> dict[str, int]:
         "requests to desktops": (in_flight.ACTIONS.most + in_flight.PAGES.most) * small,
         "polls of desktops": in_flight.POLLS.most * in_flight.REQUEST_BYTES,
         "files on their way": in_flight.FILES.most * file,
-        "films that are watched": 2 * in_flight.OPEN_FILMS * in_flight.FILM_PIECE_BYTES,
+        "recordings that are watched": 2
+        * in_flight.OPEN_RECORDINGS
+        * in_flight.RECORDING_PIECE_BYTES,
         "large answers of desktops": in_flight.ANSWERS_BYTES + in_flight.POLLED_BYTES,
         "the answer that is decoded and encoded": 2 * in_flight.ACTION_ANSWER_BYTES,
         "calls that wait": in_flight.WAITING_CALLS * in_flight.WAITING_CALL_BYTES,

@@ -96,9 +96,9 @@ async def read_past_sessions(
 async def read_recordings(
     services: Services, user: User, *, limit: int, cursor: str | None
 ) -> ListPage[WatchedRecording]:
-    """Films that the user may watch, newest first."""
+    """Recordings that the user may watch, newest first."""
     found = await services.recordings.newest(user, limit + 1, _read_place(cursor))
-    return _first(found, limit, lambda film: (film.started.isoformat(), film.id))
+    return _first(found, limit, lambda recording: (recording.started.isoformat(), recording.id))
 
 
 async def read_audit(

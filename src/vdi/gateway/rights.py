@@ -36,7 +36,7 @@ class User:
     # From the identity provider or the users' Secret at login, in the spelling of `normal_groups`.
     groups: frozenset[str] = frozenset()
     admin: bool = False
-    # Reads everyone's history, audit, transfers and films; has no right to others' desktops.
+    # Reads everyone's history, audit, transfers and recordings; has no right to others' desktops.
     auditor: bool = False
     # The login or API token of the request; empty for background work.
     login_id: str = ""
@@ -131,7 +131,7 @@ class Action(StrEnum):
     PLAN_END = "plan-end"
     # Send keys and clicks from a program, take over from one and give back.
     DRIVE = "drive"
-    # Start and end a film of a desktop that is recorded on demand.
+    # Start and end a recording on demand.
     RECORD = "record"
     # An administrator asks the owner for access; the owner alone answers.
     REQUEST_ACCESS = "request-access"

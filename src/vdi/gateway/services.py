@@ -10,16 +10,16 @@ from dataclasses import dataclass, field
 from vdi.gateway.actions import Actions
 from vdi.gateway.cluster_cache import Subscriptions
 from vdi.gateway.component import GatewayContext
-from vdi.gateway.computer import Computer
 from vdi.gateway.current_use import GpuSlots
-from vdi.gateway.desktop_agent import AgentRequests
+from vdi.gateway.desktop.agent_requests import AgentRequests
+from vdi.gateway.desktop.computer import Computer
+from vdi.gateway.desktop.recordings import Recordings
 from vdi.gateway.doctor import DoctorRunner
 from vdi.gateway.history.component import History
 from vdi.gateway.in_flight import TokenRequests, WaitingCalls
 from vdi.gateway.limits import Limits
 from vdi.gateway.login.guard import Guard
 from vdi.gateway.login.logins import Logins, SignOut
-from vdi.gateway.recordings import Recordings
 from vdi.gateway.session_actions import SessionActions
 from vdi.gateway.starting import HomesAhead
 from vdi.gateway.store.audit import Audit
@@ -36,6 +36,7 @@ class Services:
     sign_out: SignOut
     limits: Limits
     actions: Actions
+    session_actions: SessionActions
     history: History
     homes_ahead: HomesAhead
     audit: Audit
@@ -50,7 +51,3 @@ class Services:
     streams: StreamLimit = field(default_factory=StreamLimit)
     token_requests: TokenRequests = field(default_factory=TokenRequests)
     waiting: WaitingCalls = field(default_factory=WaitingCalls)
-
-    @property
-    def session_actions(self) -> SessionActions:
-        return SessionActions(self.context, self.actions, self.computer, self.recordings)

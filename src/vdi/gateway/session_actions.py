@@ -12,10 +12,10 @@ import msgspec
 from vdi.api.session import VDISession
 from vdi.gateway.actions import Actions
 from vdi.gateway.component import GatewayContext
-from vdi.gateway.computer import Computer
 from vdi.gateway.denied import ActionDenied
-from vdi.gateway.desktop_agent import find_session, find_to_act
-from vdi.gateway.recordings import Recordings
+from vdi.gateway.desktop.access import find_session, find_to_act
+from vdi.gateway.desktop.computer import Computer
+from vdi.gateway.desktop.recordings import Recordings
 from vdi.gateway.rights import Action, User
 from vdi.gateway.validation import from_validation
 from vdi.session.actions import ACTIONS, AnyAction, Drive, End, PatchAction, Record, Schedule

@@ -197,11 +197,11 @@ class Settings:
     smtp_url: str = field(default="", repr=False)
     # VDI_SMTP_FROM: sender of the e-mail.
     smtp_from: str = ""
-    # VDI_RECORDINGS: folder that all replicas share, or s3://BUCKET/PREFIX, for films; empty: none
-    # is kept.
+    # VDI_RECORDINGS: folder that all replicas share, or s3://BUCKET/PREFIX, for recordings; empty:
+    # none is kept.
     recordings: str = ""
-    # VDI_RECORDINGS_QUOTA: bytes that all films together may take; None: what the folder's volume
-    # has.
+    # VDI_RECORDINGS_QUOTA: bytes that all recordings together may take; None: what the folder's
+    # volume has.
     recordings_quota: int | None = None
     # VDI_DOCTOR_RECORD: ConfigMap that the doctor's CronJob writes, in `gateway_namespace`; empty:
     # no CronJob.

@@ -19,6 +19,7 @@ from redis.asyncio import Redis
 from redis.asyncio.client import PubSub
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import RedisError
+from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from vdi.gateway.last_write import LastWrite
 from vdi.http_client import is_unknown_host
@@ -33,6 +34,8 @@ _SUBSCRIBE_SECONDS = 5.0
 # Time for one command: enough for a second try after a lost connection.
 _RESPONSE_SECONDS = 4.0
 _LISTEN_AGAIN = 1.0
+# Commands under way when another one had no response may still wait for so long.
+_LAST_SECONDS = 2.0
 _SILENCE = 15.0
 # One step for all replicas: a counter without an end would shut somebody out for ever.
 _COUNT = """
@@ -188,7 +191,9 @@ class RedisSharedState:
     """Shared state of several replicas in Redis 6.2 or newer, with the methods of
     `MemorySharedState`.
 
-    All keys begin with `vdi:`. Every method raises SharedUnavailableError.
+    All keys begin with `vdi:`. Every method raises SharedUnavailableError. After a command without a
+    response it is raised at once, until a ping is answered: what waits for a silent Redis holds up
+    what could be refused (`in_flight.TOKEN_LOOKUPS`).
     """
 
     def __init__(self, url: str) -> None:
@@ -207,37 +212,44 @@ class RedisSharedState:
             client(),
         )
         self._last_write = LastWrite(SharedUnavailableError)
+        self._deadlines: set[asyncio.Timeout] = set()
+        # Pings Redis while it is silent.
+        self._pinging: asyncio.Task[None] | None = None
         self._count = self._redis.register_script(_COUNT)
         self._uncount = self._redis.register_script(_UNCOUNT)
         self._hold = self._redis.register_script(_HOLD)
 
     async def take_once(self, key: str, seconds: float) -> bool:
+        milliseconds = _milliseconds(seconds)
         return bool(
-            await self._write(self._redis.set(_key(key), "", nx=True, px=_milliseconds(seconds)))
+            await self._write(lambda: self._redis.set(_key(key), "", nx=True, px=milliseconds))
         )
 
     async def count(self, key: str, seconds: float) -> int:
-        return int(await self._write(self._count(keys=[_key(key)], args=[_milliseconds(seconds)])))
+        arguments = [_milliseconds(seconds)]
+        return int(await self._write(lambda: self._count(keys=[_key(key)], args=arguments)))
 
     async def uncount(self, key: str) -> None:
-        await _ask(self._uncount(keys=[_key(key)]))
+        await self._ask(lambda: self._uncount(keys=[_key(key)]))
 
     async def put(self, key: str, value: str, seconds: float) -> None:
-        await self._write(self._redis.set(_key(key), value, px=_milliseconds(seconds)))
+        milliseconds = _milliseconds(seconds)
+        await self._write(lambda: self._redis.set(_key(key), value, px=milliseconds))
 
     async def get(self, key: str) -> str | None:
-        value = await _ask(self._redis.get(_key(key)))
+        value = await self._ask(lambda: self._redis.get(_key(key)))
         return None if value is None else str(value)
 
     async def hold(self, key: str, value: str, seconds: float) -> str:
-        return str(await _ask(self._hold(keys=[_key(key)], args=[value, _milliseconds(seconds)])))
+        arguments: list[str | int] = [value, _milliseconds(seconds)]
+        return str(await self._ask(lambda: self._hold(keys=[_key(key)], args=arguments)))
 
     async def pop(self, key: str) -> str | None:
-        value = await _ask(self._redis.getdel(_key(key)))
+        value = await self._ask(lambda: self._redis.getdel(_key(key)))
         return None if value is None else str(value)
 
     async def publish(self, channel: str, text: str) -> None:
-        await _ask(self._redis.publish(_key(channel), text))
+        await self._ask(lambda: self._redis.publish(_key(channel), text))
 
     @asynccontextmanager
     async def subscribe(self, channel: str) -> AsyncIterator[AsyncIterator[str]]:
@@ -267,15 +279,71 @@ class RedisSharedState:
         await self._last_write.check(partial(self.put, "health", "", 60))
 
     async def close(self) -> None:
+        if self._pinging:
+            self._pinging.cancel()
+            with suppress(asyncio.CancelledError):
+                await self._pinging
         await self._redis.aclose()
         await self._listening.aclose()
 
-    async def _write(self, command: Awaitable[T]) -> T:
+    async def _write(self, send: Callable[[], Awaitable[T]]) -> T:
         """The response to a command that always needs memory, which a full Redis and a replica
         refuse.
         """
         with self._last_write.record():
-            return await _ask(command)
+            return await self._ask(send)
+
+    async def _ask(self, send: Callable[[], Awaitable[T]]) -> T:
+        """The response to a command. Raises SharedUnavailableError."""
+        if self._pinging:
+            raise SharedUnavailableError("Redis has not responded lately")
+        deadline = asyncio.timeout(_RESPONSE_SECONDS)
+        self._deadlines.add(deadline)
+        try:
+            async with deadline:
+                return await send()
+        except (TimeoutError, RedisTimeoutError) as error:
+            self._note_silence()
+            raise SharedUnavailableError("Redis does not respond in time") from error
+        except RedisError as error:
+            problem = "Redis does not respond as expected"
+            if is_unknown_host(error):
+                problem = "cannot resolve its host name"
+            raise SharedUnavailableError(f"{problem}: {error}") from error
+        finally:
+            self._deadlines.discard(deadline)
+
+    def _note_silence(self) -> None:
+        """Refuse all commands from now on, soon also those under way, until a ping is answered."""
+        if self._pinging:
+            return
+        self._pinging = asyncio.create_task(self._ping())
+        latest = asyncio.get_running_loop().time() + _LAST_SECONDS
+        for deadline in self._deadlines:
+            when = deadline.when()
+            if when is not None and when > latest and not deadline.expired():
+                deadline.reschedule(latest)
+
+    async def _ping(self) -> None:
+        try:
+            while True:
+                if not await self._is_silent():
+                    return
+                await asyncio.sleep(_LISTEN_AGAIN)
+        finally:
+            self._pinging = None
+
+    async def _is_silent(self) -> bool:
+        try:
+            async with asyncio.timeout(_LAST_SECONDS):
+                # Connections to an address that is gone stay silent: the ping gets a new one.
+                await self._redis.connection_pool.disconnect(inuse_connections=False)
+                await self._redis.ping()
+        except (TimeoutError, RedisTimeoutError):
+            return True
+        except (RedisError, OSError):
+            pass  # commands fail at once, and say why
+        return False
 
     async def _listen(self, key: str, queue: "asyncio.Queue[str]", ready: asyncio.Event) -> None:
         while True:
@@ -331,16 +399,3 @@ async def _within(response: Awaitable[T], seconds: float = _RESPONSE_SECONDS) ->
             return await response
     except TimeoutError:
         raise RedisConnectionError(f"no response within {seconds:g} s") from None
-
-
-async def _ask(response: Awaitable[T]) -> T:
-    """The response to a command. Raises SharedUnavailableError."""
-    try:
-        return await _within(response)
-    except RedisError as error:
-        problem = (
-            "cannot resolve its host name"
-            if is_unknown_host(error)
-            else "Redis does not respond as expected"
-        )
-        raise SharedUnavailableError(f"{problem}: {error}") from error

@@ -42,7 +42,7 @@ from vdi.session.cluster_settings import ClusterSettings
 from vdi.session.homes import COPYING, Home
 from vdi.session.naming import Identity
 from vdi.session.prepull import can_run
-from vdi.snapshot.objects import WorkloadObject
+from vdi.snapshot.objects.workloads import WorkloadObject
 
 _GZIP = b"\x1f\x8b"
 _MAGIC = slice(257, 262)

@@ -8,7 +8,7 @@ import msgspec
 from vdi.api.template import TemplateSpec
 from vdi.findings.model import Finding, Remedy, Severity
 from vdi.findings.render import Report, count_findings
-from vdi.session.streaming import generation
+from vdi.session.template_image import generation
 
 # Of the session, and of the template that exists while a file is tried: one at a time.
 TRIAL = "vdi-template-try"

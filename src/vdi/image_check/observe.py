@@ -33,7 +33,7 @@ from vdi.session.cluster_settings import ClusterSettings
 from vdi.session.conditions import ADMITTED, POD_READY
 from vdi.session.credentials import direct_table, direct_token
 from vdi.session.naming import secret_name
-from vdi.session.streaming import generation
+from vdi.session.template_image import generation
 from vdi.snapshot.model import Scope
 
 USER = "template-try@vdi.invalid"

@@ -57,7 +57,7 @@ ANSWER_BYTES = 4096
 LONGEST_PAUSE = timedelta(minutes=5)
 # Between two polls while the end of working hours is announced and input would cancel it.
 CLOSING_INTERVAL = timedelta(seconds=5)
-# Between two polls of a desktop that is recorded, and of one whose film does not run.
+# Between two polls of a desktop that is recorded, and of one whose recording does not run.
 RECORDED_INTERVAL, UNRECORDED_INTERVAL = timedelta(seconds=5), timedelta(seconds=1)
 # Activity that is later than the published one by so much is published: administrators look for
 # idle desktops.
@@ -113,7 +113,7 @@ class GraphicsReport(_Printable, rename="camel"):
 
 
 class RecordingReport(_Printable):
-    """The film that the agent has Selkies make; limits as in `status.recording`."""
+    """The recording that the agent has Selkies make; limits as in `status.recording`."""
 
     state: Annotated[str, msgspec.Meta(pattern="^(On|Off|Failed)$")]
     message: _Text = ""
@@ -145,8 +145,8 @@ class Report(msgspec.Struct, rename="camel"):
         graphics = before.graphics if before else None
         if self.graphics:
             graphics = GraphicsStatus(**msgspec.structs.asdict(self.graphics))
-        film = self.recording
-        recording = RecordingStatus("", film.state, film.message) if film else None
+        report = self.recording
+        recording = RecordingStatus("", report.state, report.message) if report else None
         kill = (
             None
             if self.memory_kill_seconds is None
@@ -256,7 +256,7 @@ class Agents:
         status = session.status
         if (
             status.recording
-            or status.graphics
+            or _has_answered(session)
             or idle_timeout(session, template)
             or _warned_at(session, CLOSING)
         ):
@@ -303,7 +303,8 @@ class Agents:
         is_news = activity.graphics != session.status.graphics or _is_news(
             activity, session.status.recording
         )
-        if plan.is_closing or is_news or _is_memory_news(activity, session, now):
+        is_first = plan.timeout is None and not _has_answered(session)
+        if plan.is_closing or is_news or is_first or _is_memory_news(activity, session, now):
             self._enqueue_session(key)
         if plan.timeout is None:
             return Result(requeue_after=plan.interval.total_seconds())
@@ -334,11 +335,11 @@ class Agents:
         """
         session = plan.session
         if session.status.recording:
-            return self._without_film(session, state, error)
+            return self._without_recording(session, state, error)
         if plan.is_closing:  # input would cancel the end, which is only minutes away
             return Result(requeue_after=plan.interval.total_seconds())
         state.failures += 1
-        if plan.timeout is None and session.status.graphics is None:
+        if plan.timeout is None and not _has_answered(session):
             if self._is_new(session, AGENT_STARTS_WITHIN):
                 return Result(requeue_after=GRAPHICS_PAUSE * 2 ** min(state.failures - 1, 16))
             self._states.pop(session.metadata.uid, None)
@@ -360,8 +361,10 @@ class Agents:
         ready_time = session.status.ready_time
         return bool(ready_time) and self._clock.now() < parse_time(ready_time) + age
 
-    def _without_film(self, session: VDISession, state: _AgentState, error: AnswerError) -> Result:
-        """After some polls without an answer the film has failed: no one knows whether it is
+    def _without_recording(
+        self, session: VDISession, state: _AgentState, error: AnswerError
+    ) -> Result:
+        """After some polls without an answer the recording has failed: no one knows whether it is
         made.
         """
         state.failures += 1
@@ -450,12 +453,20 @@ def _plan_poll(session: VDISession, template: VDITemplate | None) -> _PollPlan:
     return _PollPlan(session, timeout, is_closing, interval)
 
 
+def _has_answered(session: VDISession) -> bool:
+    """Whether the status has a report of this run's agent."""
+    return bool(session.status.graphics or session.status.last_activity_time)
+
+
 def _is_news(activity: Activity, known: RecordingStatus | None) -> bool:
-    """Whether the agent says something else of the film than the status. One that says nothing
+    """Whether the agent says something else of the recording than the status. One that says nothing
     makes none.
     """
-    film = activity.recording or RecordingStatus("")
-    return known is not None and (film.state, film.message) != (known.state, known.message)
+    recording = activity.recording or RecordingStatus("")
+    return known is not None and (recording.state, recording.message) != (
+        known.state,
+        known.message,
+    )
 
 
 def _is_memory_news(activity: Activity, session: VDISession, now: datetime) -> bool:

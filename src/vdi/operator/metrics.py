@@ -20,7 +20,7 @@ from vdi.kube.lease import Elector
 from vdi.kube.queue import Controller
 from vdi.kube.watch import Reflector
 from vdi.session.pool import desired_ready
-from vdi.session.streaming import renders_on_gpu
+from vdi.session.template_image import renders_on_gpu
 
 _STARTUP_BUCKETS = (1, 2, 3, 4, 5, 7.5, 10, 15, 20, 30, 45, 60, 120, 300, 600)
 _WAIT_BUCKETS = (0.1, 0.5, 1, 5, 15, 60, 300, 900, 1800, 3600, 7200, 14400, 28800, 86400)

@@ -171,7 +171,8 @@ class StatusWriter:
         says nothing new.
         """
         before, uid, now = session.status, session.metadata.uid, self._clock.monotonic()
-        if before.last_activity_time != desired.last_activity_time:  # alone not worth a write
+        # Alone not worth a write, but the first one says that there is an agent.
+        if before.last_activity_time and desired.last_activity_time:
             before = msgspec.structs.replace(before, last_activity_time=desired.last_activity_time)
         if before == desired:
             self._unpublished.pop(uid, None)

@@ -47,7 +47,7 @@ from vdi.release.diff import Object, crds_of, is_hook, losses
 from vdi.release.facts import Facts, ForeignObject, Refusal, settings_of
 from vdi.snapshot.certificate import read_certificate
 from vdi.snapshot.model import Certificate, Unreadable
-from vdi.snapshot.objects import WorkloadObject
+from vdi.snapshot.objects.workloads import WorkloadObject
 
 _EVERYTHING = Resource("*", "*", "*", "*", namespaced=False)
 # Rights that Helm needs for each object of a release.

@@ -34,7 +34,7 @@ from vdi.release.facts import settings_of
 from vdi.session.homes import HomeClaim, HomeSummary, summarize_homes
 from vdi.session.naming import HOST, MANAGED_BY
 from vdi.settings import Settings
-from vdi.snapshot.objects import WorkloadObject
+from vdi.snapshot.objects.workloads import WorkloadObject
 
 _FORCED_AFTER = 60.0
 _POLL_SECONDS = 0.3

@@ -45,7 +45,7 @@ from vdi.session.naming import RESTARTED_AT
 from vdi.session.request import Amount, Length
 from vdi.session.resize import find_excess
 from vdi.session.schedule import find_session_problem
-from vdi.session.streaming import refuse_view_only
+from vdi.session.template_image import refuse_view_only
 from vdi.session.users import AddressError, check_address, normal_user, same_user
 
 _LONGEST_NOTICE = timedelta(hours=24)

@@ -33,7 +33,7 @@ from vdi.cluster.units import (
     parse_quantity,
     smaller_quantity,
 )
-from vdi.session import streaming
+from vdi.session import template_image
 from vdi.session.cluster_settings import ClusterSettings
 from vdi.session.conditions import ADMITTED, Reason
 from vdi.session.homes import NO_HOMES, Home, Homes, resolve_home
@@ -244,11 +244,11 @@ def resolve(
         request_cpu=smaller_quantity(settings.requests_cpu, cpu),
         request_memory=smaller_quantity(settings.requests_memory, memory),
         ephemeral_storage=disk,
-        env=(*spec.env, *streaming.settings(spec)),
+        env=(*spec.env, *template_image.settings(spec)),
         port=spec.port,
         scheme=spec.scheme,
-        probe_path=streaming.probe_path(spec, behind_gateway=behind_gateway),
-        selkies=streaming.generation(spec),
+        probe_path=template_image.probe_path(spec, behind_gateway=behind_gateway),
+        selkies=template_image.generation(spec),
         run_as_user=spec.user_id,
         shm_size=spec.shm_size,
         home=home,
@@ -347,7 +347,7 @@ def _invalid_template(
                     f"spec.podTemplate.metadata.{field}: {key!r} is reserved for the operator;"
                     " remove it"
                 )
-    yield from streaming.find_image_problems(spec, behind_gateway=behind_gateway)
+    yield from template_image.find_image_problems(spec, behind_gateway=behind_gateway)
     if isolation.user_namespace and isolation.obstacle:
         yield (
             f"spec.isolation.userNamespaces: 'Required' is not possible: {isolation.obstacle};"

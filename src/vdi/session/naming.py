@@ -28,8 +28,8 @@ from vdi.session.cluster_settings import ClusterSettings
 DRIVER = "vdi.kasm.io/driver"
 # On Service and IngressRoute, which are repaired: hash of what the operator last wrote there.
 APPLIED_HASH = "vdi.kasm.io/applied-hash"
-# On the session: why its film is not stored now, in the gateway's words; without it, it is.
-FILM_REFUSED = "vdi.kasm.io/film-refused"
+# On the session: why its recording is not stored now, in the gateway's words; without it, it is.
+RECORDING_REFUSED = "vdi.kasm.io/recording-refused"
 FINALIZER = "vdi.kasm.io/session-cleanup"
 # On the Pod, "true" while the PodDisruptionBudget keeps evictions away from it, else "false".
 HOLD = "vdi.kasm.io/hold"

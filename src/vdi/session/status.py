@@ -478,3 +478,12 @@ def _ready(session: VDISession, phase: Phase, message: str) -> ConditionState:
         case Phase.SUSPENDED:
             reason = Reason.SUSPENDED
     return ConditionState(READY, False, reason, message)
+
+
+def is_running(session: VDISession) -> bool:
+    """Whether its desktop is there to be asked."""
+    return (
+        session.status.phase == Phase.RUNNING
+        and not session.spec.suspended
+        and not session.metadata.deletion_timestamp
+    )

@@ -18,16 +18,10 @@ from vdi.api.session import VDISession
 from vdi.api.template import VDITemplate
 from vdi.cluster.units import parse_time
 from vdi.findings.model import Remedy
-from vdi.snapshot.objects import (
-    STRUCTS,
-    Event,
-    Node,
-    Objects,
-    PersistentVolume,
-    PersistentVolumeClaim,
-    Pod,
-    WorkloadObject,
-)
+from vdi.snapshot.objects import STRUCTS, Objects
+from vdi.snapshot.objects.meta import Event
+from vdi.snapshot.objects.storage import Node, PersistentVolume, PersistentVolumeClaim
+from vdi.snapshot.objects.workloads import Pod, WorkloadObject
 
 Raw = Mapping[str, Any]
 T = TypeVar("T")

@@ -21,7 +21,7 @@ from vdi.session.naming import (
     user_home_claim_name,
 )
 from vdi.snapshot.model import Snapshot
-from vdi.snapshot.objects import REDACTED
+from vdi.snapshot.objects.meta import REDACTED
 
 Rename = Callable[[str], str]
 

@@ -13,7 +13,9 @@ _TURN = "gateway.turn.urls={turn:t.example.com:3478?transport=udp}"
 _COTURN = "coturn.enabled=true,coturn.realm=t.example.com,coturn.allowedPeers={10.42.0.0/16}"
 _SPACES = "sessions.namespaces={desks,lab}"
 _S3 = "gateway.recordings.s3"
-_FILMS = f"{_S3}.bucket=films,{_S3}.endpoint=https://s3.example.com,{_S3}.existingSecret=films"
+_RECORDINGS = (
+    f"{_S3}.bucket=recordings,{_S3}.endpoint=https://s3.example.com,{_S3}.existingSecret=recordings"
+)
 _POOL = "pools.warm.template=small,pools.warm.replicas=1"
 
 # As `--set` has them, and what the refusal says.
@@ -63,16 +65,25 @@ REFUSED: list[tuple[str, tuple[str, ...]]] = [
     ),
     ("gateway.notices.email.existingSecret=mail", ("/gateway/notices/email/from", "minLength")),
     (
-        "gateway.recordings.s3.bucket=films",
+        "gateway.recordings.s3.bucket=recordings",
         ("/gateway/recordings/s3/endpoint", "/gateway/recordings/s3/existingSecret"),
     ),
-    (f"{_FILMS},gateway.recordings.claim=films", ("/gateway/recordings/s3/bucket", "maxLength")),
     (
-        f"{_FILMS},gateway.recordings.s3.endpoint=s3.example.com",
+        f"{_RECORDINGS},gateway.recordings.claim=recordings",
+        ("/gateway/recordings/s3/bucket", "maxLength"),
+    ),
+    (
+        f"{_RECORDINGS},gateway.recordings.s3.endpoint=s3.example.com",
         ("/gateway/recordings/s3/endpoint", "pattern"),
     ),
-    (f"{_FILMS},gateway.recordings.s3.bucket=Films", ("/gateway/recordings/s3/bucket", "pattern")),
-    (f"{_FILMS},gateway.recordings.s3.prefix=/films", ("/gateway/recordings/s3/prefix", "pattern")),
+    (
+        f"{_RECORDINGS},gateway.recordings.s3.bucket=Recordings",
+        ("/gateway/recordings/s3/bucket", "pattern"),
+    ),
+    (
+        f"{_RECORDINGS},gateway.recordings.s3.prefix=/recordings",
+        ("/gateway/recordings/s3/prefix", "pattern"),
+    ),
     ("gateway.adminUsers[0]=root", ("/gateway/adminUsers/0", "pattern")),
     ("gateway.login.tokenSeconds=5", ("/gateway/login/tokenSeconds", "minimum")),
     ("gateway.trustedProxies[0]=traefik", ("/gateway/trustedProxies/0", "pattern")),

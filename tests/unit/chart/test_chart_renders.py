@@ -126,7 +126,7 @@ _HOOK, _S3 = "gateway.notices.webhook", "gateway.recordings.s3"
             ["desktop", "gateway"],
         ),
         (
-            f"{_ELSEWHERE},{_S3}.bucket=films,{_S3}.endpoint=https://s3.example.com,{_S3}.existingSecret=films",
+            f"{_ELSEWHERE},{_S3}.bucket=recordings,{_S3}.endpoint=https://s3.example.com,{_S3}.existingSecret=recordings",
             ["desktop", "gateway"],
         ),
     ],

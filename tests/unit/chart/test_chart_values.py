@@ -16,8 +16,8 @@ from tools.generate.chart_render import ROOT, read_objects
 from tools.generate.crd_files import render_files
 from vdi.cluster.units import parse_quantity
 from vdi.gateway import memory_budget
-from vdi.gateway.computer import MAX_ACTIONS
-from vdi.gateway.desktop_agent import WINDOW_SECONDS
+from vdi.gateway.desktop.agent import WINDOW_SECONDS
+from vdi.gateway.desktop.computer import MAX_ACTIONS
 from vdi.gateway.edge.headers import DESKTOP_RESPONSE_HEADERS, FORWARD_AUTH
 from vdi.gateway.settings import read_settings as gateway_settings
 from vdi.settings import read_settings as operator_settings

@@ -6,14 +6,15 @@ import asyncio
 import json
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any, Self
 
 from aiohttp import web
 
-from support.waiting import eventually
+from support.waiting import PATIENCE, eventually
 from support.web_server import serve_app
 from unit.kube.kube_fake_api import FakeApi, parts_of, status
 from unit.kube.kube_things import a_kubeconfig
@@ -42,16 +43,22 @@ class InThread:
 
     @contextmanager
     def running(self) -> Iterator[Self]:
-        """Serve until the context ends."""
+        """Serve until the context ends. A server that fails, or does not end, fails here: later it
+        would fail whatever test runs then, and log into it.
+        """
         ready, stop = threading.Event(), asyncio.Event()
-        thread = threading.Thread(target=self._run, args=(ready, stop))
-        thread.start()
+        thread = ThreadPoolExecutor(1)
+        serving = thread.submit(self._run, ready, stop)
+        serving.add_done_callback(lambda _: ready.set())
+        thread.shutdown(wait=False)
         try:
-            assert ready.wait(30)
-            yield self
+            assert ready.wait(PATIENCE), "the server has not started"
+            if not serving.done():
+                yield self
         finally:
-            self._loop.call_soon_threadsafe(stop.set)
-            thread.join(30)
+            with suppress(RuntimeError):  # it has ended by itself, and says why
+                self._loop.call_soon_threadsafe(stop.set)
+            serving.result(PATIENCE)
 
 
 class FakeCluster(InThread):
@@ -66,6 +73,7 @@ class FakeCluster(InThread):
         self.bodies: list[Obj] = []
         self.logs: dict[str, str] = {}
         self.answers: dict[tuple[str, str], tuple[int, Obj]] = {}
+        self.plays: list[asyncio.Task[None]] = []
         self._api = _Api(self)
         self._collections: dict[tuple[str, str], str] = {}
         self._on_write: list[Obj] = []
@@ -133,7 +141,7 @@ class FakeCluster(InThread):
         async def run() -> None:
             work()
 
-        asyncio.run_coroutine_threadsafe(run(), self._loop).result()
+        asyncio.run_coroutine_threadsafe(run(), self._loop).result(PATIENCE)
 
     async def _serve(self, ready: threading.Event, stop: asyncio.Event) -> None:
         app = web.Application()
@@ -143,6 +151,11 @@ class FakeCluster(InThread):
             ready.set()
             await stop.wait()
             await self._api.cut_streams()
+        for play in self.plays:
+            play.cancel()  # the command has ended before it noticed all
+        for outcome in await asyncio.gather(*self.plays, return_exceptions=True):
+            if isinstance(outcome, Exception):
+                raise outcome
 
     def kubeconfig(self, folder: Path) -> Path:
         """A kubeconfig for this server."""
@@ -176,7 +189,7 @@ class _Api(FakeApi):
             key = *cluster.know(path), cluster.bodies[-1]["metadata"]["name"]
         response = await super()._serve(request)
         if method in ("POST", "PATCH") and response.status == 200:
-            asyncio.get_running_loop().create_task(cluster.play(*key))
+            cluster.plays.append(asyncio.create_task(cluster.play(*key)))
         return response
 
     def _do(self, method: str, plural: str, namespace: str, name: str, body: Obj) -> Obj:

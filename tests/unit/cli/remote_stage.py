@@ -20,7 +20,7 @@ from starlette.applications import Starlette
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from support.csrf import csrf_of
-from support.waiting import eventually
+from support.waiting import PATIENCE, eventually
 from support.web_server import listen
 from unit.cli.fake_cluster import InThread
 from unit.gateway.api_stage import ALICE, ApiStage
@@ -48,7 +48,7 @@ class RemoteGateway(InThread):
 
     def do(self, work: Coroutine[Any, Any, T]) -> T:
         """Run in the gateway's event loop."""
-        return asyncio.run_coroutine_threadsafe(work, self._loop).result(5)
+        return asyncio.run_coroutine_threadsafe(work, self._loop).result(PATIENCE)
 
     def call(self, work: Callable[[ApiStage], T]) -> T:
         """The same for what does not wait."""
@@ -105,11 +105,11 @@ class RemoteGateway(InThread):
         ready, stop = threading.Event(), asyncio.Event()
         playing = asyncio.run_coroutine_threadsafe(self._play(folder, ready, stop), self._loop)
         try:
-            assert ready.wait(30)
+            assert ready.wait(PATIENCE), "the gateway has not started"
             yield self
         finally:
             self._loop.call_soon_threadsafe(stop.set)
-            playing.result(30)
+            playing.result(2 * PATIENCE)  # longer than it waits for the last request
 
     async def _serve(self, ready: threading.Event, stop: asyncio.Event) -> None:
         issued = self._authority.issue(

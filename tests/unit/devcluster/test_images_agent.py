@@ -70,9 +70,14 @@ def port(agent: Any, screen: Screen, tmp_path: Path) -> Iterator[int]:
 
 
 def ask(
-    port: int, method: str, path: str, token: str = "secret", body: str | None = None
+    port: int,
+    method: str,
+    path: str,
+    token: str = "secret",
+    body: str | None = None,
+    seconds: float = PATIENCE,
 ) -> tuple[int, str]:
-    connection = HTTPConnection("127.0.0.1", port, timeout=PATIENCE)
+    connection = HTTPConnection("127.0.0.1", port, timeout=seconds)
     try:
         connection.request(method, path, body=body, headers={"Authorization": f"Bearer {token}"})
         answer = connection.getresponse()

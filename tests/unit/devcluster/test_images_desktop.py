@@ -26,7 +26,7 @@ from vdi.session.children import build_pod
 from vdi.session.cluster_settings import ClusterSettings
 from vdi.session.effective import Desktop, resolve
 from vdi.session.naming import Identity
-from vdi.session.streaming import OBSOLETE_ENCODERS
+from vdi.session.template_image import OBSOLETE_ENCODERS
 
 ROOTFS = Path(__file__).parents[3] / "images/desktop/rootfs"
 SCRIPT = ROOTFS / "usr/local/bin/vdi-desktop"

@@ -33,7 +33,7 @@ def store(desktop: FilmedDesktop, number: int = 0, stored: int = 0) -> tuple[int
     for film in desktop.films.films:
         film.pictures = 2 if film.size else film.pictures
     piece, headers = desktop.films.fetch(number, stored)
-    return int(headers.get("X-VDI-Film", 0)), int(headers.get("X-VDI-Offset", 0)), piece
+    return int(headers.get("X-VDI-Recording", 0)), int(headers.get("X-VDI-Offset", 0)), piece
 
 
 def test_film_counts_once_the_gateway_has_stored_some(desktop: FilmedDesktop) -> None:

@@ -251,3 +251,14 @@ def test_pictures_of_all_displays_are_counted(recording: Recording) -> None:
     assert streamed.is_watched
     second._module = None
     assert not streamed.is_watched
+
+
+@pytest.mark.parametrize(
+    ("given", "number"),
+    [("2.5", 2.5), ("", 5.0), ("many", 5.0), ("nan", 5.0), ("inf", 5.0), ("0", 5.0), ("-1", 5.0)],
+)
+def test_settings_that_are_no_numbers_end_no_desktop(given: str, number: float) -> None:
+    env = {"PIXELFLUX_RECORD_FPS": given}
+    assert load_library("film_pace").pop_number(env, "PIXELFLUX_RECORD_FPS", 5.0) == number
+    assert env == {}
+    assert load_library("film_pace").pop_number({}, "PIXELFLUX_RECORD_FPS", 5.0) == 5.0

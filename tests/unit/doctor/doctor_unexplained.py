@@ -239,20 +239,20 @@ _RESIZE = condition("ResizePending", "True", "Deferred", "The node has no room f
 UNEXPLAINED_FAULTS.table(
     (
         "unexplained_condition",
-        "film_of_a_desktop_fails",
+        "recording_of_a_desktop_fails",
         lambda cluster: cluster.session["status"].update(
             recording={"mode": "OnDemand", "state": "Failed", "message": "its recorder has ended"}
         ),
     ),
     (
         "unexplained_condition",
-        "film_that_the_template_promises_is_not_made",
+        "recording_that_the_template_promises_is_not_made",
         lambda cluster: cluster.session["status"].update(
             readyTime=BEGAN,
             recording={
                 "mode": "Always",
                 "state": "Off",
-                "message": "the gateway does not store films",
+                "message": "the gateway does not store recordings",
             },
         ),
     ),

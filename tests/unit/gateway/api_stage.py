@@ -12,10 +12,9 @@ from support.builders import a_template
 from unit.gateway.api_contract import Contract
 from unit.gateway.gateway_stage import PORTAL, GatewayStage, begin_login
 from vdi.api.pool import VDIPool
-from vdi.gateway.desktop_agent import DesktopAgent
+from vdi.gateway.desktop.agent import DesktopAgent
 from vdi.gateway.limits import Limit, Limits
 from vdi.gateway.login.logins import Device, Identity
-from vdi.gateway.services import Services
 from vdi.kube.errors import Cause, Invalid
 from vdi.kube.resource import CLAIMS
 
@@ -43,14 +42,9 @@ class ApiStage(GatewayStage):
     def __init__(self, *, everybody: Limit | None = None) -> None:
         super().__init__(limits=Limits(default=everybody or Limit()))
         self.agent_url = ""
-        self.agent.real = DesktopAgent(self.edge.desktop_key, lambda _: self.agent_url)
+        self.agent.real = DesktopAgent(self.edge.tables.key, lambda _: self.agent_url)
         self.contract = Contract(self.api.document)
         self.template()
-
-    @property
-    def services(self) -> Services:
-        """What the API is made with."""
-        return self.api.services
 
     def session(
         self, name: str = "alice-desktop", *, status: dict[str, Any] | None = None, **spec: Any

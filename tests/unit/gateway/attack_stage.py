@@ -185,7 +185,7 @@ async def open_attack_stage(api: FakeApi, folder: Path) -> AsyncIterator[AttackS
     ):
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(
-                "vdi.gateway.desktop_agent.desktop_url", lambda *_: f"http://127.0.0.1:{port}"
+                "vdi.gateway.desktop.agent.desktop_url", lambda *_: f"http://127.0.0.1:{port}"
             )
             await eventually(
                 lambda: gateway.health.begun and gateway.edge.ready, "the gateway has begun"

@@ -11,12 +11,12 @@ from support.desktop_key import tokens_of
 from unit.devcluster.image_scripts import load_script
 from unit.devcluster.test_images_agent import AGENT
 from unit.gateway.portal_stage import PortalStage
-from vdi.gateway.desktop_agent import DesktopAgent
+from vdi.gateway.desktop.agent import DesktopAgent
 
 
 def point(stage: PortalStage, port: int) -> None:
     """Let the stage ask the agent on this port."""
-    stage.agent.real = DesktopAgent(stage.edge.desktop_key, lambda _: f"http://127.0.0.1:{port}")
+    stage.agent.real = DesktopAgent(stage.edge.tables.key, lambda _: f"http://127.0.0.1:{port}")
 
 
 @contextmanager

@@ -36,7 +36,7 @@ from vdi.gateway.app import build_gateway, build_internal, build_public
 from vdi.gateway.cluster_cache import ClusterCache
 from vdi.gateway.component import GatewayContext
 from vdi.gateway.denied import ActionDenied
-from vdi.gateway.desktop_agent import DesktopAgent
+from vdi.gateway.desktop.agent import DesktopAgent
 from vdi.gateway.in_flight import ANSWERS_BYTES, USER_ANSWERS_BYTES, AnswerBudget, RequestLimits
 from vdi.gateway.limits import Limits
 from vdi.gateway.login.local_users import Passwords
@@ -468,13 +468,14 @@ class GatewayStage:
             Passwords(HASHER),
             agent=cast(DesktopAgent, self.agent),
         )
+        self.services = self.gateway.services
         self.actions, self.audit, self.history = (
-            self.gateway.actions,
-            self.gateway.audit,
-            self.gateway.history,
+            self.services.actions,
+            self.services.audit,
+            self.services.history,
         )
         self.login, self.edge = self.gateway.login, self.gateway.edge
-        self.api, self.portal = self.gateway.api, self.gateway.portal
+        self.api = self.gateway.api
         self.logins, self.guard = self.login.services.logins, self.login.services.guard
         self.gateway.health.begun = True
         # Closed with the stage.

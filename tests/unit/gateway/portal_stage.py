@@ -17,7 +17,6 @@ from vdi.api.pool import VDIPool
 from vdi.api.session import VDISession
 from vdi.api.template import VDITemplate
 from vdi.gateway.rights import User
-from vdi.gateway.services import Services
 from vdi.gateway.store.logins import logins
 
 ALICE = User("alice@example.com", "Alice Archer", login_id="login-alice")
@@ -53,11 +52,6 @@ class PortalStage(GatewayStage):
     def __init__(self, *objects: VDISession | VDITemplate | VDIPool, **options: Any) -> None:
         super().__init__(**options)
         self.put(*objects)
-
-    @property
-    def services(self) -> Services:
-        """What its pages are made with."""
-        return self.portal.services
 
     def browser(self, person: User | None = ALICE) -> "PageBrowser":
         """A browser in which this person is logged in."""

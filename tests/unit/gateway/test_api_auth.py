@@ -8,13 +8,18 @@ from typing import Any
 import pytest
 from starlette.requests import ClientDisconnect, Request
 
+from support.waiting import PATIENCE
 from unit.gateway.api_stage import BOB, ApiStage
+from unit.gateway.silent_redis import SilentRedis, silent_redis
 from unit.gateway.test_api_sessions import problem
+from vdi.gateway import shared_state
 from vdi.gateway.api.component import OPERATIONS
 from vdi.gateway.api.operation import MAX_AGENT_REQUESTS, MAX_REQUESTS
 from vdi.gateway.in_flight import TOKEN_LOOKUPS, TOKEN_REQUESTS
 from vdi.gateway.shared_state import SharedUnavailableError
 from vdi.gateway.store.database import DatabaseUnavailableError
+
+__all__ = ["silent_redis"]
 
 EVERY = [
     (operation.method, "/api/v1" + operation.path.format(name="n", user="u@x.yz", id="i", uid="u"))
@@ -166,6 +171,21 @@ async def test_without_redis_the_api_is_unavailable(
     (record,) = caplog.records
     assert "redis.internal" in record.getMessage()
     assert record.exc_info is None
+
+
+async def test_a_silent_redis_holds_up_no_queue_of_programs(
+    stage: ApiStage, silent_redis: SilentRedis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The programs that are looked up wait for it; those behind them are refused at once."""
+    monkeypatch.setattr(shared_state, "_LISTEN_AGAIN", 3600.0)
+    programs = [await stage.program() for _ in range(5 * TOKEN_LOOKUPS)]
+    monkeypatch.setattr(stage.services.context.shared, "count", silent_redis.shared.count)
+    async with asyncio.timeout(PATIENCE):
+        answers = await asyncio.gather(*(program.get("/api/v1/me") for program in programs))
+    for answer in answers:
+        problem(answer, 503, "unavailable")
+        assert answer.headers["retry-after"] == "5"
+    assert silent_redis.connections <= TOKEN_LOOKUPS + 1, "those that were looked up, and a ping"
 
 
 async def test_token_has_few_requests_under_way_and_others_go_on(stage: ApiStage) -> None:

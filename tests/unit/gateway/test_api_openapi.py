@@ -13,7 +13,7 @@ from unit.doctor.doctor_builders import Cluster
 from unit.doctor.doctor_faults import operator_gone
 from unit.gateway.api_stage import ROOT, RUNNING, ApiStage
 from unit.gateway.api_stream import events_of
-from unit.gateway.ended_film import save_film
+from unit.gateway.ended_recording import save_recording
 from unit.gateway.probe_agent import FIGURES, STATE, agent
 from vdi.gateway.api.component import OPERATIONS
 from vdi.gateway.login.logins import SOURCE_OIDC, Device, Identity
@@ -85,7 +85,7 @@ async def test_every_operation_answers_as_documented(
     session = stage.world.session("alice-desktop")
     assert session is not None
     await stage.history.recorder.record_end(session)
-    film = await save_film(stage.gateway, tmp_path)
+    recording = await save_recording(stage.gateway, tmp_path)
     root, page = await stage.program(ROOT), await stage.page(ROOT)
     await stage.logins.begin(
         Identity(user="old@example.com", source=SOURCE_OIDC, issuer="i", subject="1"), Device()
@@ -147,7 +147,7 @@ async def test_every_operation_answers_as_documented(
         await program.get("/api/v1/usage", params={"month": "2026-11"}),
         await program.get("/api/v1/export", params={"what": "runs", "format": "jsonl"}),
         await program.get("/api/v1/recordings"),
-        await root.get(f"/api/v1/recordings/{film}"),
+        await root.get(f"/api/v1/recordings/{recording}"),
         *[await root.get(f"/api/v1/admin/{what}") for what in ADMIN],
         await root.get("/api/v1/admin/export", params={"what": "audit"}),
         await root.post("/api/v1/admin/doctor"),

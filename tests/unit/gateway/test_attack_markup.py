@@ -24,7 +24,7 @@ from unit.gateway.attack_stage import (
     furnish,
     open_attack_stage,
 )
-from unit.gateway.ended_film import save_film
+from unit.gateway.ended_recording import save_recording
 from unit.gateway.gateway_stage import NAVIGATION, PORTAL, Browser
 from unit.kube.kube_fake_api import FakeApi, fake_api
 from vdi.gateway.edge.wait import OPEN_SCRIPT
@@ -229,7 +229,9 @@ async def somebody(stage: AttackStage, bad: str) -> Browser:
     who = Identity(user=OWNER, name=bad, groups=frozenset({bad}), admin=True, source=SOURCE_OIDC)
     browser = await stage.logged_in(who, Device(bad, bad))
     detail = {"source": bad}
-    await stage.gateway.audit.record(Act(actor=bad, action=bad, target=bad, detail=detail), bad)
+    await stage.gateway.services.audit.record(
+        Act(actor=bad, action=bad, target=bad, detail=detail), bad
+    )
     browser.headers.update(NAVIGATION)
     token = {"csrf": form_token(browser), "label": bad[:60], "days": "30"}
     made = await browser.post("/account/tokens", data=token, headers={"Origin": PORTAL})
@@ -252,7 +254,7 @@ async def hostile(
             await eventually(
                 lambda: stage.gateway.context.cluster.session("shared") is not None, "all is seen"
             )
-            await save_film(stage.gateway, tmp_path, bad, bad)
+            await save_recording(stage.gateway, tmp_path, bad, bad)
             yield stage, await somebody(stage, bad), bad
 
 
@@ -274,7 +276,7 @@ async def test_no_page_lets_a_name_become_markup(hostile: tuple[AttackStage, Bro
         for name in ("runs", "waits", "fails", "shared", bad.replace("/", "%2F")):
             template = "evil" if name == "runs" else name
             for query in ({}, dict.fromkeys(FIELDS, bad)):
-                path = way.filled(name=name, template=template, action="end", id="film")
+                path = way.filled(name=name, template=template, action="end", id="recording")
                 answer = await browser.get(path, params=query)
                 what = f"GET {path} {query and 'with parameters'}: {answer.status_code}"
                 assert answer.status_code < 500 or (

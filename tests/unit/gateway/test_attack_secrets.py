@@ -105,7 +105,7 @@ async def a_persons_way(stage: AttackStage, monkeypatch: pytest.MonkeyPatch) -> 
     )
     assert foreign.status_code == 403
     with monkeypatch.context() as patch:
-        patch.setattr(stage.gateway.actions, "act", _fail)
+        patch.setattr(stage.gateway.services.actions, "act", _fail)
         fault = await alice.post(
             "/api/v1/sessions/alice-desktop/suspend", headers={**OWN, "X-CSRF-Token": right}
         )

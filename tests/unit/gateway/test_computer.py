@@ -74,7 +74,7 @@ async def switch(
 ) -> str:
     """The outcome of taking over or giving back."""
     try:
-        await stage.edge.computer.switch(
+        await stage.services.computer.switch(
             Actor(who, login_id=login_id), "alice-desktop", human=human
         )
     except ActionDenied as denied:
@@ -157,7 +157,7 @@ async def test_invalid_action_never_reaches_the_desktop(
 ) -> None:
     problem(await (await stage.program()).post(ONE, json=body), 422, "invalid")
     with pytest.raises(ActionDenied, match="not valid"):
-        await stage.edge.computer.act(Actor("alice@example.com"), "alice-desktop", body)
+        await stage.services.computer.act(Actor("alice@example.com"), "alice-desktop", body)
     assert desktop.asked == []
 
 
@@ -338,7 +338,9 @@ async def test_taking_over_in_the_middle_keeps_the_picture(
     program, desktop.body, real = await scoped(stage), png(), stage.agent.ask
 
     async def take_over_meanwhile(*args: Any, **options: Any) -> Any:
-        await stage.edge.computer.switch(Actor("alice@example.com"), "alice-desktop", human=True)
+        await stage.services.computer.switch(
+            Actor("alice@example.com"), "alice-desktop", human=True
+        )
         return await real(*args, **options)
 
     monkeypatch.setattr(stage.agent, "ask", take_over_meanwhile)
@@ -384,7 +386,7 @@ async def test_request_for_a_person_parks_the_agent(
     stage: ApiStage, desktop: Agent, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     sent: list[Any] = []
-    computer, by = stage.edge.computer, Actor("alice@example.com", "nightly")
+    computer, by = stage.services.computer, Actor("alice@example.com", "nightly")
     monkeypatch.setattr(computer.notices, "send", sent.append)
     await computer.request_human(by, "alice-desktop", "A captcha\x1b]0;x\x07 " + "y" * 999)
     assert [(notice.kind, notice.user) for notice in sent] == [
@@ -444,7 +446,7 @@ async def test_action_that_was_done_in_part_has_its_own_row(
     """The limit of a minute ends its repetitions: what reached the desktop is not lost in a count
     of refusals.
     """
-    monkeypatch.setattr("vdi.gateway.computer.MAX_ACTIONS", 3)
+    monkeypatch.setattr("vdi.gateway.desktop.computer.MAX_ACTIONS", 3)
     program = await scoped(stage)
     for _ in range(2):
         # The count of refusals goes on for a minute, that of actions begins again.
@@ -458,14 +460,14 @@ async def test_action_that_was_done_in_part_has_its_own_row(
 async def test_action_counts_as_a_request_of_its_token_until_it_is_over(
     stage: ApiStage, desktop: Agent, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    requests, ask = stage.services.token_requests, stage.edge.computer._ask
+    requests, ask = stage.services.token_requests, stage.services.computer._ask
     under_way: list[int] = []
 
     async def count_and_ask(*args: Any, **options: Any) -> Any:
         under_way.append(len(requests))
         return await ask(*args, **options)
 
-    monkeypatch.setattr(stage.edge.computer, "_ask", count_and_ask)
+    monkeypatch.setattr(stage.services.computer, "_ask", count_and_ask)
     program = await scoped(stage)
     assert (await program.post(ONE, json=SHOT | {"repeat": 2})).is_success
     assert (under_way, len(requests)) == ([1, 1], 0)
@@ -478,8 +480,8 @@ async def test_agents_notify_an_owner_only_so_often(
     notice.
     """
     sent: list[Any] = []
-    computer = stage.edge.computer
-    monkeypatch.setattr("vdi.gateway.computer.MAX_HUMAN_REQUESTS", 3)
+    computer = stage.services.computer
+    monkeypatch.setattr("vdi.gateway.desktop.computer.MAX_HUMAN_REQUESTS", 3)
     monkeypatch.setattr(computer.notices, "send", sent.append)
     for number in range(5):
         stage.session(f"alice-{number}", status=RUNNING, access=SHARES)
@@ -497,7 +499,7 @@ async def test_agents_notify_an_owner_only_so_often(
 async def test_actions_of_a_session_have_a_rate(
     stage: ApiStage, desktop: Agent, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("vdi.gateway.computer.MAX_ACTIONS", 9)
+    monkeypatch.setattr("vdi.gateway.desktop.computer.MAX_ACTIONS", 9)
     program = await scoped(stage)
     problem(
         await program.post(ONE, json={"action": "key", "text": "a", "repeat": 10}),
@@ -535,7 +537,7 @@ async def test_minutes_of_agents_are_those_of_the_present_run(
 async def test_commands_run_only_where_the_template_says_so(
     stage: ApiStage, desktop: Agent
 ) -> None:
-    computer, by = stage.edge.computer, Actor("alice@example.com")
+    computer, by = stage.services.computer, Actor("alice@example.com")
     with pytest.raises(ActionDenied, match=r"spec\.agents\.run"):
         await computer.run(by, "alice-desktop", "id", 5)
     assert desktop.asked == []
@@ -632,7 +634,9 @@ async def test_portal_shows_who_drives_and_takes_over(stage: ApiStage, desktop: 
     assert "alice@example.com has taken over from the agent." in page and "Give back" in page
     assert (await alice.submit(where, page, human="false")).status_code == 303
     stage.clock.forward(seconds=31)
-    await stage.edge.computer.request_human(Actor(ALICE.user), "alice-desktop", "<b>captcha</b>")
+    await stage.services.computer.request_human(
+        Actor(ALICE.user), "alice-desktop", "<b>captcha</b>"
+    )
     assert (
         "asks for a person: &lt;b&gt;captcha&lt;/b&gt;."
         in (await alice.get("/desktops/alice-desktop")).text

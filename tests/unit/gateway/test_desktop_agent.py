@@ -17,7 +17,7 @@ from support.waiting import PATIENCE, eventually
 from support.web_server import serve_app
 from vdi.api.session import VDISession
 from vdi.gateway.denied import ActionDenied, BusyError
-from vdi.gateway.desktop_agent import DesktopAgent, DesktopKey, poll_agents
+from vdi.gateway.desktop.agent import DesktopAgent, DesktopKey, poll_agents
 from vdi.gateway.in_flight import (
     ACTION_ANSWER_BYTES,
     ANSWER_COPIES,
@@ -148,7 +148,7 @@ async def test_without_a_key_no_one_is_asked(stand: Stand, data: dict[str, str] 
 async def test_an_action_may_be_silent_for_its_own_time(
     stand: Stand, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("vdi.gateway.desktop_agent.SILENT_SECONDS", 0.01)
+    monkeypatch.setattr("vdi.gateway.desktop.agent.SILENT_SECONDS", 0.01)
     stand.begins = asyncio.Event()
     asked = asyncio.create_task(stand.ask(seconds=PATIENCE))
     done, _ = await asyncio.wait([asked], timeout=0.2)
@@ -254,7 +254,7 @@ async def test_a_poll_that_pauses_holds_nothing(stand: Stand) -> None:
 async def test_poll_that_drips_gives_its_bytes_back(
     stand: Stand, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("vdi.gateway.desktop_agent.POLLED_SECONDS", 0.05)
+    monkeypatch.setattr("vdi.gateway.desktop.agent.POLLED_SECONDS", 0.05)
     stand.hold, failed = asyncio.Event(), asyncio.Event()
 
     async def poll(session: VDISession) -> None:
@@ -275,7 +275,7 @@ async def test_poll_that_drips_gives_its_bytes_back(
 async def test_fault_with_one_desktop_ends_no_poll(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr("vdi.gateway.desktop_agent.POLL_AGAIN_SECONDS", 0.01)
+    monkeypatch.setattr("vdi.gateway.desktop.agent.POLL_AGAIN_SECONDS", 0.01)
     turns: list[str] = []
 
     async def poll(session: VDISession) -> None:

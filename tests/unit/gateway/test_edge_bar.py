@@ -230,7 +230,7 @@ async def test_bar_shows_who_drives_to_all_and_buttons_to_some(
     browser = await entered(stage, GUEST, **shared_with(GUEST, role))
     assert (await browser.get(BAR)).json()["driver"] is None
     stage.put(a_template("office", agents={"enabled": True}))
-    await stage.edge.computer.switch(Actor(OWNER), "alice-desktop", human=True)
+    await stage.services.computer.switch(Actor(OWNER), "alice-desktop", human=True)
     state = (await browser.get(BAR)).json()
     assert state["driver"] == {"line": f"{OWNER} has taken over from the agent", "state": "Human"}
     assert ("drive" in state["actions"]) is drives

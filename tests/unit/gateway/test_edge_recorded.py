@@ -1,5 +1,5 @@
 """A desktop that is shown only while it is recorded: no page, no connection and no table without
-its film.
+its recording.
 """
 
 from collections.abc import AsyncIterator
@@ -21,7 +21,7 @@ from unit.gateway.edge_stage import (
 )
 from unit.gateway.gateway_stage import NAVIGATION
 from vdi.api.session import RecordingStatus, Role, VDISession
-from vdi.gateway.desktop_agent import has_thumbnail
+from vdi.gateway.desktop.thumbnail import has_thumbnail
 from vdi.gateway.edge import token_tables
 from vdi.gateway.store.logins import GrantStore
 
@@ -33,19 +33,19 @@ async def stage(desktop: FakeSelkies, monkeypatch: pytest.MonkeyPatch) -> AsyncI
     monkeypatch.setattr(token_tables, "PAUSES", (0.01,))
     async with EdgeStage(selkies=lambda _: desktop.url) as stage:
         stage.put(a_template("office", recording={"mode": "Always"}))
-        film(stage, "On")
+        recording(stage, "On")
         yield stage
 
 
-def film(stage: EdgeStage, state: str, mode: str = "Always", message: str = "") -> VDISession:
+def recording(stage: EdgeStage, state: str, mode: str = "Always", message: str = "") -> VDISession:
     status = {"recording": RecordingStatus(mode, state, message)}
     return stage.change(status=status, spec=shared_with(GUEST, "viewer"))
 
 
 @pytest.mark.parametrize("user", [OWNER, GUEST])
-async def test_no_one_sees_a_desktop_without_its_film(stage: EdgeStage, user: str) -> None:
+async def test_no_one_sees_a_desktop_without_its_recording(stage: EdgeStage, user: str) -> None:
     browser = await stage.entered(user)
-    film(stage, "Failed", message="disk full")
+    recording(stage, "Failed", message="disk full")
     page = await stage.verify(HOST, "/?v=1", Cookie=browser.stolen(HOST), **NAVIGATION)
     assert (page.status_code, page.headers["location"]) == (302, address(path="/.vdi/wait?next=/"))
     plain = (
@@ -58,25 +58,27 @@ async def test_no_one_sees_a_desktop_without_its_film(stage: EdgeStage, user: st
         assert (answer.status_code, WHY in answer.text) == (503, True), path
 
 
-async def test_film_that_ends_ends_every_picture(stage: EdgeStage, desktop: FakeSelkies) -> None:
+async def test_recording_that_ends_ends_every_picture(
+    stage: EdgeStage, desktop: FakeSelkies
+) -> None:
     await stage.entered()
     await eventually(lambda: len(desktop.table) == 1)
-    film(stage, "Failed")
+    recording(stage, "Failed")
     await eventually(lambda: desktop.tables[-1:] == [{}])
-    film(stage, "On")
+    recording(stage, "On")
     await eventually(lambda: len(desktop.table) == 1)
     assert len(await GrantStore(stage.database).open()) == 1, (
         "access has not ended, only the picture"
     )
 
 
-async def test_waiting_page_says_why_and_opens_with_the_film(stage: EdgeStage) -> None:
+async def test_waiting_page_says_why_and_opens_with_the_recording(stage: EdgeStage) -> None:
     browser = await stage.entered()
-    film(stage, "Failed", message="disk full")
+    recording(stage, "Failed", message="disk full")
     page = (await browser.open(address())).text
     assert WHY in page
     assert "This desktop is recorded, picture and sound, as long as it runs." in page
-    events = await browser_events(stage, browser, lambda: film(stage, "On"), most=2)
+    events = await browser_events(stage, browser, lambda: recording(stage, "On"), most=2)
     assert [event["stage"] for event in events] == ["denied", "opening"]
 
 
@@ -85,12 +87,12 @@ async def test_bar_says_that_the_desktop_is_recorded(stage: EdgeStage) -> None:
         browser = await stage.entered(user)
         state = (await browser.get(address(path="/.vdi/bar"))).json()
         assert (state["recorded"], "record" in state["actions"]) == (True, False)
-    film(stage, "Off", mode="OnDemand")
+    recording(stage, "Off", mode="OnDemand")
     state = (await (await stage.entered()).get(address(path="/.vdi/bar"))).json()
     assert (state["recorded"], "record" in state["actions"]) == (False, True)
 
 
-async def test_no_small_picture_without_the_film(stage: EdgeStage) -> None:
+async def test_no_small_picture_without_the_recording(stage: EdgeStage) -> None:
     template = stage.world.template("office")
-    assert has_thumbnail(film(stage, "On"), template, Role.OWNER)
-    assert not has_thumbnail(film(stage, "Failed"), template, Role.OWNER)
+    assert has_thumbnail(recording(stage, "On"), template, Role.OWNER)
+    assert not has_thumbnail(recording(stage, "Failed"), template, Role.OWNER)

@@ -29,6 +29,7 @@ from vdi.api.meta import Condition
 from vdi.api.session import VDISession
 from vdi.cluster.units import format_time
 from vdi.gateway.edge.headers import GRANT_COOKIE, STATE_COOKIE
+from vdi.gateway.edge.ticket_handoff import issue_ticket
 from vdi.gateway.login.logins import SignOut
 from vdi.gateway.store.database import DatabaseUnavailableError
 from vdi.gateway.store.logins import GrantStore
@@ -106,8 +107,8 @@ async def enter_by_token(stage: EdgeStage, user: str, lifetime: timedelta) -> Br
     assert by_token is not None
     browser, state = stage.browser(), "s" * 43
     browser.cookies.set(STATE_COOKIE, state, domain=HOST, path="/")
-    ticket = await stage.edge.handoff.issue_ticket(
-        by_token, stage.session, hashlib.sha256(state.encode()).hexdigest()
+    ticket = await issue_ticket(
+        stage.context.shared, by_token, stage.session, hashlib.sha256(state.encode()).hexdigest()
     )
     answer = await browser.get(address(path=f"/.vdi/enter?ticket={ticket}"))
     assert (answer.status_code, GRANT_COOKIE in browser.stolen(HOST)) == (302, True)

@@ -16,6 +16,7 @@ from unit.gateway.edge_stage import HANDSHAKE, HOST, OWNER, EdgeStage, address
 from unit.gateway.gateway_stage import Browser, GatewayStage
 from unit.gateway.test_edge_bar import BAR, OURS
 from vdi.gateway.edge.headers import STATE_COOKIE
+from vdi.gateway.edge.ticket_handoff import issue_ticket
 from vdi.gateway.login.logins import Device, Identity, hash_of
 from vdi.gateway.rights import User
 from vdi.gateway.store.logins import GrantStore
@@ -47,8 +48,8 @@ async def ticket_link(stage: EdgeStage, browser: Browser) -> str:
     """The link of a ticket, as a probe has it."""
     state = secrets.token_urlsafe(32)
     browser.cookies.set(STATE_COOKIE, state, domain=HOST, path="/")
-    ticket = await stage.edge.handoff.issue_ticket(
-        await program(stage), stage.session, hash_of(state)
+    ticket = await issue_ticket(
+        stage.context.shared, await program(stage), stage.session, hash_of(state)
     )
     return address(path=f"/.vdi/enter?ticket={ticket}")
 

@@ -26,7 +26,7 @@ from unit.gateway.edge_stage import (
 )
 from unit.gateway.gateway_stage import NAVIGATION, Browser
 from vdi.api.session import Role
-from vdi.gateway.desktop_agent import desktop_url
+from vdi.gateway.desktop.agent import desktop_url
 from vdi.gateway.edge import token_tables
 from vdi.gateway.edge.selkies import gamepads, mark_of, marked, page_of, token_table
 from vdi.gateway.store.logins import Grant, GrantStore

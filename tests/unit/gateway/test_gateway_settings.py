@@ -97,7 +97,7 @@ def test_every_variable_is_read() -> None:
         ("VDI_TOKEN_SECONDS", "5", "from 30 to 3600"),
         ("VDI_LOGIN_MAX", "a week", "durations above zero"),
         ("VDI_OPERATOR_ACCOUNT", "vdi-operator", "system:serviceaccount:NAMESPACE:NAME"),
-        ("VDI_RECORDINGS", "s3://Films", "/FOLDER or s3://BUCKET/PREFIX"),
+        ("VDI_RECORDINGS", "s3://Recordings", "/FOLDER or s3://BUCKET/PREFIX"),
         ("VDI_LOG_LEVEL", "loud", "debug, info, warning, error"),
         ("VDI_TURN_URLS", f"turn:{TURN}", "turn:HOST:PORT"),
         ("VDI_TURN_URLS", f"turns:{TURN}:5349?transport=udp", "turn:HOST:PORT"),

@@ -17,16 +17,16 @@ from vdi.gateway.in_flight import (
     ANSWERS_BYTES,
     FILES,
     LANES,
-    OPEN_FILMS,
+    OPEN_RECORDINGS,
     PAGES,
     TOKEN_WAITING_CALLS,
-    USER_OPEN_FILMS,
+    USER_OPEN_RECORDINGS,
     USER_WAITING_CALLS,
     WAITING_CALLS,
     AnswerBudget,
     HeldResponse,
     Lane,
-    OpenFilms,
+    OpenRecordings,
     RequestLimits,
     WaitingCalls,
 )
@@ -107,6 +107,38 @@ async def test_bytes_that_are_released_go_to_those_who_wait() -> None:
     assert len(budget) == 0
 
 
+async def test_those_who_came_first_get_bytes_first() -> None:
+    budget, first, second = AnswerBudget(100, 60), AsyncExitStack(), AsyncExitStack()
+    await budget.reserve(first, "alice", 60)
+    await budget.reserve(second, "bob", 40)
+    async with asyncio.timeout(PATIENCE), asyncio.TaskGroup() as group, AsyncExitStack() as held:
+        own = group.create_task(budget.reserve(held, "alice", 1, seconds=PATIENCE))
+        large = group.create_task(budget.reserve(held, "carol", 50, seconds=PATIENCE))
+        await asyncio.sleep(0)  # both wait now
+        await second.aclose()
+        with pytest.raises(BusyError):
+            await budget.reserve(held, "dave", 40, seconds=0)
+        assert not own.done(), "alice has as much as she may"
+        await first.aclose()
+        await asyncio.gather(own, large)
+        await budget.reserve(held, "dave", 40, seconds=0)
+        assert len(budget) == 91
+    assert len(budget) == 0
+
+
+async def test_one_who_gives_up_waiting_lets_the_next_go_on() -> None:
+    budget, first = AnswerBudget(100, 100), AsyncExitStack()
+    await budget.reserve(first, "alice", 60)
+    async with asyncio.timeout(PATIENCE), asyncio.TaskGroup() as group, AsyncExitStack() as held:
+        large = group.create_task(budget.reserve(held, "bob", 80, seconds=PATIENCE))
+        small = group.create_task(budget.reserve(held, "carol", 40, seconds=PATIENCE))
+        await asyncio.sleep(0)  # both wait now
+        assert not small.done()
+        large.cancel()
+        await small
+    await first.aclose()
+
+
 def test_waiting_calls_of_a_token_a_user_and_all_are_few() -> None:
     waiting = WaitingCalls()
     with ExitStack() as held:
@@ -123,16 +155,16 @@ def test_waiting_calls_of_a_token_a_user_and_all_are_few() -> None:
     assert len(waiting) == 0
 
 
-def test_open_films_of_a_user_and_all_are_few() -> None:
-    films = OpenFilms()
+def test_open_recordings_of_a_user_and_all_are_few() -> None:
+    recordings = OpenRecordings()
     with ExitStack() as held:
-        for number in range(OPEN_FILMS):
-            held.enter_context(films.enter(f"user{number // USER_OPEN_FILMS}"))
-        with pytest.raises(BusyError, match="user0 already has 4 films open"):
-            held.enter_context(films.enter("user0"))
-        with pytest.raises(BusyError, match="Too many films"):
-            held.enter_context(films.enter("alice"))
-    assert len(films) == 0
+        for number in range(OPEN_RECORDINGS):
+            held.enter_context(recordings.enter(f"user{number // USER_OPEN_RECORDINGS}"))
+        with pytest.raises(BusyError, match="user0 already has 4 recordings open"):
+            held.enter_context(recordings.enter("user0"))
+        with pytest.raises(BusyError, match="Too many recordings"):
+            held.enter_context(recordings.enter("alice"))
+    assert len(recordings) == 0
 
 
 @pytest.mark.parametrize("leaves", [False, True], ids=["reads at last", "leaves"])

@@ -29,7 +29,7 @@ from vdi.api.session import VDISession
 from vdi.gateway.api import mcp
 from vdi.gateway.api.mcp import TOOLS, VERSIONS
 from vdi.gateway.app import _Server, _uvicorn_config, listen
-from vdi.gateway.desktop_agent import DesktopAgent
+from vdi.gateway.desktop.agent import DesktopAgent
 from vdi.gateway.in_flight import WAITING_CALL_BYTES
 from vdi.gateway.login.logins import Device, Identity
 from vdi.http_client import Response

@@ -32,7 +32,7 @@ from vdi.gateway.portal import files
 from vdi.gateway.rights import User
 from vdi.gateway.store.audit import audit
 from vdi.gateway.web import middleware
-from vdi.session.streaming import file_transfers
+from vdi.session.template_image import file_transfers
 
 PAGE = "/desktops/alice-desktop/files"
 CONTENT = f"{PAGE}/content"
@@ -92,13 +92,15 @@ async def test_a_folder_is_listed_with_sizes_and_space(stage: PortalStage, perso
     assert copies(stage) == []
 
 
-async def test_files_are_closed_while_a_recorded_desktop_has_no_film(stage: PortalStage) -> None:
-    film = {"recording": {"mode": "Always", "state": "On"}}
-    put(stage, status=film)
+async def test_files_are_closed_while_a_recorded_desktop_has_no_recording(
+    stage: PortalStage,
+) -> None:
+    recording = {"recording": {"mode": "Always", "state": "On"}}
+    put(stage, status=recording)
     browser = stage.browser()
     assert "Desktop/" in text_of(await browser.html(PAGE))
-    film["recording"]["state"] = "Failed"
-    put(stage, status=film)
+    recording["recording"]["state"] = "Failed"
+    put(stage, status=recording)
     assert "it is not recorded now" in text_of(await browser.html(PAGE))
     assert (await browser.get(f"{CONTENT}?path=.profile", **FROM_PAGE)).status_code == 409
     assert (await send(browser, "Desktop/new.txt")).status_code == 409

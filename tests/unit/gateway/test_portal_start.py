@@ -256,8 +256,10 @@ async def test_a_desktop_without_gpu_and_home_offers_neither(stage: PortalStage)
 async def test_a_card_says_that_the_desktop_is_recorded(
     stage: PortalStage, mode: str, number: int
 ) -> None:
-    stage.put(a_template("filmed", recording={"mode": mode}))
-    assert (await stage.browser().html("/catalogue?q=filmed")).count("<li>recorded</li>") == number
+    stage.put(a_template("recorded", recording={"mode": mode}))
+    assert (await stage.browser().html("/catalogue?q=recorded")).count(
+        "<li>recorded</li>"
+    ) == number
 
 
 @pytest.mark.parametrize(("action", "end"), [("Suspend", "is suspended"), ("Terminate", "ends")])

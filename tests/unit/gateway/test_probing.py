@@ -10,7 +10,7 @@ import pytest
 from support.hostile_server import DEEP
 from unit.gateway.api_stage import BOB, ROOT, RUNNING, ApiStage
 from unit.gateway.probe_agent import FIGURES, MARK, STATE, agent
-from vdi.gateway.desktop_agent import MAX_PROBES
+from vdi.gateway.desktop.agent_requests import MAX_PROBES
 from vdi.session.credentials import KEY_SECRET
 
 ONE = "/api/v1/sessions/alice-desktop/probe"

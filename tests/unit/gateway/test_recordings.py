@@ -1,4 +1,4 @@
-"""Films in the gateway: fetched from the image's own agent, kept, listed, watched, audited and
+"""Recordings in the gateway: fetched from the image's own agent, kept, listed, watched, audited and
 deleted.
 """
 
@@ -17,8 +17,8 @@ from unit.gateway.files_agent import files_agent
 from unit.gateway.portal_stage import ADMIN, ALICE, BOB, PortalStage, a_template, running
 from vdi.api.session import VDISession
 from vdi.gateway.denied import ActionDenied, BusyError
-from vdi.gateway.film_storage import FilmBucket
-from vdi.gateway.in_flight import FILM_PIECE_BYTES, USER_OPEN_FILMS
+from vdi.gateway.desktop.recording_storage import RecordingBucket
+from vdi.gateway.in_flight import RECORDING_PIECE_BYTES, USER_OPEN_RECORDINGS
 from vdi.gateway.login.logins import SOURCE_OIDC, Device, Identity
 from vdi.gateway.rights import User
 from vdi.gateway.settings import Settings
@@ -30,7 +30,7 @@ RUN = {"readyTime": "2026-11-20T11:00:00Z", "recording": {"mode": "Always", "sta
 
 
 class RecordedStage(PortalStage):
-    """alice-desktop is recorded; films are in `place`."""
+    """alice-desktop is recorded; recordings are in `place`."""
 
     def __init__(self, place: str, desktop: FilmedDesktop) -> None:
         super().__init__(settings=replace(Settings(), recordings=place))
@@ -44,16 +44,16 @@ class RecordedStage(PortalStage):
         return session
 
     async def fetch(self, content: bytes = b"") -> None:
-        """The desktop films some more, and the gateway has its turn."""
+        """The desktop recordings some more, and the gateway has its turn."""
         self.desktop.look()
         if content:
             self.desktop.recorder.film(content)
             self.desktop.look()
         self.clock.wall += timedelta(seconds=2)
-        await self.edge.recordings.fetch(self.session)
+        await self.services.recordings.fetch(self.session)
 
-    async def ended(self, content: bytes = b"film") -> str:
-        """A film that has ended; returns its id."""
+    async def ended(self, content: bytes = b"recording") -> str:
+        """A recording that has ended; returns its id."""
         await self.fetch(content)
         self.clock.wall += timedelta(minutes=2)
         return str(self.rows.rows(recordings)[-1].id)
@@ -65,19 +65,19 @@ class RecordedStage(PortalStage):
 
 @pytest.fixture
 def stage(tmp_path: Path) -> Iterator[RecordedStage]:
-    (tmp_path / "films").mkdir()
+    (tmp_path / "recordings").mkdir()
     (tmp_path / "run").mkdir()
     with filmed_desktop(tmp_path / "run") as desktop:
-        stage = RecordedStage(str(tmp_path / "films"), desktop)
+        stage = RecordedStage(str(tmp_path / "recordings"), desktop)
         with files_agent(stage, tmp_path) as handler:
             handler.films = desktop.films
             yield stage
 
 
-async def test_film_is_stored_as_it_grows_and_over_a_restart(stage: RecordedStage) -> None:
+async def test_recording_is_stored_as_it_grows_and_over_a_restart(stage: RecordedStage) -> None:
     await stage.fetch(b"begin")
     await stage.fetch(b", middle")
-    stage.edge.recordings._stored.clear()  # another process goes on
+    stage.services.recordings._stored.clear()  # another process goes on
     await stage.fetch(b", end")
     (file,) = stage.folder.iterdir()
     (row,) = stage.rows.rows(recordings)
@@ -104,7 +104,7 @@ async def test_program_in_the_agents_place_changes_nothing_that_is_stored(
     await stage.fetch(b"what alice did")
     (file,) = stage.folder.iterdir()
     headers = {
-        "X-VDI-Film": file.stem.rpartition("-")[2],
+        "X-VDI-Recording": file.stem.rpartition("-")[2],
         "X-VDI-Offset": "0",
         "X-VDI-Seconds": "1",
     }
@@ -117,14 +117,14 @@ async def test_program_in_the_agents_place_changes_nothing_that_is_stored(
 @pytest.mark.parametrize(
     "wrong",
     [
-        {"X-VDI-Film": "../x"},
-        {"X-VDI-Film": "-1"},
+        {"X-VDI-Recording": "../x"},
+        {"X-VDI-Recording": "-1"},
         {"X-VDI-Offset": str(1 << 40)},
         {"X-VDI-Seconds": "nan"},
     ],
 )
 async def test_headers_of_an_agent_are_checked(stage: RecordedStage, wrong: dict[str, str]) -> None:
-    headers = {"X-VDI-Film": "1", "X-VDI-Offset": "0", "X-VDI-Seconds": "1"} | wrong
+    headers = {"X-VDI-Recording": "1", "X-VDI-Offset": "0", "X-VDI-Seconds": "1"} | wrong
     stage.desktop.films.fetch = lambda _number, _stored: (b"x", headers)
     with pytest.raises(ValueError, match=r"Expected|Invalid"):
         await stage.fetch()
@@ -138,60 +138,66 @@ async def test_page_says_how_much_of_a_run_was_recorded(stage: RecordedStage) ->
     assert page.count("1.0 s") == 2, page
 
 
-async def test_film_is_watched_in_ranges_and_each_view_is_one_row(stage: RecordedStage) -> None:
-    film = await stage.ended(b"0123456789")
+async def test_recording_is_watched_in_ranges_and_each_view_is_one_row(
+    stage: RecordedStage,
+) -> None:
+    recording = await stage.ended(b"0123456789")
     browser = stage.browser(ADMIN)
-    page = await browser.get(f"/recordings/{film}")
+    page = await browser.get(f"/recordings/{recording}")
     assert stage.audited("recording.view") == []  # a link of another page leads here, too
-    assert f'src="/api/v1/recordings/{film}"' in page.text
+    assert f'src="/api/v1/recordings/{recording}"' in page.text
     assert "media-src 'self'" in page.headers["content-security-policy"]
-    part = await browser.get(f"/api/v1/recordings/{film}", Range="bytes=2-4", **FROM_PAGE)
+    part = await browser.get(f"/api/v1/recordings/{recording}", Range="bytes=2-4", **FROM_PAGE)
     assert (part.status_code, part.content, part.headers["content-type"]) == (
         206,
         b"234",
         "video/mp4",
     )
-    assert (await browser.get(f"/api/v1/recordings/{film}", **FROM_PAGE)).content == b"0123456789"
+    assert (
+        await browser.get(f"/api/v1/recordings/{recording}", **FROM_PAGE)
+    ).content == b"0123456789"
     assert stage.audited("recording.view") == [(ADMIN.email, "alice-desktop", "done")]
     for site in ("cross-site", "same-site"):  # of another page the row in the audit would be a lie
-        address = f"/api/v1/recordings/{film}"
+        address = f"/api/v1/recordings/{recording}"
         assert (
             await stage.browser(ADMIN).get(address, **{"Sec-Fetch-Site": site})
         ).status_code == 403
 
 
-async def test_one_person_has_few_films_open(stage: RecordedStage) -> None:
-    film = await stage.ended(b"0123456789")
+async def test_one_person_has_few_recordings_open(stage: RecordedStage) -> None:
+    recording = await stage.ended(b"0123456789")
     async with AsyncExitStack() as until_read:
-        for _ in range(USER_OPEN_FILMS):
-            await stage.edge.recordings.watch(ADMIN, film, "", until_read)
-        with pytest.raises(BusyError, match="already has 4 films open"):
-            await stage.edge.recordings.watch(ADMIN, film, "", until_read)
+        for _ in range(USER_OPEN_RECORDINGS):
+            await stage.services.recordings.watch(ADMIN, recording, "", until_read)
+        with pytest.raises(BusyError, match="already has 4 recordings open"):
+            await stage.services.recordings.watch(ADMIN, recording, "", until_read)
     browser = stage.browser(ADMIN)
-    for _ in range(USER_OPEN_FILMS + 1):  # each is over before the next one
-        assert (await browser.get(f"/api/v1/recordings/{film}", **FROM_PAGE)).status_code == 200
+    for _ in range(USER_OPEN_RECORDINGS + 1):  # each is over before the next one
+        assert (
+            await browser.get(f"/api/v1/recordings/{recording}", **FROM_PAGE)
+        ).status_code == 200
 
 
-async def test_film_in_a_bucket_is_sent_in_small_pieces() -> None:
-    bucket: Any = FilmBucket.__new__(FilmBucket)
+async def test_recording_in_a_bucket_is_sent_in_small_pieces() -> None:
+    bucket: Any = RecordingBucket.__new__(RecordingBucket)
     bucket._store = MemoryStore()
     content = {0: b"a" * 300_000, 300_000: b"b" * 300_000, 600_000: b"c"}
     for place, piece in reversed(content.items()):
-        assert await bucket.put("film", place, piece) == place + len(piece)
-    pieces = await bucket._pieces("film")
+        assert await bucket.put("recording", place, piece) == place + len(piece)
+    pieces = await bucket._pieces("recording")
     parts = [part async for part in bucket._read(pieces, 1, 600_001)]
     assert b"".join(parts) == b"".join(content.values())[1:]
-    assert max(map(len, parts)) == FILM_PIECE_BYTES
-    await bucket.delete("film")
+    assert max(map(len, parts)) == RECORDING_PIECE_BYTES
+    await bucket.delete("recording")
     with pytest.raises(FileNotFoundError):
-        await bucket.play("film", "")
+        await bucket.play("recording", "")
 
 
-async def test_film_in_the_making_is_shown_to_no_one(stage: RecordedStage) -> None:
+async def test_recording_in_the_making_is_shown_to_no_one(stage: RecordedStage) -> None:
     await stage.fetch(b"begin")
     (row,) = stage.rows.rows(recordings)
     with pytest.raises(ActionDenied, match="still being made"):
-        await stage.edge.recordings.watch(ADMIN, row.id)
+        await stage.services.recordings.watch(ADMIN, row.id)
     assert stage.audited("recording.view") == []
 
 
@@ -199,38 +205,40 @@ async def test_film_in_the_making_is_shown_to_no_one(stage: RecordedStage) -> No
     ("person", "owner_may", "sees"),
     [(ADMIN, False, True), (ALICE, False, False), (ALICE, True, True), (BOB, True, False)],
 )
-async def test_owners_see_their_films_if_the_template_allows(
+async def test_owners_see_their_recordings_if_the_template_allows(
     stage: RecordedStage, person: User, owner_may: bool, sees: bool
 ) -> None:
     stage.put(a_template(recording={"mode": "Always", "ownerMayWatch": owner_may}))
-    film = await stage.ended()
+    recording = await stage.ended()
     browser = stage.browser(person)
     items = (await browser.get("/api/v1/recordings", Accept="application/json")).json()["items"]
-    assert [item["id"] for item in items] == [film] * sees
-    assert (f"/recordings/{film}" in await browser.html("/recordings")) is sees
-    for path in (f"/recordings/{film}", f"/api/v1/recordings/{film}"):
+    assert [item["id"] for item in items] == [recording] * sees
+    assert (f"/recordings/{recording}" in await browser.html("/recordings")) is sees
+    for path in (f"/recordings/{recording}", f"/api/v1/recordings/{recording}"):
         assert (await browser.get(path, **FROM_PAGE)).status_code == (200 if sees else 404), path
 
 
-async def test_next_account_with_the_address_sees_only_its_own_films(stage: RecordedStage) -> None:
+async def test_next_account_with_the_address_sees_only_its_own_recordings(
+    stage: RecordedStage,
+) -> None:
     """After a release, and of another provider; those who may audit see all."""
     stage.put(a_template(recording={"mode": "Always", "ownerMayWatch": True}))
-    films: list[str] = []
+    recordings: list[str] = []
     for issuer, subject in (("https://a", "1"), ("https://a", "2"), ("https://b", "3")):
         account = Identity(user=ALICE.email, source=SOURCE_OIDC, issuer=issuer, subject=subject)
         if subject == "2":
             await stage.logins.release(ALICE.email)
         await stage.logins.begin(account, Device())
-        for film in films:
+        for recording in recordings:
             with pytest.raises(ActionDenied, match="that you may watch"):
-                await stage.edge.recordings.find(ALICE, film)
-        stage.desktop.screen = (800 + 2 * len(films), 600)
-        films.append(await stage.ended())
-        assert (await stage.edge.recordings.find(ALICE, films[-1])).id == films[-1]
-        shown = await stage.edge.recordings.newest(ALICE, 9, None)
-        assert [film.id for film in shown] == films[-1:]
-    assert len(set(films)) == 3
-    assert len(await stage.edge.recordings.newest(ADMIN, 9, None)) == 3
+                await stage.services.recordings.find(ALICE, recording)
+        stage.desktop.screen = (800 + 2 * len(recordings), 600)
+        recordings.append(await stage.ended())
+        assert (await stage.services.recordings.find(ALICE, recordings[-1])).id == recordings[-1]
+        shown = await stage.services.recordings.newest(ALICE, 9, None)
+        assert [recording.id for recording in shown] == recordings[-1:]
+    assert len(set(recordings)) == 3
+    assert len(await stage.services.recordings.newest(ADMIN, 9, None)) == 3
 
 
 async def test_list_goes_on_where_a_page_ended(stage: RecordedStage) -> None:
@@ -247,34 +255,34 @@ async def test_list_goes_on_where_a_page_ended(stage: RecordedStage) -> None:
     assert (seen, cursor) == ([second, first], "")
 
 
-async def test_retention_deletes_film_and_row_and_says_so(stage: RecordedStage) -> None:
-    film = await stage.ended()
-    kept = stage.edge.recordings
+async def test_retention_deletes_recording_and_row_and_says_so(stage: RecordedStage) -> None:
+    recording = await stage.ended()
+    kept = stage.services.recordings
     await kept.delete_expired()
-    assert (stage.folder / f"{film}.mp4").exists()
+    assert (stage.folder / f"{recording}.mp4").exists()
     stage.clock.wall += timedelta(hours=1)
     await kept.delete_expired()
     assert not list(stage.folder.iterdir()) and not stage.rows.rows(recordings)
     assert stage.audited("recording.delete") == [("retention", "alice-desktop", "done")]
     with pytest.raises(ActionDenied, match="There is no recording"):
-        await kept.watch(ADMIN, film)
+        await kept.watch(ADMIN, recording)
 
 
 @pytest.mark.parametrize(("person", "may"), [(ALICE, True), (BOB, False), (ADMIN, False)])
-async def test_only_the_owner_switches_a_film_on_demand(
+async def test_only_the_owner_switches_a_recording_on_demand(
     stage: RecordedStage, person: User, may: bool
 ) -> None:
     stage.desktop.films.mode, stage.desktop.films.wanted = "OnDemand", False
     stage.put(running(access=[{"user": BOB.email, "role": "collaborator"}], status=RUN))
     if may:
-        await stage.edge.recordings.switch(person, stage.session, wanted=True)
+        await stage.services.recordings.switch(person, stage.session, wanted=True)
     else:
         with pytest.raises(ActionDenied):
-            await stage.edge.recordings.switch(person, stage.session, wanted=True)
+            await stage.services.recordings.switch(person, stage.session, wanted=True)
     assert stage.desktop.films.wanted is may
     assert stage.audited("session.record") == [(ALICE.email, "alice-desktop", "done")] * may
 
 
-async def test_film_that_must_be_made_is_not_switched(stage: RecordedStage) -> None:
+async def test_recording_that_must_be_made_is_not_switched(stage: RecordedStage) -> None:
     with pytest.raises(ActionDenied, match="not recorded on demand"):
-        await stage.edge.recordings.switch(ALICE, stage.session, wanted=False)
+        await stage.services.recordings.switch(ALICE, stage.session, wanted=False)

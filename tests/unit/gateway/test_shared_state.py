@@ -1,12 +1,18 @@
-"""MemorySharedState does what SharedState promises, and forgets in time what it need not know."""
+"""MemorySharedState does what SharedState promises, and forgets in time what it need not know.
+RedisSharedState does not wait for a Redis that is silent.
+"""
 
+import asyncio
 from collections.abc import Awaitable, Callable
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from support.waiting import PATIENCE, eventually
 from unit.gateway.shared_contract import CONTRACT
+from unit.gateway.silent_redis import SilentRedis, silent_redis
+from vdi.gateway import shared_state
 from vdi.gateway.shared_state import (
     BACKLOG,
     MemorySharedState,
@@ -15,6 +21,8 @@ from vdi.gateway.shared_state import (
     SharedUnavailableError,
 )
 from vdi.gateway.store.database import Database, DatabaseUnavailableError
+
+__all__ = ["silent_redis"]
 
 
 @pytest.mark.parametrize("promise", CONTRACT, ids=lambda one: one.__name__)
@@ -31,6 +39,32 @@ async def test_an_unknown_host_is_told_from_a_silent_one() -> None:
     with pytest.raises(DatabaseUnavailableError, match="cannot resolve its host name: "):
         async with database.connect():
             pass
+
+
+async def test_a_silent_redis_is_waited_for_once(
+    silent_redis: SilentRedis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shared_state, "_LAST_SECONDS", 0.05)
+    monkeypatch.setattr(shared_state, "_LISTEN_AGAIN", 0.01)
+    shared = silent_redis.shared
+    first = asyncio.create_task(shared.get("a"))
+    await eventually(lambda: silent_redis.connections == 1, "the first command waits")
+    monkeypatch.setattr(shared_state, "_RESPONSE_SECONDS", 3600.0)
+    later = asyncio.create_task(shared.get("b"))
+    async with asyncio.timeout(PATIENCE):
+        for command in (first, later, shared.get("c"), shared.check()):
+            with pytest.raises(SharedUnavailableError):
+                await command
+        silent_redis.answer()
+        await eventually(lambda: works(shared), "Redis is asked again after a ping")
+
+
+async def works(shared: SharedState) -> bool:
+    try:
+        await shared.get("a")
+    except SharedUnavailableError:
+        return False
+    return True
 
 
 class Time:

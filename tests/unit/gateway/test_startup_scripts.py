@@ -13,7 +13,7 @@ from unit.gateway.api_stage import BOB, ROOT, RUNNING, ApiStage
 from unit.gateway.portal_stage import ADMIN, PortalStage, a_template, running
 from unit.gateway.portal_stage import BOB as GUEST
 from unit.gateway.probe_agent import agent
-from vdi.gateway.desktop_agent import MAX_CHARACTERS, MAX_LINES, last_lines
+from vdi.gateway.desktop.agent_requests import MAX_CHARACTERS, MAX_LINES, last_lines
 
 ONE = "/api/v1/sessions/alice-desktop/startup-scripts"
 PAGE = "/desktops/alice-desktop"

@@ -74,7 +74,7 @@ async def desktop(stage: ApiStage) -> AsyncIterator[Agent]:
 
 async def take(stage: GatewayStage, state: str = "Human") -> None:
     """Alice takes over, or her agent asks for a person."""
-    computer, by = stage.edge.computer, Actor("alice@example.com")
+    computer, by = stage.services.computer, Actor("alice@example.com")
     if state == "Human":
         await computer.switch(by, "alice-desktop", human=True)
     else:

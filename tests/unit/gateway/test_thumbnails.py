@@ -9,7 +9,8 @@ import pytest
 from PIL import Image
 
 from unit.gateway.portal_stage import ADMIN, BOB, PortalStage, a_template, running
-from vdi.gateway.desktop_agent import MAX_THUMBNAILS, THUMBNAIL_MAX_SIDE, jpeg_size
+from vdi.gateway.desktop.agent_requests import MAX_THUMBNAILS
+from vdi.gateway.desktop.thumbnail import THUMBNAIL_MAX_SIDE, jpeg_size
 from vdi.gateway.rights import User
 
 PATH = "/desktops/alice-desktop/thumbnail"

@@ -22,9 +22,9 @@ from unit.devcluster.image_scripts import load_script
 from unit.devcluster.test_images_agent import AGENT
 from unit.gateway.api_stage import ALICE, ROOT, RUNNING, ApiStage
 from vdi.api.session import Role
+from vdi.gateway.desktop.transfers import Event, Report, TransferCollector, describe
 from vdi.gateway.store.audit import Entry, act_on
 from vdi.gateway.store.database import DatabaseUnavailableError
-from vdi.gateway.transfers import Event, Report, TransferCollector, describe
 
 NAME = "alice-desktop"
 OWNER = (ALICE.user, Role.OWNER)
@@ -139,7 +139,7 @@ async def test_events_appear_once_in_order_for_two_replicas(stage: ApiStage, age
 async def test_gateway_that_was_away_goes_on_where_it_was(
     stage: ApiStage, agent: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("vdi.gateway.transfers.EVENTS_PER_SECOND", 10_000)
+    monkeypatch.setattr("vdi.gateway.desktop.transfers.EVENTS_PER_SECOND", 10_000)
     async with collecting(stage):
         report(agent, UPLOAD)
         await written(stage, 2)
@@ -180,7 +180,7 @@ async def test_reports_that_waited_for_the_agent_keep_their_time(
 async def test_desktop_that_no_longer_reports_leaves_one_row(
     stage: ApiStage, agent: Any, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr("vdi.gateway.desktop_agent.POLL_AGAIN_SECONDS", 0.01)
+    monkeypatch.setattr("vdi.gateway.desktop.agent.POLL_AGAIN_SECONDS", 0.01)
     monkeypatch.setattr(agent, "WAIT_SECONDS", 0.05)
     async with collecting(stage), collecting(stage):
         await written(stage, 1)
@@ -221,7 +221,7 @@ async def test_new_agent_begins_with_a_row(stage: ApiStage, agent: Any) -> None:
 async def test_events_wait_for_a_database_that_is_down(
     stage: ApiStage, agent: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("vdi.gateway.desktop_agent.POLL_AGAIN_SECONDS", 0.01)
+    monkeypatch.setattr("vdi.gateway.desktop.agent.POLL_AGAIN_SECONDS", 0.01)
     add, tries = stage.audit.add_events, []
 
     async def down_at_first(events: Any) -> set[str]:

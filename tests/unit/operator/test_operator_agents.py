@@ -181,8 +181,6 @@ async def test_desktop_without_a_timeout_reports_its_graphics_once(
 
 async def test_image_without_an_agent_is_polled_a_few_times(running: ActivityWorld) -> None:
     running.session(idle=None, readyTime="2026-11-20T08:00:00Z")
-    assert await running.poll() == 60.0
-    assert not running.was_woken()
     running.agent.status = 503
     pauses = []
     while pause := await running.poll():
@@ -193,6 +191,20 @@ async def test_image_without_an_agent_is_polled_a_few_times(running: ActivityWor
     running.session(idle=None, graphics=GRAPHICS)
     assert [await running.poll() for _ in range(4)] == [60.0, 120.0, 240.0, 300.0]
     assert running.said == []
+
+
+async def test_agent_that_has_answered_once_is_polled_for_ever(running: ActivityWorld) -> None:
+    """One that reports no graphics, too: the status says when its desktop was last in use."""
+    running.session(idle=None, readyTime="2026-11-20T08:00:00Z")
+    assert await running.poll() == 60.0
+    assert running.was_woken(), "the first answer is published"
+    activity = "2026-11-20T08:00:00Z"
+    running.session(idle=None, readyTime="2026-11-20T08:00:00Z", lastActivityTime=activity)
+    assert await running.poll() == 60.0
+    assert not running.was_woken()
+    running.clock.wall += timedelta(hours=1)
+    running.agent.status = 503
+    assert [await running.poll() for _ in range(2)] == [60.0, 120.0]
 
 
 async def test_first_poll_waits_unless_the_desktop_is_recorded(world: ActivityWorld) -> None:
@@ -230,7 +242,9 @@ async def test_new_process_does_not_poll_missing_agents_at_once(
     )
     world.put_session("carol", status={"phase": "Running"}, template="t", idleTimeout="1h")
     world.put_session("dave", status={"phase": "Running", "graphics": GRAPHICS}, template="t")
-    assert len(world.polls.queue) == 3
+    activity = {"lastActivityTime": "2026-11-20T08:00:00Z"}
+    world.put_session("erin", status={"phase": "Running", **activity}, template="t")
+    assert len(world.polls.queue) == 4
 
 
 async def test_desktop_that_a_dead_process_has_not_polled_is_polled(world: ActivityWorld) -> None:
@@ -473,7 +487,7 @@ async def test_recorded_desktop_without_an_agent_is_not_recorded(
     assert activity and activity.recording and activity.recording.state == "Failed"
 
 
-async def test_agent_that_reports_no_film_makes_none(running: ActivityWorld) -> None:
+async def test_agent_that_reports_no_recording_makes_none(running: ActivityWorld) -> None:
     running.session(idle=None, graphics=GRAPHICS, recording=STARTING | {"state": "On"})
     await running.poll()
     assert running.was_woken()
@@ -482,7 +496,9 @@ async def test_agent_that_reports_no_film_makes_none(running: ActivityWorld) -> 
 @pytest.mark.parametrize(
     "wrong", [{"state": "Maybe"}, {"state": "On\n"}, {"state": "On", "message": "\x1b[2J"}]
 )
-async def test_hostile_report_of_a_film_is_no_film(running: ActivityWorld, wrong: Any) -> None:
+async def test_hostile_report_of_a_recording_is_no_recording(
+    running: ActivityWorld, wrong: Any
+) -> None:
     running.session(idle=None, graphics=GRAPHICS, recording=STARTING)
     running.agent.answer["recording"] = wrong
     assert [await running.poll() for _ in range(3)] == [1.0, 1.0, 1.0]

@@ -288,6 +288,12 @@ async def test_activity_alone_is_not_written(world: WriterWorld) -> None:
     assert session.status.last_activity_time == "2026-11-20T08:05:00Z"
 
 
+async def test_first_activity_is_written(world: WriterWorld) -> None:
+    first = SessionStatus(phase="Running", last_activity_time="2026-11-20T08:00:00Z")
+    session, _ = await world.write(session_with(phase="Running"), first)
+    assert session.status.last_activity_time == "2026-11-20T08:00:00Z"
+
+
 async def test_warning_is_reported_when_it_begins_and_when_it_ends(world: WriterWorld) -> None:
     warned = session_with(
         phase="Running", conditions=[a_condition("Idle", "True", "Idle", "Nobody.")]

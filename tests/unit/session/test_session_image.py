@@ -9,7 +9,7 @@ from unit.session.resolving import ALONE, BEHIND_GATEWAY, IDENTITY, pod_of, refu
 from vdi.api.template import Scheme
 from vdi.session.children import build_route
 from vdi.session.cluster_settings import ClusterSettings
-from vdi.session.streaming import health_path, refuse_view_only, takes_tokens
+from vdi.session.template_image import health_path, refuse_view_only, takes_tokens
 
 LOGIN = {"name": "kasmvnc"}
 WEB: dict[str, Any] = {"protocol": "Web"}

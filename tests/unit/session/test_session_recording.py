@@ -10,15 +10,15 @@ from support.builders import a_session, a_template
 from unit.session.resolving import BEHIND_GATEWAY, desktop_of, pod_of
 from vdi.api.recording import RecordingMode
 from vdi.session.children import build_spec
-from vdi.session.naming import FILM_REFUSED
+from vdi.session.naming import RECORDING_REFUSED
 from vdi.session.recording import is_recorded, recording_note, refuse_picture
-from vdi.session.streaming import settings
+from vdi.session.template_image import settings
 
-KEPT = "Films are kept for 30 days, and administrators can watch them."
+KEPT = "Recordings are kept for 30 days, and administrators can watch them."
 
 
 @pytest.mark.parametrize(
-    ("film", "refusal"),
+    ("recording", "refusal"),
     [
         (None, ""),
         ({"mode": "Always", "state": "On"}, ""),
@@ -33,18 +33,18 @@ KEPT = "Films are kept for 30 days, and administrators can watch them."
         ({"mode": "OnDemand", "state": "Failed"}, ""),
     ],
 )
-def test_only_a_film_that_must_be_made_hides_the_picture(film: Any, refusal: str) -> None:
+def test_only_a_recording_that_must_be_made_hides_the_picture(recording: Any, refusal: str) -> None:
     session = a_session(
-        "alice", status={"phase": "Running"} | ({"recording": film} if film else {})
+        "alice", status={"phase": "Running"} | ({"recording": recording} if recording else {})
     )
     assert refuse_picture(session).endswith(refusal)
     assert bool(refuse_picture(session)) is bool(refusal)
 
 
-def test_film_that_the_gateway_does_not_store_hides_the_picture() -> None:
+def test_recording_that_the_gateway_does_not_store_hides_the_picture() -> None:
     status = {"phase": "Running", "recording": {"mode": "Always", "state": "On"}}
     session = a_session("alice", status=status)
-    session.metadata.annotations[FILM_REFUSED] = "too much\u202e"
+    session.metadata.annotations[RECORDING_REFUSED] = "too much\u202e"
     assert refuse_picture(session).endswith("it is not recorded now: too much\\u202e.")
     assert not is_recorded(session)
 
@@ -61,7 +61,7 @@ def test_film_that_the_gateway_does_not_store_hides_the_picture() -> None:
         (
             {"mode": "OnDemand", "retention": "24h"},
             (
-                "The owner can record this desktop, picture and sound. Films are kept for 1 day,"
+                "The owner can record this desktop, picture and sound. Recordings are kept for 1 day,"
                 " and administrators can watch them."
             ),
         ),

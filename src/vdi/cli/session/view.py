@@ -26,7 +26,7 @@ from vdi.session.failures import find_failure
 from vdi.session.homes import own_claim
 from vdi.session.queueing.messages import place_in_line
 from vdi.session.schedule import describe_schedule
-from vdi.session.streaming import describe_encoder, describe_renderer
+from vdi.session.template_image import describe_encoder, describe_renderer
 
 
 @dataclass(frozen=True, slots=True)
@@ -202,8 +202,8 @@ def _facts(session: VDISession, template: VDITemplate | None, now: datetime) -> 
             "Encoder": describe_encoder(status.graphics) if status.graphics else "",
             "Isolation": status.isolation.message or "user namespace" if status.isolation else "",
             "Recording": (
-                f"{film.state} ({film.mode}) {film.message}".strip()
-                if (film := status.recording)
+                f"{recording.state} ({recording.mode}) {recording.message}".strip()
+                if (recording := status.recording)
                 else ""
             ),
             "Node": status.node_name,

@@ -25,7 +25,8 @@ from vdi.doctor.objects.components import (
 from vdi.findings.model import Finding, Remedy, Severity
 from vdi.snapshot.check import check, merge_patch
 from vdi.snapshot.model import NOT_SET, Difference, Snapshot
-from vdi.snapshot.objects import CustomResourceDefinition, Schema, convert_object
+from vdi.snapshot.objects import convert_object
+from vdi.snapshot.objects.config import CustomResourceDefinition, Schema
 
 # Time that a new object has to start working before it is reported.
 _YOUNG_SECONDS = 60.0

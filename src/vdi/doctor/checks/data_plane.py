@@ -40,7 +40,7 @@ _TROUBLES = {
     "single sign-on": ("oidc_unreachable", "The identity provider does not respond correctly"),
     "webhook": ("gateway_troubled", "The webhook accepts no notices"),
     "email": ("gateway_troubled", "The mail server accepts no notices"),
-    "recordings": ("gateway_troubled", "Films of desktops cannot be stored"),
+    "recordings": ("gateway_troubled", "Recordings of desktops cannot be stored"),
 }
 # A trouble -> variable with what the gateway presents to the server, and the chart's own server.
 _SERVERS = {

@@ -19,7 +19,7 @@ from vdi.gpu.sharing.state import PRODUCT_LABEL, lacks_encoder
 from vdi.session.conditions import WARNING_TYPES
 from vdi.session.credentials import PASSWORD_KEY, SECRET_TYPE, USERNAME_KEY
 from vdi.session.effective import Desktop
-from vdi.session.streaming import (
+from vdi.session.template_image import (
     CAPABILITY_MISSING,
     NO_GPU_DEVICE,
     NOT_ON_X11,
@@ -29,7 +29,8 @@ from vdi.session.streaming import (
 )
 from vdi.snapshot.check import check, merge_patch
 from vdi.snapshot.model import Snapshot
-from vdi.snapshot.objects import Pod, Secret
+from vdi.snapshot.objects.config import Secret
+from vdi.snapshot.objects.workloads import Pod
 
 # Lines of a desktop's log and the code that they prove, the most certain cause first: a desktop
 # that lacks a library or disk space often complains about its display as well.

@@ -30,15 +30,10 @@ from vdi.session.lifetime import idle_timeout
 from vdi.session.naming import HOLD, MANAGED_BY, TEMPLATE_ANNOTATION
 from vdi.snapshot.check import check, merge_patch
 from vdi.snapshot.model import Snapshot
-from vdi.snapshot.objects import (
-    LOCAL_PATH_CONFIG,
-    ConfigMap,
-    Meta,
-    Node,
-    PersistentVolumeClaim,
-    Pod,
-    StorageClass,
-)
+from vdi.snapshot.objects.config import LOCAL_PATH_CONFIG, ConfigMap
+from vdi.snapshot.objects.meta import Meta
+from vdi.snapshot.objects.storage import Node, PersistentVolumeClaim, StorageClass
+from vdi.snapshot.objects.workloads import Pod
 
 # Time that a provisioner has for a volume before its silence is reported.
 _PROVISIONER_SECONDS = 60.0

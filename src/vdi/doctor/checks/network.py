@@ -24,7 +24,7 @@ from vdi.session.effective import Desktop
 from vdi.snapshot.check import check
 from vdi.snapshot.dns import dns_down
 from vdi.snapshot.model import Snapshot
-from vdi.snapshot.objects import Lease
+from vdi.snapshot.objects.meta import Lease
 
 # Times of the API have whole seconds and arrive with the latency of the request: less is no
 # difference of clocks.

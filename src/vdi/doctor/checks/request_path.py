@@ -37,7 +37,8 @@ from vdi.session.children import PORT_NAME
 from vdi.session.naming import route_name, service_name
 from vdi.snapshot.check import check
 from vdi.snapshot.model import Snapshot
-from vdi.snapshot.objects import IngressRoute, Pod, Service
+from vdi.snapshot.objects.network import IngressRoute, Service
+from vdi.snapshot.objects.workloads import Pod
 
 # Time that the operator and the endpoint controller have for a new pod.
 _YOUNG_SECONDS = 30.0

@@ -25,7 +25,7 @@ from vdi.session.isolation import lacking_node
 from vdi.session.naming import TEMPLATE_REVISION, reservation_name
 from vdi.snapshot.check import check, merge_patch
 from vdi.snapshot.model import Snapshot
-from vdi.snapshot.objects import Pod
+from vdi.snapshot.objects.workloads import Pod
 
 # Time in which a kubelet's complaint may pass by itself.
 _PATIENCE_SECONDS = 15.0

@@ -31,7 +31,8 @@ from vdi.session.pool import PoolReason
 from vdi.session.prepull import PullReason
 from vdi.snapshot.check import check
 from vdi.snapshot.model import Snapshot
-from vdi.snapshot.objects import ConditionsStatus, Pod
+from vdi.snapshot.objects.meta import ConditionsStatus
+from vdi.snapshot.objects.workloads import Pod
 
 # Time in which a condition may pass by itself, a deleted object may go, and a container that ran
 # for less had not started yet: it lacked something then, and runs now.
@@ -83,7 +84,7 @@ _LASTING: set[str] = {
     PoolReason.INVALID_SCHEDULE,
 }
 _LASTING |= {Reason.TEMPLATE_NOT_FOUND, Reason.INVALID_TEMPLATE, Reason.INFEASIBLE}
-# Mode of a film that is always made, and its state while it is.
+# Mode of a recording that is always made, and its state while it is.
 _ALWAYS, _ON = "Always", "On"
 # Warnings of a cluster that is well: probes and restarts show in the state of the pod, a session
 # announces its end.
@@ -335,14 +336,16 @@ def _condition(snapshot: Snapshot, subject: _Subject) -> Finding | None:
 
 
 def _failed_parts(snapshot: Snapshot, subject: _Subject) -> Iterator[PodCondition]:
-    """The session's film, if it has failed or its template promises it and it is not made."""
+    """The session's recording, if it has failed or its template promises it and it is not made."""
     status = subject.diagnosis.session.status if subject.diagnosis else None
     if status is None or status.recording is None:
         return
-    film = status.recording
+    recording = status.recording
     is_late = snapshot.age(status.ready_time) >= _PATIENCE_SECONDS
-    if film.state == "Failed" or (film.state != _ON and film.mode == _ALWAYS and is_late):
-        yield PodCondition("recording", film.state, message=film.message)
+    if recording.state == "Failed" or (
+        recording.state != _ON and recording.mode == _ALWAYS and is_late
+    ):
+        yield PodCondition("recording", recording.state, message=recording.message)
 
 
 def _is_bad(snapshot: Snapshot, subject: _Subject, condition: Condition | PodCondition) -> bool:

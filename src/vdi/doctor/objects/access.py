@@ -8,8 +8,8 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from vdi.snapshot.model import Snapshot
-from vdi.snapshot.objects import (
-    LabelSelector,
+from vdi.snapshot.objects.meta import LabelSelector
+from vdi.snapshot.objects.network import (
     NetworkPolicy,
     NetworkPolicySpec,
     Peer,

@@ -16,7 +16,8 @@ from vdi.findings.model import Remedy
 from vdi.session.cluster_settings import ClusterSettings
 from vdi.settings import SettingsError, read_settings
 from vdi.snapshot.model import Snapshot, once
-from vdi.snapshot.objects import FileSource, Lease, LeaseSpec, Pod, WorkloadObject, WorkloadPodSpec
+from vdi.snapshot.objects.meta import Lease, LeaseSpec
+from vdi.snapshot.objects.workloads import FileSource, Pod, WorkloadObject, WorkloadPodSpec
 
 LEASE = "vdi-operator"
 # Seconds without a renewal after which no replica leads: renewals come every 2, another one takes

@@ -17,7 +17,7 @@ from vdi.cluster.units import parse_quantity
 from vdi.printable import shorten
 from vdi.settings import VARIABLES
 from vdi.snapshot.model import NOT_SET, Difference
-from vdi.snapshot.objects import REDACTED
+from vdi.snapshot.objects.meta import REDACTED
 
 Object = Mapping[str, Any]
 _Path = tuple[str, ...]

@@ -21,7 +21,8 @@ from vdi.gpu.sharing.state import (
 )
 from vdi.session.naming import assigned_namespace, route_name
 from vdi.snapshot.model import Snapshot, once
-from vdi.snapshot.objects import IngressRoute, Pod
+from vdi.snapshot.objects.network import IngressRoute
+from vdi.snapshot.objects.workloads import Pod
 
 _LOCAL_PATH_DEPLOYMENT = "local-path-provisioner"
 # A mode that its script gives to the volume's own folder. That of the parent (`$VOL_DIR/..`) may

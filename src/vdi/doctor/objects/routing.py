@@ -14,7 +14,8 @@ from urllib.parse import urlsplit
 from vdi.doctor.objects.components import find_traefiks
 from vdi.session.naming import MANAGED_BY
 from vdi.snapshot.model import Snapshot, once
-from vdi.snapshot.objects import EndpointSlice, Ingress, IngressRoute, Middleware, Pod, Service
+from vdi.snapshot.objects.network import EndpointSlice, Ingress, IngressRoute, Middleware, Service
+from vdi.snapshot.objects.workloads import Pod
 
 _HOST = re.compile(r"Host\(\s*`([^`]+)`\s*\)")
 _HOST_PATTERN = re.compile(r"HostRegexp\(\s*`([^`]+)`\s*\)")

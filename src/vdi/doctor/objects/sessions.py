@@ -39,7 +39,8 @@ from vdi.session.queueing.messages import explain_shortage, find_fitting
 from vdi.session.queueing.queue import Queue
 from vdi.snapshot.check import merge_patch
 from vdi.snapshot.model import Snapshot, once
-from vdi.snapshot.objects import PersistentVolumeClaim, Pod
+from vdi.snapshot.objects.storage import PersistentVolumeClaim
+from vdi.snapshot.objects.workloads import Pod
 
 
 @dataclass(frozen=True)

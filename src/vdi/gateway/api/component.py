@@ -43,18 +43,20 @@ _LIST = re.compile(r"\bListPage[_\[](\w+)[_\]]")
 _PARAMETER = re.compile(r"{(\w+)(?::\w+)?}")
 _ABOUT = """Desktops for programs: everything that the portal does.
 
-Send an API token (`Authorization: Bearer vdi_...`), made on the portal's page Account or by `vdi login`. Scripts on
-the portal's own pages use the login's cookie, and send `X-CSRF-Token` with whatever changes something.
+Send an API token (`Authorization: Bearer vdi_...`), made on the portal's page Account or by `vdi
+login`. Scripts on the portal's own pages use the login's cookie, and send `X-CSRF-Token` with
+whatever changes something.
 
-A refusal is `application/problem+json` (RFC 9457): `code` for programs, `detail` for people, and in `errors` each field
-with what was sent and what is allowed. More than 600 requests in a minute are answered 429 with `Retry-After`.
-Times are RFC 3339 in UTC. Lists that can be long come in pages: send `next` back as `cursor`.
+A refusal is `application/problem+json` (RFC 9457): `code` for programs, `detail` for people, and in
+`errors` each field with what was sent and what is allowed. More than 600 requests in a minute are
+answered 429 with `Retry-After`. Times are RFC 3339 in UTC. Lists that can be long come in pages:
+send `next` back as `cursor`.
 """
 _ALWAYS = ("unauthenticated", "forbidden", "too-many-requests", "unexpected", "unavailable")
 _TAGS = {
     "Desktops": "Start, follow, share and end desktops.",
     "Templates": "The kinds of desktop that you can start.",
-    "History": "Past sessions, films and usage.",
+    "History": "Past sessions, recordings and usage.",
     "Homes": "The volumes that hold your files.",
     "Account": "Who you are, your limits, and your API tokens.",
     "Administration": "For administrators: desktops of all users and shared resources.",

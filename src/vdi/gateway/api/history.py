@@ -206,8 +206,8 @@ async def _chain(first: bytes, rest: AsyncIterator[bytes]) -> AsyncIterator[byte
 
 @operation("GET /recordings")
 async def list_recordings(call: Call[Page, None]) -> ListPage[WatchedRecording]:
-    """Films of desktops, newest first: all for administrators, else your own where their template
-    allows it.
+    """Recordings of desktops, newest first: all for administrators, else your own where their
+    template allows it.
     """
     return await queries.read_recordings(
         call.api, call.user, limit=call.query.limit, cursor=call.query.cursor
@@ -216,7 +216,7 @@ async def list_recordings(call: Call[Page, None]) -> ListPage[WatchedRecording]:
 
 @operation("GET /recordings/{id}", media="video/mp4", problems=("not-found", "conflict"))
 async def get_recording(call: Call[Empty, None]) -> Response:
-    """A film as MP4, whole or in ranges. The audit log has an entry for each view."""
+    """A recording as MP4, whole or in ranges. The audit log has an entry for each view."""
     call.api.guard.check_origin(call.request)
     ranges = call.request.headers.get("range", "")
     return await call.api.recordings.watch(call.user, call.path("id"), ranges, call.until_read)

@@ -20,8 +20,8 @@ from vdi.api.template import VDITemplate
 from vdi.gateway.api.operation import JSON, Call, Empty, OperationTable, unauthenticated
 from vdi.gateway.api.problems import ProblemError, problem_of
 from vdi.gateway.cluster_cache import session_topic
-from vdi.gateway.computer import MAX_REASON, MAX_TEXT
 from vdi.gateway.denied import ActionDenied, invalid
+from vdi.gateway.desktop.computer import MAX_REASON, MAX_TEXT
 from vdi.gateway.edge.wait import describe
 from vdi.gateway.rights import User, enables_agents, role_in
 from vdi.gateway.validation import from_validation

@@ -22,9 +22,10 @@ from vdi.gateway.api.schemas import (
     template_of,
 )
 from vdi.gateway.cluster_cache import session_topic, user_topic
-from vdi.gateway.computer import ComputerAction
 from vdi.gateway.denied import ActionDenied, invalid
-from vdi.gateway.desktop_agent import Begun, Stage, StartupScriptResult, find_session
+from vdi.gateway.desktop.access import find_session
+from vdi.gateway.desktop.agent_requests import Begun, Stage, StartupScriptResult
+from vdi.gateway.desktop.computer import ComputerAction
 from vdi.gateway.queries import Key, ListPage, cut
 from vdi.gateway.rights import knows_of, role_in
 from vdi.gateway.web.streams import sse_event

@@ -19,8 +19,9 @@ from starlette.responses import Response
 
 from vdi.api.session import Role, VDISession
 from vdi.gateway.component import GatewayContext
+from vdi.gateway.desktop.active_grants import ActiveGrants
 from vdi.gateway.edge.headers import DESKTOP_COOKIE, GRANT_COOKIE, Hosts, desktop_cookie
-from vdi.gateway.edge.revocation import ActiveGrants, Revocations, Revoker
+from vdi.gateway.edge.revocation import Revocations, Revoker
 from vdi.gateway.edge.tokens import Claims, KeyRing, TokenError, Tokens, UnknownKeyError
 from vdi.gateway.login.logins import Logins, hash_of
 from vdi.gateway.rights import keeps_access

@@ -18,19 +18,14 @@ from vdi.api.template import VDITemplate
 from vdi.gateway.brand import stylesheet
 from vdi.gateway.component import GatewayContext
 from vdi.gateway.denied import BusyError, CrossSiteError
-from vdi.gateway.desktop_agent import (
-    NO_AUTHORITIES,
-    DesktopAgent,
-    DesktopKeyError,
-    ask_memory,
-    is_running,
-)
+from vdi.gateway.desktop.agent import NO_AUTHORITIES, DesktopAgent, DesktopKeyError
+from vdi.gateway.desktop.agent_requests import ask_memory
+from vdi.gateway.desktop.view import desktop_view, extensions
 from vdi.gateway.edge.authorizer import Admitted, Authorizer
 from vdi.gateway.edge.headers import OURS
 from vdi.gateway.edge.ticket_handoff import TicketHandoff
 from vdi.gateway.edge.token_tables import TokenTablePublisher
 from vdi.gateway.in_flight import PAGES, SMALL_ANSWER_BYTES
-from vdi.gateway.portal.desktop_view import desktop_view, extensions
 from vdi.gateway.rights import Action, User
 from vdi.gateway.session_actions import SessionActions
 from vdi.gateway.store.logins import Grant
@@ -38,7 +33,8 @@ from vdi.gateway.web.assets import asset_url
 from vdi.http_client import HTTP_ERRORS, open_client
 from vdi.session.actions import is_expired, pending_request
 from vdi.session.recording import is_recorded, recording_note
-from vdi.session.streaming import takes_tokens
+from vdi.session.status import is_running
+from vdi.session.template_image import takes_tokens
 
 CHANGES = (
     *(Action.SUSPEND, Action.RESTART, Action.RECORD, Action.RESIZE),

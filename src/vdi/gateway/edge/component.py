@@ -5,7 +5,7 @@ per process.
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from datetime import datetime
 
 from starlette.requests import Request
@@ -15,12 +15,11 @@ from starlette.routing import BaseRoute, Route
 from vdi.api.session import Phase, VDISession
 from vdi.gateway.actions import Actions
 from vdi.gateway.cluster_cache import Kind, Subscriptions
-from vdi.gateway.component import Component, GatewayContext
-from vdi.gateway.computer import Computer
-from vdi.gateway.desktop_agent import DesktopAgent, DesktopKey
+from vdi.gateway.component import AGAIN_SECONDS, Component, GatewayContext, repeat
+from vdi.gateway.desktop.agent import DesktopAgent
 from vdi.gateway.edge.authorizer import Authorizer
 from vdi.gateway.edge.bar import CHANGES, DesktopBar
-from vdi.gateway.edge.revocation import ActiveGrants, Revocations, Revoker
+from vdi.gateway.edge.revocation import Revoker
 from vdi.gateway.edge.selkies import TRANSPORT_PATH
 from vdi.gateway.edge.ticket_handoff import TicketHandoff
 from vdi.gateway.edge.token_tables import TokenTablePublisher, desktop_of
@@ -31,91 +30,61 @@ from vdi.gateway.edge.webrtc import TURN_PATH, TransportPage, TurnPage
 from vdi.gateway.history.component import History
 from vdi.gateway.login.guard import Guard
 from vdi.gateway.login.logins import Logins
-from vdi.gateway.notices import Notices
-from vdi.gateway.recordings import Recordings
 from vdi.gateway.rights import taken_by
 from vdi.gateway.session_actions import SessionActions
-from vdi.gateway.store.audit import Audit
 from vdi.gateway.store.database import DatabaseUnavailableError
-from vdi.gateway.store.logins import GrantStore
 from vdi.gateway.web.assets import asset_routes
-from vdi.kube.errors import KubeError
 from vdi.session.recording import refuse_picture
 
 log = logging.getLogger(__name__)
 
 KEYS_SECONDS = 60.0
 POLL_SECONDS = 5.0
-EXPIRED_SECONDS, OLD_FILMS_SECONDS = 5.0, 3600.0
+EXPIRED_SECONDS = 5.0
 # An open connection whose share runs out ends at most so much later; a new one is refused at once.
 SWEEP_SECONDS = 1.0
 FORGET_SECONDS = 3600.0
-# Pause after background work has failed.
-AGAIN_SECONDS = 2.0
 # Less than the time for which a key is published before it signs (tokens.KEY_LEAD).
 _JWKS_AGE_SECONDS = 300
 _EVERY_METHOD = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"]
 
 
 class Edge(Component):
-    """Access to desktops. `address`: base URL of a session's Selkies, for tests."""
+    """Access to desktops: who comes in, and how long."""
 
     def __init__(
         self,
         context: GatewayContext,
         *,
+        tables: TokenTablePublisher,
+        revoker: Revoker,
         logins: Logins,
         guard: Guard,
         actions: Actions,
         subscriptions: Subscriptions,
         history: History,
-        audit: Audit,
-        notices: Notices,
-        agent: DesktopAgent | None = None,
-        address: Callable[[VDISession], str] | None = None,
+        agent: DesktopAgent,
+        session_actions: SessionActions,
     ) -> None:
-        settings = context.settings
         self._context = context
-        store = GrantStore(context.database)
-        active = ActiveGrants()
-        revocations = Revocations(settings.token_seconds, context.clock)
-        self.desktop_key = DesktopKey(context.client, settings.gateway_namespace)
-        self.agent = agent or DesktopAgent(self.desktop_key)
-        self.recordings = Recordings(context, self.agent, audit)
-        self.computer = Computer(
-            context=context, agent=self.agent, audit=audit, logins=logins, notices=notices
-        )
-        self.ring = KeyRing(context.client, settings, context.clock)
-        self.tables = TokenTablePublisher(
-            context=context,
-            store=store,
-            key=self.desktop_key,
-            active=active,
-            revocations=revocations,
-            address=address,
-        )
-        self.revoker = Revoker(
-            context=context,
-            store=store,
-            active=active,
-            revocations=revocations,
-            touch=self.tables.touch,
-        )
+        self.tables, self.revoker = tables, revoker
+        self._actions = actions
+        self.ring = KeyRing(context.client, context.settings, context.clock)
         authorizer = Authorizer(
             context=context,
             ring=self.ring,
-            store=store,
+            store=revoker.store,
             logins=logins,
-            active=active,
-            revocations=revocations,
-            revoker=self.revoker,
+            active=revoker.active,
+            revocations=revoker.revocations,
+            revoker=revoker,
         )
         self.verify = Verify(
             context=context,
             authorizer=authorizer,
-            key=self.desktop_key,
+            key=tables.key,
             logins=BasicAuth(context.client, time.monotonic),
-            tables=self.tables,
+            tables=tables,
             ready=lambda: self.ready,
         )
         self.handoff = TicketHandoff(
@@ -123,32 +92,28 @@ class Edge(Component):
             logins=logins,
             guard=guard,
             authorizer=authorizer,
-            revoker=self.revoker,
-            tables=self.tables,
+            revoker=revoker,
+            tables=tables,
             history=history,
         )
-        session_actions = SessionActions(context, actions, self.computer, self.recordings)
         self._waiting = WaitingPage(
             context=context,
             actions=session_actions,
             authorizer=authorizer,
             handoff=self.handoff,
-            tables=self.tables,
+            tables=tables,
             subscriptions=subscriptions,
         )
         self._bar = DesktopBar(
             context=context,
-            agent=self.agent,
+            agent=agent,
             actions=session_actions,
             authorizer=authorizer,
             handoff=self.handoff,
-            tables=self.tables,
+            tables=tables,
         )
         self._turn = TurnPage(context=context, authorizer=authorizer)
-        self._transport = TransportPage(
-            context=context, authorizer=authorizer, key=self.desktop_key
-        )
-        self.active, self._actions = active, actions
+        self._transport = TransportPage(context=context, authorizer=authorizer, key=tables.key)
         # Uids of sessions that have changed since the last sweep; those of suspended ones, with the
         # time.
         self._changed: set[str] = set()
@@ -195,29 +160,19 @@ class Edge(Component):
     async def run(self) -> None:
         try:
             async with asyncio.TaskGroup() as tasks:
-                tasks.create_task(self._repeat("signing keys", KEYS_SECONDS, self._refresh_keys))
+                tasks.create_task(repeat("signing keys", KEYS_SECONDS, self._refresh_keys))
+                tasks.create_task(repeat("polling revocations", POLL_SECONDS, self.revoker.poll))
+                tasks.create_task(repeat("old grants", FORGET_SECONDS, self.revoker.forget_old))
                 tasks.create_task(
-                    self._repeat("polling revocations", POLL_SECONDS, self.revoker.poll)
+                    repeat("messages of other replicas", AGAIN_SECONDS, self.revoker.listen)
                 )
                 tasks.create_task(
-                    self._repeat("old grants", FORGET_SECONDS, self.revoker.forget_old)
+                    repeat("grants without a session", SWEEP_SECONDS, self.revoker.sweep)
                 )
                 tasks.create_task(
-                    self._repeat("messages of other replicas", AGAIN_SECONDS, self.revoker.listen)
+                    repeat("expired access", EXPIRED_SECONDS, self._actions.drop_expired_access)
                 )
-                tasks.create_task(
-                    self._repeat("grants without a session", SWEEP_SECONDS, self.revoker.sweep)
-                )
-                tasks.create_task(
-                    self._repeat(
-                        "expired access", EXPIRED_SECONDS, self._actions.drop_expired_access
-                    )
-                )
-                tasks.create_task(
-                    self._repeat("old films", OLD_FILMS_SECONDS, self.recordings.delete_expired)
-                )
-                tasks.create_task(self.recordings.run())
-                tasks.create_task(self._repeat("grants of changed sessions", 0.0, self._follow))
+                tasks.create_task(repeat("grants of changed sessions", 0.0, self._follow))
         finally:
             await self.tables.close()
 
@@ -229,25 +184,11 @@ class Edge(Component):
             yield "revocations: not read from the database yet"
 
     async def external_problems(self) -> Sequence[str]:
-        """A Secret of keys that cannot be read, films not stored, sessions whose WebSockets a proxy
-        cuts.
-        """
-        unread = (
-            [f"signing keys: {self.ring.trouble}"] if self.ring.trouble and self.ring.ready else []
-        )
-        unstored = [f"recordings: {self.recordings.trouble}"] if self.recordings.trouble else []
-        return [*unread, *unstored, *self.verify.disconnects.problems(time.monotonic())]
-
-    async def _repeat(self, what: str, seconds: float, work: Callable[[], Awaitable[None]]) -> None:
-        failing = False
-        while True:
-            try:
-                await work()
-                pause, failing = seconds, False
-            except (DatabaseUnavailableError, KubeError, OSError) as error:
-                log.log(logging.DEBUG if failing else logging.WARNING, "%s: %s", what, error)
-                pause, failing = max(seconds, AGAIN_SECONDS), True
-            await asyncio.sleep(pause)
+        """A Secret of keys that cannot be read, and sessions whose WebSockets a proxy cuts."""
+        problems = self.verify.disconnects.problems(time.monotonic())
+        if self.ring.trouble and self.ring.ready:
+            return [f"signing keys: {self.ring.trouble}", *problems]
+        return [*problems]
 
     async def _refresh_keys(self) -> None:
         # Again soon after a failure: while the Secret cannot be read, new keys of other replicas
@@ -268,7 +209,8 @@ class Edge(Component):
                 del self._suspended[uid]
             await self.revoker.sweep(changed)
         except DatabaseUnavailableError:
-            self._news.set()  # suspensions stay in their list; the next sweep of all sessions finds the rest
+            # Suspensions stay in their list; the next sweep of all sessions finds the rest.
+            self._news.set()
             raise
 
     def _see(self, kind: Kind, old: VDISession | None, new: VDISession | None) -> None:
@@ -296,11 +238,13 @@ class Edge(Component):
         """Whether a desktop has just become ready that needs a token table, or may be seen again,
         or no longer.
         """
-        if new.status.phase != Phase.RUNNING or not self.active.find(session_uid=new.metadata.uid):
+        if new.status.phase != Phase.RUNNING or not self.revoker.active.find(
+            session_uid=new.metadata.uid
+        ):
             return False
         if old is None or desktop_of(old) != desktop_of(new):
             return True
-        # The table of a desktop without its film names no one, so that every picture ends.
+        # The table of a desktop without its recording names no one, so that every picture ends.
         return bool(refuse_picture(old)) != bool(refuse_picture(new))
 
     async def _jwks(self, _request: Request) -> Response:

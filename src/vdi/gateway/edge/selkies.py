@@ -1,7 +1,7 @@
 """Selkies, the program in the desktop, as the edge uses it: page addresses, token tables, and paths
 by role. Pure.
 
-Each desktop has a master token (`desktop_agent.DesktopKey`), which only the gateway uses. The token
+Each desktop has a master token (`desktop.agent.DesktopKey`), which only the gateway uses. The token
 of a grant is derived from it, so nothing is stored. The edge puts it into each request to the
 desktop, in place of the browser's own: no one can pass for someone else, or for more than the grant
 says. Over WebRTC alone a browser sees its own token (`edge/webrtc.py`).
@@ -23,7 +23,7 @@ from vdi.gateway.rights import ACTIONS, Action
 from vdi.gateway.store.logins import Grant
 from vdi.session.credentials import grant_token
 from vdi.session.recording import refuse_picture
-from vdi.session.streaming import takes_tokens, uses_webrtc
+from vdi.session.template_image import takes_tokens, uses_webrtc
 
 TRANSPORT_PATH = "/.vdi/transport"
 # Selkies' page offers a subprotocol for its token only when it finds a token in the fragment of its

@@ -24,7 +24,7 @@ from starlette.responses import RedirectResponse, Response
 from vdi.api.session import VDISession
 from vdi.gateway.component import GatewayContext
 from vdi.gateway.denied import ActionDenied, CrossSiteError
-from vdi.gateway.desktop_agent import find_to_act
+from vdi.gateway.desktop.access import find_to_act
 from vdi.gateway.edge.absence import explain_absence
 from vdi.gateway.edge.authorizer import Authorizer
 from vdi.gateway.edge.headers import (
@@ -45,6 +45,7 @@ from vdi.gateway.history.component import History
 from vdi.gateway.login.guard import Guard
 from vdi.gateway.login.logins import Logins, hash_of
 from vdi.gateway.rights import ACTIONS, Action, User, role_in
+from vdi.gateway.shared_state import SharedState
 from vdi.gateway.web.credentials import cookies_in, drop_cookie, find_foreign_origin, set_cookie
 from vdi.gateway.web.render import Renderer
 
@@ -73,9 +74,17 @@ class Ticket(msgspec.Struct, frozen=True):
     state: str
 
 
+async def issue_ticket(shared: SharedState, user: User, session: VDISession, state: str) -> str:
+    """A ticket into this session for a user whose rights in it were just checked."""
+    ticket = secrets.token_urlsafe(32)
+    content = Ticket(session.metadata.uid, user.email, sorted(user.groups), user.login_id, state)
+    await shared.put(_key(ticket), msgspec.json.encode(content).decode(), TICKET_SECONDS)
+    return ticket
+
+
 @dataclass(eq=False, kw_only=True)
 class TicketHandoff:
-    """The four routes, and tickets for `vdi session probe`."""
+    """The four routes."""
 
     context: GatewayContext
     logins: Logins
@@ -129,22 +138,11 @@ class TicketHandoff:
                 " shared with you.",
                 403,
             )
-        ticket = await self.issue_ticket(user, session, state)
+        ticket = await issue_ticket(self.context.shared, user, session, state)
         host = self.context.settings.url(self.context.settings.host(label))
         return RedirectResponse(
             f"{host}/.vdi/enter?ticket={ticket}&next={_quoted_next(request)}", 302
         )
-
-    async def issue_ticket(self, user: User, session: VDISession, state: str) -> str:
-        """A ticket into this session for a user whose rights in it were just checked."""
-        ticket = secrets.token_urlsafe(32)
-        content = Ticket(
-            session.metadata.uid, user.email, sorted(user.groups), user.login_id, state
-        )
-        await self.context.shared.put(
-            _key(ticket), msgspec.json.encode(content).decode(), TICKET_SECONDS
-        )
-        return ticket
 
     async def enter(self, request: Request) -> Response:
         """On the desktop's host: exchange a ticket for a grant."""

@@ -16,8 +16,9 @@ from http import HTTPStatus
 
 from vdi.api.session import Phase, VDISession
 from vdi.gateway.component import GatewayContext
-from vdi.gateway.desktop_agent import NO_AUTHORITIES, DesktopKey, DesktopKeyError, desktop_url
-from vdi.gateway.edge.revocation import ActiveGrants, Revocations
+from vdi.gateway.desktop.active_grants import ActiveGrants
+from vdi.gateway.desktop.agent import NO_AUTHORITIES, DesktopKey, DesktopKeyError, desktop_url
+from vdi.gateway.edge.revocation import Revocations
 from vdi.gateway.edge.selkies import token_table
 from vdi.gateway.rights import keeps_access
 from vdi.gateway.store.database import DatabaseUnavailableError
@@ -25,7 +26,7 @@ from vdi.gateway.store.logins import Grant, GrantStore
 from vdi.http_client import HTTP_ERRORS, open_client, reason_of
 from vdi.session.credentials import direct_table
 from vdi.session.recording import refuse_picture
-from vdi.session.streaming import takes_tokens
+from vdi.session.template_image import takes_tokens
 
 log = logging.getLogger(__name__)
 

@@ -19,7 +19,7 @@ from starlette.types import Receive, Scope, Send
 from vdi.api.session import FULL_CONTROL, VDISession
 from vdi.api.template import Protocol, VDITemplate
 from vdi.gateway.component import GatewayContext
-from vdi.gateway.desktop_agent import DesktopKey, DesktopKeyError
+from vdi.gateway.desktop.agent import DesktopKey, DesktopKeyError
 from vdi.gateway.edge.authorizer import Admitted, Authorizer
 from vdi.gateway.edge.headers import (
     MARK,
@@ -43,7 +43,7 @@ from vdi.kube.resource import SECRETS
 from vdi.kube.transport import Client
 from vdi.session.credentials import grant_token, read_basic_auth, subprotocols
 from vdi.session.recording import refuse_picture
-from vdi.session.streaming import refuse_view_only, takes_tokens
+from vdi.session.template_image import refuse_view_only, takes_tokens
 
 log = logging.getLogger(__name__)
 

@@ -47,7 +47,7 @@ from vdi.session.failures import Failure, find_failure
 from vdi.session.homes import files_note
 from vdi.session.queueing.messages import place_in_line
 from vdi.session.recording import recording_note, refuse_picture
-from vdi.session.streaming import health_path, refuse_view_only, takes_tokens
+from vdi.session.template_image import health_path, refuse_view_only, takes_tokens
 
 # The script of `/.vdi/open` is in the page itself: its Content-Security-Policy names the script by
 # its hash.

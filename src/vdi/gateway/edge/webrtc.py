@@ -21,7 +21,7 @@ from starlette.responses import JSONResponse, PlainTextResponse, RedirectRespons
 
 from vdi.api.session import FULL_CONTROL, Phase, Role
 from vdi.gateway.component import GatewayContext
-from vdi.gateway.desktop_agent import DesktopKey, DesktopKeyError
+from vdi.gateway.desktop.agent import DesktopKey, DesktopKeyError
 from vdi.gateway.edge.authorizer import Authorizer
 from vdi.gateway.edge.headers import OURS, is_foreign, is_navigation, local_path, quoted
 from vdi.gateway.edge.selkies import TRANSPORT_PATH, marked, page_mark, streams_webrtc

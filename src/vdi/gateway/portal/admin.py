@@ -20,10 +20,10 @@ from vdi.cluster.units import format_time, parse_duration
 from vdi.gateway import queries
 from vdi.gateway.current_use import Use, uses
 from vdi.gateway.denied import ActionDenied, invalid
+from vdi.gateway.desktop.view import Choice, DesktopView
 from vdi.gateway.doctor import CHECK_COUNT
 from vdi.gateway.history.usage import Month, Usage
 from vdi.gateway.limits import gpus_of
-from vdi.gateway.portal.desktop_view import Choice, DesktopView
 from vdi.gateway.portal.pages import (
     ITEM,
     LIST,

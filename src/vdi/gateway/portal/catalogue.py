@@ -20,7 +20,7 @@ from vdi.api.session import SessionSpec, VDISession
 from vdi.api.template import AccessMode, HomeScope, TimeoutAction, VDITemplate
 from vdi.cluster.units import parse_duration, parse_quantity
 from vdi.gateway.denied import ActionDenied
-from vdi.gateway.portal.desktop_view import Choice, template_title
+from vdi.gateway.desktop.view import Choice, template_title
 from vdi.gateway.portal.pages import Form, PortalPages, done, templates_for
 from vdi.gateway.rights import User
 from vdi.gateway.store.audit import DONE

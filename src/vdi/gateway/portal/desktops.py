@@ -15,11 +15,12 @@ from vdi.api.session import FULL_CONTROL, GuestRole, Phase, Role, VDISession, de
 from vdi.api.template import HomeScope, VDITemplate
 from vdi.gateway.cluster_cache import session_topic
 from vdi.gateway.denied import ActionDenied
-from vdi.gateway.desktop_agent import StartupScriptResult, ask_memory, find_session, is_running
+from vdi.gateway.desktop.access import find_session
+from vdi.gateway.desktop.agent_requests import StartupScriptResult, ask_memory
+from vdi.gateway.desktop.view import Choice, DesktopView, extensions, template_title
 from vdi.gateway.login.pages import safe_next
 from vdi.gateway.portal import pages
 from vdi.gateway.portal.catalogue import size_choices
-from vdi.gateway.portal.desktop_view import Choice, DesktopView, extensions, template_title
 from vdi.gateway.portal.history import read_timeline
 from vdi.gateway.portal.pages import Form, PortalPages, done, done_message
 from vdi.gateway.rights import Action, User, role_in
@@ -28,7 +29,8 @@ from vdi.gateway.web.template_filters import byte_size, duration
 from vdi.session.homes import HomeSummary
 from vdi.session.lifetime import max_timeout
 from vdi.session.schedule import day_names
-from vdi.session.streaming import refuse_view_only
+from vdi.session.status import is_running
+from vdi.session.template_image import refuse_view_only
 
 ROLES = tuple(Choice(role, describe_role(role)) for role in GuestRole)
 # How long a browser waits for the address of a session that was just created.

@@ -15,7 +15,7 @@ from starlette.routing import Route
 
 from vdi.api.session import VDISession
 from vdi.gateway.denied import ActionDenied
-from vdi.gateway.desktop_agent import find_session, find_to_act, is_running
+from vdi.gateway.desktop.access import find_session, find_to_act
 from vdi.gateway.in_flight import FILES, SMALL_ANSWER_BYTES, HeldResponse
 from vdi.gateway.portal import pages
 from vdi.gateway.portal.pages import PortalPages, done_message
@@ -25,7 +25,8 @@ from vdi.gateway.web.middleware import STREAMED
 from vdi.http_client import RequestOptions, ResponseStream, decode_json
 from vdi.printable import escape
 from vdi.session.recording import refuse_picture
-from vdi.session.streaming import file_transfers
+from vdi.session.status import is_running
+from vdi.session.template_image import file_transfers
 
 MAX_REQUESTS = 300  # for one desktop within WINDOW_SECONDS
 _MAX_LIST_BYTES = 2 << 20

@@ -1,4 +1,4 @@
-"""Pages below `/history`: past sessions, films and usage by month; the timeline of a desktop's
+"""Pages below `/history`: past sessions, recordings and usage by month; the timeline of a desktop's
 page.
 """
 
@@ -13,9 +13,9 @@ from starlette.routing import Route
 
 from vdi.api.session import VDISession
 from vdi.gateway import queries
+from vdi.gateway.desktop.view import Choice
 from vdi.gateway.history.component import SessionHistory
 from vdi.gateway.history.usage import By, Month
-from vdi.gateway.portal.desktop_view import Choice
 from vdi.gateway.portal.pages import PortalPages
 from vdi.gateway.rights import User
 from vdi.gateway.services import Services
@@ -135,7 +135,7 @@ def _whose(request: Request, user: User) -> tuple[str | None, bool]:
 
 
 class HistoryPages(PortalPages):
-    """Past sessions, usage by month, and films; administrators see all users."""
+    """Past sessions, usage by month, and recordings; administrators see all users."""
 
     def routes(self) -> list[Route]:
         return [
@@ -214,23 +214,28 @@ class HistoryPages(PortalPages):
         )
 
     async def recordings(self, request: Request, user: User) -> Response:
-        """GET /recordings: films, newest first, each with how much of its run was filmed."""
+        """GET /recordings: recordings, newest first, each with how much of its run was recorded."""
         cursor = request.query_params.get("cursor")
         try:
-            films = await queries.read_recordings(
+            recordings = await queries.read_recordings(
                 self._services, user, limit=PAGE_SIZE, cursor=cursor
             )
         except DatabaseUnavailableError:
-            films = None
+            recordings = None
         everyone = user.may_audit
         return self._page(
-            request, user, "recordings.html", here="history", films=films, everyone=everyone
+            request,
+            user,
+            "recordings.html",
+            here="history",
+            recordings=recordings,
+            everyone=everyone,
         )
 
     async def player(self, request: Request, user: User) -> Response:
-        """GET /recordings/ID: the film with its controls."""
-        film = await self._services.recordings.find(user, request.path_params["id"])
-        return self._page(request, user, "recording.html", here="history", film=film)
+        """GET /recordings/ID: the recording with its controls."""
+        recording = await self._services.recordings.find(user, request.path_params["id"])
+        return self._page(request, user, "recording.html", here="history", recording=recording)
 
 
 def _months(now: datetime, shown: Month) -> list[Choice]:

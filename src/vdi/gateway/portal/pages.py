@@ -18,8 +18,8 @@ from starlette.routing import Route
 from vdi.api.session import VDISession
 from vdi.api.template import VDITemplate
 from vdi.gateway.denied import ActionDenied
-from vdi.gateway.desktop_agent import find_session
-from vdi.gateway.portal.desktop_view import DesktopView, desktop_view, template_title
+from vdi.gateway.desktop.access import find_session
+from vdi.gateway.desktop.view import DesktopView, desktop_view, template_title
 from vdi.gateway.rights import User, role_in
 from vdi.gateway.services import Services
 from vdi.gateway.store.banner import read_banner

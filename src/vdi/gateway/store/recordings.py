@@ -1,5 +1,5 @@
-"""Films of desktops: one row each, and every statement about them. The films themselves are files
-(`recordings`).
+"""Recordings of desktops: one row each, and every statement about them. The recordings themselves
+are files (`recordings`).
 """
 
 from collections.abc import Sequence
@@ -26,28 +26,30 @@ from vdi.gateway.store.logins import oidc_subjects
 
 
 class Recording(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
-    """One film."""
+    """One recording."""
 
-    id: Annotated[str, doc("Identifies the film."), String(96)]
+    id: Annotated[str, doc("Identifies the recording."), String(96)]
     uid: Annotated[str, doc("The session's uid."), String(64)]
     name: Annotated[str, doc("The session's name."), String(253)]
     owner: Annotated[str, doc("Owner of the desktop."), String(254)] = msgspec.field(name="user")
     template: Annotated[str, doc("The session's template."), String(253)]
-    # Films of one run have the same.
+    # Recordings of one run have the same.
     run: Annotated[datetime, doc("When the desktop of this run first responded.")]
-    run_seen: Annotated[datetime, doc("When this run was last seen to go on; of its newest film.")]
+    run_seen: Annotated[
+        datetime, doc("When this run was last seen to go on; of its newest recording.")
+    ]
     started: Annotated[datetime, doc("When the first part was stored.")]
     ended: Annotated[datetime, doc("When the last part was stored.")]
-    seconds: Annotated[float, doc("Length of the film, as the desktop reports it.")]
-    size_bytes: Annotated[int, doc("Size of the film."), BigInteger()]
+    seconds: Annotated[float, doc("Length of the recording, as the desktop reports it.")]
+    size_bytes: Annotated[int, doc("Size of the recording."), BigInteger()]
     keep_until: Annotated[datetime, doc("When it is deleted.")]
     owner_may_watch: Annotated[bool, doc("Whether the owner of the desktop may watch it.")]
 
 
 class WatchedRecording(Recording, frozen=True, kw_only=True, rename="camel"):
-    """A film, with how much of the desktop's run was filmed."""
+    """A recording, with how much of the desktop's run was recorded."""
 
-    run_recorded_seconds: Annotated[float, doc("Length of all films of the run together.")]
+    run_recorded_seconds: Annotated[float, doc("Length of all recordings of the run together.")]
 
 
 recordings = table_of(
@@ -59,7 +61,7 @@ recordings = table_of(
 
 
 def _may_watch(owner: str) -> ColumnElement[bool]:
-    """Whether a film is for this owner: not one of an earlier account with the same address."""
+    """Whether a recording is for this owner: not one of an earlier account with the same address."""
     of_owner = oidc_subjects.c.user == owner
     bound = select(func.max(oidc_subjects.c.bound)).where(of_owner).scalar_subquery()
     is_later = bound.is_(None) | (recordings.c.started >= bound)
@@ -72,9 +74,9 @@ class RecordingStore:
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    async def save(self, film: Recording) -> None:
-        """Add a row, or update it to how far the film is now."""
-        row = msgspec.structs.asdict(film)
+    async def save(self, recording: Recording) -> None:
+        """Add a row, or update it to how far the recording is now."""
+        row = msgspec.structs.asdict(recording)
         new = {
             name: row[name] for name in ("ended", "seconds", "size_bytes", "run_seen", "keep_until")
         }
@@ -83,13 +85,13 @@ class RecordingStore:
             await connection.execute(insert.on_conflict_do_update(index_elements=["id"], set_=new))
 
     async def see_run(self, uid: str, run: datetime, now: datetime) -> None:
-        """Note that a run goes on, whether it is filmed or not."""
+        """Note that a run goes on, whether it is recorded or not."""
         of_run = (recordings.c.uid == uid) & (recordings.c.run == run)
         async with self._database.begin() as connection:
             await connection.execute(update(recordings).where(of_run).values(run_seen=now))
 
     async def run(self, uid: str, run: datetime) -> tuple[float, datetime | None]:
-        """Seconds of all films of a run, and when the last part of them was stored; None: none
+        """Seconds of all recordings of a run, and when the last part of them was stored; None: none
         was.
         """
         found = select(func.sum(recordings.c.seconds), func.max(recordings.c.ended))
@@ -99,15 +101,15 @@ class RecordingStore:
             return seconds or 0.0, ended
 
     async def use_since(self, owner: str, since: datetime) -> tuple[int, int]:
-        """Bytes and number of a person's films that have grown since then."""
+        """Bytes and number of a person's recordings that have grown since then."""
         found = select(func.sum(recordings.c.size_bytes), func.count())
         grown = (recordings.c.owner == owner) & (recordings.c.ended > since)
         async with self._database.connect() as connection:
-            size, films = (await connection.execute(found.where(grown))).one()
-            return int(size or 0), films
+            size, number = (await connection.execute(found.where(grown))).one()
+            return int(size or 0), number
 
     async def total(self) -> int:
-        """Bytes of all films."""
+        """Bytes of all recordings."""
         async with self._database.connect() as connection:
             return int(
                 (await connection.execute(select(func.sum(recordings.c.size_bytes)))).scalar() or 0
@@ -121,7 +123,7 @@ class RecordingStore:
             return read_row(row, Recording) if row else None
 
     async def get_own(self, name: str, owner: str) -> Recording | None:
-        """A film that this user may watch as the owner of its desktop."""
+        """A recording that this user may watch as the owner of its desktop."""
         query = select(recordings).where(recordings.c.id == name, _may_watch(owner))
         async with self._database.connect() as connection:
             row = (await connection.execute(query)).first()
@@ -130,7 +132,7 @@ class RecordingStore:
     async def newest(
         self, limit: int, owner: str | None, before: tuple[datetime, str] | None
     ) -> list[WatchedRecording]:
-        """Films, newest first. `owner`: those that this user may see."""
+        """Recordings, newest first. `owner`: those that this user may see."""
         same = recordings.alias()
         of_run = select(func.sum(same.c.seconds)).where(
             same.c.uid == recordings.c.uid, same.c.run == recordings.c.run

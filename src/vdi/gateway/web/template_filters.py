@@ -14,7 +14,7 @@ from vdi.gateway.store.history import EndReason
 from vdi.gateway.web.assets import icon_problem, icon_shapes, is_picture, shown_icon
 from vdi.session.actions import is_expired
 from vdi.session.schedule import describe_schedule
-from vdi.session.streaming import describe_encoder, describe_renderer
+from vdi.session.template_image import describe_encoder, describe_renderer
 
 _HUES = 6
 _ACCESS = {role.value: describe_role(role) for role in GuestRole}

@@ -15,7 +15,9 @@ from vdi.cluster.objects import ContainerStatus, Event, Terminated
 from vdi.kasm.generations import of_label, of_workloads
 from vdi.kasm.generations.model import Component, Generation, InitContainer
 from vdi.snapshot.model import Snapshot, once
-from vdi.snapshot.objects import Container, Job, Meta, Pod, Service, WorkloadObject
+from vdi.snapshot.objects.meta import Meta
+from vdi.snapshot.objects.network import Service
+from vdi.snapshot.objects.workloads import Container, Job, Pod, WorkloadObject
 from vdi.snapshot.waits import Target, parse_wait
 
 

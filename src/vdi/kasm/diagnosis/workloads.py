@@ -16,7 +16,9 @@ from vdi.kasm.diagnosis.installation import Installation, KasmContainer, KasmPod
 from vdi.kasm.generations.model import matches
 from vdi.kube.resource import IS_DEFAULT_CLASS
 from vdi.snapshot.dns import dns_down
-from vdi.snapshot.objects import Job, PersistentVolumeClaim, Service, StorageClass
+from vdi.snapshot.objects.network import Service
+from vdi.snapshot.objects.storage import PersistentVolumeClaim, StorageClass
+from vdi.snapshot.objects.workloads import Job
 from vdi.snapshot.waits import Target
 
 # Seconds in which a controller makes its pods.

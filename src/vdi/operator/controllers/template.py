@@ -34,7 +34,7 @@ from vdi.session.prepull import (
     summarise,
 )
 from vdi.session.resize import find_largest
-from vdi.session.streaming import SETTINGS_IGNORED, settings_ignored
+from vdi.session.template_image import SETTINGS_IGNORED, settings_ignored
 
 # Index of puller pods by the name of their template.
 _BY_TEMPLATE = "prepull"

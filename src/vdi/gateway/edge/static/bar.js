@@ -94,7 +94,7 @@ const change = async (action, query = "") => {
   }
   show("");
   await ask();
-  if (!busy) setTimeout(ask, 2000); /* The operator has written the new end, size or film by then. */
+  if (!busy) setTimeout(ask, 2000); /* The operator has written the new end, size or recording by then. */
   /* The waiting page opens a desktop that still runs at once, so it is shown when the old one has ended. */
   for (let tries = 0; busy && state.running && tries < 30; tries++) {
     handle.textContent = busy;
@@ -194,9 +194,9 @@ const draw = () => {
   const until = state.accessEnds ? ` until ${clock(state.accessEnds)}` : "";
   const guest = state.viewOnly ? `You are watching ${state.owner}'s desktop, view only` : `You have full control of ${state.owner}'s desktop`;
   const count = state.watching?.length ? ` · ${state.watching.join(", ")} watching` : "";
-  const film = state.recorded ? "\u25cf Recorded \u00b7 " : "";
+  const recording = state.recorded ? "\u25cf Recorded \u00b7 " : "";
   const agent = state.driver ? `${state.driver.line} \u00b7 ` : "";
-  handle.textContent = film + agent + (state.owner ? `${guest}${state.viewOnly && until ? "," : ""}${until}` : state.notices[0] ?? `Menu${count}`);
+  handle.textContent = recording + agent + (state.owner ? `${guest}${state.viewOnly && until ? "," : ""}${until}` : state.notices[0] ?? `Menu${count}`);
   handle.classList.toggle("warn", (!state.owner && state.notices.length > 0) || state.driver?.state === "Parked");
   left.textContent = timeLeft();
   document.title = state.name;

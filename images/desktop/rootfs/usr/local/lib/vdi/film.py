@@ -196,7 +196,7 @@ class Films:
             if film is None or not film.is_visible:  # of sound alone no player shows anything
                 return b"", {}
             headers = {
-                "X-VDI-Film": film.number,
+                "X-VDI-Recording": film.number,
                 "X-VDI-Offset": film.stored,
                 "X-VDI-Seconds": round(film.seconds, 1),
             }

@@ -13,8 +13,9 @@ change its rate, so another film begins. A screen at rest has few pictures; a re
 ended has no whole ones.
 """
 
+import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, MutableMapping
 from typing import Any
 
 PROOF_SECONDS = 20.0
@@ -35,6 +36,17 @@ LEAST_SHARE = 3
 """A film that has less than this part of the stream's pictures misses what viewers see."""
 CLOSED_SECONDS, LONGEST_CLOSED, FORGIVEN_SECONDS = 60.0, 3600.0, 3600.0
 """The desktop is closed for so long, each time twice as long, until it has been recorded well for an hour."""
+
+
+def pop_number(env: MutableMapping[str, str], name: str, default: float) -> float:
+    """Take a variable out; without a positive number in it, the default: a recorder with other
+    settings is better than no desktop.
+    """
+    try:
+        number = float(env.pop(name, ""))
+    except ValueError:
+        return default
+    return number if math.isfinite(number) and number > 0 else default
 
 
 class FilmPace:

@@ -14,7 +14,7 @@ from vdi.api.recording import RecordingMode
 from vdi.api.session import Phase, QueueStatus, Role, SessionSpec, SessionStatus, VDISession
 from vdi.api.template import VDITemplate
 from vdi.cluster.units import format_duration, parse_duration, parse_time
-from vdi.gateway.desktop_agent import has_thumbnail
+from vdi.gateway.desktop.thumbnail import has_thumbnail
 from vdi.gateway.queue_message import queue_message
 from vdi.gateway.rights import Action, User, access_ends, enables_agents, refusal, role_in
 from vdi.gateway.web.assets import shown_icon
@@ -29,7 +29,7 @@ from vdi.session.homes import files_note, keeps_files
 from vdi.session.lifetime import max_timeout
 from vdi.session.queueing.messages import place_in_line
 from vdi.session.recording import refuse_picture
-from vdi.session.streaming import file_transfers
+from vdi.session.template_image import file_transfers
 
 _WORDS = {
     "": "Just requested",
@@ -251,8 +251,8 @@ def _actions(
         sensible.discard(Action.BROWSE)
     if phase == Phase.RUNNING and enables_agents(template):
         sensible.add(Action.DRIVE)
-    film = session.status.recording
-    if film and film.mode == RecordingMode.ON_DEMAND:
+    recording = session.status.recording
+    if recording and recording.mode == RecordingMode.ON_DEMAND:
         sensible.add(Action.RECORD)
     if phase != Phase.TERMINATING:
         sensible |= {Action.SHARE, Action.UNSHARE, Action.SCHEDULE, Action.RESIZE}

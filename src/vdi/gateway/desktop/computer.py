@@ -27,7 +27,7 @@ from vdi.api.template import Agents
 from vdi.gateway.cluster_cache import STALE
 from vdi.gateway.component import GatewayContext
 from vdi.gateway.denied import ActionDenied, invalid, refused_by_cluster
-from vdi.gateway.desktop_agent import WINDOW_SECONDS, DesktopAgent, count_in_window, is_running
+from vdi.gateway.desktop.agent import WINDOW_SECONDS, DesktopAgent, count_in_window
 from vdi.gateway.in_flight import ACTION_ANSWER_BYTES, ACTIONS
 from vdi.gateway.login.logins import Logins
 from vdi.gateway.notices import HUMAN_REQUESTED, Notice, Notices
@@ -42,6 +42,7 @@ from vdi.kube.errors import KubeError
 from vdi.printable import escape, shorten
 from vdi.session.naming import DRIVER
 from vdi.session.recording import refuse_picture
+from vdi.session.status import is_running
 from vdi.session.users import normal_user
 
 T = TypeVar("T")

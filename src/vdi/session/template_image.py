@@ -338,7 +338,7 @@ def find_image_problems(spec: TemplateSpec, *, behind_gateway: bool) -> Iterator
     yield from _find_streaming_problems(spec)
     if spec.recording and not behind_gateway:
         yield (
-            "spec.recording needs the gateway, which keeps the films (gateway.enabled in the"
+            "spec.recording needs the gateway, which keeps the recordings (gateway.enabled in the"
             " chart's values)"
         )
     if spec.agents and spec.agents.enabled and not behind_gateway:

@@ -15,7 +15,7 @@ from unit.session.resolving import refused
 from unit.session.selkies_settings import meaning
 from vdi.api.streaming import ENCODERS, LOCKABLE, ONLY_SELKIES_2, VARIABLES
 from vdi.api.template import TemplateSpec
-from vdi.session.streaming import (
+from vdi.session.template_image import (
     find_image_problems,
     find_warnings,
     generation,
@@ -137,7 +137,7 @@ def test_agents_and_recording_reach_the_desktop(
         ({"agents": {"enabled": True}}, "spec.agents needs the gateway, through which agents act"),
         (
             {"recording": {"mode": "Always"}},
-            "spec.recording needs the gateway, which keeps the films",
+            "spec.recording needs the gateway, which keeps the recordings",
         ),
     ],
 )

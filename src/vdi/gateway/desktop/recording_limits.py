@@ -1,10 +1,10 @@
-"""Limits of films, for `recordings`: how fast and how much is stored of a desktop, and when its
-picture ends.
+"""Limits of recordings, for `recordings`: how fast and how much is stored of a desktop, and when
+its picture ends.
 
 What a desktop sends is untrusted input. A recorder makes so many bytes a second at most, and after
-an outage a desktop has so much waiting; more than that is not a film. The person whose films of a
-day take most of what is left in the storage is refused first, so no desktop can use up the space of
-another one.
+an outage a desktop has so much waiting; more than that is not a recording. The person whose
+recordings of a day take most of what is left in the storage is refused first, so no desktop can use
+up the space of another one.
 """
 
 from dataclasses import dataclass, field
@@ -14,67 +14,68 @@ from vdi.api.recording import RecordingMode
 from vdi.api.session import VDISession
 from vdi.cluster.units import parse_time
 from vdi.gateway.component import GatewayContext
-from vdi.gateway.film_storage import FilmBucket, FilmFolder
+from vdi.gateway.desktop.recording_storage import RecordingBucket, RecordingFolder
 from vdi.gateway.store.recordings import RecordingStore
-from vdi.session.naming import FILM_REFUSED
-from vdi.session.recording import ON, film_rate, longest_pause
+from vdi.session.naming import RECORDING_REFUSED
+from vdi.session.recording import ON, longest_pause, recording_rate
 from vdi.session.users import normal_user
 
 # What may come at once from a desktop that is fetched from every 2 s, and after an outage: what an
-# agent keeps for a gateway that is away (`film.py` of the image), and a little more.
+# agent keeps for a gateway that is away (`recordings.py` of the image), and a little more.
 AT_ONCE, BURST = 48 << 20, 272 << 20
-# A film costs so much more than its bytes: rows, files and objects are few.
-FILM_BYTES = 4 << 20
-# Films of one person in 24 hours: a day of a moving picture at 1920x1080.
+# A recording costs so much more than its bytes: rows, files and objects are few.
+RECORDING_BYTES = 4 << 20
+# Recordings of one person in 24 hours: a day of a moving picture at 1920x1080.
 MAX_DAY = 100 << 30
-# As long as a desktop may be open while its film waits (`STORED_SECONDS` of the image's `film.py`).
+# As long as a desktop may be open while its recording waits (`STORED_SECONDS` of the image's
+# `recordings.py`).
 SILENT_AFTER = timedelta(minutes=5)
 # Clocks of operator and gateway may differ by so much.
 CLOCK_SLACK = timedelta(minutes=1)
 _BUDGET_SECONDS = 3600.0
 _SPACE_AFTER = timedelta(seconds=5)
 
-NO_STORAGE = "the gateway does not store films (gateway.recordings in the chart's values)"
-EXCESS = "it sends more film than a recorder makes"
-FULL = "the storage of films has too little space left for it"
-SILENT = "nothing of its film has been stored lately"
+NO_STORAGE = "the gateway does not store recordings (gateway.recordings in the chart's values)"
+EXCESS = "it sends more recording than a recorder makes"
+FULL = "the storage of recordings has too little space left for it"
+SILENT = "nothing of its recording has been stored lately"
 
 
 @dataclass(eq=False, kw_only=True)
-class FilmLimits:
+class RecordingLimits:
     """Decides what may be stored. Every method may raise DatabaseUnavailableError and
     SharedUnavailableError.
     """
 
     context: GatewayContext
     store: RecordingStore
-    storage: FilmFolder | FilmBucket | None
+    storage: RecordingFolder | RecordingBucket | None
     _space: int | None = field(default=None, init=False)
     _space_read: datetime | None = field(default=None, init=False)
 
     async def refuse(self, session: VDISession) -> str:
-        """The reason why nothing more of this desktop's film is stored now; empty: it is."""
+        """The reason why nothing more of this desktop's recording is stored now; empty: it is."""
         if self.storage is None:
             return NO_STORAGE
         # A desktop that was refused waits until all that an agent keeps would fit: it does not
         # flicker.
-        least = BURST if session.metadata.annotations.get(FILM_REFUSED) == EXCESS else 0
+        least = BURST if session.metadata.annotations.get(RECORDING_REFUSED) == EXCESS else 0
         if await self._budget(session) < least:
             return EXCESS
         since = self.context.clock() - timedelta(days=1)
-        size, films = await self.store.use_since(normal_user(session.spec.user), since)
-        taken, space = size + films * FILM_BYTES, await self._find_space()
+        size, recordings = await self.store.use_since(normal_user(session.spec.user), since)
+        taken, space = size + recordings * RECORDING_BYTES, await self._find_space()
         return FULL if taken > MAX_DAY or (space is not None and taken > space) else ""
 
     async def find_silence(self, session: VDISession, *, responds: bool) -> str:
-        """The reason why a film that the agent reports as On is in truth not made; empty: it is, or
-        is not reported.
+        """The reason why a recording that the agent reports as On is in truth not made; empty: it
+        is, or is not reported.
 
         `responds`: the agent has just responded, and had nothing more. Else agent or storage may be
         away for a while.
         """
-        film = session.status.recording
-        if film is None or film.mode == RecordingMode.ON_DEMAND or film.state != ON:
+        recording = session.status.recording
+        if recording is None or recording.mode == RecordingMode.ON_DEMAND or recording.state != ON:
             return ""
         _, stored = await self.store.run(session.metadata.uid, run_start(session))
         silent = self.context.clock() - max(stored or run_start(session), run_start(session))
@@ -82,20 +83,20 @@ class FilmLimits:
         return SILENT if silent > (longest_pause(template) if responds else SILENT_AFTER) else ""
 
     async def spend(self, session: VDISession, stored: int, *, is_new: bool) -> None:
-        """Count bytes that have been stored. `is_new`: they are the first of a film."""
-        await self._keep(session, await self._budget(session) - stored - is_new * FILM_BYTES)
+        """Count bytes that have been stored. `is_new`: they are the first of a recording."""
+        await self._keep(session, await self._budget(session) - stored - is_new * RECORDING_BYTES)
 
     async def end_round(self, session: VDISession) -> None:
         """Note that nothing waits in the desktop any more."""
         await self._keep(session, min(await self._budget(session), AT_ONCE))
 
     async def longest(self, session: VDISession, seconds: float) -> float:
-        """The longest that a film of `seconds` may be now: all films of a run together are no
-        longer than the run.
+        """The longest that a recording of `seconds` may be now: all recordings of a run together
+        are no longer than the run.
         """
-        filmed, _ = await self.store.run(session.metadata.uid, run_start(session))
+        recorded, _ = await self.store.run(session.metadata.uid, run_start(session))
         run = self.context.clock() - run_start(session) + CLOCK_SLACK
-        return max(0.0, run.total_seconds() - filmed + seconds)
+        return max(0.0, run.total_seconds() - recorded + seconds)
 
     async def _budget(self, session: VDISession) -> float:
         """Bytes that may be stored now; below zero after too many."""
@@ -105,7 +106,7 @@ class FilmLimits:
             _, stored = await self.store.run(session.metadata.uid, run_start(session))
             left, at = AT_ONCE, max(stored or run_start(session), run_start(session)).timestamp()
         passed = max(0.0, self.context.clock().timestamp() - at)
-        made = passed * film_rate(self.context.cluster.template(session.spec.template))
+        made = passed * recording_rate(self.context.cluster.template(session.spec.template))
         # As much as was made meanwhile may come at once, after an outage too; what was left before
         # is not lost.
         most = max(AT_ONCE, min(BURST, made))
@@ -116,7 +117,7 @@ class FilmLimits:
         await self.context.shared.put(_key(session), f"{left} {now}", _BUDGET_SECONDS)
 
     async def _find_space(self) -> int | None:
-        """Bytes that all films together may still take; None: not known."""
+        """Bytes that all recordings together may still take; None: not known."""
         now = self.context.clock()
         if self._space_read is None or now - self._space_read > _SPACE_AFTER:
             self._space, self._space_read = await self._read_space(), now
@@ -139,4 +140,4 @@ def run_start(session: VDISession) -> datetime:
 
 
 def _key(session: VDISession) -> str:
-    return f"film-budget/{session.metadata.uid}"
+    return f"recording-budget/{session.metadata.uid}"

@@ -1,16 +1,17 @@
-"""Films of recorded desktops: fetched from the agents while they are made, stored, watched, and
+"""Recordings of desktops: fetched from the agents while they are made, stored, watched, and
 deleted.
 
-The gateway fetches, so that a desktop has neither a credential nor a mount for films. All replicas
-share the storage and may fetch the same part: it is stored once, at its place. It is acknowledged
-with the next request; the desktop keeps it until then.
+The gateway fetches, so that a desktop has neither a credential nor a mount for recordings. All
+replicas share the storage and may fetch the same part: it is stored once, at its place. It is
+acknowledged with the next request; the desktop keeps it until then.
 
-An agent's response is untrusted input: the worst that a desktop can do is a film that shows nothing
-from now on. What is stored of it has limits (`film_limits`). A desktop beyond them is marked with
-an annotation, which ends its picture.
+An agent's response is untrusted input: the worst that a desktop can do is a recording that shows
+nothing from now on. What is stored of it has limits (`recording_limits`). A desktop beyond them is
+marked with an annotation, which ends its picture.
 """
 
 import asyncio
+from collections.abc import Sequence
 from contextlib import AsyncExitStack
 from datetime import datetime, timedelta
 from hashlib import sha256
@@ -24,80 +25,95 @@ from starlette.responses import Response
 from vdi.api.recording import TemplateRecording
 from vdi.api.session import VDISession
 from vdi.cluster.units import parse_duration
-from vdi.gateway.component import GatewayContext
+from vdi.gateway.component import Component, GatewayContext, repeat
 from vdi.gateway.denied import ActionDenied, refused_by_cluster
-from vdi.gateway.desktop_agent import DesktopAgent, is_running, poll_agents
-from vdi.gateway.film_limits import FULL, NO_STORAGE, FilmLimits, run_start
-from vdi.gateway.film_storage import FilmBucket, FilmFolder
-from vdi.gateway.in_flight import OpenFilms
+from vdi.gateway.desktop.agent import DesktopAgent, poll_agents
+from vdi.gateway.desktop.recording_limits import FULL, NO_STORAGE, RecordingLimits, run_start
+from vdi.gateway.desktop.recording_storage import RecordingBucket, RecordingFolder
+from vdi.gateway.in_flight import OpenRecordings
 from vdi.gateway.rights import Action, User, refusal
 from vdi.gateway.store.audit import Act, Audit, act_on
 from vdi.gateway.store.recordings import Recording, RecordingStore, WatchedRecording
 from vdi.http_client import reason_of
 from vdi.kinds import SESSIONS
 from vdi.kube.errors import KubeError
-from vdi.session.naming import FILM_REFUSED
+from vdi.session.naming import RECORDING_REFUSED
+from vdi.session.status import is_running
 from vdi.session.users import normal_user
 
-ROUND_SECONDS, ANSWER_SECONDS, SEEN_SECONDS = 2.0, 10.0, 30.0
-MAX_PIECE, MAX_FILM = 5 << 20, 8 << 30
+ROUND_SECONDS, ANSWER_SECONDS, SEEN_SECONDS, OLD_SECONDS = 2.0, 10.0, 30.0, 3600.0
+MAX_PIECE, MAX_RECORDING = 5 << 20, 8 << 30
 # Pieces of one desktop in a round, and of all desktops at a time: those are in memory.
 MAX_PIECES, MAX_FETCHES = 8, 8
-# A film that has not grown for so long has ended. Before, no one can watch it: that would be to
-# look over a shoulder.
+# A recording that has not grown for so long has ended. Before, no one can watch it: that would be
+# to look over a shoulder.
 ENDED_AFTER = timedelta(minutes=1)
 _DELETE_BATCH = 100
 
 
 class _Piece(msgspec.Struct, frozen=True):
-    """Headers of a piece: number of the film, place of the piece in it, seconds of the film so
-    far.
+    """Headers of a piece: number of the recording, place of the piece in it, seconds of the
+    recording so far.
     """
 
-    film: Annotated[int, msgspec.Meta(ge=0, lt=10**13)]
-    offset: Annotated[int, msgspec.Meta(ge=0, le=MAX_FILM)]
+    recording: Annotated[int, msgspec.Meta(ge=0, lt=10**13)]
+    offset: Annotated[int, msgspec.Meta(ge=0, le=MAX_RECORDING)]
     seconds: Annotated[float, msgspec.Meta(ge=0, le=1e7)]
 
 
-class Recordings:
-    """Films in the storage `VDI_RECORDINGS`; without it none is fetched, and no one sees a desktop
-    that needs one.
+class Recordings(Component):
+    """Recordings in the storage `VDI_RECORDINGS`; without it none is fetched, and no one sees a
+    desktop that needs one.
     """
 
     def __init__(self, context: GatewayContext, agent: DesktopAgent, audit: Audit) -> None:
         self._context, self._agent, self._audit = context, agent, audit
         self._store = RecordingStore(context.database)
-        self._storage: FilmFolder | FilmBucket | None = None
+        self._storage: RecordingFolder | RecordingBucket | None = None
         if place := context.settings.recordings:
             self._storage = (
-                FilmBucket(place) if place.startswith("s3://") else FilmFolder(Path(place))
+                RecordingBucket(place)
+                if place.startswith("s3://")
+                else RecordingFolder(Path(place))
             )
-        self._limits = FilmLimits(context=context, store=self._store, storage=self._storage)
+        self._limits = RecordingLimits(context=context, store=self._store, storage=self._storage)
         self._fetches = asyncio.Semaphore(MAX_FETCHES)
-        self._open = OpenFilms()
-        # Why the last piece of a film could not be stored; empty: it was.
-        self.trouble = ""
-        # By session uid: the film, and how much of it is stored.
+        self._open = OpenRecordings()
+        # By session uid: why the last piece of its recording could not be stored.
+        self._troubles: dict[str, str] = {}
+        # By session uid: the recording, and how much of it is stored.
         self._stored: dict[str, tuple[int, int]] = {}
 
     async def run(self) -> None:
-        await poll_agents("the film", self._recorded, self.fetch, ROUND_SECONDS)
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(repeat("old recordings", OLD_SECONDS, self.delete_expired))
+            tasks.create_task(
+                poll_agents("the recording", self._recorded, self.fetch, ROUND_SECONDS)
+            )
+
+    async def external_problems(self) -> Sequence[str]:
+        """One line while the recording of a desktop that still runs cannot be stored."""
+        recorded = {session.metadata.uid for session in self._recorded()}
+        for uid in self._troubles.keys() - recorded:
+            del self._troubles[uid]
+        return [f"recordings: {why}" for why in list(self._troubles.values())[:1]]
 
     def _recorded(self) -> list[VDISession]:
         sessions = self._context.cluster.sessions.values()
         return [session for session in sessions if session.status.recording and is_running(session)]
 
     async def fetch(self, session: VDISession) -> None:
-        """Store what the desktop has filmed since the last time. Raises what `poll_agents`
+        """Store what the desktop has recorded since the last time. Raises what `poll_agents`
         allows.
         """
         uid, shared = session.metadata.uid, self._context.shared
-        if not await shared.take_once(f"film/{uid}", ROUND_SECONDS / 2):
+        if not await shared.take_once(f"recording/{uid}", ROUND_SECONDS / 2):
             return  # another replica is at it
-        if await shared.take_once(f"film-seen/{uid}", SEEN_SECONDS):
+        if await shared.take_once(f"recording-seen/{uid}", SEEN_SECONDS):
             await self._store.see_run(uid, run_start(session), self._context.clock())
         if why := await self._limits.refuse(session):
-            self.trouble = why if why in (NO_STORAGE, FULL) else self.trouble
+            if why in (NO_STORAGE, FULL):
+                self._troubles[uid] = why
             await self._mark(session, why)
             raise ValueError(why)
         try:
@@ -106,6 +122,7 @@ class Recordings:
             if why := await self._limits.find_silence(session, responds=False):
                 await self._mark(session, why)
             raise
+        self._troubles.pop(uid, None)
         await self._mark(session, await self._limits.find_silence(session, responds=True))
 
     async def _fetch_pieces(self, session: VDISession) -> None:
@@ -116,11 +133,13 @@ class Recordings:
                     break
 
     async def _mark(self, session: VDISession, why: str) -> None:
-        """Note for all replicas why the film is not stored, or that it is. Raises ActionDenied."""
+        """Note for all replicas why the recording is not stored, or that it is. Raises
+        ActionDenied.
+        """
         meta = session.metadata
-        if meta.annotations.get(FILM_REFUSED, "") == why:
+        if meta.annotations.get(RECORDING_REFUSED, "") == why:
             return
-        patch = {"metadata": {"uid": meta.uid, "annotations": {FILM_REFUSED: why or None}}}
+        patch = {"metadata": {"uid": meta.uid, "annotations": {RECORDING_REFUSED: why or None}}}
         client = self._context.client
         try:
             changed = await client.patch(
@@ -135,7 +154,7 @@ class Recordings:
     async def _fetch_piece(self, session: VDISession) -> bool:
         """Whether there was one, with something new."""
         uid, now = session.metadata.uid, self._context.clock()
-        address = "/film?{}&{}".format(*self._stored.get(uid, (0, 0)))
+        address = "/recording?{}&{}".format(*self._stored.get(uid, (0, 0)))
         answer = await self._agent.ask(
             session, "GET", address, seconds=ANSWER_SECONDS, max_bytes=MAX_PIECE
         )
@@ -145,9 +164,9 @@ class Recordings:
             return False
         headers = {name.removeprefix("x-vdi-"): value for name, value in answer.headers.items()}
         piece = msgspec.convert(headers, _Piece, strict=False)
-        name = f"{uid}-{piece.film}"
-        # Never into what is stored: a program in the agent's place could change the film of what
-        # its user did before.
+        name = f"{uid}-{piece.recording}"
+        # Never into what is stored: a program in the agent's place could change the recording of
+        # what its user did before.
         known = await self._store.get(name)
         start = max(known.size_bytes if known else 0, piece.offset)
         rest = answer.body[start - piece.offset :]
@@ -156,15 +175,14 @@ class Recordings:
             try:
                 size = await self._storage.put(name, start, rest)
             except OSError as error:
-                self.trouble = reason_of(error)
+                self._troubles[uid] = reason_of(error)
                 raise
-            self.trouble = ""
         grown = size - (known.size_bytes if known else 0)
         await self._limits.spend(session, grown, is_new=known is None)
         longest = await self._limits.longest(session, known.seconds if known else 0.0)
         template = self._context.cluster.template(session.spec.template)
         policy = (template.spec.recording if template else None) or TemplateRecording()
-        film = Recording(
+        recording = Recording(
             id=name,
             uid=uid,
             name=session.metadata.name,
@@ -179,19 +197,21 @@ class Recordings:
             keep_until=now + parse_duration(policy.retention),
             owner_may_watch=policy.owner_may_watch,
         )
-        await self._store.save(film)
-        self._stored[uid] = piece.film, size
+        await self._store.save(recording)
+        self._stored[uid] = piece.recording, size
         return grown > 0
 
     async def switch(self, user: User, session: VDISession, *, wanted: bool) -> None:
-        """Start or end a film on demand. Raises ActionDenied."""
+        """Start or end a recording on demand. Raises ActionDenied."""
         if refused := refusal(user, Action.RECORD, session, self._context.clock()):
             raise ActionDenied(*refused)
-        act = act_on(session, user.email, "session.record", {"film": "on" if wanted else "off"})
+        act = act_on(
+            session, user.email, "session.record", {"recording": "on" if wanted else "off"}
+        )
         async with self._audit.act(act, closed=False):
             sent = {"on": wanted}
             answer = await self._agent.ask(
-                session, "POST", "/film", json=sent, seconds=ANSWER_SECONDS, max_bytes=4096
+                session, "POST", "/recording", json=sent, seconds=ANSWER_SECONDS, max_bytes=4096
             )
             if answer.status != HTTPStatus.OK:
                 raise ActionDenied(
@@ -201,68 +221,70 @@ class Recordings:
     async def newest(
         self, user: User, limit: int, before: tuple[datetime, str] | None
     ) -> list[WatchedRecording]:
-        """Films that the user may watch, newest first."""
+        """Recordings that the user may watch, newest first."""
         return await self._store.newest(limit, None if user.may_audit else user.email, before)
 
     async def find(self, user: User, name: str) -> Recording:
-        """A film that the user may watch now. Raises ActionDenied."""
+        """A recording that the user may watch now. Raises ActionDenied."""
         if user.may_audit:
-            film = await self._store.get(name)
+            recording = await self._store.get(name)
         else:
-            film = await self._store.get_own(name, user.email)
-        if film is None:
+            recording = await self._store.get_own(name, user.email)
+        if recording is None:
             raise ActionDenied("NotFound", f"There is no recording {name!r} that you may watch.")
-        if self._context.clock() - film.ended < ENDED_AFTER:
+        if self._context.clock() - recording.ended < ENDED_AFTER:
             raise ActionDenied(
                 "Conflict",
-                "This film is still being made. It can be watched a minute after its end.",
+                "This recording is still being made. It can be watched a minute after its end.",
             )
-        return film
+        return recording
 
     async def watch(
         self, user: User, name: str, ranges: str = "", until_read: AsyncExitStack | None = None
     ) -> Response:
-        """A film, or the range of it; the audit has one row for each view. Raises ActionDenied.
+        """A recording, or the range of it; the audit has one row for each view. Raises
+        ActionDenied.
 
-        `until_read`: closed when the browser has read it; until then the film counts as open.
+        `until_read`: closed when the browser has read it; until then the recording counts as open.
         """
-        film = await self.find(user, name)
+        recording = await self.find(user, name)
         if until_read:
             until_read.enter_context(self._open.enter(user.email))
         try:
             if self._storage is None:
                 raise FileNotFoundError
-            response = await self._storage.play(film.id, ranges)
+            response = await self._storage.play(recording.id, ranges)
         except FileNotFoundError:
             raise ActionDenied(
-                "NotFound", f"Recording {name!r} is no longer in the storage of the films."
+                "NotFound", f"Recording {name!r} is no longer in the storage."
             ) from None
         except OSError as error:
             raise ActionDenied(
-                "Unavailable", "The storage of the films does not respond."
+                "Unavailable", "The storage of recordings does not respond."
             ) from error
         now = self._context.clock()
-        act = _act(film, user.email, "view")
+        act = _act(recording, user.email, "view")
         # One row an hour: a player sends a request for each place that is sought.
-        key = sha256(f"{film.id} {user.email} {now:%Y-%m-%d %H}".encode()).hexdigest()[:32]
+        key = sha256(f"{recording.id} {user.email} {now:%Y-%m-%d %H}".encode()).hexdigest()[:32]
         await self._audit.add_events({key: (act, now)})
         return response
 
     async def delete_expired(self) -> None:
-        """Delete films past their retention. Raises DatabaseUnavailableError, OSError."""
-        self._stored.clear()  # of sessions that are gone, too; a desktop knows by itself where to go on
+        """Delete recordings past their retention. Raises DatabaseUnavailableError, OSError."""
+        # Sessions that are gone are among them; a desktop knows by itself where to go on.
+        self._stored.clear()
         while self._storage and (
             expired := await self._store.expired(self._context.clock(), _DELETE_BATCH)
         ):
-            for film in expired:
-                await self._storage.delete(film.id)
-                await self._store.drop(film.id)
-                await self._audit.record(_act(film, "retention", "delete"))
+            for recording in expired:
+                await self._storage.delete(recording.id)
+                await self._store.drop(recording.id)
+                await self._audit.record(_act(recording, "retention", "delete"))
 
 
-def _act(film: Recording, actor: str, verb: str) -> Act:
+def _act(recording: Recording, actor: str, verb: str) -> Act:
     names, detail = (
-        {"target": film.name, "uid": film.uid, "owner": film.owner},
-        {"recording": film.id},
+        {"target": recording.name, "uid": recording.uid, "owner": recording.owner},
+        {"recording": recording.id},
     )
     return Act(actor=actor, action=f"recording.{verb}", detail=detail, **names)

@@ -21,11 +21,12 @@ from vdi.api.session import FULL_CONTROL, VDISession
 from vdi.cluster.units import format_time
 from vdi.gateway.component import Component, GatewayContext
 from vdi.gateway.denied import ActionDenied
-from vdi.gateway.desktop_agent import DesktopAgent, is_running, poll_agents
-from vdi.gateway.edge.revocation import ActiveGrants
+from vdi.gateway.desktop.active_grants import ActiveGrants
+from vdi.gateway.desktop.agent import DesktopAgent, poll_agents
 from vdi.gateway.store.audit import Act, Audit, act_on, event_act, show_name
 from vdi.printable import escape
-from vdi.session.streaming import takes_tokens
+from vdi.session.status import is_running
+from vdi.session.template_image import takes_tokens
 
 # A request waits in the agent for 20 s. Between two of them events become one transaction.
 ANSWER_SECONDS, PAUSE_SECONDS = 25.0, 1.0

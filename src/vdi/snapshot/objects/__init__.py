@@ -1,0 +1,96 @@
+"""Objects of a cluster as a snapshot keeps them. Pure.
+
+These structs are what a check can read and what a bundle contains: a field that is not declared
+here is dropped where the object is decoded. Where a declared field may hold a secret (environment,
+command lines, annotations, data of a ConfigMap), `__post_init__` keeps what checks read. It changes
+nothing the second time, when a bundle is loaded.
+"""
+
+from collections.abc import Mapping
+from typing import Any, get_args, get_type_hints
+
+import msgspec
+
+from vdi.kube.errors import UnexpectedAnswer
+from vdi.kube.wire import convert, decode, name_in
+from vdi.snapshot.objects.config import ConfigMap, CustomResourceDefinition, Secret
+from vdi.snapshot.objects.desktops import Pool, Session, Template
+from vdi.snapshot.objects.gpu import ClusterPolicy, ResourceSlice
+from vdi.snapshot.objects.meta import Event, Lease, Named
+from vdi.snapshot.objects.network import (
+    CertificateRequest,
+    EndpointSlice,
+    Ingress,
+    IngressRoute,
+    Middleware,
+    NetworkPolicy,
+    Service,
+)
+from vdi.snapshot.objects.storage import Node, PersistentVolume, PersistentVolumeClaim, StorageClass
+from vdi.snapshot.objects.workloads import Job, Pod, WorkloadObject
+
+
+class Objects(msgspec.Struct, omit_defaults=True, kw_only=True):
+    """All objects of a snapshot, by plural."""
+
+    certificates: list[CertificateRequest] = []
+    clusterpolicies: list[ClusterPolicy] = []
+    configmaps: list[ConfigMap] = []
+    customresourcedefinitions: list[CustomResourceDefinition] = []
+    daemonsets: list[WorkloadObject] = []
+    deployments: list[WorkloadObject] = []
+    endpointslices: list[EndpointSlice] = []
+    events: list[Event] = []
+    ingresses: list[Ingress] = []
+    ingressroutes: list[IngressRoute] = []
+    jobs: list[Job] = []
+    leases: list[Lease] = []
+    middlewares: list[Middleware] = []
+    networkpolicies: list[NetworkPolicy] = []
+    nodes: list[Node] = []
+    persistentvolumeclaims: list[PersistentVolumeClaim] = []
+    persistentvolumes: list[PersistentVolume] = []
+    pods: list[Pod] = []
+    resourceslices: list[ResourceSlice] = []
+    runtimeclasses: list[Named] = []
+    secrets: list[Secret] = []
+    serverstransports: list[Named] = []
+    services: list[Service] = []
+    statefulsets: list[WorkloadObject] = []
+    storageclasses: list[StorageClass] = []
+    vdipools: list[Pool] = []
+    vdisessions: list[Session] = []
+    vditemplates: list[Template] = []
+
+
+# The struct of each kind, by plural.
+STRUCTS: Mapping[str, type[Any]] = {
+    plural.lower(): get_args(hint)[0] for plural, hint in get_type_hints(Objects).items()
+}
+
+
+def read_object(plural: str, item: bytes | msgspec.Raw) -> Any:
+    """The object in this JSON. Raises UnexpectedAnswer."""
+    struct = STRUCTS[plural]
+    try:
+        return decode(item, struct, plural)
+    except UnexpectedAnswer:
+        # A field without a value is null in some versions of some APIs, and absent in others.
+        return convert_object(plural, msgspec.json.decode(item))
+
+
+def convert_object(plural: str, found: Mapping[str, Any]) -> Any:
+    """The object that was decoded to maps and lists. Raises UnexpectedAnswer."""
+    try:
+        return convert(_without_nulls(found), STRUCTS[plural])
+    except msgspec.ValidationError as error:
+        name = name_in(msgspec.json.encode(found))
+        raise UnexpectedAnswer(f"{plural} {name} has an unknown shape: {error}") from error
+
+
+def _without_nulls(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _without_nulls(field) for key, field in value.items() if field is not None}
+    if isinstance(value, list):
+        return [_without_nulls(entry) for entry in value]
+    return value

@@ -1,0 +1,107 @@
+"""Objects that configure: ConfigMaps, Secrets, CustomResourceDefinitions. Pure."""
+
+import json
+
+import msgspec
+import yaml
+
+from vdi.session.credentials import read_basic_auth
+from vdi.snapshot.objects.meta import REDACTED, ConditionsStatus, DataMeta, Meta, Record
+
+# ConfigMap of Rancher's local-path provisioner, beside its Deployment.
+LOCAL_PATH_CONFIG = "local-path-config"
+
+
+class ConfigMap(Record):
+    """local-path's script, or how GPUs are shared."""
+
+    metadata: DataMeta
+    data: dict[str, str] = msgspec.field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.metadata.name == LOCAL_PATH_CONFIG:
+            self.data = {key: text for key, text in self.data.items() if key == "setup"}
+        else:
+            self.data = {key: _gpu_config(text) for key, text in self.data.items()}
+
+
+def _gpu_config(text: str) -> str:
+    """The part of a device plugin's configuration that `vdi.gpu.sharing.config` reads, or why there
+    is none.
+    """
+    try:
+        config = yaml.safe_load(text)
+    except yaml.MarkedYAMLError as error:
+        line = error.problem_mark.line + 1 if error.problem_mark else 0
+        return json.dumps(f"{_NOT_YAML} in line {line}: {error.problem}")
+    except (yaml.YAMLError, RecursionError, ValueError):
+        return json.dumps(_NOT_YAML)
+    if isinstance(config, str) and config.startswith(_NOT_YAML):
+        return text
+    if not isinstance(config, dict):
+        return json.dumps(REDACTED) if config else ""
+    kept = {key: config[key] for key in ("version", "sharing") if key in config}
+    if isinstance(flags := config.get("flags"), dict) and "migStrategy" in flags:
+        kept["flags"] = {"migStrategy": flags["migStrategy"]}
+    return json.dumps(kept, default=str)
+
+
+_NOT_YAML = f"{REDACTED}, not YAML"
+
+
+class Secret(Record):
+    """A Secret of `basicAuthSecret`: why it cannot be used, and its last change. None of its
+    values.
+    """
+
+    metadata: DataMeta
+    type: str = ""
+    data: dict[str, str] = msgspec.field(default_factory=dict)
+    # Not fields of Kubernetes.
+    problem: str | None = None
+    changed: str = ""
+
+    def __post_init__(self) -> None:
+        if self.problem is None:
+            self.problem = ""
+            try:
+                read_basic_auth(self.data)
+            except ValueError as error:
+                self.problem = str(error)
+        self.changed = self.changed or max(
+            (write.time for write in self.metadata.managed_fields), default=""
+        )
+        self.data = {}
+        self.metadata = DataMeta(name=self.metadata.name, namespace=self.metadata.namespace)
+
+
+class Schema(Record):
+    """The names of the fields, level by level."""
+
+    properties: dict[str, "Schema"] = msgspec.field(default_factory=dict)
+    items: "Schema | None" = None
+
+
+class VersionSchema(Record):
+    open_api: Schema = msgspec.field(name="openAPIV3Schema", default_factory=Schema)
+
+
+class KindVersion(Record):
+    name: str
+    served: bool = True
+    schema: VersionSchema = msgspec.field(default_factory=VersionSchema)
+
+
+class KindNames(Record):
+    kind: str = ""
+
+
+class KindSpec(Record):
+    names: KindNames = msgspec.field(default_factory=KindNames)
+    versions: tuple[KindVersion, ...] = ()
+
+
+class CustomResourceDefinition(Record):
+    metadata: Meta
+    spec: KindSpec = msgspec.field(default_factory=KindSpec)
+    status: ConditionsStatus = msgspec.field(default_factory=ConditionsStatus)
