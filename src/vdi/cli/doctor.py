@@ -6,6 +6,7 @@
 import asyncio
 import difflib
 import re
+import signal
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -160,7 +161,7 @@ def doctor(
         save_bundle(redact(snapshot), bundle)
     findings = run_checks(snapshot)
     if tries:
-        probed = connection.run(lambda client: probe(client, snapshot, SYSTEM_CLOCK))
+        probed = connection.run(lambda client: _probe(client, snapshot))
         findings = rank([*findings, *probed])
     report = make_report(findings, snapshot, verbose=verbose)
     print_report(report, output)
@@ -177,6 +178,15 @@ def _refuse_together(*refused: tuple[object, str]) -> None:
     for holds, message in refused:
         if holds:
             raise CliError(message, USAGE)
+
+
+async def _probe(client: Client, snapshot: Snapshot) -> list[Finding]:
+    # The end of a terminal, or of the process, cancels the run as Ctrl-C does: the probe removes
+    # what it has created.
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        loop.add_signal_handler(number, signal.raise_signal, signal.SIGINT)
+    return await probe(client, snapshot, SYSTEM_CLOCK)
 
 
 def _keep(
