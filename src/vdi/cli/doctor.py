@@ -19,7 +19,7 @@ from vdi.cli.errors import COULD_NOT_LOOK, USAGE, CliError
 from vdi.cli.findings import FindingsOption, FindingsOutput, print_report
 from vdi.cli.options import PROGRAM, KubeConnection, examples, new_app, with_connection
 from vdi.cli.terminal import confirm, style
-from vdi.doctor.checks.run import rank, run_checks
+from vdi.doctor.checks.run import CHECKS, UNPRIVILEGED, rank, run_checks
 from vdi.doctor.codes import CODES
 from vdi.doctor.collect import collect, prepare_fix
 from vdi.doctor.fixes import FIXES
@@ -146,11 +146,8 @@ def doctor(
     if source:
         snapshot = _replay(source, session)
     else:
-        # The CronJob that records may not read Helm's releases, which hold their values.
-        compares = record is None
-        snapshot = connection.run(
-            lambda client: collect(client, scope, SYSTEM_CLOCK, releases=compares)
-        )
+        checks = CHECKS if record is None else UNPRIVILEGED
+        snapshot = connection.run(lambda client: collect(client, scope, SYSTEM_CLOCK, checks))
     if (
         session
         and not snapshot.sessions

@@ -14,6 +14,7 @@ from vdi.api.crd import build_crds
 from vdi.doctor.codes import make_finding
 from vdi.doctor.objects.components import (
     LEASE,
+    OF_WORKLOADS,
     Operator,
     find_operators,
     is_led,
@@ -135,7 +136,7 @@ def _describe(operator: Operator) -> str:
     return f"{operator.object}: VDI_NAMESPACE={','.join(operator.watches)}"
 
 
-@check("deployments", "pods@all")
+@check("deployments", "pods@all", reads=OF_WORKLOADS)
 def operator_down(snapshot: Snapshot) -> Iterator[Finding]:
     """Operators without a ready replica, or with settings that cannot be read."""
     for operator in operators_in_scope(snapshot):
@@ -168,7 +169,7 @@ def operator_down(snapshot: Snapshot) -> Iterator[Finding]:
             )
 
 
-@check("deployments", "pods@all", "pods/log")
+@check("deployments", "pods@all", "pods/log", reads=OF_WORKLOADS)
 def operator_troubled(snapshot: Snapshot) -> Iterator[Finding]:
     """Troubles that operators report in their logs: some of them only the leader notices."""
     for operator in operators_in_scope(snapshot):
@@ -185,7 +186,7 @@ def operator_troubled(snapshot: Snapshot) -> Iterator[Finding]:
                 )
 
 
-@check("deployments", "leases")
+@check("deployments", "leases", reads=OF_WORKLOADS)
 def leaderless(snapshot: Snapshot) -> Iterator[Finding]:
     """Operators that are ready and do not lead, or a Lease that another process holds."""
     for operator in find_operators(snapshot):
@@ -268,7 +269,7 @@ def operators_collide(snapshot: Snapshot) -> Iterator[Finding]:
         )
 
 
-@check("deployments", "secrets@release")
+@check("deployments", "secrets@release", reads=("daemonsets", "statefulsets"))
 def release_differs(snapshot: Snapshot) -> Iterator[Finding]:
     """Objects of our Helm releases that are missing, or differ in a field from what Helm
     installed.

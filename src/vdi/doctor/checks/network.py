@@ -17,7 +17,7 @@ from vdi.doctor.objects.components import (
     read_lease,
     workloads,
 )
-from vdi.doctor.objects.sessions import active_sessions
+from vdi.doctor.objects.sessions import OF_SESSIONS, active_sessions
 from vdi.findings.model import Finding, Remedy, Severity
 from vdi.session.children import AGENT_PORT_NAME, PORT_NAME
 from vdi.session.effective import Desktop
@@ -56,7 +56,14 @@ PROMISED = (
 )
 
 
-@check("networkpolicies", "deployments", "daemonsets", "pods", "vdisessions")
+@check(
+    "networkpolicies",
+    "deployments",
+    "daemonsets",
+    "pods",
+    "vdisessions",
+    reads=(*OF_SESSIONS, "endpointslices", "services", "statefulsets"),
+)
 def policies_block(snapshot: Snapshot) -> Iterator[Finding]:
     """Network policies that deny a connection which a desktop needs. Whether the cluster enforces
     them is not known.
@@ -173,7 +180,7 @@ def _party(words: str, workload: Workload, watches: tuple[str, ...] = ()) -> Par
     return Party(words, workload.namespace, workload.pod_labels, watches=watches)
 
 
-@check("nodes", "leases")
+@check("nodes", "leases@nodes", reads=("deployments",))
 def clocks(snapshot: Snapshot) -> Iterator[Finding]:
     """Times recorded by the cluster that are in the future of the machine that collected the
     snapshot.
@@ -203,7 +210,7 @@ def clocks(snapshot: Snapshot) -> Iterator[Finding]:
             )
 
 
-@check()
+@check("apiserver@certificate", reads=("nodes",))
 def api_certificate(snapshot: Snapshot) -> Iterator[Finding]:
     """A certificate of the API server that expires soon."""
     ends = snapshot.api_certificate_ends
@@ -221,7 +228,7 @@ def api_certificate(snapshot: Snapshot) -> Iterator[Finding]:
         )
 
 
-@check()
+@check(reads=("customresourcedefinitions",))
 def api_server_slow(snapshot: Snapshot) -> Iterator[Finding]:
     """An API server that takes long for a small request."""
     if snapshot.api_seconds > _API_SECONDS:

@@ -21,6 +21,7 @@ from vdi.doctor.objects.components import (
     workloads,
 )
 from vdi.doctor.objects.routing import (
+    OF_ROUTES,
     Backend,
     Rule,
     backends_of,
@@ -31,7 +32,7 @@ from vdi.doctor.objects.routing import (
     middleware_backends,
     route_rules,
 )
-from vdi.doctor.objects.sessions import SessionDiagnosis, active_sessions
+from vdi.doctor.objects.sessions import OF_SESSIONS, SessionDiagnosis, active_sessions
 from vdi.findings.model import Finding, Remedy
 from vdi.session.children import PORT_NAME
 from vdi.session.naming import route_name, service_name
@@ -49,7 +50,7 @@ _NAMED = {
 }
 
 
-@check("vdisessions", "ingressroutes", "pods")
+@check("vdisessions", "ingressroutes", "pods", reads=(*OF_SESSIONS, *OF_ROUTES))
 def routes_wrong(snapshot: Snapshot) -> Iterator[Finding]:
     """Routes that do not lead the session's host to its desktop."""
     if "ingressroutes" in snapshot.absent:
@@ -193,7 +194,7 @@ def _reference_findings(
                 )
 
 
-@check("vdisessions", "services", "endpointslices", "pods")
+@check("vdisessions", "services", "endpointslices", "pods", reads=OF_SESSIONS)
 def services_empty(snapshot: Snapshot) -> Iterator[Finding]:
     """Services of desktops that do not exist, or do not lead to the desktop although it is
     ready.
@@ -219,7 +220,7 @@ def _is_settled(snapshot: Snapshot, pods: Iterable[Pod]) -> bool:
     return all(snapshot.age(time) >= _YOUNG_SECONDS for time in changed)
 
 
-@check("deployments", "ingressroutes@all", "ingresses")
+@check("deployments", "ingressroutes@all", "ingresses", reads=OF_ROUTES)
 def gateway_unrouted(snapshot: Snapshot) -> Iterator[Finding]:
     """Gateways without a route, or whose hosts another route takes."""
     for gateway in gateways_in_scope(snapshot):
@@ -267,6 +268,7 @@ def _routes_to(snapshot: Snapshot, gateway: Gateway) -> list[IngressRoute]:
     "services@all",
     "endpointslices@all",
     "pods@all",
+    reads=(*OF_SESSIONS, *OF_ROUTES),
 )
 def backends_unreachable(snapshot: Snapshot) -> Iterator[Finding]:
     """Services other than a desktop's own that routes and Middlewares name, and Traefik's."""

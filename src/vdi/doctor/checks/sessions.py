@@ -16,7 +16,12 @@ from vdi.doctor.checks.desktops import code_of_log
 from vdi.doctor.checks.infrastructure import node_tools
 from vdi.doctor.codes import make_finding
 from vdi.doctor.objects.components import is_led, last_warnings, operator_for
-from vdi.doctor.objects.sessions import SessionDiagnosis, active_sessions, diagnose_sessions
+from vdi.doctor.objects.sessions import (
+    OF_SESSIONS,
+    SessionDiagnosis,
+    active_sessions,
+    diagnose_sessions,
+)
 from vdi.findings.model import Finding, Remedy, Severity
 from vdi.session.conditions import LASTING_QUEUE_REASONS, QUEUE_REASONS, Reason
 from vdi.session.effective import Blocked, Desktop
@@ -144,7 +149,7 @@ _ADMISSION = (
 )
 
 
-@check("vdisessions", "vditemplates", "pods", "nodes", "persistentvolumeclaims")
+@check("vdisessions", "vditemplates", "pods", "nodes", "persistentvolumeclaims", reads=OF_SESSIONS)
 def sessions_without_pod(snapshot: Snapshot) -> Iterator[Finding]:
     """Sessions that wait for something, or that the operator does not process."""
     for diagnosis in active_sessions(snapshot):
@@ -180,6 +185,7 @@ def sessions_without_pod(snapshot: Snapshot) -> Iterator[Finding]:
     "persistentvolumeclaims",
     "deployments",
     "leases",
+    reads=OF_SESSIONS,
 )
 def operators_stuck(snapshot: Snapshot) -> Iterator[Finding]:
     """Operators that lead and do not process several sessions: one of their watches may be
@@ -350,7 +356,7 @@ def _open_nodes(diagnosis: SessionDiagnosis) -> Remedy | None:
     return Remedy(sentence, tuple(tainted)) if tainted else None
 
 
-@check("vdisessions", "pods", "nodes", "events")
+@check("vdisessions", "pods", "nodes", "events", reads=(*OF_SESSIONS, "pods/log"))
 def desktops_not_ready(snapshot: Snapshot) -> Iterator[Finding]:
     """Desktops with a pod that does not become ready."""
     for diagnosis in active_sessions(snapshot):
@@ -549,7 +555,7 @@ def _remedy_of_image(diagnosis: SessionDiagnosis) -> Remedy:
     return Remedy(f"On the node {node}, fix {what}, and pull the image.", (pull,))
 
 
-@check("vdisessions", "pods", "nodes")
+@check("vdisessions", "pods", "nodes", reads=OF_SESSIONS)
 def starts_slow(snapshot: Snapshot) -> Iterator[Finding]:
     """Starts of the last hour that took more than 30 s, or do so now, and the stage that took
     longest.
@@ -640,7 +646,7 @@ def _stages(snapshot: Snapshot, pod: Pod) -> dict[str, float]:
     return stages
 
 
-@check("vdisessions", "pods")
+@check("vdisessions", "pods", reads=OF_SESSIONS)
 def sessions_overdue(snapshot: Snapshot) -> Iterator[Finding]:
     """Desktops that still run although their time limit was reached."""
     for diagnosis in active_sessions(snapshot):
@@ -658,7 +664,7 @@ def sessions_overdue(snapshot: Snapshot) -> Iterator[Finding]:
             )
 
 
-@check("vdisessions", "nodes")
+@check("vdisessions", "nodes", reads=("pods",))
 def user_namespaces_missing(snapshot: Snapshot) -> Iterator[Finding]:
     """Nodes whose lack leaves desktops without a user namespace, which their templates use where
     they can (Auto).

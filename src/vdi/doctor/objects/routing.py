@@ -27,6 +27,11 @@ _DESKTOP_PATHS = ("/", "/api/websockets")
 _REPETITION, _REPEATED_GROUP = re.compile(r"[*+?{]"), re.compile(r"\)[*+{]")
 _MOST_REPETITIONS = 2
 _RELEASE = {"app.kubernetes.io/name": "vdi"}
+# Kinds by which a request's path is followed.
+OF_ROUTES = (
+    *("ingresses", "middlewares", "serverstransports", "services", "endpointslices"),
+    *("daemonsets", "deployments", "statefulsets"),
+)
 _ANNOTATION = "traefik.ingress.kubernetes.io/router."
 
 
