@@ -3,7 +3,8 @@ server itself.
 """
 
 import re
-from collections.abc import Iterator
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
 
 from vdi.doctor.checks.infrastructure import node_tools
 from vdi.doctor.codes import make_finding
@@ -126,36 +127,27 @@ def _connections(snapshot: Snapshot) -> Iterator[tuple[Party, Party, Port]]:
                     yield source, target, Port(number, port.name, port.protocol)
 
 
-def _find_parties(snapshot: Snapshot) -> dict[str, list[Party]]:
+def _find_parties(snapshot: Snapshot) -> defaultdict[str, list[Party]]:
     """Pods of a release, one desktop of each template and namespace, and the servers that they
     need.
     """
     gateways, operators = find_gateways(snapshot), find_operators(snapshot)
-    names = [
-        one for one in workloads(snapshot) if one.raw.metadata.labels.get("k8s-app") == "kube-dns"
-    ]
-    found = {
-        "gateway": [_party("the gateway", one, one.watches) for one in gateways],
-        "operator": [_party("the operator", one, one.watches) for one in operators],
-        # Policies do not select pods on the host's network.
-        "Traefik": [
-            _party("Traefik", one)
-            for one in find_traefiks(snapshot)
-            if not one.pod_spec.host_network
-        ],
-        "coturn": [
-            _party("coturn", one)
-            for one in find_servers(snapshot, "coturn")
-            if not one.pod_spec.host_network
-        ],
-        "DNS": [_party("the cluster's DNS", one) for one in names],
-        "API server": [
-            Party("the API server", "", {}, {"": port.port})
-            for one in snapshot.objects.endpointslices
-            if (one.metadata.namespace, one.metadata.name) == ("default", "kubernetes")
-            for port in one.ports
-        ],
-    }
+    found: dict[str, list[Party]] = defaultdict(list)
+    found["gateway"] = [_party("the gateway", one, one.watches) for one in gateways]
+    found["operator"] = [_party("the operator", one, one.watches) for one in operators]
+    # Policies do not select pods on the host's network.
+    servers: tuple[tuple[str, Iterable[Workload]], ...] = (
+        ("Traefik", find_traefiks(snapshot)),
+        ("coturn", find_servers(snapshot, "coturn")),
+    )
+    for name, group in servers:
+        found[name] = [_party(name, one) for one in group if not one.pod_spec.host_network]
+    for workload in workloads(snapshot):
+        if workload.raw.metadata.labels.get("k8s-app") == "kube-dns":
+            found["DNS"].append(_party("the cluster's DNS", workload))
+    if api := snapshot.find("endpointslices", "kubernetes", "default"):
+        for port in api.ports:
+            found["API server"].append(Party("the API server", "", {}, {"": port.port}))
     # Servers that a gateway's release has brought.
     releases = {(one.namespace, one.raw.metadata.labels.get(_INSTANCE, "")) for one in gateways}
     for name in ("PostgreSQL", "Redis"):
@@ -173,7 +165,8 @@ def _find_parties(snapshot: Snapshot) -> dict[str, list[Party]]:
             ports = {PORT_NAME: desktop.port, **agent}
             party = Party("a desktop", diagnosis.namespace, dict(pod.metadata.labels), ports)
             desktops.setdefault((diagnosis.namespace, diagnosis.template_name), party)
-    return {**found, "desktop": list(desktops.values())}
+    found["desktop"] = list(desktops.values())
+    return found
 
 
 def _party(words: str, workload: Workload, watches: tuple[str, ...] = ()) -> Party:
