@@ -30,11 +30,12 @@ from bench.subjects import Operator
 from bench.timeline import Timeline
 from vdi.api.crd import build_crds
 from vdi.doctor.checks.run import run_checks
-from vdi.doctor.collect import BUDGET, EVERYWHERE, IN_SCOPE, OF_CLUSTER, collect
+from vdi.doctor.collect import BUDGET, SELECTED, collect
 from vdi.kube.clock import SYSTEM_CLOCK
 from vdi.kube.config import load_config
 from vdi.kube.transport import Client
 from vdi.snapshot.model import Scope
+from vdi.snapshot.objects import KINDS
 
 MOST_SECONDS = 3.0
 # The fake pods have addresses of loopback, which an EndpointSlice may not have.
@@ -119,10 +120,8 @@ async def _floor(cluster: Cluster) -> float:
                 if answer.status not in (200, 404):
                     raise RuntimeError(f"GET {path}: {answer.status}")
 
-        paths = [kind.path() for kind in (*EVERYWHERE, *OF_CLUSTER)] + [
-            kind.path(NAMESPACE) for kind in IN_SCOPE
-        ]
-        await asyncio.gather(*(get(path) for path in paths))
+        kinds = (kind for kind in KINDS.values() if kind not in SELECTED)
+        await asyncio.gather(*(get(kind.path()) for kind in kinds))
     return time.perf_counter() - begun
 
 

@@ -15,12 +15,12 @@ from cluster.doctor_ward import DoctorStage
 from cluster.operator_stage import Stage
 from support.waiting import eventually
 from tools.generate import chart
-from vdi.doctor.collect import MIDDLEWARES, SERVERS_TRANSPORTS
 from vdi.findings.model import Finding, roots
 from vdi.kinds import ROUTES
 from vdi.kube.resource import DEPLOYMENTS, NETWORK_POLICIES, SECRETS, SERVICES
 from vdi.session.children import DESKTOP_TRANSPORT
 from vdi.session.cluster_settings import ClusterSettings
+from vdi.snapshot.objects import MIDDLEWARES, SERVERS_TRANSPORTS
 
 NO_HOME: dict[str, Any] = {"persistence": {"enabled": False}, "resources": {"defaultGPU": 0}}
 KINDS = {

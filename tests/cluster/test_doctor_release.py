@@ -9,7 +9,7 @@ import pytest
 
 from cluster.helm_tools import Tools
 from cluster.release_stage import pods_get_ready
-from vdi.doctor.checks.run import run_checks
+from vdi.doctor.checks.run import CHECKS, run_checks
 from vdi.doctor.collect import collect
 from vdi.kube.clock import SYSTEM_CLOCK
 from vdi.kube.config import load_config
@@ -123,7 +123,7 @@ def well(tools: Tools) -> Iterator[Tools]:
 def look(tools: Tools) -> Snapshot:
     async def read() -> Snapshot:
         async with Client(load_config(tools.kubeconfig, None), field_manager="doctor") as client:
-            return await collect(client, Scope(), SYSTEM_CLOCK, releases=True)
+            return await collect(client, Scope(), SYSTEM_CLOCK, CHECKS)
 
     return asyncio.run(read())
 

@@ -14,10 +14,10 @@ from cluster.operator_stage import Stage
 from cluster.test_acme import routed, serves
 from support.waiting import eventually
 from vdi.devcluster import credentials
-from vdi.doctor.collect import MIDDLEWARES
 from vdi.kinds import ROUTES
 from vdi.kube.resource import SECRETS
 from vdi.session.cluster_settings import ClusterSettings
+from vdi.snapshot.objects import MIDDLEWARES
 
 DOMAIN, EDGE, CERTIFICATE = "desks.example.com", "vdi-edge", "wild"
 WILDCARD = f"*.{DOMAIN}"

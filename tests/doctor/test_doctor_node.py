@@ -17,7 +17,7 @@ from doctor.node_faults import FAULTS, RELEASE
 from e2e.desktops import start
 from e2e.world import NAMESPACE, World
 from support.waiting import wait_until
-from vdi.doctor.checks.run import run_checks
+from vdi.doctor.checks.run import CHECKS, UNPRIVILEGED, run_checks
 from vdi.doctor.collect import collect
 from vdi.findings.model import Finding, roots
 from vdi.kube.clock import SYSTEM_CLOCK
@@ -37,7 +37,8 @@ def look(world: World, *, releases: bool = False) -> tuple[Snapshot, list[Findin
 
     async def read() -> Snapshot:
         async with Client(load_config(world.kubeconfig, None), field_manager="doctor") as client:
-            return await collect(client, Scope(NAMESPACE, ""), SYSTEM_CLOCK, releases=releases)
+            checks = CHECKS if releases else UNPRIVILEGED
+            return await collect(client, Scope(NAMESPACE, ""), SYSTEM_CLOCK, checks)
 
     snapshot = asyncio.run(read())
     return snapshot, [finding for finding in run_checks(snapshot) if finding.code != OLDER_NODE]

@@ -1,11 +1,10 @@
-"""The chart's rules for the doctor of gateway and CronJob, made from what `vdi.doctor.collect`
-reads.
-"""
+"""The chart's rules for the doctor of gateway and CronJob, made from what its checks need."""
 
 from collections import defaultdict
 from pathlib import Path
 
-from vdi.doctor.collect import LISTED, LOGGED, READ_ONE
+from vdi.doctor.checks.run import UNPRIVILEGED
+from vdi.doctor.collect import rights_for
 
 FILE = Path(__file__).parents[2] / "charts/vdi/templates/_doctor_rules.tpl"
 _HEAD = """\
@@ -17,11 +16,8 @@ _HEAD = """\
 def text() -> str:
     """The template with one rule for each verb and API group."""
     rules: dict[tuple[str, str], list[str]] = defaultdict(list)
-    for kind in LISTED:
-        rules["list", kind.group].append(kind.plural)
-    for kind in READ_ONE:
-        rules["get", kind.group].append(kind.plural)
-    rules["get", LOGGED.group].append(f"{LOGGED.plural}/log")
+    for verb, group, resource in rights_for(UNPRIVILEGED):
+        rules[verb, group].append(resource)
     lines = []
     for (verb, group), resources in sorted(rules.items()):
         lines += [

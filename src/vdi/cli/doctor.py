@@ -6,6 +6,7 @@
 import asyncio
 import difflib
 import re
+import signal
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -18,7 +19,7 @@ from vdi.cli.errors import COULD_NOT_LOOK, USAGE, CliError
 from vdi.cli.findings import FindingsOption, FindingsOutput, print_report
 from vdi.cli.options import PROGRAM, KubeConnection, examples, new_app, with_connection
 from vdi.cli.terminal import confirm, style
-from vdi.doctor.checks.run import rank, run_checks
+from vdi.doctor.checks.run import CHECKS, UNPRIVILEGED, rank, run_checks
 from vdi.doctor.codes import CODES
 from vdi.doctor.collect import collect, prepare_fix
 from vdi.doctor.fixes import FIXES
@@ -145,11 +146,8 @@ def doctor(
     if source:
         snapshot = _replay(source, session)
     else:
-        # The CronJob that records may not read Helm's releases, which hold their values.
-        compares = record is None
-        snapshot = connection.run(
-            lambda client: collect(client, scope, SYSTEM_CLOCK, releases=compares)
-        )
+        checks = CHECKS if record is None else UNPRIVILEGED
+        snapshot = connection.run(lambda client: collect(client, scope, SYSTEM_CLOCK, checks))
     if (
         session
         and not snapshot.sessions
@@ -160,7 +158,7 @@ def doctor(
         save_bundle(redact(snapshot), bundle)
     findings = run_checks(snapshot)
     if tries:
-        probed = connection.run(lambda client: probe(client, snapshot, SYSTEM_CLOCK))
+        probed = connection.run(lambda client: _probe(client, snapshot))
         findings = rank([*findings, *probed])
     report = make_report(findings, snapshot, verbose=verbose)
     print_report(report, output)
@@ -177,6 +175,15 @@ def _refuse_together(*refused: tuple[object, str]) -> None:
     for holds, message in refused:
         if holds:
             raise CliError(message, USAGE)
+
+
+async def _probe(client: Client, snapshot: Snapshot) -> list[Finding]:
+    # The end of a terminal, or of the process, cancels the run as Ctrl-C does: the probe removes
+    # what it has created.
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        loop.add_signal_handler(number, signal.raise_signal, signal.SIGINT)
+    return await probe(client, snapshot, SYSTEM_CLOCK)
 
 
 def _keep(

@@ -485,7 +485,7 @@ def diagnose(
     snapshot = (
         read_bundle(source)
         if source
-        else connection.run(lambda client: collect(client, scope, SYSTEM_CLOCK))
+        else connection.run(lambda client: collect(client, scope, SYSTEM_CLOCK, CHECKS))
     )
     if bundle:
         save_bundle(redact(snapshot), bundle)

@@ -9,7 +9,7 @@ Secret in `basicAuthSecret`.
 import asyncio
 import base64
 import ssl
-from collections.abc import Iterable
+from collections.abc import Awaitable, Iterable, Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
@@ -17,6 +17,7 @@ from urllib.parse import urlsplit
 
 from vdi.api.crd import build_crds
 from vdi.cluster.units import format_time
+from vdi.doctor.checks.run import UNPRIVILEGED
 from vdi.doctor.fixes import fix_for
 from vdi.doctor.installed import read_differences, releases_of
 from vdi.doctor.objects.components import LEASE, lease_namespace
@@ -28,9 +29,8 @@ from vdi.doctor.objects.references import (
     secrets_to_sign_in,
 )
 from vdi.findings.model import Finding, Remedy
-from vdi.gpu.sharing.changes import CLUSTER_POLICIES, RUNTIME_CLASSES, Change, change_between
+from vdi.gpu.sharing.changes import Change, change_between
 from vdi.kasm.diagnosis.installation import containers_to_log, kasm_namespaces
-from vdi.kinds import POOLS, ROUTES, SESSIONS, TEMPLATES
 from vdi.kube.clock import Clock
 from vdi.kube.errors import (
     ApiError,
@@ -42,33 +42,30 @@ from vdi.kube.resource import (
     CLAIMS,
     CONFIG_MAPS,
     CRDS,
-    DAEMON_SETS,
     DEPLOYMENTS,
     ENDPOINT_SLICES,
     EVENTS,
-    INGRESSES,
     JOBS,
     LEASES,
-    NETWORK_POLICIES,
-    NODES,
     PODS,
     SECRETS,
     SERVICES,
     STATEFUL_SETS,
-    STORAGE_CLASSES,
-    VOLUMES,
     Resource,
 )
 from vdi.kube.transport import Client
 from vdi.snapshot.certificate import read_certificate
+from vdi.snapshot.check import Check, kinds_read
 from vdi.snapshot.model import Certificate, Difference, Scope, Snapshot, Unreadable
-from vdi.snapshot.objects import Objects
+from vdi.snapshot.objects import KINDS, Objects
 from vdi.snapshot.objects.config import LOCAL_PATH_CONFIG
 from vdi.snapshot.reader import Reader
 
 BUDGET = 40
 KASM_BUDGET = 6
 NODE_LEASES = "kube-node-lease"
+_WARNINGS = "type=Warning"
+_LEASE = f"metadata.name={LEASE}"
 LOG_LINES = 200
 LOG_BYTES = 2**20
 _LOGS = 20
@@ -78,92 +75,62 @@ _SMALL_REQUEST_SECONDS = 10.0
 
 Object = dict[str, Any]
 
-MIDDLEWARES = Resource("traefik.io", "v1alpha1", "middlewares", "Middleware")
-CERTIFICATES = Resource("cert-manager.io", "v1", "certificates", "Certificate")
-RESOURCE_SLICES = Resource(
-    "resource.k8s.io", "v1", "resourceslices", "ResourceSlice", namespaced=False
+# Kinds that are not listed whole: their objects are selected, or named by others.
+SELECTED = (EVENTS, LEASES, JOBS, CONFIG_MAPS, SECRETS, CRDS)
+# Listed in the requested namespace alone. All others are listed in all namespaces whatever the
+# scope, because the cause is often in another one: routes of all namespaces share Traefik's one
+# table of hosts, and lead to the gateway's namespace. It is one list for each kind, whatever the
+# number of sessions: what is read of a single session would cost a request each.
+_IN_SCOPE = frozenset({"persistentvolumeclaims", "certificates"})
+# Without the permission for all namespaces, of these the requested one is listed; for Kasm, of
+# Deployments too.
+_FALLING_BACK = frozenset(
+    {
+        *("vdisessions", "pods", "statefulsets", "services", "endpointslices"),
+        *("ingressroutes", "ingresses", "middlewares", "serverstransports"),
+    }
 )
-SERVERS_TRANSPORTS = Resource("traefik.io", "v1alpha1", "serverstransports", "ServersTransport")
-
-# One list for each kind, whatever the number of sessions: what is read of a single session would
-# cost a request each. Listed in all namespaces whatever the scope, because the cause is often in
-# another one. Routes of all namespaces share Traefik's one table of hosts, and lead to the
-# gateway's namespace.
-_REQUEST_PATH = (ROUTES, INGRESSES, MIDDLEWARES, SERVERS_TRANSPORTS, SERVICES, ENDPOINT_SLICES)
-EVERYWHERE = (
-    SESSIONS,
-    PODS,
-    DEPLOYMENTS,
-    DAEMON_SETS,
-    STATEFUL_SETS,
-    NETWORK_POLICIES,
-    *_REQUEST_PATH,
-)
-# Without that permission, of these the requested namespace is listed; for Kasm, of Deployments too.
-_FALLING_BACK = frozenset({"vdisessions", "pods", "statefulsets"}) | {
-    kind.plural for kind in _REQUEST_PATH
-}
-IN_SCOPE = (CLAIMS, CERTIFICATES)
-OF_CLUSTER = (
-    *(TEMPLATES, POOLS, NODES, VOLUMES, STORAGE_CLASSES),
-    *(CLUSTER_POLICIES, RUNTIME_CLASSES, RESOURCE_SLICES),
-)
-# Permissions of a run, beside those for single Secrets. The chart's rules for gateway and CronJob
-# are made from them.
-LISTED = (*EVERYWHERE, *IN_SCOPE, *OF_CLUSTER, EVENTS, LEASES, JOBS)
-READ_ONE = (CRDS, CONFIG_MAPS)
-LOGGED = PODS
 # Listed in namespaces with Kasm where they are not in the scope, beside their Jobs.
-OF_KASM_ELSEWHERE = (CLAIMS, SERVICES, ENDPOINT_SLICES, STATEFUL_SETS)
+_OF_KASM_ELSEWHERE = (CLAIMS, SERVICES, ENDPOINT_SLICES, STATEFUL_SETS)
+
+
+def rights_for(checks: Iterable[Check]) -> Iterator[tuple[str, str, str]]:
+    """Verb, API group and resource of the permissions that a run of these checks needs, beside
+    those for single Secrets. The chart's rules for gateway and CronJob are made from them.
+    """
+    kinds = {kind.partition("@")[0] for kind in kinds_read(checks)}
+    for kind in KINDS.values():
+        if kind.plural in kinds and kind is not SECRETS:
+            yield "get" if kind in (CONFIG_MAPS, CRDS) else "list", kind.group, kind.plural
+    if "pods/log" in kinds:
+        yield "get", PODS.group, "pods/log"
 
 
 async def collect(
-    client: Client, scope: Scope, clock: Clock, *, releases: bool = False
+    client: Client, scope: Scope, clock: Clock, checks: Iterable[Check] = UNPRIVILEGED
 ) -> Snapshot:
-    """The cluster as it is now. Raises ConnectionFailed and Unauthorized, with which nothing can be
-    read.
+    """What these checks need of the cluster as it is now. Raises ConnectionFailed and Unauthorized,
+    with which nothing can be read.
 
     Three rounds: lists, the objects that these name (`vdi.doctor.objects.references`), then logs.
-    `releases`: compare with Helm's records too, which takes one more request for each kind in a
-    manifest.
+    Comparing with Helm's records takes one more request for each kind in a manifest.
     """
-    reading = _Reading(client, "vdi-doctor", BUDGET, scope=scope)
-    here = scope.namespace or None
-    await reading.measure_api(clock)
-    await asyncio.gather(
-        *(reading.everywhere(kind) for kind in EVERYWHERE),
-        *(reading.all_of(kind, namespace=here) for kind in IN_SCOPE),
-        *(reading.all_of(kind) for kind in OF_CLUSTER),
-        reading.all_of(EVENTS, namespace=here, field_selector="type=Warning"),
-        reading.all_of(LEASES, namespace=here, field_selector=f"metadata.name={LEASE}"),
-        reading.all_of(LEASES, namespace=NODE_LEASES, note="leases@nodes"),
-        reading.api_certificate(),
-    )
+    kinds = kinds_read(checks)
+    reading = _Reading(client, "vdi-doctor", BUDGET, scope=scope, kinds=kinds)
+    if "customresourcedefinitions" in kinds:
+        await reading.measure_api(clock)
+    await reading.lists()
     # The second round is named by the first: which Secret a template needs, which ConfigMap the
     # device plugin reads.
     lists = reading.snapshot(format_time(clock.now()))
-    await reading.kasm(kasm_namespaces(lists))
-    if here and (other := lease_namespace(lists, here)) != here:
-        await reading.all_of(LEASES, namespace=other, field_selector=f"metadata.name={LEASE}")
-    secrets, certificates = secrets_to_sign_in(lists), hosts_by_certificate(lists)
-    reading.budget += len(secrets) + len(certificates)
-    await asyncio.gather(
-        *(
-            reading.one(SECRETS, name, namespace, note="secrets@basicAuthSecret")
-            for namespace, name in secrets
-        ),
-        *(reading.one(CONFIG_MAPS, name, namespace) for namespace, name in gpu_config_maps(lists)),
-        *(
-            reading.one(CONFIG_MAPS, LOCAL_PATH_CONFIG, namespace, note=LOCAL_PATH_CONFIG)
-            for namespace in local_path_namespaces(lists)
-        ),
-        *(reading.certificate(namespace, name) for namespace, name in certificates),
-        *(reading.release(*release) for release in (releases_of(lists) if releases else ())),
-    )
+    await reading.kasm(kasm_namespaces(lists) if "jobs" in kinds else ())
+    await reading.named_by(lists)
     bare = reading.snapshot(format_time(clock.now()))
+    pods = pods_to_log(bare, _LOGS) if "pods/log" in kinds else ()
+    containers = containers_to_log(bare) if "pods/log@kasm" in kinds else ()
     await asyncio.gather(
-        *(reading.log(namespace, name) for namespace, name in pods_to_log(bare, _LOGS)),
-        *(reading.log(*container) for container in containers_to_log(bare)),
+        *(reading.log(namespace, name) for namespace, name in pods),
+        *(reading.log(*container) for container in containers),
     )
     return reading.snapshot(bare.taken_at)
 
@@ -190,6 +157,8 @@ class _Reading(Reader):
     """The parts of a snapshot that have been read so far."""
 
     scope: Scope = field(default_factory=Scope)
+    # As checks name them.
+    kinds: frozenset[str] = frozenset()
     logs: dict[str, list[str]] = field(default_factory=dict)
     certificates: list[Certificate] = field(default_factory=list)
     differences: list[Difference] = field(default_factory=list)
@@ -237,6 +206,52 @@ class _Reading(Reader):
         # The first one also opens the connection, and may wait for a credential plugin.
         self.api_seconds = max(took[1:])
 
+    async def lists(self) -> None:
+        """List each kind once that a check reads."""
+        here = self.scope.namespace or None
+        reads: list[Awaitable[object]] = []
+        for kind in KINDS.values():
+            if kind.plural not in self.kinds or kind in SELECTED:
+                continue
+            if kind.namespaced and kind.plural not in _IN_SCOPE:
+                reads.append(self.everywhere(kind))
+            else:
+                reads.append(self.all_of(kind, here if kind.namespaced else None))
+        if "events" in self.kinds:
+            reads.append(self.all_of(EVENTS, here, field_selector=_WARNINGS))
+        if "leases" in self.kinds:
+            reads.append(self.all_of(LEASES, here, field_selector=_LEASE))
+        if "leases@nodes" in self.kinds:
+            reads.append(self.all_of(LEASES, NODE_LEASES, note="leases@nodes"))
+        if "apiserver@certificate" in self.kinds:
+            reads.append(self.api_certificate())
+        await asyncio.gather(*reads)
+
+    async def named_by(self, lists: Snapshot) -> None:
+        """Read the single objects that these lists name."""
+        here, reads = self.scope.namespace, list[Awaitable[object]]()
+        if here and "leases" in self.kinds and (other := lease_namespace(lists, here)) != here:
+            reads.append(self.all_of(LEASES, other, field_selector=_LEASE))
+        if "secrets@basicAuthSecret" in self.kinds:
+            secrets = secrets_to_sign_in(lists)
+            self.budget += len(secrets)
+            for namespace, name in secrets:
+                reads.append(self.one(SECRETS, name, namespace, note="secrets@basicAuthSecret"))
+        if "secrets@certificate" in self.kinds:
+            certificates = hosts_by_certificate(lists)
+            self.budget += len(certificates)
+            reads += [self.certificate(namespace, name) for namespace, name in certificates]
+        if "configmaps@gpu" in self.kinds:
+            for namespace, name in gpu_config_maps(lists):
+                reads.append(self.one(CONFIG_MAPS, name, namespace))
+        if "configmaps@local-path" in self.kinds:
+            for namespace in local_path_namespaces(lists):
+                note = "configmaps@local-path"
+                reads.append(self.one(CONFIG_MAPS, LOCAL_PATH_CONFIG, namespace, note=note))
+        if "secrets@release" in self.kinds:
+            reads += [self.release(namespace, name) for namespace, name in releases_of(lists)]
+        await asyncio.gather(*reads)
+
     async def everywhere(self, kind: Resource) -> None:
         """List a kind in all namespaces, or at least in the requested one."""
         if await self.all_of(kind, note=f"{kind.plural}@all"):
@@ -257,13 +272,11 @@ class _Reading(Reader):
             if self.scope.namespace not in ("", namespace):
                 unread = [
                     kind
-                    for kind in OF_KASM_ELSEWHERE
+                    for kind in _OF_KASM_ELSEWHERE
                     if kind is CLAIMS or f"{kind.plural}@all" in self.unread
                 ]
                 calls += [self.all_of(kind, namespace=namespace) for kind in unread]
-                calls.append(
-                    self.all_of(EVENTS, namespace=namespace, field_selector="type=Warning")
-                )
+                calls.append(self.all_of(EVENTS, namespace=namespace, field_selector=_WARNINGS))
             await asyncio.gather(*calls)
 
     async def certificate(self, namespace: str, name: str) -> None:
@@ -280,7 +293,8 @@ class _Reading(Reader):
             text = (found.get("data") or {}).get("tls.crt", "")
             self.certificates.append(read_certificate(namespace, name, base64.b64decode(text)))
 
-        await self.attempt(SECRETS, read, namespace=namespace, name=name)
+        note = "secrets@certificate"
+        await self.attempt(SECRETS, read, namespace=namespace, note=note, name=name)
 
     async def release(self, namespace: str, name: str) -> None:
         """Compare a release's objects with its manifest."""

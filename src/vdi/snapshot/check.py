@@ -1,7 +1,8 @@
 """Checks and the codes of their findings, whatever product they are about.
 
 The doctor and `vdi.kasm` declare theirs with `check` and `Code`. A check is a pure function of a
-snapshot; it names the kinds that it needs, and does not run when one of them could not be read.
+snapshot. It names the kinds that it needs and those that it can do without: a run reads these, and
+no others. It does not run when a kind that it needs could not be read.
 """
 
 import json
@@ -42,18 +43,40 @@ CheckFunction = Callable[..., Iterable[Finding]]
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """A check and the kinds without which it could only guess."""
+    """A check and the kinds without which it could only guess, by their plurals in
+    `vdi.snapshot.objects.KINDS`.
+
+    `pods@all`: those of all namespaces, whatever the scope; `pods/log`: a subresource;
+    `secrets@release`: those that `vdi.doctor.collect` selects by this name.
+    """
 
     name: str
     needs: frozenset[str]
     run: CheckFunction
+    # Kinds that explain more, where they can be read.
+    reads: frozenset[str] = frozenset()
     # It stands after the others, and gets their findings.
     last: bool = False
 
 
-def check(*needs: str, last: bool = False) -> Callable[[CheckFunction], Check]:
+def check(
+    *needs: str, reads: Iterable[str] = (), last: bool = False
+) -> Callable[[CheckFunction], Check]:
     """Decorator that makes a check of a function."""
-    return lambda function: Check(function.__name__, frozenset(needs), function, last)
+
+    def decorate(function: CheckFunction) -> Check:
+        return Check(function.__name__, frozenset(needs), function, frozenset(reads), last)
+
+    return decorate
+
+
+def kinds_read(checks: Iterable[Check]) -> frozenset[str]:
+    """All kinds that a run of these checks reads, each by its plural and as checks name it."""
+    kinds: set[str] = set()
+    for one in checks:
+        for kind in one.needs | one.reads:
+            kinds |= {kind, kind.removesuffix("@all")}
+    return frozenset(kinds)
 
 
 def merge_patch(kind: str, name: str, patch: object, namespace: str = "") -> str:

@@ -18,7 +18,7 @@ DNS_DOWN = Code(
 )
 
 
-@check("deployments")
+@check("deployments", reads=("nodes", "pods"))
 def dns_down(snapshot: Snapshot) -> Iterator[Finding]:
     """CoreDNS, as K3s and kubeadm install it, without a ready replica."""
     for deployment in snapshot.objects.deployments:

@@ -18,7 +18,7 @@ from vdi.api.session import VDISession
 from vdi.api.template import VDITemplate
 from vdi.cluster.units import parse_time
 from vdi.findings.model import Remedy
-from vdi.snapshot.objects import STRUCTS, Objects
+from vdi.snapshot.objects import Objects
 from vdi.snapshot.objects.meta import Event
 from vdi.snapshot.objects.storage import Node, PersistentVolume, PersistentVolumeClaim
 from vdi.snapshot.objects.workloads import Pod, WorkloadObject
@@ -164,16 +164,17 @@ class Snapshot(msgspec.Struct, frozen=True, kw_only=True, dict=True, eq=False):
         return found
 
     def find(self, plural: str, name: str, namespace: str = "") -> Any:
-        return self._by_name[plural].get((namespace, name))
+        names = self._names.get(plural)
+        if names is None:
+            objects = self.of_kind(plural)
+            names = {(one.metadata.namespace, one.metadata.name): one for one in objects}
+            self._names[plural] = names
+        return names.get((namespace, name))
 
     @cached_property
-    def _by_name(self) -> Mapping[str, Mapping[tuple[str, str], Any]]:
-        return {
-            plural: {
-                (one.metadata.namespace, one.metadata.name): one for one in self.of_kind(plural)
-            }
-            for plural in STRUCTS
-        }
+    def _names(self) -> dict[str, dict[tuple[str, str], Any]]:
+        """Objects by namespace and name, of the kinds that were looked up."""
+        return {}
 
     @property
     def all_sessions(self) -> Sequence[VDISession]:

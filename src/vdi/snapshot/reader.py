@@ -6,6 +6,7 @@ permission.
 
 import re
 from collections.abc import Awaitable, Callable
+from contextlib import aclosing
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,6 +16,7 @@ from vdi.findings.model import Remedy
 from vdi.kube.errors import (
     BadRequest,
     Forbidden,
+    Gone,
     NotFound,
     ServerError,
     TooManyRequests,
@@ -24,6 +26,11 @@ from vdi.kube.resource import SECRETS, Resource
 from vdi.kube.transport import Client
 from vdi.snapshot.model import UNKNOWN_ACCOUNT, Unreadable, grant_commands
 from vdi.snapshot.objects import read_object
+
+# Objects of a page, and most objects of a kind: the memory of the gateway is limited.
+_PAGE = 5_000
+_MOST_OBJECTS = 100_000
+_UNREADABLE = (ServerError, TooManyRequests, BadRequest, Gone, UnexpectedAnswer, TimeoutError)
 
 
 @dataclass
@@ -52,14 +59,19 @@ class Reader:
         field_selector: str | None = None,
         note: str = "",
     ) -> bool:
-        """List a kind in one request: a list of thousands in pages would cost a request each."""
+        """List a kind, whose pages are so large that most clusters need one."""
 
         async def read() -> None:
-            async for page in self.client.pages(
-                kind, namespace=namespace, field_selector=field_selector, size=0
-            ):
-                found = [self.decode(kind.plural, item) for item in page.items]
-                self.objects.setdefault(kind.plural, []).extend(found)
+            objects: list[Any] = []
+            pages = self.client.pages(
+                kind, namespace=namespace, field_selector=field_selector, size=_PAGE
+            )
+            async with aclosing(pages):
+                async for page in pages:
+                    if len(objects) >= _MOST_OBJECTS:
+                        raise BadRequest(422, "TooMany", f"there are more than {_MOST_OBJECTS}")
+                    objects += [self.decode(kind.plural, item) for item in page.items]
+            self.objects.setdefault(kind.plural, []).extend(objects)
 
         return await self.attempt(kind, read, verb="list", namespace=namespace, note=note)
 
@@ -110,7 +122,7 @@ class Reader:
                 note, error, kind, verb, subresource, namespace, name
             )
             return False
-        except (ServerError, TooManyRequests, BadRequest, UnexpectedAnswer, TimeoutError) as error:
+        except _UNREADABLE as error:
             if not subresource:
                 remedy = Remedy.run(f"kubectl get {plural} -A")
                 self.unread[note] = Unreadable(note, f"{plural} cannot be read: {error}", remedy)

@@ -1,22 +1,18 @@
 """An API server that answers slowly, and one that takes connections and never answers."""
 
 import asyncio
-import re
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from itertools import chain, repeat
 
 import pytest
-import yaml
 
 from support.clock import FakeClock
-from tools.generate import doctor_rules
 from vdi.doctor import collect as collector
 from vdi.doctor.collect import collect
 from vdi.kube.clock import SYSTEM_CLOCK
 from vdi.kube.config import ClusterConfig
 from vdi.kube.errors import ConnectionFailed
-from vdi.kube.resource import CONFIG_MAPS, JOBS
 from vdi.kube.transport import Client
 from vdi.snapshot.model import Scope
 
@@ -28,9 +24,7 @@ _REQUEST_SECONDS = (9.0, 0.05, 0.25)
 
 
 @asynccontextmanager
-async def api_server(
-    clock: FakeClock | None, on_request: Callable[..., None] | None = None
-) -> AsyncIterator[Client]:
+async def api_server(clock: FakeClock | None) -> AsyncIterator[Client]:
     """Finds nothing, after `_REQUEST_SECONDS` of this clock; None: never answers."""
 
     seconds = chain(_REQUEST_SECONDS, repeat(0.0))
@@ -51,24 +45,9 @@ async def api_server(
     async with await asyncio.start_server(serve, "127.0.0.1", 0) as server:
         port = server.sockets[0].getsockname()[1]
         async with Client(
-            ClusterConfig(f"http://127.0.0.1:{port}"), field_manager="doctor", on_request=on_request
+            ClusterConfig(f"http://127.0.0.1:{port}"), field_manager="doctor"
         ) as client:
             yield client
-
-
-async def test_chart_gives_the_doctor_what_it_reads_and_no_more() -> None:
-    requests: set[str] = set()
-
-    def note(_method: str, plural: str, *_: object) -> None:
-        requests.add(plural)
-
-    async with api_server(FakeClock(), on_request=note) as client:
-        await collect(client, Scope(), SYSTEM_CLOCK)
-    # Of these an empty cluster has no names: Jobs are listed beside a Kasm, ConfigMaps read where a
-    # workload names one.
-    requests |= {JOBS.plural, CONFIG_MAPS.plural}
-    rules = yaml.safe_load(re.sub(r"{{.*?}}", "", doctor_rules.FILE.read_text()))
-    assert {plural for rule in rules for plural in rule["resources"]} - {"pods/log"} == requests
 
 
 async def test_slowest_small_request_is_measured() -> None:

@@ -14,6 +14,7 @@ from vdi.api.crd import build_crds
 from vdi.doctor.codes import make_finding
 from vdi.doctor.objects.components import (
     LEASE,
+    OF_WORKLOADS,
     Operator,
     find_operators,
     is_led,
@@ -135,7 +136,7 @@ def _describe(operator: Operator) -> str:
     return f"{operator.object}: VDI_NAMESPACE={','.join(operator.watches)}"
 
 
-@check("deployments", "pods@all")
+@check("deployments", "pods@all", reads=OF_WORKLOADS)
 def operator_down(snapshot: Snapshot) -> Iterator[Finding]:
     """Operators without a ready replica, or with settings that cannot be read."""
     for operator in operators_in_scope(snapshot):
@@ -168,7 +169,7 @@ def operator_down(snapshot: Snapshot) -> Iterator[Finding]:
             )
 
 
-@check("deployments", "pods@all", "pods/log")
+@check("deployments", "pods@all", "pods/log", reads=OF_WORKLOADS)
 def operator_troubled(snapshot: Snapshot) -> Iterator[Finding]:
     """Troubles that operators report in their logs: some of them only the leader notices."""
     for operator in operators_in_scope(snapshot):
@@ -185,59 +186,69 @@ def operator_troubled(snapshot: Snapshot) -> Iterator[Finding]:
                 )
 
 
-@check("deployments", "leases")
+@check("deployments", "leases", reads=OF_WORKLOADS)
 def leaderless(snapshot: Snapshot) -> Iterator[Finding]:
     """Operators that are ready and do not lead, or a Lease that another process holds."""
     for operator in find_operators(snapshot):
-        if snapshot.scope.namespace not in ("", *operator.watches):
+        in_scope = snapshot.scope.namespace in ("", *operator.watches)
+        if not in_scope or not _has_been_ready(snapshot, operator):
             continue
-        # Pods that are not ready are `operator_down`, which explains the Lease.
-        if not operator.ready or snapshot.age(operator.created) < _YOUNG_SECONDS:
-            continue
-        # After the whole machine was off, the Lease is as old as the power cut until the operator
-        # has started again.
-        pods = operator.pods(snapshot)
-        ready = [pod.condition("Ready") for pod in pods if pod.ready]
-        if ready and all(
-            one and snapshot.age(one.last_transition_time) < _YOUNG_SECONDS for one in ready
-        ):
-            continue
-        namespace = operator.lease_namespace
-        where, spec = f"lease/{namespace}/{LEASE}", read_lease(snapshot, namespace)
-        holder = spec.holder_identity if spec else ""
-        if not is_led(snapshot, namespace):
-            yield make_finding(
-                "operator_without_lease",
-                where,
-                "The operator is ready, but none of its replicas leads, so nothing starts. The"
-                f" Lease is {'not renewed' if spec else 'missing'}.",
-                evidence=[
-                    (
-                        f"spec.renewTime: {spec.renew_time}, holder {holder or 'none'}"
-                        if spec
-                        else f"there is no Lease {namespace}/{LEASE}"
-                    )
-                ],
-                remedy=Remedy.run(f"{operator.kubectl} rollout restart deployment {operator.name}"),
-                related_objects=operator.depends_on(snapshot),
-            )
-            continue
-        rivals = [one for one in find_operators(snapshot) if namespace in one.watches]
-        names = sorted(pod.metadata.name for one in rivals for pod in one.pods(snapshot))
-        # A deleted pod still holds the Lease for some seconds, so pods are recognised by their
-        # Deployment's name.
-        if names and holder and not holder.startswith(tuple(f"{one.name}-" for one in rivals)):
-            yield make_finding(
-                "lease_of_a_stranger",
-                where,
-                f"Sessions are handled by {holder!r}, which is not a pod of {operator.object}. A"
-                " second operator is running, possibly of another version.",
-                evidence=[f"spec.holderIdentity: {holder}", f"pods: {', '.join(names)}"],
-                remedy=Remedy(
-                    f"Stop the other operator (vdi operator run): {operator.name} then takes over.",
-                    (f"kubectl --namespace {namespace} get lease {LEASE} --output yaml",),
-                ),
-            )
+        if is_led(snapshot, operator.lease_namespace):
+            yield from _stranger_leads(snapshot, operator)
+        else:
+            yield _none_leads(snapshot, operator)
+
+
+def _has_been_ready(snapshot: Snapshot, operator: Operator) -> bool:
+    """Whether a replica has been ready for long enough to lead. One that is not ready is
+    `operator_down`, which explains the Lease.
+    """
+    if not operator.ready or snapshot.age(operator.created) < _YOUNG_SECONDS:
+        return False
+    # After the whole machine was off, the Lease is as old as the power cut until the operator has
+    # started again.
+    ready = [pod.condition("Ready") for pod in operator.pods(snapshot) if pod.ready]
+    ages = [snapshot.age(one.last_transition_time) for one in ready if one]
+    return not ages or max(ages) >= _YOUNG_SECONDS
+
+
+def _none_leads(snapshot: Snapshot, operator: Operator) -> Finding:
+    namespace = operator.lease_namespace
+    state, evidence = "missing", f"there is no Lease {namespace}/{LEASE}"
+    if spec := read_lease(snapshot, namespace):
+        state = "not renewed"
+        evidence = f"spec.renewTime: {spec.renew_time}, holder {spec.holder_identity or 'none'}"
+    return make_finding(
+        "operator_without_lease",
+        f"lease/{namespace}/{LEASE}",
+        "The operator is ready, but none of its replicas leads, so nothing starts. The Lease is"
+        f" {state}.",
+        evidence=[evidence],
+        remedy=Remedy.run(f"{operator.kubectl} rollout restart deployment {operator.name}"),
+        related_objects=operator.depends_on(snapshot),
+    )
+
+
+def _stranger_leads(snapshot: Snapshot, operator: Operator) -> Iterator[Finding]:
+    namespace = operator.lease_namespace
+    spec = read_lease(snapshot, namespace)
+    holder = spec.holder_identity if spec else ""
+    rivals = [one for one in find_operators(snapshot) if namespace in one.watches]
+    names = sorted(pod.metadata.name for one in rivals for pod in one.pods(snapshot))
+    # A deleted pod still holds the Lease for some seconds, so pods are recognised by their
+    # Deployment's name.
+    if names and holder and not holder.startswith(tuple(f"{one.name}-" for one in rivals)):
+        yield make_finding(
+            "lease_of_a_stranger",
+            f"lease/{namespace}/{LEASE}",
+            f"Sessions are handled by {holder!r}, which is not a pod of {operator.object}. A"
+            " second operator is running, possibly of another version.",
+            evidence=[f"spec.holderIdentity: {holder}", f"pods: {', '.join(names)}"],
+            remedy=Remedy(
+                f"Stop the other operator (vdi operator run): {operator.name} then takes over.",
+                (f"kubectl --namespace {namespace} get lease {LEASE} --output yaml",),
+            ),
+        )
 
 
 @check("deployments")
@@ -268,7 +279,7 @@ def operators_collide(snapshot: Snapshot) -> Iterator[Finding]:
         )
 
 
-@check("deployments", "secrets@release")
+@check("deployments", "secrets@release", reads=("daemonsets", "statefulsets"))
 def release_differs(snapshot: Snapshot) -> Iterator[Finding]:
     """Objects of our Helm releases that are missing, or differ in a field from what Helm
     installed.

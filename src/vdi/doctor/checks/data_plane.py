@@ -8,6 +8,7 @@ from collections.abc import Iterator
 
 from vdi.doctor.codes import make_finding
 from vdi.doctor.objects.components import (
+    OF_WORKLOADS,
     Gateway,
     find_servers,
     find_traefiks,
@@ -15,6 +16,7 @@ from vdi.doctor.objects.components import (
     troubles,
 )
 from vdi.doctor.objects.references import hosts_by_certificate
+from vdi.doctor.objects.sessions import OF_SESSIONS
 from vdi.findings.model import Finding, Remedy
 from vdi.snapshot.certificate import covers
 from vdi.snapshot.check import check
@@ -63,7 +65,7 @@ _REFUSED_WRITES = {
 }
 
 
-@check("deployments", "daemonsets")
+@check("deployments", "daemonsets", reads=("nodes", "pods", "statefulsets", "vdisessions"))
 def traefik_down(snapshot: Snapshot) -> Iterator[Finding]:
     """Traefik without a ready replica, or not watching the sessions' namespace."""
     traefiks = find_traefiks(snapshot)
@@ -130,7 +132,7 @@ def traefik_kinds_missing(snapshot: Snapshot) -> Iterator[Finding]:
         )
 
 
-@check("vdisessions", "ingressroutes", "secrets")
+@check("vdisessions", "ingressroutes", "secrets@certificate", reads=OF_SESSIONS)
 def certificates_bad(snapshot: Snapshot) -> Iterator[Finding]:
     """Certificates of routes that are missing, expired, about to expire, or for other names."""
     there = {
@@ -198,7 +200,7 @@ def _certificate_findings(
         )
 
 
-@check("deployments", "pods@all")
+@check("deployments", "pods@all", reads=OF_WORKLOADS)
 def gateway_down(snapshot: Snapshot) -> Iterator[Finding]:
     """Gateways without a ready replica."""
     for gateway in gateways_in_scope(snapshot):
@@ -235,7 +237,12 @@ def _remedy_of_start(gateway: Gateway, words: str) -> Remedy:
 # The gateway checks its dependencies with its own credentials and from its own network, so its log
 # knows more than any request from here. A WebSocket that a proxy cuts after minutes is known only
 # there: no probe holds one that long.
-@check("deployments", "pods@all", "pods/log")
+@check(
+    "deployments",
+    "pods@all",
+    "pods/log",
+    reads=(*OF_WORKLOADS, "daemonsets", "statefulsets", "vdisessions"),
+)
 def gateway_troubled(snapshot: Snapshot) -> Iterator[Finding]:
     """Dependencies that gateways report as failing in their logs."""
     for gateway in gateways_in_scope(snapshot):

@@ -13,7 +13,7 @@ from vdi.api.template import VDITemplate
 from vdi.cluster.units import amount, parse_time
 from vdi.doctor.codes import make_finding
 from vdi.doctor.objects.references import secrets_to_sign_in
-from vdi.doctor.objects.sessions import SessionDiagnosis, active_sessions
+from vdi.doctor.objects.sessions import OF_SESSIONS, SessionDiagnosis, active_sessions
 from vdi.findings.model import Finding, Remedy, Severity
 from vdi.gpu.sharing.state import PRODUCT_LABEL, lacks_encoder
 from vdi.session.conditions import WARNING_TYPES
@@ -89,7 +89,7 @@ def code_of_log(text: str) -> str:
     return found[0] if found else ""
 
 
-@check("vdisessions", "pods")
+@check("vdisessions", "pods", reads=(*OF_SESSIONS, "pods/log"))
 def logs_speak(snapshot: Snapshot) -> Iterator[Finding]:
     """Desktops whose log says why there is no picture, also while they are ready ("Waiting for
     stream").
@@ -213,7 +213,7 @@ def encoders_obsolete(snapshot: Snapshot) -> Iterator[Finding]:
             )
 
 
-@check("vditemplates", "vdisessions", "pods", "events")
+@check("vditemplates", "vdisessions", "pods", "events", reads=(*OF_SESSIONS, "pods/log"))
 def ports_wrong(snapshot: Snapshot) -> Iterator[Finding]:
     """Templates with another port than the one that their desktops listen on."""
     for diagnosis in active_sessions(snapshot):
@@ -260,7 +260,7 @@ def ports_wrong(snapshot: Snapshot) -> Iterator[Finding]:
         )
 
 
-@check("vdisessions", "pods", "secrets@basicAuthSecret")
+@check("vdisessions", "pods", "secrets@basicAuthSecret", reads=OF_SESSIONS)
 def secrets_newer(snapshot: Snapshot) -> Iterator[Finding]:
     """Desktops that started with an older version of a Secret: a variable keeps its value for the
     pod's life.
@@ -314,7 +314,7 @@ def shared_memory_small(snapshot: Snapshot) -> Iterator[Finding]:
             )
 
 
-@check("vditemplates", "vdisessions", "pods")
+@check("vditemplates", "vdisessions", "pods", reads=OF_SESSIONS)
 def cpu_limits_low(snapshot: Snapshot) -> Iterator[Finding]:
     """Desktops with a CPU limit that is too low, and the object that sets it."""
     for diagnosis in active_sessions(snapshot):
@@ -339,7 +339,7 @@ def cpu_limits_low(snapshot: Snapshot) -> Iterator[Finding]:
         )
 
 
-@check("vditemplates", "vdisessions", "nodes", "pods")
+@check("vditemplates", "vdisessions", "nodes", "pods", reads=OF_SESSIONS)
 def memory_limits_high(snapshot: Snapshot) -> Iterator[Finding]:
     """Desktops with a memory limit of more than twice the memory of the largest node, and the
     object that sets it.
@@ -376,7 +376,7 @@ def memory_limits_high(snapshot: Snapshot) -> Iterator[Finding]:
         )
 
 
-@check("vdisessions", "vditemplates", "pods")
+@check("vdisessions", "vditemplates", "pods", reads=OF_SESSIONS)
 def graphics_in_software(snapshot: Snapshot) -> Iterator[Finding]:
     """Desktops with a GPU that render on the CPU, by the reason that they report."""
     for diagnosis in active_sessions(snapshot):
@@ -448,7 +448,7 @@ def encoders_missing(snapshot: Snapshot) -> Iterator[Finding]:
             )
 
 
-@check("vditemplates", "deployments", "secrets@basicAuthSecret")
+@check("vditemplates", "deployments", "secrets@basicAuthSecret", reads=("vdisessions",))
 def basic_auth_secrets_bad(snapshot: Snapshot) -> Iterator[Finding]:
     """Secrets in `basicAuthSecret` of templates that do not exist or cannot be used."""
     for (namespace, name), templates in secrets_to_sign_in(snapshot).items():

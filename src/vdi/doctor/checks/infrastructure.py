@@ -19,7 +19,7 @@ from vdi.doctor.objects.references import (
     open_modes,
     read_closed_modes,
 )
-from vdi.doctor.objects.sessions import active_sessions, pinned_nodes
+from vdi.doctor.objects.sessions import OF_SESSIONS, active_sessions, pinned_nodes
 from vdi.findings.model import Finding, Remedy
 from vdi.gpu.sharing import findings as gpu
 from vdi.gpu.sharing.config import RESOURCE
@@ -43,7 +43,10 @@ _NEW_NODE_SECONDS = 30.0
 _COMMON_WORDS = {"provisioner", "driver", "storage", "rancher", "io", "com", "org", "csi", "k8s"}
 # Driver of NVIDIA's GPUs in ResourceSlices.
 _DRA_DRIVER = "gpu.nvidia.com"
-_GPU_KINDS = ("nodes", "daemonsets", "pods@all", "clusterpolicies", "configmaps", "runtimeclasses")
+_GPU_KINDS = (
+    *("nodes", "daemonsets", "pods@all"),
+    *("clusterpolicies", "configmaps@gpu", "runtimeclasses"),
+)
 # Age at which a desktop without an end is reported.
 _OLD_SECONDS = 3600.0
 _CONTROL_PLANE = "node-role.kubernetes.io/control-plane"
@@ -118,7 +121,7 @@ def nodes_unwell(snapshot: Snapshot) -> Iterator[Finding]:
                 )
 
 
-@check(*_GPU_KINDS, "vditemplates", "vdisessions")
+@check(*_GPU_KINDS, "vditemplates", "vdisessions", reads=(*OF_SESSIONS, "resourceslices"))
 def gpus_missing(snapshot: Snapshot) -> Iterator[Finding]:
     """Findings of `vdi gpu verify`, where GPUs matter: some exist, or desktops request some."""
     observed = observe_gpus(snapshot)
@@ -165,7 +168,7 @@ def _gpus_in_slices(snapshot: Snapshot) -> list[str]:
     return sorted({spec.node_name for spec in specs if spec.driver == _DRA_DRIVER})
 
 
-@check("nodes", "pods", "vdisessions")
+@check("nodes", "pods", "vdisessions", reads=(*OF_SESSIONS, *_GPU_KINDS))
 def gpu_without_runtime_class(snapshot: Snapshot) -> Iterator[Finding]:
     """GPU desktops on K3s without runtimeClassName: containerd starts them without driver, with a
     black picture.
@@ -198,7 +201,13 @@ def _is_home(claim: PersistentVolumeClaim) -> bool:
     return claim.metadata.labels.items() >= MANAGED_BY.items()
 
 
-@check("persistentvolumeclaims", "storageclasses", "events", "pods")
+@check(
+    "persistentvolumeclaims",
+    "storageclasses",
+    "events",
+    "pods",
+    reads=("daemonsets", "deployments", "nodes", "statefulsets", "pods/log"),
+)
 def homes_pending(snapshot: Snapshot) -> Iterator[Finding]:
     """Homes without a volume: no such class, or a provisioner that fails or is silent."""
     classes = {
@@ -337,7 +346,7 @@ def defaults_ambiguous(snapshot: Snapshot) -> Iterator[Finding]:
         )
 
 
-@check("deployments", LOCAL_PATH_CONFIG)
+@check("deployments", "configmaps@local-path")
 def local_path_modes(snapshot: Snapshot) -> Iterator[Finding]:
     """A local-path provisioner that makes folders to which a desktop may not write."""
     for namespace in local_path_namespaces(snapshot):
@@ -431,7 +440,15 @@ class _Keeper:
     command: str
 
 
-@check("nodes", "pods@all", "deployments", "vdisessions", "vditemplates", "persistentvolumes")
+@check(
+    "nodes",
+    "pods@all",
+    "deployments",
+    "vdisessions",
+    "vditemplates",
+    "persistentvolumes",
+    reads=("persistentvolumeclaims",),
+)
 def nodes_kept(snapshot: Snapshot) -> Iterator[Finding]:
     """Nodes for desktops that an autoscaler can never remove, although no one may need them."""
     if not any(operator.requests_nodes for operator in find_operators(snapshot)):

@@ -3,7 +3,8 @@ server itself.
 """
 
 import re
-from collections.abc import Iterator
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
 
 from vdi.doctor.checks.infrastructure import node_tools
 from vdi.doctor.codes import make_finding
@@ -17,7 +18,7 @@ from vdi.doctor.objects.components import (
     read_lease,
     workloads,
 )
-from vdi.doctor.objects.sessions import active_sessions
+from vdi.doctor.objects.sessions import OF_SESSIONS, active_sessions
 from vdi.findings.model import Finding, Remedy, Severity
 from vdi.session.children import AGENT_PORT_NAME, PORT_NAME
 from vdi.session.effective import Desktop
@@ -56,7 +57,14 @@ PROMISED = (
 )
 
 
-@check("networkpolicies", "deployments", "daemonsets", "pods", "vdisessions")
+@check(
+    "networkpolicies",
+    "deployments",
+    "daemonsets",
+    "pods",
+    "vdisessions",
+    reads=(*OF_SESSIONS, "endpointslices", "services", "statefulsets"),
+)
 def policies_block(snapshot: Snapshot) -> Iterator[Finding]:
     """Network policies that deny a connection which a desktop needs. Whether the cluster enforces
     them is not known.
@@ -119,36 +127,27 @@ def _connections(snapshot: Snapshot) -> Iterator[tuple[Party, Party, Port]]:
                     yield source, target, Port(number, port.name, port.protocol)
 
 
-def _find_parties(snapshot: Snapshot) -> dict[str, list[Party]]:
+def _find_parties(snapshot: Snapshot) -> defaultdict[str, list[Party]]:
     """Pods of a release, one desktop of each template and namespace, and the servers that they
     need.
     """
     gateways, operators = find_gateways(snapshot), find_operators(snapshot)
-    names = [
-        one for one in workloads(snapshot) if one.raw.metadata.labels.get("k8s-app") == "kube-dns"
-    ]
-    found = {
-        "gateway": [_party("the gateway", one, one.watches) for one in gateways],
-        "operator": [_party("the operator", one, one.watches) for one in operators],
-        # Policies do not select pods on the host's network.
-        "Traefik": [
-            _party("Traefik", one)
-            for one in find_traefiks(snapshot)
-            if not one.pod_spec.host_network
-        ],
-        "coturn": [
-            _party("coturn", one)
-            for one in find_servers(snapshot, "coturn")
-            if not one.pod_spec.host_network
-        ],
-        "DNS": [_party("the cluster's DNS", one) for one in names],
-        "API server": [
-            Party("the API server", "", {}, {"": port.port})
-            for one in snapshot.objects.endpointslices
-            if (one.metadata.namespace, one.metadata.name) == ("default", "kubernetes")
-            for port in one.ports
-        ],
-    }
+    found: dict[str, list[Party]] = defaultdict(list)
+    found["gateway"] = [_party("the gateway", one, one.watches) for one in gateways]
+    found["operator"] = [_party("the operator", one, one.watches) for one in operators]
+    # Policies do not select pods on the host's network.
+    servers: tuple[tuple[str, Iterable[Workload]], ...] = (
+        ("Traefik", find_traefiks(snapshot)),
+        ("coturn", find_servers(snapshot, "coturn")),
+    )
+    for name, group in servers:
+        found[name] = [_party(name, one) for one in group if not one.pod_spec.host_network]
+    for workload in workloads(snapshot):
+        if workload.raw.metadata.labels.get("k8s-app") == "kube-dns":
+            found["DNS"].append(_party("the cluster's DNS", workload))
+    if api := snapshot.find("endpointslices", "kubernetes", "default"):
+        for port in api.ports:
+            found["API server"].append(Party("the API server", "", {}, {"": port.port}))
     # Servers that a gateway's release has brought.
     releases = {(one.namespace, one.raw.metadata.labels.get(_INSTANCE, "")) for one in gateways}
     for name in ("PostgreSQL", "Redis"):
@@ -166,14 +165,15 @@ def _find_parties(snapshot: Snapshot) -> dict[str, list[Party]]:
             ports = {PORT_NAME: desktop.port, **agent}
             party = Party("a desktop", diagnosis.namespace, dict(pod.metadata.labels), ports)
             desktops.setdefault((diagnosis.namespace, diagnosis.template_name), party)
-    return {**found, "desktop": list(desktops.values())}
+    found["desktop"] = list(desktops.values())
+    return found
 
 
 def _party(words: str, workload: Workload, watches: tuple[str, ...] = ()) -> Party:
     return Party(words, workload.namespace, workload.pod_labels, watches=watches)
 
 
-@check("nodes", "leases")
+@check("nodes", "leases@nodes", reads=("deployments",))
 def clocks(snapshot: Snapshot) -> Iterator[Finding]:
     """Times recorded by the cluster that are in the future of the machine that collected the
     snapshot.
@@ -203,7 +203,7 @@ def clocks(snapshot: Snapshot) -> Iterator[Finding]:
             )
 
 
-@check()
+@check("apiserver@certificate", reads=("nodes",))
 def api_certificate(snapshot: Snapshot) -> Iterator[Finding]:
     """A certificate of the API server that expires soon."""
     ends = snapshot.api_certificate_ends
@@ -221,7 +221,7 @@ def api_certificate(snapshot: Snapshot) -> Iterator[Finding]:
         )
 
 
-@check()
+@check(reads=("customresourcedefinitions",))
 def api_server_slow(snapshot: Snapshot) -> Iterator[Finding]:
     """An API server that takes long for a small request."""
     if snapshot.api_seconds > _API_SECONDS:

@@ -21,6 +21,7 @@ from vdi.doctor.objects.components import (
     workloads,
 )
 from vdi.doctor.objects.routing import (
+    OF_ROUTES,
     Backend,
     Rule,
     backends_of,
@@ -31,7 +32,7 @@ from vdi.doctor.objects.routing import (
     middleware_backends,
     route_rules,
 )
-from vdi.doctor.objects.sessions import SessionDiagnosis, active_sessions
+from vdi.doctor.objects.sessions import OF_SESSIONS, SessionDiagnosis, active_sessions
 from vdi.findings.model import Finding, Remedy
 from vdi.session.children import PORT_NAME
 from vdi.session.naming import route_name, service_name
@@ -49,7 +50,7 @@ _NAMED = {
 }
 
 
-@check("vdisessions", "ingressroutes", "pods")
+@check("vdisessions", "ingressroutes", "pods", reads=(*OF_SESSIONS, *OF_ROUTES))
 def routes_wrong(snapshot: Snapshot) -> Iterator[Finding]:
     """Routes that do not lead the session's host to its desktop."""
     if "ingressroutes" in snapshot.absent:
@@ -153,6 +154,7 @@ def _reference_findings(
     known = sorted({name for traefik in traefiks for name in traefik.entry_points})
     strange = ", ".join(name for name in spec.entry_points if known and name.lower() not in known)
     if strange:
+        command = f"{release.upgrade} --set traefik.entryPoint={known[0]}" if release else show
         yield finding(
             "route_entry_point_unknown",
             message=(
@@ -160,40 +162,43 @@ def _reference_findings(
                 f" {', '.join(known)}."
             ),
             evidence=[f"spec.entryPoints: {', '.join(spec.entry_points)}"],
-            remedy=Remedy.run(
-                *([f"{release.upgrade} --set traefik.entryPoint={known[0]}"] if release else [])
-            ),
+            remedy=Remedy.run(command),
             related_objects=related,
         )
     crosses = not traefiks or any(traefik.crosses_namespaces for traefik in traefiks)
-    for rule in spec.routes:
-        named = [(one.name, one.namespace or namespace) for one in rule.middlewares]
-        links = [("middlewares", *link) for one in named for link in chain_of(snapshot, *one)]
-        transports = [
-            service.servers_transport for service in rule.services if service.servers_transport
-        ]
-        links += [("serverstransports", transport, namespace) for transport in transports]
-        for plural, link, there in links:
-            kind, code = _NAMED[plural]
-            is_missing = is_read(snapshot, plural, there) and not snapshot.find(plural, link, there)
-            # Traefik takes names of another namespace only with
-            # --providers.kubernetescrd.allowCrossNamespace.
-            is_refused = there != namespace and not crosses
-            if is_missing or is_refused:
-                problem = "is in another namespace" if is_refused else "does not exist"
-                yield finding(
-                    code,
-                    message=(
-                        f"It names the {kind} {there}/{link}, which {problem}: Traefik ignores the"
-                        " route (404)."
-                    ),
-                    evidence=[f"spec.routes[] names {there}/{link}"],
-                    remedy=Remedy.run(f"{release.upgrade} --yes" if release else show),
-                    related_objects=[*related, f"{kind.lower()}/{there}/{link}"],
-                )
+    for plural, link, there in _links_of(snapshot, route):
+        kind, code = _NAMED[plural]
+        is_missing = is_read(snapshot, plural, there) and not snapshot.find(plural, link, there)
+        # Traefik takes names of another namespace only with
+        # --providers.kubernetescrd.allowCrossNamespace.
+        is_refused = there != namespace and not crosses
+        if is_missing or is_refused:
+            problem = "is in another namespace" if is_refused else "does not exist"
+            yield finding(
+                code,
+                message=(
+                    f"It names the {kind} {there}/{link}, which {problem}: Traefik ignores the"
+                    " route (404)."
+                ),
+                evidence=[f"spec.routes[] names {there}/{link}"],
+                remedy=Remedy.run(f"{release.upgrade} --yes" if release else show),
+                related_objects=[*related, f"{kind.lower()}/{there}/{link}"],
+            )
 
 
-@check("vdisessions", "services", "endpointslices", "pods")
+def _links_of(snapshot: Snapshot, route: IngressRoute) -> Iterator[tuple[str, str, str]]:
+    """Plural, name and namespace of the objects that a route names, directly or through a chain."""
+    namespace = route.metadata.namespace
+    for rule in route.spec.routes:
+        for middleware in rule.middlewares:
+            for link in chain_of(snapshot, middleware.name, middleware.namespace or namespace):
+                yield "middlewares", *link
+        for service in rule.services:
+            if service.servers_transport:
+                yield "serverstransports", service.servers_transport, namespace
+
+
+@check("vdisessions", "services", "endpointslices", "pods", reads=OF_SESSIONS)
 def services_empty(snapshot: Snapshot) -> Iterator[Finding]:
     """Services of desktops that do not exist, or do not lead to the desktop although it is
     ready.
@@ -219,7 +224,7 @@ def _is_settled(snapshot: Snapshot, pods: Iterable[Pod]) -> bool:
     return all(snapshot.age(time) >= _YOUNG_SECONDS for time in changed)
 
 
-@check("deployments", "ingressroutes@all", "ingresses")
+@check("deployments", "ingressroutes@all", "ingresses", reads=OF_ROUTES)
 def gateway_unrouted(snapshot: Snapshot) -> Iterator[Finding]:
     """Gateways without a route, or whose hosts another route takes."""
     for gateway in gateways_in_scope(snapshot):
@@ -267,6 +272,7 @@ def _routes_to(snapshot: Snapshot, gateway: Gateway) -> list[IngressRoute]:
     "services@all",
     "endpointslices@all",
     "pods@all",
+    reads=(*OF_SESSIONS, *OF_ROUTES),
 )
 def backends_unreachable(snapshot: Snapshot) -> Iterator[Finding]:
     """Services other than a desktop's own that routes and Middlewares name, and Traefik's."""

@@ -16,7 +16,12 @@ from vdi.doctor.checks.desktops import code_of_log
 from vdi.doctor.checks.infrastructure import node_tools
 from vdi.doctor.codes import make_finding
 from vdi.doctor.objects.components import is_led, last_warnings, operator_for
-from vdi.doctor.objects.sessions import SessionDiagnosis, active_sessions, diagnose_sessions
+from vdi.doctor.objects.sessions import (
+    OF_SESSIONS,
+    SessionDiagnosis,
+    active_sessions,
+    diagnose_sessions,
+)
 from vdi.findings.model import Finding, Remedy, Severity
 from vdi.session.conditions import LASTING_QUEUE_REASONS, QUEUE_REASONS, Reason
 from vdi.session.effective import Blocked, Desktop
@@ -144,7 +149,7 @@ _ADMISSION = (
 )
 
 
-@check("vdisessions", "vditemplates", "pods", "nodes", "persistentvolumeclaims")
+@check("vdisessions", "vditemplates", "pods", "nodes", "persistentvolumeclaims", reads=OF_SESSIONS)
 def sessions_without_pod(snapshot: Snapshot) -> Iterator[Finding]:
     """Sessions that wait for something, or that the operator does not process."""
     for diagnosis in active_sessions(snapshot):
@@ -180,6 +185,7 @@ def sessions_without_pod(snapshot: Snapshot) -> Iterator[Finding]:
     "persistentvolumeclaims",
     "deployments",
     "leases",
+    reads=OF_SESSIONS,
 )
 def operators_stuck(snapshot: Snapshot) -> Iterator[Finding]:
     """Operators that lead and do not process several sessions: one of their watches may be
@@ -228,10 +234,9 @@ def _waiting(diagnosis: SessionDiagnosis, problem: Blocked) -> Finding:
     # desktop helps, it is an error.
     if reason in QUEUE_REASONS:
         code = "gpu_insufficient" if reason in _GPU_REASONS else "room_insufficient"
-        if reason == Reason.NODE_FEATURE_MISSING and isinstance(diagnosis.desktop, Desktop):
-            code = (
-                "user_namespace_unavailable" if diagnosis.desktop.isolation.user_namespace else code
-            )
+        desktop, is_feature = diagnosis.desktop, reason == Reason.NODE_FEATURE_MISSING
+        if is_feature and isinstance(desktop, Desktop) and desktop.isolation.user_namespace:
+            code = "user_namespace_unavailable"
         severity = Severity.ERROR if reason in LASTING_QUEUE_REASONS else Severity.WARNING
     elif reason not in _CODE_OF_PROBLEM and not problem.needs_change:
         severity = Severity.WARNING  # the operator tries again
@@ -254,61 +259,70 @@ def _remedy_of(
     code: str, diagnosis: SessionDiagnosis, reason: str, message: str = ""
 ) -> Remedy | None:
     """The remedy of a session without a desktop; None: the code alone has none."""
-    name, namespace, kubectl = diagnosis.name, diagnosis.namespace, diagnosis.kubectl
+    name, kubectl, restart = diagnosis.name, diagnosis.kubectl, diagnosis.restart_command
     if reason == Reason.INVALID_SESSION:
-        return Remedy(
-            "Correct the value that the message names.", (f"{kubectl} edit vdisession {name}",)
-        )
-    restart = diagnosis.restart_command
-    edit, edit_template = (
-        f"{kubectl} edit vdisession {name}",
-        f"kubectl edit vditemplate {diagnosis.template_name}",
-    )
-    if commands := _COMMANDS.get(code):
-        words = {
-            "edit": edit,
-            "edit_template": edit_template,
-            "kubectl": kubectl,
-            "namespace": namespace,
-        }
-        words |= {
-            "restart": restart,
-            "node": diagnosis.bound.spec.node_name if diagnosis.bound else "",
-        }
-        words["reservation"] = reservation_name(diagnosis.session.spec.hostname or name)
-        return Remedy.run(*(command.format(**words).rstrip() for command in commands))
+        sentence = "Correct the value that the message names."
+        return Remedy(sentence, (f"{kubectl} edit vdisession {name}",))
+    if code in _COMMANDS:
+        return _usual_commands(code, diagnosis)
     match code:
         case "image_unavailable":
             return _remedy_of_image(diagnosis)
         case "desktop_crashes":
             return Remedy.run(_read_last_log(diagnosis), restart)
         case "desktop_out_of_memory":
-            desktop = diagnosis.desktop
-            limit = f"{2 * (amount('memory', desktop.memory) >> 20) if isinstance(desktop, Desktop) else 4096}Mi"
+            desktop, limit = diagnosis.desktop, "4096Mi"
+            if isinstance(desktop, Desktop):
+                limit = f"{2 * (amount('memory', desktop.memory) >> 20)}Mi"
             return Remedy.run(diagnosis.set_limit("memory", limit)[2], restart)
         case "name_taken":
             claim = own_claim(diagnosis.session)
             children = f"{kubectl} get pod,service,secret,ingressroute {name}"
             return Remedy.run(children, *([f"{kubectl} get pvc {claim}"] if claim else []))
         case "pod_refused":
-            for pattern, sentence, command in _ADMISSION:
-                if match := pattern.search(message):
-                    return Remedy(sentence, (command.format(*match.groups(), namespace=namespace),))
-            labels = f"kubectl get namespace {namespace} --show-labels"
-            return Remedy.run(f"{kubectl} describe resourcequota,limitrange", labels)
+            return _remedy_of_refusal(diagnosis, message)
         case "gpu_insufficient" | "room_insufficient" | "desktop_unschedulable":
-            usual = Remedy.run("vdi session ls", "kubectl describe nodes")
-            if reason in LASTING_QUEUE_REASONS:
-                sentence = (
-                    "Request less in the template or the session, or add a node that is large"
-                    " enough."
-                )
-                usual = Remedy(sentence, (edit_template, edit))
-            elif code == "gpu_insufficient":
-                usual = Remedy("End or suspend a desktop.", ("vdi gpu status", "vdi session ls"))
-            return _open_nodes(diagnosis) or (None if code == "desktop_unschedulable" else usual)
+            return _open_nodes(diagnosis) or _remedy_of_room(code, diagnosis, reason)
         case _:
             return None
+
+
+def _usual_commands(code: str, diagnosis: SessionDiagnosis) -> Remedy:
+    words = {
+        "edit": f"{diagnosis.kubectl} edit vdisession {diagnosis.name}",
+        "edit_template": f"kubectl edit vditemplate {diagnosis.template_name}",
+        "kubectl": diagnosis.kubectl,
+        "namespace": diagnosis.namespace,
+        "restart": diagnosis.restart_command,
+        "node": diagnosis.bound.spec.node_name if diagnosis.bound else "",
+        "reservation": reservation_name(diagnosis.session.spec.hostname or diagnosis.name),
+    }
+    return Remedy.run(*(command.format(**words).rstrip() for command in _COMMANDS[code]))
+
+
+def _remedy_of_refusal(diagnosis: SessionDiagnosis, message: str) -> Remedy:
+    namespace = diagnosis.namespace
+    for pattern, sentence, command in _ADMISSION:
+        if match := pattern.search(message):
+            return Remedy(sentence, (command.format(*match.groups(), namespace=namespace),))
+    labels = f"kubectl get namespace {namespace} --show-labels"
+    return Remedy.run(f"{diagnosis.kubectl} describe resourcequota,limitrange", labels)
+
+
+def _remedy_of_room(code: str, diagnosis: SessionDiagnosis, reason: str) -> Remedy | None:
+    if code == "desktop_unschedulable":
+        return None
+    if reason in LASTING_QUEUE_REASONS:
+        return Remedy(
+            "Request less in the template or the session, or add a node that is large enough.",
+            (
+                f"kubectl edit vditemplate {diagnosis.template_name}",
+                f"{diagnosis.kubectl} edit vdisession {diagnosis.name}",
+            ),
+        )
+    if code == "gpu_insufficient":
+        return Remedy("End or suspend a desktop.", ("vdi gpu status", "vdi session ls"))
+    return Remedy.run("vdi session ls", "kubectl describe nodes")
 
 
 def _open_nodes(diagnosis: SessionDiagnosis) -> Remedy | None:
@@ -350,57 +364,61 @@ def _open_nodes(diagnosis: SessionDiagnosis) -> Remedy | None:
     return Remedy(sentence, tuple(tainted)) if tainted else None
 
 
-@check("vdisessions", "pods", "nodes", "events")
+@check("vdisessions", "pods", "nodes", "events", reads=(*OF_SESSIONS, "pods/log"))
 def desktops_not_ready(snapshot: Snapshot) -> Iterator[Finding]:
     """Desktops with a pod that does not become ready."""
     for diagnosis in active_sessions(snapshot):
-        pod, answer = diagnosis.pod, diagnosis.answer
-        if pod is None:
-            continue
-        if (killed := _killed_at(diagnosis, pod)) and (
-            answer is None or answer.reason == PodReason.CRASH_LOOP
-        ):
-            yield diagnosis.finding(
-                "desktop_hung",
-                "The desktop stopped responding, and the kubelet restarted it. Unsaved work is"
-                " lost.",
-                severity=None if answer else Severity.WARNING,
-                evidence=[
-                    f"pod/{pod.metadata.name}: ended {killed}",
-                    *last_warnings(diagnosis.observed.events),
-                ],
-                remedy=Remedy.run(_read_last_log(diagnosis), diagnosis.restart_command),
-            )
-            continue
-        if answer is None or not answer.stuck or _may_pass(diagnosis, pod, answer):
-            continue
-        code = _CODE_OF_POD_REASON.get(
-            answer.reason, "desktop_unschedulable" if not pod.spec.node_name else "session_failed"
+        if diagnosis.pod:
+            finding = _hung(diagnosis, diagnosis.pod) or _stuck(diagnosis, diagnosis.pod)
+            if finding:
+                yield finding
+
+
+def _hung(diagnosis: SessionDiagnosis, pod: Pod) -> Finding | None:
+    answer, killed = diagnosis.answer, _killed_at(diagnosis, pod)
+    if not killed or (answer and answer.reason != PodReason.CRASH_LOOP):
+        return None
+    return diagnosis.finding(
+        "desktop_hung",
+        "The desktop stopped responding, and the kubelet restarted it. Unsaved work is lost.",
+        severity=None if answer else Severity.WARNING,
+        evidence=[
+            f"pod/{pod.metadata.name}: ended {killed}",
+            *last_warnings(diagnosis.observed.events),
+        ],
+        remedy=Remedy.run(_read_last_log(diagnosis), diagnosis.restart_command),
+    )
+
+
+def _stuck(diagnosis: SessionDiagnosis, pod: Pod) -> Finding | None:
+    answer, desktop = diagnosis.answer, diagnosis.desktop
+    if answer is None or not answer.stuck or _may_pass(diagnosis, pod, answer):
+        return None
+    otherwise = "session_failed" if pod.spec.node_name else "desktop_unschedulable"
+    code = _CODE_OF_POD_REASON.get(answer.reason, otherwise)
+    if code == "home_not_provisioned" and diagnosis.home is not None:
+        code = "desktop_unschedulable"  # the claim has a finding of its own, with the cause
+    log, denied = diagnosis.snapshot.log_of(pod), _denied_credentials(diagnosis)
+    # With a log, `logs_speak` makes the finding of the cause, and this one is folded under it.
+    if code in _CRASHED and not log:
+        code = code_of_log(answer.sentence) or code
+    message, remedy = denied or (answer.sentence, _remedy_of(code, diagnosis, answer.reason))
+    if answer.reason == PodReason.OUT_OF_MEMORY:
+        limit = f"{desktop.memory} " if isinstance(desktop, Desktop) else ""
+        source = diagnosis.set_limit("memory", "")[1]
+        message = (
+            f"The desktop used more memory than its limit ({limit}from {source}), and was stopped."
         )
-        if code == "home_not_provisioned" and diagnosis.home is not None:
-            code = "desktop_unschedulable"  # the claim has a finding of its own, with the cause
-        log, denied = snapshot.log_of(pod), _denied_credentials(diagnosis)
-        # With a log, `logs_speak` makes the finding of the cause, and this one is folded under it.
-        if code in _CRASHED and not log:
-            code = code_of_log(answer.sentence) or code
-        message, remedy = denied or (answer.sentence, _remedy_of(code, diagnosis, answer.reason))
-        if answer.reason == PodReason.OUT_OF_MEMORY:
-            limit = f"{diagnosis.desktop.memory} " if isinstance(diagnosis.desktop, Desktop) else ""
-            source = diagnosis.set_limit("memory", "")[1]
-            message = (
-                f"The desktop used more memory than its limit ({limit}from {source}), and was"
-                " stopped."
-            )
-        yield diagnosis.finding(
-            code,
-            message,
-            evidence=[
-                f"pod/{pod.metadata.name}: {answer.reason}",
-                *last_warnings(diagnosis.observed.events),
-                *(f"log: {line}" for line in log[-2:]),
-            ],
-            remedy=remedy or Remedy.run(f"{diagnosis.kubectl} describe pod {pod.metadata.name}"),
-        )
+    return diagnosis.finding(
+        code,
+        message,
+        evidence=[
+            f"pod/{pod.metadata.name}: {answer.reason}",
+            *last_warnings(diagnosis.observed.events),
+            *(f"log: {line}" for line in log[-2:]),
+        ],
+        remedy=remedy or Remedy.run(f"{diagnosis.kubectl} describe pod {pod.metadata.name}"),
+    )
 
 
 def _may_pass(diagnosis: SessionDiagnosis, pod: Pod, answer: Explanation) -> bool:
@@ -496,18 +514,13 @@ def _remedy_of_image(diagnosis: SessionDiagnosis) -> Remedy:
     """The commands that make the image available. The template is read again only when the session
     restarts.
     """
-    template, pod, why = (
-        diagnosis.template_name,
-        diagnosis.pod,
-        diagnosis.answer or diagnosis.problem,
-    )
+    template, pod, desktop = diagnosis.template_name, diagnosis.pod, diagnosis.desktop
+    why = diagnosis.answer or diagnosis.problem
     reason = why.reason if why else ""
     fix = (f"kubectl edit vditemplate {template}", diagnosis.restart_command)
     correct = f"Correct registry, name or tag in spec.image of template `{template}`"
     if reason == PodReason.IMAGE_PULL_DENIED:
-        secrets = (
-            diagnosis.desktop.image_pull_secrets if isinstance(diagnosis.desktop, Desktop) else ()
-        )
+        secrets = desktop.image_pull_secrets if isinstance(desktop, Desktop) else ()
         read = (f"{diagnosis.kubectl} get secret {secret}" for secret in secrets)
         return Remedy(f"{correct}, or its pull secret. Then restart the desktop.", (*read, *fix))
     if reason == PodReason.REGISTRY_BUSY:
@@ -523,7 +536,18 @@ def _remedy_of_image(diagnosis: SessionDiagnosis) -> Remedy:
             " has it."
         )
         return Remedy(sentence, fix)
-    service, crictl = node_tools(diagnosis.snapshot, node)
+    if reason == PodReason.REGISTRY_UNKNOWN:
+        sentence = (
+            f"{correct}. If the registry is right, fix DNS on the node {node}, and pull the image"
+            " there."
+        )
+        return Remedy(sentence, (*fix, f"{node_tools(diagnosis.snapshot, node)[1]} pull {image}"))
+    return _remedy_on_node(diagnosis.snapshot, node, image, reason)
+
+
+def _remedy_on_node(snapshot: Snapshot, node: str, image: str, reason: str) -> Remedy:
+    """What makes the node pull an image whose name is right."""
+    service, crictl = node_tools(snapshot, node)
     pull = f"{crictl} pull {image}"
     if reason == PodReason.REGISTRY_NOT_TRUSTED and service != "kubelet":
         sentence = (
@@ -538,51 +562,51 @@ def _remedy_of_image(diagnosis: SessionDiagnosis) -> Remedy:
             " /etc/rancher/k3s/registries.yaml)."
         )
         return Remedy(sentence, (pull,))
-    if reason == PodReason.REGISTRY_UNKNOWN:
-        sentence = (
-            f"{correct}. If the registry is right, fix DNS on the node {node}, and pull the image"
-            " there."
-        )
-        return Remedy(sentence, (*fix, pull))
     access = reason in (PodReason.REGISTRY_UNREACHABLE, PodReason.REGISTRY_NOT_TRUSTED)
     what = "its access to the registry" if access else "what the message names"
     return Remedy(f"On the node {node}, fix {what}, and pull the image.", (pull,))
 
 
-@check("vdisessions", "pods", "nodes")
+@check("vdisessions", "pods", "nodes", reads=OF_SESSIONS)
 def starts_slow(snapshot: Snapshot) -> Iterator[Finding]:
     """Starts of the last hour that took more than 30 s, or do so now, and the stage that took
     longest.
     """
     for diagnosis in active_sessions(snapshot):
         pod = diagnosis.pod
-        if pod is None or (diagnosis.answer and diagnosis.answer.stuck):
+        if pod is None or _is_no_guide(diagnosis, pod):
             continue
-        if pod.ready and pod.desktop and pod.desktop.restart_count:
-            continue  # the times are those of a later start, perhaps after the machine was off
         stages = _stages(snapshot, pod)
-        took, condition = sum(stages.values()), pod.condition("Ready")
-        if took <= _SLOW_SECONDS or pod.metadata.annotations.get("vdi.kasm.io/run-started"):
+        total, longest = sum(stages.values()), max(stages, key=lambda stage: stages[stage])
+        if total <= _SLOW_SECONDS:
             continue
-        template, revision = diagnosis.template, pod.metadata.annotations.get(TEMPLATE_REVISION)
-        if pod.ready and template and revision and revision != str(template.metadata.generation):
-            continue  # the template was changed since: the next start shows whether that helped
-        if (
-            pod.ready
-            and condition
-            and snapshot.age(condition.last_transition_time) > _RECENT_SECONDS
-        ):
-            continue
-        stage = max(stages, key=lambda stage: stages[stage])
-        where, remedy = _slow_stage(stage, diagnosis, pod)
+        begin = "Its start took" if pod.ready else "It has been starting for"
+        part = "All" if int(stages[longest]) == int(total) else f"{int(stages[longest])} s"
+        where, remedy = _slow_stage(longest, diagnosis, pod)
         yield diagnosis.finding(
             "start_slow",
-            f"{'Its start took' if pod.ready else 'It has been starting for'} {int(took)} s."
-            f" {'All' if int(stages[stage]) == int(took) else f'{int(stages[stage])} s'} of that is"
-            f" {where}.",
+            f"{begin} {int(total)} s. {part} of that is {where}.",
             evidence=[", ".join(f"{name} {int(value)} s" for name, value in stages.items())],
             remedy=remedy,
         )
+
+
+def _is_no_guide(diagnosis: SessionDiagnosis, pod: Pod) -> bool:
+    """Whether the times of this start say nothing about the next one."""
+    notes, template = pod.metadata.annotations, diagnosis.template
+    if (diagnosis.answer and diagnosis.answer.stuck) or notes.get("vdi.kasm.io/run-started"):
+        return True
+    if not pod.ready:
+        return False
+    # The times are those of a later start, perhaps after the machine was off.
+    restarted = pod.desktop is not None and pod.desktop.restart_count > 0
+    # The template was changed since: the next start shows whether that helped.
+    revision, changed = notes.get(TEMPLATE_REVISION), False
+    if template and revision:
+        changed = revision != str(template.metadata.generation)
+    condition = pod.condition("Ready")
+    since = condition.last_transition_time if condition else None
+    return restarted or changed or diagnosis.snapshot.age(since) > _RECENT_SECONDS
 
 
 def _slow_stage(stage: str, diagnosis: SessionDiagnosis, pod: Pod) -> tuple[str, Remedy]:
@@ -640,7 +664,7 @@ def _stages(snapshot: Snapshot, pod: Pod) -> dict[str, float]:
     return stages
 
 
-@check("vdisessions", "pods")
+@check("vdisessions", "pods", reads=OF_SESSIONS)
 def sessions_overdue(snapshot: Snapshot) -> Iterator[Finding]:
     """Desktops that still run although their time limit was reached."""
     for diagnosis in active_sessions(snapshot):
@@ -658,7 +682,7 @@ def sessions_overdue(snapshot: Snapshot) -> Iterator[Finding]:
             )
 
 
-@check("vdisessions", "nodes")
+@check("vdisessions", "nodes", reads=("pods",))
 def user_namespaces_missing(snapshot: Snapshot) -> Iterator[Finding]:
     """Nodes whose lack leaves desktops without a user namespace, which their templates use where
     they can (Auto).

@@ -21,7 +21,7 @@ from vdi.cluster.reasons import PodReason
 from vdi.doctor.codes import CODES, make_finding
 from vdi.doctor.objects.components import last_warnings, release_workloads
 from vdi.doctor.objects.references import hosts_by_certificate
-from vdi.doctor.objects.sessions import SessionDiagnosis, diagnose_sessions
+from vdi.doctor.objects.sessions import OF_SESSIONS, SessionDiagnosis, diagnose_sessions
 from vdi.findings.model import Finding, Remedy, Severity
 from vdi.printable import as_sentence, escape
 from vdi.session.conditions import Reason
@@ -153,7 +153,15 @@ class _Subject:
         )
 
 
-@check("vdisessions", "vditemplates", "pods", "nodes", "persistentvolumeclaims", last=True)
+@check(
+    "vdisessions",
+    "vditemplates",
+    "pods",
+    "nodes",
+    "persistentvolumeclaims",
+    reads=(*OF_SESSIONS, "certificates", "daemonsets", "statefulsets", "vdipools", "pods/log"),
+    last=True,
+)
 def unexplained(snapshot: Snapshot, found: Collection[Finding]) -> Iterator[Finding]:
     """Conditions, Warning Events, deletions and restarts that none of the findings so far
     explains.

@@ -37,6 +37,9 @@ _ENDED = re.compile(
     r"VDI_[A-Z_]+: .+|Error: .+|ended by a fault of its own.*|no response from the API server .+"
 )
 
+# Kinds with which `Component` explains the state of its workload.
+OF_WORKLOADS = ("nodes", "events", "networkpolicies", "pods", "pods/log")
+
 _ENTRY_POINT = "--entrypoints."
 _PROVIDER = "--providers.kubernetescrd"
 _DURATION_PART = re.compile(r"(\d+(?:\.\d+)?)(ms|h|m|s)")

@@ -165,32 +165,30 @@ def pods_to_log(snapshot: Snapshot, most: int) -> list[tuple[str, str]]:
     Missing libraries and wrong settings come with image and template. So of the desktops that are
     ready, the newest of each template is enough, unless one session was requested.
     """
-    chosen = [
-        pod
-        for operator in find_operators(snapshot)
-        for pod in operator.pods(snapshot)
-        if pod.status.phase == "Running"
-    ]
-    chosen += [pod for gateway in gateways_in_scope(snapshot) for pod in gateway.pods(snapshot)]
+    chosen: list[Pod] = []
+    for operator in find_operators(snapshot):
+        chosen += [pod for pod in operator.pods(snapshot) if pod.status.phase == "Running"]
+    for gateway in gateways_in_scope(snapshot):
+        chosen += gateway.pods(snapshot)
     # Pods by which local-path makes and removes folders, when one has failed.
-    chosen += [
-        pod
-        for pod in snapshot.pods
-        if pod.metadata.name.startswith("helper-pod-") and pod.status.phase == "Failed"
-    ]
-    ready: dict[str, Pod] = {}
+    for pod in snapshot.pods:
+        if pod.metadata.name.startswith("helper-pod-") and pod.status.phase == "Failed":
+            chosen.append(pod)
+    newest: dict[str, Pod] = {}
     for session in snapshot.sessions:
         for pod in snapshot.pods_by_owner.get(session.metadata.uid, ()):
-            restarts = pod.desktop.restart_count if pod.desktop else 0
-            old = snapshot.age(pod.metadata.creation_timestamp) > _NOT_READY_SECONDS
-            if pod.ready:
-                known = ready.get(session.spec.template)
-                if (
-                    known is None
-                    or known.metadata.creation_timestamp < pod.metadata.creation_timestamp
-                ):
-                    ready[session.spec.template] = pod
-            elif restarts or (old and pod.desktop and pod.desktop.state.running):
+            known = newest.get(session.spec.template, pod)
+            if not pod.ready and _is_troubled(snapshot, pod):
                 chosen.append(pod)
-    keys = [(pod.metadata.namespace, pod.metadata.name) for pod in [*chosen, *ready.values()]]
+            elif pod.ready and known.metadata.creation_timestamp <= pod.metadata.creation_timestamp:
+                newest[session.spec.template] = pod
+    keys = [(pod.metadata.namespace, pod.metadata.name) for pod in [*chosen, *newest.values()]]
     return list(dict.fromkeys(keys))[:most]
+
+
+def _is_troubled(snapshot: Snapshot, pod: Pod) -> bool:
+    """Whether a desktop that is not ready has restarted, or has been running for long."""
+    if pod.desktop is None:
+        return False
+    is_old = snapshot.age(pod.metadata.creation_timestamp) > _NOT_READY_SECONDS
+    return pod.desktop.restart_count > 0 or (is_old and pod.desktop.state.running is not None)

@@ -27,6 +27,11 @@ _DESKTOP_PATHS = ("/", "/api/websockets")
 _REPETITION, _REPEATED_GROUP = re.compile(r"[*+?{]"), re.compile(r"\)[*+{]")
 _MOST_REPETITIONS = 2
 _RELEASE = {"app.kubernetes.io/name": "vdi"}
+# Kinds by which a request's path is followed.
+OF_ROUTES = (
+    *("ingresses", "middlewares", "serverstransports", "services", "endpointslices"),
+    *("daemonsets", "deployments", "statefulsets"),
+)
 _ANNOTATION = "traefik.ingress.kubernetes.io/router."
 
 
@@ -237,24 +242,30 @@ def explain_service(
     ports = service.spec.ports
     served = next((one for one in ports if port in (one.name, one.port)), None)
     if served is None:
-        return f"has no port {port}", [
-            f"spec.ports: {', '.join(str(one.port) for one in ports) or 'none'}"
-        ]
+        numbers = ", ".join(str(one.port) for one in ports)
+        return f"has no port {port}", [f"spec.ports: {numbers or 'none'}"]
     slices = _ready_slices(snapshot).get((namespace, name))
     if not slices:
         labels = [f"pod/{pod.metadata.name} labels: {pod.metadata.labels}" for pod in pods]
-        return "has no pod that is ready behind it", [
-            f"spec.selector: {service.spec.selector or None}",
-            *labels[:2],
-        ]
+        selector = f"spec.selector: {service.spec.selector or None}"
+        return "has no pod that is ready behind it", [selector, *labels[:2]]
     targets = {one.port for each in slices for one in each.ports if one.name == served.name}
-    opened = [one for pod in pods for container in pod.spec.containers for one in container.ports]
-    # A port of the same name is meant; else any port that a container declares will do.
-    same = {one.container_port for one in opened if one.name == served.name}
-    expected = same or {one.container_port for one in opened}
+    expected = _container_ports(pods, served.name)
     if targets and (not expected or targets & expected):
         return None
-    target, listening = served.target_port or served.port, ", ".join(map(str, sorted(expected)))
-    return f"leads to port {target}, on which its pods do not listen", [
-        f"ports of its pods: {listening or 'unknown'}"
-    ]
+    listening = ", ".join(map(str, sorted(expected)))
+    return (
+        f"leads to port {served.target_port or served.port}, on which its pods do not listen",
+        [f"ports of its pods: {listening or 'unknown'}"],
+    )
+
+
+def _container_ports(pods: Iterable[Pod], name: str) -> set[int]:
+    """Ports of this name; without one, any port that a container declares will do."""
+    named: set[int] = set()
+    others: set[int] = set()
+    for pod in pods:
+        for container in pod.spec.containers:
+            for port in container.ports:
+                (named if port.name == name else others).add(port.container_port)
+    return named or others

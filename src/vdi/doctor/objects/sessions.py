@@ -42,6 +42,12 @@ from vdi.snapshot.model import Snapshot, once
 from vdi.snapshot.objects.storage import PersistentVolumeClaim
 from vdi.snapshot.objects.workloads import Pod
 
+# Kinds with which `SessionDiagnosis` explains a session.
+OF_SESSIONS = (
+    *("vditemplates", "deployments", "nodes", "pods", "events", "ingressroutes", "services"),
+    *("persistentvolumeclaims", "persistentvolumes"),
+)
+
 
 @dataclass(frozen=True)
 class SessionDiagnosis:

@@ -51,7 +51,8 @@ _POLL_SECONDS = 1.0
 # Some networks accept a connection to any address. So DNS has to respond: to a status request,
 # which it refuses. Writes the words of `tries` that are not as they should be; of address, Service
 # and name the first, since each needs the one before. Some network plugins need seconds until the
-# policies hold for a new pod, and kube-proxy for a new Service: of four attempts one is enough.
+# policies hold for a new pod, and kube-proxy for a new Service: one success is enough, for at most
+# 5 seconds.
 _SCRIPT = """\
 python='
 import socket, sys
@@ -80,10 +81,13 @@ connects() {
 }
 tries() {
     if grep -qsE 'endpoint|service' /dev/termination-log; then return; fi
-    for seconds in 1 1 1 1; do
-        if connects "$@"; then found=reached; else found=denied; fi
-        case "$1:$found" in denied:denied | name:reached | endpoint:reached | service:reached) return ;; esac
-        sleep $seconds
+    end=$(($(date +%s) + 3))
+    while
+        if connects "$@"; then result=reached; else result=denied; fi
+        case "$1:$result" in denied:denied | name:reached | endpoint:reached | service:reached) return ;; esac
+        [ "$(date +%s)" -lt $end ]
+    do
+        sleep 0.5
     done
     echo "$1" >> /dev/termination-log
 }

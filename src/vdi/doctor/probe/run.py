@@ -8,7 +8,6 @@ import asyncio
 import base64
 import ipaddress
 import re
-import signal
 from collections.abc import Awaitable, Collection, Iterator, Mapping
 from datetime import datetime, timedelta
 from typing import Any
@@ -57,7 +56,7 @@ _Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 
 async def probe(client: Client, snapshot: Snapshot, clock: Clock) -> list[Finding]:
     """Findings of all probes. Creates a pod, with a volume, for each template that is tried, and
-    removes them.
+    removes them, also when it is cancelled.
     """
     tried = [
         one
@@ -112,10 +111,6 @@ async def probe(client: Client, snapshot: Snapshot, clock: Clock) -> list[Findin
             probe_process_limits(client, {one.pod.spec.node_name for one in tried if one.pod}),
         ),
     ]
-    # The end of a terminal, or of the process, cancels the run as Ctrl-C does: it removes what it
-    # has created.
-    for number in (signal.SIGTERM, signal.SIGHUP):
-        asyncio.get_running_loop().add_signal_handler(number, signal.raise_signal, signal.SIGINT)
     # The same missing permission stops several probes, and is one finding.
     found = {
         finding.key: finding for findings in await asyncio.gather(*probes) for finding in findings

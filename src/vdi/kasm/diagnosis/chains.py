@@ -242,6 +242,7 @@ def all_links(snapshot: Snapshot) -> tuple[Link, ...]:
     "deployments",
     "statefulsets",
     "jobs",
+    reads=("nodes", "persistentvolumes", "storageclasses", "pods/log@kasm"),
 )
 def kasm_chains(snapshot: Snapshot) -> Iterator[Finding]:
     """Pods of Kasm that do not get ready, and what they wait for."""

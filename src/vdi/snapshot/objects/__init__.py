@@ -11,7 +11,29 @@ from typing import Any, get_args, get_type_hints
 
 import msgspec
 
+from vdi.kinds import POOLS, ROUTES, SESSIONS, TEMPLATES
 from vdi.kube.errors import UnexpectedAnswer
+from vdi.kube.resource import (
+    CLAIMS,
+    CONFIG_MAPS,
+    CRDS,
+    DAEMON_SETS,
+    DEPLOYMENTS,
+    ENDPOINT_SLICES,
+    EVENTS,
+    INGRESSES,
+    JOBS,
+    LEASES,
+    NETWORK_POLICIES,
+    NODES,
+    PODS,
+    SECRETS,
+    SERVICES,
+    STATEFUL_SETS,
+    STORAGE_CLASSES,
+    VOLUMES,
+    Resource,
+)
 from vdi.kube.wire import convert, decode, name_in
 from vdi.snapshot.objects.config import ConfigMap, CustomResourceDefinition, Secret
 from vdi.snapshot.objects.desktops import Pool, Session, Template
@@ -63,6 +85,21 @@ class Objects(msgspec.Struct, omit_defaults=True, kw_only=True):
     vditemplates: list[Template] = []
 
 
+MIDDLEWARES = Resource("traefik.io", "v1alpha1", "middlewares", "Middleware")
+SERVERS_TRANSPORTS = Resource("traefik.io", "v1alpha1", "serverstransports", "ServersTransport")
+_KINDS = (
+    *(SESSIONS, TEMPLATES, POOLS, PODS, DEPLOYMENTS, DAEMON_SETS, STATEFUL_SETS, JOBS),
+    *(ROUTES, INGRESSES, SERVICES, ENDPOINT_SLICES, NETWORK_POLICIES, CLAIMS, VOLUMES),
+    *(STORAGE_CLASSES, NODES, LEASES, EVENTS, CONFIG_MAPS, SECRETS, CRDS),
+    *(MIDDLEWARES, SERVERS_TRANSPORTS),
+    Resource("cert-manager.io", "v1", "certificates", "Certificate"),
+    Resource("resource.k8s.io", "v1", "resourceslices", "ResourceSlice", namespaced=False),
+    Resource("nvidia.com", "v1", "clusterpolicies", "ClusterPolicy", namespaced=False),
+    Resource("node.k8s.io", "v1", "runtimeclasses", "RuntimeClass", namespaced=False),
+)
+# By plural, as checks name what they need. A new kind has a struct, a field of `Objects` and a
+# resource here.
+KINDS: Mapping[str, Resource] = {kind.plural: kind for kind in _KINDS}
 # The struct of each kind, by plural.
 STRUCTS: Mapping[str, type[Any]] = {
     plural.lower(): get_args(hint)[0] for plural, hint in get_type_hints(Objects).items()
