@@ -150,6 +150,7 @@ async def test_every_operation_answers_as_documented(
         await root.get(f"/api/v1/recordings/{recording}"),
         *[await root.get(f"/api/v1/admin/{what}") for what in ADMIN],
         await root.get("/api/v1/admin/export", params={"what": "audit"}),
+        await root.put("/api/v1/admin/banner", json={"text": "Maintenance at six"}),
         await root.post("/api/v1/admin/doctor"),
         await root.get("/api/v1/admin/doctor"),
     ):

@@ -64,6 +64,12 @@ class PersonUse(msgspec.Struct, rename="camel"):
     ]  # fmt: skip
 
 
+class Banner(msgspec.Struct, forbid_unknown_fields=True):
+    """A text on all pages of the portal."""
+
+    text: Annotated[str, Meta(description="The text; empty: none.")]
+
+
 class AuditQuery(Page, rename="camel", forbid_unknown_fields=True):
     """Filters of the audit log."""
 
@@ -115,6 +121,12 @@ async def get_queue(call: Call[Empty, None]) -> ListPage[Session]:
         (session for session in call.cluster.sessions.values() if session.status.queue), key=place
     )
     return ListPage(tuple(session_of(session, call.user, now) for session in waiting))
+
+
+@admin_operation("PUT /admin/banner")
+async def set_banner(call: Call[Empty, Banner]) -> None:
+    """Show a text on all pages of the portal."""
+    await call.api.actions.set_banner(call.user, call.body.text)
 
 
 @admin_operation("GET /admin/pools")

@@ -41,7 +41,7 @@ Schema = dict[str, Any]
 _REF = "#/components/schemas/{name}"
 _LIST = re.compile(r"\bListPage[_\[](\w+)[_\]]")
 _PARAMETER = re.compile(r"{(\w+)(?::\w+)?}")
-_ABOUT = """Desktops for programs: everything that the portal does.
+_ABOUT = """Desktops for programs: what the portal does, except files.
 
 Send an API token (`Authorization: Bearer vdi_...`), made on the portal's page Account or by `vdi
 login`. Scripts on the portal's own pages use the login's cookie, and send `X-CSRF-Token` with
