@@ -294,7 +294,8 @@ def the_edge_asks_a_gateway_of_another_namespace(world: World) -> Iterator[None]
         "vdi-edge-auth",
         lambda middleware: middleware["spec"]["forwardAuth"].update(address=address),
     ):
-        start(world, "edgar", "small")
+        start(world, "edgar", "small", wait=False)  # its address responds with 500
+        reach(world, "edgar", "Running")
         yield
 
 

@@ -290,8 +290,9 @@ class _Reading(Reader):
                     Certificate(namespace=namespace, secret=name, problem="missing")
                 )
                 return
-            text = (found.get("data") or {}).get("tls.crt", "")
-            self.certificates.append(read_certificate(namespace, name, base64.b64decode(text)))
+            data = found.get("data") or {}
+            pem, key = (base64.b64decode(data.get(file, "")) for file in ("tls.crt", "tls.key"))
+            self.certificates.append(read_certificate(namespace, name, pem, key))
 
         note = "secrets@certificate"
         await self.attempt(SECRETS, read, namespace=namespace, note=note, name=name)

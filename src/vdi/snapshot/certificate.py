@@ -1,16 +1,20 @@
-"""The certificate in a TLS Secret, as a snapshot keeps it. The key is never read."""
+"""The certificate in a TLS Secret, as a snapshot keeps it. Of its key nothing is kept."""
 
 from functools import partial
 
 from cryptography import x509
+from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.hazmat.primitives.serialization import load_pem_private_key
 from cryptography.x509.oid import NameOID
 
 from vdi.cluster.units import format_time
 from vdi.snapshot.model import Certificate
 
 
-def read_certificate(namespace: str, secret: str, pem: bytes) -> Certificate:
-    """The first certificate of a chain, which is the server's."""
+def read_certificate(namespace: str, secret: str, pem: bytes, key: bytes = b"") -> Certificate:
+    """The first certificate of a chain, which is the server's. `key`: compared with it, where it is
+    known.
+    """
     made = partial(Certificate, namespace=namespace, secret=secret)
     if not pem.strip():
         return made(problem="it has no key tls.crt")
@@ -18,8 +22,17 @@ def read_certificate(namespace: str, secret: str, pem: bytes) -> Certificate:
         found = x509.load_pem_x509_certificate(pem)
     except ValueError:
         return made(problem="its tls.crt is not a certificate in PEM")
+    if key and not _belong_together(found, key):
+        return made(problem="its private key does not belong to its certificate")
     begins, ends = found.not_valid_before_utc, found.not_valid_after_utc
     return made(names=_names(found), begins=format_time(begins), ends=format_time(ends))
+
+
+def _belong_together(found: x509.Certificate, key: bytes) -> bool:
+    try:
+        return load_pem_private_key(key, None).public_key() == found.public_key()
+    except (ValueError, TypeError, UnsupportedAlgorithm):
+        return False
 
 
 def _names(found: x509.Certificate) -> tuple[str, ...]:

@@ -108,7 +108,11 @@ class Cluster:
 
     def add_slice(self, namespace: str, service: str, *ports: tuple[str, int]) -> None:
         """The EndpointSlice of a Service with a pod that is ready."""
-        labels = {"kubernetes.io/service-name": service}
+        keeper = "endpointslice-controller.k8s.io"
+        labels = {
+            "kubernetes.io/service-name": service,
+            "endpointslice.kubernetes.io/managed-by": keeper,
+        }
         numbers = [{"name": name, "port": port} for name, port in ports]
         endpoints = [{"conditions": {"ready": True}}]
         self.add(

@@ -18,6 +18,7 @@ from vdi.doctor.objects.components import (
     Operator,
     find_operators,
     is_led,
+    lasting_errors,
     operators_in_scope,
     read_lease,
     release_workloads,
@@ -33,6 +34,8 @@ from vdi.snapshot.objects.config import CustomResourceDefinition, Schema
 _YOUNG_SECONDS = 60.0
 # Lines of evidence about one object.
 _MOST_LINES = 8
+# Errors of one pod that are reported.
+_MOST_ERRORS = 1
 _INSTALL = Remedy.run("vdi install")
 
 
@@ -174,7 +177,18 @@ def operator_troubled(snapshot: Snapshot) -> Iterator[Finding]:
     """Troubles that operators report in their logs: some of them only the leader notices."""
     for operator in operators_in_scope(snapshot):
         for pod in operator.pods(snapshot):
-            for what, why in troubles(snapshot.log_of(pod)).items():
+            log = snapshot.log_of(pod)
+            for why, line in list(lasting_errors(log, snapshot.now).items())[:_MOST_ERRORS]:
+                yield make_finding(
+                    "operator_troubled",
+                    operator.object,
+                    "The operator tries again and again, because the API server refuses what it"
+                    f" does: {why.rstrip('.')}.",
+                    evidence=[f"pod/{pod.metadata.name} log: {line}"],
+                    remedy=Remedy.run(f"{operator.kubectl} logs {pod.metadata.name}"),
+                    related_objects=operator.depends_on(snapshot),
+                )
+            for what, why in troubles(log).items():
                 yield make_finding(
                     "operator_troubled",
                     f"{operator.object}/{what.replace(' ', '-')}",

@@ -132,7 +132,7 @@ def _find_parties(snapshot: Snapshot) -> defaultdict[str, list[Party]]:
     need.
     """
     gateways, operators = find_gateways(snapshot), find_operators(snapshot)
-    found: dict[str, list[Party]] = defaultdict(list)
+    found: defaultdict[str, list[Party]] = defaultdict(list)
     found["gateway"] = [_party("the gateway", one, one.watches) for one in gateways]
     found["operator"] = [_party("the operator", one, one.watches) for one in operators]
     # Policies do not select pods on the host's network.

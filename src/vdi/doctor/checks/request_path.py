@@ -11,7 +11,6 @@ from urllib.parse import urlsplit
 
 from vdi.doctor.codes import make_finding
 from vdi.doctor.objects.components import (
-    Gateway,
     Workload,
     find_gateways,
     find_operators,
@@ -21,9 +20,11 @@ from vdi.doctor.objects.components import (
     workloads,
 )
 from vdi.doctor.objects.routing import (
+    KEPT_BY,
     OF_ROUTES,
     Backend,
     Rule,
+    added_by_hand,
     backends_of,
     chain_of,
     explain_service,
@@ -31,9 +32,10 @@ from vdi.doctor.objects.routing import (
     is_read,
     middleware_backends,
     route_rules,
+    routes_to,
 )
 from vdi.doctor.objects.sessions import OF_SESSIONS, SessionDiagnosis, active_sessions
-from vdi.findings.model import Finding, Remedy
+from vdi.findings.model import Finding, Remedy, Severity
 from vdi.session.children import PORT_NAME
 from vdi.session.naming import route_name, service_name
 from vdi.snapshot.check import check
@@ -228,7 +230,7 @@ def _is_settled(snapshot: Snapshot, pods: Iterable[Pod]) -> bool:
 def gateway_unrouted(snapshot: Snapshot) -> Iterator[Finding]:
     """Gateways without a route, or whose hosts another route takes."""
     for gateway in gateways_in_scope(snapshot):
-        routes = _routes_to(snapshot, gateway)
+        routes = routes_to(snapshot, gateway.namespace, gateway.name)
         if not routes and gateway.ready and "ingressroutes" not in snapshot.absent:
             yield make_finding(
                 "route_missing",
@@ -248,19 +250,6 @@ def gateway_unrouted(snapshot: Snapshot) -> Iterator[Finding]:
             for rule in route_rules(route):
                 for host in rule.hosts:
                     yield from _shadowed(snapshot, rule, host)
-
-
-def _routes_to(snapshot: Snapshot, gateway: Gateway) -> list[IngressRoute]:
-    here = (
-        route
-        for route in snapshot.objects.ingressroutes
-        if route.metadata.namespace == gateway.namespace
-    )
-    return [
-        route
-        for route in here
-        if any(one.name == gateway.name for one in backends_of(snapshot, route))
-    ]
 
 
 # One of them that leads nowhere breaks every desktop, while all pods are ready.
@@ -296,7 +285,9 @@ def _shared_backends(snapshot: Snapshot) -> Iterator[Backend]:
                 snapshot, operator.settings.edge_middleware or "", namespace
             )
     for route in (
-        route for gateway in gateways_in_scope(snapshot) for route in _routes_to(snapshot, gateway)
+        route
+        for gateway in gateways_in_scope(snapshot)
+        for route in routes_to(snapshot, gateway.namespace, gateway.name)
     ):
         yield from backends_of(snapshot, route)
     for traefik in find_traefiks(snapshot):
@@ -308,6 +299,21 @@ def _shared_backends(snapshot: Snapshot) -> Iterator[Backend]:
 
 def _backend_findings(snapshot: Snapshot, backend: Backend) -> Iterator[Finding]:
     namespace, name, port, named_by = backend
+    for added in added_by_hand(snapshot, namespace, name):
+        where = f"--namespace {namespace} {{}} endpointslice {added.metadata.name}"
+        yield make_finding(
+            "backend_unreachable",
+            f"endpointslice/{namespace}/{added.metadata.name}",
+            f"The EndpointSlice {added.metadata.name} adds addresses to the Service"
+            f" {namespace}/{name} that no controller keeps up to date: where they are no pods, a"
+            " part of the requests fails.",
+            evidence=[f"it has no label {KEPT_BY}; the Service has a selector"],
+            remedy=Remedy(
+                "Delete it, unless its addresses are meant.",
+                tuple(f"kubectl {where.format(verb)}" for verb in ("describe", "delete")),
+            ),
+            severity=Severity.WARNING,
+        )
     workload = next(
         (one for one in workloads(snapshot) if (one.namespace, one.name) == (namespace, name)), None
     )

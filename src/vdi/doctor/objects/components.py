@@ -8,10 +8,12 @@ is no fault.
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import PurePosixPath
 
 from vdi.cluster.explain import StartState, chart_subject, explain
 from vdi.cluster.objects import Event
+from vdi.cluster.units import parse_time
 from vdi.findings.model import Remedy
 from vdi.session.cluster_settings import ClusterSettings
 from vdi.settings import SettingsError, read_settings
@@ -36,6 +38,15 @@ _BEGUN = re.compile(r"serving https://")
 _ENDED = re.compile(
     r"VDI_[A-Z_]+: .+|Error: .+|ended by a fault of its own.*|no response from the API server .+"
 )
+
+# A line of the operator about an object that it tries again: the error lasts.
+_RETRY = re.compile(
+    r"(?P<time>\d{4}-\d\d-\d\dT[\d:.]+)\S* .*: again in (?P<delay>[\d.]+) s: (?P<why>.+)"
+)
+# Pauses between attempts grow from fractions of a second: this one follows several errors.
+_LONG_PAUSE_SECONDS = 4.0
+# Time of an attempt.
+_ATTEMPT_SECONDS = 10.0
 
 # Kinds with which `Component` explains the state of its workload.
 OF_WORKLOADS = ("nodes", "events", "networkpolicies", "pods", "pods/log")
@@ -367,6 +378,20 @@ def troubles(lines: list[str]) -> dict[str, str]:
         elif match := _TROUBLE.search(message):
             lacking[match["what"]] = match["why"]
     return lacking
+
+
+def lasting_errors(lines: list[str], now: datetime) -> dict[str, str]:
+    """Errors for which the operator tries again and again, each with its last line."""
+    errors: dict[str, str] = {}
+    for line in lines:
+        retry = _RETRY.search(line)
+        if retry is None:
+            continue
+        age, pause = (now - parse_time(f"{retry['time']}Z")).total_seconds(), float(retry["delay"])
+        # After a success there is no further line.
+        if pause >= _LONG_PAUSE_SECONDS and age <= pause + _ATTEMPT_SECONDS:
+            errors[_message_of(retry["why"]).replace('\\"', '"')] = line
+    return errors
 
 
 def last_words(lines: list[str]) -> str:

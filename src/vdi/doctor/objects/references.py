@@ -9,6 +9,7 @@ import msgspec
 
 from vdi.api.template import VDITemplate
 from vdi.doctor.objects.components import find_operators, gateways_in_scope, operator_for
+from vdi.doctor.objects.routing import route_rules, routes_to
 from vdi.doctor.objects.sessions import diagnose_sessions
 from vdi.gpu.sharing.config import RENAMED, RESOURCE
 from vdi.gpu.sharing.state import (
@@ -151,6 +152,10 @@ def hosts_by_certificate(snapshot: Snapshot) -> dict[tuple[str, str], list[str]]
         elif route and diagnosis.host:
             others.append((diagnosis.namespace, diagnosis.host))
     for gateway in gateways_in_scope(snapshot):
+        for route in routes_to(snapshot, gateway.namespace, gateway.name):
+            if route.spec.tls and route.spec.tls.secret_name:
+                hosts = found.setdefault((gateway.namespace, route.spec.tls.secret_name), set())
+                hosts |= {host for rule in route_rules(route) for host in rule.hosts}
         operator = operator_for(snapshot, gateway.watches[0])
         if operator and operator.settings.tls_secret:
             hosts = found.setdefault((gateway.namespace, operator.settings.tls_secret), set())

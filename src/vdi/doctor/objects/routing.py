@@ -26,6 +26,8 @@ _JUDGED = re.compile(r"(?:Host|HostRegexp|Path|PathPrefix)\(\s*`[^`]+`\s*\)|[\s&
 _DESKTOP_PATHS = ("/", "/api/websockets")
 _REPETITION, _REPEATED_GROUP = re.compile(r"[*+?{]"), re.compile(r"\)[*+{]")
 _MOST_REPETITIONS = 2
+# Labels of an EndpointSlice: its Service, and the controller that keeps it up to date.
+_SERVICE, KEPT_BY = "kubernetes.io/service-name", "endpointslice.kubernetes.io/managed-by"
 _RELEASE = {"app.kubernetes.io/name": "vdi"}
 # Kinds by which a request's path is followed.
 OF_ROUTES = (
@@ -214,10 +216,32 @@ def _ready_slices(snapshot: Snapshot) -> Mapping[tuple[str, str], list[EndpointS
     slices: dict[tuple[str, str], list[EndpointSlice]] = defaultdict(list)
     for one in snapshot.objects.endpointslices:
         if any(endpoint.conditions.ready is not False for endpoint in one.endpoints):
-            slices[
-                one.metadata.namespace, one.metadata.labels.get("kubernetes.io/service-name", "")
-            ].append(one)
+            service = one.metadata.labels.get(_SERVICE, "")
+            slices[one.metadata.namespace, service].append(one)
     return slices
+
+
+def routes_to(snapshot: Snapshot, namespace: str, service: str) -> list[IngressRoute]:
+    """Routes of this namespace that name this Service."""
+    return [
+        route
+        for route in snapshot.objects.ingressroutes
+        if route.metadata.namespace == namespace
+        and any(one.name == service for one in backends_of(snapshot, route))
+    ]
+
+
+def added_by_hand(snapshot: Snapshot, namespace: str, service: str) -> list[EndpointSlice]:
+    """EndpointSlices of a Service with a selector that no controller keeps up to date."""
+    there: Service | None = snapshot.find("services", service, namespace)
+    if there is None or not there.spec.selector:
+        return []
+    return [
+        one
+        for one in snapshot.objects.endpointslices
+        if (one.metadata.namespace, one.metadata.labels.get(_SERVICE)) == (namespace, service)
+        and KEPT_BY not in one.metadata.labels
+    ]
 
 
 def is_read(snapshot: Snapshot, plural: str, namespace: str) -> bool:

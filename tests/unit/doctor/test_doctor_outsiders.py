@@ -1,0 +1,77 @@
+"""Faults that others have made and no check had been written for."""
+
+import pytest
+
+from support.certificates import self_signed
+from unit.doctor.doctor_builders import POD, Cluster, meta_of
+from unit.doctor.doctor_gateways import with_gateway
+from vdi.findings.model import Severity
+from vdi.snapshot.certificate import read_certificate
+from vdi.snapshot.model import Certificate
+
+_REFUSED = (
+    'sessions vdi-sessions/alice-0: again in {} s: failed calling webhook \\"sessions.audit\\":'
+    ' service \\"session-audit\\" not found'
+)
+
+
+def logged(cluster: Cluster, time: str, pause: float) -> None:
+    line = f'time={time} level=WARNING logger=vdi.kube.queue msg="{_REFUSED.format(pause)}"'
+    cluster.logs[f"kasm/{POD}"] = [line]
+
+
+def test_what_the_operator_tries_again_and_again_is_named() -> None:
+    cluster = Cluster()
+    logged(cluster, "2026-11-20T11:59:50.123", 16.0)
+    [finding] = cluster.findings()
+    assert (finding.code, finding.object) == ("operator_troubled", "deployment/kasm/vdi-operator")
+    assert 'webhook "sessions.audit": service "session-audit" not found' in finding.message
+
+
+@pytest.mark.parametrize(
+    ("time", "pause"),
+    [("2026-11-20T11:59:20.123", 16.0), ("2026-11-20T11:59:58.123", 0.5)],
+    ids=["it has succeeded since", "it may pass"],
+)
+def test_an_error_that_is_over_or_may_pass_is_not_named(time: str, pause: float) -> None:
+    cluster = Cluster()
+    logged(cluster, time, pause)
+    assert cluster.findings() == []
+
+
+def test_a_key_of_another_certificate_is_a_problem_of_its_secret() -> None:
+    (pem, key), (_, other) = (self_signed("*.vdi.example.com", days=90) for _ in range(2))
+    assert read_certificate("a", "b", pem.encode(), key.encode()).problem == ""
+    problem = read_certificate("a", "b", pem.encode(), other.encode()).problem
+    assert problem == "its private key does not belong to its certificate"
+    assert read_certificate("a", "b", pem.encode(), b"rubbish").problem == problem
+
+
+def test_the_certificate_of_the_portals_own_route_is_checked() -> None:
+    cluster = Cluster()
+    with_gateway(cluster)
+    route = cluster.one("ingressroutes", "vdi-gateway")
+    route["spec"]["tls"] = {"secretName": "portal-tls"}
+    cluster.certificates.append(
+        Certificate(namespace="kasm", secret="portal-tls", problem="its private key is wrong")
+    )
+    [finding] = cluster.findings()
+    assert (finding.code, finding.object) == ("certificate_missing", "secret/kasm/portal-tls")
+
+
+def test_endpoints_that_someone_has_added_to_a_service_are_named() -> None:
+    cluster = Cluster()
+    with_gateway(cluster)
+    labels = {"kubernetes.io/service-name": "vdi-gateway"}
+    cluster.add(
+        "endpointslices",
+        meta_of("kasm", "vdi-gateway-restored", labels=labels),
+        endpoints=[{"conditions": {"ready": True}}],
+        ports=[{"name": "http", "port": 8080}, {"name": "internal", "port": 8081}],
+    )
+    [finding] = cluster.findings()
+    assert finding.object == "endpointslice/kasm/vdi-gateway-restored"
+    assert finding.severity is Severity.WARNING
+    assert finding.remedy.commands[-1] == (
+        "kubectl --namespace kasm delete endpointslice vdi-gateway-restored"
+    )
