@@ -20,7 +20,7 @@ from portal.portal_server import Server
 from unit.gateway.portal_stage import ADMIN, ALICE, a_session
 from vdi.api.session import Role, VDISession
 from vdi.gateway.brand import Brand
-from vdi.gateway.edge.wait import describe
+from vdi.gateway.desktop.stage import describe_stage
 from vdi.gateway.login.pages import LIFETIMES
 from vdi.gateway.notices import KINDS
 from vdi.gateway.store.logins import ApiToken, Login
@@ -69,7 +69,7 @@ def other_pages(server: Server) -> dict[str, str]:
         return wait_page(a_session("alice-maps", status=status, **spec))
 
     def wait_page(session: VDISession) -> str:
-        stage = describe(session, Role.OWNER)
+        stage = describe_stage(session, Role.OWNER)
         note = "Files here are deleted when this desktop ends." if stage.key == "starting" else ""
         shown = {"stage": stage, "resume": "/.vdi/resume?next=/", "now": now, "files_note": note}
         shown["recording_note"] = "This desktop is recorded." if stage.key == "starting" else ""

@@ -440,7 +440,7 @@ def user_lines(
     sessions: Iterable[VDISession], templates: Iterable[VDITemplate], now: datetime
 ) -> list[str]:
     """The desktops that hold GPUs, node by node."""
-    from vdi.gateway.limits import gpus_of
+    from vdi.session.effective import gpus_of
 
     by_name, rows = {template.metadata.name: template for template in templates}, []
     for session in sessions:

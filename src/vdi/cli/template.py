@@ -58,6 +58,7 @@ from vdi.cli.terminal import end_on_interrupt
 from vdi.findings.model import exit_code
 from vdi.kube.errors import AlreadyExists
 from vdi.kube.transport import Client
+from vdi.session.effective import maximum_of
 from vdi.session.template_image import find_warnings, generation, health_path
 from vdi.settings import SUBDOMAIN
 
@@ -332,10 +333,7 @@ def _pre_pull_lines(progress: PrePullStatus) -> list[str]:
 def template_lines(template: VDITemplate) -> list[str]:
     """The lines of `show`."""
     spec, ask, home = template.spec, template.spec.resources, template.spec.persistence
-    gpu = (
-        f"{ask.default_gpu}, at most"
-        f" {ask.max_gpu if ask.max_gpu is not None else max(1, ask.default_gpu)}"
-    )
+    gpu = f"{ask.default_gpu}, at most {maximum_of(ask).gpu}"
     facts = {
         "Template": template.metadata.name,
         "Name": spec.display_name,

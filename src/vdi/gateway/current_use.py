@@ -14,12 +14,13 @@ from vdi.api.session import VDISession
 from vdi.gateway.cluster_cache import ClusterCache
 from vdi.gateway.component import GatewayContext
 from vdi.gateway.history.usage import Usage
-from vdi.gateway.limits import Limit, Limits, counts, gpus_of, home_bytes
+from vdi.gateway.limits import Limit, Limits, counts, home_bytes
 from vdi.gateway.rights import User
 from vdi.gpu.sharing.config import RENAMED, RESOURCE
 from vdi.gpu.sharing.state import Node
 from vdi.kube.errors import Forbidden, KubeError
 from vdi.kube.resource import NODES
+from vdi.session.effective import gpus_of
 from vdi.session.homes import HomeSummary
 from vdi.session.users import normal_user, same_user
 

@@ -20,7 +20,7 @@ import msgspec
 import yaml
 
 from vdi.api.session import VDISession
-from vdi.api.template import TemplateResources, VDITemplate
+from vdi.api.template import VDITemplate
 from vdi.cluster.units import parse_quantity
 from vdi.gateway.rights import User
 from vdi.session import effective
@@ -147,13 +147,6 @@ def counts(session: VDISession) -> bool:
     # A suspended one with a schedule counts too: the operator resumes it, and knows no limits.
     is_resumed = not session.spec.suspended or session.spec.schedule is not None
     return is_resumed and not session.metadata.deletion_timestamp
-
-
-def gpus_of(session: VDISession, template: VDITemplate | None) -> int:
-    """GPUs that the session has or will have; without its template, those of its own spec."""
-    return effective.size_of(
-        session.spec, template.spec.resources if template else TemplateResources()
-    ).gpu
 
 
 def refusal(

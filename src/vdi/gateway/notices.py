@@ -25,7 +25,7 @@ from typing import Any
 import msgspec
 
 from vdi.api.meta import find_condition
-from vdi.api.session import GuestRole, VDISession, describe_role
+from vdi.api.session import Access, GuestRole, SessionStatus, VDISession, describe_role
 from vdi.cluster.units import format_time
 from vdi.gateway.cluster_cache import Kind
 from vdi.gateway.component import Component, GatewayContext
@@ -78,56 +78,68 @@ class Notice:
 
 def find_notices(old: VDISession | None, new: VDISession) -> Iterator[Notice]:
     """Notices of a change. Pure. `old`: None for a session that was just created."""
-    meta, status, owner = new.metadata, new.status, normal_user(new.spec.user)
-    was = old.status if old else type(status)()
-
-    def notice(kind: str, message: str, once_per: str, user: str = owner) -> Notice:
-        key = f"{meta.uid}/{kind}/{once_per}/{user}"
-        return Notice(
-            f"msg_{hashlib.sha256(key.encode()).hexdigest()[:32]}", kind, user, message, new
-        )
-
-    if status.ready_time and status.ready_time != was.ready_time:
-        yield notice("session.ready", f"Your desktop {meta.name} is ready.", status.ready_time)
-    if status.queue and status.queue.position == 1 and not (was.queue and was.queue.position == 1):
-        admitted = find_condition(status.conditions, ADMITTED)
-        yield notice(
-            "session.first_in_line",
-            queue_message(new),
-            admitted.last_transition_time if admitted else "",
-        )
-    for kind in END_TYPES:
-        alert, before = (
-            find_condition(status.conditions, kind),
-            find_condition(was.conditions, kind),
-        )
-        if alert and not (before and before.last_transition_time == alert.last_transition_time):
-            yield notice("session.ends_soon", alert.message, f"{kind}/{alert.last_transition_time}")
+    before = old.status if old else SessionStatus()
+    yield from _starts(before, new)
+    yield from _ends_soon(before, new)
     if (failure := find_failure(new)) and not (old and find_failure(old)):
         message = f"{failure.title}: {failure.what or queue_message(new)} {failure.advice}"
-        yield notice("session.failed", message, f"{meta.generation}/{failure.since}")
-    known = {normal_user(access.user) for access in old.spec.access} if old else set()
+        yield _notice(new, "session.failed", message, f"{new.metadata.generation}/{failure.since}")
+    yield from _shares(old.spec.access if old else (), new)
+
+
+def _notice(session: VDISession, kind: str, message: str, once_per: str, user: str = "") -> Notice:
+    """A notice that each replica makes with the same id. `user`: empty for the owner."""
+    user = user or normal_user(session.spec.user)
+    key = f"{session.metadata.uid}/{kind}/{once_per}/{user}"
+    number = hashlib.sha256(key.encode()).hexdigest()[:32]
+    return Notice(f"msg_{number}", kind, user, message, session)
+
+
+def _starts(before: SessionStatus, new: VDISession) -> Iterator[Notice]:
+    status, name = new.status, new.metadata.name
+    if status.ready_time and status.ready_time != before.ready_time:
+        message = f"Your desktop {name} is ready."
+        yield _notice(new, "session.ready", message, status.ready_time)
+    was_first = before.queue and before.queue.position == 1
+    if status.queue and status.queue.position == 1 and not was_first:
+        admitted = find_condition(status.conditions, ADMITTED)
+        since = admitted.last_transition_time if admitted else ""
+        yield _notice(new, "session.first_in_line", queue_message(new), since)
+
+
+def _ends_soon(before: SessionStatus, new: VDISession) -> Iterator[Notice]:
+    for kind in END_TYPES:
+        alert = find_condition(new.status.conditions, kind)
+        known = find_condition(before.conditions, kind)
+        if alert is None or (known and known.last_transition_time == alert.last_transition_time):
+            continue
+        once_per = f"{kind}/{alert.last_transition_time}"
+        yield _notice(new, "session.ends_soon", alert.message, once_per)
+
+
+def _shares(before: Sequence[Access], new: VDISession) -> Iterator[Notice]:
+    owner, meta = normal_user(new.spec.user), new.metadata
+    known = {normal_user(access.user) for access in before}
     for access in new.spec.access:
-        if (guest := normal_user(access.user)) not in known and access.role in set(GuestRole):
-            until = f", until {access.expires}" if access.expires else ""
-            role = describe_role(GuestRole(access.role))
-            message = f"{owner} shares the desktop {meta.name} with you ({role}{until})."
-            yield notice("session.shared", message, str(meta.generation), guest)
+        guest = normal_user(access.user)
+        if guest in known or access.role not in set(GuestRole):
+            continue
+        until = f", until {access.expires}" if access.expires else ""
+        role = describe_role(GuestRole(access.role))
+        message = f"{owner} shares the desktop {meta.name} with you ({role}{until})."
+        yield _notice(new, "session.shared", message, str(meta.generation), guest)
 
 
 class Notices(Component):
     """Sends the notices of every change of a session. No caller waits for it."""
 
     def __init__(self, context: GatewayContext) -> None:
-        self._context, self._settings, self._count = (
-            context,
-            context.settings,
-            context.metrics.notices.labels,
-        )
+        self._context, self._settings = context, context.settings
+        self._count = context.metrics.notices.labels
         self._subscriptions = NoticeSubscriptions(context.database)
-        self._tls = (
-            ssl.create_default_context() if self._settings.webhook_url else None
-        )  # it takes 45 ms to load
+        self._tls: ssl.SSLContext | None = None
+        if self._settings.webhook_url:  # loading takes 45 ms
+            self._tls = ssl.create_default_context()
         # By name; each returns whether it has sent the notice. Raises HTTP_ERRORS,
         # DatabaseUnavailableError.
         sinks = {
@@ -204,56 +216,57 @@ class Notices(Component):
                 await asyncio.sleep(pause)
 
     async def _post(self, notice: Notice, now: datetime) -> bool:
-        url, session, to_machine = (
-            self._settings.webhook_url,
-            notice.session,
-            self._settings.webhook_allow_local,
-        )
-        data = {"user": notice.user, "message": notice.message, "url": session.status.url}
-        data |= {
+        settings, session = self._settings, notice.session
+        data = {
+            "user": notice.user,
+            "message": notice.message,
+            "url": session.status.url,
             "session": session.metadata.name,
             "namespace": session.metadata.namespace,
             "uid": session.metadata.uid,
+            "template": session.spec.template,
         }
-        data["template"] = session.spec.template
         body = msgspec.json.encode(
             {"type": notice.kind, "timestamp": format_time(now), "data": data}
         )
         stamp = str(int(now.timestamp()))
-        signed = hmac.digest(
-            self._settings.webhook_secret, f"{notice.id}.{stamp}.".encode() + body, "sha256"
+        content = f"{notice.id}.{stamp}.".encode() + body
+        signature = b64encode(hmac.digest(settings.webhook_secret, content, "sha256")).decode()
+        headers = {
+            "Content-Type": "application/json",
+            "User-Agent": user_agent("vdi-gateway"),
+            "webhook-id": notice.id,
+            "webhook-timestamp": stamp,
+            "webhook-signature": f"v1,{signature}",
+        }
+        client = open_client(
+            settings.webhook_url,
+            seconds=_TIMEOUT_SECONDS,
+            tls=self._tls,
+            to_machine=settings.webhook_allow_local,
         )
-        headers = {"Content-Type": "application/json", "User-Agent": user_agent("vdi-gateway")}
-        headers |= {"webhook-id": notice.id, "webhook-timestamp": stamp}
-        headers["webhook-signature"] = f"v1,{b64encode(signed).decode()}"
         async with (
             asyncio.timeout(_TIMEOUT_SECONDS),
-            open_client(
-                url, seconds=_TIMEOUT_SECONDS, tls=self._tls, to_machine=to_machine
-            ) as client,
-            client.stream("POST", url, content=body, headers=headers) as response,
+            client as http,
+            http.stream("POST", settings.webhook_url, content=body, headers=headers) as response,
         ):
             if not 200 <= response.status < 300:
                 raise OSError(f"status {response.status}; allowed: 200 to 299")
         return True
 
     async def _mail(self, notice: Notice, now: datetime) -> bool:
-        if not can_mail(notice.user) or notice.kind not in await self._subscriptions.of(
-            notice.user
-        ):
+        if not can_mail(notice.user):
+            return False
+        if notice.kind not in await self._subscriptions.of(notice.user):
             return False
         portal = self._settings.portal_url
         message = EmailMessage()
-        message["From"], message["To"], message["Date"] = (
-            self._settings.smtp_from,
-            notice.user,
-            format_datetime(now),
-        )
+        message["From"] = self._settings.smtp_from
+        message["To"] = notice.user
+        message["Date"] = format_datetime(now)
         message["Subject"] = f"{KINDS[notice.kind]}: {notice.session.metadata.name}"
-        message["Message-ID"], message["Auto-Submitted"] = (
-            f"<{notice.id}@{self._settings.domain}>",
-            "auto-generated",
-        )
+        message["Message-ID"] = f"<{notice.id}@{self._settings.domain}>"
+        message["Auto-Submitted"] = "auto-generated"
         message.set_content(
             f"{notice.message}\n\n{portal}\n\nWhich notices you get: {portal}/account#notices\n"
         )

@@ -35,16 +35,15 @@ from vdi.kube.errors import AlreadyExists, Conflict, Invalid, KubeError, NotFoun
 from vdi.kube.resource import CLAIMS
 from vdi.session.children import build_home
 from vdi.session.conditions import Reason
-from vdi.session.effective import Blocked, resolve
+from vdi.session.effective import Blocked, gpus_of, resolve
 from vdi.session.homes import COPYING, MADE_AHEAD, Home, HomeClaim, find_new_home, home_names
 from vdi.session.homes import may_use as may_use_home
 from vdi.session.naming import USER_ANNOTATION, Identity
-from vdi.session.request import SessionRequest, build_session, generate_name
+from vdi.session.request import SessionRequest, build_session, generate_name, generate_names
 from vdi.session.users import AddressError, check_address, normal_user, same_user
 
 log = logging.getLogger(__name__)
 
-_MAX_NAMES = 20  # generated names that are tried: alice@a.example and alice@b.example have the same first one
 _TURN_ATTEMPTS = 100
 _TURN_PAUSE_SECONDS = 0.1
 _KEPT = timedelta(minutes=10)  # how long an unused home made ahead stays
@@ -86,7 +85,7 @@ class QuotaGuard:
             new, *others = [
                 (
                     other.metadata.name,
-                    limits.gpus_of(other, self.context.cluster.template(other.spec.template)),
+                    gpus_of(other, self.context.cluster.template(other.spec.template)),
                 )
                 for other in (session, *active)
             ]
@@ -261,13 +260,12 @@ class Starter:
 
     def _free_name(self, user: str, template: str) -> str:
         """The first generated name that no other user has: USER-TEMPLATE, else with a number."""
-        stem = generate_name(user, template)
-        for name in (stem, *(f"{stem[:60]}-{number}" for number in range(2, _MAX_NAMES))):
+        for name in generate_names(user, template):
             there = self.context.cluster.session(name)
             if there is None:
                 return name
             _refuse_a_second(there, user)
-        raise name_not_available(stem)
+        raise name_not_available(generate_name(user, template))
 
     async def _create(self, start: Start) -> VDISession:
         name, namespace = start.session.metadata.name, start.session.metadata.namespace

@@ -186,6 +186,22 @@ def size_of(spec: SessionSpec, offer: TemplateResources) -> Size:
     )
 
 
+def gpus_of(session: VDISession, template: VDITemplate | None) -> int:
+    """GPUs that the session has or will have; without its template, those of its own spec."""
+    offer = template.spec.resources if template else TemplateResources()
+    return size_of(session.spec, offer).gpu
+
+
+def maximum_of(offer: TemplateResources) -> Size:
+    """The largest size that a session of the template may have: its maxima, else its defaults."""
+    return Size(
+        max(1, offer.default_gpu) if offer.max_gpu is None else offer.max_gpu,
+        offer.max_memory or offer.default_memory,
+        offer.max_cpu or offer.default_cpu,
+        offer.max_ephemeral_storage or offer.default_ephemeral_storage,
+    )
+
+
 def resized(session: VDISession, size: Mapping[str, Any]) -> VDISession:
     """The session with these `resources` changed."""
     resources = msgspec.structs.replace(session.spec.resources or SessionResources(), **size)
@@ -383,18 +399,12 @@ def _over_limit(
     new_home: str | None,
 ) -> Iterator[FieldError]:
     offer, name = template.spec.resources, template.metadata.name
-    max_gpu = offer.max_gpu if offer.max_gpu is not None else max(1, offer.default_gpu)
-    if gpu > max_gpu:
-        yield _more_than("spec.resources.gpu", gpu, max_gpu, name)
-    maxima: dict[str, tuple[str, str]] = {
-        "memory": (memory, offer.default_memory if offer.max_memory is None else offer.max_memory),
-        "cpu": (cpu, offer.default_cpu if offer.max_cpu is None else offer.max_cpu),
-    }
+    maximum = maximum_of(offer)
+    if gpu > maximum.gpu:
+        yield _more_than("spec.resources.gpu", gpu, maximum.gpu, name)
+    maxima = {"memory": (memory, maximum.memory), "cpu": (cpu, maximum.cpu)}
     if disk is not None and offer.default_ephemeral_storage is not None:
-        maxima["ephemeralStorage"] = (
-            disk,
-            offer.max_ephemeral_storage or offer.default_ephemeral_storage,
-        )
+        maxima["ephemeralStorage"] = (disk, maximum.ephemeral_storage or disk)
     elif disk is not None:
         field = "spec.resources.ephemeralStorage"
         why = f"{disk} is not allowed; template {name!r} has no defaultEphemeralStorage"

@@ -6,7 +6,7 @@ CRD's default.
 """
 
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from typing import Annotated, Any
 
 import msgspec
@@ -18,6 +18,7 @@ from vdi.api.template import VDITemplate
 from vdi.session.volumes import GROUPS, groups_annotation
 
 _NAME_LIMIT = 63
+_MAX_NAMES = 20
 
 Name = Annotated[str, Meta(max_length=63, pattern=r"^[a-z0-9]([a-z0-9-]*[a-z0-9])?$")]
 Length = Annotated[
@@ -143,6 +144,14 @@ def generate_name(user: str, template: str) -> str:
     """
     words = f"{user.partition('@')[0]}-{template}".lower()
     return re.sub(r"[^a-z0-9]+", "-", words).strip("-")[:_NAME_LIMIT].strip("-") or "desktop"
+
+
+def generate_names(user: str, template: str) -> Iterator[str]:
+    """Names to try until one is free: alice@a.example and alice@b.example have the same first one."""
+    first = generate_name(user, template)
+    yield first
+    for number in range(2, _MAX_NAMES):
+        yield f"{first[:60]}-{number}"
 
 
 def build_session(

@@ -18,7 +18,7 @@ from vdi.session.children import CONTAINER
 from vdi.session.cluster_settings import ClusterSettings
 from vdi.session.conditions import RESIZE_PENDING, Reason
 from vdi.session.decide import Observed
-from vdi.session.effective import Blocked, resolve, size_of
+from vdi.session.effective import Blocked, maximum_of, resolve, size_of
 
 # Of the kubelet's message about a limit below what is in use.
 _BELOW_USAGE = "below current usage"
@@ -113,7 +113,7 @@ def find_memory_alert(
     if limit < present - _MIB:
         return None
     words = f"Your desktop uses {min(100, 100 * used // limit)} % of its memory."
-    maxima = [offer.max_memory or offer.default_memory]
+    maxima = [maximum_of(offer).memory]
     if (largest := template.status.largest) and largest.memory:
         maxima.append(largest.memory)
     total = int(min(present + 2048 * _MIB, *map(parse_quantity, maxima))) // _MIB

@@ -166,3 +166,13 @@ async def test_no_token_in_an_address_leaves_the_desktops_host(stage: EdgeStage)
     answer = await stage.browser().get(address(path="/.vdi/start"))
     location = answer.headers["location"]
     assert location.startswith(f"{SETTINGS.portal_url}/enter?") and location.endswith("#")
+
+
+async def test_desktop_that_is_being_deleted_leads_to_the_waiting_page(
+    stage: EdgeStage, alice: Browser
+) -> None:
+    stage.change(metadata={"deletion_timestamp": "2026-11-20T12:00:00Z"})
+    for page in (address(), PAGE):
+        answer = await alice.open(page)
+        assert answer.url.path == "/.vdi/wait"
+        assert "This desktop is ending" in answer.text

@@ -27,7 +27,7 @@ from vdi.api.meta import Condition
 from vdi.api.session import Phase, QueueStatus, Role, SessionResources
 from vdi.cluster.units import format_time
 from vdi.gateway.denied import ActionDenied
-from vdi.gateway.edge.wait import GONE, describe
+from vdi.gateway.desktop.stage import GONE, describe_stage
 from vdi.gateway.store.database import DatabaseUnavailableError
 from vdi.gateway.web.middleware import digest_of
 from vdi.session.conditions import ADMITTED, POD_READY, TEMPLATE_FOUND
@@ -412,7 +412,7 @@ async def test_streams_that_are_opened_at_once_are_counted_too(
     ],
 )
 def test_stages(spec: dict[str, Any], status: dict[str, Any], role: Role | None, key: str) -> None:
-    stage = describe(changed(a_session(), spec=spec, status=status), role)
+    stage = describe_stage(changed(a_session(), spec=spec, status=status), role)
     assert stage.key == key
     assert stage.may_resume == (key == "suspended" and role in (Role.OWNER, Role.COLLABORATOR))
     assert stage.title
@@ -446,17 +446,17 @@ async def test_a_desktop_without_a_home_says_so_while_it_starts(stage: EdgeStage
 
 
 def test_a_viewer_without_a_picture_reads_why() -> None:
-    stage = describe(
+    stage = describe_stage(
         changed(a_session(), status={"phase": Phase.RUNNING}), Role.VIEWER, "It takes no viewers."
     )
     assert (stage.key, stage.message) == ("denied", "It takes no viewers.")
     assert (
-        describe(changed(a_session(), status={"phase": Phase.CREATING}), Role.VIEWER, "x").key
+        describe_stage(changed(a_session(), status={"phase": Phase.CREATING}), Role.VIEWER, "x").key
         == "starting"
     )
 
 
 def test_a_session_that_is_gone() -> None:
-    assert describe(None, Role.OWNER) is GONE
+    assert describe_stage(None, Role.OWNER) is GONE
     ending = changed(a_session(), metadata={"deletion_timestamp": "2026-11-20T12:00:00Z"})
-    assert describe(ending, Role.OWNER).key == "ending"
+    assert describe_stage(ending, Role.OWNER).key == "ending"

@@ -12,12 +12,12 @@ from vdi.gateway.limits import (
     Limits,
     LimitsError,
     MonthUse,
-    gpus_of,
     home_refusal,
     read_limits,
     refusal,
 )
 from vdi.gateway.rights import User
+from vdi.session.effective import gpus_of
 from vdi.session.homes import resolve_home
 
 DECEMBER = datetime(2026, 12, 1, tzinfo=UTC)

@@ -22,7 +22,7 @@ from vdi.gateway.api.problems import ProblemError, problem_of
 from vdi.gateway.cluster_cache import session_topic
 from vdi.gateway.denied import ActionDenied, invalid
 from vdi.gateway.desktop.computer import MAX_REASON, MAX_TEXT
-from vdi.gateway.edge.wait import describe
+from vdi.gateway.desktop.stage import describe_stage
 from vdi.gateway.rights import User, enables_agents, role_in
 from vdi.gateway.validation import from_validation
 from vdi.gateway.web.credentials import bearer
@@ -130,7 +130,9 @@ async def _start(call: McpCall, tool: Any) -> str:
     with _waiting(call), call.api.subscriptions.subscribe(None, {session_topic(name)}) as changes:
         while True:
             session = cluster.session(name)
-            stage = describe(session, role_in(session, user.email, call.now()) if session else None)
+            stage = describe_stage(
+                session, role_in(session, user.email, call.now()) if session else None
+            )
             if stage.key not in ("queued", "starting") or loop.time() >= end:
                 break
             await changes.wait(end - loop.time())

@@ -15,7 +15,7 @@ from datetime import datetime
 from typing import Any
 from urllib.parse import unquote
 
-from vdi.api.session import FULL_CONTROL, Phase, Role, VDISession
+from vdi.api.session import FULL_CONTROL, Role, VDISession
 from vdi.api.template import VDITemplate
 from vdi.cluster.units import parse_time
 from vdi.gateway.edge.headers import quoted
@@ -23,6 +23,7 @@ from vdi.gateway.rights import ACTIONS, Action
 from vdi.gateway.store.logins import Grant
 from vdi.session.credentials import grant_token
 from vdi.session.recording import refuse_picture
+from vdi.session.status import is_running
 from vdi.session.template_image import takes_tokens, uses_webrtc
 
 TRANSPORT_PATH = "/.vdi/transport"
@@ -89,7 +90,7 @@ def find_first_page(
     """
     page = page_of(uri)
     status = session.status
-    if session.spec.suspended or status.phase != Phase.RUNNING or refuse_picture(session):
+    if not is_running(session) or refuse_picture(session):
         return f"/.vdi/wait?next={quoted(page)}"
     if uri.partition("?")[0] != "/":
         return ""

@@ -264,76 +264,72 @@ class Verify:
     async def _let_in(
         self, request: ForwardAuthRequest, session: VDISession, admitted: Admitted
     ) -> ForwardAuthResponse:
-        claims = admitted.claims
+        """The response to a visitor with a grant. The order counts: what no one may do, where a page
+        load leads, whether there is a picture, and only then the desktop's credentials.
+        """
         template = self.context.cluster.template(session.spec.template)
-        if request.service_worker and not (template and template.spec.service_workers):
-            return _refused(403, _NO_SERVICE_WORKERS)
-        if claims.role not in FULL_CONTROL and (why := refuse_view_only(template)):
-            return _refused(403, why)
-        # The paths are Selkies' own. In an image's own page the same path may be anything.
-        serves_web = template is not None and template.spec.protocol is Protocol.WEB
-        if not serves_web and not may_request(claims.role, request.method, request.path):
-            return _refused(403, f"The role {claims.role} does not allow this on the desktop.")
-        renewed = (
-            [desktop_cookie(admitted.token, self.context.settings.token_seconds)]
-            if admitted.token
-            else []
-        )
-        if request.navigation and (
-            where := find_first_page(
-                session, template, grant_id=claims.gid, uri=request.uri, now=self.context.clock()
-            )
-        ):
-            return self._sent(request, where, renewed)
-        if why := (
-            "This desktop is suspended." if session.spec.suspended else refuse_picture(session)
-        ):
-            return _later(why)
-        cookies = that_fit(without_ours(request.cookies))
-        passed = [*renewed, *([(b"cookie", cookies.encode("latin-1"))] if cookies else [])]
-        outcome = "renewed" if renewed else "allowed"
+        if refusal := _refuse_request(request, admitted.claims, template):
+            return _refused(403, refusal)
+        renewed: Headers = ()
+        if admitted.token:
+            renewed = (desktop_cookie(admitted.token, self.context.settings.token_seconds),)
+        if request.navigation:
+            grant_id, now = admitted.claims.gid, self.context.clock()
+            page = find_first_page(session, template, grant_id=grant_id, uri=request.uri, now=now)
+            if page:
+                return self._sent(request, page, renewed)
+        if session.spec.suspended:
+            return _later("This desktop is suspended.")
+        if hidden := refuse_picture(session):
+            return _later(hidden)
         if template is not None and not takes_tokens(template.spec):
+            return await self._pass_to_image(request, session, template, renewed)
+        return await self._pass_to_selkies(request, session, admitted.claims, renewed)
+
+    async def _pass_to_image(
+        self,
+        request: ForwardAuthRequest,
+        session: VDISession,
+        template: VDITemplate,
+        renewed: Headers,
+    ) -> ForwardAuthResponse:
+        """To an image that takes no tokens: with its password, which no browser ever has."""
+        passed = [*renewed, *_cookies_to_pass(request)]
+        if secret := template.spec.basic_auth_secret:
             try:
-                passed += await self._basic_auth_header(session, template)
+                password = await self.logins.get(session.metadata.namespace, secret.name)
             except BasicAuthError as error:
                 log.warning("session %s cannot be opened: %s", session.metadata.name, error)
                 return _later(f"The password that this desktop needs is missing: {error}.")
-            if request.handshake and request.protocols:
-                passed.append((b"sec-websocket-protocol", request.protocols.encode("latin-1")))
-            return ForwardAuthResponse(200, outcome, passed)
+            passed.append((b"authorization", password))
+        if request.handshake and request.protocols:
+            passed.append((b"sec-websocket-protocol", request.protocols.encode("latin-1")))
+        return _allowed(passed, renewed)
+
+    async def _pass_to_selkies(
+        self, request: ForwardAuthRequest, session: VDISession, claims: Claims, renewed: Headers
+    ) -> ForwardAuthResponse:
+        """To Selkies, with the token of the grant, once the desktop knows the grant."""
+        name = session.metadata.name
         if not await self._is_confirmed(request, session, claims):
             if request.navigation:
-                return self._sent(
-                    request, f"/.vdi/wait?next={quoted(page_of(request.uri))}", renewed
-                )
-            log.info(
-                "session %s: a viewer was refused: the desktop has not confirmed them",
-                session.metadata.name,
-            )
+                page = f"/.vdi/wait?next={quoted(page_of(request.uri))}"
+                return self._sent(request, page, renewed)
+            log.info("session %s: a viewer was refused: the desktop has not confirmed them", name)
             return _later(_NOT_CONFIRMED)
         try:
             master = (await self.key.tokens(session)).password
         except DesktopKeyError as error:
-            log.warning("session %s cannot be opened: %s", session.metadata.name, error)
+            log.warning("session %s cannot be opened: %s", name, error)
             return _later("The address of this desktop is not known yet.")
         token = grant_token(master, claims.gid)
+        passed = [*renewed, *_cookies_to_pass(request)]
         passed.append((b"authorization", f"Bearer {token}".encode()))
         if request.handshake:
-            self.disconnects.opened(
-                session.metadata.name, claims.gid, request.path, time.monotonic()
-            )
+            self.disconnects.opened(name, claims.gid, request.path, time.monotonic())
             if not request.path.startswith(SIGNALLING):
                 passed.append((b"sec-websocket-protocol", subprotocols(token).encode()))
-        return ForwardAuthResponse(200, outcome, passed)
-
-    async def _basic_auth_header(self, session: VDISession, template: VDITemplate) -> Headers:
-        """The credentials of an image that requests basic auth: no browser ever has them. Raises
-        BasicAuthError.
-        """
-        secret = template.spec.basic_auth_secret
-        if secret is None:
-            return ()
-        return ((b"authorization", await self.logins.get(session.metadata.namespace, secret.name)),)
+        return _allowed(passed, renewed)
 
     async def _is_confirmed(
         self, request: ForwardAuthRequest, session: VDISession, claims: Claims
@@ -360,6 +356,31 @@ class Verify:
         # Absolute: Traefik would resolve a path against this listener's own address.
         location = (b"location", f"{request.origin}{where}".encode("latin-1"))
         return ForwardAuthResponse(302, "sent", (location, *more))
+
+
+def _refuse_request(
+    request: ForwardAuthRequest, claims: Claims, template: VDITemplate | None
+) -> str:
+    """Why no one with this role may send this request to a desktop; empty: they may."""
+    if request.service_worker and not (template and template.spec.service_workers):
+        return _NO_SERVICE_WORKERS
+    if claims.role not in FULL_CONTROL and (why := refuse_view_only(template)):
+        return why
+    # The paths are Selkies' own. In an image's own page the same path may be anything.
+    serves_web = template is not None and template.spec.protocol is Protocol.WEB
+    if not serves_web and not may_request(claims.role, request.method, request.path):
+        return f"The role {claims.role} does not allow this on the desktop."
+    return ""
+
+
+def _cookies_to_pass(request: ForwardAuthRequest) -> Headers:
+    """The browser's cookies for the desktop, without the gateway's own."""
+    cookies = that_fit(without_ours(request.cookies))
+    return ((b"cookie", cookies.encode("latin-1")),) if cookies else ()
+
+
+def _allowed(passed: Headers, renewed: Headers) -> ForwardAuthResponse:
+    return ForwardAuthResponse(200, "renewed" if renewed else "allowed", passed)
 
 
 def _refused(status: int, text: str) -> ForwardAuthResponse:

@@ -17,11 +17,12 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, RedirectResponse, Response
 
-from vdi.api.session import FULL_CONTROL, Phase, Role, VDISession
+from vdi.api.session import FULL_CONTROL, Role, VDISession
 from vdi.api.template import DEFAULT_HEALTH_PATH
 from vdi.gateway.cluster_cache import Subscriptions, session_topic
 from vdi.gateway.component import GatewayContext
 from vdi.gateway.denied import ActionDenied
+from vdi.gateway.desktop.stage import AGAIN, GONE, Stage, describe_stage
 from vdi.gateway.edge.authorizer import Admitted, Authorizer
 from vdi.gateway.edge.headers import (
     OURS,
@@ -34,7 +35,6 @@ from vdi.gateway.edge.headers import (
 from vdi.gateway.edge.selkies import opened, page_of, streams_webrtc
 from vdi.gateway.edge.ticket_handoff import TicketHandoff
 from vdi.gateway.edge.token_tables import TokenTablePublisher
-from vdi.gateway.queue_message import queue_message
 from vdi.gateway.rights import ACTIONS, Action, User
 from vdi.gateway.session_actions import SessionActions
 from vdi.gateway.web.credentials import cookies_in, drop_cookie
@@ -42,139 +42,14 @@ from vdi.gateway.web.middleware import content_security_policy
 from vdi.gateway.web.render import Renderer
 from vdi.gateway.web.streams import StreamLimit, sse_event
 from vdi.session.actions import Resume
-from vdi.session.conditions import ADMITTED, HOME_BOUND, POD_READY, ROUTE_READY, TEMPLATE_FOUND
-from vdi.session.failures import Failure, find_failure
 from vdi.session.homes import files_note
-from vdi.session.queueing.messages import place_in_line
-from vdi.session.recording import recording_note, refuse_picture
+from vdi.session.recording import recording_note
 from vdi.session.template_image import health_path, refuse_view_only, takes_tokens
 
 # The script of `/.vdi/open` is in the page itself: its Content-Security-Policy names the script by
 # its hash.
 OPEN_SCRIPT = (Path(__file__).parent / "static" / "open.js").read_text()
 _CONFIRMATION_SECONDS = 1.0
-# Steps of a start by condition, in the order in which a start passes them.
-_STEPS = {
-    TEMPLATE_FOUND: "Find the template",
-    ADMITTED: "Find capacity",
-    HOME_BOUND: "Attach your files",
-    POD_READY: "Start the desktop",
-    ROUTE_READY: "Set up the connection",
-}
-
-
-@dataclass(frozen=True, slots=True)
-class Step:
-    """One step of a start. `state`: done, now or todo."""
-
-    label: str
-    state: str
-    note: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class Stage:
-    """State of a session as its waiting page shows it to one user."""
-
-    # Read by wait.js: queued, starting, opening, denied, suspended, failed, ending, gone or again.
-    key: str
-    title: str
-    message: str
-    steps: tuple[Step, ...] = ()
-    # Position in the queue; 0: unknown.
-    position: int = 0
-    # GPUs, fewer than requested, with which this user may start it now; 0: none.
-    gpu: int = 0
-    # When capacity is expected, RFC 3339; empty: unknown.
-    earliest: str = ""
-    may_resume: bool = False
-    # Whether the portal offers this user something to do about it.
-    manage: bool = False
-    failure: Failure | None = None
-    # The portal's page that restarts the desktop; empty: there is none to restart, or this user may
-    # not.
-    restart: str = ""
-
-
-GONE = Stage("gone", "This desktop has ended", "It no longer exists.")
-AGAIN = Stage(
-    "again", "One moment", "Your connection to this desktop has ended. Looking for another one."
-)
-
-
-def describe(session: VDISession | None, role: Role | None, denied: str = "") -> Stage:
-    """The stage of a session for a user with this role; None: their grant has ended, and there may
-    be another one.
-
-    `denied`: why they get no picture of a running desktop; empty: they get it.
-    """
-    if session is None:
-        return GONE
-    if role is None:
-        return AGAIN
-    status, mine = session.status, role is Role.OWNER
-    if session.metadata.deletion_timestamp or (
-        status.phase == Phase.TERMINATING and not session.spec.suspended
-    ):
-        return Stage("ending", "This desktop is ending", status.message)
-    if session.spec.suspended:
-        return _suspended(session, role)
-    if status.phase == Phase.SUSPENDED:
-        return Stage("starting", "Waking up", "The desktop is being resumed.")
-    if status.phase == Phase.RUNNING and denied:
-        return Stage("denied", "You cannot view this desktop", denied)
-    if status.phase == Phase.RUNNING and (why := refuse_picture(session)):
-        return Stage("denied", "Waiting for the recording", why)
-    if status.phase == Phase.RUNNING:
-        return Stage("opening", "Ready", "The desktop is opening.", _steps(session))
-    gpu = status.queue.available_gpu if status.queue and mine else 0
-    if failure := find_failure(session):
-        may = status.phase != Phase.PENDING and Action.RESTART in ACTIONS[role]
-        restart = f"/desktops/{session.metadata.name}/restart" if may else ""
-        message = failure.what or queue_message(session)
-        return Stage(
-            "failed", failure.title, message, gpu=gpu, manage=mine, failure=failure, restart=restart
-        )
-    if status.queue is not None:
-        place = status.queue.position
-        return Stage(
-            "queued",
-            place_in_line(place).capitalize(),
-            queue_message(session),
-            _steps(session),
-            position=place,
-            gpu=gpu,
-            earliest=status.queue.earliest_slot,
-            manage=mine,
-        )
-    return Stage(
-        "starting", "Starting", status.message or "The desktop is about to start.", _steps(session)
-    )
-
-
-def _suspended(session: VDISession, role: Role) -> Stage:
-    may = Action.RESUME in ACTIONS[role]
-    stopped = session.status.phase == Phase.SUSPENDED
-    message = session.status.message if stopped else "It is being stopped; its files are kept."
-    if not may:
-        message = f"{message} It opens here when {session.spec.user} resumes it.".strip()
-    return Stage("suspended", "This desktop is suspended", message, may_resume=may)
-
-
-def _steps(session: VDISession) -> tuple[Step, ...]:
-    known = {condition.type: condition for condition in session.status.conditions}
-    steps, waiting = [], False
-    for kind, label in _STEPS.items():
-        condition = known.get(kind)
-        if not waiting and condition is not None and condition.status == "True":
-            steps.append(Step(label, "done"))
-        elif waiting:
-            steps.append(Step(label, "todo"))
-        else:
-            waiting = True
-            note = condition.message if condition is not None else ""
-            steps.append(Step(label, "now", "" if note == session.status.message else note))
-    return tuple(steps)
 
 
 @dataclass(eq=False, kw_only=True)
@@ -363,7 +238,7 @@ class WaitingPage:
             return GONE
         role = admitted.claims.role
         holds = self.authorizer.still_holds(session, admitted.claims)
-        return describe(session, role if holds else None, self._why_denied(session, role))
+        return describe_stage(session, role if holds else None, self._why_denied(session, role))
 
     def _why_denied(self, session: VDISession, role: Role) -> str:
         """The reason why this role gets no picture of a running desktop; empty: it gets one."""

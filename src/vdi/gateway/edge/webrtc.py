@@ -19,7 +19,7 @@ from typing import Any
 from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, RedirectResponse, Response
 
-from vdi.api.session import FULL_CONTROL, Phase, Role
+from vdi.api.session import FULL_CONTROL, Role
 from vdi.gateway.component import GatewayContext
 from vdi.gateway.desktop.agent import DesktopKey, DesktopKeyError
 from vdi.gateway.edge.authorizer import Authorizer
@@ -27,6 +27,7 @@ from vdi.gateway.edge.headers import OURS, is_foreign, is_navigation, local_path
 from vdi.gateway.edge.selkies import TRANSPORT_PATH, marked, page_mark, streams_webrtc
 from vdi.gateway.web.render import Renderer
 from vdi.session.credentials import grant_token, make_turn_credentials
+from vdi.session.status import is_running
 
 log = logging.getLogger(__name__)
 
@@ -60,8 +61,8 @@ class TransportPage:
         if admitted is None:
             return RedirectResponse(f"/.vdi/start?next={quoted(next_path)}", 302, OURS)
         claims, session = admitted.claims, admitted.session
-        running = session.status.phase == Phase.RUNNING and not session.spec.suspended
-        if not running or not streams_webrtc(self.context.cluster.template(session.spec.template)):
+        template = self.context.cluster.template(session.spec.template)
+        if not is_running(session) or not streams_webrtc(template):
             return RedirectResponse(next_path, 302, OURS)  # the edge knows where that leads
         try:
             master = (await self.key.tokens(session)).password

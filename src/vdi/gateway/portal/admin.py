@@ -23,7 +23,6 @@ from vdi.gateway.denied import ActionDenied, invalid
 from vdi.gateway.desktop.view import Choice, DesktopView
 from vdi.gateway.doctor import CHECK_COUNT
 from vdi.gateway.history.usage import Month, Usage
-from vdi.gateway.limits import gpus_of
 from vdi.gateway.portal.pages import (
     ITEM,
     LIST,
@@ -44,6 +43,7 @@ from vdi.gateway.store.database import DatabaseUnavailableError
 from vdi.gateway.web.render import macro
 from vdi.gateway.web.template_filters import count
 from vdi.session.actions import AnnouncedEnd, PlanEnd
+from vdi.session.effective import gpus_of
 from vdi.session.failures import find_failure
 from vdi.session.lifetime import idle_since, max_timeout
 from vdi.session.users import normal_user

@@ -29,10 +29,11 @@ from vdi.gateway.web.assets import shown_icon
 from vdi.gateway.web.template_filters import byte_size, count, cpus, in_words, memory
 from vdi.session.alerts import describe_end
 from vdi.session.cluster_settings import ClusterSettings
+from vdi.session.effective import maximum_of
 from vdi.session.lifetime import max_timeout
 from vdi.session.naming import user_home_claim_name
 from vdi.session.recording import recording_note
-from vdi.session.request import RequestedHome, RequestedResources, SessionRequest, generate_name
+from vdi.session.request import RequestedHome, RequestedResources, SessionRequest, generate_names
 from vdi.session.resize import find_excess
 from vdi.session.schedule import is_time_zone
 from vdi.session.users import normal_user
@@ -77,8 +78,6 @@ _AFTER = {
 }
 # Starts of a user, of all templates, among which the last one of each is looked for.
 _LAST_STARTS = 100
-# Names that are tried until one is free.
-_TAKEN = 100
 
 DEFAULT_TIMEOUT: str = SessionSpec(user="", template="").timeout
 
@@ -107,9 +106,9 @@ def size_choices(template: VDITemplate, chosen: str, cpu: str) -> tuple[list[Cho
     """Memory and CPUs up to the template's maximum and to what a node has, with these two among
     them.
     """
-    resources = template.spec.resources
-    memory_steps = _up_to(_MEMORY, chosen, resources.max_memory or resources.default_memory)
-    cpu_steps = _up_to(_CPU, cpu, resources.max_cpu or resources.default_cpu)
+    maximum = maximum_of(template.spec.resources)
+    memory_steps = _up_to(_MEMORY, chosen, maximum.memory)
+    cpu_steps = _up_to(_CPU, cpu, maximum.cpu)
     memory_steps = [
         step
         for step in memory_steps
@@ -126,8 +125,8 @@ def size_choices(template: VDITemplate, chosen: str, cpu: str) -> tuple[list[Cho
 def offer_of(template: VDITemplate, cluster: ClusterSettings) -> Offer:
     """Lists of what template and cluster allow."""
     resources, life = template.spec.resources, template.spec.lifecycle
-    most = resources.max_gpu if resources.max_gpu is not None else max(1, resources.default_gpu)
-    gpus = range(1, min(most, _MOST_GPUS) + 1) if resources.default_gpu else ()
+    most = min(maximum_of(resources).gpu, _MOST_GPUS)
+    gpus = range(1, most + 1) if resources.default_gpu else ()
     memory_steps, cpu_steps = size_choices(
         template, resources.default_memory, resources.default_cpu
     )
@@ -167,15 +166,10 @@ def first_choice(
 ) -> dict[str, str]:
     """Values of the empty form, by its fields."""
     resources, taken = template.spec.resources, set(names)
-    base = generate_name(user.email, template.metadata.name)
-    free = (
-        name
-        for name in [base, *(f"{base[:58]}-{number}" for number in range(2, _TAKEN))]
-        if name not in taken
-    )
+    generated = generate_names(user.email, template.metadata.name)
     timeouts = _times(max_timeout(template, cluster))
     return {
-        "name": next(free, base),
+        "name": next((name for name in generated if name not in taken), ""),
         "gpu": str(resources.default_gpu or ""),
         "memory": resources.default_memory,
         "cpu": resources.default_cpu,
