@@ -9,8 +9,6 @@ from dataclasses import dataclass, field
 
 from prometheus_client.parser import text_string_to_metric_families
 
-from vdi.gpu.sharing.state import DaemonSet, Raw
-
 # Share of the time in which the engines worked, from 0 to 1. Also for MIG devices; not on GPUs
 # before Volta.
 ENGINE_ACTIVE = "DCGM_FI_PROF_GR_ENGINE_ACTIVE"
@@ -18,7 +16,6 @@ ENGINE_ACTIVE = "DCGM_FI_PROF_GR_ENGINE_ACTIVE"
 UTILIZATION = "DCGM_FI_DEV_GPU_UTIL"
 # In MiB; with MIG, of each device.
 MEMORY_USED, MEMORY_FREE = "DCGM_FI_DEV_FB_USED", "DCGM_FI_DEV_FB_FREE"
-DEFAULT_PORT = 9400
 # DCGM writes numbers from there on (about 2**47 and 2**63) in the place of those that it does not
 # have.
 _BLANK = float(2**40)
@@ -59,26 +56,6 @@ class GpuMeasurements:
         shares = [gpu.busy for gpu in self.nodes.get(node, ())]
         known = [share for share in shares if share is not None]
         return sum(known) / len(known) if known and len(known) == len(shares) else None
-
-
-def is_exporter(daemon_set: DaemonSet) -> bool:
-    """Whether this is the DCGM exporter: the GPU Operator's, or that of NVIDIA's chart."""
-    return _container(daemon_set) is not None
-
-
-def port_of(daemon_set: DaemonSet) -> int:
-    """Port on which its pods serve the page."""
-    ports = (_container(daemon_set) or {}).get("ports") or ()
-    return int(ports[0]["containerPort"]) if ports else DEFAULT_PORT
-
-
-def _container(daemon_set: DaemonSet) -> Raw | None:
-    for container in daemon_set.pod_spec.get("containers") or ():
-        image = str(container.get("image", "")).rpartition("/")[2]
-        if str(container["name"]).endswith("dcgm-exporter") or image.startswith("dcgm-exporter"):
-            found: Raw = container
-            return found
-    return None
 
 
 def read_page(text: str) -> tuple[Gpu, ...]:
