@@ -22,7 +22,7 @@ from vdi.cli.errors import COULD_NOT_LOOK, FINDINGS, INTERRUPTED, USAGE, CliErro
 from vdi.cli.findings import FindingsOutput, print_report
 from vdi.cli.helm_options import ChangeOptions, ReleaseOptions, with_change
 from vdi.cli.options import examples, new_app
-from vdi.cli.output import now_utc, print_lines
+from vdi.cli.output import print_lines
 from vdi.cli.progress import ProgressView
 from vdi.cli.terminal import confirm, end_on_interrupt, style
 from vdi.findings.model import Finding, errors
@@ -129,7 +129,7 @@ def _change(
         with ProgressView() as view:
             view.waiting("the cluster is being checked")
             facts = await collect_facts(client, at.helm, chart, steps.change)
-        return facts, run_checks(facts, now_utc(), upgrading=upgrading), steps
+        return facts, run_checks(facts, upgrading=upgrading), steps
 
     async def apply(client: Client) -> Revision:
         with ProgressView() as view:

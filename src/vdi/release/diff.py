@@ -11,7 +11,10 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from vdi.helm.releases import KEEP
+from vdi.kube.resource import CRDS
 from vdi.printable import shorten
+from vdi.snapshot.objects import convert_object
+from vdi.snapshot.objects.config import CustomResourceDefinition
 
 Object = Mapping[str, Any]
 CRD_KIND = "CustomResourceDefinition"
@@ -228,43 +231,27 @@ def crds_of(objects: Iterable[Object]) -> list[Object]:
     return [obj for obj in objects if obj["kind"] == CRD_KIND]
 
 
-def losses(there: Iterable[Object], desired: Iterable[Object]) -> list[Loss]:
+def read_crds(objects: Iterable[Object]) -> list[CustomResourceDefinition]:
+    return [convert_object(CRDS.plural, crd) for crd in crds_of(objects)]
+
+
+def losses(
+    there: Iterable[CustomResourceDefinition], desired: Iterable[CustomResourceDefinition]
+) -> list[Loss]:
     """Losses by replacing the cluster's CRDs with the desired ones."""
-    old = {crd["metadata"]["name"]: crd for crd in there}
+    old = {crd.metadata.name: crd for crd in there}
     found = []
     for new in desired:
-        name = new["metadata"]["name"]
-        if name not in old:
+        before = old.get(new.metadata.name)
+        if before is None:
             continue
-        versions = {version["name"]: version for version in new["spec"]["versions"]}
-        stored = ((old[name].get("status") or {}).get("storedVersions")) or []
-        lost = [
-            f"{version['name']}: {path}"
-            for version in old[name]["spec"]["versions"]
-            if version["name"] in versions
-            for path in _missing(_schema(version), _schema(versions[version["name"]]), "")
-        ]
-        gone = tuple(version for version in stored if version not in versions)
+        schemas = {version.name: version.schema.open_api for version in new.spec.versions}
+        lost: list[str] = []
+        for version in before.spec.versions:
+            if version.name in schemas:
+                paths = version.schema.open_api.missing_in(schemas[version.name])
+                lost += [f"{version.name}: {path}" for path in paths]
+        gone = tuple(name for name in before.status.stored_versions if name not in schemas)
         if gone or lost:
-            found.append(Loss(name, gone, tuple(lost)))
+            found.append(Loss(new.metadata.name, gone, tuple(lost)))
     return found
-
-
-def _schema(version: Object) -> Any:
-    return (version.get("schema") or {}).get("openAPIV3Schema") or {}
-
-
-def _missing(there: Any, desired: Any, path: str) -> Iterator[str]:
-    """Fields of one schema that another does not have."""
-    if desired.get("x-kubernetes-preserve-unknown-fields"):
-        return
-    kept = desired.get("properties") or {}
-    for name, inner in (there.get("properties") or {}).items():
-        here = f"{path}.{name}".lstrip(".")
-        if name not in kept:
-            yield here
-        else:
-            yield from _missing(inner, kept[name], here)
-    for key in ("items", "additionalProperties"):
-        if isinstance(there.get(key), dict) and isinstance(desired.get(key), dict):
-            yield from _missing(there[key], desired[key], f"{path}[]")

@@ -10,17 +10,14 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, NamedTuple
 
-from vdi.cluster.objects import Node
-from vdi.doctor.objects.components import Traefik
 from vdi.findings.model import Remedy
 from vdi.helm.arguments import Place
 from vdi.helm.releases import Revision, deployed
 from vdi.helm.run import Helm
-from vdi.kube.resource import IS_DEFAULT_CLASS
 from vdi.release.chart import Chart, image_reference
 from vdi.release.diff import Object
 from vdi.settings import Settings, read_settings
-from vdi.snapshot.model import Certificate, Unreadable
+from vdi.snapshot.model import Snapshot
 
 POD_KINDS = frozenset({"Deployment", "StatefulSet", "DaemonSet", "Job", "CronJob"})
 ENFORCE = "pod-security.kubernetes.io/enforce"
@@ -76,41 +73,42 @@ class Facts:
     objects: tuple[Object, ...] = ()
     # Objects that Helm makes beside them: the pod of `helm test`.
     hooks: tuple[Object, ...] = ()
-    # The cluster's CRDs of the names that the chart's have.
-    crds: tuple[Object, ...] = ()
-    # Namespaces of the release, of the sessions, and others that objects name; None: it does not
-    # exist.
-    namespaces: Mapping[str, Object | None] = field(default_factory=dict)
+    # The cluster: its nodes, StorageClasses, Deployments and DaemonSets, the CRDs of the names that
+    # the chart's have, the TLS Secrets that the release names. What could not be read is named by
+    # the plural, of one object or namespace with its name behind it.
+    snapshot: Snapshot
+    # Namespaces of the release, of the sessions, and others that objects name.
+    namespaces: tuple[str, ...] = ()
     # (apiVersion, kind) of the release's objects, that the API server does not know.
     unknown: frozenset[tuple[str, str]] = frozenset()
     # Rights that our account lacks, as kubectl auth can-i takes them.
     lacking: tuple[str, ...] = ()
-    nodes: tuple[Node, ...] = ()
-    traefiks: tuple[Traefik, ...] = ()
+    # Names of the images on its nodes.
+    node_images: frozenset[str] = frozenset()
     # Whether the API server knows traefik.io/v1alpha1.
     traefik_known: bool = True
-    # StorageClasses.
-    classes: tuple[Object, ...] = ()
     # By namespace and name, the keys of Secrets; a namespace that is not in it could not be read.
     secrets: Mapping[str, Mapping[str, frozenset[str]]] = field(default_factory=dict)
-    # Of the TLS Secrets that the release names.
-    certificates: tuple[Certificate, ...] = ()
     # Host names that were looked up here -> why they lead nowhere; empty: they do.
     names: Mapping[str, str] = field(default_factory=dict)
     # Refusals of a dry run on the API server.
     refusals: tuple[Refusal, ...] = ()
     # Objects that Helm would refuse to take into the release.
     foreign: tuple[ForeignObject, ...] = ()
-    # By plural, of one object or namespace with its name behind it.
-    unread: tuple[Unreadable, ...] = ()
 
     @property
     def namespace(self) -> str:
         return self.place.namespace
 
-    def is_unread(self, kind: str) -> bool:
-        """Whether objects of this kind could not be listed."""
-        return any(unread.kind == kind for unread in self.unread)
+    @cached_property
+    def new_namespaces(self) -> list[str]:
+        """Namespaces that do not exist yet."""
+        unknown = self.snapshot.unreadable_kinds
+        return [
+            name
+            for name in self.namespaces
+            if not self.snapshot.find("namespaces", name) and f"namespaces {name}" not in unknown
+        ]
 
     @cached_property
     def before(self) -> Revision | None:
@@ -159,16 +157,13 @@ def missing_classes(facts: Facts) -> Iterator[tuple[str, str]]:
     """(what needs it, StorageClass; empty: a default one). Where no class could be listed nothing
     is known.
     """
-    if facts.is_unread("storageclasses"):
+    if "storageclasses" in facts.snapshot.unreadable_kinds:
         return
-    there = {class_["metadata"]["name"] for class_ in facts.classes}
-    defaults = [
-        class_
-        for class_ in facts.classes
-        if (class_["metadata"].get("annotations") or {}).get(IS_DEFAULT_CLASS) == "true"
-    ]
+    there = {each.metadata.name for each in facts.snapshot.objects.storageclasses}
+    if any(each.is_default for each in facts.snapshot.objects.storageclasses):
+        there.add("")
     for what, storage_class in _classes(facts):
-        if (storage_class and storage_class not in there) or (not storage_class and not defaults):
+        if storage_class not in there:
             yield what, storage_class
 
 
@@ -190,9 +185,8 @@ def unmatched_selectors(facts: Facts) -> Iterator[tuple[str, str]]:
     """(workload, its nodeSelector as KEY=VALUE ...) for pods that no node's labels allow."""
     for pods in facts.pods:
         selector: Mapping[str, str] = pods.spec.get("nodeSelector") or {}
-        if facts.nodes and not any(
-            selector.items() <= node.metadata.labels.items() for node in facts.nodes
-        ):
+        nodes = facts.snapshot.objects.nodes
+        if nodes and not any(selector.items() <= node.metadata.labels.items() for node in nodes):
             yield (
                 pods.workload,
                 " ".join(f"{key}={value}" for key, value in sorted(selector.items())),
@@ -212,7 +206,7 @@ def missing_keys(facts: Facts) -> Iterator[tuple[str, Remedy]]:
     said = set(made)
     for pods in facts.pods:
         there = facts.secrets.get(pods.namespace)
-        if there is None and facts.namespaces.get(pods.namespace) is not None:
+        if there is None and pods.namespace not in facts.new_namespaces:
             continue  # they may not be read
         for name, key in _references(pods.spec):
             if (pods.namespace, name) in said:
@@ -268,10 +262,8 @@ def _references(pod: Object) -> Iterator[tuple[str, str]]:
 def refused_host_network(facts: Facts) -> Iterator[tuple[str, Remedy]]:
     """(sentence, remedy) for pods on their node's network in a namespace that forbids it."""
     for pods in facts.pods:
-        labels = ((facts.namespaces.get(pods.namespace) or {}).get("metadata") or {}).get(
-            "labels"
-        ) or {}
-        level = labels.get(ENFORCE, "")
+        namespace = facts.snapshot.find("namespaces", pods.namespace)
+        level = namespace.metadata.labels.get(ENFORCE, "") if namespace else ""
         if pods.spec.get("hostNetwork") and level in ("baseline", "restricted"):
             words = (
                 f"{pods.workload} uses its node's network, and the namespace {pods.namespace}"
@@ -290,9 +282,7 @@ def unpullable(facts: Facts) -> Iterator[tuple[str, str, bool]]:
     """(image, what is wrong with it, whether that is certain), as far as it can be known from
     here.
     """
-    there = {
-        name for node in facts.nodes for image in node.status.images for name in image.names or ()
-    }
+    there = facts.node_images
     for image, policy in images_of(facts):
         if there & {image, image_reference(image)}:
             continue
@@ -371,9 +361,7 @@ def plan_install(facts: Facts) -> dict[str, Any]:
         "release": facts.release,
         "namespace": facts.namespace,
         "server": facts.server,
-        "newNamespaces": [
-            name for name, namespace in facts.namespaces.items() if namespace is None
-        ],
+        "newNamespaces": facts.new_namespaces,
         "sessionsNamespace": facts.settings.namespaces[0],
         "sessionsNamespaces": facts.settings.namespaces,
         "portal": "" if gateway is None else cluster.url(cluster.host(cluster.portal_label)),

@@ -10,9 +10,6 @@ from copy import deepcopy
 from dataclasses import replace
 from typing import Any, NamedTuple
 
-import msgspec
-
-from vdi.api.meta import ObjectMeta
 from vdi.helm.arguments import Change
 from vdi.helm.releases import Revision
 from vdi.helm.run import WATCH_SECONDS, View, stop_telling
@@ -21,6 +18,7 @@ from vdi.kube.resource import PODS
 from vdi.kube.transport import Client
 from vdi.release.apply import HelmRun, install_or_upgrade
 from vdi.release.facts import Facts, variables_of
+from vdi.snapshot.objects.meta import Named
 
 _CONTAINER = "move-history"
 _PODS = "app.kubernetes.io/name=vdi,app.kubernetes.io/component=gateway"
@@ -78,10 +76,6 @@ async def move_history(run: HelmRun, facts: Facts, change: Change) -> dict[str, 
     return log.counts
 
 
-class _Pod(msgspec.Struct):
-    metadata: ObjectMeta
-
-
 class _MoveLog:
     """Lines that the sidecar prints, shown once each."""
 
@@ -102,7 +96,7 @@ class _MoveLog:
         # reader.
         with suppress(KubeError):
             for pod in await self._client.list(
-                PODS, namespace=self._namespace, label_selector=_PODS, into=_Pod
+                PODS, namespace=self._namespace, label_selector=_PODS, into=Named
             ):
                 await self._read(pod.metadata.name)
 

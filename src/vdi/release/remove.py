@@ -13,7 +13,7 @@ from typing import Any
 
 import msgspec
 
-from vdi.api.meta import GROUP, ObjectMeta
+from vdi.api.meta import GROUP
 from vdi.api.session import VDISession
 from vdi.api.template import HomeScope
 from vdi.doctor.objects.components import Operator, operators_among
@@ -34,6 +34,7 @@ from vdi.release.facts import settings_of
 from vdi.session.homes import HomeClaim, HomeSummary, summarize_homes
 from vdi.session.naming import HOST, MANAGED_BY
 from vdi.settings import Settings
+from vdi.snapshot.objects.meta import Named
 from vdi.snapshot.objects.workloads import WorkloadObject
 
 _FORCED_AFTER = 60.0
@@ -99,7 +100,7 @@ async def plan_removal(client: Client, release: str, namespace: str) -> Removal:
     operators = operators_among(await client.list(DEPLOYMENTS, into=WorkloadObject))
     made = {(obj["kind"], obj["metadata"]["name"]) for obj in objects}
     reservations = await client.list(
-        CONFIG_MAPS, namespace=where[0], label_selector=HOST, into=_Object
+        CONFIG_MAPS, namespace=where[0], label_selector=HOST, into=Named
     )
     own = [operator for operator in operators if not {*where}.isdisjoint(operator.watches)]
     others = [operator for operator in operators if operator not in own]
@@ -287,14 +288,8 @@ async def _sessions(client: Client, namespaces: Sequence[str]) -> list[VDISessio
     return [session for sessions in lists for session in sessions]
 
 
-class _Object(msgspec.Struct):
-    """Any object. A CRD is large, and the rest of it is skipped when it is decoded."""
-
-    metadata: ObjectMeta
-
-
 async def _names(client: Client, resource: Resource) -> list[str]:
-    return [obj.metadata.name for obj in await _known(client.list(resource, into=_Object))]
+    return [obj.metadata.name for obj in await _known(client.list(resource, into=Named))]
 
 
 async def _homes(

@@ -125,7 +125,7 @@ def labelled(node: GpuNode, value: str, label: str = CONFIG_LABEL) -> GpuNode:
 def a_config_map(
     changed_at: str = EARLIER, name: str = "time-slicing-config", **data: str
 ) -> ConfigMap:
-    writes = [{"manager": "kubectl", "time": changed_at, "fieldsV1": {"f:data": {}}}]
+    writes = [{"manager": "kubectl", "time": changed_at, "fieldsV1": {"f:data": {"f:any": {}}}}]
     meta = {
         "name": name,
         "namespace": "gpu-operator",

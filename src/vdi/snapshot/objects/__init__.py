@@ -68,6 +68,7 @@ class Objects(msgspec.Struct, omit_defaults=True, kw_only=True):
     jobs: list[Job] = []
     leases: list[Lease] = []
     middlewares: list[Middleware] = []
+    namespaces: list[Named] = []
     networkpolicies: list[NetworkPolicy] = []
     nodes: list[Node] = []
     persistentvolumeclaims: list[PersistentVolumeClaim] = []
