@@ -253,8 +253,9 @@ def verified_copy(chart: Chart, key: Path) -> Iterator[Chart]:
 def verify_images(facts: Facts, key: Path) -> None:
     """Prove the images of the release, and name those of others. Raises CliError."""
     values = yaml.safe_load((facts.chart.folder / "values.yaml").read_text())
-    containers = [container for pods in facts.pods for container in pods.spec["containers"]]
-    required = [container["image"] for container in containers if container["name"] in _OURS]
+    required = []
+    for pods in facts.pods:
+        required += [each["image"] for each in pods.spec["containers"] if each["name"] in _OURS]
     signed, others = choose_images(
         [image for image, _ in images_of(facts)], str(values["image"]["repository"]), required
     )

@@ -104,8 +104,8 @@ async def apply_crds(client: Client, crds: Iterable[Object], release: str, names
     async with Client(client.config, field_manager=FIELD_MANAGER) as helm:
         for crd in crds:
             meta = crd["metadata"]
-            labels = {**(meta.get("labels") or {}), **MANAGED_BY}
-            annotations = {**(meta.get("annotations") or {}), **marks}
+            labels = {**(meta.get("labels", {})), **MANAGED_BY}
+            annotations = {**(meta.get("annotations", {})), **marks}
             body = {**crd, "metadata": {**meta, "labels": labels, "annotations": annotations}}
             await helm.apply(CRDS, meta["name"], body, into=dict[str, Any])
         for crd in crds:

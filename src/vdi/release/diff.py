@@ -93,7 +93,7 @@ def changes_between(
         if key not in old:
             found.append(ObjectChange("+", kind, where, name))
         elif key not in new:
-            kept = (old[key]["metadata"].get("annotations") or {}).get(KEEP) == "keep"
+            kept = old[key]["metadata"].get("annotations", {}).get(KEEP) == "keep"
             found.append(ObjectChange("=" if kept else "-", kind, where, name))
         elif fields := tuple(_fields(old[key], new[key])):
             found.append(ObjectChange("~", kind, where, name, fields))
@@ -102,7 +102,7 @@ def changes_between(
 
 def is_hook(obj: Object) -> bool:
     """Whether Helm makes it beside the release, at some event."""
-    return _HOOK in (obj["metadata"].get("annotations") or {})
+    return _HOOK in obj["metadata"].get("annotations", {})
 
 
 def _by_name(objects: Iterable[Object], namespace: str) -> dict[tuple[str, str, str], Object]:

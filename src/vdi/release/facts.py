@@ -116,18 +116,9 @@ class Facts:
         return deployed(self.revisions)
 
     @cached_property
-    def pods(self) -> tuple[Pods, ...]:
+    def pods(self) -> list[Pods]:
         """Of all workloads of the release."""
-        found = []
-        for obj in self.objects:
-            if obj["kind"] in POD_KINDS:
-                meta, spec = obj["metadata"], obj["spec"]
-                spec = spec["jobTemplate"]["spec"] if obj["kind"] == "CronJob" else spec
-                name = f"{obj['kind'].lower()}/{meta['name']}"
-                found.append(
-                    Pods(name, meta.get("namespace") or self.namespace, spec["template"]["spec"])
-                )
-        return tuple(found)
+        return list(pods_of(self.objects, self.namespace))
 
     @cached_property
     def settings(self) -> Settings:
@@ -135,22 +126,35 @@ class Facts:
         return settings_of(self.objects)
 
 
+def pods_of(objects: Iterable[Object], namespace: str = "") -> Iterator[Pods]:
+    """Pods of the workloads among these objects. `namespace`: that of objects that name none."""
+    for obj in objects:
+        if obj["kind"] in POD_KINDS:
+            meta, spec = obj["metadata"], obj["spec"]
+            spec = spec["jobTemplate"]["spec"] if obj["kind"] == "CronJob" else spec
+            name = f"{obj['kind'].lower()}/{meta['name']}"
+            yield Pods(name, meta.get("namespace") or namespace, spec["template"]["spec"])
+
+
+def variables_of(pods: Iterable[Pods], name: str, required: str = "") -> dict[str, str] | None:
+    """Environment of the first container of this name that has the required variable; None without
+    one.
+    """
+    for workload in pods:
+        for container in workload.spec["containers"]:
+            variables = {
+                variable["name"]: str(variable.get("value", ""))
+                for variable in container.get("env", ())
+            }
+            if container["name"] == name and (not required or required in variables):
+                return variables
+    return None
+
+
 def settings_of(objects: Iterable[Object]) -> Settings:
     """The settings of the operator among these objects; the defaults without an operator."""
-    for obj in objects:
-        if obj["kind"] == "Deployment":
-            for container in obj["spec"]["template"]["spec"]["containers"]:
-                variables = variables_of(container)
-                if container["name"] == "operator" and "VDI_NAMESPACE" in variables:
-                    return read_settings(variables)
-    return Settings()
-
-
-def variables_of(container: Object) -> dict[str, str]:
-    """Environment variables of a container by name; those from a Secret are empty."""
-    return {
-        variable["name"]: str(variable.get("value", "")) for variable in container.get("env") or ()
-    }
+    variables = variables_of(pods_of(objects), "operator", "VDI_NAMESPACE")
+    return read_settings(variables) if variables else Settings()
 
 
 def missing_classes(facts: Facts) -> Iterator[tuple[str, str]]:
@@ -169,14 +173,14 @@ def missing_classes(facts: Facts) -> Iterator[tuple[str, str]]:
 
 def _classes(facts: Facts) -> Iterator[tuple[str, str]]:
     for obj in facts.objects:
-        kind, name, spec = obj["kind"], obj["metadata"]["name"], obj.get("spec") or {}
+        kind, name, spec = obj["kind"], obj["metadata"]["name"], obj.get("spec", {})
         if kind == "PersistentVolumeClaim":
             yield f"The volume {name}", spec.get("storageClassName") or ""
         elif kind == "StatefulSet":
-            for claim in spec.get("volumeClaimTemplates") or ():
+            for claim in spec.get("volumeClaimTemplates", ()):
                 yield f"The volume of {name}", claim["spec"].get("storageClassName") or ""
         elif kind == "VDITemplate":
-            home = spec.get("persistence") or {}
+            home = spec.get("persistence", {})
             if home.get("enabled", True):  # as the API server will have it
                 yield f"The template {name} (homes)", home.get("storageClass") or _TEMPLATE_CLASS
 
@@ -184,7 +188,7 @@ def _classes(facts: Facts) -> Iterator[tuple[str, str]]:
 def unmatched_selectors(facts: Facts) -> Iterator[tuple[str, str]]:
     """(workload, its nodeSelector as KEY=VALUE ...) for pods that no node's labels allow."""
     for pods in facts.pods:
-        selector: Mapping[str, str] = pods.spec.get("nodeSelector") or {}
+        selector: Mapping[str, str] = pods.spec.get("nodeSelector", {})
         nodes = facts.snapshot.objects.nodes
         if nodes and not any(selector.items() <= node.metadata.labels.items() for node in nodes):
             yield (
@@ -238,25 +242,17 @@ def missing_keys(facts: Facts) -> Iterator[tuple[str, Remedy]]:
 
 def _references(pod: Object) -> Iterator[tuple[str, str]]:
     """(Secret, key) that the pod cannot start without; an empty key: the whole Secret."""
-    for container in (*(pod.get("initContainers") or ()), *pod["containers"]):
-        for variable in container.get("env") or ():
-            reference = (variable.get("valueFrom") or {}).get("secretKeyRef")
-            if reference and not reference.get("optional"):
-                yield reference["name"], reference["key"]
-        for source in container.get("envFrom") or ():
-            if (reference := source.get("secretRef")) and not reference.get("optional"):
-                yield reference["name"], ""
-    for volume in pod.get("volumes") or ():
-        sources: list[Mapping[str, Any]] = [
-            volume,
-            *((volume.get("projected") or {}).get("sources") or ()),
-        ]
-        for source in sources:
-            secret = source.get("secret")
-            if secret and not secret.get("optional"):
-                yield secret.get("secretName") or secret["name"], ""
-    for pull_secret in pod.get("imagePullSecrets") or ():
-        yield pull_secret["name"], ""
+    references: list[Object | None] = list(pod.get("imagePullSecrets", ()))
+    for container in (*pod.get("initContainers", ()), *pod["containers"]):
+        values = [variable.get("valueFrom", {}) for variable in container.get("env", ())]
+        references += [value.get("secretKeyRef") for value in values]
+        references += [source.get("secretRef") for source in container.get("envFrom", ())]
+    for volume in pod.get("volumes", ()):
+        sources = volume.get("projected", {}).get("sources", ())
+        references += [source.get("secret") for source in (volume, *sources)]
+    for reference in references:
+        if reference and not reference.get("optional"):
+            yield reference.get("secretName") or reference["name"], reference.get("key", "")
 
 
 def refused_host_network(facts: Facts) -> Iterator[tuple[str, Remedy]]:
@@ -343,20 +339,10 @@ def _decoded(text: str) -> Any:
 def plan_install(facts: Facts) -> dict[str, Any]:
     """An install before it is made, for people who confirm it and for `-o json`."""
     cluster = facts.settings.cluster
-    gateway = next(
-        (
-            variables_of(container)
-            for pods in facts.pods
-            for container in pods.spec["containers"]
-            if container["name"] == "gateway"
-        ),
-        None,
-    )
-    admins = [
-        name
-        for key in ("VDI_ADMIN_USERS", "VDI_ADMIN_GROUPS")
-        for name in (gateway or {}).get(key, "").split(",")
-    ]
+    gateway = variables_of(facts.pods, "gateway")
+    admins: list[str] = []
+    for variable in ("VDI_ADMIN_USERS", "VDI_ADMIN_GROUPS"):
+        admins += (gateway or {}).get(variable, "").split(",")
     return {
         "release": facts.release,
         "namespace": facts.namespace,

@@ -17,7 +17,7 @@ from vdi.kube.errors import KubeError
 from vdi.kube.resource import PODS
 from vdi.kube.transport import Client
 from vdi.release.apply import HelmRun, install_or_upgrade
-from vdi.release.facts import Facts, variables_of
+from vdi.release.facts import Facts, pods_of, variables_of
 from vdi.snapshot.objects.meta import Named
 
 _CONTAINER = "move-history"
@@ -46,12 +46,8 @@ def choose_steps(change: Change, before: Revision | None, choice: str) -> Steps:
 
 
 def _uses_sqlite(revision: Revision) -> bool:
-    for obj in revision.objects():
-        if obj["kind"] == "Deployment":
-            for container in obj["spec"]["template"]["spec"]["containers"]:
-                if container["name"] == "gateway":
-                    return "VDI_DATABASE_URL" not in variables_of(container)
-    return False
+    variables = variables_of(pods_of(revision.objects()), "gateway")
+    return variables is not None and "VDI_DATABASE_URL" not in variables
 
 
 def without_choice(values: Mapping[str, Any]) -> dict[str, Any]:

@@ -141,7 +141,7 @@ def pools_to_end(names: Sequence[str], *, own: set[str], others: bool) -> tuple[
 def _kept(objects: Iterable[Object], namespace: str) -> Iterator[str]:
     for obj in objects:
         meta = obj["metadata"]
-        if (meta.get("annotations") or {}).get(KEEP) == "keep" and obj["kind"] != CRD_KIND:
+        if meta.get("annotations", {}).get(KEEP) == "keep" and obj["kind"] != CRD_KIND:
             where = (
                 "" if obj["kind"] == "Namespace" else f" -n {meta.get('namespace') or namespace}"
             )
@@ -151,13 +151,11 @@ def _kept(objects: Iterable[Object], namespace: str) -> Iterator[str]:
 def volumes_of_servers(objects: Iterable[Object], namespace: str) -> Iterator[str]:
     """The claims that StatefulSets leave behind, as `kept` names its objects."""
     for obj in objects:
-        spec, name = obj.get("spec") or {}, obj["metadata"]["name"]
-        policy = (spec.get("persistentVolumeClaimRetentionPolicy") or {}).get(
-            "whenDeleted", "Retain"
-        )
+        spec, name = obj.get("spec", {}), obj["metadata"]["name"]
+        policy = spec.get("persistentVolumeClaimRetentionPolicy", {}).get("whenDeleted", "Retain")
         if obj["kind"] != "StatefulSet" or policy != "Retain":
             continue
-        for claim in spec.get("volumeClaimTemplates") or ():
+        for claim in spec.get("volumeClaimTemplates", ()):
             for number in range(int(spec.get("replicas", 1))):
                 where = obj["metadata"].get("namespace") or namespace
                 yield (

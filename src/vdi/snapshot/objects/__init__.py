@@ -34,7 +34,7 @@ from vdi.kube.resource import (
     VOLUMES,
     Resource,
 )
-from vdi.kube.wire import convert, decode, name_in
+from vdi.kube.wire import convert, decode, name_in, without_nulls
 from vdi.snapshot.objects.config import ConfigMap, CustomResourceDefinition, Secret
 from vdi.snapshot.objects.desktops import Pool, Session, Template
 from vdi.snapshot.objects.gpu import ClusterPolicy, ResourceSlice
@@ -120,15 +120,7 @@ def read_object(plural: str, item: bytes | msgspec.Raw) -> Any:
 def convert_object(plural: str, found: Mapping[str, Any]) -> Any:
     """The object that was decoded to maps and lists. Raises UnexpectedAnswer."""
     try:
-        return convert(_without_nulls(found), STRUCTS[plural])
+        return convert(without_nulls(found), STRUCTS[plural])
     except msgspec.ValidationError as error:
         name = name_in(msgspec.json.encode(found))
         raise UnexpectedAnswer(f"{plural} {name} has an unknown shape: {error}") from error
-
-
-def _without_nulls(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _without_nulls(field) for key, field in value.items() if field is not None}
-    if isinstance(value, list):
-        return [_without_nulls(entry) for entry in value]
-    return value
