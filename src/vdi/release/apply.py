@@ -147,11 +147,9 @@ def describe_state(
         back = good or next(
             (revision for revision in after if revision.status == "superseded"), None
         )
-        remedy = (
-            rollback_command(release, place, back)
-            if back
-            else f"vdi uninstall{options_of(release, place)}"
-        )
+        remedy = f"vdi uninstall{options_of(release, place)}"
+        if back:
+            remedy = rollback_command(release, place, back)
         return (
             f"Revision {newest.version} of {release} was left {newest.status}. To fix it: {remedy}"
         )

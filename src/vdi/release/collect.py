@@ -11,6 +11,7 @@ import base64
 import socket
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
+from itertools import product
 from typing import Any
 
 import msgspec
@@ -221,18 +222,17 @@ class _Collector(Reader):
             resource = self.resources[obj["apiVersion"], obj["kind"]]
             if resource is not None:
                 desired.add((resource, self._space_of(obj, resource) or ""))
-        questions = [
-            (verb, kind, where) for kind, where in sorted(desired, key=str) for verb in _VERBS
-        ]
+        questions = list(product(sorted(desired, key=str), _VERBS))
         answers = await asyncio.gather(
-            *(may(self.client, verb, kind, where) for verb, kind, where in questions)
+            *(may(self.client, verb, kind, where) for (kind, where), verb in questions)
         )
-        return tuple(
-            f"{verb} {kind.plural}{'.' + kind.group if kind.group else ''}"
-            + (f" -n {where}" if where else "")
-            for (verb, kind, where), allowed in zip(questions, answers, strict=True)
-            if not allowed
-        )
+        lacking = []
+        for ((kind, where), verb), allowed in zip(questions, answers, strict=True):
+            if not allowed:
+                group = f".{kind.group}" if kind.group else ""
+                place = f" -n {where}" if where else ""
+                lacking.append(f"{verb} {kind.plural}{group}{place}")
+        return tuple(lacking)
 
     def _space_of(self, obj: Object, resource: Resource) -> str | None:
         return (_namespace(obj) or self._namespace) if resource.namespaced else None

@@ -103,12 +103,10 @@ class Facts:
     @cached_property
     def new_namespaces(self) -> list[str]:
         """Namespaces that do not exist yet."""
+        there = {each.metadata.name for each in self.snapshot.objects.namespaces}
         unknown = self.snapshot.unreadable_kinds
-        return [
-            name
-            for name in self.namespaces
-            if not self.snapshot.find("namespaces", name) and f"namespaces {name}" not in unknown
-        ]
+        absent = [name for name in self.namespaces if name not in there]
+        return [name for name in absent if f"namespaces {name}" not in unknown]
 
     @cached_property
     def before(self) -> Revision | None:
@@ -216,28 +214,20 @@ def missing_keys(facts: Facts) -> Iterator[tuple[str, Remedy]]:
             if (pods.namespace, name) in said:
                 continue
             said.add((pods.namespace, name))
-            keys = (there or {}).get(name)
-            put = (
-                f"Put the value of {key} into a file with that name."
-                if key
-                else "Put its values into the folder files."
-            )
+            keys = there.get(name) if there else None
+            put = "Put its values into the folder files."
+            if key:
+                put = f"Put the value of {key} into a file with that name."
             create = (
                 f"kubectl -n {pods.namespace} create secret generic {name}"
                 f" --from-file={key or 'files'}"
             )
-            remedy = Remedy(put, (create,))
+            remedy, secret = Remedy(put, (create,)), f"The Secret {pods.namespace}/{name}"
             if keys is None:
-                yield (
-                    (
-                        f"The Secret {pods.namespace}/{name} does not exist, but {pods.workload}"
-                        " needs it."
-                    ),
-                    remedy,
-                )
+                yield f"{secret} does not exist, but {pods.workload} needs it.", remedy
             elif key and key not in keys:
                 has = ", ".join(sorted(keys)) or "none"
-                yield f"The Secret {pods.namespace}/{name} has no key {key!r}, only: {has}.", remedy
+                yield f"{secret} has no key {key!r}, only: {has}.", remedy
 
 
 def _references(pod: Object) -> Iterator[tuple[str, str]]:

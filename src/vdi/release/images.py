@@ -224,18 +224,21 @@ def check_architectures(
     no archive.
     """
     architecture = node.status.node_info.architecture
-    fitting = {
-        path: [image.name for image in images if image.architecture == architecture]
-        for path, images in archives.items()
-    }
-    there = {name for names in fitting.values() for name in names}
-    missing = sorted({image.name for images in archives.values() for image in images} - there)
+    fitting: dict[str, list[str]] = {}
+    others: set[str] = set()
+    for path, images in archives.items():
+        for image in images:
+            if image.architecture == architecture:
+                fitting.setdefault(path, []).append(image.name)
+            else:
+                others.add(image.name)
+    missing = sorted(others.difference(*fitting.values()))
     if missing:
         raise LoadFailedError(
             f"its architecture is {architecture}, for which no archive contains"
             f" {', '.join(missing)}"
         )
-    return {path: names for path, names in fitting.items() if names}
+    return fitting
 
 
 def pod_of(name: str, node: Node, image: str, containerd: Containerd) -> dict[str, Any]:

@@ -41,8 +41,9 @@ _NEWER_CHART = Remedy("Use a newer chart. To go back to an earlier revision: hel
 
 def run_checks(facts: Facts, *, upgrading: bool) -> list[Finding]:
     """All findings, in the order of the checks; unreadable objects come last."""
-    checks = (*_CHECKS, _upgradable if upgrading else _installable)
-    found = [finding for check in checks for finding in check(facts)]
+    found: list[Finding] = []
+    for check in (*_CHECKS, _upgradable if upgrading else _installable):
+        found += check(facts)
     for unread in facts.snapshot.unread:
         message = f"Not checked: {unread.kind}: {unread.words}"
         found.append(

@@ -141,11 +141,12 @@ def pools_to_end(names: Sequence[str], *, own: set[str], others: bool) -> tuple[
 def _kept(objects: Iterable[Object], namespace: str) -> Iterator[str]:
     for obj in objects:
         meta = obj["metadata"]
-        if meta.get("annotations", {}).get(KEEP) == "keep" and obj["kind"] != CRD_KIND:
-            where = (
-                "" if obj["kind"] == "Namespace" else f" -n {meta.get('namespace') or namespace}"
-            )
-            yield f"{obj['kind'].lower()}/{meta['name']}{where}"
+        if meta.get("annotations", {}).get(KEEP) != "keep" or obj["kind"] == CRD_KIND:
+            continue
+        where = f" -n {meta.get('namespace') or namespace}"
+        if obj["kind"] == "Namespace":
+            where = ""
+        yield f"{obj['kind'].lower()}/{meta['name']}{where}"
 
 
 def volumes_of_servers(objects: Iterable[Object], namespace: str) -> Iterator[str]:
@@ -225,12 +226,9 @@ async def uninstall_release(run: HelmRun, plan: Removal, place: Place) -> None:
     except HelmInterruptedError as error:
         raise NotDoneError(str(error), _AGAIN, interrupted=True) from error
     except HelmFailedError as error:
-        late = error.failure.code == "NotReadyInTime"
-        reason = (
-            f"{error.what}: not everything was deleted within {run.seconds:.0f} s"
-            if late
-            else str(error)
-        )
+        reason = str(error)
+        if error.failure.code == "NotReadyInTime":
+            reason = f"{error.what}: not everything was deleted within {run.seconds:.0f} s"
         raise NotDoneError(reason, _AGAIN) from error
     run.view.passed("helm uninstall", monotonic() - began)
 
@@ -279,11 +277,10 @@ async def left_sessions(client: Client, namespaces: Sequence[str]) -> list[str]:
 
 
 async def _sessions(client: Client, namespaces: Sequence[str]) -> list[VDISession]:
-    lists = [
-        await _known(client.list(SESSIONS, namespace=namespace, into=VDISession))
-        for namespace in namespaces
-    ]
-    return [session for sessions in lists for session in sessions]
+    sessions: list[VDISession] = []
+    for namespace in namespaces:
+        sessions += await _known(client.list(SESSIONS, namespace=namespace, into=VDISession))
+    return sessions
 
 
 async def _names(client: Client, resource: Resource) -> list[str]:
@@ -293,11 +290,12 @@ async def _names(client: Client, resource: Resource) -> list[str]:
 async def _homes(
     client: Client, namespaces: Sequence[str], sessions: Sequence[VDISession]
 ) -> list[HomeSummary]:
-    lists = [
-        await client.list(CLAIMS, namespace=namespace, label_selector=_HOMES, into=HomeClaim)
-        for namespace in namespaces
-    ]
-    return summarize_homes([claim for claims in lists for claim in claims], sessions)
+    claims: list[HomeClaim] = []
+    for namespace in namespaces:
+        claims += await client.list(
+            CLAIMS, namespace=namespace, label_selector=_HOMES, into=HomeClaim
+        )
+    return summarize_homes(claims, sessions)
 
 
 def count(things: Sequence[Any], name: str) -> str:

@@ -45,7 +45,11 @@ class Change:
     @property
     def title(self) -> str:
         """The change in words: `change ConfigMap gpu-operator/x`."""
-        verb = "make" if self.before is None else "delete" if self.after is None else "change"
+        verb = "change"
+        if self.before is None:
+            verb = "make"
+        elif self.after is None:
+            verb = "delete"
         place = f"{self.namespace}/" if self.namespace else ""
         return f"{verb} {self.resource.kind} {place}{self.name}"
 

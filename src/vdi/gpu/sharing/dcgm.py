@@ -91,17 +91,18 @@ def _by_number(index: str) -> tuple[int, str]:
 
 
 def _gpu(index: str, model: str, parts: _Parts) -> Gpu:
-    active, percent = (list(parts.get(name, {}).values()) for name in (ENGINE_ACTIVE, UTILIZATION))
-    busy = (
-        sum(active) / len(active)
-        if active
-        else sum(percent) / len(percent) / 100
-        if percent
-        else None
-    )
-    used, free = (_mebibytes(parts.get(name, {})) for name in (MEMORY_USED, MEMORY_FREE))
-    return Gpu(index, model, busy, used, None if used is None or free is None else used + free)
+    busy = None
+    if active := parts.get(ENGINE_ACTIVE):
+        busy = sum(active.values()) / len(active)
+    elif percent := parts.get(UTILIZATION):
+        busy = sum(percent.values()) / len(percent) / 100
+    used, memory = _mebibytes(parts, MEMORY_USED), None
+    free = _mebibytes(parts, MEMORY_FREE)
+    if used is not None and free is not None:
+        memory = used + free
+    return Gpu(index, model, busy, used, memory)
 
 
-def _mebibytes(parts: Mapping[str, float]) -> int | None:
-    return round(sum(parts.values())) if parts else None
+def _mebibytes(parts: _Parts, name: str) -> int | None:
+    values = parts.get(name)
+    return round(sum(values.values())) if values else None

@@ -152,16 +152,12 @@ def plugin_findings(state: GpuState) -> Iterator[Finding]:
 
 def _rollout_findings(daemon_set: DaemonSet, state: GpuState) -> Iterator[Finding]:
     where = f"daemonset/{daemon_set.namespace}/{daemon_set.name}"
-    describe = Remedy.run(
-        f"kubectl --namespace {daemon_set.namespace} describe daemonset {daemon_set.name}"
-    )
+    kubectl = f"kubectl --namespace {daemon_set.namespace}"
     if state.policy is not None and daemon_set.is_plugin and not _rendered(daemon_set, state):
-        default = picker_of(state).default or "none"
-        desired = (
-            f"ConfigMap {state.config_name} with default {default}"
-            if state.config_name
-            else "no ConfigMap"
-        )
+        desired = "no ConfigMap"
+        if state.config_name:
+            default = picker_of(state).default or "none"
+            desired = f"ConfigMap {state.config_name} with default {default}"
         yield _finding(
             "gpu_policy_not_taken_up",
             where,
@@ -173,26 +169,19 @@ def _rollout_findings(daemon_set: DaemonSet, state: GpuState) -> Iterator[Findin
         return
     outdated = outdated_pods(daemon_set, state)
     if outdated:
+        restart = f"{kubectl} rollout restart daemonset {daemon_set.name}"
+        if daemon_set.on_delete:
+            restart = f"{kubectl} delete pod {' '.join(outdated)}"
         yield _finding(
             "gpu_config_not_read",
             where,
             f"Its pods have not read the last change of ConfigMap {state.config_name}.",
-            Remedy.run(
-                f"kubectl --namespace {daemon_set.namespace} delete pod {' '.join(outdated)}"
-                if daemon_set.on_delete
-                else (
-                    f"kubectl --namespace {daemon_set.namespace} rollout restart daemonset"
-                    f" {daemon_set.name}"
-                )
-            ),
+            Remedy.run(restart),
             f"older than the change: {names(outdated)}",
         )
     status = daemon_set.workload.status
-    expected, updated, ready = (
-        status.desired_number_scheduled,
-        status.updated_number_scheduled,
-        status.number_ready,
-    )
+    expected, ready = status.desired_number_scheduled, status.number_ready
+    updated = status.updated_number_scheduled
     unobserved = status.observed_generation < daemon_set.workload.metadata.generation
     if unobserved or updated < expected or ready < expected:
         plugin = daemon_set.is_plugin
@@ -200,7 +189,7 @@ def _rollout_findings(daemon_set: DaemonSet, state: GpuState) -> Iterator[Findin
             "gpu_device_plugin_not_ready" if plugin else "gpu_config_reader_not_ready",
             where,
             f"{updated} of {expected} pods are of the latest revision, and {ready} are ready.",
-            describe,
+            Remedy.run(f"{kubectl} describe daemonset {daemon_set.name}"),
         )
 
 
@@ -283,12 +272,8 @@ def _number_findings(node: GpuNode, sharing: Sharing, config: str, where: str) -
                 severity=Severity.UNKNOWN,
             )
             return
-        shares = (
-            f"not a multiple of {sharing.replicas}"
-            if has
-            else f"but should be shared by {sharing.replicas}"
-        )
-        message = f"It advertises {has} {resource}, {shares}."
+        wrong = "not a multiple of" if has else "but should be shared by"
+        message = f"It advertises {has} {resource}, {wrong} {sharing.replicas}."
         yield _finding("gpu_capacity_wrong", where, message, look, configured)
         return
     if expected is not None and has != expected:

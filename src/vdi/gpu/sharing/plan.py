@@ -260,17 +260,21 @@ def _node_problems(node: GpuNode, state: GpuState, request: SharingRequest) -> I
     by_label = state.policy is not None or plugin is None or plugin.manager is not None
     label = (request.nodes.get(node.name) or node.label(CONFIG_LABEL)) if by_label else ""
     target = state.config_maps.get(target_name(state))
-    if label and label not in request.configs and not (target and label in target.data):
-        allowed = names(sorted({*request.configs, *(target.data if target else {})}))
+    allowed = {*request.configs, *(target.data if target else ())}
+    if label and label not in allowed:
         yield (
             f"Node {node.name} has the label {CONFIG_LABEL}={label}, which would be an unknown"
-            f" configuration; allowed: {allowed}. Add --node {node.name}={request.default}, or"
-            f" --config {label}=REPLICAS."
+            f" configuration; allowed: {names(sorted(allowed))}. Add"
+            f" --node {node.name}={request.default}, or --config {label}=REPLICAS."
         )
         return
     sharing = request.configs.get(label or request.default)
-    if sharing is None or sharing.replicas == 1:
-        return
+    if sharing is not None and sharing.replicas > 1:
+        yield from _partition_problems(node, sharing)
+
+
+def _partition_problems(node: GpuNode, sharing: Sharing) -> Iterator[str]:
+    """MPS and MIG of a node whose GPUs are to be shared."""
     if node.mps:
         yield (
             f"Node {node.name} is shared by MPS (label"
@@ -363,16 +367,12 @@ def _plan(
 
     `rolls`: the changes restart them anyway.
     """
-    restarts = [
-        plugin
-        for plugin in (*state.plugins, *state.readers)
-        if plugin.pods
-        and plugin.config_map == target_name(state)
-        and (data_changes or bool(outdated_pods(plugin, state)))
-    ]
-    return SharingPlan(
-        tuple(change for change in changes if change is not None), () if rolls else tuple(restarts)
-    )
+    restarts: list[DaemonSet] = []
+    for plugin in () if rolls else (*state.plugins, *state.readers):
+        reads_it = plugin.pods and plugin.config_map == target_name(state)
+        if reads_it and (data_changes or outdated_pods(plugin, state)):
+            restarts.append(plugin)
+    return SharingPlan(tuple(change for change in changes if change is not None), tuple(restarts))
 
 
 def _note(record: dict[str, Any]) -> Field:
@@ -576,15 +576,16 @@ def notes_on(state: GpuState) -> Iterator[str]:
     """Notes on the configured state: encoders, isolation, then effects of the settings and of the
     cluster.
     """
-    configured = [(node, effect_on(node, state).sharing) for node in state.gpu_nodes]
-    shared = {
-        node.name: (node, sharing)
-        for node, sharing in configured
-        if sharing and sharing.replicas > 1
-    }
-    if without := [
-        node.name for node in state.gpu_nodes if lacks_encoder(node.label(PRODUCT_LABEL))
-    ]:
+    shared: list[tuple[GpuNode, Sharing]] = []
+    strategies = set()
+    for node in state.gpu_nodes:
+        sharing = effect_on(node, state).sharing
+        if sharing:
+            strategies.add(sharing.mig_strategy)
+            if sharing.replicas > 1:
+                shared.append((node, sharing))
+    without = [node.name for node in state.gpu_nodes if lacks_encoder(node.label(PRODUCT_LABEL))]
+    if without:
         yield (
             f"{names(without)}: these GPUs have no video encoder (NVENC): desktops there encode on"
             " the CPU."
@@ -595,13 +596,13 @@ def notes_on(state: GpuState) -> Iterator[str]:
         "Time-slicing isolates neither memory nor faults: every desktop on a GPU can fill its whole"
         " memory, and a crash of the GPU affects all of them."
     )
-    yield from _memory_notes(shared.values())
-    if any(sharing.rename for _, sharing in shared.values()):
+    yield from _memory_notes(shared)
+    if any(sharing.rename for _, sharing in shared):
         yield (
             f"With renameByDefault the resource is {RENAMED}: set gpuResource={RENAMED} in the"
             " values of charts/vdi (VDI_GPU_RESOURCE), or no session finds a node."
         )
-    if any(sharing.fail_requests_greater_than_one for _, sharing in shared.values()):
+    if any(sharing.fail_requests_greater_than_one for _, sharing in shared):
         yield (
             "failRequestsGreaterThanOne is true: a pod that requests two slices becomes Failed "
             "(UnexpectedAdmissionError) and is not retried: no template may have maxGPU above 1."
@@ -616,7 +617,7 @@ def notes_on(state: GpuState) -> Iterator[str]:
             "K3s creates the RuntimeClass nvidia itself; it is not created here. Unless the node"
             " runs with default-runtime: nvidia, templates need placement.runtimeClassName: nvidia."
         )
-    yield from _owner_notes(state, {sharing.mig_strategy for _, sharing in configured if sharing})
+    yield from _owner_notes(state, strategies)
 
 
 def _memory_notes(shared: Collection[tuple[GpuNode, Sharing]]) -> Iterator[str]:

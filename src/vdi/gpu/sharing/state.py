@@ -417,27 +417,24 @@ class Effect:
 
 def effect_on(node: GpuNode, state: GpuState) -> Effect:
     """The effect of the plugin's configuration on this node."""
-    name, found = state.config_name, state.config_map
+    name, config_map = state.config_name, state.config_map
     if not name:
         return Effect()
-    if found is None:
+    if config_map is None:
         return Effect(sharing=None, problem=f"ConfigMap {state.namespace}/{name} is missing")
     picker, label = picker_of(state), node.label(CONFIG_LABEL)
-    key = picker.pick(label, found.data)
+    key = picker.pick(label, config_map.data)
     if key is None:
-        desired = (
-            f"label {CONFIG_LABEL}={label}"
-            if label and picker.by_label
-            else f"the default {picker.default!r}"
-        )
-        problem = f"{desired} is not a key of ConfigMap {state.namespace}/{name}"
-        return Effect(
-            config=label, sharing=None, problem=problem, allowed=names(sorted(found.data))
-        )
+        chosen = f"the default {picker.default!r}"
+        if label and picker.by_label:
+            chosen = f"label {CONFIG_LABEL}={label}"
+        problem = f"{chosen} is not a key of ConfigMap {state.namespace}/{name}"
+        allowed = names(sorted(config_map.data))
+        return Effect(config=label, sharing=None, problem=problem, allowed=allowed)
     if not key:
         return Effect()
     try:
-        return Effect(config=key, sharing=read_config(found.data[key]))
+        return Effect(config=key, sharing=read_config(config_map.data[key]))
     except BadConfigError as error:
         problem = f"key {key} of ConfigMap {state.namespace}/{name}: {error}"
         return Effect(config=key, sharing=None, problem=problem)
