@@ -11,7 +11,7 @@ from typing import Any
 import msgspec
 
 from vdi.findings.model import Finding, Severity
-from vdi.gpu.sharing.changes import CLUSTER_POLICIES, RUNTIME_CLASSES, Change
+from vdi.gpu.sharing.changes import Change
 from vdi.gpu.sharing.dcgm import BadPageError, Gpu, GpuMeasurements, read_page
 from vdi.gpu.sharing.plan import RefusedError
 from vdi.gpu.sharing.state import (
@@ -27,7 +27,13 @@ from vdi.kube.clock import Clock
 from vdi.kube.errors import ApiError, Forbidden, KubeError
 from vdi.kube.resource import CONFIG_MAPS, DAEMON_SETS, NODES, PODS
 from vdi.kube.transport import Client
-from vdi.snapshot.objects import Objects, convert_object, read_object
+from vdi.snapshot.objects import (
+    CLUSTER_POLICIES,
+    RUNTIME_CLASSES,
+    Objects,
+    convert_object,
+    read_object,
+)
 from vdi.snapshot.objects.workloads import Pod
 from vdi.snapshot.reader import Reader
 

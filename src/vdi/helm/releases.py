@@ -4,7 +4,7 @@ without helm.
 
 import base64
 import zlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import msgspec
@@ -132,6 +132,12 @@ def _unpack(packed: bytes) -> bytes:
 def deployed(revisions: Iterable[Revision]) -> Revision | None:
     """The newest revision that is in place."""
     return next((revision for revision in revisions if revision.status == DEPLOYED), None)
+
+
+def last_good(revisions: Sequence[Revision]) -> Revision | None:
+    """The revision to go back to: the one in place, else the newest that was."""
+    replaced = (revision for revision in revisions if revision.status == "superseded")
+    return deployed(revisions) or next(replaced, None)
 
 
 def parse_manifest(text: str) -> list[Object]:

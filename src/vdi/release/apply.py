@@ -24,6 +24,7 @@ from vdi.helm.releases import (
     RELEASE_NAMESPACE,
     Revision,
     deployed,
+    last_good,
     read_revisions,
 )
 from vdi.helm.run import Helm, View, Watch, run_watched
@@ -144,11 +145,8 @@ def describe_state(
         )
     newest, good = after[0], deployed(after)
     if newest.status in PENDING:
-        back = good or next(
-            (revision for revision in after if revision.status == "superseded"), None
-        )
         remedy = f"vdi uninstall{options_of(release, place)}"
-        if back:
+        if back := last_good(after):
             remedy = rollback_command(release, place, back)
         return (
             f"Revision {newest.version} of {release} was left {newest.status}. To fix it: {remedy}"

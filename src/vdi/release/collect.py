@@ -85,10 +85,9 @@ async def collect_facts(client: Client, helm: Helm, chart: Chart, change: Change
     await asyncio.gather(
         collector.find_kinds(objects),
         *(collector.all_of(kind) for kind in (DEPLOYMENTS, DAEMON_SETS, NODES, STORAGE_CLASSES)),
-        *(collector.by_name(NAMESPACES, name) for name in spaces),
-        *(collector.by_name(CRDS, crd.metadata.name) for crd in desired),
-        *(collector.read_keys(space) for space in spaces),
-        *(collector.read_certificate(space, tls) for space in where if tls),
+        *(collector.one(NAMESPACES, name, note=f"namespaces {name}") for name in spaces),
+        *(collector.one(CRDS, crd.metadata.name) for crd in desired),
+        *(collector.read_secrets(space, tls if space in where else "") for space in spaces),
     )
     facts = Facts(
         helm=helm,
@@ -164,10 +163,6 @@ async def render(
 
 
 class _Secret(Named):
-    data: dict[str, msgspec.Raw] | None = None
-
-
-class _TlsSecret(Named):
     data: dict[str, str] = msgspec.field(default_factory=dict)
 
 
@@ -184,7 +179,7 @@ class _Collector(Reader):
         self.new_namespaces: frozenset[str] = frozenset()
         self.node_images: set[str] = set()
         self.secrets: dict[str, dict[str, frozenset[str]]] = {}
-        self._certificates: list[Certificate] = []
+        self.certificates: list[Certificate] = []
 
     def _decode(self, plural: str, item: msgspec.Raw) -> Any:
         if plural == NODES.plural:
@@ -194,7 +189,7 @@ class _Collector(Reader):
 
     def snapshot(self) -> Snapshot:
         """The cluster as far as it was read."""
-        certificates = sorted(self._certificates, key=lambda certificate: certificate.namespace)
+        certificates = sorted(self.certificates, key=lambda certificate: certificate.namespace)
         unread = sorted(self.unread.values(), key=lambda unread: unread.kind)
         return Snapshot(
             taken_at=format_time(SYSTEM_CLOCK.now()),
@@ -202,9 +197,6 @@ class _Collector(Reader):
             certificates=tuple(certificates),
             unread=tuple(unread),
         )
-
-    async def by_name(self, kind: Resource, name: str) -> None:
-        await self.one(kind, name, note=f"{kind.plural} {name}")
 
     async def find_kinds(self, objects: Iterable[Object]) -> None:
         """Fill `resources` for these objects."""
@@ -287,33 +279,26 @@ class _Collector(Reader):
         found = await asyncio.gather(*map(look, objects))
         return tuple(foreign for foreign in found if foreign)
 
-    async def read_keys(self, namespace: str) -> None:
-        """Note names of Secrets and of their keys; their content is dropped at once."""
+    async def read_secrets(self, namespace: str, tls: str) -> None:
+        """Note names of Secrets and of their keys, and the certificate in the one for TLS, if a name
+        is given. Their content is dropped at once.
+        """
 
         async def read() -> None:
-            found = await self.client.list(SECRETS, namespace=namespace, into=_Secret)
+            secrets = await self.client.list(SECRETS, namespace=namespace, into=_Secret)
             self.secrets[namespace] = {
-                secret.metadata.name: frozenset(secret.data or ()) for secret in found
+                secret.metadata.name: frozenset(secret.data) for secret in secrets
             }
+            certificate = Certificate(namespace=namespace, secret=tls, problem="missing")
+            for secret in secrets:
+                if secret.metadata.name == tls:
+                    pem = base64.b64decode(secret.data.get("tls.crt", ""))
+                    certificate = read_certificate(namespace, tls, pem)
+            if tls:
+                self.certificates.append(certificate)
 
         note = f"{SECRETS.plural} {namespace}"
         await self.attempt(SECRETS, read, verb="list", namespace=namespace, note=note)
-
-    async def read_certificate(self, namespace: str, name: str) -> None:
-        """Note the public part of this TLS Secret."""
-
-        async def read() -> None:
-            try:
-                secret = await self.client.get(SECRETS, name, namespace=namespace, into=_TlsSecret)
-            except NotFound:
-                missing = Certificate(namespace=namespace, secret=name, problem="missing")
-                self._certificates.append(missing)
-            else:
-                pem = base64.b64decode(secret.data.get("tls.crt", ""))
-                self._certificates.append(read_certificate(namespace, name, pem))
-
-        note = f"{SECRETS.plural} {namespace}/{name}"
-        await self.attempt(SECRETS, read, namespace=namespace, note=note, name=name)
 
 
 async def look_up(domain: str) -> dict[str, str]:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from vdi.cluster.units import parse_time
 from vdi.doctor.objects.components import find_traefiks
 from vdi.findings.model import Finding, Remedy, Severity
-from vdi.helm.releases import MANAGED_BY, PENDING, RELEASE_NAME, RELEASE_NAMESPACE
+from vdi.helm.releases import MANAGED_BY, PENDING, RELEASE_NAME, RELEASE_NAMESPACE, last_good
 from vdi.helm.run import parse_version
 from vdi.release.chart import options_of, rollback_command, version_numbers
 from vdi.release.diff import CRD_KIND, losses, read_crds
@@ -400,9 +400,7 @@ def _pending(facts: Facts) -> Finding:
         f"Revision {newest.version} of {facts.release} is {newest.status} since"
         f" {newest.info.last_deployed}: helm is working on it, or was killed."
     )
-    good = facts.before or next(
-        (revision for revision in facts.revisions if revision.status == "superseded"), None
-    )
+    good = last_good(facts.revisions)
     options = options_of(facts.release, facts.place)
     again = (f"vdi uninstall{options}", f"vdi install{options}")
     commands = (rollback_command(facts.release, facts.place, good),) if good else again

@@ -15,10 +15,6 @@ import yaml
 from vdi.kube.resource import Resource
 
 Raw = Mapping[str, Any]
-CLUSTER_POLICIES = Resource(
-    "nvidia.com", "v1", "clusterpolicies", "ClusterPolicy", namespaced=False
-)
-RUNTIME_CLASSES = Resource("node.k8s.io", "v1", "runtimeclasses", "RuntimeClass", namespaced=False)
 
 _SERVERS_OWN = ("resourceVersion", "uid", "creationTimestamp", "generation", "managedFields")
 

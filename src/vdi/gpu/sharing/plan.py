@@ -17,7 +17,7 @@ from typing import Any
 
 import msgspec
 
-from vdi.gpu.sharing.changes import CLUSTER_POLICIES, Change, change_between, to_yaml, with_field
+from vdi.gpu.sharing.changes import Change, change_between, to_yaml, with_field
 from vdi.gpu.sharing.config import (
     MIG_STRATEGIES,
     RENAMED,
@@ -47,7 +47,7 @@ from vdi.gpu.sharing.state import (
     read_record,
 )
 from vdi.kube.resource import CONFIG_MAPS, DAEMON_SETS, NODES, Resource
-from vdi.snapshot.objects import convert_object
+from vdi.snapshot.objects import CLUSTER_POLICIES, convert_object
 from vdi.snapshot.objects.config import ConfigMap
 from vdi.snapshot.objects.meta import Meta
 

@@ -24,6 +24,7 @@ from vdi.kube.resource import (
     INGRESSES,
     JOBS,
     LEASES,
+    NAMESPACES,
     NETWORK_POLICIES,
     NODES,
     PODS,
@@ -88,15 +89,17 @@ class Objects(msgspec.Struct, omit_defaults=True, kw_only=True):
 
 MIDDLEWARES = Resource("traefik.io", "v1alpha1", "middlewares", "Middleware")
 SERVERS_TRANSPORTS = Resource("traefik.io", "v1alpha1", "serverstransports", "ServersTransport")
+CLUSTER_POLICIES = Resource(
+    "nvidia.com", "v1", "clusterpolicies", "ClusterPolicy", namespaced=False
+)
+RUNTIME_CLASSES = Resource("node.k8s.io", "v1", "runtimeclasses", "RuntimeClass", namespaced=False)
 _KINDS = (
     *(SESSIONS, TEMPLATES, POOLS, PODS, DEPLOYMENTS, DAEMON_SETS, STATEFUL_SETS, JOBS),
     *(ROUTES, INGRESSES, SERVICES, ENDPOINT_SLICES, NETWORK_POLICIES, CLAIMS, VOLUMES),
     *(STORAGE_CLASSES, NODES, LEASES, EVENTS, CONFIG_MAPS, SECRETS, CRDS),
-    *(MIDDLEWARES, SERVERS_TRANSPORTS),
+    *(MIDDLEWARES, SERVERS_TRANSPORTS, CLUSTER_POLICIES, RUNTIME_CLASSES, NAMESPACES),
     Resource("cert-manager.io", "v1", "certificates", "Certificate"),
     Resource("resource.k8s.io", "v1", "resourceslices", "ResourceSlice", namespaced=False),
-    Resource("nvidia.com", "v1", "clusterpolicies", "ClusterPolicy", namespaced=False),
-    Resource("node.k8s.io", "v1", "runtimeclasses", "RuntimeClass", namespaced=False),
 )
 # By plural, as checks name what they need. A new kind has a struct, a field of `Objects` and a
 # resource here.
