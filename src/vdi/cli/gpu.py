@@ -13,7 +13,7 @@ import typer
 
 from vdi.api.session import VDISession
 from vdi.api.template import VDITemplate
-from vdi.cli.errors import FINDINGS, USAGE, CliError
+from vdi.cli.errors import COULD_NOT_LOOK, FINDINGS, USAGE, CliError
 from vdi.cli.findings import FindingsOption, FindingsOutput, paint, print_report
 from vdi.cli.options import (
     PROGRAM,
@@ -29,7 +29,14 @@ from vdi.cli.progress import ProgressView
 from vdi.cli.terminal import end_on_interrupt
 from vdi.findings.model import Finding, exit_code
 from vdi.findings.render import Report, findings_as_text
-from vdi.gpu.cluster import apply_change, collect, measure, restart_daemon_set, wait_until_settled
+from vdi.gpu.cluster import (
+    UnreadableError,
+    apply_change,
+    collect,
+    measure,
+    restart_daemon_set,
+    wait_until_settled,
+)
 from vdi.gpu.sharing.changes import diff_lines
 from vdi.gpu.sharing.config import RENAMED, RESOURCE, Sharing
 from vdi.gpu.sharing.dcgm import GpuMeasurements
@@ -45,7 +52,7 @@ from vdi.gpu.sharing.plan import (
     plan_undo,
     state_after,
 )
-from vdi.gpu.sharing.state import DaemonSet, GpuState, Node, effect_on, picker_of
+from vdi.gpu.sharing.state import DaemonSet, GpuNode, GpuState, effect_on, picker_of
 from vdi.kinds import SESSIONS, TEMPLATES
 from vdi.kube.clock import SYSTEM_CLOCK
 from vdi.kube.transport import Client
@@ -67,7 +74,7 @@ def status_data(state: GpuState, measured: GpuMeasurements | None = None) -> dic
     policy = state.policy
     return {
         "namespace": state.namespace,
-        "clusterPolicy": policy.name if policy else None,
+        "clusterPolicy": policy.metadata.name if policy else None,
         "configMap": state.config_name or None,
         "default": picker_of(state).default or None,
         "devicePlugins": [_plugin_data(plugin) for plugin in state.plugins],
@@ -99,12 +106,16 @@ def _busy_data(node: str, measured: GpuMeasurements) -> dict[str, Any]:
 
 
 def _plugin_data(plugin: DaemonSet) -> dict[str, Any]:
-    status = plugin.raw.get("status", {})
-    ready, desired = status.get("numberReady", 0), status.get("desiredNumberScheduled", 0)
-    return {"namespace": plugin.namespace, "name": plugin.name, "ready": ready, "desired": desired}
+    status = plugin.workload.status
+    return {
+        "namespace": plugin.namespace,
+        "name": plugin.name,
+        "ready": status.number_ready,
+        "desired": status.desired_number_scheduled,
+    }
 
 
-def _node_data(node: Node, state: GpuState) -> dict[str, Any]:
+def _node_data(node: GpuNode, state: GpuState) -> dict[str, Any]:
     effect = effect_on(node, state)
     sharing = effect.sharing
     resource = sharing.resource if sharing else RESOURCE
@@ -117,8 +128,8 @@ def _node_data(node: Node, state: GpuState) -> dict[str, Any]:
         "sharing": sharing.method if sharing else None,
         "replicas": sharing.replicas if sharing else None,
         "resource": resource,
-        "advertised": node.count(resource, "capacity"),
-        "allocatable": node.count(resource),
+        "advertised": node.capacity(resource),
+        "allocatable": node.allocatable(resource),
         "inUse": node.in_use,
         "problem": effect.problem or None,
     }
@@ -472,7 +483,7 @@ def status(
 
     async def look(client: Client) -> tuple[GpuState, GpuMeasurements, list[str]]:
         state = await collect(client)
-        measured = await measure(client, [node.name for node in state.gpu_nodes])
+        measured = await measure(client, state)
         if output != "wide":
             return state, measured, []
         templates = await client.list(TEMPLATES, into=VDITemplate)
@@ -543,5 +554,7 @@ def _errors_in_words(connection: KubeConnection) -> Iterator[None]:
             f"Interrupted. Changes so far are kept; run the same command again. To see them: {see}"
         ):
             yield
+    except UnreadableError as error:
+        raise CliError(str(error), COULD_NOT_LOOK) from error
     except RefusedError as error:
         raise CliError("\n".join(error.problems), USAGE if error.usage else FINDINGS) from error

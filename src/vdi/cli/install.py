@@ -22,7 +22,7 @@ from vdi.cli.errors import COULD_NOT_LOOK, FINDINGS, INTERRUPTED, USAGE, CliErro
 from vdi.cli.findings import FindingsOutput, print_report
 from vdi.cli.helm_options import ChangeOptions, ReleaseOptions, with_change
 from vdi.cli.options import examples, new_app
-from vdi.cli.output import now_utc, print_lines
+from vdi.cli.output import print_lines
 from vdi.cli.progress import ProgressView
 from vdi.cli.terminal import confirm, end_on_interrupt, style
 from vdi.findings.model import Finding, errors
@@ -129,7 +129,7 @@ def _change(
         with ProgressView() as view:
             view.waiting("the cluster is being checked")
             facts = await collect_facts(client, at.helm, chart, steps.change)
-        return facts, run_checks(facts, now_utc(), upgrading=upgrading), steps
+        return facts, run_checks(facts, upgrading=upgrading), steps
 
     async def apply(client: Client) -> Revision:
         with ProgressView() as view:
@@ -253,8 +253,9 @@ def verified_copy(chart: Chart, key: Path) -> Iterator[Chart]:
 def verify_images(facts: Facts, key: Path) -> None:
     """Prove the images of the release, and name those of others. Raises CliError."""
     values = yaml.safe_load((facts.chart.folder / "values.yaml").read_text())
-    containers = [container for pods in facts.pods for container in pods.spec["containers"]]
-    required = [container["image"] for container in containers if container["name"] in _OURS]
+    required = []
+    for pods in facts.pods:
+        required += [each["image"] for each in pods.spec["containers"] if each["name"] in _OURS]
     signed, others = choose_images(
         [image for image, _ in images_of(facts)], str(values["image"]["repository"]), required
     )

@@ -9,11 +9,12 @@ from dataclasses import dataclass
 
 from vdi.doctor.objects.references import observe_gpus, open_modes
 from vdi.findings.model import Finding
-from vdi.gpu.sharing.changes import CLUSTER_POLICIES, with_field
+from vdi.gpu.sharing.changes import with_field
 from vdi.gpu.sharing.findings import find
 from vdi.kinds import TEMPLATES
 from vdi.kube.resource import CONFIG_MAPS, DAEMON_SETS, DEPLOYMENTS, Resource
 from vdi.snapshot.model import Raw, Snapshot
+from vdi.snapshot.objects import CLUSTER_POLICIES
 
 _RESTARTED_AT = "kubectl.kubernetes.io/restartedAt"
 _OPERATORS = 2

@@ -5,7 +5,7 @@ slots of the nodes.
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated
 
 import msgspec
 
@@ -17,12 +17,13 @@ from vdi.gateway.history.usage import Usage
 from vdi.gateway.limits import Limit, Limits, counts, home_bytes
 from vdi.gateway.rights import User
 from vdi.gpu.sharing.config import RENAMED, RESOURCE
-from vdi.gpu.sharing.state import Node
+from vdi.gpu.sharing.state import GpuNode
 from vdi.kube.errors import Forbidden, KubeError
 from vdi.kube.resource import NODES
 from vdi.session.effective import gpus_of
 from vdi.session.homes import HomeSummary
 from vdi.session.users import normal_user, same_user
+from vdi.snapshot.objects.storage import Node
 
 _GIB = 1 << 30
 
@@ -141,7 +142,7 @@ class GpuSlots:
     async def _read(self) -> Slots:
         cluster = self._context.cluster
         try:
-            raw: list[dict[str, Any]] = await self._context.client.list(NODES, into=dict[str, Any])
+            listed = await self._context.client.list(NODES, into=Node)
         except Forbidden as error:
             return Slots(
                 unknown=(
@@ -157,13 +158,12 @@ class GpuSlots:
                 used[session.status.node_name] += gpus_of(
                     session, cluster.template(session.spec.template)
                 )
-        nodes = [slots for node in raw if (slots := _slots(node, used)).total or slots.used]
-        return Slots(tuple(sorted(nodes, key=lambda node: node.name)))
+        nodes = [_slots(node, used) for node in listed]
+        with_gpus = (node for node in nodes if node.total or node.used)
+        return Slots(tuple(sorted(with_gpus, key=lambda node: node.name)))
 
 
-def _slots(raw: dict[str, Any], used: Counter[str]) -> NodeGpus:
-    node = Node(raw)
-    total = sum(node.count(resource) for resource in (RESOURCE, RENAMED, *node.mig_resources))
-    return NodeGpus(
-        node.name, total, used[node.name], bool(raw.get("spec", {}).get("unschedulable"))
-    )
+def _slots(node: Node, used: Counter[str]) -> NodeGpus:
+    gpus = GpuNode(node)
+    total = sum(gpus.allocatable(resource) for resource in (RESOURCE, RENAMED, *gpus.mig_resources))
+    return NodeGpus(gpus.name, total, used[gpus.name], node.spec.unschedulable)

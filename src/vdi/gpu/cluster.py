@@ -4,29 +4,38 @@
 """
 
 import asyncio
-from collections import Counter
-from collections.abc import Callable, Collection
+from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
+import msgspec
+
 from vdi.findings.model import Finding, Severity
-from vdi.gpu.sharing.changes import CLUSTER_POLICIES, RUNTIME_CLASSES, Change
-from vdi.gpu.sharing.dcgm import BadPageError, Gpu, GpuMeasurements, is_exporter, port_of, read_page
+from vdi.gpu.sharing.changes import Change
+from vdi.gpu.sharing.dcgm import BadPageError, Gpu, GpuMeasurements, read_page
 from vdi.gpu.sharing.plan import RefusedError
 from vdi.gpu.sharing.state import (
     DEFAULT_NAME,
-    ClusterPolicy,
     DaemonSet,
     GpuState,
     active_policies,
-    in_use,
     names,
     observe,
-    pods_of,
+    read_config_map,
 )
 from vdi.kube.clock import Clock
-from vdi.kube.errors import ApiError, Forbidden, KubeError, NotFound
-from vdi.kube.resource import CONFIG_MAPS, DAEMON_SETS, NODES, PODS, Resource
+from vdi.kube.errors import ApiError, Forbidden, KubeError
+from vdi.kube.resource import CONFIG_MAPS, DAEMON_SETS, NODES, PODS
 from vdi.kube.transport import Client
+from vdi.snapshot.objects import (
+    CLUSTER_POLICIES,
+    RUNTIME_CLASSES,
+    Objects,
+    convert_object,
+    read_object,
+)
+from vdi.snapshot.objects.workloads import Pod
+from vdi.snapshot.reader import Reader
 
 Raw = dict[str, Any]
 
@@ -36,126 +45,105 @@ AT_ONCE = 8
 PAGE_SECONDS = 3.0
 PAGE_BYTES = 4 * 2**20
 ALL_SECONDS = 20.0
+# Of an exporter that names no port.
+DEFAULT_PORT = 9400
 # Pause while waiting for the cluster. GPU Feature Discovery takes up to a minute for its labels.
 _POLL_SECONDS = 2.0
 
 
-async def collect(client: Client, *, usage: bool = True) -> GpuState:
-    """The state of GPUs, device plugin and configuration. `usage`: read all pods, for the GPUs that
-    are in use.
-
-    Raises a KubeError; RefusedError for several ClusterPolicies.
+class UnreadableError(Exception):
+    """Raised when a kind cannot be read: a part of the state would be wrong advice. The message
+    names the missing permission.
     """
-    nodes, sets, policy, used = await asyncio.gather(
-        client.list(NODES, into=Raw),
-        client.list(DAEMON_SETS, into=Raw),
-        _policy(client),
-        _in_use(client, usage),
-    )
-    located = observe(policy, sets)
-    names = sorted({located.config_name, DEFAULT_NAME} - {""})
-    maps = [await _get(client, CONFIG_MAPS, name, located.namespace) for name in names]
-    return observe(
-        policy,
-        sets,
-        nodes=nodes,
-        used=used,
-        pods=await client.list(PODS, namespace=located.namespace, into=Raw),
-        config_maps=[config_map for config_map in maps if config_map is not None],
-        runtime_class=await _get(client, RUNTIME_CLASSES, "nvidia") is not None,
-    )
 
 
-async def _policy(client: Client) -> ClusterPolicy | None:
-    """The ClusterPolicy; None on a cluster without the GPU Operator."""
-    # Without the GPU Operator the API server does not know the kind.
-    try:
-        active = active_policies(await client.list(CLUSTER_POLICIES, into=Raw))
-    except NotFound:
-        return None
-    if len(active) > 1:
-        there = names(each.name for each in active)
+async def collect(client: Client, *, usage: bool = True) -> GpuState:
+    """The state of GPUs, device plugin and configuration. `usage`: read the pods of all namespaces,
+    for the GPUs that are in use and for the DCGM exporters.
+
+    Raises a KubeError; UnreadableError; RefusedError for several ClusterPolicies.
+    """
+    originals: dict[tuple[str, str, str], Raw] = {}
+
+    def decode(plural: str, item: msgspec.Raw) -> Any:
+        if plural == PODS.plural:
+            return read_object(plural, item)
+        raw: Raw = msgspec.json.decode(item)
+        meta = raw["metadata"]
+        originals[plural, meta.get("namespace", ""), meta["name"]] = raw
+        return read_config_map(raw) if plural == CONFIG_MAPS.plural else convert_object(plural, raw)
+
+    reader = Reader(client, "vdi-gpu", decode=decode)
+    placed = "spec.nodeName!=,status.phase!=Succeeded,status.phase!=Failed"
+    await asyncio.gather(
+        *(reader.all_of(kind) for kind in (NODES, DAEMON_SETS, CLUSTER_POLICIES)),
+        reader.one(RUNTIME_CLASSES, "nvidia"),
+        *([reader.all_of(PODS, field_selector=placed)] if usage else []),
+    )
+    located = observe(Objects(**reader.objects))
+    for name in sorted({located.config_name, DEFAULT_NAME} - {""}):
+        await reader.one(CONFIG_MAPS, name, located.namespace)
+    if not usage:
+        await reader.all_of(PODS, located.namespace)
+    for unread in reader.unread.values():
+        raise UnreadableError(
+            "\n  ".join((f"{unread.words} {unread.remedy.sentence}", *unread.remedy.commands))
+        )
+    objects = Objects(**reader.objects)
+    policies = [policy.metadata.name for policy in active_policies(objects.clusterpolicies)]
+    if len(policies) > 1:
         raise RefusedError(
             [
-                f"There are several ClusterPolicies: {there}; allowed: one, because the GPU"
-                " Operator uses only one."
+                f"There are several ClusterPolicies: {names(policies)}; allowed: one, because the"
+                " GPU Operator uses only one."
             ]
         )
-    return active[0] if active else None
+    return replace(observe(objects), originals=originals)
 
 
-async def _get(
-    client: Client, kind: Resource, name: str, namespace: str | None = None
-) -> Raw | None:
-    try:
-        return await client.get(kind, name, namespace=namespace, into=Raw)
-    except NotFound:
-        return None
-
-
-async def _in_use(client: Client, usage: bool) -> Counter[str]:
-    if not usage:
-        return Counter()
-    placed = "spec.nodeName!=,status.phase!=Succeeded,status.phase!=Failed"
-    return in_use(await client.list(PODS, field_selector=placed, into=Raw))
-
-
-async def measure(client: Client, nodes: Collection[str]) -> GpuMeasurements:
-    """Use of these nodes' GPUs by their DCGM exporters. An error is a problem of its node, and is
-    never raised.
+async def measure(client: Client, state: GpuState) -> GpuMeasurements:
+    """Use of the GPUs by the DCGM exporters of their nodes. An error is a problem of its node, and
+    is never raised.
     """
-    try:
-        sets = [DaemonSet(daemon_set) for daemon_set in await client.list(DAEMON_SETS, into=Raw)]
-        exporters = [daemon_set for daemon_set in sets if is_exporter(daemon_set)]
-        namespaces = sorted({exporter.namespace for exporter in exporters})
-        pods = [
-            pod
-            for namespace in namespaces
-            for pod in await client.list(PODS, namespace=namespace, into=Raw)
-        ]
-    except KubeError as error:
-        return GpuMeasurements(
-            problems=dict.fromkeys(nodes, f"the DCGM exporter was not found: {error}")
-        )
-    names = tuple(f"{exporter.namespace}/{exporter.name}" for exporter in exporters)
-    none = (
-        "no pod of the DCGM exporter runs there"
-        if exporters
-        else "no DCGM exporter runs in this cluster"
-    )
-    problems = dict.fromkeys(nodes, none)
+    exporters = tuple(f"{exporter.namespace}/{exporter.name}" for exporter in state.exporters)
+    missing = "no DCGM exporter runs in this cluster"
+    if exporters:
+        missing = "no pod of the DCGM exporter runs there"
+    problems = dict.fromkeys((node.name for node in state.gpu_nodes), missing)
     measured: dict[str, tuple[Gpu, ...]] = {}
     gate = asyncio.Semaphore(AT_ONCE)
 
-    async def ask(node: str, exporter: DaemonSet, pod: str) -> None:
-        problems[node] = f"pod {exporter.namespace}/{pod} was not queried within {ALL_SECONDS:g} s"
+    async def ask(pod: Pod, port: int) -> None:
+        node, name = pod.spec.node_name, f"pod {pod.metadata.namespace}/{pod.metadata.name}"
+        problems[node] = f"{name} was not queried within {ALL_SECONDS:g} s"
         async with gate:
             try:
-                measured[node] = await _read(client, exporter, pod)
+                measured[node] = await _read(client, pod, port)
                 del problems[node]
             except (KubeError, BadPageError) as error:
-                problems[node] = f"pod {exporter.namespace}/{pod}: {_words(error)}"
+                problems[node] = f"{name}: {_words(error)}"
 
-    asked = {
-        pod["spec"].get("nodeName"): (exporter, pod["metadata"]["name"])
-        for exporter in exporters
-        for pod in pods_of(exporter.raw, pods)
-    }
+    # One on each node.
+    targets: dict[str, tuple[Pod, int]] = {}
+    for exporter in state.exporters:
+        ports = exporter.exporter.ports if exporter.exporter else ()
+        port = ports[0].container_port if ports else DEFAULT_PORT
+        targets |= {pod.spec.node_name: (pod, port) for pod in exporter.pods}
     try:
         async with asyncio.timeout(ALL_SECONDS):
             await asyncio.gather(
-                *(ask(node, *there) for node, there in asked.items() if node in problems)
+                *(ask(*target) for node, target in targets.items() if node in problems)
             )
     except TimeoutError:
         pass  # those that are left have their problem already
-    return GpuMeasurements(names, measured, problems)
+    return GpuMeasurements(exporters, measured, problems)
 
 
-async def _read(client: Client, exporter: DaemonSet, pod: str) -> tuple[Gpu, ...]:
+async def _read(client: Client, pod: Pod, port: int) -> tuple[Gpu, ...]:
     page = await client.page_of_pod(
-        exporter.namespace,
-        pod,
-        port_of(exporter),
+        pod.metadata.namespace,
+        pod.metadata.name,
+        port,
         "/metrics",
         most_bytes=PAGE_BYTES,
         seconds=PAGE_SECONDS,

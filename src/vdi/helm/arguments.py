@@ -136,7 +136,8 @@ def template(
         *change.more,
     ]
     words += [f"--dry-run={'server' if lookups else 'client'}", "--kube-version", kubernetes]
-    words += [word for api in apis for word in ("--api-versions", api)]
+    for api in apis:
+        words += ["--api-versions", api]
     return [*words, "--is-upgrade"] if is_upgrade else words
 
 

@@ -4,7 +4,7 @@ without helm.
 
 import base64
 import zlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import msgspec
@@ -13,6 +13,7 @@ import yaml
 from vdi.kube.errors import UnexpectedAnswer
 from vdi.kube.resource import SECRETS
 from vdi.kube.transport import Client
+from vdi.kube.wire import without_nulls
 
 DEPLOYED = "deployed"
 # Helm works on it, or was killed while it did.
@@ -133,9 +134,16 @@ def deployed(revisions: Iterable[Revision]) -> Revision | None:
     return next((revision for revision in revisions if revision.status == DEPLOYED), None)
 
 
+def last_good(revisions: Sequence[Revision]) -> Revision | None:
+    """The revision to go back to: the one in place, else the newest that was."""
+    replaced = (revision for revision in revisions if revision.status == "superseded")
+    return deployed(revisions) or next(replaced, None)
+
+
 def parse_manifest(text: str) -> list[Object]:
-    """The objects of a rendered chart."""
-    return [document for document in yaml.load_all(text, Loader=_LOADER) if document]
+    """The objects of a rendered chart, without fields that are null."""
+    documents = yaml.load_all(text, Loader=_LOADER)
+    return [without_nulls(document) for document in documents if document]
 
 
 # YAML 1.1 makes a date of `2026-11-20`, which Kubernetes reads as text. A comparison of objects

@@ -294,14 +294,10 @@ class Watch:
             self.client.list(PODS, namespace=self.namespace, into=Pod),
             self.client.list(EVENTS, namespace=self.namespace, into=Event),
         )
-        pods = [
-            pod for pod in found if not pod.terminating and pod.metadata.name.startswith(self.names)
-        ]
-        waiting = [
-            not_ready(pod, events)
-            for pod in pods
-            if not pod.ready and pod.status.phase != "Succeeded"
-        ]
+        ours = (pod for pod in found if pod.metadata.name.startswith(self.names))
+        pods = [pod for pod in ours if not pod.terminating]
+        running = (pod for pod in pods if pod.status.phase != "Succeeded")
+        waiting = [not_ready(pod, events) for pod in running if not pod.ready]
         missing = [refused(event) for event in events if self._refuses_a_pod(event, began)]
         now = tuple(dict.fromkeys([*missing, *waiting]))
         stuck = tuple(reason for reason in now if reason.stuck)
@@ -326,13 +322,12 @@ class Watch:
 def not_ready(pod: Pod, events: Sequence[Event]) -> NotReady:
     """The reason why a pod is not ready, in the doctor's sentences."""
     meta = pod.metadata
-    about = tuple(
-        event
-        for event in events
-        if (event.regarding.kind, event.regarding.name) == ("Pod", meta.name)
-        and event.metadata.namespace == meta.namespace
-    )
-    explanation = explain(StartState(pod, events=about, subject=chart_subject("pod")))
+    about = []
+    for event in events:
+        object_key = event.regarding.kind, event.metadata.namespace, event.regarding.name
+        if object_key == ("Pod", meta.namespace, meta.name):
+            about.append(event)
+    explanation = explain(StartState(pod, events=tuple(about), subject=chart_subject("pod")))
     return NotReady(f"pod/{meta.namespace}/{meta.name}", explanation.sentence, explanation.stuck)
 
 

@@ -165,6 +165,15 @@ def convert(value: Any, into: type[T]) -> T:
     return msgspec.convert(value, into, strict=False)
 
 
+def without_nulls(value: Any) -> Any:
+    """Maps and lists without the fields that are null: they are as good as not set."""
+    if isinstance(value, dict):
+        return {key: without_nulls(field) for key, field in value.items() if field is not None}
+    if isinstance(value, list):
+        return [without_nulls(entry) for entry in value]
+    return value
+
+
 def _decoder_of(into: type) -> msgspec.json.Decoder[Any]:
     decoder = _decoders.get(into)
     if decoder is None:

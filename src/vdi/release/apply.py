@@ -24,6 +24,7 @@ from vdi.helm.releases import (
     RELEASE_NAMESPACE,
     Revision,
     deployed,
+    last_good,
     read_revisions,
 )
 from vdi.helm.run import Helm, View, Watch, run_watched
@@ -104,8 +105,8 @@ async def apply_crds(client: Client, crds: Iterable[Object], release: str, names
     async with Client(client.config, field_manager=FIELD_MANAGER) as helm:
         for crd in crds:
             meta = crd["metadata"]
-            labels = {**(meta.get("labels") or {}), **MANAGED_BY}
-            annotations = {**(meta.get("annotations") or {}), **marks}
+            labels = {**(meta.get("labels", {})), **MANAGED_BY}
+            annotations = {**(meta.get("annotations", {})), **marks}
             body = {**crd, "metadata": {**meta, "labels": labels, "annotations": annotations}}
             await helm.apply(CRDS, meta["name"], body, into=dict[str, Any])
         for crd in crds:
@@ -144,14 +145,9 @@ def describe_state(
         )
     newest, good = after[0], deployed(after)
     if newest.status in PENDING:
-        back = good or next(
-            (revision for revision in after if revision.status == "superseded"), None
-        )
-        remedy = (
-            rollback_command(release, place, back)
-            if back
-            else f"vdi uninstall{options_of(release, place)}"
-        )
+        remedy = f"vdi uninstall{options_of(release, place)}"
+        if back := last_good(after):
+            remedy = rollback_command(release, place, back)
         return (
             f"Revision {newest.version} of {release} was left {newest.status}. To fix it: {remedy}"
         )

@@ -10,13 +10,15 @@ import asyncio
 import base64
 import socket
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from itertools import product
 from typing import Any
 
 import msgspec
 
-from vdi.api.meta import API_VERSION, ObjectMeta
+from vdi.api.meta import API_VERSION
 from vdi.cluster.objects import Node
-from vdi.doctor.objects.components import Workload, traefiks_among
+from vdi.cluster.units import format_time
 from vdi.helm import arguments
 from vdi.helm.arguments import Change
 from vdi.helm.discovery import Kinds, api_versions, may, server_version
@@ -30,7 +32,8 @@ from vdi.helm.releases import (
 )
 from vdi.helm.run import Helm, parse_version, run_helm
 from vdi.kinds import POOLS, TEMPLATES
-from vdi.kube.errors import ApiError, Forbidden, KubeError, NotFound
+from vdi.kube.clock import SYSTEM_CLOCK
+from vdi.kube.errors import ApiError, Forbidden, NotFound
 from vdi.kube.resource import (
     CRDS,
     DAEMON_SETS,
@@ -42,12 +45,15 @@ from vdi.kube.resource import (
     Resource,
 )
 from vdi.kube.transport import Client
+from vdi.kube.wire import decode
 from vdi.release.chart import Chart
-from vdi.release.diff import Object, crds_of, is_hook, losses
+from vdi.release.diff import Object, is_hook, losses, read_crds
 from vdi.release.facts import Facts, ForeignObject, Refusal, settings_of
 from vdi.snapshot.certificate import read_certificate
-from vdi.snapshot.model import Certificate, Unreadable
-from vdi.snapshot.objects.workloads import WorkloadObject
+from vdi.snapshot.model import Certificate, Snapshot
+from vdi.snapshot.objects import Objects, read_object
+from vdi.snapshot.objects.meta import Named
+from vdi.snapshot.reader import Reader
 
 _EVERYTHING = Resource("*", "*", "*", "*", namespaced=False)
 # Rights that Helm needs for each object of a release.
@@ -73,26 +79,17 @@ async def collect_facts(client: Client, helm: Helm, chart: Chart, change: Change
     where = {namespace} if settings.cluster.edge_middleware else {*settings.namespaces}
     # A name that does not resolve takes seconds: the API server is asked meanwhile.
     names = asyncio.create_task(look_up(settings.cluster.domain))
+    spaces = {namespace, *settings.namespaces, *map(_namespace, objects)} - {""}
+    desired = read_crds(objects)
     collector = _Collector(client, change)
-    await collector.find_kinds(objects)
-    await collector.find_namespaces(
-        [namespace, *settings.namespaces, *(_namespace(obj) for obj in objects)]
+    await asyncio.gather(
+        collector.find_kinds(objects),
+        *(collector.all_of(kind) for kind in (DEPLOYMENTS, DAEMON_SETS, NODES, STORAGE_CLASSES)),
+        *(collector.one(NAMESPACES, name, note=f"namespaces {name}") for name in spaces),
+        *(collector.one(CRDS, crd.metadata.name) for crd in desired),
+        *(collector.read_secrets(space, tls if space in where else "") for space in spaces),
     )
-    spaces = collector.namespaces
-    secrets = {
-        space: keys for space in spaces if (keys := await collector.secrets(space)) is not None
-    }
-    desired = crds_of(objects)
-    crds = await collector.crds(desired)
-    # The cluster's CRD would refuse or drop the new fields: the dry run can say nothing of such
-    # objects.
-    extended = {crd["spec"]["names"]["kind"] for crd in desired if losses([crd], crds)}
-    workloads = [
-        Workload(kind.kind.lower(), workload)
-        for kind in (DEPLOYMENTS, DAEMON_SETS)
-        for workload in await collector.try_list(kind, WorkloadObject)
-    ]
-    return Facts(
+    facts = Facts(
         helm=helm,
         chart=chart,
         server=client.config.server,
@@ -102,22 +99,27 @@ async def collect_facts(client: Client, helm: Helm, chart: Chart, change: Change
         revisions=tuple(revisions),
         objects=objects,
         hooks=tuple(filter(is_hook, rendered)),
-        crds=crds,
-        namespaces=spaces,
+        snapshot=collector.snapshot(),
+        namespaces=tuple(sorted(spaces)),
         unknown=frozenset(
             kind for kind, resource in collector.resources.items() if resource is None
         ),
         lacking=await collector.lacking(objects),
-        nodes=tuple(await collector.try_list(NODES, Node)),
-        traefiks=traefiks_among(workloads),
+        node_images=frozenset(collector.node_images),
         traefik_known=await collector.kinds.find("traefik.io/v1alpha1", "IngressRoute") is not None,
-        classes=tuple(await collector.try_list(STORAGE_CLASSES, dict[str, Any])),
-        secrets=secrets,
-        certificates=await collector.certificates(tls, where) if tls else (),
+        secrets=collector.secrets,
         names=await names,
-        refusals=await collector.refusals([obj for obj in objects if obj["kind"] not in extended]),
+    )
+    collector.new_namespaces = frozenset(facts.new_namespaces)
+    # The cluster's CRD would refuse or drop the new fields: the dry run can say nothing of such
+    # objects.
+    crds = facts.snapshot.objects.customresourcedefinitions
+    extended = {crd.spec.names.kind for crd in desired if losses([crd], crds)}
+    tried = [obj for obj in objects if obj["kind"] not in extended]
+    return replace(
+        facts,
+        refusals=await collector.refusals(tried),
         foreign=await collector.foreign(objects),
-        unread=tuple(collector.unread),
     )
 
 
@@ -160,93 +162,69 @@ async def render(
     return (*found, *(obj for obj in late if (obj["kind"], obj["metadata"]["name"]) not in known))
 
 
-class _Secret(msgspec.Struct):
-    metadata: ObjectMeta
-    data: dict[str, msgspec.Raw] | None = None
+class _Secret(Named):
+    data: dict[str, str] = msgspec.field(default_factory=dict)
 
 
-class _Collector:
-    """Reads for one release, and notes what this account may not read."""
+class _Collector(Reader):
+    """Reads for one release."""
 
     def __init__(self, client: Client, change: Change) -> None:
-        self._client = client
+        super().__init__(client, "vdi-install", decode=self._decode)
         self._owner = change.place.namespace, change.release
         self._namespace = change.place.namespace
         self.kinds = Kinds(client)
         # By (apiVersion, kind); None: the API server does not know the kind.
         self.resources: dict[tuple[str, str], Resource | None] = {}
-        # None: the namespace does not exist yet.
-        self.namespaces: dict[str, Object | None] = {}
-        self.unread: list[Unreadable] = []
+        self.new_namespaces: frozenset[str] = frozenset()
+        self.node_images: set[str] = set()
+        self.secrets: dict[str, dict[str, frozenset[str]]] = {}
+        self.certificates: list[Certificate] = []
+
+    def _decode(self, plural: str, item: msgspec.Raw) -> Any:
+        if plural == NODES.plural:
+            for image in decode(item, Node, plural).status.images:
+                self.node_images.update(image.names or ())
+        return read_object(plural, item)
+
+    def snapshot(self) -> Snapshot:
+        """The cluster as far as it was read."""
+        certificates = sorted(self.certificates, key=lambda certificate: certificate.namespace)
+        unread = sorted(self.unread.values(), key=lambda unread: unread.kind)
+        return Snapshot(
+            taken_at=format_time(SYSTEM_CLOCK.now()),
+            objects=Objects(**self.objects),
+            certificates=tuple(certificates),
+            unread=tuple(unread),
+        )
 
     async def find_kinds(self, objects: Iterable[Object]) -> None:
         """Fill `resources` for these objects."""
         for version, kind in sorted({(obj["apiVersion"], obj["kind"]) for obj in objects}):
             self.resources[version, kind] = await self.kinds.find(version, kind)
 
-    async def find_namespaces(self, names: Iterable[str]) -> None:
-        """Fill `namespaces` for these names."""
-        ordered = sorted({*names} - {""})
-        self.namespaces = dict(
-            zip(ordered, await asyncio.gather(*map(self._namespace_of, ordered)), strict=True)
-        )
-
-    async def _namespace_of(self, name: str) -> Object | None:
-        try:
-            return await self._client.get(NAMESPACES, name, into=dict[str, Any])
-        except NotFound:
-            return None
-        except Forbidden as error:
-            self.unread.append(Unreadable(f"namespaces {name}", error.message))
-            return {"metadata": {"name": name}}
-
-    async def try_list(self, resource: Resource, into: Any) -> list[Any]:
-        """All objects of a kind; empty where this account may not list them."""
-        try:
-            return await self._client.list(resource, into=into)
-        except Forbidden as error:
-            self.unread.append(Unreadable(resource.plural, error.message))
-            return []
-
-    async def crds(self, desired: Sequence[Object]) -> tuple[Object, ...]:
-        """The cluster's own versions of the chart's CRDs."""
-        found = []
-        for crd in desired:
-            try:
-                found.append(
-                    await self._client.get(CRDS, crd["metadata"]["name"], into=dict[str, Any])
-                )
-            except NotFound:
-                continue
-            except Forbidden as error:
-                self.unread.append(
-                    Unreadable(f"{CRDS.plural} {crd['metadata']['name']}", error.message)
-                )
-        return tuple(found)
-
     async def lacking(self, objects: Iterable[Object]) -> tuple[str, ...]:
         """Rights that Helm would miss."""
         # One question for a cluster administrator, in the place of four for each kind and
         # namespace.
-        if await may(self._client, "*", _EVERYTHING, None):
+        if await may(self.client, "*", _EVERYTHING, None):
             return ()
         desired = {(SECRETS, self._namespace)}
         for obj in objects:
             resource = self.resources[obj["apiVersion"], obj["kind"]]
             if resource is not None:
                 desired.add((resource, self._space_of(obj, resource) or ""))
-        questions = [
-            (verb, kind, where) for kind, where in sorted(desired, key=str) for verb in _VERBS
-        ]
+        questions = list(product(sorted(desired, key=str), _VERBS))
         answers = await asyncio.gather(
-            *(may(self._client, verb, kind, where) for verb, kind, where in questions)
+            *(may(self.client, verb, kind, where) for (kind, where), verb in questions)
         )
-        return tuple(
-            f"{verb} {kind.plural}{'.' + kind.group if kind.group else ''}"
-            + (f" -n {where}" if where else "")
-            for (verb, kind, where), allowed in zip(questions, answers, strict=True)
-            if not allowed
-        )
+        lacking = []
+        for ((kind, where), verb), allowed in zip(questions, answers, strict=True):
+            if not allowed:
+                group = f".{kind.group}" if kind.group else ""
+                place = f" -n {where}" if where else ""
+                lacking.append(f"{verb} {kind.plural}{group}{place}")
+        return tuple(lacking)
 
     def _space_of(self, obj: Object, resource: Resource) -> str | None:
         return (_namespace(obj) or self._namespace) if resource.namespaced else None
@@ -257,11 +235,11 @@ class _Collector:
         if resource is None:
             return None
         where = self._space_of(obj, resource)
-        return None if where and self.namespaces.get(where) is None else (resource, where)
+        return None if where in self.new_namespaces else (resource, where)
 
     async def refusals(self, objects: Iterable[Object]) -> tuple[Refusal, ...]:
         """The API server's refusals of objects that can be tried before the install itself."""
-        async with Client(self._client.config, field_manager=FIELD_MANAGER) as client:
+        async with Client(self.client.config, field_manager=FIELD_MANAGER) as client:
 
             async def attempt(obj: Object) -> Refusal | None:
                 if (target := self._target(obj)) is None:
@@ -287,10 +265,10 @@ class _Collector:
                 return None
             (resource, where), name = target, obj["metadata"]["name"]
             try:
-                found = await self._client.get(resource, name, namespace=where, into=dict[str, Any])
+                found = await self.client.get(resource, name, namespace=where, into=Named)
             except (NotFound, Forbidden):
                 return None
-            notes = found["metadata"].get("annotations") or {}
+            notes = found.metadata.annotations
             owner = notes.get(RELEASE_NAMESPACE, ""), notes.get(RELEASE_NAME, "")
             if owner == self._owner:
                 return None
@@ -301,30 +279,26 @@ class _Collector:
         found = await asyncio.gather(*map(look, objects))
         return tuple(foreign for foreign in found if foreign)
 
-    async def secrets(self, namespace: str) -> dict[str, frozenset[str]] | None:
-        """Names of Secrets and of their keys; their content is dropped at once."""
-        try:
-            found = await self._client.list(SECRETS, namespace=namespace, into=_Secret)
-        except Forbidden as error:
-            self.unread.append(Unreadable(f"{SECRETS.plural} {namespace}", error.message))
-            return None
-        return {secret.metadata.name: frozenset(secret.data or ()) for secret in found}
+    async def read_secrets(self, namespace: str, tls: str) -> None:
+        """Note names of Secrets and of their keys, and the certificate in the one for TLS, if a name
+        is given. Their content is dropped at once.
+        """
 
-    async def certificates(self, name: str, namespaces: Iterable[str]) -> tuple[Certificate, ...]:
-        """The public part of this TLS Secret in each of the namespaces."""
-        found = []
-        for namespace in sorted(namespaces):
-            try:
-                secret = await self._client.get(
-                    SECRETS, name, namespace=namespace, into=dict[str, Any]
-                )
-                pem = base64.b64decode((secret.get("data") or {}).get("tls.crt", ""))
-                found.append(read_certificate(namespace, name, pem))
-            except NotFound:
-                found.append(Certificate(namespace=namespace, secret=name, problem="missing"))
-            except KubeError as error:
-                self.unread.append(Unreadable(f"{SECRETS.plural} {namespace}/{name}", str(error)))
-        return tuple(found)
+        async def read() -> None:
+            secrets = await self.client.list(SECRETS, namespace=namespace, into=_Secret)
+            self.secrets[namespace] = {
+                secret.metadata.name: frozenset(secret.data) for secret in secrets
+            }
+            certificate = Certificate(namespace=namespace, secret=tls, problem="missing")
+            for secret in secrets:
+                if secret.metadata.name == tls:
+                    pem = base64.b64decode(secret.data.get("tls.crt", ""))
+                    certificate = read_certificate(namespace, tls, pem)
+            if tls:
+                self.certificates.append(certificate)
+
+        note = f"{SECRETS.plural} {namespace}"
+        await self.attempt(SECRETS, read, verb="list", namespace=namespace, note=note)
 
 
 async def look_up(domain: str) -> dict[str, str]:

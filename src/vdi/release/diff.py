@@ -11,7 +11,10 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from vdi.helm.releases import KEEP
+from vdi.kube.resource import CRDS
 from vdi.printable import shorten
+from vdi.snapshot.objects import convert_object
+from vdi.snapshot.objects.config import CustomResourceDefinition
 
 Object = Mapping[str, Any]
 CRD_KIND = "CustomResourceDefinition"
@@ -70,11 +73,8 @@ class ObjectChange:
 
     @property
     def title(self) -> str:
-        return (
-            f"{self.kind} {self.namespace}/{self.name}"
-            if self.namespace
-            else f"{self.kind} {self.name}"
-        )
+        place = f"{self.namespace}/" if self.namespace else ""
+        return f"{self.kind} {place}{self.name}"
 
 
 def changes_between(
@@ -90,7 +90,7 @@ def changes_between(
         if key not in old:
             found.append(ObjectChange("+", kind, where, name))
         elif key not in new:
-            kept = (old[key]["metadata"].get("annotations") or {}).get(KEEP) == "keep"
+            kept = old[key]["metadata"].get("annotations", {}).get(KEEP) == "keep"
             found.append(ObjectChange("=" if kept else "-", kind, where, name))
         elif fields := tuple(_fields(old[key], new[key])):
             found.append(ObjectChange("~", kind, where, name, fields))
@@ -99,7 +99,7 @@ def changes_between(
 
 def is_hook(obj: Object) -> bool:
     """Whether Helm makes it beside the release, at some event."""
-    return _HOOK in (obj["metadata"].get("annotations") or {})
+    return _HOOK in obj["metadata"].get("annotations", {})
 
 
 def _by_name(objects: Iterable[Object], namespace: str) -> dict[tuple[str, str, str], Object]:
@@ -228,43 +228,27 @@ def crds_of(objects: Iterable[Object]) -> list[Object]:
     return [obj for obj in objects if obj["kind"] == CRD_KIND]
 
 
-def losses(there: Iterable[Object], desired: Iterable[Object]) -> list[Loss]:
+def read_crds(objects: Iterable[Object]) -> list[CustomResourceDefinition]:
+    return [convert_object(CRDS.plural, crd) for crd in crds_of(objects)]
+
+
+def losses(
+    there: Iterable[CustomResourceDefinition], desired: Iterable[CustomResourceDefinition]
+) -> list[Loss]:
     """Losses by replacing the cluster's CRDs with the desired ones."""
-    old = {crd["metadata"]["name"]: crd for crd in there}
+    old = {crd.metadata.name: crd for crd in there}
     found = []
     for new in desired:
-        name = new["metadata"]["name"]
-        if name not in old:
+        before = old.get(new.metadata.name)
+        if before is None:
             continue
-        versions = {version["name"]: version for version in new["spec"]["versions"]}
-        stored = ((old[name].get("status") or {}).get("storedVersions")) or []
-        lost = [
-            f"{version['name']}: {path}"
-            for version in old[name]["spec"]["versions"]
-            if version["name"] in versions
-            for path in _missing(_schema(version), _schema(versions[version["name"]]), "")
-        ]
-        gone = tuple(version for version in stored if version not in versions)
+        schemas = {version.name: version.schema.open_api for version in new.spec.versions}
+        lost: list[str] = []
+        for version in before.spec.versions:
+            if version.name in schemas:
+                paths = version.schema.open_api.missing_in(schemas[version.name])
+                lost += [f"{version.name}: {path}" for path in paths]
+        gone = tuple(name for name in before.status.stored_versions if name not in schemas)
         if gone or lost:
-            found.append(Loss(name, gone, tuple(lost)))
+            found.append(Loss(new.metadata.name, gone, tuple(lost)))
     return found
-
-
-def _schema(version: Object) -> Any:
-    return (version.get("schema") or {}).get("openAPIV3Schema") or {}
-
-
-def _missing(there: Any, desired: Any, path: str) -> Iterator[str]:
-    """Fields of one schema that another does not have."""
-    if desired.get("x-kubernetes-preserve-unknown-fields"):
-        return
-    kept = desired.get("properties") or {}
-    for name, inner in (there.get("properties") or {}).items():
-        here = f"{path}.{name}".lstrip(".")
-        if name not in kept:
-            yield here
-        else:
-            yield from _missing(inner, kept[name], here)
-    for key in ("items", "additionalProperties"):
-        if isinstance(there.get(key), dict) and isinstance(desired.get(key), dict):
-            yield from _missing(there[key], desired[key], f"{path}[]")

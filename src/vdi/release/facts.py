@@ -10,17 +10,14 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, NamedTuple
 
-from vdi.cluster.objects import Node
-from vdi.doctor.objects.components import Traefik
 from vdi.findings.model import Remedy
 from vdi.helm.arguments import Place
 from vdi.helm.releases import Revision, deployed
 from vdi.helm.run import Helm
-from vdi.kube.resource import IS_DEFAULT_CLASS
 from vdi.release.chart import Chart, image_reference
 from vdi.release.diff import Object
 from vdi.settings import Settings, read_settings
-from vdi.snapshot.model import Certificate, Unreadable
+from vdi.snapshot.model import Snapshot
 
 POD_KINDS = frozenset({"Deployment", "StatefulSet", "DaemonSet", "Job", "CronJob"})
 ENFORCE = "pod-security.kubernetes.io/enforce"
@@ -76,41 +73,40 @@ class Facts:
     objects: tuple[Object, ...] = ()
     # Objects that Helm makes beside them: the pod of `helm test`.
     hooks: tuple[Object, ...] = ()
-    # The cluster's CRDs of the names that the chart's have.
-    crds: tuple[Object, ...] = ()
-    # Namespaces of the release, of the sessions, and others that objects name; None: it does not
-    # exist.
-    namespaces: Mapping[str, Object | None] = field(default_factory=dict)
+    # The cluster: its nodes, StorageClasses, Deployments and DaemonSets, the CRDs of the names that
+    # the chart's have, the TLS Secrets that the release names. What could not be read is named by
+    # the plural, of one object or namespace with its name behind it.
+    snapshot: Snapshot
+    # Namespaces of the release, of the sessions, and others that objects name.
+    namespaces: tuple[str, ...] = ()
     # (apiVersion, kind) of the release's objects, that the API server does not know.
     unknown: frozenset[tuple[str, str]] = frozenset()
     # Rights that our account lacks, as kubectl auth can-i takes them.
     lacking: tuple[str, ...] = ()
-    nodes: tuple[Node, ...] = ()
-    traefiks: tuple[Traefik, ...] = ()
+    # Names of the images on its nodes.
+    node_images: frozenset[str] = frozenset()
     # Whether the API server knows traefik.io/v1alpha1.
     traefik_known: bool = True
-    # StorageClasses.
-    classes: tuple[Object, ...] = ()
     # By namespace and name, the keys of Secrets; a namespace that is not in it could not be read.
     secrets: Mapping[str, Mapping[str, frozenset[str]]] = field(default_factory=dict)
-    # Of the TLS Secrets that the release names.
-    certificates: tuple[Certificate, ...] = ()
     # Host names that were looked up here -> why they lead nowhere; empty: they do.
     names: Mapping[str, str] = field(default_factory=dict)
     # Refusals of a dry run on the API server.
     refusals: tuple[Refusal, ...] = ()
     # Objects that Helm would refuse to take into the release.
     foreign: tuple[ForeignObject, ...] = ()
-    # By plural, of one object or namespace with its name behind it.
-    unread: tuple[Unreadable, ...] = ()
 
     @property
     def namespace(self) -> str:
         return self.place.namespace
 
-    def is_unread(self, kind: str) -> bool:
-        """Whether objects of this kind could not be listed."""
-        return any(unread.kind == kind for unread in self.unread)
+    @cached_property
+    def new_namespaces(self) -> list[str]:
+        """Namespaces that do not exist yet."""
+        there = {each.metadata.name for each in self.snapshot.objects.namespaces}
+        unknown = self.snapshot.unreadable_kinds
+        absent = [name for name in self.namespaces if name not in there]
+        return [name for name in absent if f"namespaces {name}" not in unknown]
 
     @cached_property
     def before(self) -> Revision | None:
@@ -118,18 +114,9 @@ class Facts:
         return deployed(self.revisions)
 
     @cached_property
-    def pods(self) -> tuple[Pods, ...]:
+    def pods(self) -> list[Pods]:
         """Of all workloads of the release."""
-        found = []
-        for obj in self.objects:
-            if obj["kind"] in POD_KINDS:
-                meta, spec = obj["metadata"], obj["spec"]
-                spec = spec["jobTemplate"]["spec"] if obj["kind"] == "CronJob" else spec
-                name = f"{obj['kind'].lower()}/{meta['name']}"
-                found.append(
-                    Pods(name, meta.get("namespace") or self.namespace, spec["template"]["spec"])
-                )
-        return tuple(found)
+        return list(pods_of(self.objects, self.namespace))
 
     @cached_property
     def settings(self) -> Settings:
@@ -137,51 +124,61 @@ class Facts:
         return settings_of(self.objects)
 
 
+def pods_of(objects: Iterable[Object], namespace: str = "") -> Iterator[Pods]:
+    """Pods of the workloads among these objects. `namespace`: that of objects that name none."""
+    for obj in objects:
+        if obj["kind"] in POD_KINDS:
+            meta, spec = obj["metadata"], obj["spec"]
+            spec = spec["jobTemplate"]["spec"] if obj["kind"] == "CronJob" else spec
+            name = f"{obj['kind'].lower()}/{meta['name']}"
+            yield Pods(name, meta.get("namespace") or namespace, spec["template"]["spec"])
+
+
+def variables_of(pods: Iterable[Pods], name: str, required: str = "") -> dict[str, str] | None:
+    """Environment of the first container of this name that has the required variable; None without
+    one.
+    """
+    for workload in pods:
+        for container in workload.spec["containers"]:
+            variables = {
+                variable["name"]: str(variable.get("value", ""))
+                for variable in container.get("env", ())
+            }
+            if container["name"] == name and (not required or required in variables):
+                return variables
+    return None
+
+
 def settings_of(objects: Iterable[Object]) -> Settings:
     """The settings of the operator among these objects; the defaults without an operator."""
-    for obj in objects:
-        if obj["kind"] == "Deployment":
-            for container in obj["spec"]["template"]["spec"]["containers"]:
-                variables = variables_of(container)
-                if container["name"] == "operator" and "VDI_NAMESPACE" in variables:
-                    return read_settings(variables)
-    return Settings()
-
-
-def variables_of(container: Object) -> dict[str, str]:
-    """Environment variables of a container by name; those from a Secret are empty."""
-    return {
-        variable["name"]: str(variable.get("value", "")) for variable in container.get("env") or ()
-    }
+    variables = variables_of(pods_of(objects), "operator", "VDI_NAMESPACE")
+    return read_settings(variables) if variables else Settings()
 
 
 def missing_classes(facts: Facts) -> Iterator[tuple[str, str]]:
     """(what needs it, StorageClass; empty: a default one). Where no class could be listed nothing
     is known.
     """
-    if facts.is_unread("storageclasses"):
+    if "storageclasses" in facts.snapshot.unreadable_kinds:
         return
-    there = {class_["metadata"]["name"] for class_ in facts.classes}
-    defaults = [
-        class_
-        for class_ in facts.classes
-        if (class_["metadata"].get("annotations") or {}).get(IS_DEFAULT_CLASS) == "true"
-    ]
+    there = {each.metadata.name for each in facts.snapshot.objects.storageclasses}
+    if any(each.is_default for each in facts.snapshot.objects.storageclasses):
+        there.add("")
     for what, storage_class in _classes(facts):
-        if (storage_class and storage_class not in there) or (not storage_class and not defaults):
+        if storage_class not in there:
             yield what, storage_class
 
 
 def _classes(facts: Facts) -> Iterator[tuple[str, str]]:
     for obj in facts.objects:
-        kind, name, spec = obj["kind"], obj["metadata"]["name"], obj.get("spec") or {}
+        kind, name, spec = obj["kind"], obj["metadata"]["name"], obj.get("spec", {})
         if kind == "PersistentVolumeClaim":
             yield f"The volume {name}", spec.get("storageClassName") or ""
         elif kind == "StatefulSet":
-            for claim in spec.get("volumeClaimTemplates") or ():
+            for claim in spec.get("volumeClaimTemplates", ()):
                 yield f"The volume of {name}", claim["spec"].get("storageClassName") or ""
         elif kind == "VDITemplate":
-            home = spec.get("persistence") or {}
+            home = spec.get("persistence", {})
             if home.get("enabled", True):  # as the API server will have it
                 yield f"The template {name} (homes)", home.get("storageClass") or _TEMPLATE_CLASS
 
@@ -189,10 +186,9 @@ def _classes(facts: Facts) -> Iterator[tuple[str, str]]:
 def unmatched_selectors(facts: Facts) -> Iterator[tuple[str, str]]:
     """(workload, its nodeSelector as KEY=VALUE ...) for pods that no node's labels allow."""
     for pods in facts.pods:
-        selector: Mapping[str, str] = pods.spec.get("nodeSelector") or {}
-        if facts.nodes and not any(
-            selector.items() <= node.metadata.labels.items() for node in facts.nodes
-        ):
+        selector: Mapping[str, str] = pods.spec.get("nodeSelector", {})
+        nodes = facts.snapshot.objects.nodes
+        if nodes and not any(selector.items() <= node.metadata.labels.items() for node in nodes):
             yield (
                 pods.workload,
                 " ".join(f"{key}={value}" for key, value in sorted(selector.items())),
@@ -212,66 +208,48 @@ def missing_keys(facts: Facts) -> Iterator[tuple[str, Remedy]]:
     said = set(made)
     for pods in facts.pods:
         there = facts.secrets.get(pods.namespace)
-        if there is None and facts.namespaces.get(pods.namespace) is not None:
+        if there is None and pods.namespace not in facts.new_namespaces:
             continue  # they may not be read
         for name, key in _references(pods.spec):
             if (pods.namespace, name) in said:
                 continue
             said.add((pods.namespace, name))
-            keys = (there or {}).get(name)
-            put = (
-                f"Put the value of {key} into a file with that name."
-                if key
-                else "Put its values into the folder files."
-            )
+            keys = there.get(name) if there else None
+            put = "Put its values into the folder files."
+            if key:
+                put = f"Put the value of {key} into a file with that name."
             create = (
                 f"kubectl -n {pods.namespace} create secret generic {name}"
                 f" --from-file={key or 'files'}"
             )
-            remedy = Remedy(put, (create,))
+            remedy, secret = Remedy(put, (create,)), f"The Secret {pods.namespace}/{name}"
             if keys is None:
-                yield (
-                    (
-                        f"The Secret {pods.namespace}/{name} does not exist, but {pods.workload}"
-                        " needs it."
-                    ),
-                    remedy,
-                )
+                yield f"{secret} does not exist, but {pods.workload} needs it.", remedy
             elif key and key not in keys:
                 has = ", ".join(sorted(keys)) or "none"
-                yield f"The Secret {pods.namespace}/{name} has no key {key!r}, only: {has}.", remedy
+                yield f"{secret} has no key {key!r}, only: {has}.", remedy
 
 
 def _references(pod: Object) -> Iterator[tuple[str, str]]:
     """(Secret, key) that the pod cannot start without; an empty key: the whole Secret."""
-    for container in (*(pod.get("initContainers") or ()), *pod["containers"]):
-        for variable in container.get("env") or ():
-            reference = (variable.get("valueFrom") or {}).get("secretKeyRef")
-            if reference and not reference.get("optional"):
-                yield reference["name"], reference["key"]
-        for source in container.get("envFrom") or ():
-            if (reference := source.get("secretRef")) and not reference.get("optional"):
-                yield reference["name"], ""
-    for volume in pod.get("volumes") or ():
-        sources: list[Mapping[str, Any]] = [
-            volume,
-            *((volume.get("projected") or {}).get("sources") or ()),
-        ]
-        for source in sources:
-            secret = source.get("secret")
-            if secret and not secret.get("optional"):
-                yield secret.get("secretName") or secret["name"], ""
-    for pull_secret in pod.get("imagePullSecrets") or ():
-        yield pull_secret["name"], ""
+    references: list[Object | None] = list(pod.get("imagePullSecrets", ()))
+    for container in (*pod.get("initContainers", ()), *pod["containers"]):
+        values = [variable.get("valueFrom", {}) for variable in container.get("env", ())]
+        references += [value.get("secretKeyRef") for value in values]
+        references += [source.get("secretRef") for source in container.get("envFrom", ())]
+    for volume in pod.get("volumes", ()):
+        sources = volume.get("projected", {}).get("sources", ())
+        references += [source.get("secret") for source in (volume, *sources)]
+    for reference in references:
+        if reference and not reference.get("optional"):
+            yield reference.get("secretName") or reference["name"], reference.get("key", "")
 
 
 def refused_host_network(facts: Facts) -> Iterator[tuple[str, Remedy]]:
     """(sentence, remedy) for pods on their node's network in a namespace that forbids it."""
     for pods in facts.pods:
-        labels = ((facts.namespaces.get(pods.namespace) or {}).get("metadata") or {}).get(
-            "labels"
-        ) or {}
-        level = labels.get(ENFORCE, "")
+        namespace = facts.snapshot.find("namespaces", pods.namespace)
+        level = namespace.metadata.labels.get(ENFORCE, "") if namespace else ""
         if pods.spec.get("hostNetwork") and level in ("baseline", "restricted"):
             words = (
                 f"{pods.workload} uses its node's network, and the namespace {pods.namespace}"
@@ -290,9 +268,7 @@ def unpullable(facts: Facts) -> Iterator[tuple[str, str, bool]]:
     """(image, what is wrong with it, whether that is certain), as far as it can be known from
     here.
     """
-    there = {
-        name for node in facts.nodes for image in node.status.images for name in image.names or ()
-    }
+    there = facts.node_images
     for image, policy in images_of(facts):
         if there & {image, image_reference(image)}:
             continue
@@ -353,27 +329,15 @@ def _decoded(text: str) -> Any:
 def plan_install(facts: Facts) -> dict[str, Any]:
     """An install before it is made, for people who confirm it and for `-o json`."""
     cluster = facts.settings.cluster
-    gateway = next(
-        (
-            variables_of(container)
-            for pods in facts.pods
-            for container in pods.spec["containers"]
-            if container["name"] == "gateway"
-        ),
-        None,
-    )
-    admins = [
-        name
-        for key in ("VDI_ADMIN_USERS", "VDI_ADMIN_GROUPS")
-        for name in (gateway or {}).get(key, "").split(",")
-    ]
+    gateway = variables_of(facts.pods, "gateway")
+    admins: list[str] = []
+    for variable in ("VDI_ADMIN_USERS", "VDI_ADMIN_GROUPS"):
+        admins += (gateway or {}).get(variable, "").split(",")
     return {
         "release": facts.release,
         "namespace": facts.namespace,
         "server": facts.server,
-        "newNamespaces": [
-            name for name, namespace in facts.namespaces.items() if namespace is None
-        ],
+        "newNamespaces": facts.new_namespaces,
         "sessionsNamespace": facts.settings.namespaces[0],
         "sessionsNamespaces": facts.settings.namespaces,
         "portal": "" if gateway is None else cluster.url(cluster.host(cluster.portal_label)),

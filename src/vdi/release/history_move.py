@@ -10,9 +10,6 @@ from copy import deepcopy
 from dataclasses import replace
 from typing import Any, NamedTuple
 
-import msgspec
-
-from vdi.api.meta import ObjectMeta
 from vdi.helm.arguments import Change
 from vdi.helm.releases import Revision
 from vdi.helm.run import WATCH_SECONDS, View, stop_telling
@@ -20,7 +17,8 @@ from vdi.kube.errors import KubeError
 from vdi.kube.resource import PODS
 from vdi.kube.transport import Client
 from vdi.release.apply import HelmRun, install_or_upgrade
-from vdi.release.facts import Facts, variables_of
+from vdi.release.facts import Facts, pods_of, variables_of
+from vdi.snapshot.objects.meta import Named
 
 _CONTAINER = "move-history"
 _PODS = "app.kubernetes.io/name=vdi,app.kubernetes.io/component=gateway"
@@ -48,12 +46,8 @@ def choose_steps(change: Change, before: Revision | None, choice: str) -> Steps:
 
 
 def _uses_sqlite(revision: Revision) -> bool:
-    for obj in revision.objects():
-        if obj["kind"] == "Deployment":
-            for container in obj["spec"]["template"]["spec"]["containers"]:
-                if container["name"] == "gateway":
-                    return "VDI_DATABASE_URL" not in variables_of(container)
-    return False
+    variables = variables_of(pods_of(revision.objects()), "gateway")
+    return variables is not None and "VDI_DATABASE_URL" not in variables
 
 
 def without_choice(values: Mapping[str, Any]) -> dict[str, Any]:
@@ -78,10 +72,6 @@ async def move_history(run: HelmRun, facts: Facts, change: Change) -> dict[str, 
     return log.counts
 
 
-class _Pod(msgspec.Struct):
-    metadata: ObjectMeta
-
-
 class _MoveLog:
     """Lines that the sidecar prints, shown once each."""
 
@@ -102,7 +92,7 @@ class _MoveLog:
         # reader.
         with suppress(KubeError):
             for pod in await self._client.list(
-                PODS, namespace=self._namespace, label_selector=_PODS, into=_Pod
+                PODS, namespace=self._namespace, label_selector=_PODS, into=Named
             ):
                 await self._read(pod.metadata.name)
 

@@ -21,13 +21,14 @@ from typing import Any, NamedTuple
 
 import msgspec
 
+from vdi.cluster import objects
+from vdi.cluster.objects import Event, Pod
 from vdi.kube.clock import SYSTEM_CLOCK
 from vdi.kube.errors import KubeError, NotFound
 from vdi.kube.resource import EVENTS, NODES, PODS
 from vdi.kube.transport import Client
 from vdi.release.chart import RefusedError, image_reference
 
-Object = Mapping[str, Any]
 # Bytes of one JSON file, and of all that are read. A blob of less than a MiB may be a layer as
 # well.
 _LARGEST_DOCUMENT, _LARGEST_INDEX = 1 << 20, 64 << 20
@@ -150,6 +151,27 @@ def _path(descriptor: Mapping[str, Any]) -> str:
     return "blobs/" + str(descriptor["digest"]).replace(":", "/")
 
 
+class NodeImage(msgspec.Struct, rename="camel"):
+    names: tuple[str, ...] | None = None
+    size_bytes: int = 0
+
+
+class NodeInfo(objects.NodeInfo, rename="camel"):
+    architecture: str = ""
+    operating_system: str = ""
+
+
+class NodeStatus(objects.NodeStatus, rename="camel"):
+    node_info: NodeInfo = msgspec.field(default_factory=NodeInfo)
+    images: tuple[NodeImage, ...] = ()  # type: ignore[assignment]  # with their sizes
+
+
+class Node(objects.Node):
+    """A node with what its containerd can run."""
+
+    status: NodeStatus = msgspec.field(default_factory=NodeStatus)
+
+
 @dataclass(frozen=True, slots=True)
 class Containerd:
     """Paths of containerd's socket and client on a node."""
@@ -163,61 +185,63 @@ class Containerd:
         return [self.ctr, "--address", self.socket, "--namespace", "k8s.io", *words]
 
 
-def find_containerd(node: Object, socket: str | None, ctr: str | None) -> Containerd:
+def find_containerd(node: Node, socket: str | None, ctr: str | None) -> Containerd:
     """The paths on this node; `socket` and `ctr` win. Raises LoadFailedError."""
-    info = node["status"]["nodeInfo"]
-    if info["operatingSystem"] != "linux":
-        raise LoadFailedError(f"its operating system is {info['operatingSystem']}; allowed: linux")
-    runtime = str(info["containerRuntimeVersion"])
+    info = node.status.node_info
+    if info.operating_system != "linux":
+        raise LoadFailedError(f"its operating system is {info.operating_system}; allowed: linux")
+    runtime = info.container_runtime_version
     if not runtime.startswith("containerd://"):
         raise LoadFailedError(f"its container runtime is {runtime}; allowed: containerd")
-    if "+k3s" in str(info["kubeletVersion"]):
+    if "+k3s" in info.kubelet_version:
         return Containerd(
             socket or "/run/k3s/containerd/containerd.sock",
             ctr or "/var/lib/rancher/k3s/data/current/bin/ctr",
         )
-    libraries = _LIBRARIES.get(str(info["architecture"]), ())
+    libraries = _LIBRARIES.get(info.architecture, ())
     return Containerd(socket or "/run/containerd/containerd.sock", ctr or "/usr/bin/ctr", libraries)
 
 
-def choose_image(node: Object) -> str:
+def choose_image(node: Node) -> str:
     """An image that is on the node: `pause`, which every node has, else the smallest. Raises
     LoadFailedError.
     """
     sizes: dict[str, int] = {}
-    for image in node["status"].get("images") or ():
-        named = [name for name in image.get("names") or () if "<none>" not in name]
+    for image in node.status.images:
+        named = [name for name in image.names or () if "<none>" not in name]
         if named:
-            sizes[min(named, key=lambda name: "@" in name)] = image.get(
-                "sizeBytes", 0
-            )  # by tag, if it has one
+            by_tag = min(named, key=lambda name: "@" in name)
+            sizes[by_tag] = image.size_bytes
     if not sizes:
         raise LoadFailedError("it reports no image that a pod could use")
     return min(sizes, key=lambda name: ("pause" not in name, sizes[name], name))
 
 
 def check_architectures(
-    node: Object, archives: Mapping[str, Sequence[ArchiveImage]]
+    node: Node, archives: Mapping[str, Sequence[ArchiveImage]]
 ) -> dict[str, list[str]]:
     """By archive, the images for this node's architecture. Raises LoadFailedError where one is in
     no archive.
     """
-    architecture = str(node["status"]["nodeInfo"]["architecture"])
-    fitting = {
-        path: [image.name for image in images if image.architecture == architecture]
-        for path, images in archives.items()
-    }
-    there = {name for names in fitting.values() for name in names}
-    missing = sorted({image.name for images in archives.values() for image in images} - there)
+    architecture = node.status.node_info.architecture
+    fitting: dict[str, list[str]] = {}
+    others: set[str] = set()
+    for path, images in archives.items():
+        for image in images:
+            if image.architecture == architecture:
+                fitting.setdefault(path, []).append(image.name)
+            else:
+                others.add(image.name)
+    missing = sorted(others.difference(*fitting.values()))
     if missing:
         raise LoadFailedError(
             f"its architecture is {architecture}, for which no archive contains"
             f" {', '.join(missing)}"
         )
-    return {path: names for path, names in fitting.items() if names}
+    return fitting
 
 
-def pod_of(name: str, node: Object, image: str, containerd: Containerd) -> dict[str, Any]:
+def pod_of(name: str, node: Node, image: str, containerd: Containerd) -> dict[str, Any]:
     """The pod: root without capabilities, with containerd's socket and its client, and nothing else
     of the node.
     """
@@ -249,7 +273,7 @@ def pod_of(name: str, node: Object, image: str, containerd: Containerd) -> dict[
         ],
     }
     spec = {
-        "nodeName": node["metadata"]["name"],
+        "nodeName": node.metadata.name,
         "restartPolicy": "Never",
         "activeDeadlineSeconds": _DEADLINE_SECONDS,
         "terminationGracePeriodSeconds": 1,
@@ -305,9 +329,7 @@ async def load_images(
 
     A node that fails does not stop the others. The pods are gone when this returns or is cancelled.
     """
-    nodes = {
-        node["metadata"]["name"]: node for node in await run.client.list(NODES, into=dict[str, Any])
-    }
+    nodes = {node.metadata.name: node for node in await run.client.list(NODES, into=Node)}
     if unknown := [name for name in only if name not in nodes]:
         raise RefusedError(
             f"--node {unknown[0]}: there is no such node; allowed: {', '.join(sorted(nodes))}"
@@ -327,15 +349,12 @@ async def load_images(
     return [task.result() for task in tasks]
 
 
-async def _load_on_node(run: Loading, node: Object) -> NodeResult:
-    name, began = str(node["metadata"]["name"]), monotonic()
+async def _load_on_node(run: Loading, node: Node) -> NodeResult:
+    name, began = node.metadata.name, monotonic()
     images: list[str] = []
     problem = ""
     try:
-        if not any(
-            c["type"] == "Ready" and c["status"] == "True"
-            for c in node["status"].get("conditions") or ()
-        ):
+        if not node.ready:
             raise LoadFailedError("it is not Ready")
         containerd = find_containerd(node, run.socket, run.ctr)
         fitting = check_architectures(
@@ -359,10 +378,10 @@ async def _load_on_node(run: Loading, node: Object) -> NodeResult:
 
 
 @asynccontextmanager
-async def _pod(run: Loading, node: Object, containerd: Containerd) -> AsyncIterator[str]:
+async def _pod(run: Loading, node: Node, containerd: Containerd) -> AsyncIterator[str]:
     """A pod that runs on the node. It is deleted at the end, also when this is cancelled."""
     pod = f"{LABELS['app.kubernetes.io/name']}-{secrets.token_hex(4)}"
-    run.progress(node["metadata"]["name"], "starting a pod")
+    run.progress(node.metadata.name, "starting a pod")
     try:
         body = pod_of(pod, node, choose_image(node), containerd)
         await run.client.create(PODS, body, namespace=NAMESPACE, into=msgspec.Raw)
@@ -372,54 +391,45 @@ async def _pod(run: Loading, node: Object, containerd: Containerd) -> AsyncItera
         await _delete(run.client, pod)
 
 
-async def _status(client: Client, pod: str) -> Object:
-    found = await client.get(PODS, pod, namespace=NAMESPACE, into=dict[str, Any])
-    return found.get("status") or {}
+async def _read_pod(client: Client, pod: str) -> Pod:
+    return await client.get(PODS, pod, namespace=NAMESPACE, into=Pod)
 
 
-async def _until_running(client: Client, pod: str) -> None:
+async def _until_running(client: Client, name: str) -> None:
     """Raises LoadFailedError for a pod that does not start, with the kubelet's reason."""
     try:
         async with asyncio.timeout(_START_SECONDS):
-            while (status := await _status(client, pod)).get("phase") != "Running":
-                if status.get("phase") in _ENDED:
-                    raise LoadFailedError(f"its pod ended: {await _reason(client, pod, status)}")
+            while (pod := await _read_pod(client, name)).status.phase != "Running":
+                if pod.status.phase in _ENDED:
+                    raise LoadFailedError(f"its pod ended: {await _reason(client, pod)}")
                 await SYSTEM_CLOCK.sleep(_POLL_SECONDS)
     except TimeoutError:
-        reason = await _reason(client, pod, await _status(client, pod))
+        reason = await _reason(client, await _read_pod(client, name))
         raise LoadFailedError(
             f"its pod has not started in {_START_SECONDS:.0f} s: {reason}"
         ) from None
 
 
-async def _until_ended(client: Client, pod: str) -> Object | None:
-    """The status of a pod that ends within `_END_SECONDS`; None for one that goes on."""
+async def _until_ended(client: Client, name: str) -> Pod | None:
+    """A pod that ends within `_END_SECONDS`; None for one that goes on."""
     with suppress(TimeoutError):
         async with asyncio.timeout(_END_SECONDS):
-            while True:
-                status = await _status(client, pod)
-                if status.get("phase") in _ENDED:
-                    return status
+            while (pod := await _read_pod(client, name)).status.phase not in _ENDED:
                 await SYSTEM_CLOCK.sleep(_POLL_SECONDS)
+            return pod
     return None
 
 
-async def _reason(client: Client, pod: str, status: Object) -> str:
-    for container in status.get("containerStatuses") or ():
-        for kind, state in (container.get("state") or {}).items():
-            if state.get("message"):
-                return f"{state.get('reason')}: {state['message']}"
-            if kind == "terminated":
-                return f"{state.get('reason')}: exit status {state.get('exitCode')}"
-    selector = f"regarding.name={pod},type=Warning"
-    events = await client.list(
-        EVENTS, namespace=NAMESPACE, field_selector=selector, into=dict[str, Any]
-    )
-    return (
-        str(events[-1].get("message") or events[-1].get("note"))
-        if events
-        else status.get("message") or "no reason"
-    )
+async def _reason(client: Client, pod: Pod) -> str:
+    for container in pod.status.container_statuses:
+        waiting, ended = container.state.waiting, container.state.terminated
+        if waiting and waiting.message:
+            return f"{waiting.reason}: {waiting.message}"
+        if ended:
+            return f"{ended.reason}: {ended.message or f'exit status {ended.exit_code}'}"
+    selector = f"regarding.name={pod.metadata.name},type=Warning"
+    events = await client.list(EVENTS, namespace=NAMESPACE, field_selector=selector, into=Event)
+    return events[-1].note if events else pod.status.message or "no reason"
 
 
 async def _import(run: Loading, node: str, pod: str, containerd: Containerd, archive: Path) -> None:
@@ -483,7 +493,7 @@ async def _execute(
             await process.wait()
     if status != 0:
         if ended := await _until_ended(run.client, pod):
-            raise LoadFailedError(f"its pod ended: {await _reason(run.client, pod, ended)}")
+            raise LoadFailedError(f"its pod ended: {await _reason(run.client, ended)}")
         lines = [line for line in said.splitlines() if line.strip()] or [f"exit status {status}"]
         raise LoadFailedError(
             f"{Path(words[0]).name} {' '.join(words[5:7])}: {' '.join(lines[-2:])}"
@@ -498,8 +508,6 @@ async def _delete(client: Client, pod: str) -> None:
 async def _remove_leftovers(client: Client) -> None:
     """Pods of commands that were killed: they have ended by their deadline."""
     selector = ",".join(f"{key}={value}" for key, value in LABELS.items())
-    for pod in await client.list(
-        PODS, namespace=NAMESPACE, label_selector=selector, into=dict[str, Any]
-    ):
-        if (pod.get("status") or {}).get("phase") in _ENDED:
-            await _delete(client, pod["metadata"]["name"])
+    for pod in await client.list(PODS, namespace=NAMESPACE, label_selector=selector, into=Pod):
+        if pod.status.phase in _ENDED:
+            await _delete(client, pod.metadata.name)

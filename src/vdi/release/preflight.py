@@ -5,14 +5,14 @@ An `error` refuses, a `warning` will be felt later, `unknown` could not be read.
 """
 
 from collections.abc import Callable, Iterator
-from datetime import datetime
 
 from vdi.cluster.units import parse_time
+from vdi.doctor.objects.components import find_traefiks
 from vdi.findings.model import Finding, Remedy, Severity
-from vdi.helm.releases import MANAGED_BY, PENDING, RELEASE_NAME, RELEASE_NAMESPACE
+from vdi.helm.releases import MANAGED_BY, PENDING, RELEASE_NAME, RELEASE_NAMESPACE, last_good
 from vdi.helm.run import parse_version
 from vdi.release.chart import options_of, rollback_command, version_numbers
-from vdi.release.diff import CRD_KIND, crds_of, losses
+from vdi.release.diff import CRD_KIND, losses, read_crds
 from vdi.release.facts import (
     Facts,
     ForeignObject,
@@ -39,13 +39,21 @@ _PROVIDERS = {
 _NEWER_CHART = Remedy("Use a newer chart. To go back to an earlier revision: helm rollback.")
 
 
-def run_checks(facts: Facts, now: datetime, *, upgrading: bool) -> list[Finding]:
+def run_checks(facts: Facts, *, upgrading: bool) -> list[Finding]:
     """All findings, in the order of the checks; unreadable objects come last."""
-    checks = (*_CHECKS, _upgradable if upgrading else _installable)
-    found = [finding for check in checks for finding in check(facts, now)]
-    for unread in facts.unread:
+    found: list[Finding] = []
+    for check in (*_CHECKS, _upgradable if upgrading else _installable):
+        found += check(facts)
+    for unread in facts.snapshot.unread:
         message = f"Not checked: {unread.kind}: {unread.words}"
-        found.append(Finding(code="readable", severity=Severity.UNKNOWN, message=message))
+        found.append(
+            Finding(
+                code="readable",
+                severity=Severity.UNKNOWN,
+                message=message,
+                remedy=unread.remedy,
+            )
+        )
     return found
 
 
@@ -63,7 +71,7 @@ def _warning(code: str, message: str, remedy: Remedy | str = "") -> Finding:
     return Finding(code=code, severity=Severity.WARNING, message=message, remedy=given)
 
 
-def _check_versions(facts: Facts, _: datetime) -> Iterator[Finding]:
+def _check_versions(facts: Facts) -> Iterator[Finding]:
     yield _ok("helm", facts.helm.words)
     version = parse_version(facts.kubernetes) or (0, 0, 0)
     if version[:2] < OLDEST_KUBERNETES:
@@ -79,10 +87,10 @@ def _check_versions(facts: Facts, _: datetime) -> Iterator[Finding]:
         yield _ok("kubernetes", f"Kubernetes {facts.kubernetes} at {facts.server}")
 
 
-def _check_namespaces(facts: Facts, _: datetime) -> Iterator[Finding]:
-    for name, namespace in facts.namespaces.items():
-        phase = ((namespace or {}).get("status") or {}).get("phase")
-        if namespace and (phase == "Terminating" or namespace["metadata"].get("deletionTimestamp")):
+def _check_namespaces(facts: Facts) -> Iterator[Finding]:
+    for name in facts.namespaces:
+        namespace = facts.snapshot.find("namespaces", name)
+        if namespace and namespace.metadata.deletion_timestamp:
             text = "Wait until it is deleted. If it remains, this command shows what blocks it:"
             remedy = Remedy(text, (f"kubectl get namespace {name} -o yaml",))
             words = f"The namespace {name} is being deleted; nothing can be created in it."
@@ -91,26 +99,28 @@ def _check_namespaces(facts: Facts, _: datetime) -> Iterator[Finding]:
         yield _error("namespaces", words, remedy)
 
 
-def _check_nodes(facts: Facts, _: datetime) -> Iterator[Finding]:
-    usable = [node for node in facts.nodes if node.ready and not node.spec.unschedulable]
-    if facts.nodes and not usable:
-        words = f"None of {len(facts.nodes)} nodes is ready and accepts pods."
+def _check_nodes(facts: Facts) -> Iterator[Finding]:
+    nodes = facts.snapshot.objects.nodes
+    usable = [node for node in nodes if node.ready and not node.spec.unschedulable]
+    if nodes and not usable:
+        words = f"None of {len(nodes)} nodes is ready and accepts pods."
         yield _error(
             "nodes", words, Remedy("Read the conditions of the nodes.", ("kubectl describe nodes",))
         )
     elif usable:
-        yield _ok("nodes", f"{len(usable)} of {len(facts.nodes)} nodes ready")
-    elif not facts.is_unread("nodes"):
+        yield _ok("nodes", f"{len(usable)} of {len(nodes)} nodes ready")
+    elif "nodes" not in facts.snapshot.unreadable_kinds:
         yield _error("nodes", "The cluster has no node.", "Add a node to the cluster.")
 
 
-def _check_placement(facts: Facts, _: datetime) -> Iterator[Finding]:
+def _check_placement(facts: Facts) -> Iterator[Finding]:
     for workload, labels in unmatched_selectors(facts):
         words = (
             f"No node has the labels {labels}, which the values require for {workload}: its pod"
             " would never start."
         )
-        only = facts.nodes[0].metadata.name if len(facts.nodes) == 1 else ""
+        names = list(facts.snapshot.nodes)
+        only = names[0] if len(names) == 1 else ""
         command = (
             f"kubectl label node {only} {labels}" if only else "kubectl get nodes --show-labels"
         )
@@ -120,7 +130,7 @@ def _check_placement(facts: Facts, _: datetime) -> Iterator[Finding]:
         yield _error("placement", words, remedy)
 
 
-def _check_rights(facts: Facts, _: datetime) -> Iterator[Finding]:
+def _check_rights(facts: Facts) -> Iterator[Finding]:
     if not facts.lacking:
         yield _ok("rights", "your account may create everything in the chart")
         return
@@ -131,8 +141,8 @@ def _check_rights(facts: Facts, _: datetime) -> Iterator[Finding]:
     )
 
 
-def _check_kinds(facts: Facts, _: datetime) -> Iterator[Finding]:
-    own = {(crd["spec"]["group"], crd["spec"]["names"]["kind"]) for crd in crds_of(facts.objects)}
+def _check_kinds(facts: Facts) -> Iterator[Finding]:
+    own = {(crd.spec.group, crd.spec.names.kind) for crd in read_crds(facts.objects)}
     if not facts.traefik_known:
         words = (
             "The cluster does not know Traefik's IngressRoute: neither portal nor desktops would"
@@ -153,10 +163,11 @@ def _check_kinds(facts: Facts, _: datetime) -> Iterator[Finding]:
         )
 
 
-def _check_traefik(facts: Facts, _: datetime) -> Iterator[Finding]:
+def _check_traefik(facts: Facts) -> Iterator[Finding]:
     if not facts.traefik_known:
         return
-    if not facts.traefiks:
+    traefiks = find_traefiks(facts.snapshot)
+    if not traefiks:
         words = (
             "No Traefik was found on this cluster. If it runs elsewhere, it must read this"
             " cluster's IngressRoutes."
@@ -169,13 +180,11 @@ def _check_traefik(facts: Facts, _: datetime) -> Iterator[Finding]:
         return
     spaces = {facts.namespace, *facts.settings.namespaces}
     watching = [
-        traefik
-        for traefik in facts.traefiks
-        if not traefik.namespaces or spaces <= traefik.namespaces
+        traefik for traefik in traefiks if not traefik.namespaces or spaces <= traefik.namespaces
     ]
     point = facts.settings.cluster.entry_point
     if not watching:
-        seen = ", ".join(sorted(facts.traefiks[0].namespaces))
+        seen = ", ".join(sorted(traefiks[0].namespaces))
         words = f"Traefik watches only {seen}, not {', '.join(sorted(spaces))}."
         yield _error(
             "traefik",
@@ -196,7 +205,7 @@ def _check_traefik(facts: Facts, _: datetime) -> Iterator[Finding]:
         yield _ok("traefik", f"{watching[0].object}, entry point {point}")
 
 
-def _check_session_namespaces(facts: Facts, _: datetime) -> Iterator[Finding]:
+def _check_session_namespaces(facts: Facts) -> Iterator[Finding]:
     if facts.before is None:
         return
     before, after = settings_of(facts.before.objects()).namespaces, facts.settings.namespaces
@@ -219,8 +228,8 @@ def _check_session_namespaces(facts: Facts, _: datetime) -> Iterator[Finding]:
             )
 
 
-def _check_storage(facts: Facts, _: datetime) -> Iterator[Finding]:
-    there = sorted(storage_class["metadata"]["name"] for storage_class in facts.classes)
+def _check_storage(facts: Facts) -> Iterator[Finding]:
+    there = sorted(each.metadata.name for each in facts.snapshot.objects.storageclasses)
     missing = list(missing_classes(facts))
     for needer, storage_class in missing:
         named = f"the StorageClass {storage_class!r}" if storage_class else "a default StorageClass"
@@ -233,18 +242,18 @@ def _check_storage(facts: Facts, _: datetime) -> Iterator[Finding]:
         yield _ok("storage", f"StorageClasses: {', '.join(there)}")
 
 
-def _check_secrets(facts: Facts, _: datetime) -> Iterator[Finding]:
+def _check_secrets(facts: Facts) -> Iterator[Finding]:
     for words, remedy in missing_keys(facts):
         yield _error("secrets", words, remedy)
 
 
-def _check_images(facts: Facts, _: datetime) -> Iterator[Finding]:
+def _check_images(facts: Facts) -> Iterator[Finding]:
     for image, words, certain in unpullable(facts):
         make = _error if certain else _warning
         yield make("images", f"The image {image} {words}", "See docs/install.md, section Images.")
 
 
-def _check_certificate(facts: Facts, now: datetime) -> Iterator[Finding]:
+def _check_certificate(facts: Facts) -> Iterator[Finding]:
     domain = facts.settings.cluster.domain
     # cert-manager makes these.
     made = {
@@ -252,7 +261,7 @@ def _check_certificate(facts: Facts, now: datetime) -> Iterator[Finding]:
         for obj in facts.objects
         if obj["kind"] == "Certificate"
     }
-    for certificate in facts.certificates:
+    for certificate in facts.snapshot.certificates:
         namespace, secret = certificate.namespace, certificate.secret
         if (namespace, secret) in made:
             continue
@@ -261,7 +270,7 @@ def _check_certificate(facts: Facts, now: datetime) -> Iterator[Finding]:
             f"kubectl -n {namespace} create secret tls {secret} --cert=fullchain.pem --key=key.pem"
         )
         create = Remedy(
-            "" if facts.namespaces.get(namespace) else "When the namespace exists:", (command,)
+            "When the namespace exists:" if namespace in facts.new_namespaces else "", (command,)
         )
         if certificate.problem == "missing":
             words = (
@@ -274,13 +283,13 @@ def _check_certificate(facts: Facts, now: datetime) -> Iterator[Finding]:
         elif not any(covers(name, f"portal.{domain}") for name in certificate.names):
             words = f"{where} is for {', '.join(certificate.names)}, not for *.{domain}."
             yield _warning("certificate", words, create)
-        elif parse_time(certificate.ends) < now:
+        elif parse_time(certificate.ends) < facts.snapshot.now:
             yield _warning("certificate", f"{where} expired on {certificate.ends}.", create)
         else:
             yield _ok("certificate", f"{namespace}/{secret} until {certificate.ends}")
 
 
-def _check_dns(facts: Facts, _: datetime) -> Iterator[Finding]:
+def _check_dns(facts: Facts) -> Iterator[Finding]:
     for host, problem in facts.names.items():
         if problem:
             text = f"Create a DNS record *.{facts.settings.cluster.domain} that points to Traefik."
@@ -289,7 +298,7 @@ def _check_dns(facts: Facts, _: datetime) -> Iterator[Finding]:
         yield _ok("dns", f"{', '.join(facts.names)} have addresses")
 
 
-def _check_dry_run(facts: Facts, _: datetime) -> Iterator[Finding]:
+def _check_dry_run(facts: Facts) -> Iterator[Finding]:
     merged = facts.before is not None and facts.before.apply_method != "ssa"
     for refusal in facts.refusals:
         if facts.lacking and refusal.reason == "Forbidden" and " cannot " in refusal.message:
@@ -300,7 +309,7 @@ def _check_dry_run(facts: Facts, _: datetime) -> Iterator[Finding]:
         yield make("api server", f"The API server refuses {refusal.object}: {refusal.message}")
 
 
-def _check_owners(facts: Facts, _: datetime) -> Iterator[Finding]:
+def _check_owners(facts: Facts) -> Iterator[Finding]:
     for foreign in facts.foreign:
         if foreign.kind == CRD_KIND and not foreign.owner:
             continue  # applied by hand: the release takes them over
@@ -326,8 +335,8 @@ def _adoption(facts: Facts, foreign: ForeignObject) -> Remedy:
     return Remedy("Delete it if it is a leftover, or let the release adopt it:", adopt)
 
 
-def _check_crds(facts: Facts, _: datetime) -> Iterator[Finding]:
-    for loss in losses(facts.crds, crds_of(facts.objects)):
+def _check_crds(facts: Facts) -> Iterator[Finding]:
+    for loss in losses(facts.snapshot.objects.customresourcedefinitions, read_crds(facts.objects)):
         if loss.stored:
             words = (
                 f"{loss.crd}: objects are stored as {', '.join(loss.stored)}, which this chart's"
@@ -347,7 +356,7 @@ def _check_crds(facts: Facts, _: datetime) -> Iterator[Finding]:
             yield _error("crds", words, _NEWER_CHART)
 
 
-def _installable(facts: Facts, _: datetime) -> Iterator[Finding]:
+def _installable(facts: Facts) -> Iterator[Finding]:
     if not facts.revisions:
         return
     if facts.revisions[0].status in PENDING:
@@ -360,7 +369,7 @@ def _installable(facts: Facts, _: datetime) -> Iterator[Finding]:
         yield _error("release", words, "Change it with vdi upgrade.")
 
 
-def _upgradable(facts: Facts, _: datetime) -> Iterator[Finding]:
+def _upgradable(facts: Facts) -> Iterator[Finding]:
     newest = facts.revisions[0] if facts.revisions else None
     if newest is None:
         words = f"There is no release {facts.release} in the namespace {facts.namespace}."
@@ -391,16 +400,14 @@ def _pending(facts: Facts) -> Finding:
         f"Revision {newest.version} of {facts.release} is {newest.status} since"
         f" {newest.info.last_deployed}: helm is working on it, or was killed."
     )
-    good = facts.before or next(
-        (revision for revision in facts.revisions if revision.status == "superseded"), None
-    )
+    good = last_good(facts.revisions)
     options = options_of(facts.release, facts.place)
     again = (f"vdi uninstall{options}", f"vdi install{options}")
     commands = (rollback_command(facts.release, facts.place, good),) if good else again
     return _error("release", words, Remedy("If no one is working on it:", commands))
 
 
-_CHECKS: tuple[Callable[[Facts, datetime], Iterator[Finding]], ...] = (
+_CHECKS: tuple[Callable[[Facts], Iterator[Finding]], ...] = (
     *(
         _check_versions,
         _check_nodes,

@@ -13,7 +13,7 @@ from typing import Any
 
 import msgspec
 
-from vdi.api.meta import GROUP, ObjectMeta
+from vdi.api.meta import GROUP
 from vdi.api.session import VDISession
 from vdi.api.template import HomeScope
 from vdi.doctor.objects.components import Operator, operators_among
@@ -34,6 +34,7 @@ from vdi.release.facts import settings_of
 from vdi.session.homes import HomeClaim, HomeSummary, summarize_homes
 from vdi.session.naming import HOST, MANAGED_BY
 from vdi.settings import Settings
+from vdi.snapshot.objects.meta import Named
 from vdi.snapshot.objects.workloads import WorkloadObject
 
 _FORCED_AFTER = 60.0
@@ -99,7 +100,7 @@ async def plan_removal(client: Client, release: str, namespace: str) -> Removal:
     operators = operators_among(await client.list(DEPLOYMENTS, into=WorkloadObject))
     made = {(obj["kind"], obj["metadata"]["name"]) for obj in objects}
     reservations = await client.list(
-        CONFIG_MAPS, namespace=where[0], label_selector=HOST, into=_Object
+        CONFIG_MAPS, namespace=where[0], label_selector=HOST, into=Named
     )
     own = [operator for operator in operators if not {*where}.isdisjoint(operator.watches)]
     others = [operator for operator in operators if operator not in own]
@@ -140,23 +141,22 @@ def pools_to_end(names: Sequence[str], *, own: set[str], others: bool) -> tuple[
 def _kept(objects: Iterable[Object], namespace: str) -> Iterator[str]:
     for obj in objects:
         meta = obj["metadata"]
-        if (meta.get("annotations") or {}).get(KEEP) == "keep" and obj["kind"] != CRD_KIND:
-            where = (
-                "" if obj["kind"] == "Namespace" else f" -n {meta.get('namespace') or namespace}"
-            )
-            yield f"{obj['kind'].lower()}/{meta['name']}{where}"
+        if meta.get("annotations", {}).get(KEEP) != "keep" or obj["kind"] == CRD_KIND:
+            continue
+        where = f" -n {meta.get('namespace') or namespace}"
+        if obj["kind"] == "Namespace":
+            where = ""
+        yield f"{obj['kind'].lower()}/{meta['name']}{where}"
 
 
 def volumes_of_servers(objects: Iterable[Object], namespace: str) -> Iterator[str]:
     """The claims that StatefulSets leave behind, as `kept` names its objects."""
     for obj in objects:
-        spec, name = obj.get("spec") or {}, obj["metadata"]["name"]
-        policy = (spec.get("persistentVolumeClaimRetentionPolicy") or {}).get(
-            "whenDeleted", "Retain"
-        )
+        spec, name = obj.get("spec", {}), obj["metadata"]["name"]
+        policy = spec.get("persistentVolumeClaimRetentionPolicy", {}).get("whenDeleted", "Retain")
         if obj["kind"] != "StatefulSet" or policy != "Retain":
             continue
-        for claim in spec.get("volumeClaimTemplates") or ():
+        for claim in spec.get("volumeClaimTemplates", ()):
             for number in range(int(spec.get("replicas", 1))):
                 where = obj["metadata"].get("namespace") or namespace
                 yield (
@@ -226,12 +226,9 @@ async def uninstall_release(run: HelmRun, plan: Removal, place: Place) -> None:
     except HelmInterruptedError as error:
         raise NotDoneError(str(error), _AGAIN, interrupted=True) from error
     except HelmFailedError as error:
-        late = error.failure.code == "NotReadyInTime"
-        reason = (
-            f"{error.what}: not everything was deleted within {run.seconds:.0f} s"
-            if late
-            else str(error)
-        )
+        reason = str(error)
+        if error.failure.code == "NotReadyInTime":
+            reason = f"{error.what}: not everything was deleted within {run.seconds:.0f} s"
         raise NotDoneError(reason, _AGAIN) from error
     run.view.passed("helm uninstall", monotonic() - began)
 
@@ -280,31 +277,25 @@ async def left_sessions(client: Client, namespaces: Sequence[str]) -> list[str]:
 
 
 async def _sessions(client: Client, namespaces: Sequence[str]) -> list[VDISession]:
-    lists = [
-        await _known(client.list(SESSIONS, namespace=namespace, into=VDISession))
-        for namespace in namespaces
-    ]
-    return [session for sessions in lists for session in sessions]
-
-
-class _Object(msgspec.Struct):
-    """Any object. A CRD is large, and the rest of it is skipped when it is decoded."""
-
-    metadata: ObjectMeta
+    sessions: list[VDISession] = []
+    for namespace in namespaces:
+        sessions += await _known(client.list(SESSIONS, namespace=namespace, into=VDISession))
+    return sessions
 
 
 async def _names(client: Client, resource: Resource) -> list[str]:
-    return [obj.metadata.name for obj in await _known(client.list(resource, into=_Object))]
+    return [obj.metadata.name for obj in await _known(client.list(resource, into=Named))]
 
 
 async def _homes(
     client: Client, namespaces: Sequence[str], sessions: Sequence[VDISession]
 ) -> list[HomeSummary]:
-    lists = [
-        await client.list(CLAIMS, namespace=namespace, label_selector=_HOMES, into=HomeClaim)
-        for namespace in namespaces
-    ]
-    return summarize_homes([claim for claims in lists for claim in claims], sessions)
+    claims: list[HomeClaim] = []
+    for namespace in namespaces:
+        claims += await client.list(
+            CLAIMS, namespace=namespace, label_selector=_HOMES, into=HomeClaim
+        )
+    return summarize_homes(claims, sessions)
 
 
 def count(things: Sequence[Any], name: str) -> str:

@@ -148,11 +148,9 @@ def _run(cosign: Path, verb: str, key: Path, *words: str, what: str) -> None:
     lines = [
         line for line in done.stderr.splitlines() if line.strip() and not line.startswith("WARNING")
     ]
-    said = (
-        lines[-1].removeprefix("error during command execution: ")
-        if lines
-        else f"exit status {done.returncode}"
-    )
+    said = f"exit status {done.returncode}"
+    if lines:
+        said = lines[-1].removeprefix("error during command execution: ")
     if _WRONG.search(done.stderr):
         raise BadSignatureError(f"{what}: the key {key} has not signed it ({said})")
     raise CannotVerifyError(f"{what}: cosign could not check it: {said}")

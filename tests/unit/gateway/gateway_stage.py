@@ -168,7 +168,7 @@ class FakeCluster:
     async def list(self, resource: Resource, *, namespace: str = "", into: Any) -> list[Any]:
         if resource is NODES:
             self._may_write()
-            return self.nodes
+            return [msgspec.convert(node, into) for node in self.nodes]
         found = {
             obj.metadata.name for cache in self.caches for obj in _store(cache, resource).values()
         }

@@ -2,21 +2,25 @@
 objects.
 """
 
-from copy import deepcopy
 from dataclasses import replace
 from typing import Any
 
+import msgspec
+
+from vdi.gpu.sharing import plan
 from vdi.gpu.sharing.config import RESOURCE, Sharing
-from vdi.gpu.sharing.plan import SharingPlan, SharingRequest, plan_configure, state_after
+from vdi.gpu.sharing.plan import SharingPlan, SharingRequest, state_after
 from vdi.gpu.sharing.state import (
     CONFIG_LABEL,
-    ClusterPolicy,
-    ConfigMap,
     DaemonSet,
+    GpuNode,
     GpuState,
-    Node,
     effect_on,
+    read_config_map,
 )
+from vdi.snapshot.objects import convert_object
+from vdi.snapshot.objects.config import ConfigMap
+from vdi.snapshot.objects.gpu import ClusterPolicy
 
 Obj = dict[str, Any]
 
@@ -29,6 +33,39 @@ SEVERAL = SharingRequest(
 )
 
 
+def raw_of(struct: Any) -> Obj:
+    """The object that the API server would have."""
+    raw: Obj = msgspec.json.decode(msgspec.json.encode(struct))
+    return raw
+
+
+def node_of(raw: Obj) -> GpuNode:
+    return GpuNode(convert_object("nodes", raw))
+
+
+def with_originals(state: GpuState) -> GpuState:
+    """The state as `vdi gpu configure` collects it. Objects that it has already stay."""
+    originals: dict[tuple[str, str, str], Any] = {}
+    for plural, structs in (
+        ("nodes", [node.node for node in state.nodes]),
+        ("daemonsets", [plugin.workload for plugin in state.plugins]),
+        ("configmaps", list(state.config_maps.values())),
+        ("clusterpolicies", [state.policy] if state.policy else []),
+    ):
+        for struct in structs:
+            meta = struct.metadata
+            originals[plural, meta.namespace, meta.name] = raw_of(struct)
+    return replace(state, originals={**originals, **state.originals})
+
+
+def plan_configure(state: GpuState, request: SharingRequest) -> SharingPlan:
+    return plan.plan_configure(with_originals(state), request)
+
+
+def plan_undo(state: GpuState) -> SharingPlan:
+    return plan.plan_undo(with_originals(state))
+
+
 def a_node(
     name: str = "gpu-1",
     gpus: int = 1,
@@ -36,7 +73,7 @@ def a_node(
     *,
     advertises: int | None = None,
     k3s: str = "",
-) -> Node:
+) -> GpuNode:
     """A node as GPU Feature Discovery labels it while nothing is shared; `labels` without their
     `nvidia.com/`.
     """
@@ -56,55 +93,62 @@ def a_node(
         "allocatable": dict(room),
         "nodeInfo": {"kubeletVersion": f"v1.34.4{k3s}"},
     }
-    return Node({"metadata": {"name": name, "labels": found}, "status": status})
+    return node_of({"metadata": {"name": name, "labels": found}, "status": status})
 
 
-def shared(node: Node, replicas: int = 8, *, resource: str = RESOURCE) -> Node:
+def shared(node: GpuNode, replicas: int = 8, *, resource: str = RESOURCE) -> GpuNode:
     """The node once device plugin and GPU Feature Discovery share its GPUs."""
-    raw = deepcopy(dict(node.raw))
-    labels = raw["metadata"]["labels"]
-    gpus = int(labels.get("nvidia.com/gpu.count") or node.count(RESOURCE, "capacity"))
+    raw = raw_of(node.node)
+    labels = raw["metadata"].get("labels", {})
+    gpus = int(labels.get("nvidia.com/gpu.count") or node.capacity(RESOURCE))
     if "nvidia.com/gpu.replicas" in labels:
         labels["nvidia.com/gpu.replicas"] = str(replicas)
         labels["nvidia.com/gpu.sharing-strategy"] = "time-slicing" if replicas > 1 else "none"
     for numbers in (raw["status"]["capacity"], raw["status"]["allocatable"]):
         numbers |= {RESOURCE: "0", resource: str(gpus * replicas)}
-    return replace(node, raw=raw)
+    return replace(node, node=node_of(raw).node)
 
 
-def unlabelled(node: Node) -> Node:
+def unlabelled(node: GpuNode) -> GpuNode:
     """The node without GPU Feature Discovery."""
-    return replace(node, raw={**node.raw, "metadata": {**node.raw["metadata"], "labels": {}}})
+    raw = raw_of(node.node)
+    raw["metadata"]["labels"] = {}
+    return replace(node, node=node_of(raw).node)
 
 
-def labelled(node: Node, value: str, label: str = CONFIG_LABEL) -> Node:
-    labels = {**node.raw["metadata"]["labels"], label: value}
-    return replace(node, raw={**node.raw, "metadata": {**node.raw["metadata"], "labels": labels}})
+def labelled(node: GpuNode, value: str, label: str = CONFIG_LABEL) -> GpuNode:
+    raw = raw_of(node.node)
+    raw["metadata"].setdefault("labels", {})[label] = value
+    return replace(node, node=node_of(raw).node)
 
 
 def a_config_map(
     changed_at: str = EARLIER, name: str = "time-slicing-config", **data: str
 ) -> ConfigMap:
-    writes = [{"manager": "kubectl", "time": changed_at, "fieldsV1": {"f:data": {}}}]
+    writes = [{"manager": "kubectl", "time": changed_at, "fieldsV1": {"f:data": {"f:any": {}}}}]
     meta = {
         "name": name,
         "namespace": "gpu-operator",
         "creationTimestamp": LONG_AGO,
         "managedFields": writes,
     }
-    return ConfigMap({"apiVersion": "v1", "kind": "ConfigMap", "metadata": meta, "data": data})
+    return read_config_map(
+        {"apiVersion": "v1", "kind": "ConfigMap", "metadata": meta, "data": data}
+    )
 
 
 def a_policy(config: Obj | None = None, **sections: Obj) -> ClusterPolicy:
     plugin: Obj = {"enabled": True} | ({"config": config} if config else {})
     spec = {"devicePlugin": plugin, **sections}
-    return ClusterPolicy(
+    policy: ClusterPolicy = convert_object(
+        "clusterpolicies",
         {
             "metadata": {"name": "cluster-policy"},
             "spec": spec,
             "status": {"namespace": "gpu-operator"},
-        }
+        },
     )
+    return policy
 
 
 def a_daemon_set(
@@ -176,12 +220,11 @@ def with_pods(name: str, pod_spec: Obj, made: str, ready: int) -> DaemonSet:
         "numberReady": ready,
     }
     pod = {"metadata": {"name": f"{name}-x", "creationTimestamp": made}}
-    return DaemonSet(
-        {"metadata": meta, "spec": {"template": {"spec": pod_spec}}, "status": status}, (pod,)
-    )
+    workload = {"metadata": meta, "spec": {"template": {"spec": pod_spec}}, "status": status}
+    return DaemonSet(convert_object("daemonsets", workload), (convert_object("pods", pod),))
 
 
-def fresh(*nodes: Node) -> GpuState:
+def fresh(*nodes: GpuNode) -> GpuState:
     """The GPU Operator as it comes: nothing shared."""
     return GpuState(
         "gpu-operator",
@@ -192,13 +235,13 @@ def fresh(*nodes: Node) -> GpuState:
     )
 
 
-def played(observed: GpuState, plan: SharingPlan) -> GpuState:
+def played(observed: GpuState, changes: SharingPlan) -> GpuState:
     """The cluster after the plan: GPU Operator, device plugin and Feature Discovery do what they
     are configured to.
     """
-    reported = state_after(observed, plan)
+    reported = state_after(observed, changes)
     if reported.policy is not None:
-        name, default = reported.config_name, str(reported.policy.config.get("default") or "")
+        name, default = reported.config_name, reported.policy.spec.device_plugin.config.default
         sets = (a_daemon_set(config_map=name or None, default=default),)
         readers = (
             (a_daemon_set("gpu-feature-discovery", config_map=name, plugin=False),) if name else ()
@@ -214,7 +257,7 @@ def played(observed: GpuState, plan: SharingPlan) -> GpuState:
     return replace(reported, nodes=tuple(nodes))
 
 
-def configured(*nodes: Node, request: SharingRequest = EIGHT) -> GpuState:
+def configured(*nodes: GpuNode, request: SharingRequest = EIGHT) -> GpuState:
     """The GPU Operator with time-slicing as it should be."""
     before = fresh(*nodes)
     return played(before, plan_configure(before, request))

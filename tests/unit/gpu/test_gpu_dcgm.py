@@ -16,13 +16,14 @@ from unit.gpu.gpu_states import a_node, configured
 from unit.kube.kube_fake_api import fake_api, refusal, status
 from vdi.cli.gpu import status_lines, user_lines
 from vdi.gpu import cluster as measuring
-from vdi.gpu.cluster import measure
+from vdi.gpu.cluster import UnreadableError, collect, measure
 from vdi.gpu.sharing.dcgm import BadPageError, Gpu, GpuMeasurements, read_page
 from vdi.kube.config import ClusterConfig
 from vdi.kube.transport import Client
 
 PAGES = Path(__file__).parents[2] / "dcgm"
 NAMESPACE, NAME = "gpu-operator", "nvidia-dcgm-exporter"
+GPU = {"nvidia.com/gpu.present": "true"}
 
 
 def page(name: str) -> str:
@@ -73,22 +74,18 @@ async def exporters(
     if port:
         box["ports"] = [{"name": "metrics", "containerPort": port}]
     meta = {"name": NAME, "namespace": NAMESPACE, "uid": "exporters-uid"}
-    sets = (
-        [{"metadata": meta, "spec": {"template": {"spec": {"containers": [box]}}}}]
-        if answers
-        else []
-    )
-    owners = [{"uid": "exporters-uid"}]
-    pods = [
-        {
-            "metadata": {"name": f"{NAME}-{node}", "ownerReferences": owners},
-            "spec": {"nodeName": node},
-        }
-        for node in answers
-    ]
+    daemon_set = {"metadata": meta, "spec": {"template": {"spec": {"containers": [box]}}}}
+    owners = [{"uid": "exporters-uid", "kind": "DaemonSet", "name": NAME, "apiVersion": "apps/v1"}]
+    pods = []
+    for node in answers:
+        pod = {"name": f"{NAME}-{node}", "namespace": NAMESPACE, "ownerReferences": owners}
+        pods.append({"metadata": pod, "spec": {"nodeName": node}})
+    node_names = [*answers, "bare"]
+    nodes = [{"metadata": {"name": name, "labels": GPU}} for name in node_names]
+    lists = {"daemonsets": [daemon_set] if answers else [], "pods": pods, "nodes": nodes}
 
     async def listed(request: web.Request) -> web.Response:
-        items = sets if request.path.endswith("daemonsets") else pods
+        items = lists[request.path.rpartition("/")[2]]
         return web.json_response({"metadata": {"resourceVersion": "1"}, "items": items})
 
     async def proxied(request: web.Request) -> web.Response:
@@ -102,7 +99,8 @@ async def exporters(
 
     app = web.Application()
     app.router.add_get("/apis/apps/v1/daemonsets", listed)
-    app.router.add_get(f"/api/v1/namespaces/{NAMESPACE}/pods", listed)
+    app.router.add_get("/api/v1/pods", listed)
+    app.router.add_get("/api/v1/nodes", listed)
     app.router.add_get(
         f"/api/v1/namespaces/{NAMESPACE}/pods/{{pod}}:{{port}}/proxy/metrics", proxied
     )
@@ -124,7 +122,7 @@ async def test_each_node_is_measured_or_says_why_not(monkeypatch: pytest.MonkeyP
         "other": "<html>",
     }
     async with exporters(answers) as client:
-        measured = await measure(client, [*answers, "bare"])
+        measured = await measure(client, await collect(client))
     assert measured.exporters == (f"{NAMESPACE}/{NAME}",)
     assert list(measured.nodes) == ["good"]
     said = {
@@ -142,24 +140,25 @@ async def test_each_node_is_measured_or_says_why_not(monkeypatch: pytest.MonkeyP
 
 async def test_without_an_exporter_nothing_is_known() -> None:
     async with exporters({}) as client:
-        measured = await measure(client, ["gpu-1"])
-    assert measured == GpuMeasurements(problems={"gpu-1": "no DCGM exporter runs in this cluster"})
+        measured = await measure(client, await collect(client))
+    assert measured == GpuMeasurements(problems={"bare": "no DCGM exporter runs in this cluster"})
 
 
-async def test_who_may_not_even_look_for_it_is_reported() -> None:
+async def test_a_missing_permission_is_named_with_the_commands_that_grant_it() -> None:
     async with fake_api() as api, Client(api.config(), field_manager="test") as client:
         api.faults = [("GET", refusal(403, "Forbidden"))]
-        measured = await measure(client, ["gpu-1"])
-    assert measured.problems["gpu-1"].startswith("the DCGM exporter was not found: ")
+        with pytest.raises(UnreadableError, match=r"(?s)may not .*\n  kubectl create clusterrole"):
+            await collect(client)
 
 
 async def test_the_whole_time_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(measuring, "ALL_SECONDS", 0.2)
     monkeypatch.setattr(measuring, "AT_ONCE", 1)
     async with exporters({"first": "silence", "second": page("old")}, port=None) as client:
-        measured = await measure(client, ["first", "second"])
+        measured = await measure(client, await collect(client))
     assert not measured.nodes
-    assert all("was not queried within 0.2 s" in words for words in measured.problems.values())
+    for node in ("first", "second"):
+        assert "was not queried within 0.2 s" in measured.problems[node]
 
 
 def test_unreported_memory_is_unknown() -> None:

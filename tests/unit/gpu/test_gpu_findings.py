@@ -16,13 +16,16 @@ from unit.gpu.gpu_states import (
     configured,
     labelled,
     shared,
+    unlabelled,
 )
 from unit.gpu.test_gpu_sharing import MISSION
 from vdi.findings.model import Finding, Severity
 from vdi.gpu.sharing.config import RENAMED, Sharing
 from vdi.gpu.sharing.findings import find
 from vdi.gpu.sharing.plan import SharingRequest
-from vdi.gpu.sharing.state import ClusterPolicy, ConfigMap, DaemonSet, GpuState, Node
+from vdi.gpu.sharing.state import DaemonSet, GpuNode, GpuState
+from vdi.snapshot.objects.config import ConfigMap
+from vdi.snapshot.objects.gpu import ClusterPolicy
 
 POINTED = {"name": "time-slicing-config", "default": "any"}
 
@@ -30,13 +33,14 @@ POINTED = {"name": "time-slicing-config", "default": "any"}
 def operator(
     policy: ClusterPolicy | None = None,
     config_map: ConfigMap | None = None,
-    *nodes: Node,
+    *nodes: GpuNode,
     plugin: DaemonSet | None = None,
     reader: DaemonSet | None = None,
 ) -> GpuState:
     """The GPU Operator, its DaemonSets as its ClusterPolicy has them."""
     policy = policy or a_policy(POINTED)
-    name, default = str(policy.config.get("name") or ""), str(policy.config.get("default") or "")
+    config = policy.spec.device_plugin.config
+    name, default = config.name, config.default
     return GpuState(
         "gpu-operator",
         nodes=nodes or (shared(a_node()),),
@@ -47,7 +51,7 @@ def operator(
             else ()
         ),
         policy=policy,
-        config_maps={config_map.name: config_map} if config_map else {},
+        config_maps={config_map.metadata.name: config_map} if config_map else {},
         runtime_class=True,
     )
 
@@ -73,12 +77,12 @@ def test_healthy(gpus: int) -> None:
 def test_healthy_with_several_configurations() -> None:
     observed = configured(a_node("a"), a_node("b", 2), a_node("c", 4), request=SEVERAL)
     assert codes(observed) == []
-    assert [node.count("nvidia.com/gpu") for node in observed.nodes] == [8, 4, 4]
+    assert [node.allocatable("nvidia.com/gpu") for node in observed.nodes] == [8, 4, 4]
 
 
 def test_healthy_when_renamed() -> None:
     observed = configured(request=SharingRequest({"any": Sharing(rename=True)}, "any"))
-    assert (observed.nodes[0].count(RENAMED), codes(observed)) == (8, [])
+    assert (observed.nodes[0].allocatable(RENAMED), codes(observed)) == (8, [])
 
 
 def test_without_default_but_every_node_labelled() -> None:
@@ -95,8 +99,8 @@ def test_shared_by_mps_instead() -> None:
     ("has", "words"), [(12, "12 nvidia.com/gpu, not a multiple of 8"), (0, "should be shared by 8")]
 )
 def test_without_feature_discovery_what_is_no_multiple_is_wrong(has: int, words: str) -> None:
-    bare = {"name": "gpu-1", "labels": {"nvidia.com/gpu.present": "true"}}
-    finding = only(operator(None, GOOD, Node({**a_node(advertises=has).raw, "metadata": bare})))
+    node = labelled(unlabelled(a_node(advertises=has)), "true", "nvidia.com/gpu.present")
+    finding = only(operator(None, GOOD, node))
     assert finding.code == "gpu_capacity_wrong"
     assert words in finding.message
 
@@ -109,8 +113,8 @@ def test_the_config_map_is_newer_than_the_pods(made: str, read: bool) -> None:
 
 def test_pods_that_no_restart_replaces_are_to_be_deleted() -> None:
     plugin = a_daemon_set(config_map="time-slicing-config", default="any", made=LONG_AGO)
-    raw = {**plugin.raw, "spec": {**plugin.raw["spec"], "updateStrategy": {"type": "OnDelete"}}}
-    finding = only(operator(None, GOOD, plugin=DaemonSet(raw, plugin.pods)))
+    plugin.workload.spec.update_strategy.type = "OnDelete"
+    finding = only(operator(None, GOOD, plugin=plugin))
     assert (
         finding.remedy.text
         == "kubectl --namespace gpu-operator delete pod nvidia-device-plugin-daemonset-x"

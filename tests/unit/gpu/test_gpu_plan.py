@@ -23,7 +23,11 @@ from unit.gpu.gpu_states import (
     configured,
     fresh,
     labelled,
+    node_of,
+    plan_configure,
+    plan_undo,
     played,
+    raw_of,
     shared,
     unlabelled,
 )
@@ -37,12 +41,11 @@ from vdi.gpu.sharing.plan import (
     default_key,
     notes_on,
     parse_request,
-    plan_configure,
-    plan_undo,
     render_files,
     state_after,
 )
-from vdi.gpu.sharing.state import CONFIG_LABEL, DaemonSet, GpuState, Node, lacks_encoder
+from vdi.gpu.sharing.state import CONFIG_LABEL, GpuNode, GpuState, lacks_encoder
+from vdi.snapshot.objects import convert_object
 
 
 def helm(observed: GpuState, **config: str) -> GpuState:
@@ -88,7 +91,9 @@ def test_manifests_say_what_configure_does() -> None:
     assert done.config_map and done.policy
     assert config_map["data"] == {"any": MISSION} == done.config_map.data
     assert config_map["metadata"] == {"name": "time-slicing-config", "namespace": "gpu-operator"}
-    assert patch == {"spec": {"devicePlugin": {"config": done.policy.config}}}
+    assert patch == {
+        "spec": {"devicePlugin": {"config": raw_of(done.policy.spec.device_plugin.config)}}
+    }
 
 
 def test_the_config_map_comes_before_what_names_it() -> None:
@@ -142,16 +147,15 @@ def test_a_label_alone_restarts_nothing() -> None:
 def test_an_interrupted_run_is_taken_up_where_it_was() -> None:
     """Killed between ConfigMap and restart: the pods are older than the ConfigMap."""
     observed = configured()
+    old_pod = {"name": "x", "creationTimestamp": LONG_AGO}
     old = tuple(
-        replace(plugin, pods=({"metadata": {"name": "x", "creationTimestamp": LONG_AGO}},))
+        replace(plugin, pods=(convert_object("pods", {"metadata": old_pod}),))
         for plugin in observed.plugins
     )
-    newer = a_config_map(LATER, **dict(observed.config_maps["time-slicing-config"].data))
-    noted = {
-        **newer.raw["metadata"],
-        "annotations": observed.config_maps["time-slicing-config"].raw["metadata"]["annotations"],
-    }
-    maps = {"time-slicing-config": replace(newer, raw={**newer.raw, "metadata": noted})}
+    earlier = observed.config_maps["time-slicing-config"]
+    newer = a_config_map(LATER, **earlier.data)
+    newer.metadata.annotations = earlier.metadata.annotations
+    maps = {"time-slicing-config": newer}
     plan = plan_configure(replace(observed, plugins=old, config_maps=maps, readers=()), EIGHT)
     assert plan.changes == ()
     assert [restart.name for restart in plan.restarts] == ["nvidia-device-plugin-daemonset"]
@@ -225,8 +229,8 @@ def test_a_plan_converges_and_its_undo_reverts_it(gpus: list[int], data: Any) ->
     )
 
     back = played(again, plan_undo(again))
-    assert [node.raw["metadata"].get("labels") for node in back.nodes] == [
-        n.raw["metadata"]["labels"] for n in before.nodes
+    assert [node.node.metadata.labels for node in back.nodes] == [
+        node.node.metadata.labels for node in before.nodes
     ]
     assert back.policy == before.policy
     assert {name: config_map.data for name, config_map in back.config_maps.items()} == {
@@ -252,9 +256,22 @@ def test_undo_of_a_static_plugin() -> None:
     before = static(fresh(unlabelled(a_node())))
     done = played(before, plan_configure(before, EIGHT))
     reported = state_after(done, plan_undo(done))
-    assert reported.plugins[0].pod_spec == before.plugins[0].pod_spec
+    assert reported.plugins[0].workload == before.plugins[0].workload
     assert reported.config_maps == {}
-    assert reported.nodes[0].raw["metadata"].get("annotations") == {}
+    assert reported.nodes[0].node.metadata.annotations == {}
+
+
+def test_a_plugins_own_settings_stay_when_it_gets_ours() -> None:
+    """Its structs have none of these fields, and a merge patch replaces lists as a whole."""
+    observed = static(fresh())
+    workload = raw_of(observed.plugins[0].workload)
+    (main,) = workload["spec"]["template"]["spec"]["containers"]
+    main |= {"securityContext": {"privileged": True}, "env": [{"name": "OTHER", "value": "1"}]}
+    key = ("daemonsets", "gpu-operator", "nvidia-device-plugin-daemonset")
+    change = plan_configure(replace(observed, originals={key: workload}), EIGHT).changes[-1]
+    (patched,) = change.patch["spec"]["template"]["spec"]["containers"]
+    assert patched["securityContext"] == {"privileged": True}
+    assert [variable["name"] for variable in patched["env"]] == ["OTHER", "CONFIG_FILE"]
 
 
 def test_undo_of_a_helm_chart_restarts_it() -> None:
@@ -361,7 +378,7 @@ def test_all_that_was_typed_wrongly_is_said_at_once() -> None:
 
 
 def test_unknown_node() -> None:
-    cpu = Node({"metadata": {"name": "cpu-1"}, "status": {"capacity": {"cpu": "4"}}})
+    cpu = node_of({"metadata": {"name": "cpu-1"}, "status": {"capacity": {"cpu": "4"}}})
     error = refusal(fresh(a_node(), cpu), replace(EIGHT, nodes={"gpu-9": "any", "cpu-1": "any"}))
     assert error.usage
     assert error.problems == (
@@ -370,7 +387,7 @@ def test_unknown_node() -> None:
     )
 
 
-def broken_mig(strategy: str) -> Node:
+def broken_mig(strategy: str) -> GpuNode:
     return a_node("gpu-1", 7, {"gpu.product": "NVIDIA-A100-MIG-1g.5gb", "mig.strategy": strategy})
 
 
@@ -389,7 +406,7 @@ def broken_mig(strategy: str) -> Node:
         (fresh(broken_mig("single")), EIGHT, "migStrategy would be none; allowed: --mig-strategy single"),
         (fresh(a_node("n", 1, {"mig.config": "all-1g.5gb"})), EIGHT, "partitioned by MIG (strategy single)"),
         (
-            fresh(Node({**a_node().raw, "status": {"capacity": {"nvidia.com/mig-1g.5gb": "7"}}})),
+            fresh(node_of({"metadata": {"name": "n"}, "status": {"capacity": {"nvidia.com/mig-1g.5gb": "7"}}})),
             SharingRequest({"any": Sharing(mig_strategy="single")}, "any"),
             "advertises MIG devices separately (nvidia.com/mig-1g.5gb)",
         ),
@@ -421,17 +438,15 @@ def test_the_gpu_operator_may_make_its_daemon_set_later() -> None:
 
 def test_policy_with_the_plugin_switched_off() -> None:
     policy = a_policy(None)
-    raw = {**policy.raw, "spec": {"devicePlugin": {"enabled": False}}}
-    assert "enabled is false; allowed: true" in str(
-        refusal(replace(fresh(), policy=replace(policy, raw=raw)))
-    )
+    policy.spec.device_plugin.enabled = False
+    assert "enabled is false; allowed: true" in str(refusal(replace(fresh(), policy=policy)))
 
 
 def test_a_gpu_cut_by_mig_is_shared_with_the_right_strategy() -> None:
     request = SharingRequest({"any": Sharing(2, mig_strategy="single")}, "any")
     done = configured(broken_mig("single"), request=request)
     assert find(done) == []
-    assert done.nodes[0].count("nvidia.com/gpu") == 14
+    assert done.nodes[0].allocatable("nvidia.com/gpu") == 14
 
 
 # --- what is said beside it
@@ -500,12 +515,6 @@ def test_less_than_what_is_in_use() -> None:
 
 def test_a_chart_that_helm_owns() -> None:
     observed = helm(fresh())
-    meta = {
-        **observed.plugins[0].raw["metadata"],
-        "annotations": {"meta.helm.sh/release-name": "nvdp"},
-    }
-    owned = DaemonSet({**observed.plugins[0].raw, "metadata": meta}, observed.plugins[0].pods)
-    said = notes(
-        replace(observed, plugins=(owned,)), SharingRequest({"config0": Sharing()}, "config0")
-    )
+    observed.plugins[0].workload.metadata.annotations = {"meta.helm.sh/release-name": "nvdp"}
+    said = notes(observed, SharingRequest({"config0": Sharing()}, "config0"))
     assert "Helm release nvdp: also set config.name=configs and config.default=config0" in said

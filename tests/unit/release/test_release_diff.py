@@ -5,7 +5,8 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vdi.release.diff import ObjectChange, changes_between, losses
+from vdi.release.diff import ObjectChange, changes_between, losses, read_crds
+from vdi.snapshot.objects.config import CustomResourceDefinition
 
 
 def an_object(kind: str = "Deployment", name: str = "x", **rest: Any) -> dict[str, Any]:
@@ -142,13 +143,19 @@ def a_crd(
     *,
     versions: tuple[str, ...] = ("v1",),
     stored: tuple[str, ...] = ("v1",),
-) -> dict[str, Any]:
+) -> CustomResourceDefinition:
     schema = {"openAPIV3Schema": {"type": "object", "properties": {"spec": {"properties": fields}}}}
-    return {
-        "metadata": {"name": "things.example.com"},
-        "spec": {"versions": [{"name": version, "schema": schema} for version in versions]},
-        "status": {"storedVersions": list(stored)},
-    }
+    (crd,) = read_crds(
+        [
+            {
+                "kind": "CustomResourceDefinition",
+                "metadata": {"name": "things.example.com"},
+                "spec": {"versions": [{"name": version, "schema": schema} for version in versions]},
+                "status": {"storedVersions": list(stored)},
+            }
+        ]
+    )
+    return crd
 
 
 TEXT = {"type": "string"}

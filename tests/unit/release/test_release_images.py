@@ -9,6 +9,7 @@ import tarfile
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from support.hostile_server import DEEP
@@ -20,6 +21,8 @@ from vdi.release.images import (
     BadArchiveError,
     Containerd,
     LoadFailedError,
+    Node,
+    NodeImage,
     check_architectures,
     choose_image,
     find_containerd,
@@ -28,7 +31,7 @@ from vdi.release.images import (
 )
 
 
-def a_node(**changes: Any) -> dict[str, Any]:
+def a_node(*images: NodeImage, **changes: Any) -> Node:
     info = {
         "operatingSystem": "linux",
         "architecture": "amd64",
@@ -36,7 +39,8 @@ def a_node(**changes: Any) -> dict[str, Any]:
         "containerRuntimeVersion": "containerd://2.1.5-k3s1.34",
         **changes,
     }
-    return {"metadata": {"name": "k3s-1"}, "status": {"nodeInfo": info}}
+    status = {"nodeInfo": info, "images": images}
+    return msgspec.convert({"metadata": {"name": "k3s-1"}, "status": status}, Node)
 
 
 def a_docker_archive(
@@ -181,19 +185,17 @@ def test_nodes_that_cannot_be_served(changes: dict[str, str], reason: str) -> No
 
 
 def test_the_pod_runs_from_an_image_that_the_node_has() -> None:
-    node = a_node()
     with pytest.raises(LoadFailedError, match="reports no image"):
-        choose_image(node)
-    node["status"]["images"] = [
-        {"names": ["docker.io/library/big@sha256:00", "docker.io/library/big:1"], "sizeBytes": 900},
-        {"names": ["<none>@<none>"], "sizeBytes": 1},
-        {"names": ["docker.io/library/small:1"], "sizeBytes": 100},
-    ]
-    assert choose_image(node) == "docker.io/library/small:1"
-    node["status"]["images"].append(
-        {"names": ["docker.io/rancher/mirrored-pause:3.6"], "sizeBytes": 300}
+        choose_image(a_node())
+    images = (
+        NodeImage(("docker.io/library/big@sha256:00", "docker.io/library/big:1"), 900),
+        NodeImage(("<none>@<none>",), 1),
+        NodeImage(None, 1),
+        NodeImage(("docker.io/library/small:1",), 100),
     )
-    assert choose_image(node) == "docker.io/rancher/mirrored-pause:3.6"
+    assert choose_image(a_node(*images)) == "docker.io/library/small:1"
+    pause = NodeImage(("docker.io/rancher/mirrored-pause:3.6",), 300)
+    assert choose_image(a_node(*images, pause)) == "docker.io/rancher/mirrored-pause:3.6"
 
 
 def test_the_pod_may_touch_the_socket_and_nothing_else() -> None:

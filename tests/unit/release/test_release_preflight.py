@@ -1,14 +1,13 @@
 """What stands in the way, in words."""
 
 import json
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from support.builders import a_node
-from vdi.doctor.objects.components import Traefik
 from vdi.findings.model import Severity, errors
 from vdi.helm.arguments import Place
 from vdi.helm.releases import Chart as ReleasedChart
@@ -17,23 +16,22 @@ from vdi.helm.run import Helm
 from vdi.release.chart import Chart
 from vdi.release.facts import Facts, ForeignObject, Refusal
 from vdi.release.preflight import run_checks
-from vdi.snapshot.model import Certificate, Unreadable
-from vdi.snapshot.objects import convert_object
+from vdi.snapshot.model import Certificate, Snapshot, Unreadable
 
-NOW = datetime(2026, 11, 20, tzinfo=UTC)
+NOW = "2026-11-20T00:00:00Z"
 
 
-def a_traefik(*args: str) -> Traefik:
-    raw = {
+def a_traefik(*args: str) -> dict[str, Any]:
+    container = {
+        "name": "traefik",
+        "image": "docker.io/traefik:3",
+        "args": args or ["--entrypoints.websecure.address=:8443"],
+    }
+    return {
         "metadata": {"namespace": "kube-system", "name": "traefik"},
-        "spec": {},
+        "spec": {"template": {"spec": {"containers": [container]}}},
         "status": {"readyReplicas": 1},
     }
-    return Traefik(
-        "deployment",
-        convert_object("deployments", raw),
-        args or ("--entrypoints.websecure.address=:8443",),
-    )
 
 
 def an_operator(*, env: dict[str, str] | None = None, **pod: Any) -> dict[str, Any]:
@@ -69,16 +67,25 @@ def facts(**changes: Any) -> Facts:
         "release": "vdi",
         "place": Place("kasm"),
         "objects": (an_operator(),),
-        "namespaces": {"kasm": None, "vdi-sessions": None},
-        "nodes": (a_node(images=["localhost/vdi/vdi:dev"]),),
-        "traefiks": (a_traefik(),),
-        "classes": ({"metadata": {"name": "local-path", "annotations": {}}},),
+        "namespaces": ("kasm", "vdi-sessions"),
+        "node_images": frozenset({"localhost/vdi/vdi:dev"}),
     }
-    return Facts(**{**usual, **changes})
+    objects: dict[str, Any] = {
+        "nodes": [a_node()],
+        "deployments": [a_traefik()],
+        "storageclasses": [{"metadata": {"name": "local-path"}}],
+        "namespaces": [],
+    }
+    rest = {name: changes.pop(name) for name in ("certificates", "unread") if name in changes}
+    objects |= {plural: changes.pop(plural) for plural in objects if plural in changes}
+    raw = {"taken_at": NOW, "objects": objects}
+    snapshot = msgspec.convert(msgspec.to_builtins(raw), Snapshot)
+    snapshot = msgspec.structs.replace(snapshot, **rest)
+    return Facts(**{**usual, "snapshot": snapshot, **changes})
 
 
 def verdicts(upgrading: bool = False, **changes: Any) -> list[tuple[str, str]]:
-    found = run_checks(facts(**changes), NOW, upgrading=upgrading)
+    found = run_checks(facts(**changes), upgrading=upgrading)
     return [
         (one.severity.value, f"{one.message} {one.remedy.text}")
         for one in found
@@ -95,15 +102,14 @@ def test_node_selectors_that_match_no_node_are_named() -> None:
         in alone[0][1]
     )
     assert "kubectl label node node-1 role=turn" in alone[0][1]
-    image = "localhost/vdi/vdi:dev"
-    several = (a_node("node-1", images=[image]), a_node("node-2"))
+    several = (a_node("node-1"), a_node("node-2"))
     assert "kubectl get nodes --show-labels" in verdicts(objects=(operator,), nodes=several)[0][1]
-    labelled = (a_node("node-1", images=[image], labels={"role": "turn"}), a_node("node-2"))
+    labelled = (a_node("node-1", labels={"role": "turn"}), a_node("node-2"))
     assert verdicts(objects=(operator,), nodes=labelled) == []
 
 
 def test_a_good_cluster_has_nothing_in_the_way() -> None:
-    found = run_checks(facts(), NOW, upgrading=False)
+    found = run_checks(facts(), upgrading=False)
     assert errors(found) == []
     assert {one.severity for one in found} == {Severity.OK}
     assert [one.code for one in found] == [
@@ -127,10 +133,8 @@ def with_certificate(**fields: Any) -> dict[str, Any]:
     }
 
 
-def a_namespace(labels: dict[str, str] | None = None, phase: str = "Active") -> dict[str, Any]:
-    return {
-        "kasm": {"metadata": {"name": "kasm", "labels": labels or {}}, "status": {"phase": phase}}
-    }
+def a_namespace(labels: dict[str, str] | None = None, **meta: str) -> list[dict[str, Any]]:
+    return [{"metadata": {"name": "kasm", "labels": labels or {}, **meta}}]
 
 
 def a_template(**spec: Any) -> dict[str, Any]:
@@ -146,7 +150,7 @@ CASES: dict[str, tuple[dict[str, Any], str, str]] = {
     "no node": ({"nodes": ()}, "error", "The cluster has no node"),
     "closed nodes": ({"nodes": (a_node(unschedulable=True),)}, "error", "None of 1 nodes is ready"),
     "a namespace that goes": (
-        {"namespaces": a_namespace(phase="Terminating")},
+        {"namespaces": a_namespace(deletionTimestamp="2026-11-20T00:00:00Z")},
         "error",
         "The namespace kasm is being deleted",
     ),
@@ -156,14 +160,14 @@ CASES: dict[str, tuple[dict[str, Any], str, str]] = {
         "may not: a secrets, b secrets, c secrets, d secrets, e secrets and 2 more",
     ),
     "no Traefik kinds": ({"traefik_known": False}, "error", "does not know Traefik's IngressRoute"),
-    "no Traefik": ({"traefiks": ()}, "warning", "No Traefik was found"),
+    "no Traefik": ({"deployments": ()}, "warning", "No Traefik was found"),
     "a Traefik that looks elsewhere": (
-        {"traefiks": (a_traefik("--providers.kubernetescrd.namespaces=web"),)},
+        {"deployments": (a_traefik("--providers.kubernetescrd.namespaces=web"),)},
         "error",
         "Traefik watches only web, not kasm, vdi-sessions",
     ),
     "another entry point": (
-        {"traefiks": (a_traefik("--entryPoints.secure.address=:443"),)},
+        {"deployments": (a_traefik("--entryPoints.secure.address=:443"),)},
         "error",
         "Traefik has no entry point 'websecure' (traefik.entryPoint); it has: secure",
     ),
@@ -184,7 +188,7 @@ CASES: dict[str, tuple[dict[str, Any], str, str]] = {
         "The template t (homes) needs the StorageClass 'fast'",
     ),
     "a template that leaves out what is its default": (
-        {"objects": (a_template(),), "classes": ({"metadata": {"name": "gp3"}},)},
+        {"objects": (a_template(),), "storageclasses": ({"metadata": {"name": "gp3"}},)},
         "error",
         "The template t (homes) needs the StorageClass 'local-path'",
     ),

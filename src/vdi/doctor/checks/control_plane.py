@@ -54,7 +54,7 @@ def crds(snapshot: Snapshot) -> Iterator[Finding]:
                 evidence=[f"GET customresourcedefinitions/{name}: not found"],
                 remedy=_INSTALL,
             )
-        elif lacking := list(_lacking(_schema(shipped), _schema(there), "")):
+        elif lacking := list(_schema(shipped).missing_in(_schema(there))):
             more = f" and {len(lacking) - 5} more" if len(lacking) > 5 else ""
             yield make_finding(
                 "crd_outdated",
@@ -76,17 +76,6 @@ def _shipped_crds() -> tuple[CustomResourceDefinition, ...]:
 def _schema(crd: CustomResourceDefinition) -> Schema:
     served = [version.schema.open_api for version in crd.spec.versions if version.served]
     return served[0] if served else Schema()
-
-
-def _lacking(shipped: Schema, there: Schema, path: str) -> Iterator[str]:
-    for name, inner in shipped.properties.items():
-        here = there.properties.get(name)
-        if here is None:
-            yield f"{path}.{name}".lstrip(".")
-        else:
-            yield from _lacking(inner, here, f"{path}.{name}")
-    if shipped.items and there.items:
-        yield from _lacking(shipped.items, there.items, f"{path}[]")
 
 
 @check("deployments", "leases", "vdisessions")

@@ -158,7 +158,9 @@ def gpus_missing(snapshot: Snapshot) -> Iterator[Finding]:
             severity=one.severity,
             evidence=[*one.evidence, f"vdi gpu verify: {one.code} at {one.object}"],
             remedy=remedy,
-            related_objects=[f"clusterpolicy/{observed.policy.name}"] if observed.policy else [],
+            related_objects=[f"clusterpolicy/{observed.policy.metadata.name}"]
+            if observed.policy
+            else [],
         )
 
 

@@ -5,21 +5,11 @@
 
 import re
 
-import msgspec
-
 from vdi.api.template import VDITemplate
 from vdi.doctor.objects.components import find_operators, gateways_in_scope, operator_for
 from vdi.doctor.objects.routing import route_rules, routes_to
 from vdi.doctor.objects.sessions import diagnose_sessions
-from vdi.gpu.sharing.config import RENAMED, RESOURCE
-from vdi.gpu.sharing.state import (
-    DEFAULT_NAME,
-    ClusterPolicy,
-    GpuState,
-    active_policies,
-    in_use,
-    observe,
-)
+from vdi.gpu.sharing.state import DEFAULT_NAME, GpuState, observe
 from vdi.session.naming import assigned_namespace, route_name
 from vdi.snapshot.model import Snapshot, once
 from vdi.snapshot.objects.network import IngressRoute
@@ -92,9 +82,7 @@ def gpu_config_maps(snapshot: Snapshot) -> list[tuple[str, str]]:
     """Namespace and name of the ConfigMaps that may configure GPU sharing; empty on a cluster
     without GPUs.
     """
-    located = observe(
-        _cluster_policy(snapshot), map(msgspec.to_builtins, snapshot.objects.daemonsets)
-    )
+    located = observe_gpus(snapshot)
     if not located.plugins and located.policy is None:
         return []
     return [
@@ -105,32 +93,7 @@ def gpu_config_maps(snapshot: Snapshot) -> list[tuple[str, str]]:
 @once
 def observe_gpus(snapshot: Snapshot) -> GpuState:
     """GPUs, device plugin and configuration, as `vdi gpu verify` would see them."""
-    objects = snapshot.objects
-    # `vdi gpu configure` edits the API's objects, so its state is made of maps. Most pods have no
-    # part in it.
-    pods = [msgspec.to_builtins(pod) for pod in objects.pods if _has_part_in_gpus(pod)]
-    return observe(
-        _cluster_policy(snapshot),
-        [msgspec.to_builtins(daemon_set) for daemon_set in objects.daemonsets],
-        nodes=[msgspec.to_builtins(node) for node in objects.nodes],
-        used=in_use(pods),
-        pods=pods,
-        config_maps=[msgspec.to_builtins(config_map) for config_map in objects.configmaps],
-        runtime_class=snapshot.find("runtimeclasses", "nvidia") is not None,
-    )
-
-
-def _has_part_in_gpus(pod: Pod) -> bool:
-    """Whether it has a GPU, or belongs to a DaemonSet, such as a device plugin's."""
-    has_gpu = any(pod.spec.takes.get(resource) for resource in (RESOURCE, RENAMED))
-    of_daemon_set = any(owner.kind == "DaemonSet" for owner in pod.metadata.owner_references)
-    return pod.status.phase not in ("Succeeded", "Failed") and (has_gpu or of_daemon_set)
-
-
-def _cluster_policy(snapshot: Snapshot) -> ClusterPolicy | None:
-    return next(
-        iter(active_policies(map(msgspec.to_builtins, snapshot.objects.clusterpolicies))), None
-    )
+    return observe(snapshot.objects)
 
 
 def hosts_by_certificate(snapshot: Snapshot) -> dict[tuple[str, str], list[str]]:

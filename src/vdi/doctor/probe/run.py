@@ -328,8 +328,7 @@ async def probe_gpu_memory(client: Client, snapshot: Snapshot) -> list[Finding]:
     """GPUs whose memory is nearly used up, where a DCGM exporter measures it: slices of a GPU share
     its memory.
     """
-    nodes = [node.name for node in observe_gpus(snapshot).gpu_nodes]
-    return list(judge_memory(await measure(client, nodes))) if nodes else []
+    return list(judge_memory(await measure(client, observe_gpus(snapshot))))
 
 
 def judge_memory(measured: GpuMeasurements) -> Iterator[Finding]:

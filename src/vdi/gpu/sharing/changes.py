@@ -15,10 +15,6 @@ import yaml
 from vdi.kube.resource import Resource
 
 Raw = Mapping[str, Any]
-CLUSTER_POLICIES = Resource(
-    "nvidia.com", "v1", "clusterpolicies", "ClusterPolicy", namespaced=False
-)
-RUNTIME_CLASSES = Resource("node.k8s.io", "v1", "runtimeclasses", "RuntimeClass", namespaced=False)
 
 _SERVERS_OWN = ("resourceVersion", "uid", "creationTimestamp", "generation", "managedFields")
 
@@ -45,7 +41,11 @@ class Change:
     @property
     def title(self) -> str:
         """The change in words: `change ConfigMap gpu-operator/x`."""
-        verb = "make" if self.before is None else "delete" if self.after is None else "change"
+        verb = "change"
+        if self.before is None:
+            verb = "make"
+        elif self.after is None:
+            verb = "delete"
         place = f"{self.namespace}/" if self.namespace else ""
         return f"{verb} {self.resource.kind} {place}{self.name}"
 

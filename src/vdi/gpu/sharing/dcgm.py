@@ -9,8 +9,6 @@ from dataclasses import dataclass, field
 
 from prometheus_client.parser import text_string_to_metric_families
 
-from vdi.gpu.sharing.state import DaemonSet, Raw
-
 # Share of the time in which the engines worked, from 0 to 1. Also for MIG devices; not on GPUs
 # before Volta.
 ENGINE_ACTIVE = "DCGM_FI_PROF_GR_ENGINE_ACTIVE"
@@ -18,7 +16,6 @@ ENGINE_ACTIVE = "DCGM_FI_PROF_GR_ENGINE_ACTIVE"
 UTILIZATION = "DCGM_FI_DEV_GPU_UTIL"
 # In MiB; with MIG, of each device.
 MEMORY_USED, MEMORY_FREE = "DCGM_FI_DEV_FB_USED", "DCGM_FI_DEV_FB_FREE"
-DEFAULT_PORT = 9400
 # DCGM writes numbers from there on (about 2**47 and 2**63) in the place of those that it does not
 # have.
 _BLANK = float(2**40)
@@ -61,26 +58,6 @@ class GpuMeasurements:
         return sum(known) / len(known) if known and len(known) == len(shares) else None
 
 
-def is_exporter(daemon_set: DaemonSet) -> bool:
-    """Whether this is the DCGM exporter: the GPU Operator's, or that of NVIDIA's chart."""
-    return _container(daemon_set) is not None
-
-
-def port_of(daemon_set: DaemonSet) -> int:
-    """Port on which its pods serve the page."""
-    ports = (_container(daemon_set) or {}).get("ports") or ()
-    return int(ports[0]["containerPort"]) if ports else DEFAULT_PORT
-
-
-def _container(daemon_set: DaemonSet) -> Raw | None:
-    for container in daemon_set.pod_spec.get("containers") or ():
-        image = str(container.get("image", "")).rpartition("/")[2]
-        if str(container["name"]).endswith("dcgm-exporter") or image.startswith("dcgm-exporter"):
-            found: Raw = container
-            return found
-    return None
-
-
 def read_page(text: str) -> tuple[Gpu, ...]:
     """The GPUs on an exporter's page. Raises BadPageError."""
     gpus: dict[str, _Parts] = {}
@@ -114,17 +91,18 @@ def _by_number(index: str) -> tuple[int, str]:
 
 
 def _gpu(index: str, model: str, parts: _Parts) -> Gpu:
-    active, percent = (list(parts.get(name, {}).values()) for name in (ENGINE_ACTIVE, UTILIZATION))
-    busy = (
-        sum(active) / len(active)
-        if active
-        else sum(percent) / len(percent) / 100
-        if percent
-        else None
-    )
-    used, free = (_mebibytes(parts.get(name, {})) for name in (MEMORY_USED, MEMORY_FREE))
-    return Gpu(index, model, busy, used, None if used is None or free is None else used + free)
+    busy = None
+    if active := parts.get(ENGINE_ACTIVE):
+        busy = sum(active.values()) / len(active)
+    elif percent := parts.get(UTILIZATION):
+        busy = sum(percent.values()) / len(percent) / 100
+    used, memory = _mebibytes(parts, MEMORY_USED), None
+    free = _mebibytes(parts, MEMORY_FREE)
+    if used is not None and free is not None:
+        memory = used + free
+    return Gpu(index, model, busy, used, memory)
 
 
-def _mebibytes(parts: Mapping[str, float]) -> int | None:
-    return round(sum(parts.values())) if parts else None
+def _mebibytes(parts: _Parts, name: str) -> int | None:
+    values = parts.get(name)
+    return round(sum(values.values())) if values else None

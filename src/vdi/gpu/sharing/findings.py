@@ -12,8 +12,8 @@ from vdi.gpu.sharing.config import MPS, RENAMED, RESOURCE, BadConfigError, Shari
 from vdi.gpu.sharing.state import (
     CONFIG_LABEL,
     DaemonSet,
+    GpuNode,
     GpuState,
-    Node,
     effect_on,
     env_of,
     names,
@@ -32,7 +32,7 @@ def find(state: GpuState) -> list[Finding]:
 def configuration_findings(state: GpuState) -> Iterator[Finding]:
     """Findings about ConfigMap and ClusterPolicy."""
     policy, name = state.policy, state.config_name
-    where = f"clusterpolicy/{policy.name}" if policy else "device plugin"
+    where = f"clusterpolicy/{policy.metadata.name}" if policy else "device plugin"
     if not name:
         yield _finding(
             "gpu_sharing_not_configured",
@@ -106,13 +106,13 @@ def _trap_findings(state: GpuState) -> Iterator[Finding]:
             severity=Severity.WARNING,
         )
     policy = state.policy
-    if policy is None or policy.section("toolkit").get("enabled") is False:
+    if policy is None or not policy.spec.toolkit.enabled:
         return
-    socket = env_of(policy.section("toolkit"), "CONTAINERD_SOCKET")
+    socket = env_of(policy.spec.toolkit, "CONTAINERD_SOCKET")
     if socket != K3S_SOCKET:
         yield _finding(
             "gpu_toolkit_paths_not_k3s",
-            f"clusterpolicy/{policy.name}",
+            f"clusterpolicy/{policy.metadata.name}",
             "The toolkit's pods configure a containerd other than the one of K3s.",
             Remedy(
                 "In the Helm values of the GPU Operator set toolkit.env"
@@ -152,16 +152,12 @@ def plugin_findings(state: GpuState) -> Iterator[Finding]:
 
 def _rollout_findings(daemon_set: DaemonSet, state: GpuState) -> Iterator[Finding]:
     where = f"daemonset/{daemon_set.namespace}/{daemon_set.name}"
-    describe = Remedy.run(
-        f"kubectl --namespace {daemon_set.namespace} describe daemonset {daemon_set.name}"
-    )
+    kubectl = f"kubectl --namespace {daemon_set.namespace}"
     if state.policy is not None and daemon_set.is_plugin and not _rendered(daemon_set, state):
-        default = picker_of(state).default or "none"
-        desired = (
-            f"ConfigMap {state.config_name} with default {default}"
-            if state.config_name
-            else "no ConfigMap"
-        )
+        desired = "no ConfigMap"
+        if state.config_name:
+            default = picker_of(state).default or "none"
+            desired = f"ConfigMap {state.config_name} with default {default}"
         yield _finding(
             "gpu_policy_not_taken_up",
             where,
@@ -173,40 +169,27 @@ def _rollout_findings(daemon_set: DaemonSet, state: GpuState) -> Iterator[Findin
         return
     outdated = outdated_pods(daemon_set, state)
     if outdated:
+        restart = f"{kubectl} rollout restart daemonset {daemon_set.name}"
+        if daemon_set.on_delete:
+            restart = f"{kubectl} delete pod {' '.join(outdated)}"
         yield _finding(
             "gpu_config_not_read",
             where,
             f"Its pods have not read the last change of ConfigMap {state.config_name}.",
-            Remedy.run(
-                f"kubectl --namespace {daemon_set.namespace} delete pod {' '.join(outdated)}"
-                if daemon_set.on_delete
-                else (
-                    f"kubectl --namespace {daemon_set.namespace} rollout restart daemonset"
-                    f" {daemon_set.name}"
-                )
-            ),
+            Remedy.run(restart),
             f"older than the change: {names(outdated)}",
         )
-    status, generation = (
-        daemon_set.raw.get("status", {}),
-        daemon_set.raw["metadata"].get("generation", 0),
-    )
-    desired_pods, ready = status.get("desiredNumberScheduled", 0), status.get("numberReady", 0)
-    updated = status.get("updatedNumberScheduled", 0)
-    if (
-        status.get("observedGeneration", 0) < generation
-        or updated < desired_pods
-        or ready < desired_pods
-    ):
+    status = daemon_set.workload.status
+    expected, ready = status.desired_number_scheduled, status.number_ready
+    updated = status.updated_number_scheduled
+    unobserved = status.observed_generation < daemon_set.workload.metadata.generation
+    if unobserved or updated < expected or ready < expected:
+        plugin = daemon_set.is_plugin
         yield _finding(
-            (
-                "gpu_device_plugin_not_ready"
-                if daemon_set.is_plugin
-                else "gpu_config_reader_not_ready"
-            ),
+            "gpu_device_plugin_not_ready" if plugin else "gpu_config_reader_not_ready",
             where,
-            f"{updated} of {desired_pods} pods are of the latest revision, and {ready} are ready.",
-            describe,
+            f"{updated} of {expected} pods are of the latest revision, and {ready} are ready.",
+            Remedy.run(f"{kubectl} describe daemonset {daemon_set.name}"),
         )
 
 
@@ -223,15 +206,15 @@ def outdated_pods(daemon_set: DaemonSet, state: GpuState) -> list[str]:
     """The pods that were created before the last change of the ConfigMap's data, which they read
     when they start.
     """
-    found = state.config_map
-    if found is None or daemon_set.config_map != state.config_name:
+    config_map = state.config_map
+    if config_map is None or daemon_set.config_map != state.config_name:
         return []
-    metadata = [pod["metadata"] for pod in daemon_set.pods]
-    stamps = {str(meta["name"]): str(meta.get("creationTimestamp", "")) for meta in metadata}
+    changed = config_map.metadata.changed_at
+    metas = [pod.metadata for pod in daemon_set.pods]
     # Times of the API have whole seconds, so a pod of the same second counts as newer: otherwise
     # one that is created right after the change would be reported for ever. If it is older after
     # all, the node's numbers show it.
-    return sorted(name for name, created in stamps.items() if created < found.changed_at)
+    return sorted(meta.name for meta in metas if meta.creation_timestamp < changed)
 
 
 def node_findings(state: GpuState) -> Iterator[Finding]:
@@ -256,7 +239,7 @@ def node_findings(state: GpuState) -> Iterator[Finding]:
             yield from _label_findings(node, effect.sharing, where)
 
 
-def _mig_findings(node: Node, sharing: Sharing, where: str) -> Iterator[Finding]:
+def _mig_findings(node: GpuNode, sharing: Sharing, where: str) -> Iterator[Finding]:
     if sharing.replicas > 1 and node.mig not in ("none", sharing.mig_strategy):
         yield _finding(
             "gpu_mig_mismatch",
@@ -271,9 +254,9 @@ def _mig_findings(node: Node, sharing: Sharing, where: str) -> Iterator[Finding]
         )
 
 
-def _number_findings(node: Node, sharing: Sharing, config: str, where: str) -> Iterator[Finding]:
+def _number_findings(node: GpuNode, sharing: Sharing, config: str, where: str) -> Iterator[Finding]:
     resource, other = sharing.resource, RENAMED if sharing.resource == RESOURCE else RESOURCE
-    has, healthy = node.count(resource, "capacity"), node.count(resource)
+    has, healthy = node.capacity(resource), node.allocatable(resource)
     expected = node.gpus * sharing.replicas if node.gpus is not None else None
     configured = f"configuration {config}" if config else "no configuration"
     look = Remedy.run(f"kubectl describe node {node.name}")
@@ -289,12 +272,8 @@ def _number_findings(node: Node, sharing: Sharing, config: str, where: str) -> I
                 severity=Severity.UNKNOWN,
             )
             return
-        shares = (
-            f"not a multiple of {sharing.replicas}"
-            if has
-            else f"but should be shared by {sharing.replicas}"
-        )
-        message = f"It advertises {has} {resource}, {shares}."
+        wrong = "not a multiple of" if has else "but should be shared by"
+        message = f"It advertises {has} {resource}, {wrong} {sharing.replicas}."
         yield _finding("gpu_capacity_wrong", where, message, look, configured)
         return
     if expected is not None and has != expected:
@@ -314,17 +293,17 @@ def _number_findings(node: Node, sharing: Sharing, config: str, where: str) -> I
             " unhealthy.",
             Remedy("On the node:", ("nvidia-smi", "dmesg | grep Xid")),
         )
-    if sharing.replicas > 1 and node.count(other):
+    if sharing.replicas > 1 and node.allocatable(other):
         yield _finding(
             "gpu_resource_twice",
             where,
-            f"It advertises {node.count(other)} {other} beside {resource}: the device plugin has"
+            f"It advertises {node.allocatable(other)} {other} beside {resource}: the device plugin has"
             " not restarted.",
             look,
         )
 
 
-def _label_findings(node: Node, sharing: Sharing, where: str) -> Iterator[Finding]:
+def _label_findings(node: GpuNode, sharing: Sharing, where: str) -> Iterator[Finding]:
     """Labels of GPU Feature Discovery that contradict the configuration. Without labels there is
     nothing to compare.
     """

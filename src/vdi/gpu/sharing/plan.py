@@ -8,13 +8,16 @@ keeps the device plugin down. `make generate` writes the same objects as YAML, f
 files.
 """
 
+import copy
 import json
 import re
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from vdi.gpu.sharing.changes import CLUSTER_POLICIES, Change, change_between, to_yaml, with_field
+import msgspec
+
+from vdi.gpu.sharing.changes import Change, change_between, to_yaml, with_field
 from vdi.gpu.sharing.config import (
     MIG_STRATEGIES,
     RENAMED,
@@ -32,24 +35,31 @@ from vdi.gpu.sharing.state import (
     OPERATOR_NAMESPACE,
     OUR_VOLUME,
     PRODUCT_LABEL,
-    ConfigMap,
     DaemonSet,
+    GpuNode,
     GpuState,
-    Node,
     effect_on,
     env_of,
     lacks_encoder,
     names,
     picker_of_plugin,
+    read_config_map,
     read_record,
 )
-from vdi.kube.resource import CONFIG_MAPS, DAEMON_SETS, NODES
+from vdi.kube.resource import CONFIG_MAPS, DAEMON_SETS, NODES, Resource
+from vdi.snapshot.objects import CLUSTER_POLICIES, convert_object
+from vdi.snapshot.objects.config import ConfigMap
+from vdi.snapshot.objects.meta import Meta
+
+# Path of a field, and its value; None: without it.
+Field = tuple[tuple[str, ...], Any]
 
 _KEY = re.compile(r"[A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?")
 _KEY_WORDS = "1 to 63 letters, digits, inner '-', '_' and '.' (it becomes a node label's value)"
 _REPLICAS_WORDS = "a whole number from 1 up (1: not shared)"
 DEFAULT_KEY = "any"
 CONFIG_PATH = ("spec", "devicePlugin", "config")
+LABEL_PATH = ("metadata", "labels", CONFIG_LABEL)
 NOTE_PATH = ("metadata", "annotations", BEFORE_ANNOTATION)
 _CONFIG_MAP = """\
 # GPU time-slicing for NVIDIA's GPU Operator: 8 desktops per GPU. scripts/configure_gpu_slicing.sh applies it, patches
@@ -180,9 +190,9 @@ def problems_with(state: GpuState, request: SharingRequest) -> Iterator[str]:
             "No node has a GPU that Kubernetes knows of (label nvidia.com/gpu.present=true or"
             f" resource {RESOURCE}): install driver, container toolkit and device plugin first."
         )
-    if state.policy is not None and state.policy.section("devicePlugin").get("enabled") is False:
+    if state.policy is not None and not state.policy.spec.device_plugin.enabled:
         yield (
-            f"ClusterPolicy {state.policy.name}: spec.devicePlugin.enabled is false; allowed: true,"
+            f"ClusterPolicy {state.policy.metadata.name}: spec.devicePlugin.enabled is false; allowed: true,"
             " because the device plugin shares GPUs."
         )
     if state.policy is None:
@@ -245,22 +255,26 @@ def _plain_problems(state: GpuState, request: SharingRequest) -> Iterator[str]:
             )
 
 
-def _node_problems(node: Node, state: GpuState, request: SharingRequest) -> Iterator[str]:
+def _node_problems(node: GpuNode, state: GpuState, request: SharingRequest) -> Iterator[str]:
     plugin = plain_plugin(state)
     by_label = state.policy is not None or plugin is None or plugin.manager is not None
     label = (request.nodes.get(node.name) or node.label(CONFIG_LABEL)) if by_label else ""
     target = state.config_maps.get(target_name(state))
-    if label and label not in request.configs and not (target and label in target.data):
-        allowed = names(sorted({*request.configs, *(target.data if target else {})}))
+    allowed = {*request.configs, *(target.data if target else ())}
+    if label and label not in allowed:
         yield (
             f"Node {node.name} has the label {CONFIG_LABEL}={label}, which would be an unknown"
-            f" configuration; allowed: {allowed}. Add --node {node.name}={request.default}, or"
-            f" --config {label}=REPLICAS."
+            f" configuration; allowed: {names(sorted(allowed))}. Add"
+            f" --node {node.name}={request.default}, or --config {label}=REPLICAS."
         )
         return
     sharing = request.configs.get(label or request.default)
-    if sharing is None or sharing.replicas == 1:
-        return
+    if sharing is not None and sharing.replicas > 1:
+        yield from _partition_problems(node, sharing)
+
+
+def _partition_problems(node: GpuNode, sharing: Sharing) -> Iterator[str]:
+    """MPS and MIG of a node whose GPUs are to be shared."""
     if node.mps:
         yield (
             f"Node {node.name} is shared by MPS (label"
@@ -320,9 +334,9 @@ def default_key(state: GpuState, requested: str | None) -> str:
     if state.policy is None:
         own = picker_of_plugin(plain_plugin(state)).default
     else:
-        config = state.policy.config
+        config = state.policy.spec.device_plugin.config
         # The default of another ConfigMap is not a key of the one that we write.
-        own = str(config.get("default") or "") if config.get("name") == DEFAULT_NAME else ""
+        own = config.default if config.name == DEFAULT_NAME else ""
     return requested or own or DEFAULT_KEY
 
 
@@ -334,16 +348,13 @@ def plan_configure(state: GpuState, request: SharingRequest) -> SharingPlan:
         raise RefusedError(problems)
     config_map = _config_map_change(state, request)
     if state.policy is not None:
-        desired = {**state.policy.config, "name": target_name(state), "default": request.default}
-        after = with_field(state.policy.raw, CONFIG_PATH, desired)
-        rollout = change_between(CLUSTER_POLICIES, state.policy.raw, after)
+        name = (*CONFIG_PATH, "name"), target_name(state)
+        default = (*CONFIG_PATH, "default"), request.default
+        rollout = _edit(state, CLUSTER_POLICIES, state.policy.metadata, name, default)
     else:
         rollout = _daemon_set_change(state, request)
     nodes = (_node_change(node, state, request) for node in state.nodes)
-    data_changes = (
-        config_map is not None
-        and (config_map.before or {}).get("data") != (config_map.after or {})["data"]
-    )
+    data_changes = config_map is not None and "data" in config_map.patch
     return _plan(
         state, (config_map, *nodes, rollout), rolls=rollout is not None, data_changes=data_changes
     )
@@ -356,20 +367,24 @@ def _plan(
 
     `rolls`: the changes restart them anyway.
     """
-    restarts = [
-        plugin
-        for plugin in (*state.plugins, *state.readers)
-        if plugin.pods
-        and plugin.config_map == target_name(state)
-        and (data_changes or bool(outdated_pods(plugin, state)))
-    ]
-    return SharingPlan(
-        tuple(change for change in changes if change is not None), () if rolls else tuple(restarts)
-    )
+    restarts: list[DaemonSet] = []
+    for plugin in () if rolls else (*state.plugins, *state.readers):
+        reads_it = plugin.pods and plugin.config_map == target_name(state)
+        if reads_it and (data_changes or outdated_pods(plugin, state)):
+            restarts.append(plugin)
+    return SharingPlan(tuple(change for change in changes if change is not None), tuple(restarts))
 
 
-def _with_note(raw: Any, record: dict[str, Any]) -> dict[str, Any]:
-    return with_field(raw, NOTE_PATH, json.dumps(record, sort_keys=True))
+def _note(record: dict[str, Any]) -> Field:
+    return NOTE_PATH, json.dumps(record, sort_keys=True)
+
+
+def _edit(state: GpuState, resource: Resource, meta: Meta, *fields: Field) -> Change | None:
+    """The change that sets these fields, or removes those with None."""
+    before = after = state.original(resource, meta)
+    for path, value in fields:
+        after = with_field(after, path, value)
+    return change_between(resource, before, after)
 
 
 def _config_map_change(state: GpuState, request: SharingRequest) -> Change | None:
@@ -381,38 +396,40 @@ def _config_map_change(state: GpuState, request: SharingRequest) -> Change | Non
     texts = {
         key: old[key] if old.get(key, "").strip() == text else text for key, text in texts.items()
     }
-    record = (read_record(there.raw) if there else None) or {"made": there is None, "keys": {}}
+    record = read_record(there.metadata) if there else None
+    record = record or {"made": there is None, "keys": {}}
     if state.policy is not None:
-        record.setdefault("policy", dict(state.policy.config) or None)
+        config = msgspec.to_builtins(state.policy.spec.device_plugin.config)
+        record.setdefault("policy", config or None)
     # The note keeps the settings before the first run: a second one must not note our own as the
     # ones to go back to.
     for key in texts:
         record["keys"].setdefault(key, old.get(key))
-    before = there.raw if there else None
-    after = with_field(
-        before or _config_map(state.namespace, name, {}), ("data",), {**old, **texts}
-    )
-    return change_between(CONFIG_MAPS, before, _with_note(after, record))
+    if there is not None:
+        return _edit(
+            state, CONFIG_MAPS, there.metadata, (("data",), {**old, **texts}), _note(record)
+        )
+    config_map = with_field(_config_map(state.namespace, name, texts), *_note(record))
+    return change_between(CONFIG_MAPS, None, config_map)
 
 
-def _node_change(node: Node, state: GpuState, request: SharingRequest) -> Change | None:
-    record = read_record(node.raw) or {}
-    after: Any = node.raw
+def _node_change(node: GpuNode, state: GpuState, request: SharingRequest) -> Change | None:
+    record = read_record(node.node.metadata) or {}
+    fields: list[Field] = []
     desired = request.nodes.get(node.name)
     if desired is not None and desired != node.label(CONFIG_LABEL):
         record.setdefault("config", node.label(CONFIG_LABEL) or None)
-        after = with_field(after, ("metadata", "labels", CONFIG_LABEL), desired)
+        fields.append((LABEL_PATH, desired))
     if node.has_gpu and node.gpus is None:
         # Nothing shares its GPUs yet, so it advertises as many as it has. Later this number is the
         # only proof.
         sharing = effect_on(node, state).sharing
-        if (
-            sharing is not None
-            and sharing.replicas == 1
-            and (count := node.count(RESOURCE, "capacity"))
-        ):
+        count = node.capacity(RESOURCE)
+        if sharing is not None and sharing.replicas == 1 and count:
             record["gpus"] = count
-    return change_between(NODES, node.raw, _with_note(after, record) if record else after)
+    if record:
+        fields.append(_note(record))
+    return _edit(state, NODES, node.node.metadata, *fields)
 
 
 def _daemon_set_change(state: GpuState, request: SharingRequest) -> Change | None:
@@ -423,25 +440,31 @@ def _daemon_set_change(state: GpuState, request: SharingRequest) -> Change | Non
     if plugin is None or plugin.config_map is not None:
         return None
     folder = f"/{OUR_VOLUME}"
-    main = dict(plugin.main or {})
-    main["env"] = [
-        *(main.get("env") or ()),
-        {"name": "CONFIG_FILE", "value": f"{folder}/{request.default}"},
-    ]
+    variable = {"name": "CONFIG_FILE", "value": f"{folder}/{request.default}"}
     mount = {"name": OUR_VOLUME, "mountPath": folder, "readOnly": True}
-    main["volumeMounts"] = [*(main.get("volumeMounts") or ()), mount]
     volume = {"name": OUR_VOLUME, "configMap": {"name": target_name(state)}}
-    return _with_pod_spec(plugin, main, [*plugin.volumes, volume])
+
+    def add(spec: dict[str, Any], main: dict[str, Any]) -> None:
+        main["env"] = [*main.get("env", ()), variable]
+        main["volumeMounts"] = [*main.get("volumeMounts", ()), mount]
+        spec["volumes"] = [*spec.get("volumes", ()), volume]
+
+    return _edit_plugin(state, plugin, add)
 
 
-def _with_pod_spec(plugin: DaemonSet, main: dict[str, Any], volumes: list[Any]) -> Change | None:
-    """The device plugin with another main container and other volumes."""
-    containers = [
-        main if container["name"] == main["name"] else container for container in plugin.containers
-    ]
-    path = ("spec", "template", "spec")
-    after = with_field(plugin.raw, (*path, "containers"), containers)
-    return change_between(DAEMON_SETS, plugin.raw, with_field(after, (*path, "volumes"), volumes))
+def _edit_plugin(
+    state: GpuState,
+    plugin: DaemonSet,
+    edit: Callable[[dict[str, Any], dict[str, Any]], None],
+) -> Change | None:
+    """The change that `edit` makes in the pod's spec and in the main container."""
+    before = state.original(DAEMON_SETS, plugin.workload.metadata)
+    after = copy.deepcopy(dict(before))
+    spec = after["spec"]["template"]["spec"]
+    for container in spec["containers"]:
+        if plugin.main is not None and container["name"] == plugin.main.name:
+            edit(spec, container)
+    return change_between(DAEMON_SETS, before, after)
 
 
 def plan_undo(state: GpuState) -> SharingPlan:
@@ -452,7 +475,7 @@ def plan_undo(state: GpuState) -> SharingPlan:
     """
     name = target_name(state)
     there = state.config_maps.get(name)
-    record = read_record(there.raw) if there else None
+    record = read_record(there.metadata) if there else None
     if there is None or record is None:
         found = "does not exist" if there is None else f"has no annotation {BEFORE_ANNOTATION}"
         raise RefusedError(
@@ -461,96 +484,108 @@ def plan_undo(state: GpuState) -> SharingPlan:
                 " configure` did not make these settings."
             ]
         )
+    rollout = None
     if state.policy is None:
         rollout = _undo_daemon_set(state)
-    elif state.policy.config.get("name") == name:
-        after = with_field(state.policy.raw, CONFIG_PATH, record.get("policy"))
-        rollout = change_between(CLUSTER_POLICIES, state.policy.raw, after)
-    else:
-        rollout = None
+    elif state.policy.spec.device_plugin.config.name == name:
+        config = CONFIG_PATH, record.get("policy")
+        rollout = _edit(state, CLUSTER_POLICIES, state.policy.metadata, config)
     # Nodes and ClusterPolicy stop naming the configurations before the ConfigMap loses them.
     changes = (
-        *(_undo_node(node, record) for node in state.nodes),
+        *(_undo_node(node, state, record) for node in state.nodes),
         rollout,
-        _undo_config_map(there, record),
+        _undo_config_map(there, state, record),
     )
     return _plan(state, changes, rolls=rollout is not None, data_changes=True)
 
 
-def _undo_node(node: Node, record: dict[str, Any]) -> Change | None:
-    noted = read_record(node.raw)
+def _undo_node(node: GpuNode, state: GpuState, record: dict[str, Any]) -> Change | None:
+    noted = read_record(node.node.metadata)
     if noted is None:
         return None
-    after = with_field(node.raw, NOTE_PATH, None)
+    fields: list[Field] = [(NOTE_PATH, None)]
     # A label that someone has set to another configuration since then is not ours to remove.
     if "config" in noted and node.label(CONFIG_LABEL) in record.get("keys", {}):
-        after = with_field(after, ("metadata", "labels", CONFIG_LABEL), noted["config"])
-    return change_between(NODES, node.raw, after)
+        fields.append((LABEL_PATH, noted["config"]))
+    return _edit(state, NODES, node.node.metadata, *fields)
 
 
 def _undo_daemon_set(state: GpuState) -> Change | None:
     plugin = plain_plugin(state)
     if plugin is None or not plugin.has_our_volume:
         return None
-    main, folder = dict(plugin.main or {}), f"/{OUR_VOLUME}/"
-    main["env"] = [
-        variable
-        for variable in main.get("env") or ()
-        if not (
-            variable["name"] == "CONFIG_FILE" and str(variable.get("value", "")).startswith(folder)
+
+    def is_ours(entry: dict[str, Any]) -> bool:
+        file = str(entry.get("value", ""))
+        return entry["name"] == OUR_VOLUME or (
+            entry["name"] == "CONFIG_FILE" and file.startswith(f"/{OUR_VOLUME}/")
         )
-    ]
-    main["volumeMounts"] = [
-        mount for mount in main.get("volumeMounts") or () if mount["name"] != OUR_VOLUME
-    ]
-    volumes = [volume for volume in plugin.volumes if volume["name"] != OUR_VOLUME]
-    return _with_pod_spec(plugin, {key: value for key, value in main.items() if value}, volumes)
+
+    def remove(spec: dict[str, Any], main: dict[str, Any]) -> None:
+        for owner, name in ((main, "env"), (main, "volumeMounts"), (spec, "volumes")):
+            owner[name] = [entry for entry in owner.get(name, ()) if not is_ours(entry)]
+            if not owner[name]:
+                del owner[name]
+
+    return _edit_plugin(state, plugin, remove)
 
 
-def _undo_config_map(there: ConfigMap, record: dict[str, Any]) -> Change | None:
+def _undo_config_map(there: ConfigMap, state: GpuState, record: dict[str, Any]) -> Change | None:
     noted = record.get("keys", {})
     data = {key: text for key, text in there.data.items() if key not in noted}
     data |= {key: old for key, old in noted.items() if old is not None}
     if record.get("made") and not data:
-        return change_between(CONFIG_MAPS, there.raw, None)
-    after = with_field(with_field(there.raw, NOTE_PATH, None), ("data",), data)
-    return change_between(CONFIG_MAPS, there.raw, after)
+        return change_between(CONFIG_MAPS, state.original(CONFIG_MAPS, there.metadata), None)
+    return _edit(state, CONFIG_MAPS, there.metadata, (NOTE_PATH, None), (("data",), data))
 
 
 def state_after(state: GpuState, plan: SharingPlan) -> GpuState:
-    """The state once the plan is applied; the numbers that nodes advertise are those of before."""
-    after = {(change.resource, change.name): change.after for change in plan.changes}
-    maps = dict(state.config_maps)
-    for (resource, name), raw in after.items():
+    """The state once the plan is applied, for notes and findings: no plan can be made of it. The
+    numbers that nodes advertise are those of before.
+    """
+    after = {
+        (change.resource, change.namespace, change.name): change.after for change in plan.changes
+    }
+    config_maps = dict(state.config_maps)
+    for (resource, _, name), raw in after.items():
         if resource == CONFIG_MAPS:
-            maps.pop(name, None)
+            config_maps.pop(name, None)
             if raw is not None:
-                maps[name] = ConfigMap(raw)
-    policy = state.policy and replace(
-        state.policy, raw=after.get((CLUSTER_POLICIES, state.policy.name)) or state.policy.raw
+                config_maps[name] = read_config_map(raw)
+
+    def changed(resource: Resource, current: Any) -> Any:
+        meta = current.metadata
+        raw = after.get((resource, meta.namespace or None, meta.name))
+        return convert_object(resource.plural, raw) if raw else current
+
+    nodes = [replace(node, node=changed(NODES, node.node)) for node in state.nodes]
+    plugins = [
+        replace(plugin, workload=changed(DAEMON_SETS, plugin.workload)) for plugin in state.plugins
+    ]
+    return replace(
+        state,
+        nodes=tuple(nodes),
+        plugins=tuple(plugins),
+        config_maps=config_maps,
+        policy=state.policy and changed(CLUSTER_POLICIES, state.policy),
+        originals={},
     )
-    nodes = tuple(
-        replace(node, raw=after.get((NODES, node.name)) or node.raw) for node in state.nodes
-    )
-    plugins = tuple(
-        replace(one, raw=after.get((DAEMON_SETS, one.name)) or one.raw) for one in state.plugins
-    )
-    return replace(state, nodes=nodes, config_maps=maps, policy=policy, plugins=plugins)
 
 
 def notes_on(state: GpuState) -> Iterator[str]:
     """Notes on the configured state: encoders, isolation, then effects of the settings and of the
     cluster.
     """
-    configured = [(node, effect_on(node, state).sharing) for node in state.gpu_nodes]
-    shared = {
-        node.name: (node, sharing)
-        for node, sharing in configured
-        if sharing and sharing.replicas > 1
-    }
-    if without := [
-        node.name for node in state.gpu_nodes if lacks_encoder(node.label(PRODUCT_LABEL))
-    ]:
+    shared: list[tuple[GpuNode, Sharing]] = []
+    strategies = set()
+    for node in state.gpu_nodes:
+        sharing = effect_on(node, state).sharing
+        if sharing:
+            strategies.add(sharing.mig_strategy)
+            if sharing.replicas > 1:
+                shared.append((node, sharing))
+    without = [node.name for node in state.gpu_nodes if lacks_encoder(node.label(PRODUCT_LABEL))]
+    if without:
         yield (
             f"{names(without)}: these GPUs have no video encoder (NVENC): desktops there encode on"
             " the CPU."
@@ -561,13 +596,13 @@ def notes_on(state: GpuState) -> Iterator[str]:
         "Time-slicing isolates neither memory nor faults: every desktop on a GPU can fill its whole"
         " memory, and a crash of the GPU affects all of them."
     )
-    yield from _memory_notes(shared.values())
-    if any(sharing.rename for _, sharing in shared.values()):
+    yield from _memory_notes(shared)
+    if any(sharing.rename for _, sharing in shared):
         yield (
             f"With renameByDefault the resource is {RENAMED}: set gpuResource={RENAMED} in the"
             " values of charts/vdi (VDI_GPU_RESOURCE), or no session finds a node."
         )
-    if any(sharing.fail_requests_greater_than_one for _, sharing in shared.values()):
+    if any(sharing.fail_requests_greater_than_one for _, sharing in shared):
         yield (
             "failRequestsGreaterThanOne is true: a pod that requests two slices becomes Failed "
             "(UnexpectedAdmissionError) and is not retried: no template may have maxGPU above 1."
@@ -582,10 +617,10 @@ def notes_on(state: GpuState) -> Iterator[str]:
             "K3s creates the RuntimeClass nvidia itself; it is not created here. Unless the node"
             " runs with default-runtime: nvidia, templates need placement.runtimeClassName: nvidia."
         )
-    yield from _owner_notes(state, {sharing.mig_strategy for _, sharing in configured if sharing})
+    yield from _owner_notes(state, strategies)
 
 
-def _memory_notes(shared: Collection[tuple[Node, Sharing]]) -> Iterator[str]:
+def _memory_notes(shared: Collection[tuple[GpuNode, Sharing]]) -> Iterator[str]:
     alike: dict[tuple[int, int], list[str]] = {}
     for node, sharing in shared:
         if (memory := node.label("nvidia.com/gpu.memory")).isdigit():
@@ -606,24 +641,25 @@ def _memory_notes(shared: Collection[tuple[Node, Sharing]]) -> Iterator[str]:
 
 def _owner_notes(state: GpuState, mig_strategies: set[str]) -> Iterator[str]:
     config_map = state.config_map
-    if config_map is not None and config_map.helm_release:
+    if config_map is not None and config_map.metadata.helm_release:
         yield (
-            f"ConfigMap {state.namespace}/{config_map.name} belongs to the Helm release"
-            f" {config_map.helm_release}: set the same content in that release's values"
+            f"ConfigMap {state.namespace}/{config_map.metadata.name} belongs to the Helm release"
+            f" {config_map.metadata.helm_release}: set the same content in that release's values"
             " (charts/vdi: gpu.timeSlicing), or its next upgrade reverts it."
         )
     if state.policy is not None:
-        strategy = str(state.policy.section("mig").get("strategy") or "")
+        strategy = state.policy.spec.mig.strategy
         if strategy and mig_strategies - {strategy}:
             yield (
-                f"ClusterPolicy {state.policy.name} has mig.strategy {strategy}, which overrides"
+                f"ClusterPolicy {state.policy.metadata.name} has mig.strategy {strategy}, which overrides"
                 " the configuration's migStrategy; on GPUs without MIG the result is the same."
             )
     for plugin in state.plugins if state.policy is None else ():
-        if plugin.helm_release:
+        release = plugin.workload.metadata.helm_release
+        if release:
             yield (
                 f"DaemonSet {plugin.namespace}/{plugin.name} belongs to the Helm release"
-                f" {plugin.helm_release}: also set config.name={plugin.config_map} and"
+                f" {release}: also set config.name={plugin.config_map} and"
                 f" config.default={picker_of_plugin(plugin).default or 'any'} in its values, so"
                 " that the next upgrade keeps them."
             )

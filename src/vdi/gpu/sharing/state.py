@@ -1,15 +1,15 @@
-"""The cluster's GPUs as frozen values made from the API's objects, and the configuration that each
-node gets. Pure.
+"""The cluster's GPUs as frozen values made from the objects of a snapshot, and the configuration
+that each node gets. Pure.
 
-`vdi.gpu.cluster` collects the objects; the doctor makes the same state from its snapshot. There are
-two kinds of installation: NVIDIA's GPU Operator, whose ClusterPolicy rules the DaemonSets, and the
-device plugin alone (its Helm chart or a manifest).
+`vdi.gpu.cluster` collects the objects; the doctor has them in its snapshot. There are two kinds of
+installation: NVIDIA's GPU Operator, whose ClusterPolicy rules the DaemonSets, and the device plugin
+alone (its Helm chart or a manifest).
 """
 
 import json
 import re
-from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import PurePosixPath
 from typing import Any
@@ -22,6 +22,12 @@ from vdi.gpu.sharing.config import (
     Sharing,
     read_config,
 )
+from vdi.kube.resource import CONFIG_MAPS, Resource
+from vdi.snapshot.objects import Objects, convert_object, storage
+from vdi.snapshot.objects.config import ConfigMap
+from vdi.snapshot.objects.gpu import ClusterPolicy, Toolkit
+from vdi.snapshot.objects.meta import Meta
+from vdi.snapshot.objects.workloads import Container, Pod, WorkloadObject
 
 Raw = Mapping[str, Any]
 
@@ -46,62 +52,44 @@ def lacks_encoder(product: str) -> bool:
     return _WITHOUT_ENCODER.search(product) is not None
 
 
-def read_record(raw: Raw) -> dict[str, Any] | None:
+def read_record(meta: Meta) -> dict[str, Any] | None:
     """The settings that `vdi gpu configure` noted on this object; None without a readable note."""
-    text = (raw["metadata"].get("annotations") or {}).get(BEFORE_ANNOTATION)
     try:
-        record = json.loads(text) if text else None
-    except ValueError:
+        record = json.loads(meta.annotations.get(BEFORE_ANNOTATION, "null"))
+    except (ValueError, RecursionError):
         return None
     return record if isinstance(record, dict) else None
 
 
 @dataclass(frozen=True, slots=True)
-class _Object:
-    raw: Raw
+class GpuNode:
+    """A node, and the number of GPUs that the pods on it request."""
+
+    node: storage.Node
+    in_use: int = 0
 
     @property
     def name(self) -> str:
-        return str(self.raw["metadata"]["name"])
-
-    @property
-    def namespace(self) -> str:
-        return str(self.raw["metadata"]["namespace"])
-
-    @property
-    def helm_release(self) -> str:
-        """The Helm release that it belongs to; empty: none."""
-        return str(
-            (self.raw["metadata"].get("annotations") or {}).get("meta.helm.sh/release-name", "")
-        )
-
-
-@dataclass(frozen=True, slots=True)
-class Node(_Object):
-    """A node, and the number of GPUs that the pods on it request."""
-
-    in_use: int = 0
+        return self.node.metadata.name
 
     def label(self, name: str) -> str:
         """A label's value; empty without it."""
-        return str((self.raw["metadata"].get("labels") or {}).get(name, ""))
+        return self.node.metadata.labels.get(name, "")
 
-    def count(self, resource: str, where: str = "allocatable") -> int:
-        """The node's amount of a resource: `allocatable` are the healthy ones of the `capacity`."""
-        text = (self.raw.get("status", {}).get(where) or {}).get(resource, "0")
-        return int(text) if str(text).isdigit() else 0
+    def capacity(self, resource: str) -> int:
+        """The node's amount of a resource."""
+        return _whole(self.node.status.capacity, resource)
+
+    def allocatable(self, resource: str) -> int:
+        """The healthy ones of its capacity."""
+        return _whole(self.node.status.allocatable, resource)
 
     @property
-    def mig_resources(self) -> tuple[str, ...]:
+    def mig_resources(self) -> list[str]:
         """The MIG devices that it advertises one by one (strategy mixed)."""
-        there = self.raw.get("status", {}).get("capacity") or {}
-        return tuple(
-            sorted(
-                one
-                for one in there
-                if one.startswith("nvidia.com/mig-") and self.count(one, "capacity")
-            )
-        )
+        names = self.node.status.capacity
+        devices = (name for name in names if name.startswith("nvidia.com/mig-"))
+        return sorted(name for name in devices if self.capacity(name))
 
     @property
     def mig(self) -> str:
@@ -125,13 +113,12 @@ class Node(_Object):
     @property
     def has_gpu(self) -> bool:
         """Whether Kubernetes knows, or has known, a GPU of this node."""
-        known = self.label("nvidia.com/gpu.present") == "true" or self.label(
-            "nvidia.com/gpu.count"
-        ) not in ("", "0")
-        return (
-            known
-            or bool(self.mig_resources)
-            or any(self.count(one, "capacity") for one in (RESOURCE, RENAMED))
+        return bool(
+            self.label("nvidia.com/gpu.present") == "true"
+            or self.label("nvidia.com/gpu.count") not in ("", "0")
+            or self.mig_resources
+            or self.capacity(RESOURCE)
+            or self.capacity(RENAMED)
         )
 
     @property
@@ -142,140 +129,111 @@ class Node(_Object):
         label = self.label("nvidia.com/gpu.count")
         if label.isdigit():
             return int(label)
-        noted = (read_record(self.raw) or {}).get("gpus")
+        record = read_record(self.node.metadata) or {}
+        noted = record.get("gpus")
         return noted if isinstance(noted, int) else None
 
     @property
     def on_k3s(self) -> bool:
-        return "+k3s" in str(
-            self.raw.get("status", {}).get("nodeInfo", {}).get("kubeletVersion", "")
-        )
+        return "+k3s" in self.node.status.node_info.kubelet_version
+
+
+def _whole(amounts: Mapping[str, str], resource: str) -> int:
+    text = amounts.get(resource, "0")
+    return int(text) if text.isdigit() else 0
 
 
 @dataclass(frozen=True, slots=True)
-class ConfigMap(_Object):
-    """A ConfigMap with named configurations."""
-
-    @property
-    def data(self) -> dict[str, str]:
-        return dict(self.raw.get("data") or {})
-
-    @property
-    def changed_at(self) -> str:
-        """Time of the last write to its data, as managed fields have it (RFC 3339, whole
-        seconds).
-        """
-        meta = self.raw["metadata"]
-        writes = [
-            write
-            for write in meta.get("managedFields") or ()
-            if "f:data" in write.get("fieldsV1", {})
-        ]
-        return max(
-            [str(one["time"]) for one in writes if "time" in one],
-            default=meta.get("creationTimestamp", ""),
-        )
-
-
-@dataclass(frozen=True, slots=True)
-class DaemonSet(_Object):
-    """A DaemonSet that reads the configuration: the device plugin's, or GPU Feature Discovery
-    beside it.
+class DaemonSet:
+    """A DaemonSet of NVIDIA's with its pods that are not being deleted: the device plugin's, GPU
+    Feature Discovery beside it, or the DCGM exporter's.
     """
 
-    pods: tuple[Raw, ...] = ()
+    workload: WorkloadObject
+    pods: tuple[Pod, ...] = ()
 
     @property
-    def pod_spec(self) -> Raw:
-        spec: Raw = self.raw["spec"]["template"]["spec"]
-        return spec
+    def name(self) -> str:
+        return self.workload.metadata.name
 
     @property
-    def containers(self) -> list[Raw]:
-        return list(self.pod_spec.get("containers") or ())
+    def namespace(self) -> str:
+        return self.workload.metadata.namespace
 
     @property
-    def volumes(self) -> list[Raw]:
-        return list(self.pod_spec.get("volumes") or ())
+    def containers(self) -> tuple[Container, ...]:
+        return self.workload.spec.template.spec.containers
 
     @property
     def is_plugin(self) -> bool:
         """Whether this is NVIDIA's device plugin, by its volume and by its image or its container's
         name.
         """
-        paths = [(volume.get("hostPath") or {}).get("path", "") for volume in self.volumes]
-        return any(path.rstrip("/") == _PLUGIN_FOLDER for path in paths) and self.main is not None
+        sources = (volume.host_path for volume in self.workload.spec.template.spec.volumes)
+        folders = [source.path.rstrip("/") for source in sources if source]
+        return _PLUGIN_FOLDER in folders and self.main is not None
 
     @property
-    def main(self) -> Raw | None:
+    def main(self) -> Container | None:
         """The device plugin's own container."""
         for container in self.containers:
-            image = PurePosixPath(str(container.get("image", ""))).name
-            named = container["name"] in ("nvidia-device-plugin", "nvidia-device-plugin-ctr")
+            image = PurePosixPath(container.image).name
+            named = container.name in ("nvidia-device-plugin", "nvidia-device-plugin-ctr")
             if named or (image.startswith("k8s-device-plugin") and not _is_manager(container)):
                 return container
         return None
 
     @property
-    def manager(self) -> Raw | None:
+    def manager(self) -> Container | None:
         """The container that picks each node's configuration by its label; None: all nodes have the
         same.
         """
-        return next((container for container in self.containers if _is_manager(container)), None)
+        return next(filter(_is_manager, self.containers), None)
+
+    @property
+    def exporter(self) -> Container | None:
+        """The DCGM exporter: the GPU Operator's, or that of NVIDIA's chart."""
+        for container in self.containers:
+            image = container.image.rpartition("/")[2]
+            if container.name.endswith("dcgm-exporter") or image.startswith("dcgm-exporter"):
+                return container
+        return None
 
     @property
     def config_map(self) -> str | None:
         """Name of the ConfigMap whose configurations it reads."""
         reader = self.manager or self.main
-        volumes = {volume["name"]: volume for volume in self.volumes}
-        for mount in (reader or {}).get("volumeMounts") or ():
-            name = (volumes.get(mount["name"], {}).get("configMap") or {}).get("name")
-            folder = env_of(reader, "CONFIG_FILE_SRCDIR") or str(
-                PurePosixPath(env_of(reader, "CONFIG_FILE")).parent
-            )
-            if name and mount["mountPath"].rstrip("/") == folder.rstrip("/"):
-                return str(name)
+        if reader is None:
+            return None
+        file = PurePosixPath(env_of(reader, "CONFIG_FILE"))
+        folder = env_of(reader, "CONFIG_FILE_SRCDIR") or str(file.parent)
+        volumes = {volume.name: volume for volume in self.workload.spec.template.spec.volumes}
+        for mount in reader.volume_mounts:
+            volume = volumes.get(mount.name)
+            is_folder = mount.mount_path.rstrip("/") == folder.rstrip("/")
+            if is_folder and volume and volume.config_map and volume.config_map.name:
+                return volume.config_map.name
         return None
 
     @property
     def has_our_volume(self) -> bool:
         """Whether `vdi gpu configure` gave it the volume with its configuration."""
-        return any(volume["name"] == OUR_VOLUME for volume in self.volumes)
+        return any(volume.name == OUR_VOLUME for volume in self.workload.spec.template.spec.volumes)
 
     @property
     def on_delete(self) -> bool:
         """Whether a rollout leaves its pods as they are until someone deletes them."""
-        return bool((self.raw["spec"].get("updateStrategy") or {}).get("type") == "OnDelete")
+        return self.workload.spec.update_strategy.type == "OnDelete"
 
 
-def _is_manager(container: Raw) -> bool:
-    return (
-        "config-manager" in (container.get("command") or ())
-        or container["name"] == "config-manager"
-    )
+def _is_manager(container: Container) -> bool:
+    return "config-manager" in (*container.command, container.name)
 
 
-def env_of(container: Raw | None, name: str) -> str:
-    """A container's environment variable; empty when it is not set to a value."""
-    for variable in (container or {}).get("env") or ():
-        if variable["name"] == name:
-            return str(variable.get("value") or "")
-    return ""
-
-
-@dataclass(frozen=True, slots=True)
-class ClusterPolicy(_Object):
-    """The ClusterPolicy of the GPU Operator."""
-
-    def section(self, name: str) -> Raw:
-        """A field of the spec; empty when it is not there."""
-        part: Raw = self.raw.get("spec", {}).get(name) or {}
-        return part
-
-    @property
-    def config(self) -> Raw:
-        config: Raw = self.section("devicePlugin").get("config") or {}
-        return config
+def env_of(owner: Container | Toolkit | None, name: str) -> str:
+    """An environment variable; empty when it is not set to a value."""
+    variables = owner.env if owner else ()
+    return next((variable.value for variable in variables if variable.name == name), "")
 
 
 @dataclass(frozen=True, slots=True)
@@ -285,7 +243,7 @@ class GpuState:
     """
 
     namespace: str
-    nodes: tuple[Node, ...] = ()
+    nodes: tuple[GpuNode, ...] = ()
     plugins: tuple[DaemonSet, ...] = ()
     # Other DaemonSets that read the same ConfigMap: GPU Feature Discovery.
     readers: tuple[DaemonSet, ...] = ()
@@ -294,22 +252,30 @@ class GpuState:
     # they exist.
     config_maps: Mapping[str, ConfigMap] = field(default_factory=dict)
     runtime_class: bool = False
+    # DaemonSets of the DCGM exporter.
+    exporters: tuple[DaemonSet, ...] = ()
+    # Objects as the API server has them, by plural, namespace and name: what plans change. Empty in
+    # the doctor, which plans nothing.
+    originals: Mapping[tuple[str, str, str], Raw] = field(default_factory=dict)
 
     @property
-    def gpu_nodes(self) -> tuple[Node, ...]:
+    def gpu_nodes(self) -> tuple[GpuNode, ...]:
         return tuple(node for node in self.nodes if node.has_gpu)
 
     @property
     def config_name(self) -> str:
         """Name of the plugin's ConfigMap; empty without one."""
         if self.policy is not None:
-            return str(self.policy.config.get("name") or "")
+            return self.policy.spec.device_plugin.config.name
         return next((plugin.config_map for plugin in self.plugins if plugin.config_map), "")
 
     @property
     def config_map(self) -> ConfigMap | None:
         """The plugin's ConfigMap, if it exists."""
         return self.config_maps.get(self.config_name)
+
+    def original(self, resource: Resource, meta: Meta) -> Raw:
+        return self.originals[resource.plural, meta.namespace, meta.name]
 
     @property
     def on_k3s(self) -> bool:
@@ -321,76 +287,75 @@ def names(items: Iterable[str]) -> str:
     return ", ".join(items) or "none"
 
 
-def active_policies(policies: Iterable[Raw]) -> list[ClusterPolicy]:
+def read_config_map(raw: Raw) -> ConfigMap:
+    """A ConfigMap with the whole texts: those of a snapshot may be given to other people."""
+    config_map: ConfigMap = convert_object(CONFIG_MAPS.plural, raw)
+    config_map.data = dict(raw.get("data") or {})
+    return config_map
+
+
+def active_policies(policies: Iterable[ClusterPolicy]) -> list[ClusterPolicy]:
     """ClusterPolicies that the GPU Operator obeys: it marks all but one as ignored in their
     status.
     """
-    return [
-        ClusterPolicy(policy)
-        for policy in policies
-        if policy.get("status", {}).get("state") != "ignored"
-    ]
+    return [policy for policy in policies if policy.status.state != "ignored"]
 
 
-def observe(
-    policy: ClusterPolicy | None,
-    daemon_sets: Iterable[Raw],
-    *,
-    nodes: Iterable[Raw] = (),
-    used: Mapping[str, int] | None = None,
-    pods: Sequence[Raw] = (),
-    config_maps: Iterable[Raw] = (),
-    runtime_class: bool = False,
-) -> GpuState:
-    """The state made of the API's objects. `used`: GPUs requested, by node; `pods`: those of the
-    DaemonSets.
+def observe(objects: Objects) -> GpuState:
+    """The state made of a snapshot's objects. Pods without an end count as users of GPUs.
 
-    Policy and DaemonSets alone give `namespace` and `config_name`, which say what else to read.
+    ClusterPolicies and DaemonSets alone give `namespace` and `config_name`, which say what else to
+    read.
     """
-    sets = [DaemonSet(daemon_set, pods_of(daemon_set, pods)) for daemon_set in daemon_sets]
-    plugins = [one for one in sets if one.is_plugin]
-    configured = str((policy.raw.get("status") or {}).get("namespace") or "") if policy else ""
-    namespace = configured or (plugins[0].namespace if plugins else OPERATOR_NAMESPACE)
-    mine = tuple(plugin for plugin in plugins if policy is None or plugin.namespace == namespace)
-    found = GpuState(
+    policy = next(iter(active_policies(objects.clusterpolicies)), None)
+    used, pods = _use_of_pods(objects.pods)
+    sets = [DaemonSet(each, tuple(pods[each.metadata.uid])) for each in objects.daemonsets]
+    plugins = [daemon_set for daemon_set in sets if daemon_set.is_plugin]
+    namespace = plugins[0].namespace if plugins else OPERATOR_NAMESPACE
+    if policy is not None:
+        namespace = policy.status.namespace or namespace
+        plugins = [plugin for plugin in plugins if plugin.namespace == namespace]
+    config_maps = [each for each in objects.configmaps if each.metadata.namespace == namespace]
+    state = GpuState(
         namespace,
-        nodes=tuple(
-            Node(node, (used or {}).get(str(node["metadata"]["name"]), 0)) for node in nodes
-        ),
-        plugins=mine,
+        nodes=tuple(GpuNode(node, used[node.metadata.name]) for node in objects.nodes),
+        plugins=tuple(plugins),
         policy=policy,
-        config_maps={one.name: one for one in map(ConfigMap, config_maps)},
-        runtime_class=runtime_class,
+        config_maps={config_map.metadata.name: config_map for config_map in config_maps},
+        runtime_class=any(each.metadata.name == "nvidia" for each in objects.runtimeclasses),
+        exporters=tuple(daemon_set for daemon_set in sets if daemon_set.exporter),
     )
-    name = found.config_name
-    readers = [
-        one
-        for one in sets
-        if not one.is_plugin and one.namespace == namespace and name == one.config_map
-    ]
-    return replace(found, readers=tuple(readers))
+    readers = []
+    for daemon_set in sets:
+        is_here = daemon_set.namespace == namespace and not daemon_set.is_plugin
+        if is_here and daemon_set.config_map == state.config_name:
+            readers.append(daemon_set)
+    return replace(state, readers=tuple(readers))
 
 
-def in_use(pods: Iterable[Raw]) -> Counter[str]:
-    """GPUs that pods request, by node."""
+def _use_of_pods(pods: Iterable[Pod]) -> tuple[Counter[str], Mapping[str, list[Pod]]]:
+    """GPUs that pods request, by node; and pods that are not being deleted, by their owner's
+    uid.
+    """
     used: Counter[str] = Counter()
+    by_owner: dict[str, list[Pod]] = defaultdict(list)
     for pod in pods:
-        for container in pod["spec"]["containers"] if pod["spec"].get("nodeName") else ():
-            limits = (container.get("resources") or {}).get("limits") or {}
-            counts = [str(limits.get(resource, "")) for resource in (RESOURCE, RENAMED)]
-            used[pod["spec"]["nodeName"]] += sum(int(count) for count in counts if count.isdigit())
-    return used
+        if pod.status.phase in ("Succeeded", "Failed"):
+            continue
+        if pod.spec.node_name:
+            used[pod.spec.node_name] += _gpus_of(pod)
+        if not pod.terminating:
+            for owner in pod.metadata.owner_references:
+                by_owner[owner.uid].append(pod)
+    return used, by_owner
 
 
-def pods_of(daemon_set: Raw, pods: Iterable[Raw]) -> tuple[Raw, ...]:
-    """The DaemonSet's pods that are not being deleted."""
-    uid = daemon_set["metadata"].get("uid")
-    return tuple(
-        pod
-        for pod in pods
-        if any(owner.get("uid") == uid for owner in pod["metadata"].get("ownerReferences") or ())
-        and "deletionTimestamp" not in pod["metadata"]
-    )
+def _gpus_of(pod: Pod) -> int:
+    gpus = 0
+    for container in pod.spec.containers:
+        limits = container.resources.limits
+        gpus += _whole(limits, RESOURCE) + _whole(limits, RENAMED)
+    return gpus
 
 
 @dataclass(frozen=True, slots=True)
@@ -422,7 +387,7 @@ class ConfigPicker:
 def picker_of(state: GpuState) -> ConfigPicker:
     """The rules on this cluster. Under the GPU Operator the fallback is no configuration at all."""
     if state.policy is not None:
-        return ConfigPicker(default=str(state.policy.config.get("default") or ""))
+        return ConfigPicker(default=state.policy.spec.device_plugin.config.default)
     return picker_of_plugin(next((plugin for plugin in state.plugins if plugin.config_map), None))
 
 
@@ -450,29 +415,26 @@ class Effect:
     allowed: str = ""
 
 
-def effect_on(node: Node, state: GpuState) -> Effect:
+def effect_on(node: GpuNode, state: GpuState) -> Effect:
     """The effect of the plugin's configuration on this node."""
-    name, found = state.config_name, state.config_map
+    name, config_map = state.config_name, state.config_map
     if not name:
         return Effect()
-    if found is None:
+    if config_map is None:
         return Effect(sharing=None, problem=f"ConfigMap {state.namespace}/{name} is missing")
     picker, label = picker_of(state), node.label(CONFIG_LABEL)
-    key = picker.pick(label, found.data)
+    key = picker.pick(label, config_map.data)
     if key is None:
-        desired = (
-            f"label {CONFIG_LABEL}={label}"
-            if label and picker.by_label
-            else f"the default {picker.default!r}"
-        )
-        problem = f"{desired} is not a key of ConfigMap {state.namespace}/{name}"
-        return Effect(
-            config=label, sharing=None, problem=problem, allowed=names(sorted(found.data))
-        )
+        chosen = f"the default {picker.default!r}"
+        if label and picker.by_label:
+            chosen = f"label {CONFIG_LABEL}={label}"
+        problem = f"{chosen} is not a key of ConfigMap {state.namespace}/{name}"
+        allowed = names(sorted(config_map.data))
+        return Effect(config=label, sharing=None, problem=problem, allowed=allowed)
     if not key:
         return Effect()
     try:
-        return Effect(config=key, sharing=read_config(found.data[key]))
+        return Effect(config=key, sharing=read_config(config_map.data[key]))
     except BadConfigError as error:
         problem = f"key {key} of ConfigMap {state.namespace}/{name}: {error}"
         return Effect(config=key, sharing=None, problem=problem)

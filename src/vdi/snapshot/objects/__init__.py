@@ -24,6 +24,7 @@ from vdi.kube.resource import (
     INGRESSES,
     JOBS,
     LEASES,
+    NAMESPACES,
     NETWORK_POLICIES,
     NODES,
     PODS,
@@ -34,7 +35,7 @@ from vdi.kube.resource import (
     VOLUMES,
     Resource,
 )
-from vdi.kube.wire import convert, decode, name_in
+from vdi.kube.wire import convert, decode, name_in, without_nulls
 from vdi.snapshot.objects.config import ConfigMap, CustomResourceDefinition, Secret
 from vdi.snapshot.objects.desktops import Pool, Session, Template
 from vdi.snapshot.objects.gpu import ClusterPolicy, ResourceSlice
@@ -68,6 +69,7 @@ class Objects(msgspec.Struct, omit_defaults=True, kw_only=True):
     jobs: list[Job] = []
     leases: list[Lease] = []
     middlewares: list[Middleware] = []
+    namespaces: list[Named] = []
     networkpolicies: list[NetworkPolicy] = []
     nodes: list[Node] = []
     persistentvolumeclaims: list[PersistentVolumeClaim] = []
@@ -87,15 +89,17 @@ class Objects(msgspec.Struct, omit_defaults=True, kw_only=True):
 
 MIDDLEWARES = Resource("traefik.io", "v1alpha1", "middlewares", "Middleware")
 SERVERS_TRANSPORTS = Resource("traefik.io", "v1alpha1", "serverstransports", "ServersTransport")
+CLUSTER_POLICIES = Resource(
+    "nvidia.com", "v1", "clusterpolicies", "ClusterPolicy", namespaced=False
+)
+RUNTIME_CLASSES = Resource("node.k8s.io", "v1", "runtimeclasses", "RuntimeClass", namespaced=False)
 _KINDS = (
     *(SESSIONS, TEMPLATES, POOLS, PODS, DEPLOYMENTS, DAEMON_SETS, STATEFUL_SETS, JOBS),
     *(ROUTES, INGRESSES, SERVICES, ENDPOINT_SLICES, NETWORK_POLICIES, CLAIMS, VOLUMES),
     *(STORAGE_CLASSES, NODES, LEASES, EVENTS, CONFIG_MAPS, SECRETS, CRDS),
-    *(MIDDLEWARES, SERVERS_TRANSPORTS),
+    *(MIDDLEWARES, SERVERS_TRANSPORTS, CLUSTER_POLICIES, RUNTIME_CLASSES, NAMESPACES),
     Resource("cert-manager.io", "v1", "certificates", "Certificate"),
     Resource("resource.k8s.io", "v1", "resourceslices", "ResourceSlice", namespaced=False),
-    Resource("nvidia.com", "v1", "clusterpolicies", "ClusterPolicy", namespaced=False),
-    Resource("node.k8s.io", "v1", "runtimeclasses", "RuntimeClass", namespaced=False),
 )
 # By plural, as checks name what they need. A new kind has a struct, a field of `Objects` and a
 # resource here.
@@ -119,15 +123,7 @@ def read_object(plural: str, item: bytes | msgspec.Raw) -> Any:
 def convert_object(plural: str, found: Mapping[str, Any]) -> Any:
     """The object that was decoded to maps and lists. Raises UnexpectedAnswer."""
     try:
-        return convert(_without_nulls(found), STRUCTS[plural])
+        return convert(without_nulls(found), STRUCTS[plural])
     except msgspec.ValidationError as error:
         name = name_in(msgspec.json.encode(found))
         raise UnexpectedAnswer(f"{plural} {name} has an unknown shape: {error}") from error
-
-
-def _without_nulls(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _without_nulls(field) for key, field in value.items() if field is not None}
-    if isinstance(value, list):
-        return [_without_nulls(entry) for entry in value]
-    return value

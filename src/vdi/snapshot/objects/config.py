@@ -1,6 +1,7 @@
 """Objects that configure: ConfigMaps, Secrets, CustomResourceDefinitions. Pure."""
 
 import json
+from collections.abc import Iterator
 
 import msgspec
 import yaml
@@ -80,6 +81,25 @@ class Schema(Record):
 
     properties: dict[str, "Schema"] = msgspec.field(default_factory=dict)
     items: "Schema | None" = None
+    additional_properties: "Schema | bool | None" = None
+    keeps_unknown: bool = msgspec.field(name="x-kubernetes-preserve-unknown-fields", default=False)
+
+    def missing_in(self, other: "Schema", path: str = "") -> Iterator[str]:
+        """Fields of this schema that the other drops."""
+        if other.keeps_unknown:
+            return
+        for name, inner in self.properties.items():
+            here = f"{path}.{name}".lstrip(".")
+            if name in other.properties:
+                yield from inner.missing_in(other.properties[name], here)
+            else:
+                yield here
+        for mine, others in (
+            (self.items, other.items),
+            (self.additional_properties, other.additional_properties),
+        ):
+            if isinstance(mine, Schema) and isinstance(others, Schema):
+                yield from mine.missing_in(others, f"{path}[]")
 
 
 class VersionSchema(Record):
@@ -97,11 +117,16 @@ class KindNames(Record):
 
 
 class KindSpec(Record):
+    group: str = ""
     names: KindNames = msgspec.field(default_factory=KindNames)
     versions: tuple[KindVersion, ...] = ()
+
+
+class KindStatus(ConditionsStatus):
+    stored_versions: tuple[str, ...] = ()
 
 
 class CustomResourceDefinition(Record):
     metadata: Meta
     spec: KindSpec = msgspec.field(default_factory=KindSpec)
-    status: ConditionsStatus = msgspec.field(default_factory=ConditionsStatus)
+    status: KindStatus = msgspec.field(default_factory=KindStatus)

@@ -25,7 +25,7 @@ class PluginConfig(Record):
 
 class DevicePlugin(Record):
     enabled: bool = True
-    config: PluginConfig | None = None
+    config: PluginConfig = msgspec.field(default_factory=PluginConfig)
 
 
 class Toolkit(Record):
@@ -36,13 +36,19 @@ class Toolkit(Record):
         self.env = read_env(self.env)
 
 
+class Mig(Record):
+    strategy: str = ""
+
+
 class ClusterPolicySpec(Record):
     device_plugin: DevicePlugin = msgspec.field(default_factory=DevicePlugin)
     toolkit: Toolkit = msgspec.field(default_factory=Toolkit)
+    mig: Mig = msgspec.field(default_factory=Mig)
 
 
 class ClusterPolicyStatus(ConditionsStatus):
     state: str = ""
+    namespace: str = ""
 
 
 class ClusterPolicy(Record):

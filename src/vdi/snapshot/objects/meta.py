@@ -1,6 +1,7 @@
 """Metadata and small parts that objects of several kinds have; Events and Leases. Pure."""
 
 from collections.abc import Mapping
+from typing import Any
 
 import msgspec
 
@@ -47,6 +48,11 @@ class Meta(pruned.PodMeta, rename="camel", omit_defaults=True, kw_only=True):
         self.annotations = _read_notes(self.annotations)
         self.resource_version = ""
 
+    @property
+    def helm_release(self) -> str:
+        """Name of the Helm release that it belongs to; empty: none."""
+        return self.annotations.get("meta.helm.sh/release-name", "")
+
 
 class OurMeta(ObjectMeta, omit_defaults=True):
     """`metadata` of an object of our kinds."""
@@ -57,7 +63,7 @@ class OurMeta(ObjectMeta, omit_defaults=True):
 
 
 class _DataFields(Record):
-    data: dict[str, msgspec.Raw] | None = msgspec.field(name="f:data", default=None)
+    data: dict[str, Any] | None = msgspec.field(name="f:data", default=None)
 
     def __post_init__(self) -> None:
         self.data = None if self.data is None else {}
@@ -80,6 +86,12 @@ class DataMeta(Meta, rename="camel", omit_defaults=True, kw_only=True):
         self.managed_fields = tuple(
             write for write in self.managed_fields if write.fields_v1.data is not None
         )
+
+    @property
+    def changed_at(self) -> str:
+        """Time of the last write to the data (RFC 3339, whole seconds)."""
+        times = (write.time for write in self.managed_fields)
+        return max(times, default=self.creation_timestamp)
 
 
 class Named(Record):

@@ -4,6 +4,7 @@ import msgspec
 
 from vdi.cluster import objects as pruned
 from vdi.cluster.objects import PodCondition
+from vdi.kube.resource import IS_DEFAULT_CLASS
 from vdi.snapshot.objects.meta import Meta, Record
 
 
@@ -48,3 +49,7 @@ class StorageClass(Record):
     metadata: Meta
     provisioner: str = ""
     volume_binding_mode: str = ""
+
+    @property
+    def is_default(self) -> bool:
+        return self.metadata.annotations.get(IS_DEFAULT_CLASS) == "true"

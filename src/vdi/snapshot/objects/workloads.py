@@ -202,10 +202,15 @@ class WorkloadTemplate(Record):
     spec: WorkloadPodSpec = msgspec.field(default_factory=WorkloadPodSpec)
 
 
+class UpdateStrategy(Record):
+    type: str = ""
+
+
 class WorkloadSpec(Record):
     replicas: int = 1
     selector: LabelSelector = msgspec.field(default_factory=LabelSelector)
     template: WorkloadTemplate = msgspec.field(default_factory=WorkloadTemplate)
+    update_strategy: UpdateStrategy = msgspec.field(default_factory=UpdateStrategy)
 
 
 class WorkloadStatus(ConditionsStatus):
