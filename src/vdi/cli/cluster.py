@@ -301,11 +301,10 @@ def _status_lines(found: ClusterStatus) -> list[str]:
     if found.control_plane_only:
         return lines
     several = len(found.nodes) > 1
-    gpus = (
-        f", {found.fake_gpus} simulated GPUs{' on each node' if several else ''}"
-        if found.fake_gpus
-        else ""
-    )
+    gpus = ""
+    if found.fake_gpus:
+        each = " on each node" if several else ""
+        gpus = f", {found.fake_gpus} simulated GPUs{each}"
     ready = "" if several else f"Node {_READY[found.node_ready]}; "
     lines += _node_lines(found) if several else []
     return [*lines, f"{ready}HTTPS for desktops on 127.0.0.1:{found.websecure_port}{gpus}"]

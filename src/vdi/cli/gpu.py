@@ -223,13 +223,8 @@ def healthy_lines(state: GpuState) -> list[str]:
     """One line for each node that is as it should be."""
     lines = []
     for node in status_data(state)["nodes"]:
-        gpus = (
-            "? GPUs"
-            if node["gpus"] is None
-            else "1 GPU"
-            if node["gpus"] == 1
-            else f"{node['gpus']} GPUs"
-        )
+        known = "?" if node["gpus"] is None else node["gpus"]
+        gpus = "1 GPU" if known == 1 else f"{known} GPUs"
         count = f"{gpus} x {node['replicas']}"
         lines.append(f"✓ node {node['node']}: {count} = {node['allocatable']} {node['resource']}")
     return lines
@@ -252,24 +247,23 @@ def plan_lines(plan: SharingPlan) -> list[str]:
 
 def plan_data(plan: SharingPlan) -> dict[str, Any]:
     """The planned changes, for `-o json`."""
-    changes = [
-        {
-            "action": (
-                "create" if change.before is None else "delete" if change.after is None else "patch"
-            ),
-            "kind": change.resource.kind,
-            "namespace": change.namespace,
-            "name": change.name,
-            "body": (
-                dict(change.after or {})
-                if change.before is None
-                else None
-                if change.after is None
-                else change.patch
-            ),
-        }
-        for change in plan.changes
-    ]
+    changes = []
+    body: dict[str, Any] | None
+    for change in plan.changes:
+        action, body = "patch", change.patch
+        if change.before is None:
+            action, body = "create", dict(change.after or {})
+        elif change.after is None:
+            action, body = "delete", None
+        changes.append(
+            {
+                "action": action,
+                "kind": change.resource.kind,
+                "namespace": change.namespace,
+                "name": change.name,
+                "body": body,
+            }
+        )
     restarts = [
         {"namespace": daemon_set.namespace, "name": daemon_set.name} for daemon_set in plan.restarts
     ]

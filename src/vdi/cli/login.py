@@ -113,7 +113,9 @@ def login(
             "no gateway is known; give its address, such as https://portal.vdi.example.com", USAGE
         )
     before = logins.gateways.get(address)
-    ca = _read_authority(ca_file) if ca_file else (before.ca if before else "")
+    ca = before.ca if before else ""
+    if ca_file:
+        ca = _read_authority(ca_file)
     made = (
         _by_code(address, ca)
         if no_browser or not has_screen()

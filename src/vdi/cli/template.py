@@ -306,17 +306,15 @@ def _end(action: TimeoutAction | IdleAction) -> str:
 
 def _streams(streaming: TemplateStreaming) -> str:
     """Settings of the stream, each with its lock."""
-    said = {
-        name: value for name, value in msgspec.to_builtins(streaming).items() if name != "locked"
-    }
-    shown = {
-        name: ("on" if value else "off") if isinstance(value, bool) else value
-        for name, value in said.items()
-    }
-    locked = streaming.locked
-    return ", ".join(
-        f"{name} {value}{' (locked)' if name in locked else ''}" for name, value in shown.items()
-    )
+    settings = msgspec.to_builtins(streaming)
+    settings.pop("locked", None)
+    described = []
+    for name, value in settings.items():
+        if isinstance(value, bool):
+            value = "on" if value else "off"
+        lock = " (locked)" if name in streaming.locked else ""
+        described.append(f"{name} {value}{lock}")
+    return ", ".join(described)
 
 
 def _pre_pull_lines(progress: PrePullStatus) -> list[str]:

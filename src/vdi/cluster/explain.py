@@ -441,12 +441,12 @@ _MISSING = {
 def _missing_reference(start: StartState) -> Explanation | None:
     """A missing Secret, ConfigMap or key, in the environment or as a volume."""
     _, reason, message = _waiting(start)
-    event = (
-        start.newest("FailedMount")
-        if reason in ("", "ContainerCreating", "PodInitializing")
-        else None
-    )
-    text = message if reason == "CreateContainerConfigError" else (event.note if event else "")
+    text = ""
+    if reason == "CreateContainerConfigError":
+        text = message
+    elif reason in ("", "ContainerCreating", "PodInitializing"):
+        event = start.newest("FailedMount")
+        text = event.note if event else ""
     if key := re.search(r"couldn't find key (\S+) in (Secret|ConfigMap) (?:\S+/)?(\S+)", text):
         return Explanation(
             PodReason.MISSING_KEY,

@@ -223,7 +223,9 @@ def _amount(value: float | str) -> float:
 
 
 def _count(number: int, what: str) -> str:
-    return f"no {what}s" if number == 0 else f"{number} {what}{'' if number == 1 else 's'}"
+    if number == 1:
+        return f"1 {what}"
+    return f"{number or 'no'} {what}s"
 
 
 def size_of(template: VDITemplate, session: VDISession) -> dict[str, Any]:

@@ -193,12 +193,11 @@ def find_loss(
             and now >= unscheduled + SCHEDULER_TIMEOUT
         )
     )
+    if not lost:
+        return None
     ended = (desktop.state.terminated or desktop.last_state.terminated) if desktop else None
-    return (
-        Loss(explanation.reason, explanation.sentence, last_lines(ended.message) if ended else "")
-        if lost
-        else None
-    )
+    output = last_lines(ended.message) if ended else ""
+    return Loss(explanation.reason, explanation.sentence, output)
 
 
 def in_vain_since(pod: Pod) -> datetime | None:

@@ -237,11 +237,9 @@ def _summarize(claim: HomeClaim, sessions: list[VDISession]) -> HomeSummary:
     used_by = tuple(
         sorted(session.metadata.name for session in sessions if session.status.pod_name)
     )
-    scope = (
-        HomeScope.SESSION
-        if is_own
-        else (HomeScope.USER_AND_TEMPLATE if template else HomeScope.USER)
-    )
+    scope = HomeScope.USER_AND_TEMPLATE if template else HomeScope.USER
+    if is_own:
+        scope = HomeScope.SESSION
     return HomeSummary(
         name=meta.name,
         namespace=meta.namespace,

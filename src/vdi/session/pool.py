@@ -284,11 +284,10 @@ def _fault(
     name, node_name = pod.metadata.name, pod.spec.node_name
     node = find_node(node_name)
     if node_name and not takes_desktops(node) and not (node is None and _is_new(pod, now)):
-        state = (
-            "is gone"
-            if node is None
-            else ("accepts no new desktops" if node.ready else "does not respond")
-        )
+        if node is None:
+            state = "is gone"
+        else:
+            state = "accepts no new desktops" if node.ready else "does not respond"
         return Fault(pod, f"The node {node_name} of the desktop {name} {state}.", of_desktop=False)
     if pod.status.phase in ("Failed", "Succeeded"):
         return Fault(

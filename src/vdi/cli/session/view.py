@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from vdi.api.meta import Condition, find_condition
-from vdi.api.session import FailureStatus, QueueStatus, SessionSpec, VDISession
+from vdi.api.session import FailureStatus, QueueStatus, SessionSpec, SessionStatus, VDISession
 from vdi.api.template import VDITemplate
 from vdi.cli.output import age, columns, condition_lines, duration, fact_lines, parse_time
 from vdi.printable import escape
@@ -155,61 +155,83 @@ def details_lines(page: SessionDetails, now: datetime) -> list[str]:
 
 def _facts(session: VDISession, template: VDITemplate | None, now: datetime) -> list[str]:
     meta, spec, status = session.metadata, session.spec, session.status
-
-    def since(time: str, more: str = "") -> str:
-        return f"{time} ({age(time, now)} ago{more})" if time else ""
-
-    failure = find_failure(session)
-    began, ready = parse_time(status.start_time), parse_time(status.ready_time)
-    took = f", ready after {duration((ready - began).total_seconds())}" if began and ready else ""
-    warnings = [
-        state
-        for state in status.conditions
-        if state.type in WARNING_TYPES and state.status == "True"
-    ]
-    next_start = f"; next {status.next_start}" if status.next_start else ""
-    expires = f"{status.expires_at} (in {expires_in(session, now)}; timeout {spec.timeout})"
+    revision = f" (revision {status.template_revision})" if status.template_revision else ""
     return fact_lines(
         {
             "Session": f"{meta.namespace}/{meta.name}",
             "User": spec.user,
-            "Template": (
-                spec.template
-                + (f" (revision {status.template_revision})" if status.template_revision else "")
-            ),
+            "Template": f"{spec.template}{revision}",
             "Phase": phase(session),
             "Message": status.message,
-            "Failure": (
-                f"{failure.title} since {since(failure.since)}. {failure.advice}" if failure else ""
-            ),
-            "Queue": _queue(status.queue, now) if status.queue else "",
-            "Warnings": "; ".join(warning.message or warning.reason for warning in warnings),
-            "Failures": (
-                _failures(status.failures, now) if status.failures and status.failures.count else ""
-            ),
+            **_troubles(session, now),
             "URL": status.url,
             "Resources": _resources(spec, template),
             "Home": _home(session),
             "Priority": str(spec.priority or ""),
-            "Created": since(meta.creation_timestamp),
-            "Started": since(status.start_time, took),
-            "Expires": expires if status.expires_at else "",
-            "Idle": f"after {spec.idle_timeout} without use" if spec.idle_timeout else "",
-            "Schedule": describe_schedule(spec.schedule) + next_start if spec.schedule else "",
-            "Last used": since(status.last_activity_time),
-            "Display": status.graphics.display if status.graphics else "",
-            "OpenGL": describe_renderer(status.graphics) if status.graphics else "",
-            "Encoder": describe_encoder(status.graphics) if status.graphics else "",
-            "Isolation": status.isolation.message or "user namespace" if status.isolation else "",
-            "Recording": (
-                f"{recording.state} ({recording.mode}) {recording.message}".strip()
-                if (recording := status.recording)
-                else ""
-            ),
+            **_times(session, now),
+            **_display(status),
             "Node": status.node_name,
             "Pod": status.pod_name,
         }
     )
+
+
+def _troubles(session: VDISession, now: datetime) -> dict[str, str]:
+    """Facts about what keeps the session from running."""
+    status, facts = session.status, {}
+    if failure := find_failure(session):
+        began = f"{failure.since} ({age(failure.since, now)} ago)" if failure.since else ""
+        facts["Failure"] = f"{failure.title} since {began}. {failure.advice}"
+    if status.queue:
+        facts["Queue"] = _queue(status.queue, now)
+    warnings = []
+    for state in status.conditions:
+        if state.type in WARNING_TYPES and state.status == "True":
+            warnings.append(state.message or state.reason)
+    facts["Warnings"] = "; ".join(warnings)
+    if status.failures and status.failures.count:
+        facts["Failures"] = _failures(status.failures, now)
+    return facts
+
+
+def _times(session: VDISession, now: datetime) -> dict[str, str]:
+    """Facts about when the session began, was used and ends."""
+    spec, status = session.spec, session.status
+
+    def since(time: str, more: str = "") -> str:
+        return f"{time} ({age(time, now)} ago{more})" if time else ""
+
+    began, ready = parse_time(status.start_time), parse_time(status.ready_time)
+    took = f", ready after {duration((ready - began).total_seconds())}" if began and ready else ""
+    facts = {
+        "Created": since(session.metadata.creation_timestamp),
+        "Started": since(status.start_time, took),
+    }
+    if status.expires_at:
+        left = expires_in(session, now)
+        facts["Expires"] = f"{status.expires_at} (in {left}; timeout {spec.timeout})"
+    if spec.idle_timeout:
+        facts["Idle"] = f"after {spec.idle_timeout} without use"
+    if spec.schedule:
+        next_start = f"; next {status.next_start}" if status.next_start else ""
+        facts["Schedule"] = describe_schedule(spec.schedule) + next_start
+    facts["Last used"] = since(status.last_activity_time)
+    return facts
+
+
+def _display(status: SessionStatus) -> dict[str, str]:
+    """Facts about how the desktop runs, as it says itself."""
+    facts = {}
+    if status.graphics:
+        facts["Display"] = status.graphics.display
+        facts["OpenGL"] = describe_renderer(status.graphics)
+        facts["Encoder"] = describe_encoder(status.graphics)
+    if status.isolation:
+        facts["Isolation"] = status.isolation.message or "user namespace"
+    if recording := status.recording:
+        described = f"{recording.state} ({recording.mode}) {recording.message}"
+        facts["Recording"] = described.strip()
+    return facts
 
 
 def _queue(queue: QueueStatus, now: datetime) -> str:

@@ -352,9 +352,12 @@ def merge_claims(id_token: Mapping[str, Any], user_info: Mapping[str, Any]) -> d
 
 def groups_in(claim: Any) -> frozenset[str]:
     """Groups of a claim: a list, or one text with commas."""
-    names = claim.split(",") if isinstance(claim, str) else claim if isinstance(claim, list) else []
+    if isinstance(claim, str):
+        claim = claim.split(",")
+    if not isinstance(claim, list):
+        return frozenset()
     return normal_groups(
-        name for name in names if isinstance(name, str) and _is_group(name.strip())
+        name for name in claim if isinstance(name, str) and _is_group(name.strip())
     )
 
 

@@ -70,7 +70,9 @@ def seconds(number: float | None) -> str:
 
 def hours(number: float) -> str:
     """`2.5 h`, `12 min`; `0` for none."""
-    return f"{number:,.1f} h" if number >= 1 else length(timedelta(hours=number)) if number else "0"
+    if number >= 1:
+        return f"{number:,.1f} h"
+    return length(timedelta(hours=number)) if number else "0"
 
 
 def end_reason(reason: EndReason | None) -> str:

@@ -64,8 +64,11 @@ def waiting_message(position: int, why: str, slot: str, *, is_dated: bool) -> st
             f"No node can run this desktop, and none will become free: {why}. It starts when that"
             " changes."
         )
-    by = f" Capacity is expected by {slot if is_dated else f'{slot[11:16]} UTC'}." if slot else ""
-    return f"Waiting for capacity, {place_in_line(position)}: {why}.{by}"
+    waiting = f"Waiting for capacity, {place_in_line(position)}: {why}."
+    if not slot:
+        return waiting
+    time = slot if is_dated else f"{slot[11:16]} UTC"
+    return f"{waiting} Capacity is expected by {time}."
 
 
 def explain_shortage(
