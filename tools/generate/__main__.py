@@ -25,10 +25,10 @@ from tools.generate import (
     permissions,
 )
 from tools.generate.crd_files import render_files
+from tools.generate.gpu_files import render_manifests
 from tools.generate.page import replace_generated
 from vdi.devcluster import binaries
 from vdi.devcluster.progress import Progress
-from vdi.gpu.sharing import plan
 
 # Path to the text that the file should have.
 Files = dict[Path, str]
@@ -48,7 +48,7 @@ def files_from_code() -> Files:
     }
     made |= doctor_pages.render()
     made[doctor_rules.FILE] = doctor_rules.text()
-    made |= {ROOT / "manifests" / name: text for name, text in plan.render_files().items()}
+    made |= {ROOT / "manifests" / name: text for name, text in render_manifests().items()}
     return made
 
 

@@ -87,7 +87,7 @@ async def collect_facts(client: Client, helm: Helm, chart: Chart, change: Change
         *(collector.all_of(kind) for kind in (DEPLOYMENTS, DAEMON_SETS, NODES, STORAGE_CLASSES)),
         *(collector.one(NAMESPACES, name, note=f"namespaces {name}") for name in spaces),
         *(collector.one(CRDS, crd.metadata.name) for crd in desired),
-        *(collector.read_secrets(space, tls if space in where else "") for space in spaces),
+        *(collector.read_secrets(space, tls if tls and space in where else "") for space in spaces),
     )
     facts = Facts(
         helm=helm,

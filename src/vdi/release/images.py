@@ -166,7 +166,7 @@ class NodeStatus(objects.NodeStatus, rename="camel"):
     images: tuple[NodeImage, ...] = ()  # type: ignore[assignment]  # with their sizes
 
 
-class Node(objects.Node):
+class NodeWithImages(objects.Node):
     """A node with what its containerd can run."""
 
     status: NodeStatus = msgspec.field(default_factory=NodeStatus)
@@ -185,7 +185,7 @@ class Containerd:
         return [self.ctr, "--address", self.socket, "--namespace", "k8s.io", *words]
 
 
-def find_containerd(node: Node, socket: str | None, ctr: str | None) -> Containerd:
+def find_containerd(node: NodeWithImages, socket: str | None, ctr: str | None) -> Containerd:
     """The paths on this node; `socket` and `ctr` win. Raises LoadFailedError."""
     info = node.status.node_info
     if info.operating_system != "linux":
@@ -202,7 +202,7 @@ def find_containerd(node: Node, socket: str | None, ctr: str | None) -> Containe
     return Containerd(socket or "/run/containerd/containerd.sock", ctr or "/usr/bin/ctr", libraries)
 
 
-def choose_image(node: Node) -> str:
+def choose_image(node: NodeWithImages) -> str:
     """An image that is on the node: `pause`, which every node has, else the smallest. Raises
     LoadFailedError.
     """
@@ -218,7 +218,7 @@ def choose_image(node: Node) -> str:
 
 
 def check_architectures(
-    node: Node, archives: Mapping[str, Sequence[ArchiveImage]]
+    node: NodeWithImages, archives: Mapping[str, Sequence[ArchiveImage]]
 ) -> dict[str, list[str]]:
     """By archive, the images for this node's architecture. Raises LoadFailedError where one is in
     no archive.
@@ -241,7 +241,7 @@ def check_architectures(
     return fitting
 
 
-def pod_of(name: str, node: Node, image: str, containerd: Containerd) -> dict[str, Any]:
+def pod_of(name: str, node: NodeWithImages, image: str, containerd: Containerd) -> dict[str, Any]:
     """The pod: root without capabilities, with containerd's socket and its client, and nothing else
     of the node.
     """
@@ -329,7 +329,7 @@ async def load_images(
 
     A node that fails does not stop the others. The pods are gone when this returns or is cancelled.
     """
-    nodes = {node.metadata.name: node for node in await run.client.list(NODES, into=Node)}
+    nodes = {node.metadata.name: node for node in await run.client.list(NODES, into=NodeWithImages)}
     if unknown := [name for name in only if name not in nodes]:
         raise RefusedError(
             f"--node {unknown[0]}: there is no such node; allowed: {', '.join(sorted(nodes))}"
@@ -349,7 +349,7 @@ async def load_images(
     return [task.result() for task in tasks]
 
 
-async def _load_on_node(run: Loading, node: Node) -> NodeResult:
+async def _load_on_node(run: Loading, node: NodeWithImages) -> NodeResult:
     name, began = node.metadata.name, monotonic()
     images: list[str] = []
     problem = ""
@@ -378,7 +378,7 @@ async def _load_on_node(run: Loading, node: Node) -> NodeResult:
 
 
 @asynccontextmanager
-async def _pod(run: Loading, node: Node, containerd: Containerd) -> AsyncIterator[str]:
+async def _pod(run: Loading, node: NodeWithImages, containerd: Containerd) -> AsyncIterator[str]:
     """A pod that runs on the node. It is deleted at the end, also when this is cancelled."""
     pod = f"{LABELS['app.kubernetes.io/name']}-{secrets.token_hex(4)}"
     run.progress(node.metadata.name, "starting a pod")

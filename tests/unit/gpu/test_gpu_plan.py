@@ -10,6 +10,7 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tools.generate.gpu_files import render_manifests
 from unit.gpu.gpu_states import (
     EIGHT,
     LATER,
@@ -41,7 +42,6 @@ from vdi.gpu.sharing.plan import (
     default_key,
     notes_on,
     parse_request,
-    render_files,
     state_after,
 )
 from vdi.gpu.sharing.state import CONFIG_LABEL, GpuNode, GpuState, lacks_encoder
@@ -86,7 +86,7 @@ def test_fresh_operator() -> None:
 
 
 def test_manifests_say_what_configure_does() -> None:
-    config_map, patch = (yaml.safe_load(text) for text in render_files().values())
+    config_map, patch = (yaml.safe_load(text) for text in render_manifests().values())
     done = configured()
     assert done.config_map and done.policy
     assert config_map["data"] == {"any": MISSION} == done.config_map.data

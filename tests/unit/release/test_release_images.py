@@ -21,8 +21,8 @@ from vdi.release.images import (
     BadArchiveError,
     Containerd,
     LoadFailedError,
-    Node,
     NodeImage,
+    NodeWithImages,
     check_architectures,
     choose_image,
     find_containerd,
@@ -31,7 +31,7 @@ from vdi.release.images import (
 )
 
 
-def a_node(*images: NodeImage, **changes: Any) -> Node:
+def a_node(*images: NodeImage, **changes: Any) -> NodeWithImages:
     info = {
         "operatingSystem": "linux",
         "architecture": "amd64",
@@ -40,7 +40,7 @@ def a_node(*images: NodeImage, **changes: Any) -> Node:
         **changes,
     }
     status = {"nodeInfo": info, "images": images}
-    return msgspec.convert({"metadata": {"name": "k3s-1"}, "status": status}, Node)
+    return msgspec.convert({"metadata": {"name": "k3s-1"}, "status": status}, NodeWithImages)
 
 
 def a_docker_archive(

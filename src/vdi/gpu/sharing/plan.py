@@ -4,8 +4,7 @@ their reader. Pure.
     ConfigMap -> labels and notes of nodes -> ClusterPolicy (or DaemonSet) -> restart of pods that have not read it
 
 The order matters: a label or a ClusterPolicy that names a configuration which does not exist yet
-keeps the device plugin down. `make generate` writes the same objects as YAML, for people who apply
-files.
+keeps the device plugin down.
 """
 
 import copy
@@ -17,7 +16,7 @@ from typing import Any
 
 import msgspec
 
-from vdi.gpu.sharing.changes import Change, change_between, to_yaml, with_field
+from vdi.gpu.sharing.changes import Change, change_between, with_field
 from vdi.gpu.sharing.config import (
     MIG_STRATEGIES,
     RENAMED,
@@ -32,7 +31,6 @@ from vdi.gpu.sharing.state import (
     BEFORE_ANNOTATION,
     CONFIG_LABEL,
     DEFAULT_NAME,
-    OPERATOR_NAMESPACE,
     OUR_VOLUME,
     PRODUCT_LABEL,
     DaemonSet,
@@ -61,22 +59,6 @@ DEFAULT_KEY = "any"
 CONFIG_PATH = ("spec", "devicePlugin", "config")
 LABEL_PATH = ("metadata", "labels", CONFIG_LABEL)
 NOTE_PATH = ("metadata", "annotations", BEFORE_ANNOTATION)
-_CONFIG_MAP = """\
-# GPU time-slicing for NVIDIA's GPU Operator: 8 desktops per GPU. scripts/configure_gpu_slicing.sh applies it, patches
-# the ClusterPolicy, restarts the device plugin and verifies the nodes. By hand:
-#
-#   kubectl apply -f manifests/gpu-time-slicing.yaml
-#   kubectl patch clusterpolicy cluster-policy --type=merge --patch-file manifests/gpu-cluster-policy-patch.yaml
-#   kubectl --namespace gpu-operator rollout restart daemonset nvidia-device-plugin-daemonset gpu-feature-discovery
-#
-# docs/gpu.md says what time-slicing is not (isolation).
-"""
-
-_POLICY_PATCH = """\
-# A patch for the ClusterPolicy of NVIDIA's GPU Operator, see gpu-time-slicing.yaml. It is no object of its own: only
-# the Operator's chart can make a ClusterPolicy, so `kubectl apply` refuses this file. Without `default` only nodes with
-# the label nvidia.com/device-plugin.config=any take the configuration.
-"""
 
 
 class RefusedError(Exception):
@@ -295,19 +277,7 @@ def _partition_problems(node: GpuNode, sharing: Sharing) -> Iterator[str]:
         )
 
 
-def render_files() -> dict[str, str]:
-    """Names and contents of the files in manifests/."""
-    config_map = _config_map(
-        OPERATOR_NAMESPACE, DEFAULT_NAME, {DEFAULT_KEY: render_config(Sharing())}
-    )
-    patch = {"spec": {"devicePlugin": {"config": {"name": DEFAULT_NAME, "default": DEFAULT_KEY}}}}
-    return {
-        "gpu-time-slicing.yaml": f"{_CONFIG_MAP}{to_yaml(config_map)}",
-        "gpu-cluster-policy-patch.yaml": f"{_POLICY_PATCH}{to_yaml(patch)}",
-    }
-
-
-def _config_map(namespace: str, name: str, data: Mapping[str, str]) -> dict[str, Any]:
+def build_config_map(namespace: str, name: str, data: Mapping[str, str]) -> dict[str, Any]:
     meta = {"name": name, "namespace": namespace}
     return {
         "apiVersion": CONFIG_MAPS.api_version,
@@ -409,7 +379,7 @@ def _config_map_change(state: GpuState, request: SharingRequest) -> Change | Non
         return _edit(
             state, CONFIG_MAPS, there.metadata, (("data",), {**old, **texts}), _note(record)
         )
-    config_map = with_field(_config_map(state.namespace, name, texts), *_note(record))
+    config_map = with_field(build_config_map(state.namespace, name, texts), *_note(record))
     return change_between(CONFIG_MAPS, None, config_map)
 
 
