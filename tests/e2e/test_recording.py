@@ -7,6 +7,7 @@ import io
 import itertools
 import json
 import statistics
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,6 +20,7 @@ from playwright.sync_api import Page
 from cluster.edge_traefik import free_port
 from e2e.conftest import NAME
 from e2e.desktops import PYTHON_ON_SCREEN, reach, run_in, start, started, status_of, template
+from e2e.streaming_page import raw
 from e2e.world import World
 from support.s3_server import S3, s3_program
 from support.waiting import wait_until
@@ -60,6 +62,54 @@ window = screen.root.create_window(
 window.map()
 display.sync()
 time.sleep(300)
+"""
+# A window that changes its colour 15 times a second.
+_MOVING = """
+import itertools
+import time
+from selkies.Xlib import X
+from selkies.Xlib.display import Display
+
+display = Display(":0")
+screen = display.screen()
+window = screen.root.create_window(
+    0, 0, 600, 400, 0, screen.root_depth, X.InputOutput, X.CopyFromParent, override_redirect=1
+)
+window.map()
+for number in itertools.count():
+    window.change_attributes(background_pixel=number * 7919 % (1 << 24))
+    window.clear_area()
+    display.sync()
+    time.sleep(1 / 15)
+"""
+# The threads of the recorder have its name, or were made just before those.
+_STARVE = """
+import os
+import subprocess
+import time
+from contextlib import suppress
+from pathlib import Path
+
+def threads(program):
+    command = ["pgrep", "-f", f"^[^ ]*(python3 -IB [^ ]*)?{program}"]
+    for pid in subprocess.run(command, capture_output=True, text=True).stdout.split():
+        yield from map(int, os.listdir(f"/proc/{pid}/task"))
+
+slow, fast = min(os.sched_getaffinity(0)), max(os.sched_getaffinity(0))
+for _ in range(8):
+    subprocess.Popen(
+        ["timeout", "60", "taskset", "-c", str(slow), "sh", "-c", "while :; do :; done"]
+    )
+while True:
+    selkies = list(threads("run-selkies"))
+    named = [tid for tid in selkies if Path(f"/proc/{tid}/comm").read_text().strip() == "pf-recorder"]
+    for tid in [*selkies, *threads("Xvfb")]:
+        is_recorder = named and max(named) - 4 < tid <= max(named)
+        with suppress(OSError):  # it has ended
+            os.sched_setaffinity(tid, {slow if is_recorder else fast})
+            if is_recorder:
+                os.sched_setscheduler(tid, os.SCHED_IDLE, os.sched_param(0))
+    time.sleep(1)
 """
 
 
@@ -258,6 +308,29 @@ def test_no_picture_while_the_recorder_is_silent(recording: World) -> None:
         run_in(world, "noah", "pkill -CONT -f '[v]di-agent'")
         wait_for_recording(world, "noah", seconds=40)
         browser.wait_for_picture()
+
+
+def test_recorder_without_cpu_ends_the_picture(recording: World) -> None:
+    """The desktop's programs have its uid: they give its threads what others leave of one CPU, and
+    the stream's the other.
+    """
+    world = recording
+    with filmed(world, "nora"), world.browser("nora") as browser:
+        browser.open()
+        browser.page.goto(world.portal)  # a page that draws takes CPU
+        with raw(browser, browser.url) as wire:
+            wire.acknowledge()
+            run_in(world, "nora", f"{PYTHON_ON_SCREEN} -c '{_MOVING}' >/dev/null 2>&1 &")
+            wait_until("the stream moves", lambda: wire.frames(4) > 60, seconds=30)
+            run_in(world, "nora", f"timeout 60 python3 -c '{_STARVE}' >/dev/null 2>&1 &")
+            before, began = wire.frames(4), time.monotonic()
+            wait_for_film(world, "nora", "Failed", seconds=40)
+            seconds = time.monotonic() - began
+            assert (wire.frames(4) - before) / seconds > 5, "the stream goes on"
+            wire.reported("closed 4002")
+        browser.page.goto(browser.url)
+        browser.page.get_by_text("Waiting for the recording").wait_for(timeout=15_000)
+        browser.wait_for_picture(timeout_s=120)
 
 
 def test_full_volume_ends_the_picture_until_there_is_space(sessions: World) -> None:

@@ -250,6 +250,22 @@ def test_desktop_is_closed_while_the_film_lacks_pictures(desktop: FilmedDesktop)
     assert desktop.look() == {"state": "On", "message": ""}
 
 
+def test_reason_is_reported_while_the_recorder_does_not_end(
+    desktop: FilmedDesktop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One without CPU takes longer than Selkies may take for an answer."""
+
+    def ask(method: str, *_: object) -> dict[str, object]:
+        if method == "DELETE":
+            raise TimeoutError("timed out")
+        return {"active": True, "closed": "the film has 2 of 100 pictures of the last 21 s"}
+
+    desktop.look()
+    monkeypatch.setattr(desktop.films, "ask", ask)
+    message = "the film has 2 of 100 pictures of the last 21 s"
+    assert desktop.look() == {"state": "Failed", "message": message}
+
+
 def test_film_of_an_agent_before_this_one_is_replaced(desktop: FilmedDesktop) -> None:
     desktop.module.hand_over_film(desktop.films.recorder)
     desktop.recorder.answer("POST")

@@ -143,10 +143,14 @@ class Films:
         if is_current and not film.pictures:
             is_current = time.monotonic() - film.began < FIRST_PICTURE_SECONDS
         is_current = is_current and self._has_whole_screen(status, screen)
-        if is_active and (not self.wanted or closed or not is_current):
-            self._end(film)
         if closed:
+            # A recorder without CPU does not end in time: this is then asked again, and again.
+            with contextlib.suppress(OSError):
+                if is_active:
+                    self._end(film)
             return closed
+        if is_active and not (self.wanted and is_current):
+            self._end(film)
         if self.wanted and not (is_active and is_current):
             self._start(screen)
         if not self.stored_at or time.monotonic() - self.stored_at > STORED_SECONDS:
