@@ -457,29 +457,36 @@ def nodes_kept(snapshot: Snapshot) -> Iterator[Finding]:
         here = sessions.get(name, [])
         if not _is_for_desktops(snapshot, node, bool(here)):
             continue
-        keepers = [
-            *(_annotation(name, key) for key in _matching(node.metadata, _KEEPS_NODE)),
-            *(keeper for session, _ in here if (keeper := _endless(snapshot, session))),
-            *(keeper for pod in pods.get(name, []) if (keeper := _unmovable(pod))),
-        ]
+        keepers = [_annotation(name, key) for key in _matching(node.metadata, _KEEPS_NODE)]
+        for session, _ in here:
+            keepers += _endless(snapshot, session)
+        for pod in pods.get(name, []):
+            keepers += _unmovable(pod)
         if keepers:
-            counts = Counter((keeper.one, keeper.several) for keeper in keepers)
-            parts = [
-                one if count == 1 else f"{count} {several}"
-                for (one, several), count in counts.items()
-            ]
-            verb = "keeps" if len(keepers) == 1 else "keep"
-            yield make_finding(
-                "node_kept",
-                f"node/{name}",
-                f"An autoscaler cannot remove the node {name}: {', '.join(parts)} {verb} it.",
-                evidence=[
-                    *(keeper.evidence for keeper in keepers),
-                    *(_describe_desktop(snapshot, session, pod, name) for session, pod in here),
-                ],
-                remedy=Remedy.run(*(keeper.command for keeper in keepers[:_MAX_COMMANDS])),
-                related_objects=[_name_of(session) for session, _ in here],
-            )
+            yield _kept_by(snapshot, name, keepers, here)
+
+
+def _kept_by(
+    snapshot: Snapshot,
+    node: str,
+    keepers: list[_Keeper],
+    desktops: list[tuple[VDISession, Pod]],
+) -> Finding:
+    parts = []
+    for (one, several), count in Counter((one.one, one.several) for one in keepers).items():
+        parts.append(one if count == 1 else f"{count} {several}")
+    verb = "keeps" if len(keepers) == 1 else "keep"
+    return make_finding(
+        "node_kept",
+        f"node/{node}",
+        f"An autoscaler cannot remove the node {node}: {', '.join(parts)} {verb} it.",
+        evidence=[
+            *(keeper.evidence for keeper in keepers),
+            *(_describe_desktop(snapshot, session, pod, node) for session, pod in desktops),
+        ],
+        remedy=Remedy.run(*(keeper.command for keeper in keepers[:_MAX_COMMANDS])),
+        related_objects=[_name_of(session) for session, _ in desktops],
+    )
 
 
 def _name_of(session: VDISession) -> str:
@@ -524,46 +531,38 @@ def _annotation(node: str, key: str) -> _Keeper:
     return _Keeper("an annotation of the node", "annotations of the node", evidence, command)
 
 
-def _endless(snapshot: Snapshot, session: VDISession) -> _Keeper | None:
+def _endless(snapshot: Snapshot, session: VDISession) -> Iterator[_Keeper]:
     """A desktop that only a person ends."""
-    template, age = (
-        snapshot.templates.get(session.spec.template),
-        snapshot.age(session.status.start_time),
-    )
+    template = snapshot.templates.get(session.spec.template)
+    age = snapshot.age(session.status.start_time)
     if template is None or template.spec.schedule or session.status.expires_at:
-        return None
-    if idle_timeout(session, template) is not None or age < _OLD_SECONDS:
-        return None
-    return _Keeper(
-        "a desktop without an end",
-        "desktops without an end",
-        f"{_name_of(session)}: runs for {age / 3600:.0f} h, without idleTimeout, timeout and"
-        f" schedule (template {session.spec.template})",
-        f"vdi session suspend {session.metadata.name} --namespace {session.metadata.namespace}",
-    )
+        return
+    if idle_timeout(session, template) is None and age >= _OLD_SECONDS:
+        yield _Keeper(
+            "a desktop without an end",
+            "desktops without an end",
+            f"{_name_of(session)}: runs for {age / 3600:.0f} h, without idleTimeout, timeout and"
+            f" schedule (template {session.spec.template})",
+            f"vdi session suspend {session.metadata.name} --namespace {session.metadata.namespace}",
+        )
 
 
-def _unmovable(pod: Pod) -> _Keeper | None:
+def _unmovable(pod: Pod) -> Iterator[_Keeper]:
     """A pod that autoscalers do not evict. Pods of DaemonSets and static pods do not count."""
     metadata = pod.metadata
     owners = [owner for owner in metadata.owner_references if owner.controller]
     if PLACEHOLDER in metadata.labels or any(owner.kind in _OF_NODE for owner in owners):
-        return None
+        return
     where, name = metadata.namespace, metadata.name
-    keys = _matching(metadata, _KEEPS_POD)
-    if keys:
+    if keys := _matching(metadata, _KEEPS_POD):
         why, change = f"annotation {keys[0]}={_KEEPS_POD[keys[0]]}", f"{keys[0]}-"
     elif not owners and metadata.annotations.get(_SAFE) != "true":
         why, change = "no controller creates it again", f"{_SAFE}=true"
     else:
-        return None
+        return
     command = f"kubectl annotate pod {name} --namespace {where} {change}"
-    return _Keeper(
-        "a pod that is not evicted",
-        "pods that are not evicted",
-        f"pod/{where}/{name}: {why}",
-        command,
-    )
+    evidence = f"pod/{where}/{name}: {why}"
+    yield _Keeper("a pod that is not evicted", "pods that are not evicted", evidence, command)
 
 
 def _matching(meta: Meta, expected: Mapping[str, str]) -> list[str]:
