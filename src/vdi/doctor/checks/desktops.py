@@ -218,31 +218,15 @@ def ports_wrong(snapshot: Snapshot) -> Iterator[Finding]:
     """Templates with another port than the one that their desktops listen on."""
     for diagnosis in active_sessions(snapshot):
         template, pod = diagnosis.template, diagnosis.pod
-        if (
-            template is None
-            or pod is None
-            or pod.ready
-            or not pod.desktop
-            or not pod.desktop.state.running
-        ):
+        if template is None or pod is None or pod.ready:
+            continue
+        if pod.desktop is None or not pod.desktop.state.running:
             continue
         port, name = template.spec.port, template.metadata.name
-        refused = any(
-            event.reason == "Unhealthy"
-            and "connection refused" in event.note
-            and f":{port}/" in event.note
-            for event in diagnosis.observed.events
-        )
-        setting = _variable(template, "SELKIES_PORT")
-        said = [
-            (match[1], line) for line in snapshot.log_of(pod) if (match := _LISTENS.search(line))
-        ]
-        if setting.isdecimal() and setting != str(port):
-            listens, proof = setting, f"vditemplate/{name}: spec.env SELKIES_PORT={setting}"
-        elif refused and said and str(port) not in {number for number, _ in said}:
-            listens, proof = said[-1][0], f"log: {said[-1][1].strip()}"
-        else:
+        listens, proof = _other_port(diagnosis, template, pod)
+        if not listens:
             continue
+        patch = merge_patch("vditemplate", name, {"spec": {"port": int(listens)}})
         yield diagnosis.finding(
             "desktop_port_wrong",
             f"The desktop listens on port {listens}, but its template `{name}` has port {port}: no"
@@ -252,12 +236,28 @@ def ports_wrong(snapshot: Snapshot) -> Iterator[Finding]:
             remedy=Remedy(
                 "Set the template's port to the one that the desktop listens on, then restart the"
                 " session.",
-                (
-                    merge_patch("vditemplate", name, {"spec": {"port": int(listens)}}),
-                    diagnosis.restart_command,
-                ),
+                (patch, diagnosis.restart_command),
             ),
         )
+
+
+def _other_port(diagnosis: SessionDiagnosis, template: VDITemplate, pod: Pod) -> tuple[str, str]:
+    """The port on which the desktop listens, and the proof; empty: it is the template's, or not
+    known.
+    """
+    port, setting = str(template.spec.port), _variable(template, "SELKIES_PORT")
+    if setting.isdecimal() and setting != port:
+        return setting, f"vditemplate/{template.metadata.name}: spec.env SELKIES_PORT={setting}"
+    notes = [event.note for event in diagnosis.observed.events if event.reason == "Unhealthy"]
+    if not any("connection refused" in note and f":{port}/" in note for note in notes):
+        return "", ""
+    listens, proof = "", ""
+    for line in diagnosis.snapshot.log_of(pod):
+        if match := _LISTENS.search(line):
+            if match[1] == port:
+                return "", ""
+            listens, proof = match[1], f"log: {line.strip()}"
+    return listens, proof
 
 
 @check("vdisessions", "pods", "secrets@basicAuthSecret", reads=OF_SESSIONS)
@@ -270,14 +270,11 @@ def secrets_newer(snapshot: Snapshot) -> Iterator[Finding]:
         running = pod.desktop.state.running if pod and pod.desktop else None
         if pod is None or running is None or not running.started_at:
             continue
-        secrets = [snapshot.find("secrets", name, diagnosis.namespace) for name in pod.spec.secrets]
-        newer = [
-            f"secret/{diagnosis.namespace}/{secret.metadata.name}: written {secret.changed}"
-            for secret in secrets
-            if secret
-            and secret.changed
-            and parse_time(secret.changed) > parse_time(running.started_at)
-        ]
+        newer, began = [], parse_time(running.started_at)
+        for name in pod.spec.secrets:
+            secret: Secret | None = snapshot.find("secrets", name, diagnosis.namespace)
+            if secret and secret.changed and parse_time(secret.changed) > began:
+                newer.append(f"secret/{diagnosis.namespace}/{name}: written {secret.changed}")
         # The operator reports the same of the password's Secret, which the doctor may not read. It
         # has nothing else to say about a desktop that runs and whose conditions all hold.
         is_well = all(

@@ -125,32 +125,26 @@ def nodes_unwell(snapshot: Snapshot) -> Iterator[Finding]:
 def gpus_missing(snapshot: Snapshot) -> Iterator[Finding]:
     """Findings of `vdi gpu verify`, where GPUs matter: some exist, or desktops request some."""
     observed = observe_gpus(snapshot)
-    requesting = [
-        diagnosis
-        for diagnosis in active_sessions(snapshot)
-        if isinstance(diagnosis.desktop, Desktop)
-        and diagnosis.desktop.gpu
-        and diagnosis.desktop.gpu_resource == RESOURCE
-    ]
+    requesting = []
+    for diagnosis in active_sessions(snapshot):
+        desktop = diagnosis.desktop
+        if isinstance(desktop, Desktop) and desktop.gpu and desktop.gpu_resource == RESOURCE:
+            requesting.append(diagnosis)
     managed = bool(observed.plugins or observed.policy)
-    if not managed and not (requesting and not observed.gpu_nodes):
+    if not managed and (observed.gpu_nodes or not requesting):
         return  # another program advertises the GPUs, or no session requests any
     waiting = any(diagnosis.pod is None for diagnosis in requesting)
     for one in gpu.find(observed):
         if one.code == "gpu_sharing_not_configured" and not observed.config_maps and not waiting:
             continue  # whole GPUs, and enough of them: that is meant
-        if one.code == "gpu_device_plugin_missing" and not managed and observed.gpu_nodes:
-            continue
-        message, remedy, sliced = one.message, one.remedy, _gpus_in_slices(snapshot)
-        if one.code == "gpu_nodes_missing" and sliced:
+        message, remedy = one.message, one.remedy
+        if one.code == "gpu_nodes_missing" and (sliced := _gpus_in_slices(snapshot)):
             message = (
                 f"{one.message.rstrip('.')}, only ResourceSlices: {', '.join(sliced)}. Desktops"
                 f" request {RESOURCE}."
             )
-            remedy = Remedy(
-                "Run NVIDIA's device plugin on these nodes, in place of its DRA driver.",
-                one.remedy.commands,
-            )
+            sentence = "Run NVIDIA's device plugin on these nodes, in place of its DRA driver."
+            remedy = Remedy(sentence, one.remedy.commands)
         yield make_finding(
             one.code,
             one.object,
@@ -266,40 +260,27 @@ def _unprovisioned(
     chosen = meta.annotations.get("volume.kubernetes.io/selected-node")
     if storage_class.volume_binding_mode == "WaitForFirstConsumer" and not chosen:
         return
-    events = snapshot.events_of(meta.uid)
-    failed = [event for event in events if event.reason == "ProvisioningFailed"]
-    # local-path makes the folder in a helper pod. Where no Event has the reason, the log of that
-    # pod does.
-    helpers = [
-        key
-        for key, log in snapshot.logs.items()
-        if log and meta.uid in key and "/helper-pod-" in key
-    ]
     describe = f"kubectl --namespace {meta.namespace} describe pvc {meta.name}"
-    age = snapshot.age(meta.creation_timestamp)
-    if failed or helpers:
-        said = failed[-1].note.strip().splitlines()[0] if failed else snapshot.logs[helpers[0]][-1]
+    maker, age = _maker_of(snapshot, provisioner), snapshot.age(meta.creation_timestamp)
+    message, evidence = _refused_volume(snapshot, meta)
+    if message:
         yield make_finding(
             "home_not_provisioned",
             where,
-            f"The provisioner {provisioner} cannot create the volume: {said.rstrip('.')}.",
-            evidence=[
-                *(f"ProvisioningFailed: {event.note}" for event in failed[-1:]),
-                *(f"log {key}: {line}" for key in helpers for line in snapshot.logs[key][-2:]),
-            ],
+            f"The provisioner {provisioner} cannot create the volume: {message.rstrip('.')}.",
+            evidence=evidence,
             remedy=Remedy.run(describe),
             related_objects=[f"node/{chosen}"],
         )
-    elif (maker := _maker_of(snapshot, provisioner)) and not maker.ready:
+    elif maker and not maker.ready:
+        show = Remedy.run(f"{maker.kubectl} describe pods")
         yield make_finding(
             "provisioner_silent",
             where,
             f"The home waits for its volume: {maker.object} has no ready replica of"
             f" {maker.desired}.",
             evidence=[f"status.phase: Pending, provisioner {provisioner}"],
-            remedy=(
-                Remedy.run(f"{maker.kubectl} describe pods") if maker.desired else maker.scale_up()
-            ),
+            remedy=show if maker.desired else maker.scale_up(),
             related_objects=[maker.object, *snapshot.nodes_of(maker.raw)],
         )
     elif age > _PROVISIONER_SECONDS:
@@ -316,6 +297,22 @@ def _unprovisioned(
             remedy=Remedy.run(*logs, describe),
             related_objects=[f"node/{chosen}"],
         )
+
+
+def _refused_volume(snapshot: Snapshot, meta: Meta) -> tuple[str, list[str]]:
+    """Why no volume was made for this claim, and the evidence; empty: no one says."""
+    message, evidence = "", []
+    for event in snapshot.events_of(meta.uid):
+        if event.reason == "ProvisioningFailed":
+            message = event.note.strip().splitlines()[0]
+            evidence = [f"ProvisioningFailed: {event.note}"]
+    # local-path makes the folder in a helper pod. Where no Event has the reason, the log of that
+    # pod does.
+    for key, log in snapshot.logs.items():
+        if log and meta.uid in key and "/helper-pod-" in key:
+            message = message or log[-1]
+            evidence += [f"log {key}: {line}" for line in log[-2:]]
+    return message, evidence
 
 
 def _maker_of(snapshot: Snapshot, provisioner: str) -> Workload | None:
@@ -460,29 +457,36 @@ def nodes_kept(snapshot: Snapshot) -> Iterator[Finding]:
         here = sessions.get(name, [])
         if not _is_for_desktops(snapshot, node, bool(here)):
             continue
-        keepers = [
-            *(_annotation(name, key) for key in _matching(node.metadata, _KEEPS_NODE)),
-            *(keeper for session, _ in here if (keeper := _endless(snapshot, session))),
-            *(keeper for pod in pods.get(name, []) if (keeper := _unmovable(pod))),
-        ]
+        keepers = [_annotation(name, key) for key in _matching(node.metadata, _KEEPS_NODE)]
+        for session, _ in here:
+            keepers += _endless(snapshot, session)
+        for pod in pods.get(name, []):
+            keepers += _unmovable(pod)
         if keepers:
-            counts = Counter((keeper.one, keeper.several) for keeper in keepers)
-            parts = [
-                one if count == 1 else f"{count} {several}"
-                for (one, several), count in counts.items()
-            ]
-            verb = "keeps" if len(keepers) == 1 else "keep"
-            yield make_finding(
-                "node_kept",
-                f"node/{name}",
-                f"An autoscaler cannot remove the node {name}: {', '.join(parts)} {verb} it.",
-                evidence=[
-                    *(keeper.evidence for keeper in keepers),
-                    *(_describe_desktop(snapshot, session, pod, name) for session, pod in here),
-                ],
-                remedy=Remedy.run(*(keeper.command for keeper in keepers[:_MAX_COMMANDS])),
-                related_objects=[_name_of(session) for session, _ in here],
-            )
+            yield _kept_by(snapshot, name, keepers, here)
+
+
+def _kept_by(
+    snapshot: Snapshot,
+    node: str,
+    keepers: list[_Keeper],
+    desktops: list[tuple[VDISession, Pod]],
+) -> Finding:
+    parts = []
+    for (one, several), count in Counter((one.one, one.several) for one in keepers).items():
+        parts.append(one if count == 1 else f"{count} {several}")
+    verb = "keeps" if len(keepers) == 1 else "keep"
+    return make_finding(
+        "node_kept",
+        f"node/{node}",
+        f"An autoscaler cannot remove the node {node}: {', '.join(parts)} {verb} it.",
+        evidence=[
+            *(keeper.evidence for keeper in keepers),
+            *(_describe_desktop(snapshot, session, pod, node) for session, pod in desktops),
+        ],
+        remedy=Remedy.run(*(keeper.command for keeper in keepers[:_MAX_COMMANDS])),
+        related_objects=[_name_of(session) for session, _ in desktops],
+    )
 
 
 def _name_of(session: VDISession) -> str:
@@ -527,46 +531,38 @@ def _annotation(node: str, key: str) -> _Keeper:
     return _Keeper("an annotation of the node", "annotations of the node", evidence, command)
 
 
-def _endless(snapshot: Snapshot, session: VDISession) -> _Keeper | None:
+def _endless(snapshot: Snapshot, session: VDISession) -> Iterator[_Keeper]:
     """A desktop that only a person ends."""
-    template, age = (
-        snapshot.templates.get(session.spec.template),
-        snapshot.age(session.status.start_time),
-    )
+    template = snapshot.templates.get(session.spec.template)
+    age = snapshot.age(session.status.start_time)
     if template is None or template.spec.schedule or session.status.expires_at:
-        return None
-    if idle_timeout(session, template) is not None or age < _OLD_SECONDS:
-        return None
-    return _Keeper(
-        "a desktop without an end",
-        "desktops without an end",
-        f"{_name_of(session)}: runs for {age / 3600:.0f} h, without idleTimeout, timeout and"
-        f" schedule (template {session.spec.template})",
-        f"vdi session suspend {session.metadata.name} --namespace {session.metadata.namespace}",
-    )
+        return
+    if idle_timeout(session, template) is None and age >= _OLD_SECONDS:
+        yield _Keeper(
+            "a desktop without an end",
+            "desktops without an end",
+            f"{_name_of(session)}: runs for {age / 3600:.0f} h, without idleTimeout, timeout and"
+            f" schedule (template {session.spec.template})",
+            f"vdi session suspend {session.metadata.name} --namespace {session.metadata.namespace}",
+        )
 
 
-def _unmovable(pod: Pod) -> _Keeper | None:
+def _unmovable(pod: Pod) -> Iterator[_Keeper]:
     """A pod that autoscalers do not evict. Pods of DaemonSets and static pods do not count."""
     metadata = pod.metadata
     owners = [owner for owner in metadata.owner_references if owner.controller]
     if PLACEHOLDER in metadata.labels or any(owner.kind in _OF_NODE for owner in owners):
-        return None
+        return
     where, name = metadata.namespace, metadata.name
-    keys = _matching(metadata, _KEEPS_POD)
-    if keys:
+    if keys := _matching(metadata, _KEEPS_POD):
         why, change = f"annotation {keys[0]}={_KEEPS_POD[keys[0]]}", f"{keys[0]}-"
     elif not owners and metadata.annotations.get(_SAFE) != "true":
         why, change = "no controller creates it again", f"{_SAFE}=true"
     else:
-        return None
+        return
     command = f"kubectl annotate pod {name} --namespace {where} {change}"
-    return _Keeper(
-        "a pod that is not evicted",
-        "pods that are not evicted",
-        f"pod/{where}/{name}: {why}",
-        command,
-    )
+    evidence = f"pod/{where}/{name}: {why}"
+    yield _Keeper("a pod that is not evicted", "pods that are not evicted", evidence, command)
 
 
 def _matching(meta: Meta, expected: Mapping[str, str]) -> list[str]:

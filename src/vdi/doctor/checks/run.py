@@ -22,7 +22,7 @@ from vdi.doctor.checks import (
 )
 from vdi.doctor.codes import CODES, make_finding
 from vdi.doctor.codes.control_plane import RELEASE_DIFFERS
-from vdi.doctor.objects.components import find_operators
+from vdi.doctor.objects.components import Operator, find_operators
 from vdi.doctor.objects.sessions import active_sessions
 from vdi.findings.model import Finding, Remedy, Severity
 from vdi.kasm.diagnosis import chains as kasm_checks
@@ -93,33 +93,33 @@ def _gather(snapshot: Snapshot, findings: list[Finding]) -> list[Finding]:
             if diagnosis.operator == operator and diagnosis.pod and diagnosis.pod.ready
         }
         for code in _OF_OPERATOR:
-            alike = [
-                finding
-                for finding in findings
-                if finding.code == code and served & _sessions_of(finding)
-            ]
-            if (
-                len(alike) < _SEVERAL
-                or {name for finding in alike for name in _sessions_of(finding)} < served
-            ):
-                continue
-            first = alike[0]
-            again = [
-                f"{operator.kubectl} {verb} deployment/{operator.name}"
-                for verb in ("logs", "rollout restart")
-            ]
-            whole = make_finding(
-                code,
-                operator.object,
-                f"All {len(served)} desktops have the same fault. The first: {first.message}",
-                evidence=[
-                    f"{finding.object}: {finding.evidence[0]}" for finding in alike[:_SEVERAL]
-                ],
-                remedy=Remedy.run(*(again if code in _AT_ITS_START else first.remedy.commands)),
-                related_objects={name for finding in alike for name in finding.related_objects},
-            )
-            findings = [whole, *(finding for finding in findings if finding not in alike)]
+            alike, sessions = [], set()
+            for finding in findings:
+                if finding.code == code and served & _sessions_of(finding):
+                    alike.append(finding)
+                    sessions |= _sessions_of(finding)
+            if len(alike) >= _SEVERAL and sessions >= served:
+                others = [finding for finding in findings if finding not in alike]
+                findings = [_of_operator(operator, alike, len(served)), *others]
     return findings
+
+
+def _of_operator(operator: Operator, alike: list[Finding], served: int) -> Finding:
+    first = alike[0]
+    commands = first.remedy.commands
+    if first.code in _AT_ITS_START:
+        deployment = f"deployment/{operator.name}"
+        commands = tuple(
+            f"{operator.kubectl} {verb} {deployment}" for verb in ("logs", "rollout restart")
+        )
+    return make_finding(
+        first.code,
+        operator.object,
+        f"All {served} desktops have the same fault. The first: {first.message}",
+        evidence=[f"{finding.object}: {finding.evidence[0]}" for finding in alike[:_SEVERAL]],
+        remedy=Remedy.run(*commands),
+        related_objects={name for finding in alike for name in finding.related_objects},
+    )
 
 
 def _run(check: Check, snapshot: Snapshot, found: list[Finding]) -> Iterator[Finding]:

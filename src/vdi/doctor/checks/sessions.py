@@ -224,35 +224,41 @@ def operators_stuck(snapshot: Snapshot) -> Iterator[Finding]:
 
 
 def _waiting(diagnosis: SessionDiagnosis, problem: Blocked) -> Finding:
-    reason, severity = problem.reason, None
-    code = _CODE_OF_PROBLEM.get(reason) or _CODE_OF_POD_REASON.get(reason, "session_failed")
-    failures = diagnosis.session.status.failures
-    log = failures.log if failures else ""
-    if code in _CRASHED:
-        code = code_of_log(f"{problem.message}\n{log}") or code
-    # A queue because capacity is in use passes by itself and is a warning. Where the end of no
-    # desktop helps, it is an error.
-    if reason in QUEUE_REASONS:
-        code = "gpu_insufficient" if reason in _GPU_REASONS else "room_insufficient"
-        desktop, is_feature = diagnosis.desktop, reason == Reason.NODE_FEATURE_MISSING
-        if is_feature and isinstance(desktop, Desktop) and desktop.isolation.user_namespace:
-            code = "user_namespace_unavailable"
-        severity = Severity.ERROR if reason in LASTING_QUEUE_REASONS else Severity.WARNING
-    elif reason not in _CODE_OF_PROBLEM and not problem.needs_change:
-        severity = Severity.WARNING  # the operator tries again
-    queue = diagnosis.session.status.queue
+    reason, status = problem.reason, diagnosis.session.status
+    log = status.failures.log if status.failures else ""
+    code, severity = _code_of(diagnosis, problem, log)
+    evidence = [f"reason: {reason}"]
+    if status.queue and status.queue.position:
+        evidence.append(f"status.queue.position: {status.queue.position}")
+    evidence += [f"status.failures.log: {line}" for line in log.splitlines()[-3:]]
     return diagnosis.finding(
         code,
         problem.message,
         severity=severity,
-        evidence=[
-            f"reason: {reason}",
-            f"status.queue.position: {queue.position}" if queue and queue.position else "",
-            *(f"status.failures.log: {line}" for line in log.splitlines()[-3:]),
-        ],
+        evidence=evidence,
         remedy=_remedy_of(code, diagnosis, reason, problem.message)
         or Remedy.run(diagnosis.restart_command),
     )
+
+
+def _code_of(
+    diagnosis: SessionDiagnosis, problem: Blocked, log: str
+) -> tuple[str, Severity | None]:
+    reason, desktop = problem.reason, diagnosis.desktop
+    # A queue because capacity is in use passes by itself and is a warning. Where the end of no
+    # desktop helps, it is an error.
+    if reason in QUEUE_REASONS:
+        code = "gpu_insufficient" if reason in _GPU_REASONS else "room_insufficient"
+        is_feature = reason == Reason.NODE_FEATURE_MISSING
+        if is_feature and isinstance(desktop, Desktop) and desktop.isolation.user_namespace:
+            code = "user_namespace_unavailable"
+        return code, Severity.ERROR if reason in LASTING_QUEUE_REASONS else Severity.WARNING
+    code = _CODE_OF_PROBLEM.get(reason) or _CODE_OF_POD_REASON.get(reason, "session_failed")
+    if code in _CRASHED:
+        code = code_of_log(f"{problem.message}\n{log}") or code
+    # Otherwise the operator tries again.
+    is_lasting = reason in _CODE_OF_PROBLEM or problem.needs_change
+    return code, None if is_lasting else Severity.WARNING
 
 
 def _remedy_of(

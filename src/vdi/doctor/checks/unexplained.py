@@ -15,8 +15,9 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from vdi.api.meta import Condition
+from vdi.api.session import FailureStatus, VDISession
 from vdi.cluster.explain import DESKTOP, PASSING, StartState, chart_subject, explain, last_line
-from vdi.cluster.objects import Event, PodCondition
+from vdi.cluster.objects import Event, PodCondition, Terminated
 from vdi.cluster.reasons import PodReason
 from vdi.doctor.codes import CODES, make_finding
 from vdi.doctor.objects.components import last_warnings, release_workloads
@@ -403,61 +404,66 @@ def _restart(snapshot: Snapshot, subject: _Subject) -> Finding | None:
 
     The second counts until the new desktop has shown that it can run.
     """
-    session = subject.diagnosis.session if subject.diagnosis and not subject.is_resting else None
-    failures = current_failures(session) if session else None
-    if (
-        session
-        and failures
-        and failures.reason not in NOT_ITS_FAULT
-        and not is_short_of_room(session)
-    ):
-        remedy = _REMEDIES.get(failures.reason)
-        edit = f"kubectl edit vditemplate {session.spec.template}"
-        lost, meta = snapshot.age(failures.time), session.metadata
-        # The pod is gone, and its name is that of the next one: the time tells whose Events these
-        # are.
-        events = snapshot.events.get(("Pod", meta.namespace, session.status.pod_name), ())
-        said = last_warnings(
-            one for one in events if abs(snapshot.age(one.seen) - lost) < _PATIENCE_SECONDS
-        )
-        words = f"Its desktop was lost and started again: {' '.join([failures.message, *said])}"
-        evidence = [f"status.failures: {failures.count}, {failures.reason}"]
-        return subject.finding(
-            "container_restarted", words, evidence, Remedy(remedy, (edit,)) if remedy else None
-        )
+    if subject.diagnosis and not subject.is_resting:
+        session = subject.diagnosis.session
+        failures = current_failures(session)
+        is_its_fault = failures and failures.reason not in NOT_ITS_FAULT
+        if failures and is_its_fault and not is_short_of_room(session):
+            return _lost_desktop(snapshot, subject, session, failures)
     for container in subject.pod.status.container_statuses if subject.pod else ():
         ended = container.last_state.terminated
-        if (
-            ended is None
-            or not ended.finished_at
-            or snapshot.age(ended.finished_at) > _RECENT_SECONDS
-        ):
+        words = _end_of_container(snapshot, subject.pod, ended)
+        if ended is None or not words:
             continue
-        name, code, finished = container.name, ended.exit_code, ended.finished_at
-        ran = snapshot.age(ended.started_at) - snapshot.age(finished)
-        words = f"ended with exit code {code}"
-        if ended.reason == "OOMKilled":
-            words = "used more memory than its limit"
-        elif code == _KILLED:
-            words = "was killed, neither for its memory limit nor by the kubelet"
-        elif (
-            code in _NO_FAILURE
-            or ran < _PATIENCE_SECONDS
-            or _machine_was_off(snapshot, subject.pod, finished)
-        ):
-            continue
+        name, age = container.name, int(snapshot.age(ended.finished_at))
+        logs = subject.kubectl("logs").replace(" pod ", " ")
         return subject.finding(
             "container_restarted",
-            f"Its container {name} {words} {int(snapshot.age(finished))} s ago, and was restarted.",
+            f"Its container {name} {words} {age} s ago, and was restarted.",
             [
-                f"lastState.terminated: exit code {code}, {finished}",
+                f"lastState.terminated: exit code {ended.exit_code}, {ended.finished_at}",
                 _quote(last_line(ended.message)),
             ],
-            Remedy.run(
-                f"{subject.kubectl('logs').replace(' pod ', ' ')} --container {name} --previous"
-            ),
+            Remedy.run(f"{logs} --container {name} --previous"),
         )
     return None
+
+
+def _lost_desktop(
+    snapshot: Snapshot, subject: _Subject, session: VDISession, failures: FailureStatus
+) -> Finding:
+    lost, meta = snapshot.age(failures.time), session.metadata
+    # The pod is gone, and its name is that of the next one: the time tells whose Events these are.
+    events = snapshot.events.get(("Pod", meta.namespace, session.status.pod_name), ())
+    near = [one for one in events if abs(snapshot.age(one.seen) - lost) < _PATIENCE_SECONDS]
+    words = " ".join([failures.message, *last_warnings(near)])
+    sentence = _REMEDIES.get(failures.reason)
+    edit = f"kubectl edit vditemplate {session.spec.template}"
+    return subject.finding(
+        "container_restarted",
+        f"Its desktop was lost and started again: {words}",
+        [f"status.failures: {failures.count}, {failures.reason}"],
+        Remedy(sentence, (edit,)) if sentence else None,
+    )
+
+
+def _end_of_container(snapshot: Snapshot, pod: Pod | None, ended: Terminated | None) -> str:
+    """A clause that says how a container failed within the hour; empty: it did not."""
+    if ended is None or not ended.finished_at:
+        return ""
+    age = snapshot.age(ended.finished_at)
+    if age > _RECENT_SECONDS:
+        return ""
+    if ended.reason == "OOMKilled":
+        return "used more memory than its limit"
+    if ended.exit_code == _KILLED:
+        return "was killed, neither for its memory limit nor by the kubelet"
+    had_not_started = snapshot.age(ended.started_at) - age < _PATIENCE_SECONDS
+    if ended.exit_code in _NO_FAILURE or had_not_started:
+        return ""
+    if _machine_was_off(snapshot, pod, ended.finished_at):
+        return ""
+    return f"ended with exit code {ended.exit_code}"
 
 
 def _machine_was_off(snapshot: Snapshot, pod: Pod | None, ended: str) -> bool:

@@ -244,7 +244,6 @@ class Operator(Component):
 
     settings: ClusterSettings
     problem: str
-    counts_others: bool = True
     # Whether it requests nodes from an autoscaler.
     requests_nodes: bool = False
 
@@ -272,10 +271,8 @@ def operators_among(deployments: Iterable[WorkloadObject]) -> tuple[Operator, ..
             watches = tuple(environment["VDI_NAMESPACE"].split(","))
             found.append(Operator("deployment", raw, watches, ClusterSettings(), str(error)))
         else:
-            counts, requests = read.count_other_workloads, read.autoscaling.enabled
-            found.append(
-                Operator("deployment", raw, read.namespaces, read.cluster, "", counts, requests)
-            )
+            requests = read.autoscaling.enabled
+            found.append(Operator("deployment", raw, read.namespaces, read.cluster, "", requests))
     return tuple(found)
 
 
@@ -427,6 +424,9 @@ class Traefik(Workload):
         """The namespaces whose routes it sees; empty: all."""
         lists = [arg.partition("=")[2] for arg in self._named(f"{_PROVIDER}.namespaces=")]
         return frozenset(name for names in lists for name in names.split(",") if name)
+
+    def watches(self, namespace: str) -> bool:
+        return not self.namespaces or namespace in self.namespaces
 
     @property
     def crosses_namespaces(self) -> bool:

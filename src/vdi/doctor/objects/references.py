@@ -4,9 +4,10 @@
 """
 
 import re
+from collections.abc import Iterator
 
 from vdi.api.template import VDITemplate
-from vdi.doctor.objects.components import find_operators, gateways_in_scope, operator_for
+from vdi.doctor.objects.components import Gateway, find_operators, gateways_in_scope, operator_for
 from vdi.doctor.objects.routing import route_rules, routes_to
 from vdi.doctor.objects.sessions import diagnose_sessions
 from vdi.gpu.sharing.state import DEFAULT_NAME, GpuState, observe
@@ -115,16 +116,23 @@ def hosts_by_certificate(snapshot: Snapshot) -> dict[tuple[str, str], list[str]]
         elif route and diagnosis.host:
             others.append((diagnosis.namespace, diagnosis.host))
     for gateway in gateways_in_scope(snapshot):
-        for route in routes_to(snapshot, gateway.namespace, gateway.name):
-            if route.spec.tls and route.spec.tls.secret_name:
-                hosts = found.setdefault((gateway.namespace, route.spec.tls.secret_name), set())
-                hosts |= {host for rule in route_rules(route) for host in rule.hosts}
+        for name, host in _portal_hosts(snapshot, gateway):
+            found.setdefault((gateway.namespace, name), set()).add(host)
         operator = operator_for(snapshot, gateway.watches[0])
         if operator and operator.settings.tls_secret:
-            hosts = found.setdefault((gateway.namespace, operator.settings.tls_secret), set())
-            hosts.add(operator.settings.host("portal"))
-            hosts |= {host for namespace, host in others if namespace in gateway.watches}
+            served = found.setdefault((gateway.namespace, operator.settings.tls_secret), set())
+            served.add(operator.settings.host("portal"))
+            served |= {host for namespace, host in others if namespace in gateway.watches}
     return {key: sorted(hosts) for key, hosts in sorted(found.items())}
+
+
+def _portal_hosts(snapshot: Snapshot, gateway: Gateway) -> Iterator[tuple[str, str]]:
+    """Secret and host of each route to the gateway with a certificate of its own."""
+    for route in routes_to(snapshot, gateway.namespace, gateway.name):
+        if route.spec.tls and route.spec.tls.secret_name:
+            for rule in route_rules(route):
+                for host in rule.hosts:
+                    yield route.spec.tls.secret_name, host
 
 
 def pods_to_log(snapshot: Snapshot, most: int) -> list[tuple[str, str]]:

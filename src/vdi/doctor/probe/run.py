@@ -58,63 +58,43 @@ async def probe(client: Client, snapshot: Snapshot, clock: Clock) -> list[Findin
     """Findings of all probes. Creates a pod, with a volume, for each template that is tried, and
     removes them, also when it is cancelled.
     """
-    tried = [
-        one
-        for one in active_sessions(snapshot)
-        if one.pod and one.pod.ready and one.session.status.url
-    ]
-    tried = tried[-_MAX_SESSIONS:]  # the newest
-    templates = sorted({one.template_name for one in tried} & set(snapshot.templates))[
-        :_MAX_TEMPLATES
-    ]
-    namespace = snapshot.scope.namespace or (tried[0].namespace if tried else "")
+    ready = [one for one in active_sessions(snapshot) if one.pod and one.pod.ready]
+    newest = [one for one in ready if one.session.status.url][-_MAX_SESSIONS:]
     gateways = gateways_in_scope(snapshot)
     behind = [component.object for component in (*find_traefiks(snapshot), *gateways)]
-    pods = {one.object: (one.namespace, one.pod.metadata.name) for one in tried if one.pod}
-    denied = find_denied_port(snapshot, namespace)
-    targets = [
-        Target(one.object, one.session.status.url or "", (*one.related_objects, *behind))
-        for one in tried
-    ]
-    probes = [
-        probe_here(targets),
-        *(
-            _if_allowed(
-                "pods/proxy",
-                probe_health(client, one.object, one.pod, one.desktop.port, one.desktop.probe_path),
-            )
-            for one in tried
+    targets, probes = [], []
+    pods: dict[str, tuple[str, str]] = {}
+    nodes = set()
+    for one in newest:
+        url, related = one.session.status.url or "", (*one.related_objects, *behind)
+        targets.append(Target(one.object, url, related))
+        if one.pod:
+            pods[one.object] = (one.namespace, one.pod.metadata.name)
+            nodes.add(one.pod.spec.node_name)
             # A desktop without a probe path asks for a password at each of its pages.
-            if one.pod and isinstance(one.desktop, Desktop) and one.desktop.probe_path
-        ),
-        *(
-            _if_allowed(
-                "pods",
-                probe_pod(
-                    client,
-                    namespace,
-                    snapshot.templates[name],
-                    clock,
-                    denied if name == templates[0] else None,
-                ),
-            )
-            for name in templates
-        ),
-        *(
-            _if_allowed("secrets", probe_turn(client, snapshot, gateway, clock.now()))
-            for gateway in gateways
-        ),
+            if isinstance(one.desktop, Desktop) and (path := one.desktop.probe_path):
+                health = probe_health(client, one.object, one.pod, one.desktop.port, path)
+                probes.append(_if_allowed("pods/proxy", health))
+    namespace = snapshot.scope.namespace or (newest[0].namespace if newest else "")
+    names = sorted({one.template_name for one in newest} & set(snapshot.templates))
+    # One pod is enough to try the policies.
+    denied = find_denied_port(snapshot, namespace)
+    for name in names[:_MAX_TEMPLATES]:
+        pod = probe_pod(client, namespace, snapshot.templates[name], clock, denied)
+        probes.append(_if_allowed("pods", pod))
+        denied = None
+    for gateway in gateways:
+        turn = probe_turn(client, snapshot, gateway, clock.now())
+        probes.append(_if_allowed("secrets", turn))
+    results = await asyncio.gather(
+        probe_here(targets),
+        *probes,
         _if_allowed("secrets", probe_peers(client, snapshot, pods)),
         probe_gpu_memory(client, snapshot),
-        _if_allowed(
-            "nodes/proxy",
-            probe_process_limits(client, {one.pod.spec.node_name for one in tried if one.pod}),
-        ),
-    ]
+        _if_allowed("nodes/proxy", probe_process_limits(client, nodes)),
+    )
     # The same missing permission stops several probes, and is one finding.
-    found = {
-        finding.key: finding for findings in await asyncio.gather(*probes) for finding in findings
-    }
+    found = {finding.key: finding for findings in results for finding in findings}
     return list(found.values())
 
 
