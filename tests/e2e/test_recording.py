@@ -315,7 +315,7 @@ def test_recorder_without_cpu_ends_the_picture(recording: World) -> None:
     the stream's the other.
     """
     world = recording
-    with filmed(world, "nora"), world.browser("nora") as browser:
+    with recorded(world, "nora"), world.browser("nora") as browser:
         browser.open()
         browser.page.goto(world.portal)  # a page that draws takes CPU
         with raw(browser, browser.url) as wire:
@@ -324,7 +324,7 @@ def test_recorder_without_cpu_ends_the_picture(recording: World) -> None:
             wait_until("the stream moves", lambda: wire.frames(4) > 60, seconds=30)
             run_in(world, "nora", f"timeout 60 python3 -c '{_STARVE}' >/dev/null 2>&1 &")
             before, began = wire.frames(4), time.monotonic()
-            wait_for_film(world, "nora", "Failed", seconds=40)
+            wait_for_recording(world, "nora", "Failed", seconds=40)
             seconds = time.monotonic() - began
             assert (wire.frames(4) - before) / seconds > 5, "the stream goes on"
             wire.reported("closed 4002")
