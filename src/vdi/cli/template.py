@@ -332,6 +332,9 @@ def template_lines(template: VDITemplate) -> list[str]:
     """The lines of `show`."""
     spec, ask, home = template.spec, template.spec.resources, template.spec.persistence
     gpu = f"{ask.default_gpu}, at most {maximum_of(ask).gpu}"
+    most_memory = "" if ask.max_memory is None else f", at most {ask.max_memory}"
+    most_cpu = "" if ask.max_cpu is None else f", at most {ask.max_cpu}"
+    keyboard = [spec.keyboard.layout, spec.keyboard.variant] if spec.keyboard else []
     facts = {
         "Template": template.metadata.name,
         "Name": spec.display_name,
@@ -339,10 +342,8 @@ def template_lines(template: VDITemplate) -> list[str]:
         "Image": spec.image,
         "Serves": serves(spec),
         "GPU": gpu if ask.default_gpu else "none: desktops without a GPU",
-        "Memory": (
-            f"{ask.default_memory}{f', at most {ask.max_memory}' if ask.max_memory is not None else ''}"
-        ),
-        "CPU": f"{ask.default_cpu}{f', at most {ask.max_cpu}' if ask.max_cpu is not None else ''}",
+        "Memory": f"{ask.default_memory}{most_memory}",
+        "CPU": f"{ask.default_cpu}{most_cpu}",
         "Disk": _local_disk(ask),
         "Home": _home(home) if home.enabled else "none",
         "Port": f"{spec.port}, {spec.scheme}, health {health_path(spec)}",
@@ -350,30 +351,33 @@ def template_lines(template: VDITemplate) -> list[str]:
         "Runs": _runs(spec.lifecycle),
         "Streaming": _streams(spec.streaming),
         "App": shlex.join(spec.app.command) if spec.app else "",
-        "Keyboard": (
-            " ".join(filter(None, (spec.keyboard.layout, spec.keyboard.variant)))
-            if spec.keyboard
-            else ""
-        ),
+        "Keyboard": " ".join(filter(None, keyboard)),
         "Pre-pull": pulled(template) if spec.pre_pull else "",
         "Revision": str(template.metadata.generation),
     }
     lines = fact_lines(facts)
-    lines += [f"Warning:   {words}" for words in find_warnings(spec)]
+    lines += [f"Warning:   {warning}" for warning in find_warnings(spec)]
     if spec.pre_pull and template.status.pre_pull:
         lines += _pre_pull_lines(template.status.pre_pull)
-    if spec.env:
-        lines += ["", "Environment"]
-        for variable in spec.env:
-            ref = variable.value_from.secret_key_ref if variable.value_from else None
-            lines.append(
-                f"  {variable.name}={f'(key {ref.key} of Secret {ref.name})' if ref else variable.value or ''}"
-            )
-    if spec.volumes:
-        lines += ["", "Volumes"]
-        rows = [
-            [volume.name, volume.mount_path, "read-only" if volume.read_only else "writable"]
-            for volume in spec.volumes
-        ]
-        lines += [f"  {line}" for line in columns(["NAME", "MOUNTED AT", "ACCESS"], rows)]
+    return [*lines, *_environment_lines(spec), *_volume_lines(spec)]
+
+
+def _environment_lines(spec: TemplateSpec) -> list[str]:
+    lines = ["", "Environment"] if spec.env else []
+    for variable in spec.env:
+        value = variable.value or ""
+        if variable.value_from and (ref := variable.value_from.secret_key_ref):
+            value = f"(key {ref.key} of Secret {ref.name})"
+        lines.append(f"  {variable.name}={value}")
     return lines
+
+
+def _volume_lines(spec: TemplateSpec) -> list[str]:
+    if not spec.volumes:
+        return []
+    rows = []
+    for volume in spec.volumes:
+        access = "read-only" if volume.read_only else "writable"
+        rows.append([volume.name, volume.mount_path, access])
+    table = columns(["NAME", "MOUNTED AT", "ACCESS"], rows)
+    return ["", "Volumes", *(f"  {line}" for line in table)]

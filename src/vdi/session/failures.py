@@ -392,40 +392,37 @@ def find_failure(session: VDISession) -> Failure | None:
         return None
     if status.phase not in (Phase.PENDING, Phase.CREATING, Phase.FAILED):
         return None
-    steps = (find_condition(status.conditions, kind) for kind in CONDITION_TYPES if kind != READY)
-    broken = [
-        step
-        for step in steps
-        if step and step.status == "False" and _is_failure(session, step.reason)
-    ]
-    if not broken and status.phase != Phase.FAILED:
+    broken = _find_broken_step(session)
+    if broken is None and status.phase != Phase.FAILED:
         return None
-    found = (
-        next(iter(broken), None)
-        or find_condition(status.conditions, READY)
-        or Condition(READY, "False", "")
-    )
-    reason, message, since = found.reason, found.message, found.last_transition_time
+    if broken is None:
+        broken = find_condition(status.conditions, READY) or Condition(READY, "False", "")
+    reason, message, since = broken.reason, broken.message, broken.last_transition_time
     title = "Not responding" if reason in _USER_ADVICE else "Cannot start"
     details = (
         f"Desktop {meta.name} of {session.spec.user}, template {session.spec.template}\n{title}"
         f" since {since or meta.creation_timestamp}:"
         f" {reason or status.phase}\n{status.message or message}"
     )
-    what = (
-        ""
-        if status.queue
-        else _FOR_USERS.get(reason, message or status.message or "The reason is not known.")
-    )
-    is_over = status.phase == Phase.FAILED and reason not in IMAGE_CODES
-    then = (
-        "When the cause is fixed, restart it."
-        if is_over
-        else "It starts by itself when the cause is fixed."
-    )
+    what = ""
+    if not status.queue:
+        known = message or status.message or "The reason is not known."
+        what = _FOR_USERS.get(reason, known)
+    then = "It starts by itself when the cause is fixed."
+    if status.phase == Phase.FAILED and reason not in IMAGE_CODES:
+        then = "When the cause is fixed, restart it."
     return Failure(
         title, what, _USER_ADVICE.get(reason, f"Ask your administrator. {then}"), since, details
     )
+
+
+def _find_broken_step(session: VDISession) -> Condition | None:
+    """The first step of the start that has failed, in the order of the steps."""
+    for kind in CONDITION_TYPES:
+        step = find_condition(session.status.conditions, kind) if kind != READY else None
+        if step and step.status == "False" and _is_failure(session, step.reason):
+            return step
+    return None
 
 
 def _is_failure(session: VDISession, reason: str) -> bool:
