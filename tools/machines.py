@@ -44,13 +44,10 @@ PACKAGES = (  # what an installer brings, and what README requires
     "systemd,systemd-sysv,systemd-resolved,libpam-systemd,udev,dbus,iproute2,iptables,procps,kmod,ca-certificates,curl,"
     "linux-image-amd64,sudo,git,make,python3,python3-venv"
 )
-_LIMIT_SECONDS, _EMULATED_TIMEOUT_FACTOR = (
-    2 * 3600.0,
-    20,
-)  # an emulated processor takes 8 to 15 times as long
-_NOT_HANDED_IN = re.compile(
-    "^(machine|release)-|-(debian|ubuntu)-"
-)  # of a cache: packages of this host's own kind
+# An emulated processor takes 8 to 15 times as long.
+_LIMIT_SECONDS, _EMULATED_TIMEOUT_FACTOR = 2 * 3600.0, 20
+# Of a cache: packages of this host's own kind.
+_NOT_HANDED_IN = re.compile("^(machine|release)-|-(debian|ubuntu)-")
 _CA_BUNDLE = "etc/ssl/certs/ca-certificates.crt"
 
 USER, HOME, HANDED_IN = "newcomer", "/home/newcomer", "/media/handed-in"
@@ -192,16 +189,11 @@ def rows(events: Sequence[dict[str, object]]) -> tuple[list[str], bool]:
         end = ended.get(name)
         is_failed = name != "reboot" and (end is None or end["status"] != 0)
         is_ok = is_ok and not is_failed
-        result = (
-            "ok"
-            if not is_failed
-            else "did not end"
-            if end is None
-            else f"status {end['status']}: {end['last']}"
-        )
-        lines.append(
-            f"| {name:30} | {float(str(end['seconds'])) if end else 0:7.0f} s | {result} |"
-        )
+        result = "ok"
+        if is_failed:
+            result = f"status {end['status']}: {end['last']}" if end else "did not end"
+        seconds = float(str(end["seconds"])) if end else 0
+        lines.append(f"| {name:30} | {seconds:7.0f} s | {result} |")
     return lines, is_ok
 
 

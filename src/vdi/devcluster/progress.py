@@ -142,9 +142,8 @@ class Step:
                 status = process.wait(timeout=1.0)
                 break
             self._owner._show(self, self._note, None, None)
-        reader.join(
-            timeout=_TERMINATE_SECONDS
-        )  # a grandchild that went to the background may hold the pipe open
+        # A grandchild that went to the background may hold the pipe open.
+        reader.join(timeout=_TERMINATE_SECONDS)
         return status
 
     def _read(self, process: subprocess.Popen[bytes], log: IO[bytes], expected: int | None) -> None:
@@ -184,9 +183,8 @@ class Progress:
             transient=True,
         )
         self._tasks: dict[Step, TaskID] = {}
-        self._enders: set[Callable[[], None]] = (
-            set()
-        )  # of what runs at this moment; the lock guards it
+        # Of what runs at this moment; the lock guards it.
+        self._enders: set[Callable[[], None]] = set()
         self._lock = threading.Lock()
         self._cancelled = threading.Event()
 
@@ -333,8 +331,13 @@ def _wait_for_all_or_a_failure(futures: Sequence[Future[T]]) -> None:
 
 
 def _failures(futures: Sequence[Future[T]]) -> list[BaseException]:
-    ended = (future for future in futures if future.done() and not future.cancelled())
-    return [error for future in ended if (error := future.exception())]
+    errors = []
+    for future in futures:
+        is_ended = future.done() and not future.cancelled()
+        error = future.exception() if is_ended else None
+        if error:
+            errors.append(error)
+    return errors
 
 
 def _end_group(process: subprocess.Popen[bytes]) -> None:
