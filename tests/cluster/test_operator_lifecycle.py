@@ -4,6 +4,7 @@ kubelet.
 
 import pytest
 
+from cluster.operator_proxy import Request
 from cluster.operator_stage import CHILDREN, Object, Stage, condition
 from support.waiting import eventually
 from vdi.kinds import ROUTES, SESSIONS, TEMPLATES
@@ -46,6 +47,29 @@ async def test_session_becomes_a_desktop_within_its_budget(
     )
     claim = await stage.get(CLAIMS, home)
     assert claim and "ownerReferences" not in claim["metadata"]
+
+
+async def test_session_deleted_before_its_finalizer_leaves_nothing(
+    stage: Stage, template: str
+) -> None:
+    """The first children are sent beside the finalizer, so the session may be gone by then."""
+
+    async def delete(request: Request) -> None:
+        if request.method == "PATCH" and request.path.endswith("/vdisessions/alice-desktop"):
+            stage.proxy.meanwhile = None
+            await stage.delete(SESSIONS, "alice-desktop")
+
+    def has_sent_all() -> bool:
+        children = [write for write in stage.proxy.writes() if write.method == "POST"]
+        return len(children) == len(CHILDREN)
+
+    stage.proxy.meanwhile = delete
+    async with stage.operator():
+        session = await stage.session("alice-desktop", template)
+        await eventually(has_sent_all, "all children are created")
+        await stage.gone(SESSIONS, "alice-desktop")
+        await stage.childless(session)
+        await stage.start("alice-desktop", template)
 
 
 async def test_deleted_child_comes_back(stage: Stage, template: str) -> None:

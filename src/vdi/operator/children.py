@@ -61,7 +61,7 @@ from vdi.session.decide import (
     leftover,
     name_taken,
 )
-from vdi.session.effective import Blocked
+from vdi.session.effective import Blocked, Desktop
 from vdi.session.homes import LAST_USED, MADE_AHEAD, Home, is_use_due
 from vdi.session.lifetime import run_annotations
 from vdi.session.naming import HOLD, Identity, has_label, pod_name
@@ -163,7 +163,12 @@ class Builder:
         return None
 
     async def build(
-        self, observed: Observed, decision: Decision, *, evictable: bool = False
+        self,
+        observed: Observed,
+        decision: Decision,
+        add_finalizer: Awaitable[VDISession] | None = None,
+        *,
+        evictable: bool = False,
     ) -> Built:
         """Send what is missing or has drifted, side by side. A session that may not start gets
         nothing.
@@ -174,6 +179,8 @@ class Builder:
             return Built(observed, decision.blocked)
         session = observed.session
         work = self._work(observed, decision, evictable=evictable)
+        if add_finalizer:
+            work = {"session": add_finalizer, **work}
         results = await asyncio.gather(*work.values(), return_exceptions=True) if work else []
         by_name = dict(zip(work, results, strict=True))
         failures = {
@@ -211,44 +218,48 @@ class Builder:
     def _work(
         self, observed: Observed, decision: Decision, *, evictable: bool
     ) -> dict[str, Awaitable[Any]]:
-        """The requests to make, by the field of `Observed` that each sets. The pod is sent after
-        what it mounts.
+        """The requests to make, by the field of `Observed` that each sets.
+
+        Sent in this order: the scheduler sets a pod back by a second that it sees before its home,
+        the kubelet needs the Secret later, and neither needs Service and route.
         """
-        session, owned, desktop = observed.session, self._owned, decision.desktop
-        identity, uid = Identity.of(session), session.metadata.uid
-        host = self._settings.host(observed.host)
-        work: dict[str, Awaitable[Any]] = {}
+        # While the Secret or the home is changed, there is no pod: it follows.
+        desktop = None if self._must_prepare(observed) else decision.desktop
+        work = self._home_and_pod_work(observed, desktop, evictable=evictable)
         if observed.secret is None:
-            work["secret"] = self._make_secret(identity, self._tokens(observed))
+            work["secret"] = self._make_secret(observed)
         elif self._is_of_other_key(observed):
-            # The pod follows when the new Secret is there: a kubelet reads an immutable Secret once
-            # for as long as a pod names it.
-            work["secret"] = self._replace_secret(observed.secret, identity, self._tokens(observed))
-            desktop = None
+            # A kubelet reads an immutable Secret once for as long as a pod names it.
+            work["secret"] = self._replace_secret(observed.secret, observed)
+        service = build_service(identity=Identity.of(observed.session))
+        if not self._owned.services.is_as_desired(observed.service, service):
+            work["service"] = self._owned.services.ensure(service)
+        if route := self._find_route(observed, decision):
+            work["route"] = self._owned.routes.ensure(route)
+        return work
+
+    def _home_and_pod_work(
+        self, observed: Observed, desktop: Desktop | None, *, evictable: bool
+    ) -> dict[str, Awaitable[Any]]:
+        owned, identity = self._owned, Identity.of(observed.session)
+        work: dict[str, Awaitable[Any]] = {}
+        home = desktop.home if desktop else None
         if observed.home and _is_made_ahead(observed):
-            # The pod follows when that is done: the gateway may be about to delete a home that no
-            # one has used.
+            # The gateway may be about to delete a home that no one has used.
             work["home"] = owned.homes.patch_unchanged(
                 observed.home, annotations={MADE_AHEAD: None}
             )
-            desktop = None
-        home = desktop.home if desktop else None
-        is_its_home = home is not None and (
-            observed.pod is None or observed.pod.home_claim == home.claim
-        )
-        if home and is_its_home and (observed.home is None or observed.pod is None):
+        elif home and _lacks_home(observed, home):
             work["home"] = owned.homes.ensure(build_home(identity=identity, home=home))
         if observed.pod:
             labels = {**identity.labels, HOLD: "false" if evictable else "true"}
-            if (
-                not observed.pod.terminating
-                and not labels.items() <= observed.pod.metadata.labels.items()
-            ):
+            has_labels = labels.items() <= observed.pod.metadata.labels.items()
+            if not observed.pod.terminating and not has_labels:
                 work["pod"] = owned.pods.patch_metadata(observed.pod, labels=labels)
-        elif desktop and (home is None or self._may_mount(home, session)):
-            run, port = run_annotations(session, None), self._settings.agent_port
+        elif desktop and (home is None or self._may_mount(home, observed.session)):
+            run, port = run_annotations(observed.session, None), self._settings.agent_port
             pod = build_pod(identity=identity, desktop=desktop, run=run, agent_port=port)
-            if home and not home.retain and not (observed.home and owner_uid(observed.home) == uid):
+            if home and not home.retain and not _is_own_home(observed):
                 # A claim of this name may be an earlier session's, or somebody else's, and no pod
                 # of ours may mount that one. So this pod alone waits until the claim is known to be
                 # the session's own.
@@ -256,23 +267,24 @@ class Builder:
                 work["pod"] = _make_after(made, partial(owned.pods.ensure, pod))
             else:
                 work["pod"] = owned.pods.ensure(pod)
-        service = build_service(identity=identity)
-        if not owned.services.is_as_desired(observed.service, service):
-            work["service"] = owned.services.ensure(service)
-        if observed.host and not observed.host_blocked and self._reservations.reserve(host, uid):
-            scheme = (
-                scheme_of(observed.pod)
-                if observed.pod
-                else decision.desktop.scheme
-                if decision.desktop
-                else Scheme.HTTP
-            )
-            route = build_route(
-                identity=identity, host=host, settings=self._settings, scheme=scheme
-            )
-            if not owned.routes.is_as_desired(observed.route, route):
-                work["route"] = owned.routes.ensure(route)
         return work
+
+    def _find_route(self, observed: Observed, decision: Decision) -> dict[str, Any] | None:
+        """The route to create or repair; None where it is as desired, or its host is not free."""
+        session, host = observed.session, self._settings.host(observed.host)
+        if not observed.host or observed.host_blocked:
+            return None
+        if not self._reservations.reserve(host, session.metadata.uid):
+            return None
+        scheme = Scheme.HTTP
+        if observed.pod:
+            scheme = scheme_of(observed.pod)
+        elif decision.desktop:
+            scheme = decision.desktop.scheme
+        route = build_route(
+            identity=Identity.of(session), host=host, settings=self._settings, scheme=scheme
+        )
+        return None if self._owned.routes.is_as_desired(observed.route, route) else route
 
     def _tokens(self, observed: Observed) -> DesktopTokens:
         meta = observed.session.metadata
@@ -280,14 +292,13 @@ class Builder:
         key = self._desktop_key.value
         return derive_tokens(key, namespace=meta.namespace, name=meta.name, uid=meta.uid, pod=pod)
 
-    async def _make_secret(self, identity: Identity, tokens: DesktopTokens) -> Secret:
-        return await self._owned.secrets.ensure(build_secret(identity=identity, tokens=tokens))
+    async def _make_secret(self, observed: Observed) -> Secret:
+        secret = build_secret(identity=Identity.of(observed.session), tokens=self._tokens(observed))
+        return await self._owned.secrets.ensure(secret)
 
-    async def _replace_secret(
-        self, present: Secret, identity: Identity, tokens: DesktopTokens
-    ) -> Secret:
+    async def _replace_secret(self, present: Secret, observed: Observed) -> Secret:
         await self._owned.secrets.delete(present)
-        return await self._make_secret(identity, tokens)
+        return await self._make_secret(observed)
 
     def _may_mount(self, home: Home, session: VDISession) -> bool:
         """Whether the home is free for this session; reserves it until the pod that mounts it is in
@@ -297,6 +308,18 @@ class Builder:
             return True
         meta = session.metadata
         return self._reservations.reserve(home_reservation(meta.namespace, home.claim), meta.uid)
+
+
+def _lacks_home(observed: Observed, home: Home) -> bool:
+    """Whether the claim has to be made or checked for this pod, or for one that is to be created."""
+    if observed.pod is None:
+        return True
+    return observed.home is None and observed.pod.home_claim == home.claim
+
+
+def _is_own_home(observed: Observed) -> bool:
+    home = observed.home
+    return home is not None and owner_uid(home) == observed.session.metadata.uid
 
 
 def _is_made_ahead(observed: Observed) -> bool:

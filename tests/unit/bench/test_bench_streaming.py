@@ -6,7 +6,7 @@ import pytest
 from bench import agent, first_picture
 from bench.podload import Load, read
 from bench.streaming import main
-from bench.streaming_report import OURS, PLAIN, compare, delays, lost, table, verdicts
+from bench.streaming_report import OURS, PLAIN, RECORDED, compare, delays, lost, table, verdicts
 from vdi.devcluster.machine import CgroupMount
 
 UID = "6a1e"
@@ -61,6 +61,30 @@ def test_goals_compare_p95_and_added_latency() -> None:
         "MISSED",
         "met   ",
         "met   ",
+    ]
+
+
+def test_goals_of_recording_and_rest_compare_with_the_same_desktop_unrecorded() -> None:
+    measured = figures()
+    measured["photons"] = [
+        {"way": way, "size": "1280x720", "round": 1, "ms": ms}
+        for way, ms in ((OURS, 20.0), (RECORDED, 26.0))
+    ]
+    load = {"seconds": 10.0, "traefik_cpu_s": 0.0, "frames": None}
+    measured["loads"] = [
+        {**load, "what": what, "pod_cpu_s": cpu, "working_set_mib": mib}
+        for what, cpu, mib in (
+            ("nobody connected", 0.1, 240.0),
+            ("watched", 1.0, 300.0),
+            ("recorded, nobody connected", 0.3, 300.0),
+            ("recorded, watched", 1.3, 340.0),
+        )
+    ]
+    assert verdicts(measured)[1:] == [
+        "met     nobody connected: 240 MiB, at most 240 wanted",
+        "met     recording, nobody connected: +0.02 cores and +60 MiB, at most 0.03 and 60 wanted",
+        "MISSED  recording, watched: 1.30 of the CPU, at most 1.2 wanted",
+        "MISSED  recording adds 6.0 ms to a key at 1280x720, p95: at most 5 wanted",
     ]
 
 

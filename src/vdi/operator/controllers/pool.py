@@ -208,7 +208,13 @@ class PoolController:
         # By the pool's uid, as long as it exists. Lost at a restart: a failing pool then tries
         # again at once.
         self._pauses: dict[str, tuple[str, pooling.Backoff]] = {}
-        self._listen(enqueue, enqueue_session)
+        self._enqueue = enqueue
+        self._enqueue_session = enqueue_session
+        caches = cluster.caches
+        caches.pools.listen(self._pool_changed)
+        caches.templates.listen(self._template_changed)
+        caches.pods.listen(self._pod_changed)
+        caches.nodes.listen(self._node_changed)
 
     async def reconcile(self, name: str) -> Result:
         """Bring a pool one step closer to its spec. Raises KubeError for what another try may
@@ -325,55 +331,34 @@ class PoolController:
         await self._statuses.write(meta, empty | msgspec.to_builtins(status))
         return None
 
-    def _listen(
-        self,
-        enqueue: Callable[[str, float], None],
-        enqueue_session: Callable[[tuple[str, str]], None],
-    ) -> None:
-        """Enqueue a pool when it, its template, one of its desktops or one of their nodes has
-        changed.
-        """
-        caches = self._caches
+    def _pool_changed(self, old: VDIPool | None, new: VDIPool | None) -> None:
+        if old and (new is None or new.metadata.uid != old.metadata.uid):
+            self._pauses.pop(old.metadata.uid, None)
+            self._statuses.forget(old.metadata.uid)
+        if current := new or old:
+            self._enqueue(current.metadata.name, 0.0)
 
-        def pool_changed(old: VDIPool | None, new: VDIPool | None) -> None:
-            if old and (new is None or new.metadata.uid != old.metadata.uid):
-                self._pauses.pop(old.metadata.uid, None)
-                self._statuses.forget(old.metadata.uid)
-            if current := new or old:
-                enqueue(current.metadata.name, 0.0)
+    def _template_changed(self, old: VDITemplate | None, new: VDITemplate | None) -> None:
+        if old and new and old.metadata.generation == new.metadata.generation:
+            return
+        if current := new or old:
+            for pool in self._caches.pools.by_index(BY_POOLED_TEMPLATE, current.metadata.name):
+                self._enqueue(pool.metadata.name, 0.0)
 
-        def template_changed(old: VDITemplate | None, new: VDITemplate | None) -> None:
-            if (current := new or old) and not (
-                old and new and old.metadata.generation == new.metadata.generation
-            ):
-                for pool in caches.pools.by_index(BY_POOLED_TEMPLATE, current.metadata.name):
-                    enqueue(pool.metadata.name, 0.0)
+    def _pod_changed(self, old: Pod | None, new: Pod | None) -> None:
+        current = new or old
+        pool = pool_of(current) if current else None
+        if pool and (new is None or is_waiting(old or new)):
+            self._enqueue(pool, _GATHERED_SECONDS)
+        if new is None or not new.ready or not is_waiting(new) or (old and old.ready):
+            return
+        if key := self._pools.next_for(new):
+            self._enqueue_session(key)
 
-        def pod_changed(old: Pod | None, new: Pod | None) -> None:
-            if (
-                (current := new or old)
-                and (name := pool_of(current))
-                and (not new or is_waiting(old or new))
-            ):
-                enqueue(name, _GATHERED_SECONDS)
-            if (
-                new
-                and new.ready
-                and is_waiting(new)
-                and not (old and old.ready)
-                and (key := self._pools.next_for(new))
-            ):
-                enqueue_session(key)
-
-        def node_changed(old: Node | None, new: Node | None) -> None:
-            if old is None or new is None or _state(old) != _state(new):
-                for pool in caches.pools.values():
-                    enqueue(pool.metadata.name, 0.0)
-
-        caches.pools.listen(pool_changed)
-        caches.templates.listen(template_changed)
-        caches.pods.listen(pod_changed)
-        caches.nodes.listen(node_changed)
+    def _node_changed(self, old: Node | None, new: Node | None) -> None:
+        if old is None or new is None or _state(old) != _state(new):
+            for pool in self._caches.pools.values():
+                self._enqueue(pool.metadata.name, 0.0)
 
 
 def _state(node: Node) -> tuple[object, ...]:

@@ -110,8 +110,6 @@ class SessionController:
         self._statuses.forget(session.metadata.uid)
 
     async def _run(self, session: VDISession) -> Result:
-        if FINALIZER not in session.metadata.finalizers:
-            session = await self._set_finalizers(session, (*session.metadata.finalizers, FINALIZER))
         observed = await self._builder.reserve_host(self._observer.observe(session))
         now = self._clock.now()
         await self._cleanup.delete_extra_pods(observed)
@@ -140,12 +138,7 @@ class SessionController:
         observed, decision = await self._request_capacity(
             observed, decide(observed, self._settings, now)
         )
-        free_from = evictable_at(observed, self._settings)
-        built = await self._builder.build(
-            observed, decision, evictable=free_from is not None and now >= free_from
-        )
-        if built.observed.pod is None and built.refused:
-            self._queue.withdraw(session.metadata.uid)
+        built = await self._build(observed, decision, now)
         # A desktop is often ready within 1.5 s of its pod. Its status is then written once, as
         # Running.
         if (
@@ -171,17 +164,30 @@ class SessionController:
         if built.pod_follows or is_warned or not self._observer.is_current(observed):
             return _AT_ONCE
         due = [] if note_due is None else [note_due]
-        no_mounts = (
-            built.blocked is not None and built.blocked.reason == PodReason.NO_IDMAPPED_MOUNTS
-        )
-        host_refused = (
-            observed.host_blocked is not None and observed.host_blocked.reason != Reason.HOST_TAKEN
-        )
-        if unresized or built.refused or no_mounts or host_refused:
+        if unresized or _may_be_refused_no_longer(observed, built):
             due.append(_REFUSED_AGAIN_SECONDS)
         if requeue_at := next_requeue(observed, self._settings, now):
             due.append((requeue_at - now).total_seconds())
         return Result(requeue_after=min(due, default=None))
+
+    async def _build(self, observed: Observed, decision: Decision, now: datetime) -> Built:
+        """Send finalizer and children, as far as they are missing; of a blocked session the former
+        alone.
+        """
+        session = observed.session
+        add_finalizer = None
+        if decision.blocked:
+            observed = replace(observed, session=await self._add_finalizer(session))
+        elif not _has_finalizer(session):
+            # Beside the first children, which the session owns: where it is deleted meanwhile, the
+            # garbage collector deletes them.
+            add_finalizer = self._add_finalizer(session)
+        free_from = evictable_at(observed, self._settings)
+        is_evictable = free_from is not None and now >= free_from
+        built = await self._builder.build(observed, decision, add_finalizer, evictable=is_evictable)
+        if built.observed.pod is None and built.refused:
+            self._queue.withdraw(session.metadata.uid)
+        return built
 
     async def _request_capacity(
         self, observed: Observed, decision: Decision
@@ -219,7 +225,7 @@ class SessionController:
 
     async def _reconcile_suspended(self, observed: Observed, now: datetime) -> Result:
         """Remove pod, route and place in the queue; home, host and Secret stay."""
-        session = observed.session
+        session = await self._add_finalizer(observed.session)
         self._queue.withdraw(session.metadata.uid)
         status = derive_suspended(observed, self._settings, now)
         written, _ = await self._write_status(session, status, now, at_once=True)
@@ -237,7 +243,7 @@ class SessionController:
         # Each write names the resourceVersion that the decision was made on. So an extension that
         # the watch has not brought yet wins: the write fails with a conflict, and the session is
         # reconciled again.
-        written = session = observed.session
+        written = session = await self._add_finalizer(observed.session)
         if not (session.spec.suspended and ending.suspends):
             status = derive_ending(observed, ending, self._settings, now)
             written, _ = await self._write_status(
@@ -290,6 +296,11 @@ class SessionController:
             self._events.announce(session, written, now)
         return written, note_due
 
+    async def _add_finalizer(self, session: VDISession) -> VDISession:
+        if _has_finalizer(session):
+            return session
+        return await self._set_finalizers(session, (*session.metadata.finalizers, FINALIZER))
+
     async def _set_finalizers(self, session: VDISession, finalizers: tuple[str, ...]) -> VDISession:
         return await self._patch(session, {"metadata": {"finalizers": list(finalizers)}})
 
@@ -326,6 +337,18 @@ class SessionController:
         if left:
             self._caches.sessions.remember(left)
         return left is not None
+
+
+def _has_finalizer(session: VDISession) -> bool:
+    return FINALIZER in session.metadata.finalizers
+
+
+def _may_be_refused_no_longer(observed: Observed, built: Built) -> bool:
+    """Whether no event reports that the cause is gone, so that another try is due."""
+    if built.refused or (built.blocked and built.blocked.reason == PodReason.NO_IDMAPPED_MOUNTS):
+        return True
+    host = observed.host_blocked
+    return host is not None and host.reason != Reason.HOST_TAKEN
 
 
 def _is_just_made(observed: Observed, built: Built, now: datetime) -> bool:
