@@ -160,4 +160,6 @@ async def _run_checks(context: GatewayContext) -> Report:
     # them.
     findings = await asyncio.to_thread(run_checks, snapshot)
     unknown = sum(finding.severity is Severity.UNKNOWN for finding in findings)
-    return Report(now, summarize(findings, snapshot), findings, unknown=unknown)
+    summary = summarize(findings, snapshot)
+    snapshot.release()
+    return Report(now, summary, findings, unknown=unknown)

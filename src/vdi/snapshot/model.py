@@ -151,6 +151,12 @@ class Snapshot(msgspec.Struct, frozen=True, kw_only=True, dict=True, eq=False):
         """Values of functions with `once`."""
         return {}
 
+    def release(self) -> None:
+        """Forget what checks have derived, which refers to this snapshot: it then is gone with its
+        last user, and does not wait for the garbage collector beside the next one.
+        """
+        self._derived.clear()
+
     @cached_property
     def now(self) -> datetime:
         return parse_time(self.taken_at)

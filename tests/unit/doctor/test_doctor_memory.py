@@ -20,3 +20,20 @@ def test_no_cluster_outlives_its_report() -> None:
     del snapshot, diagnosis
     gc.collect()
     assert diagnosed() is None
+
+
+def test_a_released_snapshot_does_not_wait_for_the_garbage_collector() -> None:
+    cluster = Cluster()
+    Kasm(cluster, ALL[0])
+    snapshot = cluster.snapshot()
+    run_checks(snapshot)
+    [diagnosis] = diagnose_sessions(snapshot)
+    diagnosed = weakref.ref(diagnosis)
+    gc.collect()
+    gc.disable()
+    try:
+        snapshot.release()
+        del snapshot, diagnosis
+        assert diagnosed() is None
+    finally:
+        gc.enable()
