@@ -268,7 +268,7 @@ def test_reason_is_reported_while_the_recorder_does_not_end(
         return {"active": True, "closed": "the recording has 2 of 100 pictures of the last 21 s"}
 
     desktop.look()
-    monkeypatch.setattr(desktop.recordings, "ask", ask)
+    monkeypatch.setattr(desktop.recordings, "_ask", ask)
     message = "the recording has 2 of 100 pictures of the last 21 s"
     assert desktop.look() == {"state": "Failed", "message": message}
 
