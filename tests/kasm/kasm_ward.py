@@ -16,7 +16,7 @@ from vdi.cli.kasm import CHECKS
 from vdi.doctor.checks.run import run_checks
 from vdi.doctor.collect import collect
 from vdi.findings.model import Finding, roots
-from vdi.kasm.diagnosis.installation import Installation
+from vdi.kasm.installation import Installation
 from vdi.kube.config import load_config
 from vdi.kube.transport import Client
 from vdi.snapshot.model import Scope, Snapshot, load, save

@@ -23,8 +23,7 @@ from vdi.kasm.generations.model import (
     Version,
     matches,
 )
-from vdi.kasm.preflight.facts import takes_of
-from vdi.kasm.preflight.needs import Preset
+from vdi.kasm.preflight.needs import Preset, takes_of
 from vdi.kasm.values.render import (
     PROFILES,
     BadOptionsError,

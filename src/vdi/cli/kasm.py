@@ -39,11 +39,10 @@ from vdi.helm.errors import HelmFailedError, HelmInterruptedError
 from vdi.helm.run import run_helm
 from vdi.kasm.collect import collect_preflight, collect_validate
 from vdi.kasm.diagnosis.chains import all_links, kasm_chains
-from vdi.kasm.diagnosis.installation import Installation, find_kasm, is_kasms
 from vdi.kasm.generations import ALL, by_letter, parse_version
 from vdi.kasm.generations.model import Generation, Version
 from vdi.kasm.install import after_failure, source_of, version_in_folder
-from vdi.kasm.preflight.checks import find_installed
+from vdi.kasm.installation import Installation, find_kasm, is_kasms
 from vdi.kasm.preflight.checks import run_checks as run_preflight
 from vdi.kasm.preflight.needs import PlannedRelease, plan_of_values
 from vdi.kasm.validate import notes
@@ -171,10 +170,10 @@ def render_command(
     ] = None,
 ) -> None:
     """Create a values file, ordered and commented, from a few options. It contains no passwords."""
-    found = generation_of(generation)
+    selected = generation_of(generation)
     try:
         options = InstallOptions(
-            found,
+            selected,
             hostname,
             version=version_of(chart_version),
             release=release,
@@ -198,7 +197,7 @@ def render_command(
     except (NewFileError, OSError) as error:
         raise CliError(f"{error}; name another file") from error
     typer.echo(
-        f"Wrote {write}. Next: {PROGRAM} kasm preflight -g {found.letter} -f {write}", err=True
+        f"Wrote {write}. Next: {PROGRAM} kasm preflight -g {selected.letter} -f {write}", err=True
     )
 
 
@@ -220,8 +219,8 @@ def check_command(
 
     Status 0: no problems, or only warnings; 1: errors.
     """
-    found, version = generation_of(generation), version_of(chart_version)
-    subject = Subject(found, version or found.newest, read_values([file]))
+    selected, version = generation_of(generation), version_of(chart_version)
+    subject = Subject(selected, version or selected.newest, read_values([file]))
     findings = check_values(subject)
     report = Report(
         tool="vdi kasm values check",
@@ -325,9 +324,9 @@ def install(
         source, more = source_of(selected, version_of(chart_version), chart)
     except ValueError as error:
         raise CliError(str(error), USAGE) from error
-    given = read_values(list(files))
-    planned = _planned(generation, chart_version, given, connection.namespace, release)
-    wrong = check_values(Subject(selected, planned.version, given))
+    chart_values = read_values(list(files))
+    planned = _planned(generation, chart_version, chart_values, connection.namespace, release)
+    wrong = check_values(Subject(selected, planned.version, chart_values))
     measured, was_there = _checked(at.connection, planned)
     findings = [*wrong, *measured]
     _report("install", findings, planned, output)
@@ -360,12 +359,8 @@ def _planned(
 
 def _checked(connection: KubeConnection, planned: PlannedRelease) -> tuple[list[Finding], bool]:
     """The preflight's findings, and whether a Kasm is there already."""
-    facts = connection.run(
-        lambda client: collect_preflight(
-            client, namespace=planned.namespace, hostname=planned.hostname
-        )
-    )
-    return run_preflight(facts, planned), find_installed(facts, planned.namespace) is not None
+    collected = connection.run(lambda client: collect_preflight(client, planned))
+    return run_preflight(collected), collected.installed is not None
 
 
 def _report(
@@ -412,18 +407,18 @@ def validate(
             USAGE,
         )
     namespace = connection.namespace
-    found = connection.run(
+    validation = connection.run(
         lambda client: collect_validate(
             client, namespace=namespace, hostname=hostname or "", connect=connect
         )
     )
-    findings = validate_installation(found)
-    installed = find_installed(found, namespace)
-    noted = notes(found) if installed else []
+    findings = validate_installation(validation)
+    installed = validation.kasm.installed
+    noted = notes(validation) if installed else []
     about = {
         "namespace": namespace,
         "installed": installed.words if installed else "",
-        "hostname": found.hostname,
+        "hostname": validation.hostname,
         "notes": noted,
     }
     print_report(
@@ -545,46 +540,55 @@ def _about(
     """Findings about this pod with their causes, and its starting containers. Raises CliError for
     an unknown pod.
     """
-    names = [pod.name for kasm in places for pod in kasm.pods]
-    workloads = [workload.name for kasm in places for workload in kasm.workloads]
-    chosen = [
-        name for name in names if name == pod or (pod in workloads and name.startswith(f"{pod}-"))
-    ]
-    if not chosen and pod not in workloads:
-        near = difflib.get_close_matches(pod, [*names, *workloads], n=2)
-        hint = (
-            f"; did you mean {' or '.join(near)}?"
-            if near
-            else f"; available: {', '.join(names) or 'none'}"
-        )
-        raise CliError(f"Kasm has no pod or workload {pod}{hint}")
+    chosen = _choose_pods(places, pod)
     by_key = {finding.key: finding for finding in findings}
     kept: set[str] = set()
     for finding in findings:
-        name = finding.object.rpartition("/")[2]
-        if name in chosen or name == pod:
+        if _name(finding) in chosen or _name(finding) == pod:
             key = finding.key
             while key in by_key and key not in kept:
                 kept.add(key)
                 key = by_key[key].caused_by
-    found = [
+    related = [
         finding
         for finding in findings
         if finding.key in kept or finding.severity is Severity.UNKNOWN
     ]
-    return found, [finding for finding in starting if finding.object.rpartition("/")[2] in chosen]
+    return related, [finding for finding in starting if _name(finding) in chosen]
+
+
+def _name(finding: Finding) -> str:
+    """The name of its object."""
+    return finding.object.rpartition("/")[2]
+
+
+def _choose_pods(places: Iterable[Installation], pod: str) -> list[str]:
+    """Names of the pods that were meant: this one, or those of the workload of this name."""
+    pods, workloads = [], []
+    for kasm in places:
+        pods += [each.name for each in kasm.pods]
+        workloads += [each.name for each in kasm.workloads]
+    if pod in workloads:
+        return [name for name in pods if name == pod or name.startswith(f"{pod}-")]
+    if pod in pods:
+        return [pod]
+    near = difflib.get_close_matches(pod, [*pods, *workloads], n=2)
+    hint = f"; available: {', '.join(pods) or 'none'}"
+    if near:
+        hint = f"; did you mean {' or '.join(near)}?"
+    raise CliError(f"Kasm has no pod or workload {pod}{hint}")
 
 
 def _summary(
     places: Iterable[Installation], findings: list[Finding], starting: list[Finding]
 ) -> str:
-    looked = "; ".join(_words(place) for place in places)
-    rest = (
-        f"{len(starting)} pods are starting, and they have no problems so far"
-        if starting
-        else "no problems found"
-    )
-    return f"Checked {looked}: {count_findings(findings) if findings else rest}."
+    checked = "; ".join(_words(place) for place in places)
+    result = "no problems found"
+    if findings:
+        result = count_findings(findings)
+    elif starting:
+        result = f"{len(starting)} pods are starting, and they have no problems so far"
+    return f"Checked {checked}: {result}."
 
 
 def _words(kasm: Installation) -> str:

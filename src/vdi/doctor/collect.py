@@ -30,7 +30,7 @@ from vdi.doctor.objects.references import (
 )
 from vdi.findings.model import Finding, Remedy
 from vdi.gpu.sharing.changes import Change, change_between
-from vdi.kasm.diagnosis.installation import containers_to_log, kasm_namespaces
+from vdi.kasm.installation import containers_to_log, kasm_namespaces
 from vdi.kube.clock import Clock
 from vdi.kube.errors import (
     ApiError,

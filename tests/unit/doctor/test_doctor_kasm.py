@@ -20,12 +20,12 @@ from vdi.doctor.report import make_report
 from vdi.findings.model import Remedy, Severity, roots
 from vdi.findings.render import as_text
 from vdi.kasm.diagnosis.chains import CHECKS, all_links
-from vdi.kasm.diagnosis.installation import containers_to_log, find_kasm
 from vdi.kasm.generations import ALL
 from vdi.kasm.generations.a import A
 from vdi.kasm.generations.b import B
 from vdi.kasm.generations.c import C
 from vdi.kasm.generations.model import Generation
+from vdi.kasm.installation import containers_to_log, find_kasm
 from vdi.snapshot.model import Scope, Snapshot, Unreadable, save
 from vdi.snapshot.redact import redact
 from vdi.snapshot.waits import parse_wait, read_wait

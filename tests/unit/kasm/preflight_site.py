@@ -4,6 +4,8 @@ made bad.
 
 import copy
 import json
+from collections.abc import Iterable
+from dataclasses import replace
 from typing import Any
 
 import msgspec
@@ -13,9 +15,10 @@ from vdi.kasm.generations.a import A
 from vdi.kasm.generations.b import B
 from vdi.kasm.generations.c import C
 from vdi.kasm.preflight.checks import run_checks
-from vdi.kasm.preflight.facts import Facts, Probe, Resolution, Tool
+from vdi.kasm.preflight.model import Preflight, Probe, Resolution, Surroundings, Tool
 from vdi.kasm.preflight.needs import PlannedRelease, plan_of_values
-from vdi.snapshot.model import Unreadable
+from vdi.snapshot.model import Snapshot, Unreadable
+from vdi.snapshot.objects import Objects, convert_object
 
 Object = dict[str, Any]
 GENERATIONS = {"A": A, "B": B, "C": C}
@@ -23,6 +26,34 @@ SVCLB = "svccontroller.k3s.cattle.io/svcname"
 SVCLB_NAMESPACE = "svccontroller.k3s.cattle.io/svcnamespace"
 DENIED = Unreadable("nodes", "alice may not list it.", Remedy.run("kubectl create clusterrole ..."))
 TRAEFIK = {"app.kubernetes.io/name": "traefik"}
+
+
+class Site(msgspec.Struct, frozen=True, kw_only=True):
+    """The objects of a cluster by plural, those that may not be read, and its surroundings."""
+
+    objects: dict[str, list[Object]]
+    unread: frozenset[str] = frozenset()
+    resolution: Resolution | None = None
+    probes: tuple[Probe, ...] = ()
+    tools: dict[str, Tool] = {}
+
+    def preflight(self, planned: PlannedRelease) -> Preflight:
+        surroundings = Surroundings(self.resolution, self.probes, self.tools)
+        return Preflight(a_snapshot(self.objects, self.unread), surroundings, planned)
+
+
+def a_snapshot(objects: dict[str, list[Object]], unread: Iterable[str] = ()) -> Snapshot:
+    """As it would be read."""
+    read = {
+        plural: [convert_object(plural, one) for one in raw]
+        for plural, raw in objects.items()
+        if plural not in unread
+    }
+    return Snapshot(
+        taken_at="2026-12-01T12:00:00Z",
+        objects=Objects(**read),
+        unread=tuple(msgspec.structs.replace(DENIED, kind=plural) for plural in unread),
+    )
 
 
 def a_node(
@@ -109,7 +140,7 @@ def a_storage_class(
     return {"metadata": {"name": name, "annotations": marks}, "provisioner": provisioner}
 
 
-def k3s_with_traefik() -> Facts:
+def k3s_with_traefik() -> Site:
     """One K3s node as it is after installation, with room for anything."""
     of_traefik = {SVCLB: "traefik", SVCLB_NAMESPACE: "kube-system"}
     traefik = {
@@ -123,7 +154,7 @@ def k3s_with_traefik() -> Facts:
             "labels": of_traefik,
         }
     }
-    return Facts(
+    return Site(
         objects={
             "nodes": [a_node()],
             "pods": [
@@ -154,29 +185,31 @@ def k3s_with_traefik() -> Facts:
         },
         resolution=Resolution("kasm.example.com", ("192.0.2.10",)),
         probes=(Probe("192.0.2.10", 443, "open"), Probe("192.0.2.10", 3389, "refused")),
-        tools={"helm": Tool("helm", "3.19.0"), "kubectl": Tool("kubectl", "v1.34.1")},
+        tools={"helm": Tool("3.19.0"), "kubectl": Tool("v1.34.1")},
     )
 
 
-def changed(facts: Facts, **objects: list[Object]) -> Facts:
+def changed(facts: Site, **objects: list[Object]) -> Site:
     """With these objects in the place of those."""
     return msgspec.structs.replace(facts, objects={**copy.deepcopy(facts.objects), **objects})
 
 
-def without(facts: Facts, *plurals: str) -> Facts:
+def without(facts: Site, *plurals: str) -> Site:
     """As somebody sees it who may not read these."""
-    kept = {plural: found for plural, found in facts.objects.items() if plural not in plurals}
-    return msgspec.structs.replace(facts, objects=kept, unread=dict.fromkeys(plurals, DENIED))
+    return msgspec.structs.replace(facts, unread=frozenset(plurals))
 
 
-def a_plan(generation: str = "C", values: Object | None = None, **answers: Any) -> PlannedRelease:
+def a_plan(generation: str = "C", values: Object | None = None, **fields: Any) -> PlannedRelease:
+    """`fields`: the chart's version, or fields of the plan in place of what the values say."""
     found = GENERATIONS[generation]
-    namespace = answers.pop("namespace", "kasm")
-    return plan_of_values(
-        found, answers.pop("version", found.newest), values or {}, namespace, "kasm"
-    )
+    version = fields.pop("version", found.newest)
+    return replace(plan_of_values(found, version, values or {}, "kasm", "kasm"), **fields)
 
 
-def line_of(check: str, facts: Facts, planned: PlannedRelease | None = None) -> Finding:
+def lines_of(facts: Site, planned: PlannedRelease | None = None) -> list[Finding]:
+    return run_checks(facts.preflight(planned or a_plan()))
+
+
+def line_of(check: str, facts: Site, planned: PlannedRelease | None = None) -> Finding:
     """The one line of this name."""
-    return next(line for line in run_checks(facts, planned or a_plan()) if line.code == check)
+    return next(line for line in lines_of(facts, planned) if line.code == check)

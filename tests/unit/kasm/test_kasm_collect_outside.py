@@ -31,15 +31,15 @@ async def server() -> AsyncIterator[tuple[int, list[str]]]:
 async def test_unreachable_server_is_reported() -> None:
     with socket.create_server(("127.0.0.1", 0)) as held:
         port = held.getsockname()[1]
-    answer = await ask("GET", f"http://127.0.0.1:{port}/")
+    answer = await ask(f"http://127.0.0.1:{port}/")
     assert answer.status == 0
     assert "refused" in answer.problem or "Connect call failed" in answer.problem
 
 
 async def test_page_is_read_at_another_address(server: tuple[int, list[str]]) -> None:
     port, hosts = server
-    answer = await ask("GET", "http://kasm.example.test/healthcheck", connect=f"127.0.0.1:{port}")
-    assert (answer.status, answer.body, hosts) == (200, '{"ok": true}', ["kasm.example.test"])
+    answer = await ask("http://kasm.example.test/healthcheck", connect=f"127.0.0.1:{port}")
+    assert (answer.status, hosts) == (200, ["kasm.example.test"])
 
 
 async def test_ports(server: tuple[int, list[str]]) -> None:

@@ -1,5 +1,6 @@
 """Output and exit status of `vdi kasm preflight`."""
 
+import asyncio
 import json
 from pathlib import Path
 from typing import Any
@@ -7,17 +8,24 @@ from typing import Any
 import pytest
 import yaml
 
-from unit.kasm.preflight_site import a_node, changed, k3s_with_traefik
+from unit.kasm.preflight_site import Site, a_node, changed, k3s_with_traefik
 from vdi.cli.main import main
-from vdi.kasm.preflight.facts import Facts
+from vdi.kasm.preflight.model import Preflight
+from vdi.kasm.preflight.needs import PlannedRelease
 
 
 @pytest.fixture
 def facts_are(monkeypatch: pytest.MonkeyPatch) -> Any:
     """The command sees these facts in the place of a cluster."""
 
-    def put(facts: Facts) -> None:
-        monkeypatch.setattr("vdi.cli.kasm.KubeConnection.run", lambda *_: facts)
+    def put(facts: Site) -> None:
+        async def collect(_: object, planned: PlannedRelease) -> Preflight:
+            return facts.preflight(planned)
+
+        monkeypatch.setattr("vdi.cli.kasm.collect_preflight", collect)
+        monkeypatch.setattr(
+            "vdi.cli.kasm.KubeConnection.run", lambda _, work: asyncio.run(work(None))
+        )
 
     return put
 

@@ -7,6 +7,7 @@ from unit.kasm.preflight_site import (
     SVCLB,
     SVCLB_NAMESPACE,
     TRAEFIK,
+    Site,
     a_node,
     a_plan,
     a_pod,
@@ -15,16 +16,9 @@ from unit.kasm.preflight_site import (
     k3s_with_traefik,
     line_of,
 )
-from vdi.findings.model import Severity
-from vdi.kasm.preflight.entry import (
-    Holder,
-    dns_line,
-    holders,
-    port_443_line,
-    port_3389_line,
-    way_in_line,
-)
-from vdi.kasm.preflight.facts import Facts, Probe, Resolution
+from vdi.findings.model import Finding, Severity
+from vdi.kasm.preflight.entry import holders
+from vdi.kasm.preflight.model import Probe, Resolution
 from vdi.kasm.values.render import Ingress
 
 K3S = k3s_with_traefik()
@@ -39,8 +33,20 @@ HELD_BY_TRAEFIK = "held by service kube-system/traefik (ServiceLB uses it on eve
 HELD_BY_PROGRAM = "no object of the cluster uses it, but something responds at 192.0.2.10"
 
 
-def names(found: list[Holder]) -> list[str]:
-    return [f"{holder.kind} {holder.name}" for holder in found]
+def holders_of_443(facts: Site) -> list[str]:
+    return [f"{holder.kind} {holder.name}" for holder in holders(facts.preflight(a_plan()), 443)]
+
+
+def port_443_line(facts: Site, ingress: Ingress) -> Finding:
+    return line_of("port-443", facts, a_plan(ingress=ingress))
+
+
+def port_3389_line(facts: Site, *, is_requested: bool) -> Finding:
+    return line_of("port-3389", facts, a_plan(rdp=is_requested))
+
+
+def way_in_line(facts: Site, ingress: Ingress) -> Finding:
+    return line_of("way-in", facts, a_plan(ingress=ingress))
 
 
 @pytest.mark.parametrize(
@@ -62,7 +68,7 @@ def names(found: list[Holder]) -> list[str]:
     ],
 )
 def test_port_443_is_free_or_traefiks(
-    facts: Facts, ingress: str, severity: str, observed: str
+    facts: Site, ingress: str, severity: str, observed: str
 ) -> None:
     line = port_443_line(facts, Ingress(ingress))
     assert (line.severity, line.observed) == (severity, observed)
@@ -79,10 +85,9 @@ def test_remedy_for_port_443_depends_on_its_holder() -> None:
 def test_own_service_does_not_conflict() -> None:
     facts = changed(BARE, services=[a_service("kasm-proxy", 443, namespace="kasm")])
     assert port_443_line(facts, Ingress.LOADBALANCER).severity is Severity.ERROR
-    assert (
-        port_443_line(facts, Ingress.LOADBALANCER, frozenset({"kasm/kasm-proxy"})).severity
-        is Severity.OK
-    )
+    of_chart = {"namespace": "kasm", "labels": {"helm.sh/chart": "kasm-helm-1.1190.6"}}
+    facts = changed(facts, deployments=[{"metadata": {"name": "kasm-api-default", **of_chart}}])
+    assert port_443_line(facts, Ingress.LOADBALANCER).severity is Severity.OK
 
 
 @pytest.mark.parametrize("host_network", [False, True])
@@ -99,19 +104,19 @@ def test_pods_with_host_ports_are_found_and_ended_ones_are_not(host_network: boo
         ),
     ]
     facts = changed(BARE, pods=pods)
-    assert names(holders(facts, 443)) == ["pod web/nginx"]
+    assert holders_of_443(facts) == ["pod web/nginx"]
     assert port_443_line(facts, Ingress.TRAEFIK).severity is Severity.ERROR
     assert port_443_line(facts, Ingress.LOADBALANCER).severity is Severity.ERROR
 
 
 def test_svclb_pod_counts_as_its_service_once() -> None:
-    assert names(holders(K3S, 443)) == ["service kube-system/traefik"]
+    assert holders_of_443(K3S) == ["service kube-system/traefik"]
     orphan = a_pod(
         "svclb-gone-1",
         labels={SVCLB: "gone", SVCLB_NAMESPACE: "web"},
         ports=({"hostPort": 443, "containerPort": 443},),
     )
-    assert names(holders(changed(BARE, pods=[orphan]), 443)) == ["pod kube-system/svclb-gone-1"]
+    assert holders_of_443(changed(BARE, pods=[orphan])) == ["pod kube-system/svclb-gone-1"]
 
 
 def test_3389_is_requested_only_for_direct_rdp() -> None:
@@ -126,7 +131,7 @@ def test_3389_is_requested_only_for_direct_rdp() -> None:
     assert line_of("port-3389", held, a_plan("C", values)).severity is Severity.ERROR
 
 
-def with_args(*args: str, version: str = "v1.34.4+k3s1") -> Facts:
+def with_args(*args: str, version: str = "v1.34.4+k3s1") -> Site:
     return changed(BARE, nodes=[a_node(args=args, version=version)])
 
 
@@ -176,7 +181,7 @@ NOTHING = "0 of 0 Traefik pods ready; ingress classes: none"
     ],
 )
 def test_way_in_needs_what_serves_it(
-    facts: Facts, ingress: str, severity: str, observed: str
+    facts: Site, ingress: str, severity: str, observed: str
 ) -> None:
     line = way_in_line(facts, Ingress(ingress))
     assert (line.severity, line.observed) == (severity, observed)
@@ -191,23 +196,25 @@ def test_way_in_says_what_keeps_traefik_from_serving_it() -> None:
         assert "--disable=traefik" in way_in_line(facts, Ingress.TRAEFIK).message
 
 
-def named(*addresses: str, problem: str = "") -> Facts:
+def named(*addresses: str, problem: str = "") -> Site:
     return msgspec.structs.replace(
         K3S, resolution=Resolution("kasm.example.com", addresses, problem=problem)
     )
 
 
 def test_names() -> None:
-    good = dns_line(named("192.0.2.10"))
+    good = line_of("dns", named("192.0.2.10"))
     assert good.severity is Severity.OK
     assert good.observed == "kasm.example.com -> 192.0.2.10, InternalIP of node k3s-1"
-    stranger = dns_line(named("203.0.113.5"))
+    stranger = line_of("dns", named("203.0.113.5"))
     assert stranger.severity is Severity.WARNING
     assert "192.0.2.10 (InternalIP of node k3s-1)" in stranger.message
-    nowhere = dns_line(named(problem="Name or service not known"))
+    nowhere = line_of("dns", named(problem="Name or service not known"))
     assert nowhere.severity is Severity.ERROR
     assert "A kasm.example.com -> 192.0.2.10" in nowhere.remedy.text
-    assert dns_line(msgspec.structs.replace(K3S, resolution=None)).severity is Severity.UNKNOWN
+    assert (
+        line_of("dns", msgspec.structs.replace(K3S, resolution=None)).severity is Severity.UNKNOWN
+    )
 
 
 def test_ingress_kind_is_read_from_the_values() -> None:

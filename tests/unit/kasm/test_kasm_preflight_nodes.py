@@ -16,10 +16,10 @@ from unit.kasm.preflight_site import (
     changed,
     k3s_with_traefik,
     line_of,
+    lines_of,
     without,
 )
 from vdi.findings.model import Severity, worst
-from vdi.kasm.preflight.checks import run_checks
 from vdi.kasm.values.render import set_at
 
 JUNK = st.recursive(
@@ -41,7 +41,7 @@ def test_a_large_k3s_takes_any_generation(generation: str, size: str) -> None:
     facts = changed(k3s_with_traefik(), nodes=[a_node(cpu="64", memory="256Gi")])
     values: dict[str, Any] = {"ingress": {"enabled": True}}
     set_at(values, GENERATIONS[generation].paths["size"], size)
-    lines = run_checks(facts, a_plan(generation, values))
+    lines = lines_of(facts, a_plan(generation, values))
     assert [line for line in lines if line.severity is not Severity.OK] == []
 
 
@@ -176,7 +176,7 @@ def test_pods_of_the_kasm_that_is_replaced_are_not_counted() -> None:
 
 TWO_DEFAULTS = "a (default), b (default)"
 NO_PROVISIONER = [
-    pod for pod in k3s_with_traefik().all("pods") if "local-path" not in pod["metadata"]["name"]
+    pod for pod in k3s_with_traefik().objects["pods"] if "local-path" not in pod["metadata"]["name"]
 ]
 
 
@@ -221,7 +221,7 @@ def test_a_storage_class_that_is_missing_is_named() -> None:
     "plural", ["nodes", "pods", "services", "storageclasses", "ingressclasses", "namespaces"]
 )
 def test_unreadable_preflight_facts_are_unknown(plural: str) -> None:
-    lines = run_checks(without(k3s_with_traefik(), plural), a_plan())
+    lines = lines_of(without(k3s_with_traefik(), plural))
     assert worst(lines) is Severity.UNKNOWN
     assert any(line.message == DENIED.words for line in lines if line.severity is Severity.UNKNOWN)
 

@@ -5,16 +5,16 @@ from typing import Any
 import msgspec
 import pytest
 
-from unit.kasm.preflight_site import a_plan, changed, k3s_with_traefik, line_of
+from unit.kasm.preflight_site import Site, a_plan, changed, k3s_with_traefik, line_of, without
 from vdi.findings.model import Severity
-from vdi.kasm.preflight.facts import Facts, Tool
+from vdi.kasm.preflight.model import Tool
 
 CARRIED = {"dbManagement": {"initialize": False, "upgrade": {"enable": True}}}
 
 
-def with_tool(name: str, version: str = "", problem: str = "") -> Facts:
+def with_tool(name: str, version: str = "", problem: str = "") -> Site:
     facts = k3s_with_traefik()
-    return msgspec.structs.replace(facts, tools={**facts.tools, name: Tool(name, version, problem)})
+    return msgspec.structs.replace(facts, tools={**facts.tools, name: Tool(version, problem)})
 
 
 @pytest.mark.parametrize(
@@ -79,7 +79,7 @@ def test_pod_security_that_refuses_root_init_containers() -> None:
     )
 
 
-def installed(chart: str, when_deleted: str = "Retain") -> Facts:
+def installed(chart: str, when_deleted: str = "Retain") -> Site:
     names = ("kasm-proxy-default", "kasm-api-default", "kasm-manager-default")
     database = workloads(chart, "kasm-db-1-19-0")[0]
     labels = {"app.kubernetes.io/component": "db"}
@@ -134,3 +134,10 @@ def test_a_statefulset_of_a_fixed_name_keeps_its_data() -> None:
     assert (
         line_of("database", installed("kasm-1.1170.0", "Delete"), planned).severity is Severity.OK
     )
+
+
+def test_a_volume_that_may_be_lost_is_unknown_without_the_statefulset() -> None:
+    facts = without(installed("kasm-helm-1.1190.6"), "statefulsets")
+    upgrade = a_plan("C", CARRIED, version=(1, 1200, 0))
+    assert line_of("database", facts, upgrade).severity is Severity.UNKNOWN
+    assert line_of("database", facts, a_plan("C")).severity is Severity.OK

@@ -8,6 +8,7 @@ from msgspec.structs import replace
 from unit.kasm.preflight_site import DENIED
 from unit.kasm.validate_site import (
     HOST,
+    Site,
     a_kasm,
     an_ingress,
     broken,
@@ -15,10 +16,11 @@ from unit.kasm.validate_site import (
     edited,
     line_of,
     not_passing,
+    validate,
 )
 from vdi.findings.model import Severity
-from vdi.kasm.preflight.facts import Answer
-from vdi.kasm.validate import Installation, Release, state_of, validate
+from vdi.kasm.validate import Answer, Release, state_of
+from vdi.snapshot.objects import convert_object
 
 LETTERS = ["A", "B", "C"]
 
@@ -50,7 +52,7 @@ KASM, OF_B = a_kasm(), a_kasm("B")
 STUCK = (Release("kasm", 1, "deployed"), Release("kasm", 2, "pending-upgrade"))
 SLICES = [
     {**each, "endpoints": []} if "manager" in each["metadata"]["name"] else each
-    for each in KASM.all("endpointslices")
+    for each in KASM.objects["endpointslices"]
 ]
 NO_ENDPOINTS = broken(KASM, endpointslices=SLICES)
 UNBOUND = edited(OF_B, "persistentvolumeclaims", "db", status={"phase": "Pending"})
@@ -65,7 +67,7 @@ MANAGER, CLAIM = "kasm-manager-default", "data-kasm-db-statefulset-0"
 NO_ADDRESS = broken(KASM, ingresses=[an_ingress("kasm-proxy-default", address="")])
 
 
-def with_job(**conditions: str) -> Installation:
+def with_job(**conditions: str) -> Site:
     """With the Job that fills the database."""
     found = [
         {"type": name, "status": status, "message": "no more tries"}
@@ -76,8 +78,8 @@ def with_job(**conditions: str) -> Installation:
     )
 
 
-def with_web(status: int, found: Installation = KASM, **answer: Any) -> Installation:
-    return replace(found, web=Answer("https://x", status, **answer))
+def with_web(status: int, found: Site = KASM, **answer: Any) -> Site:
+    return replace(found, web=Answer(status, **answer))
 
 
 UNTRUSTED = with_web(200, trusted=False)
@@ -88,7 +90,7 @@ UNTRUSTED = with_web(200, trusted=False)
     [
         (replace(KASM, releases=STUCK), "release", "error", f"{CHART}, revision 2 pending-upgrade"),
         (replace(KASM, releases=()), "release", "warning", f"{CHART}, without Helm's record"),
-        (replace(KASM, unread={"secrets": DENIED}), "release", "unknown", "not read"),
+        (replace(KASM, unread=frozenset({"secrets"})), "release", "unknown", "not read"),
         (NO_ENDPOINTS, "services", "error", f"6 of 7 {HAVE}; without endpoints: {MANAGER}"),
         (
             dropped(KASM, "services", "api"),
@@ -130,9 +132,7 @@ UNTRUSTED = with_web(200, trusted=False)
         ),
     ],
 )
-def test_each_line_is_good_and_bad(
-    found: Installation, check: str, severity: str, observed: str
-) -> None:
+def test_each_line_is_good_and_bad(found: Site, check: str, severity: str, observed: str) -> None:
     line = line_of(check, found)
     assert (line.severity, line.observed) == (severity, observed)
 
@@ -147,7 +147,7 @@ def test_each_line_is_good_and_bad(
         (with_web(500), "web-ui", "not the response of a healthy Kasm"),
     ],
 )
-def test_message_says_why(found: Installation, check: str, words: str) -> None:
+def test_message_says_why(found: Site, check: str, words: str) -> None:
     assert words in line_of(check, found).message
 
 
@@ -160,7 +160,7 @@ def test_message_says_why(found: Installation, check: str, words: str) -> None:
         (UNTRUSTED, "web-ui", "create secret tls kasm-tls"),
     ],
 )
-def test_remedy_says_what_to_do(found: Installation, check: str, words: str) -> None:
+def test_remedy_says_what_to_do(found: Site, check: str, words: str) -> None:
     assert words in line_of(check, found).remedy.text
 
 
@@ -230,12 +230,13 @@ def test_pod_in_init_is_named_with_its_waiting_step() -> None:
     ],
 )
 def test_the_state_of_a_pod(status: dict[str, Any], words: str) -> None:
-    assert state_of({"metadata": {}, "status": status}) == words
+    pod = convert_object("pods", {"metadata": {"name": "x"}, "status": status})
+    assert state_of(pod) == words
 
 
 def test_pods_of_jobs_and_of_others() -> None:
     labels = {"app.kubernetes.io/component": "db-init"}
-    owner = [{"kind": "Job", "name": "kasm-db-init"}]
+    owner = [{"apiVersion": "batch/v1", "kind": "Job", "name": "kasm-db-init", "uid": "1"}]
     tries = [
         {
             "metadata": {
@@ -248,7 +249,7 @@ def test_pods_of_jobs_and_of_others() -> None:
         for phase in ("Failed", "Running", "Succeeded")
     ]
     strange = {"metadata": {"name": "other", "labels": {}}, "status": {"phase": "Pending"}}
-    assert not_passing(broken(KASM, pods=[*KASM.all("pods"), *tries, strange])) == []
+    assert not_passing(broken(KASM, pods=[*KASM.objects["pods"], *tries, strange])) == []
 
 
 def test_ingressroute_is_an_entry_point() -> None:
@@ -274,7 +275,7 @@ def test_ingressroute_is_an_entry_point() -> None:
 )
 def test_load_balancer_is_an_entry_point(address: str, verdict: Severity) -> None:
     proxy = next(
-        service for service in KASM.all("services") if "proxy" in service["metadata"]["name"]
+        service for service in KASM.objects["services"] if "proxy" in service["metadata"]["name"]
     )
     outside = {
         "metadata": {"name": "kasm-proxy", "namespace": "kasm"},
@@ -285,7 +286,7 @@ def test_load_balancer_is_an_entry_point(address: str, verdict: Severity) -> Non
         },
         "status": {"loadBalancer": {"ingress": [{"ip": address}] if address else []}},
     }
-    found = broken(KASM, ingresses=[], services=[*KASM.all("services"), outside])
+    found = broken(KASM, ingresses=[], services=[*KASM.objects["services"], outside])
     assert line_of("way-in", with_web(0, found)).severity is verdict
 
 
@@ -302,8 +303,12 @@ def test_load_balancer_is_an_entry_point(address: str, verdict: Severity) -> Non
     ],
 )
 def test_unreadable_kinds_are_unknown(plural: str) -> None:
-    kept = {name: found for name, found in KASM.objects.items() if name != plural}
-    found = replace(KASM, objects=kept, unread={plural: DENIED})
+    found = replace(KASM, unread=frozenset({plural}))
     assert DENIED.words in [
         line.message for line in validate(found) if line.severity is Severity.UNKNOWN
     ]
+
+
+def test_volumes_are_unknown_without_the_pods_that_name_them() -> None:
+    found = replace(KASM, unread=frozenset({"pods"}))
+    assert line_of("volumes", found).severity is Severity.UNKNOWN

@@ -7,11 +7,10 @@ import pytest
 from hypothesis import given
 
 from unit.kasm.install_options import good_options, values_of
-from unit.kasm.preflight_site import a_node, a_pod, changed, k3s_with_traefik
+from unit.kasm.preflight_site import Site, a_node, a_pod, changed, k3s_with_traefik, lines_of
 from vdi.findings.model import Severity
 from vdi.kasm.generations.c import C
-from vdi.kasm.preflight.checks import run_checks
-from vdi.kasm.preflight.facts import Facts, Probe, Resolution
+from vdi.kasm.preflight.model import Probe, Resolution
 from vdi.kasm.preflight.needs import plan_of_values
 from vdi.kasm.values.render import CHART, NODE_4GB, NODE_8GB, Ingress, InstallOptions, Profile
 
@@ -22,7 +21,7 @@ MACHINES = {
 }
 
 
-def machine(profile: Profile, *, ingress: Ingress, hostname: str) -> Facts:
+def machine(profile: Profile, *, ingress: Ingress, hostname: str) -> Site:
     """K3s on such a machine, as it is after installation: CoreDNS and metrics-server have their
     requests.
     """
@@ -63,7 +62,7 @@ def test_rendered_values_pass_the_preflight(given_options: InstallOptions) -> No
     assert planned.ingress == given_options.ingress
     refused = [
         (line.code, line.message, line.evidence)
-        for line in run_checks(facts, planned)
+        for line in lines_of(facts, planned)
         if line.severity is Severity.ERROR
     ]
     assert refused == []
@@ -74,5 +73,5 @@ def test_the_chart_s_own_presets_do_not_fit_that_machine(profile: Profile) -> No
     """So the test above can fail: without the profile the same machine is too small."""
     facts = machine(profile, ingress=Ingress.TRAEFIK, hostname="kasm.example.com")
     values = values_of(InstallOptions(C, "kasm.example.com"))
-    lines = run_checks(facts, plan_of_values(C, C.newest, values, "kasm", "kasm"))
+    lines = lines_of(facts, plan_of_values(C, C.newest, values, "kasm", "kasm"))
     assert [line.code for line in lines if line.severity is Severity.ERROR] == ["room"]

@@ -5,22 +5,48 @@ from typing import Any
 
 import msgspec
 
-from unit.kasm.preflight_site import GENERATIONS
+from unit.kasm.preflight_site import GENERATIONS, a_snapshot
 from vdi.findings.model import Finding, Severity
 from vdi.kasm.generations.model import Component, Generation
-from vdi.kasm.preflight.facts import Answer
-from vdi.kasm.validate import Installation, Release, validate
+from vdi.kasm.installation import Installation
+from vdi.kasm.validate import Answer, Release, Validation
+from vdi.kasm.validate import validate as validate_installation
 
 Object = dict[str, Any]
 HOST = "kasm.example.com"
 MARKS = {"meta.helm.sh/release-name": "kasm", "meta.helm.sh/release-namespace": "kasm"}
 
 
+class Site(msgspec.Struct, frozen=True, kw_only=True):
+    """The objects of a namespace by plural, those that may not be read, and what is seen from
+    outside.
+    """
+
+    objects: dict[str, list[Object]]
+    unread: frozenset[str] = frozenset()
+    releases: tuple[Release, ...] = ()
+    hostname: str = ""
+    web: Answer | None = None
+
+
+def an_installation(found: Site) -> Installation:
+    objects = {
+        plural: [{**one, "metadata": {"namespace": "kasm", **one["metadata"]}} for one in raw]
+        for plural, raw in found.objects.items()
+    }
+    return Installation(a_snapshot(objects, found.unread), "kasm")
+
+
+def validate(found: Site) -> list[Finding]:
+    kasm = an_installation(found)
+    return validate_installation(Validation(kasm, found.releases, found.hostname, found.web))
+
+
 def real(pattern: str) -> str:
     return pattern.format(release="kasm", zone="default", version="1-19-0")
 
 
-def a_kasm(letter: str = "C") -> Installation:
+def a_kasm(letter: str = "C") -> Site:
     """Everything is there and well; the db-init Job has been deleted after its time."""
     generation = GENERATIONS[letter]
     objects: dict[str, list[Object]] = {plural: [] for plural in ("jobs", "ingressroutes")}
@@ -31,12 +57,11 @@ def a_kasm(letter: str = "C") -> Installation:
     proxy = generation.component("proxy")
     assert proxy is not None
     objects["ingresses"] = [an_ingress(real(proxy.service))]
-    return Installation(
+    return Site(
         objects=objects,
-        namespace="kasm",
         releases=(Release("kasm", 1, "superseded"), Release("kasm", 2, "deployed")),
         hostname=HOST,
-        web=Answer(f"https://{HOST}/api/__healthcheck", 200, '{"ok": true}'),
+        web=Answer(200),
     )
 
 
@@ -60,7 +85,11 @@ def _parts(generation: Generation, component: Component) -> dict[str, Object]:
         },
         "pods": {
             "metadata": {"name": f"{name}-0", "namespace": "kasm", "labels": labels},
-            "spec": {"volumes": [{"persistentVolumeClaim": {"claimName": claim}}] if claim else []},
+            "spec": {
+                "volumes": [{"name": "data", "persistentVolumeClaim": {"claimName": claim}}]
+                if claim
+                else []
+            },
             "status": {"phase": "Running", "conditions": [{"type": "Ready", "status": "True"}]},
         },
         "services": {
@@ -99,21 +128,22 @@ def an_ingress(service: str, *, address: str = "192.0.2.10") -> Object:
     }
 
 
-def broken(found: Installation, **objects: list[Object]) -> Installation:
+def broken(found: Site, **objects: list[Object]) -> Site:
     """With these objects in the place of those."""
     return msgspec.structs.replace(found, objects={**copy.deepcopy(found.objects), **objects})
 
 
-def dropped(found: Installation, plural: str, part: str) -> Installation:
+def dropped(found: Site, plural: str, part: str) -> Site:
     """Without the objects whose name has this part."""
     return broken(
-        found, **{plural: [one for one in found.all(plural) if part not in one["metadata"]["name"]]}
+        found,
+        **{plural: [one for one in found.objects[plural] if part not in one["metadata"]["name"]]},
     )
 
 
-def edited(found: Installation, plural: str, part: str, **fields: Any) -> Installation:
+def edited(found: Site, plural: str, part: str, **fields: Any) -> Site:
     """With top-level fields of the objects whose name has this part merged."""
-    copied = copy.deepcopy(found.all(plural))
+    copied = copy.deepcopy(found.objects[plural])
     hit = [one for one in copied if part in one["metadata"]["name"]]
     assert hit, f"no {plural} like {part}"
     for one in hit:
@@ -122,10 +152,10 @@ def edited(found: Installation, plural: str, part: str, **fields: Any) -> Instal
     return broken(found, **{plural: copied})
 
 
-def not_passing(found: Installation) -> list[str]:
+def not_passing(found: Site) -> list[str]:
     """Checks that do not pass."""
     return [line.code for line in validate(found) if line.severity is not Severity.OK]
 
 
-def line_of(check: str, found: Installation) -> Finding:
+def line_of(check: str, found: Site) -> Finding:
     return next(line for line in validate(found) if line.code == check)

@@ -13,7 +13,6 @@ import msgspec
 
 from vdi.findings.model import Finding, Remedy
 from vdi.kasm.diagnosis.codes import Explainer, Link, link
-from vdi.kasm.diagnosis.installation import Installation, KasmContainer, KasmPod, find_kasm
 from vdi.kasm.diagnosis.pod_rules import own_problem
 from vdi.kasm.diagnosis.workloads import (
     check_services,
@@ -21,6 +20,7 @@ from vdi.kasm.diagnosis.workloads import (
     explain_service,
     explain_workload,
 )
+from vdi.kasm.installation import Installation, KasmContainer, KasmPod, find_kasm
 from vdi.snapshot.check import check
 from vdi.snapshot.model import Snapshot, once
 from vdi.snapshot.waits import Target
@@ -49,11 +49,15 @@ class Walk(Explainer):
         for place, (other, _) in enumerate(self.path):
             if other.name == pod.name:
                 return self._circle(self.path[place:])
+        self.explained[pod.name] = self._explain(pod)
+        return self.explained[pod.name]
+
+    def _explain(self, pod: KasmPod) -> Link:
         problem = own_problem(pod)
         container = next(iter(pod.unready), None)
         if problem.claim:
             cause = explain_claim(self.kasm, problem.claim, pod)
-            found = link(
+            return link(
                 "kasm_pod_waiting",
                 pod.object,
                 problem.message,
@@ -62,8 +66,8 @@ class Walk(Explainer):
                 remedy=cause.finding.remedy,
                 is_starting=cause.is_starting,
             )
-        elif problem.code:
-            found = link(
+        if problem.code:
+            return link(
                 problem.code,
                 pod.object,
                 problem.message,
@@ -71,19 +75,14 @@ class Walk(Explainer):
                 remedy=problem.remedy,
                 related_objects=problem.related_objects,
             )
-        elif container is not None and container.is_init and container.running_since:
-            target = self._target(pod, container)
-            found = (
-                self._waits(pod, container, target)
-                if target
-                else self._works(pod, container, problem.message)
-            )
-        else:
-            found = link(
+        if container is None or not container.is_init or not container.running_since:
+            return link(
                 "kasm_start_stalled", pod.object, problem.message, remedy=Remedy(), is_starting=True
             )
-        self.explained[pod.name] = found
-        return found
+        target = self._target(pod, container)
+        if target:
+            return self._waits(pod, container, target)
+        return self._works(pod, container, problem.message)
 
     def _target(self, pod: KasmPod, container: KasmContainer) -> Target | None:
         """Target of its init container: from its command line, else from the chart's
@@ -96,15 +95,13 @@ class Walk(Explainer):
         if known is None or generation is None or not known[1].waits_for:
             return None
         component = generation.component(known[1].waits_for)
-        workloads = [
-            workload
-            for workload in self.kasm.workloads
-            if component and component.owns(workload.pod_labels) and component.service
-        ]
+        if component is None or not component.service:
+            return None
+        workloads = [each for each in self.kasm.workloads if component.owns(each.pod_labels)]
         for service in self.kasm.own_services:
             selector = service.spec.selector.items()
             if any(selector <= workload.pod_labels.items() for workload in workloads):
-                scheme = "postgresql" if component and component.key == "db" else "http"
+                scheme = "postgresql" if component.key == "db" else "http"
                 path = "/zones" if "initialised" in known[1].what else known[1].path
                 return Target(scheme, service.metadata.name, known[1].port, path)
         return None
@@ -168,27 +165,29 @@ class Walk(Explainer):
         """Pods of the path that wait for each other."""
         members = sorted(members, key=lambda member: member[0].name)
         key = members[0][0].name
-        if key not in self.circles:
-            waits = [f"{pod.name} (init container {container.name})" for pod, container in members]
-            self.circles[key] = link(
-                "kasm_circular_wait",
-                members[0][0].object,
-                (
-                    f"{len(members)} pods wait for each other, so none of them can start:"
-                    f" {', '.join(waits)}."
-                    if len(members) > 1
-                    else (
-                        f"{members[0][0].name} waits for itself: its init container"
-                        f" {members[0][1].name} waits for the Service of the same pod."
-                    )
-                ),
-                evidence=[
-                    f"pod/{pod.name}: {pod.state}, {container.name} waits for"
-                    f" {container.target.host if container.target else '?'}"
-                    for pod, container in members
-                ],
-                remedy=self._break_circle(),
+        if key in self.circles:
+            return self.circles[key]
+        waits, evidence = [], []
+        for pod, container in members:
+            waits.append(f"{pod.name} (init container {container.name})")
+            host = container.target.host if container.target else "?"
+            evidence.append(f"pod/{pod.name}: {pod.state}, {container.name} waits for {host}")
+        message = (
+            f"{len(members)} pods wait for each other, so none of them can start:"
+            f" {', '.join(waits)}."
+        )
+        if len(members) == 1:
+            message = (
+                f"{key} waits for itself: its init container {members[0][1].name} waits for the"
+                " Service of the same pod."
             )
+        self.circles[key] = link(
+            "kasm_circular_wait",
+            members[0][0].object,
+            message,
+            evidence=evidence,
+            remedy=self._break_circle(),
+        )
         return self.circles[key]
 
     def _break_circle(self) -> Remedy:
@@ -206,13 +205,12 @@ class Walk(Explainer):
         )
 
 
-def chain(found: Link) -> Iterator[Finding]:
-    """A link and all that it follows from; each names its cause."""
-    yield msgspec.structs.replace(
-        found.finding, caused_by=found.cause.finding.key if found.cause else ""
-    )
-    if found.cause:
-        yield from chain(found.cause)
+def chain(end: Link) -> Iterator[Finding]:
+    """Its finding and all that it follows from; each names its cause."""
+    caused_by = end.cause.finding.key if end.cause else ""
+    yield msgspec.structs.replace(end.finding, caused_by=caused_by)
+    if end.cause:
+        yield from chain(end.cause)
 
 
 def links(kasm: Installation) -> Iterator[Link]:
@@ -222,15 +220,15 @@ def links(kasm: Installation) -> Iterator[Link]:
         if not pod.ready:
             yield walk.explain(pod)
     for workload in kasm.workloads:
-        if found := explain_workload(kasm, workload, awaited=False):
-            yield found
+        if explained := explain_workload(kasm, workload, awaited=False):
+            yield explained
     yield from check_services(walk)
 
 
 @once
 def all_links(snapshot: Snapshot) -> tuple[Link, ...]:
     """Of all namespaces with Kasm."""
-    return tuple(one for kasm in find_kasm(snapshot) for one in links(kasm))
+    return tuple(end for kasm in find_kasm(snapshot) for end in links(kasm))
 
 
 @check(
@@ -246,9 +244,9 @@ def all_links(snapshot: Snapshot) -> tuple[Link, ...]:
 )
 def kasm_chains(snapshot: Snapshot) -> Iterator[Finding]:
     """Pods of Kasm that do not get ready, and what they wait for."""
-    for found in all_links(snapshot):
-        if not found.is_starting:
-            yield from chain(found)
+    for end in all_links(snapshot):
+        if not end.is_starting:
+            yield from chain(end)
 
 
 CHECKS = (kasm_chains,)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from vdi.findings.model import Finding, Remedy, Severity
-from vdi.kasm.diagnosis.installation import Installation, KasmPod
+from vdi.kasm.installation import Installation, KasmPod
 from vdi.snapshot.check import Code, make_finding
 
 

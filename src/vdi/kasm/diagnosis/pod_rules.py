@@ -5,6 +5,7 @@ import shlex
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 
+from vdi.cluster.capacity import NodeCapacity
 from vdi.cluster.explain import (
     IMAGE_REASONS,
     Subject,
@@ -12,40 +13,27 @@ from vdi.cluster.explain import (
     explain_unschedulable,
     first_line,
 )
-from vdi.cluster.units import amount
 from vdi.findings.model import Remedy
-from vdi.kasm.diagnosis.installation import KasmContainer, KasmPod
+from vdi.kasm.capacity import free_capacity
 from vdi.kasm.generations import of_label
+from vdi.kasm.installation import KasmContainer, KasmPod
 
 _MEBI = 1 << 20
 
 
-def _requested(pod: KasmPod) -> dict[str, int]:
-    for one in pod.snapshot.pods:
-        if (one.metadata.namespace, one.metadata.name) == (pod.namespace, pod.name):
-            return one.spec.takes
-    return {}
-
-
-def _left(pod: KasmPod, resource: str) -> dict[str, int]:
-    """Free capacity of each node; empty where only the pods of some namespaces are known."""
+def _nodes(pod: KasmPod) -> dict[str, NodeCapacity]:
+    """Empty where only the pods of some namespaces are known."""
     if "pods@all" in pod.snapshot.unreadable_kinds:
         return {}
-    left = {
-        name: amount(resource, node.status.allocatable.get(resource, "0"))
-        for name, node in pod.snapshot.nodes.items()
-    }
-    for one in pod.snapshot.pods:
-        if one.spec.node_name in left and one.status.phase not in ("Succeeded", "Failed"):
-            left[one.spec.node_name] -= one.spec.takes.get(resource, 0)
-    return left
+    return free_capacity(pod.snapshot)
 
 
 def _arithmetic(pod: KasmPod) -> str:
     """Its requests, and the free capacity of the roomiest node."""
-    requested, lines = _requested(pod), []
+    requested, lines = pod.pod.spec.takes, []
+    nodes = _nodes(pod).values()
     for resource, words in (("cpu", _cpu), ("memory", _memory)):
-        most = max(_left(pod, resource).values(), default=None)
+        most = max((node.free.get(resource, 0) for node in nodes), default=None)
         if most is not None and requested.get(resource, 0) > most:
             has = f"the node with the most free capacity has {words(most)} left"
             lines.append(f"It requests {words(requested[resource])}; {has}")
@@ -54,20 +42,18 @@ def _arithmetic(pod: KasmPod) -> str:
 
 def _request_lines(pod: KasmPod) -> Iterator[str]:
     """Its requests, and the free capacity of each node, one line each."""
-    kinds = (("cpu", _cpu), ("memory", _memory))
-    requested = _requested(pod)
-    if asked := [
-        f"{resource} {words(requested[resource])}"
-        for resource, words in kinds
-        if resource in requested
-    ]:
-        yield f"requested: {', '.join(asked)}"
-    cpu, memory = _left(pod, "cpu"), _left(pod, "memory")
-    for name, left in cpu.items():
-        has = pod.snapshot.nodes[name].status.allocatable
+    requested = []
+    for resource, words in (("cpu", _cpu), ("memory", _memory)):
+        if resource in pod.pod.spec.takes:
+            requested.append(f"{resource} {words(pod.pod.spec.takes[resource])}")
+    if requested:
+        yield f"requested: {', '.join(requested)}"
+    for name, node in _nodes(pod).items():
+        cpu = pod.snapshot.nodes[name].status.allocatable.get("cpu", "?")
         yield (
-            f"node/{name}: cpu {_cpu(left)} left of {has.get('cpu', '?')}, memory"
-            f" {_memory(memory[name])} left of {_memory(amount('memory', has.get('memory', '0')))}"
+            f"node/{name}: cpu {_cpu(node.free.get('cpu', 0))} left of {cpu}, memory"
+            f" {_memory(node.free.get('memory', 0))} left of"
+            f" {_memory(node.allocatable.get('memory', 0))}"
         )
 
 
@@ -119,9 +105,12 @@ Rule = Callable[[KasmPod, KasmContainer | None], PodProblem | None]
 
 
 def own_problem(pod: KasmPod) -> PodProblem:
-    """The first rule that answers; the last always does."""
+    """The problem of the first rule that finds one; of none, the pod is on its way."""
     container = next(iter(pod.unready), None)
-    return next(answer for rule in RULES if (answer := rule(pod, container)))
+    for rule in RULES:
+        if problem := rule(pod, container):
+            return problem
+    return _on_its_way(pod, container)
 
 
 def whose(container: KasmContainer) -> str:
@@ -216,56 +205,67 @@ def _image_remedy(pod: KasmPod, container: KasmContainer) -> str:
     return f"Correct the image of {container.name} in the values and run helm upgrade."
 
 
+@dataclass(frozen=True, slots=True)
+class _Reference:
+    """A missing object that a container or a volume names; `key`: what is missing in it."""
+
+    kind: str
+    name: str
+    key: str = ""
+
+    @property
+    def words(self) -> str:
+        whole = f"the {self.kind} {self.name}"
+        return f"the key {self.key!r} of {whole}" if self.key else whole
+
+
+_KINDS = {"secret": "Secret", "configmap": "ConfigMap", "config": "ConfigMap"}
+
+
+def _read_reference(text: str) -> _Reference | None:
+    """The missing object in a message of the kubelet."""
+    if match := re.search(r"couldn't find key (\S+) in (Secret|ConfigMap) (?:\S+/)?(\S+)", text):
+        return _Reference(match[2], match[3], match[1])
+    if match := re.search(r"references non-existent (secret|config) key: (\S+)", text):
+        return _Reference(_KINDS[match[1]], "that it mounts", match[2])
+    if match := re.search(r'(secret|configmap) "([^"]+)" not found', text):
+        return _Reference(_KINDS[match[1]], match[2])
+    return None
+
+
 def _reference(pod: KasmPod, container: KasmContainer | None) -> PodProblem | None:
     reason, message = container.waiting if container else ("", "")
+    is_refused = reason == "CreateContainerConfigError"
     event = None if pod.has_begun else pod.newest("FailedMount")
-    text = message if reason == "CreateContainerConfigError" else event.note if event else ""
-    kind, name, key = "", "", ""
-    if found := re.search(r"couldn't find key (\S+) in (Secret|ConfigMap) (?:\S+/)?(\S+)", text):
-        key, kind, name = found[1], found[2], found[3]
-    elif found := re.search(r"references non-existent (secret|config) key: (\S+)", text):
-        key, kind, name = (
-            found[2],
-            {"secret": "Secret", "config": "ConfigMap"}[found[1]],
-            "that it mounts",
-        )
-    elif found := re.search(r'(secret|configmap) "([^"]+)" not found', text):
-        kind, name = {"secret": "Secret", "configmap": "ConfigMap"}[found[1]], found[2]
-    elif reason != "CreateContainerConfigError":
+    text = message
+    if not is_refused:
+        text = event.note if event else ""
+    missing = _read_reference(text)
+    if missing is None and not is_refused:
         return None
-    missing = (
-        f"the key {key!r} of the {kind} {name}"
-        if key
-        else f"the {kind} {name}"
-        if kind
-        else first_line(text)
+    who = f"The {whose(container)} of {pod.name}" if container and is_refused else pod.name
+    evidence = (
+        f"{container.name}: {reason}" if container and reason else "",
+        f"{event.reason}: {event.note}" if event else text,
     )
-    who = (
-        f"The {whose(container)} of {pod.name}"
-        if container and reason == "CreateContainerConfigError"
-        else pod.name
-    )
+    if missing is None:
+        words = f"{who} cannot be created: {first_line(text)}"
+        return PodProblem("kasm_reference_missing", words, evidence, describe(pod))
     return PodProblem(
         "kasm_reference_missing",
-        (
-            f"{who} needs {missing}, which does not exist."
-            if kind
-            else f"{who} cannot be created: {missing}"
-        ),
-        (
-            f"{container.name}: {reason}" if container and reason else "",
-            f"{event.reason}: {event.note}" if event else text,
-        ),
-        _supply(pod, kind, name, key, text) if kind else describe(pod),
-        (f"{kind.lower()}/{pod.namespace}/{name}",) if kind else (),
+        f"{who} needs {missing.words}, which does not exist.",
+        evidence,
+        _supply(pod, missing, text),
+        (f"{missing.kind.lower()}/{pod.namespace}/{missing.name}",),
     )
 
 
-def _supply(pod: KasmPod, kind: str, name: str, key: str, text: str) -> Remedy:
+def _supply(pod: KasmPod, missing: _Reference, text: str) -> Remedy:
     """Remedy that creates the missing object or key."""
-    if key:
-        command = f"edit {kind.lower()} {name}"
-    elif kind == "ConfigMap":
+    name = missing.name
+    if missing.key:
+        command = f"edit {missing.kind.lower()} {name}"
+    elif missing.kind == "ConfigMap":
         command = f"create configmap {name} --from-file files"
     elif re.search(r"tls|cert", text):
         command = f"create secret tls {name} --cert fullchain.pem --key key.pem"
@@ -339,9 +339,10 @@ def _crash(pod: KasmPod, container: KasmContainer | None) -> PodProblem | None:
 def _not_writable(pod: KasmPod, container: KasmContainer | None) -> PodProblem | None:
     if container is None or not container.is_crashing or not pod.claims:
         return None
-    words = next((line for line in reversed(pod.log(container, 20)) if _DENIED.search(line)), "")
-    if not words:
+    refusals = list(filter(_DENIED.search, pod.log(container, 20)))
+    if not refusals:
         return None
+    words = refusals[-1]
     claim = pod.snapshot.claims.get((pod.namespace, pod.claims[0]))
     volume = claim.spec.volume_name if claim else ""
     path = pod.snapshot.volume_path(volume)
@@ -382,9 +383,9 @@ def _is_preparing(container: KasmContainer | None) -> bool:
 def _unmounted(pod: KasmPod, _: KasmContainer | None) -> PodProblem | None:
     if pod.has_begun:
         return None
-    pending = [name for name in pod.claims if not _is_bound(pod, name)]
-    if pending:
-        return PodProblem("", f"{pod.name} waits for its volume.", claim=pending[0])
+    for name in pod.claims:
+        if not _is_bound(pod, name):
+            return PodProblem("", f"{pod.name} waits for its volume.", claim=name)
     if event := pod.newest("FailedCreatePodSandBox"):
         return PodProblem(
             "kasm_network_broken",
@@ -409,8 +410,8 @@ def _unmounted(pod: KasmPod, _: KasmContainer | None) -> PodProblem | None:
 
 
 def _is_bound(pod: KasmPod, claim: str) -> bool:
-    found = pod.snapshot.claims.get((pod.namespace, claim))
-    return found is not None and found.status.phase == "Bound"
+    there = pod.snapshot.claims.get((pod.namespace, claim))
+    return there is not None and there.status.phase == "Bound"
 
 
 def _probe_fails(pod: KasmPod, container: KasmContainer | None) -> PodProblem | None:
@@ -434,7 +435,7 @@ def _probe_fails(pod: KasmPod, container: KasmContainer | None) -> PodProblem | 
     )
 
 
-def _on_its_way(pod: KasmPod, container: KasmContainer | None) -> PodProblem | None:
+def _on_its_way(pod: KasmPod, container: KasmContainer | None) -> PodProblem:
     if container is not None and container.is_init and container.running_since:
         return PodProblem("", f"The {whose(container)} of {pod.name} runs.")
     doing = "is starting" if _is_preparing(container) else "is running but does not respond yet"
@@ -461,5 +462,4 @@ RULES: tuple[Rule, ...] = (
     _crash,
     _unmounted,
     _probe_fails,
-    _on_its_way,
 )

@@ -12,8 +12,8 @@ from vdi.cluster.explain import first_line
 from vdi.cluster.objects import PodCondition
 from vdi.findings.model import Remedy, Severity
 from vdi.kasm.diagnosis.codes import Explainer, Link, link
-from vdi.kasm.diagnosis.installation import Installation, KasmContainer, KasmPod, Workload
 from vdi.kasm.generations.model import matches
+from vdi.kasm.installation import Installation, KasmContainer, KasmPod, Workload
 from vdi.kube.resource import IS_DEFAULT_CLASS
 from vdi.snapshot.dns import dns_down
 from vdi.snapshot.objects.network import Service
@@ -156,10 +156,7 @@ def explain_claim(kasm: Installation, name: str, pod: KasmPod) -> Link:
             evidence=["status.phase: Lost"],
             remedy=Remedy("Restore the volume from a backup.", (describe,)),
         )
-    classes = {
-        storage_class.metadata.name: storage_class
-        for storage_class in kasm.snapshot.objects.storageclasses
-    }
+    classes = {each.metadata.name: each for each in kasm.snapshot.objects.storageclasses}
     class_name = claim.spec.storage_class_name
     known = "storageclasses" not in kasm.snapshot.unreadable_kinds
     if known and class_name not in classes and not claim.spec.volume_name:
@@ -170,16 +167,13 @@ def explain_claim(kasm: Installation, name: str, pod: KasmPod) -> Link:
 def _class_missing(
     kasm: Installation, pod: KasmPod, name: str, class_name: str | None, there: list[str]
 ) -> Link:
-    # A StatefulSet's claims cannot be changed: it is deleted with them.
-    sets = (
-        workload
-        for workload in kasm.workloads
-        if workload.kind == "statefulset" and workload.selector
-    )
-    owners = (
-        f"statefulset/{one.name} " for one in sets if one.selector.items() <= pod.labels.items()
-    )
-    to_delete = f"{next(owners, '')}persistentvolumeclaim/{name}"
+    to_delete = f"persistentvolumeclaim/{name}"
+    for workload in kasm.workloads:
+        owns = workload.selector and workload.selector.items() <= pod.labels.items()
+        if workload.kind == "statefulset" and owns:
+            # Its claims cannot be changed: it is deleted with them.
+            to_delete = f"statefulset/{workload.name} {to_delete}"
+            break
     path = kasm.generation.paths.get("storage_class", "") if kasm.generation else ""
     value = f"Set {path} in the values" if path else "Correct its storageClassName"
     available = f"available: {', '.join(there) or 'none'}."
@@ -479,13 +473,12 @@ def _behind(explainer: Explainer, service: Service, total: int) -> Answer:
     pods = kasm.pods_selected_by(selector)
     unready = [pod for pod in pods if not pod.ready]
     if unready:
-        explained = [explainer.explain(one) for one in unready]
-        worst = min(explained, key=lambda one: one.is_starting)
-        one, several = (
-            f"{unready[0].name}, which is not ready",
-            f"{len(unready)} pods, none of which is ready",
-        )
-        return worst, f"the Service {name} points to {one if len(unready) == 1 else several}"
+        explained = [explainer.explain(pod) for pod in unready]
+        worst = min(explained, key=lambda end: end.is_starting)
+        whom = f"{unready[0].name}, which is not ready"
+        if len(unready) > 1:
+            whom = f"{len(unready)} pods, none of which is ready"
+        return worst, f"the Service {name} points to {whom}"
     workloads = kasm.workloads_selected_by(selector)
     if pods:
         return (
@@ -534,7 +527,7 @@ def _selects_nothing(kasm: Installation, service: Service) -> Link:
 
 def _dns(kasm: Installation) -> Link | None:
     """The finding that the cluster's DNS does not respond; None when it does."""
-    return next((Link(one) for one in dns_down.run(kasm.snapshot)), None)
+    return next((Link(finding) for finding in dns_down.run(kasm.snapshot)), None)
 
 
 def _silent(
@@ -562,7 +555,10 @@ def _silent(
             f"service/{kasm.namespace}/{target.host}",
             f"The Service {target.host} has {ready} ready pods, but has not responded to {pod.name}"
             f" for {int(seconds)} s (init container {container.name}).",
-            evidence=[f"endpoints ready: {ready}", *(f"log: {one}" for one in pod.log(container))],
+            evidence=[
+                f"endpoints ready: {ready}",
+                *(f"log: {line}" for line in pod.log(container)),
+            ],
             remedy=Remedy.run(
                 f"kubectl --namespace {kasm.namespace} exec {pod.name} --container {container.name}"
                 f" -- curl -v {target.scheme}://{target.host}:{target.port}{target.path}",
@@ -590,13 +586,12 @@ def _is_switched_off(kasm: Installation, service: Service) -> bool:
     """Whether it belongs to an optional component without a workload: charts make such Services all
     the same.
     """
-    components = kasm.generation.components if kasm.generation else ()
-    name = service.metadata.name
-    mine = [
-        component
-        for component in components
-        if component.service and component.switch and matches(component.service, name)
-    ]
-    return bool(mine) and not any(
-        matches(each.name, workload.name) for each in mine for workload in kasm.workloads
-    )
+    is_optional = False
+    for component in kasm.generation.components if kasm.generation else ():
+        is_its = component.service and matches(component.service, service.metadata.name)
+        if not component.switch or not is_its:
+            continue
+        is_optional = True
+        if any(matches(component.name, workload.name) for workload in kasm.workloads):
+            return False
+    return is_optional

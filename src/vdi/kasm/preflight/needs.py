@@ -6,6 +6,7 @@ from typing import Any
 
 import msgspec
 
+from vdi.cluster.objects import PodResources
 from vdi.cluster.units import parse_quantity
 from vdi.kasm.generations import kasm_version
 from vdi.kasm.generations.model import (
@@ -17,7 +18,6 @@ from vdi.kasm.generations.model import (
     Version,
     words_of,
 )
-from vdi.kasm.preflight.facts import takes_of
 from vdi.kasm.values.render import Ingress, value_at
 
 Values = Mapping[str, Any]
@@ -50,7 +50,7 @@ class Needs(msgspec.Struct, frozen=True):
 
     def total(self, resource: str) -> int:
         """Total of a resource over all pods."""
-        return sum(one.count * one.takes.get(resource, 0) for one in self.pods)
+        return sum(pod.count * pod.takes.get(resource, 0) for pod in self.pods)
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,10 +108,10 @@ class Preset:
     def size(self) -> str:
         """The deployment size. Raises ValueError for an unknown size."""
         path = self.generation.paths["size"]
-        found = value_at(self.values, path) or SIZES[0]
-        if found not in SIZES:
-            raise ValueError(f"{path} is {found!r}; allowed: {', '.join(SIZES)}")
-        return str(found)
+        size = value_at(self.values, path) or SIZES[0]
+        if size not in SIZES:
+            raise ValueError(f"{path} is {size!r}; allowed: {', '.join(SIZES)}")
+        return str(size)
 
     @property
     def zones(self) -> list[str]:
@@ -119,19 +119,21 @@ class Preset:
         list of them.
         """
         path = self.generation.paths.get("zones")
-        found = value_at(self.values, path) if path else None
-        if found is None:
+        zones = value_at(self.values, path) if path else None
+        if zones is None:
             return ["default"]
-        if not isinstance(found, list) or not all(isinstance(each, Mapping) for each in found):
-            raise ValueError(f"{path} is {found!r}; allowed: a list of zones, each with a name")
-        return [str(each.get("name") or each.get("zone_name")) for each in found] or ["default"]
+        if not isinstance(zones, list) or not all(isinstance(zone, Mapping) for zone in zones):
+            raise ValueError(f"{path} is {zones!r}; allowed: a list of zones, each with a name")
+        return [str(zone.get("name") or zone.get("zone_name")) for zone in zones] or ["default"]
 
     def is_on(self, switch: str) -> bool:
         """Whether a switch leaves its part in: charts have them on, and a path with `!` before it
         off.
         """
-        found = value_at(self.values, switch.removeprefix("!"))
-        return not found if switch.startswith("!") else found is None or bool(found)
+        value = value_at(self.values, switch.removeprefix("!"))
+        if switch.startswith("!"):
+            return not value
+        return value is None or bool(value)
 
     def real_name(self, pattern: str, zone: str = "default") -> str:
         """A name pattern with this release's parts in it."""
@@ -161,18 +163,19 @@ class Preset:
 
     def count(self, component: Component) -> int:
         """Number of pods. Raises ValueError where the value is no number."""
-        given = value_at(self.values, component.replicas_path) if component.replicas_path else None
-        return _whole_number(component.replicas_path, given) or component.replicas.get(self.size, 1)
+        path = component.replicas_path
+        replicas = _whole_number(path, value_at(self.values, path)) if path else 0
+        return replicas or component.replicas.get(self.size, 1)
 
     def _takes(self, component: Component) -> dict[str, int]:
         containers = [
             {"resources": self._resources(container)} for container in self.containers(component)
         ]
-        steps = [
-            {"resources": _block(step.resources)}
-            for step in component.steps(self.version)
-            if step.resources is not None and (not step.only_when or self.is_on(step.only_when))
-        ]
+        steps = []
+        for step in component.steps(self.version):
+            is_there = not step.only_when or self.is_on(step.only_when)
+            if step.resources is not None and is_there:
+                steps.append({"resources": _block(step.resources)})
         return takes_of({"containers": containers, "initContainers": steps})
 
     def containers(self, component: Component) -> list[Container]:
@@ -185,11 +188,12 @@ class Preset:
 
     def _resources(self, container: Container) -> dict[str, Any]:
         """The user's block replaces the preset as a whole."""
-        given, path = value_at(self.values, container.resources_path), container.resources_path
-        if not given:
+        path = container.resources_path
+        block = value_at(self.values, path)
+        if not block:
             return _block(container.presets[self.size])
         return {
-            part: _quantities(f"{path}.{part}", value_at(given, part))
+            part: _quantities(f"{path}.{part}", value_at(block, part))
             for part in ("requests", "limits")
         }
 
@@ -202,19 +206,22 @@ class Preset:
         return ClaimNeed(need.name, need.count * size * 2**30, storage_class)
 
 
-def _whole_number(path: str, given: Any) -> int:
-    if given and (isinstance(given, bool) or not isinstance(given, int) or given < 0):
-        raise ValueError(f"{path} is {given!r}; allowed: a whole number, such as 8")
-    return int(given or 0)
+def takes_of(spec: Mapping[str, Any]) -> dict[str, int]:
+    """Resources that a pod of this spec takes of a node, as the scheduler counts them."""
+    return msgspec.convert(spec, PodResources, strict=False).takes
 
 
-def _quantities(path: str, given: Any) -> dict[str, str]:
-    named = isinstance(given, Mapping) or given is None
-    amounts = (
-        {str(name): str(amount) for name, amount in (given or {}).items()}
-        if named
-        else {"": str(given)}
-    )
+def _whole_number(path: str, value: Any) -> int:
+    if value and (isinstance(value, bool) or not isinstance(value, int) or value < 0):
+        raise ValueError(f"{path} is {value!r}; allowed: a whole number, such as 8")
+    return int(value or 0)
+
+
+def _quantities(path: str, block: Any) -> dict[str, str]:
+    named = {} if block is None else block
+    if not isinstance(named, Mapping):
+        named = {"": named}
+    amounts = {str(name): str(amount) for name, amount in named.items()}
     for name, amount in amounts.items():
         try:
             wrong = not name or parse_quantity(amount) < 0

@@ -44,6 +44,7 @@ from vdi.snapshot.objects.network import (
     CertificateRequest,
     EndpointSlice,
     Ingress,
+    IngressClass,
     IngressRoute,
     Middleware,
     NetworkPolicy,
@@ -64,6 +65,7 @@ class Objects(msgspec.Struct, omit_defaults=True, kw_only=True):
     deployments: list[WorkloadObject] = []
     endpointslices: list[EndpointSlice] = []
     events: list[Event] = []
+    ingressclasses: list[IngressClass] = []
     ingresses: list[Ingress] = []
     ingressroutes: list[IngressRoute] = []
     jobs: list[Job] = []
@@ -98,6 +100,7 @@ _KINDS = (
     *(ROUTES, INGRESSES, SERVICES, ENDPOINT_SLICES, NETWORK_POLICIES, CLAIMS, VOLUMES),
     *(STORAGE_CLASSES, NODES, LEASES, EVENTS, CONFIG_MAPS, SECRETS, CRDS),
     *(MIDDLEWARES, SERVERS_TRANSPORTS, CLUSTER_POLICIES, RUNTIME_CLASSES, NAMESPACES),
+    Resource("networking.k8s.io", "v1", "ingressclasses", "IngressClass", namespaced=False),
     Resource("cert-manager.io", "v1", "certificates", "Certificate"),
     Resource("resource.k8s.io", "v1", "resourceslices", "ResourceSlice", namespaced=False),
 )

@@ -11,6 +11,8 @@ from vdi.cluster.objects import PodCondition
 
 # In place of a value that may be a secret.
 REDACTED = "(redacted)"
+# Arguments of a K3s, which it puts on its own node; a token may be among them.
+_NODE_ARGS = "k3s.io/node-args"
 # Annotations of ours, and those of others that checks read.
 _OUR_NOTES = "vdi.kasm.io/"
 _READ_NOTES = frozenset(
@@ -52,6 +54,27 @@ class Meta(pruned.PodMeta, rename="camel", omit_defaults=True, kw_only=True):
     def helm_release(self) -> str:
         """Name of the Helm release that it belongs to; empty: none."""
         return self.annotations.get("meta.helm.sh/release-name", "")
+
+
+class NodeMeta(Meta, rename="camel", omit_defaults=True, kw_only=True):
+    # Not a field of Kubernetes: parts that its K3s does not install (`--disable`).
+    disabled: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        self.disabled = self.disabled or _read_disabled(self.annotations.get(_NODE_ARGS, "[]"))
+        super().__post_init__()
+
+
+def _read_disabled(node_args: str) -> tuple[str, ...]:
+    try:
+        words = msgspec.json.decode(node_args, type=list[str])
+    except msgspec.DecodeError:
+        return ()
+    parts: list[str] = []
+    for option, value in zip(["", *words], words, strict=False):
+        if option == "--disable" or value.startswith("--disable="):
+            parts += value.removeprefix("--disable=").split(",")
+    return tuple(parts)
 
 
 class OurMeta(ObjectMeta, omit_defaults=True):

@@ -18,6 +18,26 @@ from vdi.snapshot.objects.meta import (
 _ORIGIN = re.compile(r"(https?://)(?:[^/?#]*@)?([^/?#@]*).*", re.DOTALL)
 
 
+class LoadBalancerIngress(Record):
+    ip: str = ""
+    hostname: str = ""
+
+
+class LoadBalancer(Record):
+    ingress: tuple[LoadBalancerIngress, ...] = ()
+
+
+class ServingStatus(ConditionsStatus):
+    """`status` of a Service or an Ingress."""
+
+    load_balancer: LoadBalancer = msgspec.field(default_factory=LoadBalancer)
+
+    @property
+    def addresses(self) -> list[str]:
+        """Addresses for requests from outside."""
+        return [entry.ip or entry.hostname for entry in self.load_balancer.ingress]
+
+
 class ServicePort(Record):
     port: int
     name: str = ""
@@ -35,7 +55,7 @@ class ServiceSpec(Record):
 class Service(pruned.Service, omit_defaults=True, kw_only=True):
     metadata: Meta
     spec: ServiceSpec = msgspec.field(default_factory=ServiceSpec)
-    status: ConditionsStatus = msgspec.field(default_factory=ConditionsStatus)
+    status: ServingStatus = msgspec.field(default_factory=ServingStatus)
 
 
 class EndpointConditions(Record):
@@ -60,9 +80,18 @@ class EndpointSlice(Record):
     ports: tuple[EndpointPort, ...] = ()
 
 
+class BackendService(Record):
+    name: str = ""
+
+
+class IngressBackend(Record):
+    service: BackendService = msgspec.field(default_factory=BackendService)
+
+
 class IngressPath(Record):
     path: str = ""
     path_type: str = ""
+    backend: IngressBackend = msgspec.field(default_factory=IngressBackend)
 
 
 class IngressPaths(Record):
@@ -77,11 +106,22 @@ class IngressRule(Record):
 class IngressSpec(Record):
     ingress_class_name: str = ""
     rules: tuple[IngressRule, ...] = ()
+    default_backend: IngressBackend = msgspec.field(default_factory=IngressBackend)
 
 
 class Ingress(Record):
     metadata: Meta
     spec: IngressSpec = msgspec.field(default_factory=IngressSpec)
+    status: ServingStatus = msgspec.field(default_factory=ServingStatus)
+
+
+class IngressClassSpec(Record):
+    controller: str = ""
+
+
+class IngressClass(Record):
+    metadata: Meta
+    spec: IngressClassSpec = msgspec.field(default_factory=IngressClassSpec)
 
 
 class RouteService(Record):

@@ -5,16 +5,22 @@ import msgspec
 from vdi.cluster import objects as pruned
 from vdi.cluster.objects import PodCondition
 from vdi.kube.resource import IS_DEFAULT_CLASS
-from vdi.snapshot.objects.meta import Meta, Record
+from vdi.snapshot.objects.meta import Meta, NodeMeta, Record
 
 
 class NodeCondition(pruned.NodeCondition, rename="camel", omit_defaults=True):
     last_heartbeat_time: str | None = None
 
 
+class NodeAddress(Record):
+    type: str
+    address: str
+
+
 class NodeStatus(pruned.NodeStatus, rename="camel", omit_defaults=True):
     conditions: tuple[NodeCondition, ...] = ()
     capacity: dict[str, str] = msgspec.field(default_factory=dict)
+    addresses: tuple[NodeAddress, ...] = ()
 
     def __post_init__(self) -> None:
         self.images = ()
@@ -22,7 +28,7 @@ class NodeStatus(pruned.NodeStatus, rename="camel", omit_defaults=True):
 
 
 class Node(pruned.Node, omit_defaults=True, kw_only=True):
-    metadata: Meta  # type: ignore[assignment]  # it has all fields of NodeMeta
+    metadata: NodeMeta  # type: ignore[assignment]  # it has all fields of the other NodeMeta
     status: NodeStatus = msgspec.field(default_factory=NodeStatus)
 
 

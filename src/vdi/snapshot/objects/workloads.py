@@ -50,6 +50,7 @@ class EnvVar(Record):
 
 class ContainerPort(Record):
     container_port: int
+    host_port: int = 0
     name: str = ""
     protocol: str = "TCP"
 
@@ -127,6 +128,7 @@ class PodSpec(pruned.PodSpec, rename="camel", omit_defaults=True, kw_only=True):
     containers: tuple[Container, ...] = ()
     init_containers: tuple[Container, ...] = ()
     volumes: tuple[Volume, ...] = ()
+    host_network: bool = False
     # Not a field of Kubernetes: names of the Secrets in the environment of its containers.
     secrets: tuple[str, ...] = ()
 
@@ -206,15 +208,26 @@ class UpdateStrategy(Record):
     type: str = ""
 
 
+class RetentionPolicy(Record):
+    """`persistentVolumeClaimRetentionPolicy` of a StatefulSet."""
+
+    when_deleted: str = ""
+
+
 class WorkloadSpec(Record):
     replicas: int = 1
     selector: LabelSelector = msgspec.field(default_factory=LabelSelector)
     template: WorkloadTemplate = msgspec.field(default_factory=WorkloadTemplate)
     update_strategy: UpdateStrategy = msgspec.field(default_factory=UpdateStrategy)
+    persistent_volume_claim_retention_policy: RetentionPolicy = msgspec.field(
+        default_factory=RetentionPolicy
+    )
 
 
 class WorkloadStatus(ConditionsStatus):
+    replicas: int = 0
     ready_replicas: int = 0
+    updated_replicas: int = 0
     number_ready: int = 0
     desired_number_scheduled: int = 0
     updated_number_scheduled: int = 0

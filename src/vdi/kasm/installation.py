@@ -8,12 +8,12 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from vdi.cluster.explain import PASSING
 from vdi.cluster.objects import ContainerStatus, Event, Terminated
-from vdi.kasm.generations import of_label, of_workloads
-from vdi.kasm.generations.model import Component, Generation, InitContainer
+from vdi.kasm.generations import chart_of_label, of_label, of_workloads, parse_version
+from vdi.kasm.generations.model import Component, Generation, InitContainer, Version
 from vdi.snapshot.model import Snapshot, once
 from vdi.snapshot.objects.meta import Meta
 from vdi.snapshot.objects.network import Service
@@ -130,8 +130,8 @@ class KasmPod:
         states = {status.name: status for status in self.pod.status.container_statuses}
         containers = self.pod.spec.containers
         return [
-            KasmContainer(one, states.get(one.name, ContainerStatus(one.name)), False)
-            for one in containers
+            KasmContainer(each, states.get(each.name, ContainerStatus(each.name)), False)
+            for each in containers
         ]
 
     @property
@@ -167,9 +167,9 @@ class KasmPod:
 
     @property
     def failing_containers(self) -> Iterator[KasmContainer]:
-        for one in () if self.ready else self.unready:
-            if one.ended or (one.running_since and not one.is_init):
-                yield one
+        for container in () if self.ready else self.unready:
+            if container.ended or (container.running_since and not container.is_init):
+                yield container
 
     @property
     def claims(self) -> list[str]:
@@ -179,23 +179,22 @@ class KasmPod:
     @property
     def events(self) -> list[Event]:
         """Warnings about it, the newest last."""
-        return sorted(self.snapshot.events_of(self.pod.metadata.uid), key=lambda one: one.seen)
+        return sorted(self.snapshot.events_of(self.pod.metadata.uid), key=lambda event: event.seen)
 
     def newest(self, *reasons: str) -> Event | None:
         """The newest Warning with one of these reasons, but for those that say nothing."""
-        matching = [
-            event
-            for event in self.events
-            if event.reason in reasons and not PASSING.search(event.note)
-        ]
-        return matching[-1] if matching else None
+        for event in reversed(self.events):
+            if event.reason in reasons and not PASSING.search(event.note):
+                return event
+        return None
 
     def log(self, container: KasmContainer, lines: int = 3) -> list[str]:
-        found = self.snapshot.logs.get(f"{self.namespace}/{self.name}/{container.name}") or []
-        return [line for line in found if line.strip()][-lines:]
+        log = self.snapshot.logs.get(f"{self.namespace}/{self.name}/{container.name}") or []
+        return [line for line in log if line.strip()][-lines:]
 
 
 CHART = "helm.sh/chart"
+RELEASE = "meta.helm.sh/release-name"
 INSTANCE = "app.kubernetes.io/instance"
 
 
@@ -216,17 +215,17 @@ def _made_by_charts(snapshot: Snapshot) -> Iterator[HasMeta]:
     yield from snapshot.objects.statefulsets
 
 
-def is_kasms(found: HasMeta) -> bool:
+def is_kasms(item: HasMeta) -> bool:
     """Whether one of Kasm's charts has made it, by its label."""
-    return of_label(found.metadata.labels.get(CHART, "")) is not None
+    return of_label(item.metadata.labels.get(CHART, "")) is not None
 
 
 def kasm_namespaces(snapshot: Snapshot) -> tuple[str, ...]:
     """Namespaces of Kasm: the requested one, or those with objects of its charts."""
     if snapshot.scope.kasm:
         return (snapshot.scope.namespace,)
-    made = [one for one in _made_by_charts(snapshot) if is_kasms(one)]
-    return tuple(sorted({one.metadata.namespace for one in made}))
+    made = filter(is_kasms, _made_by_charts(snapshot))
+    return tuple(sorted({item.metadata.namespace for item in made}))
 
 
 @dataclass(frozen=True, slots=True)
@@ -257,6 +256,37 @@ class Workload:
         return self.raw.spec.selector.match_labels
 
 
+@dataclass(frozen=True, slots=True)
+class InstalledChart:
+    """The chart that has made the workloads of a namespace."""
+
+    generation: Generation
+    # Empty: no Helm release.
+    release: str
+    # Empty: no label says so.
+    version: str
+
+    @property
+    def chart_version(self) -> Version:
+        """The newest of its generation where no label says so."""
+        return parse_version(self.version) if self.version else self.generation.newest
+
+    def owns(self, pod: Pod) -> bool:
+        """Whether a pod of its namespace is one of its components."""
+        return self.generation.component_of(pod.metadata.labels) is not None
+
+    @property
+    def words(self) -> str:
+        version = self.version or "of an unknown version"
+        release = f"release {self.release}" if self.release else "no Helm release"
+        return f"{self.generation.chart} {version} ({release})"
+
+
+def release_of(item: HasMeta) -> str:
+    """The Helm release that an object belongs to."""
+    return item.metadata.annotations.get(RELEASE, "")
+
+
 @dataclass(frozen=True)
 class Installation:
     """Kasm in one namespace."""
@@ -264,20 +294,24 @@ class Installation:
     snapshot: Snapshot
     namespace: str
 
+    def all_of(self, plural: str) -> list[Any]:
+        """All objects of a kind in the namespace, Kasm's or not."""
+        return self._all(self.snapshot.of_kind(plural))
+
     def _all(self, objects: Iterable[T]) -> list[T]:
-        return [one for one in objects if one.metadata.namespace == self.namespace]
+        return [item for item in objects if item.metadata.namespace == self.namespace]
 
     def _here(self, objects: Iterable[T]) -> list[T]:
         """Kasm's own, where charts are labelled; all of the namespace, where the chart is not
         known.
         """
-        found = self._all(objects)
-        return [one for one in found if is_kasms(one)] if self.is_labelled else found
+        here = self._all(objects)
+        return list(filter(is_kasms, here)) if self.is_labelled else here
 
     @cached_property
     def is_labelled(self) -> bool:
         """Whether a label says what is Kasm's."""
-        return any(is_kasms(one) for one in self._all(_made_by_charts(self.snapshot)))
+        return any(map(is_kasms, self._all(_made_by_charts(self.snapshot))))
 
     @cached_property
     def pods(self) -> list[KasmPod]:
@@ -293,8 +327,8 @@ class Installation:
     def workloads(self) -> list[Workload]:
         objects = self.snapshot.objects
         return [
-            *(Workload(one, "deployment") for one in self._here(objects.deployments)),
-            *(Workload(one, "statefulset") for one in self._here(objects.statefulsets)),
+            *(Workload(raw, "deployment") for raw in self._here(objects.deployments)),
+            *(Workload(raw, "statefulset") for raw in self._here(objects.statefulsets)),
         ]
 
     @cached_property
@@ -321,7 +355,8 @@ class Installation:
         """Chart of most of its objects, such as `kasm-1.1181.0`; empty where no label says so."""
         workloads = (workload.raw.metadata for workload in self.workloads)
         metas = [*workloads, *(pod.metadata for pod in self._here(self.snapshot.objects.pods))]
-        counts = Counter(meta.labels[CHART] for meta in metas if meta.labels.get(CHART))
+        labels = (meta.labels.get(CHART) for meta in metas)
+        counts = Counter(label for label in labels if label)
         return counts.most_common(1)[0][0] if counts else ""
 
     @cached_property
@@ -329,6 +364,21 @@ class Installation:
         """The Helm release; `RELEASE` where no label says so."""
         names = [workload.raw.metadata.labels.get(INSTANCE, "") for workload in self.workloads]
         return next((name for name in names if name), "RELEASE")
+
+    @cached_property
+    def installed(self) -> InstalledChart | None:
+        """By the chart's label on a workload, else by the workloads' names."""
+        objects = self.snapshot.objects
+        workloads = self._all([*objects.deployments, *objects.statefulsets])
+        for workload in workloads:
+            chart = workload.metadata.labels.get(CHART, "")
+            if generation := of_label(chart):
+                return InstalledChart(generation, release_of(workload), chart_of_label(chart)[1])
+        generation = of_workloads(workload.metadata.name for workload in workloads)
+        if generation is None:
+            return None
+        releases = (release_of(workload) for workload in workloads)
+        return InstalledChart(generation, next((name for name in releases if name), ""), "")
 
     @cached_property
     def generation(self) -> Generation | None:
@@ -347,21 +397,16 @@ class Installation:
         return [pod for pod in self.pods if selector.items() <= pod.labels.items()]
 
     def workloads_selected_by(self, selector: Mapping[str, str]) -> list[Workload]:
-        return [
-            workload
-            for workload in self.workloads
-            if selector.items() <= workload.pod_labels.items()
-        ]
+        return [each for each in self.workloads if selector.items() <= each.pod_labels.items()]
 
     def endpoints(self, service: str) -> tuple[int, int]:
         """Number of pods behind a Service, and of the ready ones."""
-        slices = [
-            each
-            for each in self._all(self.snapshot.objects.endpointslices)
-            if each.metadata.labels.get("kubernetes.io/service-name") == service
-        ]
-        endpoints = [endpoint for each in slices for endpoint in each.endpoints]
-        return len(endpoints), sum(endpoint.conditions.ready is not False for endpoint in endpoints)
+        total = ready = 0
+        for each in self._all(self.snapshot.objects.endpointslices):
+            if each.metadata.labels.get("kubernetes.io/service-name") == service:
+                total += len(each.endpoints)
+                ready += sum(endpoint.conditions.ready is not False for endpoint in each.endpoints)
+        return total, ready
 
 
 @once
@@ -376,10 +421,10 @@ def containers_to_log(snapshot: Snapshot) -> Iterator[tuple[str, str, str]]:
     """Namespace, pod and container of those whose last words say why: they have ended, or run and
     are not ready.
     """
-    found = [
+    containers = [
         (kasm.namespace, pod.name, container.name)
         for kasm in find_kasm(snapshot)
         for pod in kasm.pods
         for container in pod.failing_containers
     ]
-    yield from found[:_LOGGED]
+    yield from containers[:_LOGGED]
