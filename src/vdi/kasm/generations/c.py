@@ -52,6 +52,7 @@ def _wait(
     key: str,
     port: int,
     path: str,
+    *,
     only_when: str = "",
     versions: VersionRange = ALWAYS,
 ) -> InitContainer:
@@ -141,12 +142,17 @@ _PROXY_STEPS = (
         "guac",
         9000,
         "/guac/__healthcheck",
-        "components.guac.enabled",
-        _FIRST,
+        only_when="components.guac.enabled",
+        versions=_FIRST,
     ),
     _wait(
-        *("rdp-gateway", "the RDP gateway responds", "rdp-gateway", 9001, "/__healthcheck"),
-        *("components.rdpGateway.enabled", _FIRST),
+        "rdp-gateway",
+        "the RDP gateway responds",
+        "rdp-gateway",
+        9001,
+        "/__healthcheck",
+        only_when="components.rdpGateway.enabled",
+        versions=_FIRST,
     ),
 )
 _CONNECTION = "components.connectionProxy"

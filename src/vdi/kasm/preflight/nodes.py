@@ -251,7 +251,7 @@ def check_named_class(preflight: Preflight, *, name: str) -> Finding:
 
 def check_default_class(preflight: Preflight) -> Finding:
     classes = _classes(preflight)
-    defaults = [name for name, storage_class in classes.items() if _is_default(storage_class)]
+    defaults = [name for name, storage_class in classes.items() if storage_class.is_default]
     observed = _listed_classes(classes)
     if len(defaults) > 1:
         message = "If there are several defaults, Kubernetes uses the newest one."
@@ -290,9 +290,5 @@ def _classes(preflight: Preflight) -> dict[str, StorageClass]:
 def _listed_classes(classes: dict[str, StorageClass]) -> str:
     names = []
     for name, storage_class in classes.items():
-        names.append(f"{name} (default)" if _is_default(storage_class) else name)
+        names.append(f"{name} (default)" if storage_class.is_default else name)
     return listed(names)
-
-
-def _is_default(storage_class: StorageClass) -> bool:
-    return storage_class.metadata.annotations.get(IS_DEFAULT_CLASS) == "true"

@@ -45,8 +45,8 @@ class Subject:
     def get(self, setting: str, default: Any = None) -> Any:
         """The value of a setting; a null counts as not there, as it does for Helm."""
         path = self.generation.paths.get(setting, "")
-        found = value_at(self.values, path) if path else None
-        return default if found is None else found
+        value = value_at(self.values, path) if path else None
+        return default if value is None else value
 
     def path(self, setting: str) -> str:
         """Path of a setting; empty where this chart does not have it."""
@@ -56,11 +56,10 @@ class Subject:
 
 def check_values(subject: Subject) -> tuple[Finding, ...]:
     """Errors first, then warnings; each group in the file's order."""
-    found = [
-        *_keys(subject, subject.values, ""),
-        *(finding for rule in _RULES for finding in rule(subject)),
-    ]
-    return tuple(sorted(found, key=lambda each: each.severity is not Severity.ERROR))
+    findings = list(_keys(subject, subject.values, ""))
+    for rule in _RULES:
+        findings += rule(subject)
+    return tuple(sorted(findings, key=lambda each: each.severity is not Severity.ERROR))
 
 
 def _leaves(values: Mapping[str, Any], prefix: str) -> Iterator[str]:
@@ -139,23 +138,17 @@ def _unknown(subject: Subject, path: str, value: Any) -> Iterator[Finding]:
 
 
 def _is_answered_inside(subject: Subject, path: str, value: Mapping[str, Any]) -> bool:
-    return any(
-        meant_by(subject, f"{path}.{leaf}") is not None for leaf in _leaves(value, "")
-    ) or any(
-        _is_answered_inside(subject, f"{path}.{key}", below)
-        or meant_by(subject, f"{path}.{key}") is not None
-        for key, below in value.items()
-        if isinstance(below, Mapping)
-    )
+    for key, below in value.items():
+        if meant_by(subject, f"{path}.{key}") is not None:
+            return True
+        if isinstance(below, Mapping) and _is_answered_inside(subject, f"{path}.{key}", below):
+            return True
+    return False
 
 
 def _span_words(since: Version | None, until: Version | None) -> str:
-    return " ".join(
-        [
-            *([f"from {words_of(since)}"] if since else []),
-            *([f"up to {words_of(until)}"] if until else []),
-        ]
-    )
+    words = f"from {words_of(since)}" if since else ""
+    return f"{words} up to {words_of(until)}".lstrip() if until else words
 
 
 # Keys of other charts and of tutorials, which no chart of Kasm's has ever read: which setting they
@@ -230,11 +223,7 @@ def _nearest(subject: Subject, path: str) -> str:
     by_leaf = {sibling.rpartition(".")[2].casefold(): sibling for sibling in reversed(siblings)}
     if close := difflib.get_close_matches(leaf.casefold(), by_leaf, n=1, cutoff=0.75):
         return by_leaf[close[0]]
-    same = [
-        candidate
-        for candidate in candidates
-        if candidate.rpartition(".")[2].casefold() == leaf.casefold()
-    ]
+    same = [each for each in candidates if each.rpartition(".")[2].casefold() == leaf.casefold()]
     return min(same, key=len, default="")
 
 
@@ -297,9 +286,8 @@ def _database(subject: Subject) -> Iterable[Finding]:
 
 
 def _certificate(subject: Subject) -> Iterable[Finding]:
-    if not subject.get("tls_secret") and not subject.generation.creates_certificate(
-        subject.version
-    ):
+    is_made = subject.generation.creates_certificate(subject.version)
+    if not subject.get("tls_secret") and not is_made:
         message = "is not set; pods mount that Secret and do not start without it."
         remedy = (
             "Set a Secret of type kubernetes.io/tls (kubectl create secret tls), or one that"
@@ -315,13 +303,12 @@ def _secrets(subject: Subject) -> Iterable[Finding]:
     if subject.path("passwords_secret"):
         remedy = "Put it into a Secret and set that one."
     for path in subject.generation.plain_secrets:
-        found = value_at(subject.values, path)
-        leaves = _leaves(found, f"{path}.") if isinstance(found, Mapping) else [path]
+        value = value_at(subject.values, path)
+        leaves = _leaves(value, f"{path}.") if isinstance(value, Mapping) else [path]
         for leaf in leaves:
             text = value_at(subject.values, leaf)
-            if (
-                isinstance(text, str) and text and not text.lstrip().startswith("#")
-            ):  # the chart's place holder
+            # The chart's place holder begins with #.
+            if isinstance(text, str) and text and not text.lstrip().startswith("#"):
                 message = "is a secret in a plain file, and in Helm's record of the release."
                 yield _warning(Code.PLAIN_SECRET, leaf, message, remedy)
     name, database = subject.get("passwords_secret"), subject.path("database_secret")

@@ -19,10 +19,10 @@ from vdi.kasm.generations.model import SIZES, Generation, Resources, Version, re
 
 def value_at(values: Mapping[str, Any], path: str) -> Any:
     """The value at a path; None where there is none. A null counts as none, as it does for Helm."""
-    found: Any = values
+    value: Any = values
     for key in path.split("."):
-        found = found.get(key) if isinstance(found, Mapping) else None
-    return found
+        value = value.get(key) if isinstance(value, Mapping) else None
+    return value
 
 
 def set_at(tree: dict[str, Any], path: str, value: Any) -> None:
@@ -83,14 +83,9 @@ class Profile:
                 yield component.switch, False, self.leaves_out[component.key]
                 continue
             for container in component.containers:
-                is_sidecar = (
-                    self.sidecar is not None
-                    and len(component.containers) > 1
-                    and "nginx" in container.name
-                )
-                amounts = (
-                    self.sidecar if self.sidecar and is_sidecar else self.resources[component.key]
-                )
+                amounts = self.resources[component.key]
+                if self.sidecar and len(component.containers) > 1 and "nginx" in container.name:
+                    amounts = self.sidecar
                 yield container.resources_path, block(amounts), ""
 
 
@@ -153,7 +148,7 @@ _OBJECT = re.compile(
     r"(?=.{1,253}$)[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*"
 )
 _OBJECT_WORDS = "a Kubernetes name: lower-case letters, digits, inner '-' and '.'"
-_LONGEST_RELEASE = 53
+_RELEASE = re.compile(r"(?=.{1,53}$)[a-z0-9]([-a-z0-9]*[a-z0-9])?")
 
 
 class Ingress(StrEnum):
@@ -209,17 +204,11 @@ def is_host_name(text: str) -> bool:
 
 
 def _problems(options: InstallOptions) -> Iterator[str]:
-    generation, version = options.generation, options.chart_version
-    chart = f"chart {generation.chart} {words_of(version)}"
     if not is_host_name(options.hostname):
         yield f"--hostname is {options.hostname!r}; allowed: {_HOST_WORDS}."
     if options.size not in SIZES:
         yield f"--size is {options.size!r}; allowed: {', '.join(SIZES)}."
-    if (
-        not _OBJECT.fullmatch(options.release)
-        or "." in options.release
-        or len(options.release) > _LONGEST_RELEASE
-    ):
+    if not _RELEASE.fullmatch(options.release):
         yield (
             f"--release is {options.release!r}; allowed: small letters, digits and inner '-', at"
             " most 53."
@@ -230,10 +219,15 @@ def _problems(options: InstallOptions) -> Iterator[str]:
     ):
         if value and not _OBJECT.fullmatch(value):
             yield f"{option} is {value!r}; allowed: {_OBJECT_WORDS}."
-    if (
-        version < generation.oldest
-        or version[: len(generation.oldest)] > generation.newest[: len(generation.oldest)]
-    ):
+    yield from _combination_problems(options)
+
+
+def _combination_problems(options: InstallOptions) -> Iterator[str]:
+    """Options that do not go together, or not with the chart."""
+    generation, version = options.generation, options.chart_version
+    chart = f"chart {generation.chart} {words_of(version)}"
+    known = len(generation.oldest)
+    if version < generation.oldest or version[:known] > generation.newest[:known]:
         versions = f"{words_of(generation.oldest)}.x to {words_of(generation.newest)}"
         yield f"--chart-version is {words_of(version)}; allowed for {generation.chart}: {versions}."
     if options.profile.is_cut and options.size != "small":
@@ -373,19 +367,19 @@ def _database(options: InstallOptions) -> Iterator[Entry]:
     )
 
 
-def nested(found: Iterable[Entry]) -> dict[str, Any]:
+def nested(all_entries: Iterable[Entry]) -> dict[str, Any]:
     """Entries as the tree that they make."""
     tree: dict[str, Any] = {}
-    for path, value, _ in found:
+    for path, value, _ in all_entries:
         set_at(tree, path, value)
     return tree
 
 
-def to_yaml(found: list[Entry], head: str = "") -> str:
+def to_yaml(all_entries: list[Entry], head: str = "") -> str:
     """Entries as YAML, each comment above its key. Blocks stand where their first entry stands."""
-    comments = {path: comment for path, _, comment in found if comment}
+    comments = {path: comment for path, _, comment in all_entries if comment}
     lines = [f"# {line}" for line in head.splitlines()]
-    lines += _lines(nested(found), "", comments, top=True)
+    lines += _lines(nested(all_entries), "", comments, top=True)
     return "\n".join(lines) + "\n"
 
 
