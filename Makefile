@@ -3,10 +3,10 @@ SHELL := /bin/bash
 PY := .venv/bin/python
 STAMP := .venv/.installed
 WORKERS := $(shell nproc)
-# Unit tests in several processes, more of them than cores, since they wait for sockets and programs a third of their time.
-# Each collects its own part of the files alone; each of pytest-xdist's workers would collect all. Every part takes files of
-# all packages, since those of the gateway take ten times as long as others.
-UNIT_JOBS := $(shell echo $$(($(WORKERS) * 2)))
+# Unit tests in several processes, one more of them than cores, since they wait for sockets and programs a third of their
+# time. Each collects its own part of the files alone; each of pytest-xdist's workers would collect all. Every part takes
+# files of all packages, since those of the gateway take ten times as long as others.
+UNIT_JOBS := $(shell echo $$(($(WORKERS) + 1)))
 UNIT_PARTS := $(addprefix unit-part-,$(shell seq $(UNIT_JOBS)))
 UNIT_TESTS := -m "not long"
 # uv installs the locked versions in 3 s, where pip takes a minute.
@@ -46,7 +46,7 @@ test-all: $(STAMP) ## every suite whole: hours; needs root
 	@tests/run.sh --thorough unit cluster charts chaos kasm nodes e2e portal streaming doctor network
 
 check: $(STAMP) ## format, lint, types, import contracts, generated files, unit tests; side by side
-	@$(MAKE) --no-print-directory --jobs $(UNIT_JOBS) --output-sync=target types lint contracts verify $(UNIT_PARTS)
+	@$(MAKE) --no-print-directory --jobs $(UNIT_JOBS) --output-sync=target $(UNIT_PARTS) types lint contracts verify
 
 generate: $(STAMP) ## write every generated file: CRDs, API reference, values table, schema, manifests, doctor codes, summaries
 	@$(PY) -m tools.generate

@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 
-_BOMB = gzip.compress(gzip.compress(gzip.compress(bytes(64 * 2**20))))
+_BOMB = gzip.compress(gzip.compress(gzip.compress(bytes(64 * 2**20), 1)))
 _OK = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n"
 _CHUNKED = _OK + b"Transfer-Encoding: chunked\r\n\r\n"
 _CHUNK = b"10000\r\n" + bytes(2**16) + b"\r\n"
@@ -53,6 +53,13 @@ HOSTILE = {
     "endless informational responses": Answer(b"", b"HTTP/1.1 103 E\r\n\r\n" * 3500),
     "endless status line": Answer(b"HTTP/1.1 200 ", b"O" * 2**16),
     "deep JSON": whole(DEEP),
+}
+
+# One of each kind of limit. For clients that leave the reading to `vdi.http_client`, whose own tests
+# try all.
+TYPICAL = {
+    name: HOSTILE[name]
+    for name in ("nested", "endless chunks", "long length", "endless header lines", "deep JSON")
 }
 
 # A header that comes for ever, but never later than a reader waits for its next bytes.

@@ -181,7 +181,7 @@ def test_an_answer_of_selkies_is_not_trusted(
 
 
 @pytest.mark.timeout(NOISE_SECONDS + 60)
-@pytest.mark.parametrize("size", [(1920, 1080), (4096, 2304)])
+@pytest.mark.parametrize("size", [(1920, 1080), pytest.param((4096, 2304), marks=pytest.mark.long)])
 def test_a_screen_of_noise_keeps_its_size_and_loses_colours(
     desktop: Desktop, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, size: tuple[int, int]
 ) -> None:

@@ -63,8 +63,8 @@ async def test_an_ended_grant_stays_ended_on_every_clock(
     token = renewed.headers["set-cookie"].partition(";")[0]
     ending = here if who_ends_it == "here" else there
     await ending.edge.revoker.end(login_id=visitor.login_id)
-    for _ in range(70):
-        pass_time(here, there, seconds=15)
+    for _ in range(35):
+        pass_time(here, there, seconds=30)
         for stage in (here, there):
             await stage.edge.revoker.poll()
             answer = await stage.verify(HOST, "/api/files", Cookie=token)

@@ -14,6 +14,7 @@ STEP = 60
 PEOPLE = 3
 
 
+@pytest.mark.long
 @pytest.mark.timeout(60)
 async def test_a_key_rotation_under_load_refuses_no_one() -> None:
     """A day and more; around the change each person asks both replicas each minute."""

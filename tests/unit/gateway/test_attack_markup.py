@@ -297,6 +297,7 @@ async def test_no_page_lets_a_name_become_markup(hostile: tuple[AttackStage, Bro
     assert shown >= SHOWN
 
 
+@pytest.mark.long
 @pytest.mark.timeout(60)
 async def test_no_form_gives_back_markup(hostile: tuple[AttackStage, Browser, str]) -> None:
     """What was typed, and comes back beside its refusal."""
@@ -323,6 +324,7 @@ async def test_no_form_gives_back_markup(hostile: tuple[AttackStage, Browser, st
     assert shown >= {"/catalogue/evil", "/desktops/runs/share", "/desktops/runs/schedule"}
 
 
+@pytest.mark.long
 @pytest.mark.timeout(60)
 async def test_no_page_for_strangers_lets_a_name_become_markup(
     hostile: tuple[AttackStage, Browser, str],

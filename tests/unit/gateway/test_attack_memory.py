@@ -15,6 +15,7 @@ from pathlib import Path
 import httpx
 import pytest
 
+from support.variants import first_of
 from support.waiting import PATIENCE
 from vdi.gateway.app import PUBLIC_BYTES
 from vdi.gateway.memory_budget import CONNECTION_BYTES
@@ -104,7 +105,7 @@ def many_files() -> Iterator[None]:
 
 @pytest.mark.timeout(180)  # seconds on a machine with nothing else to do: thousands of connections
 @pytest.mark.usefixtures("many_files")
-@pytest.mark.parametrize("flood", FLOODS)
+@pytest.mark.parametrize("flood", first_of(FLOODS))
 def test_what_clients_send_stays_within_the_budget(flooded: Flooded, flood: str) -> None:
     flooded.forget_peak()
     connections = 3300 if flood == THE_FIRST else 1200

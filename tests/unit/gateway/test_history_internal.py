@@ -106,9 +106,9 @@ async def test_a_token_is_not_asked_about_again_and_again(stage: EndReportStage)
 
 async def test_made_up_tokens_cost_the_api_server_little(stage: EndReportStage) -> None:
     await stage.post(an_end())
-    asked = (stage.post(an_end(), f"Bearer made-up-{number}") for number in range(1000))
+    asked = (stage.post(an_end(), f"Bearer made-up-{number}") for number in range(100))
     statuses = [answer.status_code for answer in await asyncio.gather(*asked)]
-    assert sorted(statuses) == [403] * MOST_REFUSED + [429] * (1000 - MOST_REFUSED)
+    assert sorted(statuses) == [403] * MOST_REFUSED + [429] * (100 - MOST_REFUSED)
     assert len(stage.cluster.asked) == 1 + MOST_REFUSED
     assert (await stage.post(an_end())).status_code == 204, "the operator's token is known"
 

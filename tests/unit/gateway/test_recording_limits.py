@@ -219,12 +219,12 @@ async def test_who_takes_most_of_the_space_is_refused_first(
     stage: RecordedStage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def space(_self: RecordingFolder) -> int:
-        return 600 - stored(stage)
+        return 240 - stored(stage)
 
     monkeypatch.setattr(RecordingFolder, "space", space)
     LyingAgent(stage, 2)
     await fetch_until_refused(stage, FULL)
-    assert 250 <= stored(stage) <= 350
+    assert 100 <= stored(stage) <= 150
     assert FULL in refuse_picture(stage.session)
     assert await others_refusal(stage) == ""
     stage.clock.wall += timedelta(days=1)
@@ -235,11 +235,11 @@ async def test_who_takes_most_of_the_space_is_refused_first(
 async def test_quota_counts_all_recordings(stage: RecordedStage) -> None:
     limits = stage.services.recordings._limits
     limits.context = replace(
-        limits.context, settings=replace(limits.context.settings, recordings_quota=500)
+        limits.context, settings=replace(limits.context.settings, recordings_quota=200)
     )
     LyingAgent(stage, 2)
     await fetch_until_refused(stage, FULL)
-    assert stored(stage) <= 300
+    assert stored(stage) <= 120
 
 
 async def test_recordings_claim_no_more_time_than_has_passed(stage: RecordedStage) -> None:
