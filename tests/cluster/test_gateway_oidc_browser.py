@@ -144,7 +144,10 @@ async def at_portal(
 
 
 @pytest.mark.timeout(180)
-@pytest.mark.parametrize("provider", [pytest.param("Dex", marks=pytest.mark.long), "panva"])
+@pytest.mark.parametrize(
+    "provider",
+    [pytest.param("Dex", marks=pytest.mark.long), pytest.param("panva", marks=pytest.mark.ci)],
+)
 async def test_sign_in_again_asks_for_the_password(
     stage: Stage, tmp_path: Path, traefik: Path, chromium: Browser, provider: str
 ) -> None:

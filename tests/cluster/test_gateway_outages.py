@@ -214,6 +214,7 @@ def stopped(postgres_server: Postgres, postgres_url: str) -> Iterator[str]:
     postgres_server.start()
 
 
+@pytest.mark.ci
 @pytest.mark.timeout(180)
 async def test_replicas_that_wait_for_the_database_show_a_page(
     stage: Stage, tmp_path: Path, postgres_server: Postgres, stopped: str, redis: RedisServer

@@ -262,6 +262,7 @@ def test_script_names_unshared_nodes_with_the_reason(operator: GpuCluster) -> No
     assert "Not all nodes advertise 8 per GPU" in done.stderr
 
 
+@pytest.mark.ci
 def test_script_changes_nothing_without_the_gpu_operator(nodes: GpuCluster) -> None:
     done = script(nodes)
     assert (done.returncode, done.stdout) == (1, "")

@@ -167,6 +167,7 @@ async def test_the_pod_has_the_user_and_the_placement_of_the_template(script: Sc
     assert writes["nodeSelector"] == stage.here, "the volume is yet to be made"
 
 
+@pytest.mark.ci
 async def test_interrupted_load_blocks_the_home_until_repeated(script: Script) -> None:
     stage, claim, home = script.stage, script.claim, script.home
     (home / "folder").mkdir()

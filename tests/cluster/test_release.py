@@ -151,6 +151,7 @@ def test_release_is_installed_upgraded_and_removed(release: Release, tmp_path: P
     without_an_operator_nothing_hangs(release)
 
 
+@pytest.mark.ci
 @pytest.mark.timeout(180)
 def test_history_is_not_left_behind_in_silence(release: Release) -> None:
     release.run("install", "--yes", values=yaml.safe_dump(FIRST | {"pools": {}}))

@@ -118,6 +118,7 @@ def test_nothing_listens_without_agents(sessions: World) -> None:
     assert call_agent(sessions, "olga", "/run", _NOTHING)[0] == 404
 
 
+@pytest.mark.ci
 def test_commands_need_their_own_permission(sessions: World) -> None:
     with started(sessions, "oskar", agents={"enabled": True}):
         assert run_in(sessions, "oskar", _LISTENING).strip() == "1"

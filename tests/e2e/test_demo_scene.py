@@ -63,6 +63,7 @@ def seeded(sessions: World) -> Iterator[World]:
             sessions.kubectl("delete", *left, "--wait=false")
 
 
+@pytest.mark.ci
 @pytest.mark.timeout(180)
 def test_readme_tour_runs_line_by_line(seeded: World, monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in {

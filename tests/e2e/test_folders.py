@@ -65,6 +65,7 @@ def test_team_folder_access_follows_groups(cad: World) -> None:
     assert run_in(cad, "eve", "ls -d /team 2>/dev/null || echo absent; ls -A /own") == "absent\n"
 
 
+@pytest.mark.ci
 def test_parents_of_mounted_files_belong_to_the_user(cad: World) -> None:
     start(cad, {"ada": ()})
     seen = run_in(

@@ -41,6 +41,7 @@ def test_desktop_without_a_gpu_reports_software_rendering(sessions: World) -> No
         assert "OpenGL: software: the pod has no GPU" in log_of(sessions, "petra")
 
 
+@pytest.mark.ci
 def test_opengl_window_counts_once_it_is_on_screen(sessions: World) -> None:
     """The check that proves NVIDIA's own OpenGL, here with Mesa's: there is no GPU."""
     with started(sessions, "wim"):

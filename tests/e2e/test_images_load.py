@@ -108,6 +108,7 @@ def test_a_pod_runs_from_an_image_that_no_registry_has(
     )
 
 
+@pytest.mark.ci
 @pytest.mark.timeout(180)
 def test_a_node_that_fails_is_named_with_the_reason(
     world: World, tools: dict[str, Path], here: tuple[str, ...], tmp_path: Path

@@ -45,6 +45,7 @@ def test_pool_desktop_is_claimed_and_replaced(sessions: World) -> None:
         reach(sessions, "paul", "Running")
 
 
+@pytest.mark.ci
 def test_failed_prepull_is_reported_by_the_template(sessions: World) -> None:
     with template(sessions, "nowhere", prePull=True, image="localhost/vdi/nothing:1") as name:
         failed = wait_until("the template says so", lambda: _pre_pull(sessions, name).get("failed"))

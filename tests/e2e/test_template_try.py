@@ -64,6 +64,7 @@ def test_exiting_template_is_reported_with_its_last_line(world: World) -> None:
     assert_not_started(report, "no-such-program")
 
 
+@pytest.mark.ci
 def test_image_without_a_desktop_is_reported(world: World, tmp_path: Path) -> None:
     """An nginx with static files."""
     image = "ghcr.io/selkies-project/selkies-gstreamer/gst-web:latest"

@@ -141,7 +141,7 @@ def test_home_keeps_its_owner_in_both_modes(sessions: World) -> None:
 
 @pytest.mark.platform
 @pytest.mark.usefixtures("able")
-@pytest.mark.parametrize("home", ["--home", "--no-home"])
+@pytest.mark.parametrize("home", [pytest.param("--home", marks=pytest.mark.ci), "--no-home"])
 def test_root_installs_a_package_and_has_no_other_right(
     sessions: World, root: str, home: str
 ) -> None:

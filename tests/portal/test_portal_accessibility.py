@@ -55,7 +55,7 @@ def paths_of(which: str, guest: Visitor) -> list[str]:
         ("alice", ALICE, "light"),
         ("admin", ADMIN, "light"),
         ("others", ALICE, "light"),
-        ("admin", ADMIN, "dark"),
+        pytest.param("admin", ADMIN, "dark", marks=pytest.mark.ci),
         pytest.param("alice", ALICE, "dark", marks=pytest.mark.long),
         pytest.param("others", ALICE, "dark", marks=pytest.mark.long),
     ],

@@ -21,6 +21,16 @@ from vdi.gateway.rights import Actor, User
 
 pytestmark = pytest.mark.timeout(180)
 
+# Each width and each scheme once; under CI each with each.
+in_each_look = pytest.mark.parametrize(
+    ("width", "scheme"),
+    [
+        (1280, "light"),
+        (390, "dark"),
+        *(pytest.param(*look, marks=pytest.mark.ci) for look in ((1280, "dark"), (390, "light"))),
+    ],
+)
+
 LARGEST_BYTES = 30_000
 WATCH = Path(__file__).parents[2] / "images" / "desktop" / "stream-watch.js"
 # As much of Selkies' page as the bar steers. `heard`: messages that its core would have got.
@@ -105,8 +115,7 @@ def opened(page: Page, name: str) -> Locator:
     return page.get_by_role("region", name=name)
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-@pytest.mark.parametrize("width", [1280, 390])
+@in_each_look
 def test_bar_is_accessible_and_fits(
     browser: Browser, server: Server, width: int, scheme: Literal["light", "dark"]
 ) -> None:
@@ -283,8 +292,7 @@ def agent_drives(server: Server) -> Iterator[Actor]:
     server.put(template)
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-@pytest.mark.parametrize("width", [1280, 390])
+@in_each_look
 def test_person_takes_over_from_an_agent_and_gives_back(
     browser: Browser,
     server: Server,
