@@ -78,10 +78,16 @@ def test_commands_in_sentences_exist(page: Path) -> None:
         assert given <= known, f"{line}: allowed: {sorted(known)}"
 
 
+@cache
+def chart_values() -> Any:
+    """Read once: that takes longer than to read a page."""
+    return yaml.safe_load(chart.VALUES.read_text())
+
+
 @pytest.mark.parametrize("page", PAGES, ids=named)
 def test_every_value_of_the_chart_exists(page: Path) -> None:
     """A word like `gateway.replicas`, if its first part is a value of the chart."""
-    values = yaml.safe_load(chart.VALUES.read_text())
+    values = chart_values()
     free = {"templates", "pools", "limits"}
     for word in VALUE.findall(page.read_text()):
         if OTHERS.fullmatch(word):

@@ -124,6 +124,7 @@ def test_a_session_with_hostile_text_in_one_field(
         check(typed(*words), words)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("kind", "collection", "noun"), [(VDITemplate, TEMPLATES, "template"), (VDIPool, POOLS, "pool")]
 )

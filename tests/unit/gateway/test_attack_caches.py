@@ -84,6 +84,7 @@ async def test_nothing_that_is_for_one_person_may_be_kept(stage: AttackStage) ->
         assert kept >= 3, "files of ours, and the keys"
 
 
+@pytest.mark.long
 async def test_no_header_that_a_cache_ignores_changes_what_it_keeps(stage: AttackStage) -> None:
     async with await stage.logged_in() as alice:
         for url in [*addresses(stage), *await public(stage)]:

@@ -9,6 +9,7 @@ import pytest
 from sqlalchemy import update
 
 from support.desktop_key import MASTER
+from support.variants import first_of
 from unit.gateway import portal_stage
 from unit.gateway.api_stage import BOB, RUNNING, ApiStage
 from unit.gateway.edge_selkies import FakeSelkies
@@ -34,7 +35,7 @@ HOST = SETTINGS.host("alice-desktop")
 EDGE_PAGES = ("/.vdi/transport", "/.vdi/wait", "/.vdi/open", "/.vdi/events", "/api/turn")
 
 
-@pytest.fixture(params=["presenter", "owner", "Viewer", ""])
+@pytest.fixture(params=first_of(["presenter", "owner", "Viewer", ""]))
 def role(request: pytest.FixtureRequest) -> str:
     """A value that the CRD of this version refuses."""
     return str(request.param)

@@ -65,6 +65,7 @@ def run(installed: Path, code: str) -> str:
     return done.stdout.strip()
 
 
+@pytest.mark.long
 def test_the_wheel_has_the_version_of_the_tag(wheel: Path, installed: Path) -> None:
     assert wheel.name == "vdi_kubernetes-0.2.0rc1-py3-none-any.whl"
     assert run(installed, "from vdi.cli.main import main; main(['--version'])") == "vdi 0.2.0rc1"
@@ -73,6 +74,7 @@ def test_the_wheel_has_the_version_of_the_tag(wheel: Path, installed: Path) -> N
     )
 
 
+@pytest.mark.long
 def test_the_wheel_carries_chart_and_manifests_of_its_version(installed: Path) -> None:
     chart = installed / "vdi/files/charts/vdi"
     about = yaml.safe_load((chart / "Chart.yaml").read_text())
@@ -96,6 +98,7 @@ def test_the_wheel_carries_chart_and_manifests_of_its_version(installed: Path) -
     assert 'version: "0.2.0-rc.1"' in (installed / "vdi/files/manifests/vdi.yaml").read_text()
 
 
+@pytest.mark.long
 def test_the_wheel_has_both_commands(installed: Path) -> None:
     scripts = (installed / "vdi_kubernetes-0.2.0rc1.dist-info/entry_points.txt").read_text()
     assert scripts.splitlines() == [
