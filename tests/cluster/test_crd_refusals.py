@@ -545,8 +545,9 @@ def test_template_text_in_any_script_is_accepted(server: Server) -> None:
     )
 
 
-@pytest.mark.parametrize("hiding", HIDING.values(), ids=HIDING)
-def test_status_with_hidden_characters_is_refused(server: Server, hiding: str) -> None:
+def test_status_with_hidden_characters_is_refused(server: Server) -> None:
+    """Each field has the rule; what the rule refuses, the templates show."""
+    hiding = HIDING["direction"]
     server.store("VDISession", "hides", session())
 
     def patched(status: dict[str, Any]) -> bool:
