@@ -10,10 +10,10 @@ import pytest
 
 from cluster.edge_traefik import free_port
 from support.s3_server import S3, s3_program
-from unit.devcluster.film_selkies import filmed_desktop
 from unit.gateway.files_agent import files_agent
 from unit.gateway.portal_stage import ADMIN
 from unit.gateway.test_recordings import FROM_PAGE, RecordedStage
+from unit.images.recording_selkies import recorded_desktop
 from vdi.gateway.desktop.recording_storage import RecordingBucket
 from vdi.gateway.store.recordings import recordings
 
@@ -36,10 +36,9 @@ def s3(program: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterat
 @pytest.fixture
 def stage(s3: S3, tmp_path: Path) -> Iterator[RecordedStage]:
     (tmp_path / "run").mkdir()
-    with filmed_desktop(tmp_path / "run") as desktop:
+    with recorded_desktop(tmp_path / "run") as desktop:
         stage = RecordedStage("s3://recordings/desktops", desktop)
-        with files_agent(stage, tmp_path) as handler:
-            handler.films = desktop.films
+        with files_agent(stage, tmp_path, recordings=desktop.recordings):
             yield stage
 
 

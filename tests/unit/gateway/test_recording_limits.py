@@ -11,10 +11,10 @@ from types import SimpleNamespace
 
 import pytest
 
-from unit.devcluster.film_selkies import filmed_desktop
 from unit.gateway.files_agent import files_agent
 from unit.gateway.portal_stage import BOB, PortalStage, a_template, running
 from unit.gateway.test_recordings import RUN, RecordedStage
+from unit.images.recording_selkies import recorded_desktop
 from vdi.api.session import VDISession
 from vdi.gateway.desktop import recording_limits, recording_storage
 from vdi.gateway.desktop.recording_limits import EXCESS, FULL, NO_STORAGE, SILENT
@@ -37,15 +37,14 @@ def stage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[RecordedS
     monkeypatch.setattr(recording_limits, "recording_rate", lambda _template: RATE)
     for folder in ("recordings", "run"):
         (tmp_path / folder).mkdir()
-    with filmed_desktop(tmp_path / "run") as desktop:
+    with recorded_desktop(tmp_path / "run") as desktop:
         stage = RecordedStage(str(tmp_path / "recordings"), desktop)
         stage.clock.wall += timedelta(seconds=1)
         ready = {"readyTime": stage.clock.wall.isoformat().replace("+00:00", "Z")}
         stage.put(
             running(status=RUN | ready), running("bob-desktop", user=BOB.email, status=RUN | ready)
         )
-        with files_agent(stage, tmp_path) as handler:
-            handler.films = desktop.films
+        with files_agent(stage, tmp_path, recordings=desktop.recordings):
             yield stage
 
 
@@ -56,7 +55,7 @@ class LyingAgent:
 
     def __init__(self, stage: RecordedStage, size: int, *, many: bool = False) -> None:
         self.recording, self.offset, self.size, self.many = 1, 0, size, many
-        stage.desktop.films.fetch = self.fetch
+        stage.desktop.recordings.fetch = self.fetch
 
     def fetch(self, _number: int, _stored: int) -> tuple[bytes, dict[str, str]]:
         headers = {
@@ -143,7 +142,7 @@ async def test_replicas_share_the_budget(stage: RecordedStage) -> None:
 async def test_agent_that_reports_a_recording_and_sends_none_is_refused(
     stage: RecordedStage,
 ) -> None:
-    stage.desktop.films.fetch = lambda _number, _stored: (b"", {})
+    stage.desktop.recordings.fetch = lambda _number, _stored: (b"", {})
     await stage.fetch()
     assert refuse_picture(stage.session) == ""
     stage.clock.wall += timedelta(seconds=25)
@@ -209,7 +208,7 @@ async def test_recording_that_a_fault_of_ours_does_not_store_is_silent(
 
 async def test_recording_on_demand_may_be_silent(stage: RecordedStage) -> None:
     stage.put(running(status={"recording": {"mode": "OnDemand", "state": "Off"}}))
-    stage.desktop.films.fetch = lambda _number, _stored: (b"", {})
+    stage.desktop.recordings.fetch = lambda _number, _stored: (b"", {})
     stage.clock.wall += timedelta(minutes=10)
     await stage.fetch()
     assert RECORDING_REFUSED not in stage.session.metadata.annotations

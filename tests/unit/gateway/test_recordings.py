@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 from obstore.store import MemoryStore
 
-from unit.devcluster.film_selkies import FilmedDesktop, filmed_desktop
 from unit.gateway.files_agent import files_agent
 from unit.gateway.portal_stage import ADMIN, ALICE, BOB, PortalStage, a_template, running
+from unit.images.recording_selkies import RecordedDesktop, recorded_desktop
 from vdi.api.session import VDISession
 from vdi.gateway.denied import ActionDenied, BusyError
 from vdi.gateway.desktop.recording_storage import RecordingBucket
@@ -32,7 +32,7 @@ RUN = {"readyTime": "2026-11-20T11:00:00Z", "recording": {"mode": "Always", "sta
 class RecordedStage(PortalStage):
     """alice-desktop is recorded; recordings are in `place`."""
 
-    def __init__(self, place: str, desktop: FilmedDesktop) -> None:
+    def __init__(self, place: str, desktop: RecordedDesktop) -> None:
         super().__init__(settings=replace(Settings(), recordings=place))
         self.folder, self.desktop = Path(place), desktop
         self.put(a_template(recording={"mode": "Always", "retention": "1h"}), running(status=RUN))
@@ -47,7 +47,7 @@ class RecordedStage(PortalStage):
         """The desktop recordings some more, and the gateway has its turn."""
         self.desktop.look()
         if content:
-            self.desktop.recorder.film(content)
+            self.desktop.recorder.write(content)
             self.desktop.look()
         self.clock.wall += timedelta(seconds=2)
         await self.services.recordings.fetch(self.session)
@@ -67,10 +67,9 @@ class RecordedStage(PortalStage):
 def stage(tmp_path: Path) -> Iterator[RecordedStage]:
     (tmp_path / "recordings").mkdir()
     (tmp_path / "run").mkdir()
-    with filmed_desktop(tmp_path / "run") as desktop:
+    with recorded_desktop(tmp_path / "run") as desktop:
         stage = RecordedStage(str(tmp_path / "recordings"), desktop)
-        with files_agent(stage, tmp_path) as handler:
-            handler.films = desktop.films
+        with files_agent(stage, tmp_path, recordings=desktop.recordings):
             yield stage
 
 
@@ -109,7 +108,7 @@ async def test_program_in_the_agents_place_changes_nothing_that_is_stored(
         "X-VDI-Seconds": "1",
     }
     answers = [(b"what she did not", headers), (b"", {})]
-    stage.desktop.films.fetch = lambda _number, _stored: answers.pop(0)
+    stage.desktop.recordings.fetch = lambda _number, _stored: answers.pop(0)
     await stage.fetch()
     assert file.read_bytes() == b"what alice didot"
 
@@ -125,7 +124,7 @@ async def test_program_in_the_agents_place_changes_nothing_that_is_stored(
 )
 async def test_headers_of_an_agent_are_checked(stage: RecordedStage, wrong: dict[str, str]) -> None:
     headers = {"X-VDI-Recording": "1", "X-VDI-Offset": "0", "X-VDI-Seconds": "1"} | wrong
-    stage.desktop.films.fetch = lambda _number, _stored: (b"x", headers)
+    stage.desktop.recordings.fetch = lambda _number, _stored: (b"x", headers)
     with pytest.raises(ValueError, match=r"Expected|Invalid"):
         await stage.fetch()
     assert list(stage.folder.iterdir()) == []
@@ -272,14 +271,14 @@ async def test_retention_deletes_recording_and_row_and_says_so(stage: RecordedSt
 async def test_only_the_owner_switches_a_recording_on_demand(
     stage: RecordedStage, person: User, may: bool
 ) -> None:
-    stage.desktop.films.mode, stage.desktop.films.wanted = "OnDemand", False
+    stage.desktop.recordings.mode, stage.desktop.recordings.is_wanted = "OnDemand", False
     stage.put(running(access=[{"user": BOB.email, "role": "collaborator"}], status=RUN))
     if may:
         await stage.services.recordings.switch(person, stage.session, wanted=True)
     else:
         with pytest.raises(ActionDenied):
             await stage.services.recordings.switch(person, stage.session, wanted=True)
-    assert stage.desktop.films.wanted is may
+    assert stage.desktop.recordings.is_wanted is may
     assert stage.audited("session.record") == [(ALICE.email, "alice-desktop", "done")] * may
 
 

@@ -4,7 +4,6 @@ a report.
 
 import asyncio
 import json
-import threading
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
@@ -18,9 +17,8 @@ import pytest
 
 from support.desktop_key import tokens_of
 from support.waiting import eventually
-from unit.devcluster.image_scripts import load_script
-from unit.devcluster.test_images_agent import AGENT
 from unit.gateway.api_stage import ALICE, ROOT, RUNNING, ApiStage
+from unit.images.image_scripts import load_library, port_of, serve_agent
 from vdi.api.session import Role
 from vdi.gateway.desktop.transfers import Event, Report, TransferCollector, describe
 from vdi.gateway.store.audit import Entry, act_on
@@ -41,28 +39,22 @@ def stage() -> ApiStage:
 @pytest.fixture
 def agent(stage: ApiStage) -> Iterator[Any]:
     """The image's agent, where the stage asks for that of the desktop."""
-    agent = load_script(AGENT)
     session = stage.world.session(NAME)
     assert session
-    agent.Handler.digest = sha256(
-        tokens_of(NAME, uid=session.metadata.uid).agent.encode()
-    ).hexdigest()
-    agent.Handler.transfers_digest, agent.Handler.transfers = (
-        sha256(b"selkies").hexdigest(),
-        agent.Transfers(),
-    )
-    with agent.BoundedServer(("127.0.0.1", 0), agent.Handler) as server:
-        threading.Thread(
-            target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True
-        ).start()
-        stage.agent_url = f"http://127.0.0.1:{server.server_address[1]}"
+    token = tokens_of(NAME, uid=session.metadata.uid).agent
+    selkies = sha256(b"selkies").hexdigest()
+    with serve_agent(token, transfers=new_transfers(), transfers_digest=selkies) as agent:
+        stage.agent_url = f"http://127.0.0.1:{port_of(agent)}"
         yield agent
-        server.shutdown()
+
+
+def new_transfers() -> Any:
+    return load_library("agent.transfers").Transfers()
 
 
 def report(agent: Any, *events: dict[str, Any]) -> None:
     for event in events:
-        agent.Handler.transfers.add(json.dumps(event).encode())
+        agent.services.transfers.add(json.dumps(event).encode())
 
 
 @asynccontextmanager
@@ -152,7 +144,7 @@ async def test_gateway_that_was_away_goes_on_where_it_was(
 async def test_events_that_the_agent_had_to_drop_leave_a_row(
     stage: ApiStage, agent: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(agent, "MAX_EVENTS", 2)
+    monkeypatch.setattr("agent.transfers.MAX_EVENTS", 2)
     report(agent, *[UPLOAD] * 6)
     async with collecting(stage):
         rows = await written(stage, 2)
@@ -181,7 +173,7 @@ async def test_desktop_that_no_longer_reports_leaves_one_row(
     stage: ApiStage, agent: Any, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr("vdi.gateway.desktop.agent.POLL_AGAIN_SECONDS", 0.01)
-    monkeypatch.setattr(agent, "WAIT_SECONDS", 0.05)
+    monkeypatch.setattr("agent.transfers.WAIT_SECONDS", 0.05)
     async with collecting(stage), collecting(stage):
         await written(stage, 1)
         began = stage.clock.now()
@@ -212,7 +204,8 @@ async def test_new_agent_begins_with_a_row(stage: ApiStage, agent: Any) -> None:
         await written(stage, 1)
         report(agent, {"event": "session.connect"})
         await written(stage, 2)
-        agent.Handler.transfers = agent.Transfers()  # killed, and started again
+        # Killed, and started again.
+        agent.services = agent.services._replace(transfers=new_transfers())
         async with collecting(stage):
             rows = await written(stage, 3)
     assert rows[-1].action == "transfers.begin"
@@ -248,7 +241,7 @@ async def test_one_of_several_users_is_not_named_as_the_actor(stage: ApiStage, a
 async def test_desktop_is_read_until_its_last_event_after_access_has_ended(
     stage: ApiStage, agent: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(agent, "WAIT_SECONDS", 0.2)
+    monkeypatch.setattr("agent.transfers.WAIT_SECONDS", 0.2)
     async with collecting(stage) as collector:
         await written(stage, 1)
         grants: Any = collector.active
