@@ -192,16 +192,11 @@ def rows(events: Sequence[dict[str, object]]) -> tuple[list[str], bool]:
         end = ended.get(name)
         is_failed = name != "reboot" and (end is None or end["status"] != 0)
         is_ok = is_ok and not is_failed
-        result = (
-            "ok"
-            if not is_failed
-            else "did not end"
-            if end is None
-            else f"status {end['status']}: {end['last']}"
-        )
-        lines.append(
-            f"| {name:30} | {float(str(end['seconds'])) if end else 0:7.0f} s | {result} |"
-        )
+        result = "ok"
+        if is_failed:
+            result = f"status {end['status']}: {end['last']}" if end else "did not end"
+        seconds = float(str(end["seconds"])) if end else 0
+        lines.append(f"| {name:30} | {seconds:7.0f} s | {result} |")
     return lines, is_ok
 
 

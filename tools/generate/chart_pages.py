@@ -53,13 +53,13 @@ def rows(helm: Path) -> list[node_fit.Row]:
     small, lean = render(helm, SMALL), render(helm, SMALL, *WITHOUT_SERVERS)
     production = render(helm, PRODUCTION)
     of_small = desktop(small, offered(small))
-    made = [
-        node_fit.Row(
-            node_fit.server(cores, memory), words, node_fit.requests_of(objects), *of_small
-        )
-        for cores, memory in ((2, 4), (4, 8))
-        for words, objects in ((f"`{SMALL}`", small), ("the same with SQLite, without Redis", lean))
-    ]
+    made = []
+    for node in (node_fit.server(2, 4), node_fit.server(4, 8)):
+        for words, objects in (
+            (f"`{SMALL}`", small),
+            ("the same with SQLite, without Redis", lean),
+        ):
+            made.append(node_fit.Row(node, words, node_fit.requests_of(objects), *of_small))
     gpu: dict[str, Any] = yaml.safe_load(GPU_TEMPLATE.read_text())["spec"]["resources"]
     nothing: dict[str, int] = {}
     made.append(
@@ -104,10 +104,6 @@ def images(helm: Path) -> list[tuple[str, list[str]]]:
 
 def image_table(helm: Path) -> str:
     lines = ["| image | needed with |", "|---|---|"]
-    return "\n".join(
-        lines
-        + [
-            f"| `{image}` | {', '.join(f'`{name}`' for name in files)} |"
-            for image, files in images(helm)
-        ]
-    )
+    for image, files in images(helm):
+        lines.append(f"| `{image}` | {', '.join(f'`{name}`' for name in files)} |")
+    return "\n".join(lines)

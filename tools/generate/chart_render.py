@@ -37,8 +37,8 @@ def values_words(values_file: str) -> list[str]:
 
     Not for values.yaml: it has the defaults, and given as an option its empty images would win.
     """
-    files = [DEV_IMAGES] if values_file == "values.yaml" else [DEV_IMAGES, CHART / values_file]
-    return [word for file in files for word in ("-f", str(file))]
+    words = ["-f", str(DEV_IMAGES)]
+    return words if values_file == "values.yaml" else [*words, "-f", str(CHART / values_file)]
 
 
 def read_objects(text: str) -> list[Object]:
@@ -60,12 +60,11 @@ def pod_specs(made: Object) -> list[tuple[int, Object]]:
 
 def images_of(objects: list[Object]) -> set[str]:
     """Every image that a cluster has to fetch for them, desktops' included."""
-    pods = [spec for made in objects for _, spec in pod_specs(made)]
-    containers = [
-        each
-        for spec in pods
-        for part in ("containers", "initContainers")
-        for each in spec.get(part, [])
-    ]
-    templates = [made["spec"]["image"] for made in objects if made["kind"] == "VDITemplate"]
-    return {container["image"] for container in containers} | set(templates)
+    images: set[str] = set()
+    for made in objects:
+        if made["kind"] == "VDITemplate":
+            images.add(made["spec"]["image"])
+        for _, spec in pod_specs(made):
+            for container in [*spec["containers"], *spec.get("initContainers", [])]:
+                images.add(container["image"])
+    return images

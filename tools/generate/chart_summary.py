@@ -40,7 +40,7 @@ def details(made: Object) -> Iterator[str]:
             f"{key}={value}" for key, value in labels(one) if "pod-security" in key
         ],
         "NetworkPolicy": policy,
-        "PersistentVolumeClaim": lambda one: claim(one["spec"]),
+        "PersistentVolumeClaim": lambda one: [claim(one["spec"])],
         "PodDisruptionBudget": lambda one: [
             f"{k} {v}" for k, v in one["spec"].items() if k != "selector"
         ],
@@ -50,9 +50,7 @@ def details(made: Object) -> Iterator[str]:
         "Secret": keys,
         "Service": service,
         "StatefulSet": lambda one: [
-            line
-            for volume_claim_template in one["spec"]["volumeClaimTemplates"]
-            for line in claim(volume_claim_template["spec"])
+            claim(template["spec"]) for template in one["spec"]["volumeClaimTemplates"]
         ],
         "VDITemplate": lambda one: [
             one["spec"]["image"],
@@ -92,11 +90,9 @@ def keys(made: Object) -> list[str]:
     return [", ".join(found)] if found else []
 
 
-def claim(spec: Object) -> list[str]:
-    return [
-        f"volume {spec['resources']['requests']['storage']} of"
-        f" {spec.get('storageClassName', 'the default class')}"
-    ]
+def claim(spec: Object) -> str:
+    size = spec["resources"]["requests"]["storage"]
+    return f"volume {size} of {spec.get('storageClassName', 'the default class')}"
 
 
 def service(made: Object) -> list[str]:

@@ -49,11 +49,9 @@ def _foreign_problem(builder: str, arch: str, env: Mapping[str, str], binfmt: Pa
     advice = f"install QEMU's user mode for {arch} (Debian: qemu-user-static and binfmt-support)"
     if builder == "docker":
         platforms = _docker_platforms(env)
-        return (
-            None
-            if f"linux/{arch}" in platforms
-            else f"docker buildx offers {', '.join(platforms) or 'none'}; {advice}"
-        )
+        if f"linux/{arch}" in platforms:
+            return None
+        return f"docker buildx offers {', '.join(platforms) or 'none'}; {advice}"
     handler = binfmt / _EMULATORS[arch]
     try:
         is_enabled = handler.read_text().startswith("enabled")
@@ -71,7 +69,9 @@ def _docker_platforms(env: Mapping[str, str]) -> list[str]:
         )  # fmt: skip
     except (OSError, subprocess.TimeoutExpired):
         return []
-    lines = [
-        line.partition(":")[2] for line in done.stdout.splitlines() if line.startswith("Platforms:")
-    ]
-    return [name.strip().rstrip("*") for line in lines for name in line.split(",") if name.strip()]
+    platforms: list[str] = []
+    for line in done.stdout.splitlines():
+        if line.startswith("Platforms:"):
+            names = map(str.strip, line.removeprefix("Platforms:").split(","))
+            platforms += [name.rstrip("*") for name in names if name]
+    return platforms

@@ -65,9 +65,14 @@ class Programs:
 
     def __init__(self, names: Iterable[str], progress: Progress) -> None:
         """Raises BinaryUnavailable."""
-        installed = {name: Path(path) for name in names if (path := shutil.which(name))}
-        missing = [name for name in names if name not in installed]
-        self._paths = installed | binaries.ensure(missing, progress=progress, recipes=RECIPES)
+        self._paths: dict[str, Path] = {}
+        missing = []
+        for name in names:
+            if path := shutil.which(name):
+                self._paths[name] = Path(path)
+            else:
+                missing.append(name)
+        self._paths |= binaries.ensure(missing, progress=progress, recipes=RECIPES)
 
     def path(self, name: str) -> Path:
         """Where it is."""

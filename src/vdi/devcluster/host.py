@@ -119,7 +119,9 @@ def _take_notes(layout: Layout) -> None:
     if file.exists():
         shutil.copyfile(file, _SHARED_NOTES)
         return
-    made = [str(parent) for theirs in host_folders(layout) for parent in _absent(Path(theirs))]
+    made: list[str] = []
+    for folder in host_folders(layout):
+        made += map(str, _absent(Path(folder)))
     tables = [line[1:] for line in run("iptables-save").splitlines() if line.startswith("*")]
     notes = HostNotes(ip_forward=_IP_FORWARD.read_text().strip(), made_folders=made, tables=tables)
     for target in (file, _SHARED_NOTES):
@@ -213,8 +215,11 @@ def connect(settings: ClusterSettings, pid: int) -> None:
     if (Path("/sys/class/net") / link).exists():
         run("ip", "link", "delete", link)
     ours = ip_network(networks.link)
-    others = [ip_network(route, strict=False) for route in routes()]
-    taken = [str(other) for other in others if other.prefixlen > 1 and other.overlaps(ours)]
+    taken = []
+    for route in routes():
+        other = ip_network(route, strict=False)
+        if other.prefixlen > 1 and other.overlaps(ours):
+            taken.append(str(other))
     if taken:
         raise ClusterError(
             f"the cluster's addresses {networks.link} are now routed elsewhere"
@@ -336,9 +341,7 @@ def clean(layout: Layout, cgroups: Iterable[CgroupMount]) -> list[str]:
         if notes.ip_forward != "1":
             attempt("IPv4 forwarding", lambda: _IP_FORWARD.write_text(notes.ip_forward))
         for folder in reversed(notes.made_folders):
-            with contextlib.suppress(
-                FileNotFoundError, OSError
-            ):  # somebody else's by now, if not empty
+            with contextlib.suppress(OSError):  # somebody else's by now, if not empty
                 Path(folder).rmdir()
         _SHARED_NOTES.unlink(missing_ok=True)
     attempt(f"the folder {layout.root}", lambda: _remove_tree(layout.root))
@@ -357,9 +360,8 @@ def _read_notes(layout: Layout) -> HostNotes | None:
 def _remove_link(name: str) -> bool:
     if not (Path("/sys/class/net") / link_name(name)).exists():
         return False
-    run(
-        "ip", "link", "delete", link_name(name), check=False
-    )  # it may just be going with its other end
+    # It may just be going with its other end.
+    run("ip", "link", "delete", link_name(name), check=False)
     return True
 
 

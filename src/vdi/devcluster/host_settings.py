@@ -108,10 +108,10 @@ def prepare_home(folder: Path, env: Mapping[str, str], home: Path) -> BuildFolde
     folder.mkdir(mode=0o700)
     settings = pip_settings(env, pip_files(env, home))
     lines = ["[global]", "disable-pip-version-check = true"]
-    values = {
-        key: "\n    ".join(settings[key].split()) for key in _PIP_SETTINGS if settings.get(key)
-    }
-    lines += [f"{key} = {value}" for key, value in values.items()]
+    for key in _PIP_SETTINGS:
+        values = settings.get(key, "").split()
+        if values:
+            lines.append(f"{key} = " + "\n    ".join(values))
     ca = find_ca(env, settings)
     if ca is not None:
         shutil.copyfile(ca, folder / "ca.crt")
@@ -193,7 +193,9 @@ def debian_sources(targets: str, suite: str) -> list[str]:
             kind = security if "security" in machine_suite else main
             if uri not in kind:
                 kind.append(uri)
-    lines = [f"{uri} {name}" for uri in main for name in (suite, f"{suite}-updates")]
+    lines: list[str] = []
+    for uri in main:
+        lines += [f"{uri} {suite}", f"{uri} {suite}-updates"]
     lines += [f"{uri} {suite}-security" for uri in security]
     return [f"deb [signed-by={_KEYRING}] {line} main" for line in lines]
 

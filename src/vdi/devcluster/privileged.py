@@ -231,19 +231,18 @@ def copy_images(layout: Layout, word: str, ctr: str) -> list[str]:
 
     From the archives, or, where the cache has another one by now, from the first node itself.
     """
-    node, notes = layout.of_node(int(word)), {}
+    node = layout.of_node(int(word))
+    unchanged: list[str] = []
+    all_names: list[str] = []
     for note in _imported(layout).iterdir():
-        mark, *names = note.read_text().splitlines() or [
-            ""
-        ]  # empty, if the machine went off while it was written
-        notes[Path(unquote(note.name))] = mark, names
-    unchanged = [
-        str(tar) for tar, (mark, _) in notes.items() if tar.exists() and _mark(tar) == mark
-    ]
+        # Empty, if the machine went off while it was written.
+        mark, *names = note.read_text().splitlines() or [""]
+        all_names += names
+        tar = Path(unquote(note.name))
+        if tar.exists() and _mark(tar) == mark:
+            unchanged.append(str(tar))
     new = import_images(node, ctr, *unchanged)
-    new += _copy_from_first(
-        layout, node, ctr, [name for _, names in notes.values() for name in names]
-    )
+    new += _copy_from_first(layout, node, ctr, all_names)
     node.images_loaded.touch()
     return new
 

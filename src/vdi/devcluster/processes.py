@@ -223,12 +223,14 @@ def _supervisor_below(process: subprocess.Popen[bytes], layout: Layout) -> int:
 
 
 def _descendants(pid: int) -> list[int]:
-    with contextlib.suppress(OSError):
-        children = [
-            int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
-        ]
-        return [*children, *(below for child in children for below in _descendants(child))]
-    return []
+    try:
+        children = [*map(int, Path(f"/proc/{pid}/task/{pid}/children").read_text().split())]
+    except OSError:
+        return []
+    below = list(children)
+    for child in children:
+        below += _descendants(child)
+    return below
 
 
 def _is_supervisor(pid: int, layout: Layout) -> bool:

@@ -333,8 +333,13 @@ def _wait_for_all_or_a_failure(futures: Sequence[Future[T]]) -> None:
 
 
 def _failures(futures: Sequence[Future[T]]) -> list[BaseException]:
-    ended = (future for future in futures if future.done() and not future.cancelled())
-    return [error for future in ended if (error := future.exception())]
+    errors = []
+    for future in futures:
+        is_ended = future.done() and not future.cancelled()
+        error = future.exception() if is_ended else None
+        if error:
+            errors.append(error)
+    return errors
 
 
 def _end_group(process: subprocess.Popen[bytes]) -> None:

@@ -98,11 +98,9 @@ class Kind:
         if self.control_plane_only:
             return "a control plane only"
         gpus = f" with {self.fake_gpus} simulated GPUs" if self.fake_gpus else ""
-        return (
-            f"a full node{gpus}"
-            if self.nodes == 1
-            else f"{self.nodes} full nodes{gpus and f'{gpus} each'}"
-        )
+        if self.nodes == 1:
+            return f"a full node{gpus}"
+        return f"{self.nodes} full nodes{gpus and f'{gpus} each'}"
 
     @property
     def options(self) -> str:

@@ -138,9 +138,12 @@ def status_of(layout: Layout, settings: ClusterSettings | None) -> ClusterStatus
         and all(addon.ready for addon in addons)
         and all(_is_healthy(node) for node in nodes)
     )
+    state = "dead"
+    if alive:
+        state = "running" if healthy else "degraded"
     return ClusterStatus(
         name=layout.name,
-        state="dead" if not alive else "running" if healthy else "degraded",
+        state=state,
         control_plane_only=settings.control_plane_only,
         server=settings.server,
         kubeconfig=str(layout.kubeconfig),
@@ -156,13 +159,11 @@ def status_of(layout: Layout, settings: ClusterSettings | None) -> ClusterStatus
 def _node_status(layout: Layout, settings: ClusterSettings, alive: bool) -> NodeStatus:
     name = settings.name_of(layout.number)
     ready = read_node(layout, settings, name) if alive else None
-    state = (
-        "stopped"
-        if find_supervisor(layout) is None
-        else "cut"
-        if layout.network_cut.exists()
-        else "running"
-    )
+    state = "running"
+    if find_supervisor(layout) is None:
+        state = "stopped"
+    elif layout.network_cut.exists():
+        state = "cut"
     return NodeStatus(name, state, ready, read_components(layout) if layout.cluster else [])
 
 

@@ -86,13 +86,11 @@ def this_distribution() -> str:
     them.
     """
     text = _OS_RELEASE.read_text() if _OS_RELEASE.is_file() else ""
-    values = dict(
-        line.split("=", 1) for line in text.splitlines() if "=" in line and not line.startswith("#")
-    )
-    return (
-        " ".join(values.get(name, "").strip("\"' ") for name in ("ID", "VERSION_ID")).strip()
-        or "unknown"
-    )
+    values: dict[str, str] = {}
+    for line in text.splitlines():
+        name, _, value = line.partition("=")
+        values[name] = value.strip("\"' ")
+    return f"{values.get('ID', '')} {values.get('VERSION_ID', '')}".strip() or "unknown"
 
 
 def unpack_debian_package(

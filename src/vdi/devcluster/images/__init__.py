@@ -11,6 +11,7 @@ import re
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import chain
 from pathlib import Path
 
 from vdi.devcluster import host_settings
@@ -334,16 +335,15 @@ def _build(
                 context,
                 context / recipe.containerfile,
                 recipe.tag,
-                [mount for folder in folders for mount in folder.mounts],
+                [*chain.from_iterable(folder.mounts for folder in folders)],
                 arguments,
             ),
             env=build_cache.env,
         )
         step.update("writing the archive")
         step.run(builder.save(recipe.tag, archive), env=build_cache.env)
-    leaks = find_leaks(
-        archive, [text for folder in folders for text in folder.private], host_settings.LEFTOVERS
-    )
+    private = [*chain.from_iterable(folder.private for folder in folders)]
+    leaks = find_leaks(archive, private, host_settings.LEFTOVERS)
     if leaks:
         raise StepFailed(
             recipe.title,

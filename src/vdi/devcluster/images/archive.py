@@ -60,14 +60,11 @@ def write_program_layer(programs: Mapping[str, Path], target: Path) -> None:
     """Write a layer that holds `programs` (absolute path in the image -> file here), and a /tmp.
     Raises BadProgram.
     """
-    folders = sorted(
-        {str(parent) for path in programs for parent in Path(path).parents if str(parent) != "/"}
-    )
+    folders = {"/tmp": 0o1777}  # noqa: S108 - in the image
+    for path in programs:
+        folders |= dict.fromkeys(map(str, Path(path).parents[:-1]), 0o755)
     with tarfile.open(target, "w", format=tarfile.GNU_FORMAT) as layer:
-        for folder, mode in [
-            *((folder, 0o755) for folder in folders),
-            ("/tmp", 0o1777),  # noqa: S108 - in the image
-        ]:
+        for folder, mode in sorted(folders.items()):
             entry = tarfile.TarInfo(folder.lstrip("/"))
             entry.type, entry.mode = tarfile.DIRTYPE, mode
             layer.addfile(entry)

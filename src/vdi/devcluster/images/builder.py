@@ -94,16 +94,12 @@ class Builder:
         """
         if self.storage is None:
             # Named only: their values come from the environment.
-            options = [word for name in PROXY_VARIABLES for word in ("--build-arg", name)]
+            options = _each("--build-arg", PROXY_VARIABLES)
         else:
             # In a chroot: that needs no container runtime and works in a virtual machine.
             options = ["--isolation", "chroot", "--pull=false"]
-            options += [
-                word for source, target in mounts for word in ("--volume", f"{source}:{target}:ro")
-            ]
-        options += [
-            word for name, value in arguments.items() for word in ("--build-arg", f"{name}={value}")
-        ]
+            options += _each("--volume", [f"{source}:{target}:ro" for source, target in mounts])
+        options += _each("--build-arg", [f"{name}={value}" for name, value in arguments.items()])
         options += [*self._platform_option, "--tag", tag, "--file", str(containerfile)]
         return [*self._command, "build", *options, str(context)]
 
@@ -117,6 +113,14 @@ class Builder:
                 return [*self._command, "save", *options, tag]
             case _:
                 return [*self._command, "push", "--quiet", tag, f"docker-archive:{archive}:{tag}"]
+
+
+def _each(option: str, values: Sequence[str]) -> Argv:
+    """The option before each value."""
+    words: Argv = []
+    for value in values:
+        words += [option, value]
+    return words
 
 
 def find_builder(

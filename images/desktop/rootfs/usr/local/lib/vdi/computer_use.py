@@ -46,11 +46,9 @@ class Computer:
         self, env: Mapping[str, str], last_input: Callable[[], tuple[float, bool]]
     ) -> None:
         fields = env.get("VDI_AGENTS", "").split(",")
-        self.paths = (
-            ("/computer-use", *(("/run",) if "run" in fields else ()))
-            if "enabled" in fields
-            else ()
-        )
+        self.paths: tuple[str, ...] = ()
+        if "enabled" in fields:
+            self.paths = ("/computer-use", "/run") if "run" in fields else ("/computer-use",)
         self.counts_as_use = "countsAsUse" in fields
         self.address = env.get("SELKIES_COMPUTER_USE_BIND", "")
         self.headers = {"Authorization": f"Bearer {env.get('SELKIES_COMPUTER_USE_TOKEN', '')}"}
@@ -110,22 +108,7 @@ class Computer:
 
     def run(self, body: bytes) -> tuple[int, bytes]:
         """Status and JSON for one command. Raises TypeError, ValueError, UnknownError."""
-        given = json.loads(body)
-        command, seconds = (
-            (given.get("command"), given.get("seconds"))
-            if isinstance(given, dict)
-            else (None, None)
-        )
-        if not isinstance(command, str):
-            raise TypeError(f"command: {command!r} is not allowed; it is a text")
-        if (
-            isinstance(seconds, bool)
-            or not isinstance(seconds, (int, float))
-            or not 1 <= seconds <= LONGEST_RUN
-        ):
-            raise ValueError(
-                f"seconds: {seconds!r} is not allowed; it is a number from 1 to {LONGEST_RUN}"
-            )
+        command, seconds = read_command(body)
         # As all that a person starts (vdi-desktop): picture and keys stay fast while it computes.
         words = ["nice", "-n", "10", "sh", "-c", command]
         try:
@@ -161,10 +144,24 @@ class Computer:
             code = None
         reader.join(LATE_OUTPUT_SECONDS)
         self.acted = time.monotonic()
-        return (
-            200,
-            json.dumps({"exitCode": code, "output": output.decode(errors="replace")}).encode(),
+        result = {"exitCode": code, "output": output.decode(errors="replace")}
+        return 200, json.dumps(result).encode()
+
+
+def read_command(body: bytes) -> tuple[str, float]:
+    """The command, and the seconds that it may take. Raises TypeError, ValueError."""
+    data = json.loads(body)
+    if not isinstance(data, dict):
+        data = {}
+    command, seconds = data.get("command"), data.get("seconds")
+    if not isinstance(command, str):
+        raise TypeError(f"command: {command!r} is not allowed; it is a text")
+    is_number = isinstance(seconds, int | float) and not isinstance(seconds, bool)
+    if not is_number or not 1 <= seconds <= LONGEST_RUN:
+        raise ValueError(
+            f"seconds: {seconds!r} is not allowed; it is a number from 1 to {LONGEST_RUN}"
         )
+    return command, seconds
 
 
 def reduce_colours(picture: Any) -> bytes:

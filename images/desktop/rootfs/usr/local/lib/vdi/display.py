@@ -97,11 +97,14 @@ def _run_probe(program: str) -> GpuProbe:
                 " a GPU"
             )
         )
-    said = [line.removeprefix("GPU:").strip() for line in lines if line.startswith("GPU:")]
+    summary = ""
+    for line in lines:
+        if line.startswith("GPU:"):
+            summary = line.removeprefix("GPU:").strip()
     return GpuProbe(
         present=facts.get("SELKIES_GPU_PRESENT") == "true",
         accelerated=facts["SELKIES_GPU_ACCELERATED"] == "true",
         gl_vendor=facts.get("SELKIES_GPU_GL_VENDOR", ""),
         mesa=facts.get("SELKIES_GPU_MESA_DRIVER", ""),
-        summary=said[-1] if said else "",
+        summary=summary,
     )

@@ -63,19 +63,7 @@ def list_folder(home: Path, path: bytes) -> dict[str, Any]:
         first = heapq.nsmallest(MAX_ENTRIES + 1, keys)
         for *_, entry in first[:MAX_ENTRIES]:
             with suppress(FileNotFoundError):  # deleted meanwhile
-                found = entry.stat(follow_symlinks=False)
-                kind = (
-                    "folder"
-                    if S_ISDIR(found.st_mode)
-                    else "file"
-                    if S_ISREG(found.st_mode)
-                    else "other"
-                )
-                modified = min(max(int(found.st_mtime), 0), 4_000_000_000)
-                name = quote_from_bytes(os.fsencode(entry.name), safe="")
-                shown.append(
-                    {"name": name, "kind": kind, "sizeBytes": found.st_size, "modified": modified}
-                )
+                shown.append(_describe(entry.name, entry.stat(follow_symlinks=False)))
         volume = os.fstatvfs(folder)
     used = (volume.f_blocks - volume.f_bfree) * volume.f_frsize
     size = used + volume.f_bavail * volume.f_frsize
@@ -84,6 +72,20 @@ def list_folder(home: Path, path: bytes) -> dict[str, Any]:
         "isCut": len(first) > MAX_ENTRIES,
         "usedBytes": used,
         "sizeBytes": size,
+    }
+
+
+def _describe(name: str, status: os.stat_result) -> dict[str, Any]:
+    kind = "other"
+    if S_ISDIR(status.st_mode):
+        kind = "folder"
+    elif S_ISREG(status.st_mode):
+        kind = "file"
+    return {
+        "name": quote_from_bytes(os.fsencode(name), safe=""),
+        "kind": kind,
+        "sizeBytes": status.st_size,
+        "modified": min(max(int(status.st_mtime), 0), 4_000_000_000),
     }
 
 
@@ -133,9 +135,8 @@ def write_content(opened: int, size: int | None, target: socket) -> None:
             for path, file in islice(_files_below(opened), MAX_ZIP_FILES):
                 # Windows takes a backslash for a separator.
                 name = os.fsencode(path).decode(errors="replace").replace("\\", "_")
-                archive.write(
-                    f"/proc/self/fd/{file}", name
-                )  # the open file, wherever its path leads by now
+                # The open file, wherever its path leads by now.
+                archive.write(f"/proc/self/fd/{file}", name)
         target.sendall(b"0\r\n\r\n")
     elif size:
         with open(opened, "rb", closefd=False) as content:

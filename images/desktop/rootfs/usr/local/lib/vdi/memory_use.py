@@ -32,11 +32,8 @@ def read_memory(root: Path = CGROUP) -> dict[str, int]:
     names = _V1 if (root / "memory").is_dir() else _V2
     try:
         usage, limit, statistics = ((root / name).read_text() for name in names)
-        cache = sum(
-            int(number)
-            for name, number in map(str.split, statistics.splitlines())
-            if name in _CACHE
-        )
+        counted = dict(map(str.split, statistics.splitlines()))
+        cache = sum(int(counted.get(name, 0)) for name in _CACHE)
         return {"used": max(0, int(usage) - cache), "limit": int(limit)}
     except (OSError, ValueError) as error:
         raise UnknownError(f"the limit of the desktop's memory can't be read: {error}") from error
@@ -48,11 +45,8 @@ def read_kills(root: Path = CGROUP) -> int:
     """
     for name in _KILLS:
         with contextlib.suppress(OSError):
-            return int(
-                dict(line.split() for line in (root / name).read_text().splitlines()).get(
-                    "oom_kill", 0
-                )
-            )
+            counted = dict(map(str.split, (root / name).read_text().splitlines()))
+            return int(counted.get("oom_kill", 0))
     return 0
 
 

@@ -95,9 +95,8 @@ class Mark:
             self._send(struct.pack("<BBHIHBBBxxx", 33, 0, 4, self.root, _ANY_MODIFIER, code, 1, 1))
         head = struct.pack("<BBHII", 1, 0, 10, self.window, self.root)
         self._send(head + struct.pack("<hhHHHHIIII", 0, 0, SIZE, SIZE, 0, 0, 0, 0x202, BLACK, 1))
-        self._send(
-            struct.pack("<BxH", 43, 1)
-        )  # asks for the focus: errors of earlier requests come before its reply
+        # Asks for the focus: errors of earlier requests come before its reply.
+        self._send(struct.pack("<BxH", 43, 1))
         x11.reply(connection)
 
     def step(self, left: float) -> None:
@@ -109,7 +108,11 @@ class Mark:
         elif self.shown and now >= self.hide_at:
             self._send(struct.pack("<BxHI", 10, 2, self.window))
             self.shown = False
-        pause = PLAY_EVERY if playing else max(0.0, self.hide_at - now) if self.shown else left
+        pause = left
+        if playing:
+            pause = PLAY_EVERY
+        elif self.shown:
+            pause = max(0.0, self.hide_at - now)
         if not select.select([self.connection], [], [], min(pause, left))[0]:
             return
         event = x11.packet(self.connection)

@@ -59,9 +59,12 @@ def _find_segment(server: int) -> tuple[int, int]:
     OSError.
     """
     lines = [line.split() for line in SEGMENTS.read_text().splitlines()]
-    made = [dict(zip(lines[0], line, strict=True)) for line in lines[1:]]
-    sizes = {int(one["shmid"]): int(one["size"]) for one in made if int(one["cpid"]) == server}
+    sizes: dict[int, int] = {}
+    for line in lines[1:]:
+        segment = dict(zip(lines[0], line, strict=True))
+        if int(segment["cpid"]) == server:
+            sizes[int(segment["shmid"])] = int(segment["size"])
     if not sizes:
         raise OSError("the X server's screen is not in shared memory")
-    segment = max(sizes, key=lambda number: sizes[number])
-    return segment, sizes[segment]
+    largest = max(sizes, key=lambda number: sizes[number])
+    return largest, sizes[largest]

@@ -15,10 +15,8 @@ from typing import Any
 FOLDER = "startup-scripts"
 """Below the runtime directory."""
 KEPT_BYTES = 4096
-_CHUNK_BYTES, _CHUNKS = (
-    1 << 16,
-    16,
-)  # read at once, so that a script that writes without end holds up nothing
+# Read at once, so that a script that writes without end holds up nothing.
+_CHUNK_BYTES, _CHUNKS = 1 << 16, 16
 
 
 class ScriptReport:
@@ -58,10 +56,8 @@ class ScriptReport:
     def end(self, code: int) -> None:
         """It has ended; programs that it has left behind may go on writing."""
         self.drain()
-        self.report |= {
-            "state": "Ended",
-            "exitCode": code if code >= 0 else 128 - code,
-        }  # as a shell reports a signal
+        # As a shell reports a signal.
+        self.report |= {"state": "Ended", "exitCode": code if code >= 0 else 128 - code}
         self._write()
 
     def fail(self, reason: str) -> None:

@@ -59,9 +59,8 @@ def reply(connection: socket.socket) -> bytes:
 
 def connect(display: str, authority: Path) -> tuple[socket.socket, Setup]:
     """A connection that is logged in; the caller closes it. Raises UnknownError, OSError."""
-    cookie = authority.read_bytes()[
-        -16:
-    ]  # vdi-desktop writes one entry, which ends with the cookie
+    # vdi-desktop writes one entry, which ends with the cookie.
+    cookie = authority.read_bytes()[-16:]
     connection = socket.socket(socket.AF_UNIX)
     try:
         connection.settimeout(SECONDS)
