@@ -154,12 +154,7 @@ ROWS: dict[str, list[Panel]] = {
     ],
     "Operator": [
         Panel("Leader", "Exactly one of the replicas.", {"{{pod}}": "vdi_leader"}),
-        Panel(
-            "Reconciles",
-            "",
-            _by("vdi_reconciles_total", "controller", "outcome"),
-            "ops",
-        ),
+        Panel("Reconciles", "", _by("vdi_reconciles_total", "controller", "outcome"), "ops"),
         Panel("Reconcile", "", _quantiles("vdi_reconcile_seconds"), "s"),
         Panel(
             "Requests to the API server",
@@ -175,12 +170,7 @@ ROWS: dict[str, list[Panel]] = {
         Panel("Objects in the caches", "", {"{{kind}}": "max by (kind) (vdi_cache_objects)"}),
     ],
     "Gateway": [
-        Panel(
-            "Requests",
-            "",
-            _by("vdi_gateway_requests_total", "code"),
-            "reqps",
-        ),
+        Panel("Requests", "", _by("vdi_gateway_requests_total", "code"), "reqps"),
         Panel("Checks at the edge", "", _quantiles("vdi_gateway_verify_seconds"), "s"),
         Panel(
             "Checks a minute, and running desktops",
@@ -197,9 +187,7 @@ ROWS: dict[str, list[Panel]] = {
             {"{{dependency}}": "min by (dependency) (vdi_gateway_dependency_up)"},
         ),
         Panel(
-            "Logins",
-            "",
-            _by("vdi_gateway_logins_total", "source", "outcome", function="increase"),
+            "Logins", "", _by("vdi_gateway_logins_total", "source", "outcome", function="increase")
         ),
         Panel("Live pages", "Streams of events to browsers.", {"": "sum(vdi_gateway_sse_streams)"}),
         Panel("History behind", "", {"": "max(vdi_gateway_recorder_lag_seconds)"}, "s"),

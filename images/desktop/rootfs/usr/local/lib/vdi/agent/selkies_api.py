@@ -21,10 +21,7 @@ class SelkiesApi:
 
     def __init__(self, env: Mapping[str, str]) -> None:
         self._port = int(env.get("SELKIES_PORT", "8080"))
-        self._headers = {
-            "Authorization": authorization(env),
-            "Content-Type": "application/json",
-        }
+        self._headers = {"Authorization": authorization(env), "Content-Type": "application/json"}
 
     def request(
         self, method: str, path: str, body: object = None, *, seconds: float

@@ -248,11 +248,7 @@ class Handler(BaseHTTPRequestHandler):
         self._send(status, kind, text.encode())
 
     def _send(
-        self,
-        status: int,
-        content_type: str,
-        body: bytes,
-        headers: Mapping[str, str] | None = None,
+        self, status: int, content_type: str, body: bytes, headers: Mapping[str, str] | None = None
     ) -> None:
         """One answer, whole."""
         self.send_response(status)

@@ -36,7 +36,7 @@ def command_lines(runtime: Path, display: str, screen: str, app: list[str]) -> d
             *("-nolisten", "tcp", "-noreset", "-s", "0", "-dpms", "+extension", "GLX", "-shmem"),
         ],
         "dbus-daemon": [
-            *("dbus-daemon", "--session", bus, "--nofork", "--nopidfile", "--nosyslog"),
+            *("dbus-daemon", "--session", bus, "--nofork", "--nopidfile", "--nosyslog")
         ],
         "pulseaudio": [
             *("pulseaudio", "-n", "--file=/etc/pulse/vdi.pa", "--daemonize=no"),
