@@ -44,13 +44,10 @@ PACKAGES = (  # what an installer brings, and what README requires
     "systemd,systemd-sysv,systemd-resolved,libpam-systemd,udev,dbus,iproute2,iptables,procps,kmod,ca-certificates,curl,"
     "linux-image-amd64,sudo,git,make,python3,python3-venv"
 )
-_LIMIT_SECONDS, _EMULATED_TIMEOUT_FACTOR = (
-    2 * 3600.0,
-    20,
-)  # an emulated processor takes 8 to 15 times as long
-_NOT_HANDED_IN = re.compile(
-    "^(machine|release)-|-(debian|ubuntu)-"
-)  # of a cache: packages of this host's own kind
+# An emulated processor takes 8 to 15 times as long.
+_LIMIT_SECONDS, _EMULATED_TIMEOUT_FACTOR = 2 * 3600.0, 20
+# Of a cache: packages of this host's own kind.
+_NOT_HANDED_IN = re.compile("^(machine|release)-|-(debian|ubuntu)-")
 _CA_BUNDLE = "etc/ssl/certs/ca-certificates.crt"
 
 USER, HOME, HANDED_IN = "newcomer", "/home/newcomer", "/media/handed-in"

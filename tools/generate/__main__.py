@@ -12,9 +12,8 @@ from pathlib import Path
 
 from tools.generate.chart_render import ROOT
 
-sys.path.insert(
-    0, str(ROOT / "tests")
-)  # tables of the network and of permissions are made from what tests expect
+# Tables of the network and of permissions are made from what tests expect.
+sys.path.insert(0, str(ROOT / "tests"))
 from tools.generate import (
     api_reference,
     chart,

@@ -102,9 +102,8 @@ def _fields(schema: Schema, path: str = "") -> Iterator[tuple[str, Schema, bool]
         yield f"{path}{name}", field, name in required
         if "properties" in field:
             yield from _fields(field, f"{path}{name}.")
-        if (
-            "properties" in field.get("items", ()) and name != "conditions"
-        ):  # those are Kubernetes' own
+        # Conditions are Kubernetes' own.
+        if "properties" in field.get("items", ()) and name != "conditions":
             yield from _fields(field["items"], f"{path}{name}[].")
 
 

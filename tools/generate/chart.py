@@ -115,9 +115,8 @@ def value_rows(
     """Path, default and words of each value, in the order of values.yaml."""
     for name, default in values.items():
         known = sub_schema(name) if name in SUB_CHARTS and not path else schema["properties"][name]
-        if (
-            "properties" in known and default
-        ):  # what is empty has no further rows: it is a value itself
+        # What is empty has no further rows: it is a value itself.
+        if "properties" in known and default:
             yield from value_rows(known, default, f"{path}{name}.")
         else:
             yield f"{path}{name}", default, known["description"]

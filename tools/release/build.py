@@ -249,9 +249,8 @@ def write_files(
             str(target / f"vdi-manifests-{release.version}"), "gztar", source, "manifests"
         )
         bill = target / f"vdi_kubernetes-{release.python_version}.cdx.json"
-        locked = shutil.copy(
-            source / "requirements/run.txt", Path(scratch) / "requirements.txt"
-        )  # syft knows the name
+        # By this name syft knows it.
+        locked = shutil.copy(source / "requirements/run.txt", Path(scratch) / "requirements.txt")
         write_bill(programs, f"file:{locked}", bill, NAME, release.version)
         if templates := gallery_templates(release, digests, source):
             (target / f"vdi-gallery-{release.version}.yaml").write_text(templates)

@@ -153,11 +153,8 @@ def write_bill(programs: Programs, source: str, target: Path, name: str, version
     in it.
     """
     named = ("--source-name", name, "--source-version", version)
-    packages = (
-        "--select-catalogers=-file",
-        "--output",
-        f"cyclonedx-json={target}",
-    )  # not each file by itself
+    # Not each file by itself.
+    packages = ("--select-catalogers=-file", "--output", f"cyclonedx-json={target}")
     programs.run("syft", "scan", "--quiet", source, *named, *packages)
     components = json.loads(target.read_text()).get("components", [])
     return sorted({part["name"] for part in components if _BUILD_TOOL.fullmatch(part["name"])})

@@ -77,9 +77,8 @@ class BuildCache:
             if entry.is_dir():  # built by another while we waited
                 return entry
             scratch = self.folder / "unfinished" / entry.name
-            shutil.rmtree(
-                scratch, ignore_errors=True
-            )  # of a killed process: no other one holds the lock
+            # Of a killed process: no other one holds the lock.
+            shutil.rmtree(scratch, ignore_errors=True)
             scratch.mkdir(parents=True)
             try:
                 with self.progress.step(title) as step:

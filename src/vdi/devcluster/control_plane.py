@@ -102,9 +102,8 @@ def _etcd(layout: Layout, settings: ClusterSettings, binary: Path, needs_file: s
         "--log-level=warn",
     ]
     if settings.control_plane_only:
-        argv.append(
-            "--unsafe-no-fsync"
-        )  # a test's cluster: a power cut may cost it its data, waiting for the disk not
+        # A test's cluster: a power cut may cost it its data, waiting for the disk not.
+        argv.append("--unsafe-no-fsync")
     ready = {"tcp": f"127.0.0.1:{settings.etcd_port}"}
     return Component(name="etcd", argv=argv, ready=ready, needs_file=needs_file)
 

@@ -291,9 +291,8 @@ def _write_kubeconfig(
         ],
         "contexts": [{"name": context, "context": {"cluster": context, "user": user}}],
     }
-    write_private(
-        path, json.dumps(content, indent=1).encode()
-    )  # JSON is YAML, and every reader takes it
+    # JSON is YAML, and every reader takes it.
+    write_private(path, json.dumps(content, indent=1).encode())
 
 
 def _inline(path: Path) -> str:

@@ -200,9 +200,8 @@ def make_cgroup(mount: CgroupMount, cgroup: str) -> None:
                 raise ClusterError(
                     f"{folder}/cgroup.subtree_control: {requested}: {error.strerror}"
                 ) from error
-    if (
-        "cpu" in mount.controllers
-    ):  # v1: what the kubelet gives its pods, or those of further nodes get a part of it
+    # cgroup v1: what the kubelet gives its pods, or those of further nodes get a part of it.
+    if "cpu" in mount.controllers:
         (ours / "cpu.shares").write_text(str(1024 * (os.cpu_count() or 1)))
     if "cpuset" in mount.controllers:  # v1: a new set is empty, and nothing can run in it
         for setting in ("cpuset.cpus", "cpuset.mems"):

@@ -199,14 +199,12 @@ def kubelet_config(
             "nodefs.available": str(KEPT_FREE_BYTES),
             "imagefs.available": str(KEPT_FREE_BYTES),
         },
-        "evictionPressureTransitionPeriod": (
-            "30s"
-        ),  # 5 min by default: too long for people who wait and for tests
+        # 5 min by default: too long for people who wait and for tests.
+        "evictionPressureTransitionPeriod": "30s",
         "failSwapOn": False,
         "featureGates": {"KubeletInUserNamespace": True},  # tolerates what a guest may not set
-        "imageGCHighThresholdPercent": (
-            100
-        ),  # never: an image that was loaded by hand cannot be pulled again
+        # Never: an image that was loaded by hand cannot be pulled again.
+        "imageGCHighThresholdPercent": 100,
         "podPidsLimit": POD_PIDS,
         "oomScoreAdj": -999 if machine.may_lower_oom_score else 0,
         "resolvConf": str(layout.config / "resolv.conf"),

@@ -74,9 +74,8 @@ def host_folders(layout: Layout) -> dict[str, Path]:
     namespace.
     """
     return {
-        "/run/mount": (
-            layout.run / "mount"
-        ),  # where mount(8), which the kubelet calls, keeps a table
+        # Where mount(8), which the kubelet calls, keeps a table.
+        "/run/mount": layout.run / "mount",
         "/run/containerd": layout.run / "shims",  # shim sockets: fixed in the shim
         "/var/lib/kubelet": layout.node / "kubelet",  # device plugins look for the kubelet there
         "/var/lib/cni": layout.node / "cni",
@@ -286,9 +285,8 @@ def _traefik_config(layout: Layout, address: str, health: str) -> dict[str, Any]
             "health": {"address": health},
         },
         "providers": {
-            "providersThrottleDuration": (
-                "200ms"
-            ),  # 2 s by default: a person waits that long for the route
+            # 2 s by default: a person waits that long for the route.
+            "providersThrottleDuration": "200ms",
             "kubernetesCRD": {"allowEmptyServices": True},
             "kubernetesIngress": {"allowEmptyServices": True, "ingressClass": "traefik"},
             "file": {"filename": str(layout.config / "traefik-tls.json"), "watch": False},

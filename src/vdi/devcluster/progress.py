@@ -142,9 +142,8 @@ class Step:
                 status = process.wait(timeout=1.0)
                 break
             self._owner._show(self, self._note, None, None)
-        reader.join(
-            timeout=_TERMINATE_SECONDS
-        )  # a grandchild that went to the background may hold the pipe open
+        # A grandchild that went to the background may hold the pipe open.
+        reader.join(timeout=_TERMINATE_SECONDS)
         return status
 
     def _read(self, process: subprocess.Popen[bytes], log: IO[bytes], expected: int | None) -> None:
@@ -184,9 +183,8 @@ class Progress:
             transient=True,
         )
         self._tasks: dict[Step, TaskID] = {}
-        self._enders: set[Callable[[], None]] = (
-            set()
-        )  # of what runs at this moment; the lock guards it
+        # Of what runs at this moment; the lock guards it.
+        self._enders: set[Callable[[], None]] = set()
         self._lock = threading.Lock()
         self._cancelled = threading.Event()
 

@@ -293,9 +293,8 @@ class Supervisor:
         self._next_rotation = now + _ROTATE_EVERY
         for process in self.processes.values():
             if process.log.exists() and process.log.stat().st_size > LOG_BYTES:
-                with contextlib.suppress(
-                    OSError
-                ):  # a full disk: then without a copy of the old part
+                # A full disk: then without a copy of the old part.
+                with contextlib.suppress(OSError):
                     shutil.copyfile(process.log, process.log.with_suffix(".log.1"))
                 os.truncate(process.log, 0)  # its writer appends, so it goes on at the new end
 

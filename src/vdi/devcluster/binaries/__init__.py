@@ -100,9 +100,8 @@ class Finder:
         self._build_cache = build_cache
         self._recipes = recipes
         self._downloader = Downloader(build_cache.progress, build_cache.env)
-        self._shown: set[str] = (
-            set()
-        )  # for this run: many names share a reason, such as a host that is away
+        # For this run: many names share a reason, such as a host that is away.
+        self._shown: set[str] = set()
         self._lock = threading.Lock()
 
     def find(self, name: str) -> Path:

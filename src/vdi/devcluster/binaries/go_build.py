@@ -136,9 +136,8 @@ def build(recipe: GoBuild, build_cache: BuildCache, step: Step, into: Path) -> N
             _require_compiler(recipe, build_cache, step)
         env = build_environment(go, build_cache, scratch, cgo=bool(recipe.c_library))
         tags = ",".join(recipe.tags)
-        step.run(
-            [go, "list", "-deps", "-tags", tags, *recipe.packages], env=env, cwd=module
-        )  # and downloads what is not there yet
+        # This also downloads what is not there yet.
+        step.run([go, "list", "-deps", "-tags", tags, *recipe.packages], env=env, cwd=module)
         packages = sum(
             " " not in line for line in step.log_path.read_text(errors="replace").splitlines()
         )
@@ -149,9 +148,8 @@ def build(recipe: GoBuild, build_cache: BuildCache, step: Step, into: Path) -> N
             step.run(command, env=env, cwd=module, expected_lines=packages)
         except StepFailed as error:
             lines = step.log_path.read_text(errors="replace").splitlines()
-            said = [
-                line for line in lines if " " in line.strip()
-            ]  # the rest are names of packages that went well
+            # The rest are names of packages that went well.
+            said = [line for line in lines if " " in line.strip()]
             raise StepFailed(
                 error.title, error.message, error.log_path, "\n".join(said[-_TAIL_LINES:])
             ) from error

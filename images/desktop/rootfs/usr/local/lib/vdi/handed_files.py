@@ -24,10 +24,8 @@ def create_handed_files(input_memory: int) -> dict[str, dict[str, int]]:
     keeps them open.
     """
     recordings, recorder = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
-    for end in (
-        recordings,
-        recorder,
-    ):  # for both programs, too: send_fds and recv_fds drop their flags
+    # For both programs, too: send_fds and recv_fds drop their flags.
+    for end in (recordings, recorder):
         end.setblocking(False)
     return {
         "vdi-agent": {INPUT_FD: input_memory, RECORDINGS_FD: recordings.detach()},
