@@ -261,15 +261,15 @@ def test_reason_is_reported_while_the_recorder_does_not_end(
     desktop: RecordedDesktop, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """One without CPU takes longer than Selkies may take for an answer."""
+    message = "the recording has 2 of 100 pictures of the last 21 s"
 
-    def ask(method: str, *_: object) -> dict[str, object]:
+    def request(method: str, *_: object, **__: object) -> dict[str, object]:
         if method == "DELETE":
             raise TimeoutError("timed out")
-        return {"active": True, "closed": "the recording has 2 of 100 pictures of the last 21 s"}
+        return {"active": True, "closed": message}
 
     desktop.look()
-    monkeypatch.setattr(desktop.recordings, "_ask", ask)
-    message = "the recording has 2 of 100 pictures of the last 21 s"
+    monkeypatch.setattr(desktop.recordings._selkies, "request", request)
     assert desktop.look() == {"state": "Failed", "message": message}
 
 
