@@ -1,1 +1,1 @@
-"""VDI: desktops on Kubernetes. The map of the packages is in CONTRIBUTING.md."""
+"""VDI: desktops on Kubernetes. The map of the packages is in docs/design/architecture.md."""

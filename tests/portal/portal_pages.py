@@ -131,7 +131,7 @@ def other_pages(server: Server) -> dict[str, str]:
         ),
         "/of/terms": fill("terms.html", next_page="/", brand=brand),
         "/of/login-problem": fill(
-            "login_problem.html", words="Example did not sign you in.", again="/login"
+            "login_problem.html", message="Example did not sign you in.", again="/login"
         ),
         "/of/logged-out": fill(
             "logged_out.html", provider="Example", provider_url="https://sso.example.com"

@@ -221,13 +221,13 @@ class Actions:
             ]
             if len(same_name) > 1:
                 spaces = " and ".join(same_name)
-                words = (
+                message = (
                     f"You have a home {name!r} in each of the namespaces {spaces}. Nothing was"
                     " deleted."
                 )
                 raise ActionDenied(
                     "Conflict",
-                    f"{words} An administrator can delete one with: vdi home rm -n NAMESPACE.",
+                    f"{message} An administrator can delete one with: vdi home rm -n NAMESPACE.",
                 )
             if why := why_not_deleted(home, self.context.cluster.sessions.values()):
                 raise ActionDenied("Conflict", f"{why} Nothing was deleted.")

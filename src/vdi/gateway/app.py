@@ -235,27 +235,40 @@ def build_gateway(
         subscriptions=subscriptions,
         problems=edge.problems,
     )
+    transfers = TransferCollector(context=context, agent=agent, active=revoker.active, audit=audit)
+    return _assemble(services, login, edge, notices, transfers)
+
+
+def _assemble(
+    services: Services,
+    login: Login,
+    edge: Edge,
+    notices: Notices,
+    transfers: TransferCollector,
+) -> Gateway:
+    """The gateway of these parts, with what only reports on it."""
+    context, recordings = services.context, services.recordings
     external_problems = (
         login.external_problems,
         edge.external_problems,
         recordings.external_problems,
         notices.external_problems,
     )
-    api = Api(services)
     health = Health(context, edge.problems, external_problems)
+    api = Api(services)
     components = (
         health,
         login,
         edge,
         api,
-        history,
+        services.history,
         Portal(services),
-        homes_ahead,
+        services.homes_ahead,
         DoctorMetrics(context.settings, context.client, context.metrics.registry),
         notices,
         recordings,
-        TransferCollector(context=context, agent=agent, active=revoker.active, audit=audit),
-        MemoryKills(context=context, audit=audit),
+        transfers,
+        MemoryKills(context=context, audit=services.audit),
     )
     return Gateway(
         context=context,

@@ -162,9 +162,9 @@ class ClusterCache:
         # requests: the request goes to the session that has the route, so the rights of another one
         # must not count.
         label = host.removesuffix(f".{self.settings.domain}")
-        found = self.sessions.by_index(_BY_URL, self.settings.url(self.settings.host(label)))
+        sessions = self.sessions.by_index(_BY_URL, self.settings.url(self.settings.host(label)))
         return min(
-            found,
+            sessions,
             key=lambda session: (session.metadata.creation_timestamp, session.metadata.uid),
             default=None,
         )
@@ -271,9 +271,9 @@ class Subscriptions:
         """Sessions that name this user as owner or guest, newest first; a guest's access may have
         expired.
         """
-        found = self._cluster.sessions.by_index(_BY_PERSON, normal_user(user.email))
+        sessions = self._cluster.sessions.by_index(_BY_PERSON, normal_user(user.email))
         return sorted(
-            found,
+            sessions,
             key=lambda session: (session.metadata.creation_timestamp, session.metadata.name),
             reverse=True,
         )

@@ -28,9 +28,7 @@ AGAIN_SECONDS = 2.0
 
 
 class Component:
-    """A part of the gateway: login, edge, API, history, portal, health. Each overrides what it
-    has.
-    """
+    """A part of the gateway with routes or background work. Each overrides what it has."""
 
     def portal_routes(self) -> Sequence[BaseRoute]:
         """Answered at `https://portal.<domain>`, on the public listener, and never on the hosts of

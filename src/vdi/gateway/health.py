@@ -61,20 +61,20 @@ class Health(Component):
 
     async def all_troubles(self) -> list[str]:
         """Everything that is missing, one line each: in this process, and of what it depends on."""
-        found = [*self._own(), *[line async for line in self._external_lines()]]
+        troubles = [*self._own(), *[line async for line in self._external_lines()]]
         for problems in self._external:
-            found.extend(await problems())
-        return found
+            troubles.extend(await problems())
+        return troubles
 
     async def run(self) -> None:
         """Log what is missing, repeatedly, and once that it is back."""
         lasting = TroubleLog(log)
         while True:
-            found = await self.all_troubles()
-            names = {trouble.partition(":")[0] for trouble in found}
+            troubles = await self.all_troubles()
+            names = {trouble.partition(":")[0] for trouble in troubles}
             for name, label in _DEPENDENCIES.items():
                 self._context.metrics.dependency_up.labels(label).set(name not in names)
-            lasting.note(found)
+            lasting.note(troubles)
             await asyncio.sleep(TroubleLog.LOOK_SECONDS)
 
     def _own(self) -> Iterator[str]:

@@ -66,14 +66,14 @@ class Metrics:
             ["sink", "outcome"],
             registry=registry,
         )
-        words = (
+        help_text = (
             "Transfers and connections that desktops report, by kind; transfers.dropped: events"
             " that were lost."
         )
-        self.transfers = Counter("vdi_gateway_transfers", words, ["kind"], registry=registry)
-        words = "Size of the transfers that desktops report, by kind."
+        self.transfers = Counter("vdi_gateway_transfers", help_text, ["kind"], registry=registry)
+        help_text = "Size of the transfers that desktops report, by kind."
         self.transfer_bytes = Counter(
-            "vdi_gateway_transfer_bytes", words, ["kind"], registry=registry
+            "vdi_gateway_transfer_bytes", help_text, ["kind"], registry=registry
         )
         self.sse_streams = Gauge(
             "vdi_gateway_sse_streams", "Open event streams to browsers.", registry=registry

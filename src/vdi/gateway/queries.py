@@ -88,17 +88,17 @@ async def read_past_sessions(
 ) -> ListPage[SessionHistory]:
     """Sessions with their runs, newest first. `user` None: of all users."""
     before = _read_place(cursor)
-    found = await services.history.past(limit=limit + 1, user=user, name=name, before=before)
+    listed = await services.history.past(limit=limit + 1, user=user, name=name, before=before)
     # With fractions of a second: two sessions of one second are told apart by them.
-    return _first(found, limit, lambda past: (past.session.created.isoformat(), past.session.uid))
+    return _first(listed, limit, lambda past: (past.session.created.isoformat(), past.session.uid))
 
 
 async def read_recordings(
     services: Services, user: User, *, limit: int, cursor: str | None
 ) -> ListPage[WatchedRecording]:
     """Recordings that the user may watch, newest first."""
-    found = await services.recordings.newest(user, limit + 1, _read_place(cursor))
-    return _first(found, limit, lambda recording: (recording.started.isoformat(), recording.id))
+    listed = await services.recordings.newest(user, limit + 1, _read_place(cursor))
+    return _first(listed, limit, lambda recording: (recording.started.isoformat(), recording.id))
 
 
 async def read_audit(
@@ -115,11 +115,11 @@ async def read_audit(
     if cursor and not (cursor.isdecimal() and len(cursor) < 19):
         raise _bad_cursor(cursor)
     before = int(cursor) if cursor else None
-    found = await services.audit.entries(
+    entries = await services.audit.entries(
         limit=limit + 1, before=before, transfers=transfers, **filters
     )
     return ListPage(
-        tuple(found[:limit]), str(found[limit - 1].number) if len(found) > limit else ""
+        tuple(entries[:limit]), str(entries[limit - 1].number) if len(entries) > limit else ""
     )
 
 

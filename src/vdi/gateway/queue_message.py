@@ -38,7 +38,7 @@ def queue_message(session: VDISession) -> str:
         return session.status.message
     slot = queue.earliest_slot
     # The operator's message has the date where it is needed, which takes a clock to know.
-    words = waiting_message(
+    message = waiting_message(
         queue.position, REASONS[queue.reason], slot, is_dated=slot in session.status.message
     )
     requested = (
@@ -46,4 +46,4 @@ def queue_message(session: VDISession) -> str:
         if queue.node_request_time
         else ""
     )
-    return words + requested
+    return message + requested

@@ -105,11 +105,11 @@ class QuotaGuard:
         # limited.
         limit = self.limits.of(user)
         if limit.hours is not None or limit.gpu_hours is not None:
-            words = (
+            message = (
                 "Your hours are limited, and a scheduled desktop would use them without you. Ask an"
                 " administrator."
             )
-            raise ActionDenied("OverLimit", words)
+            raise ActionDenied("OverLimit", message)
         async with self.for_one_more(user, session):
             yield
 
@@ -147,11 +147,11 @@ class QuotaGuard:
             session.metadata.namespace,
             self.context.cluster.template(session.spec.template),
         )
-        found = (
+        homes = (
             self.context.cluster.homes.get(namespace, name)
             for name in (*home_names(session), session.status.home_claim)
         )
-        return find_new_home(session, template, filter(None, found)) if template else None
+        return find_new_home(session, template, filter(None, homes)) if template else None
 
     @asynccontextmanager
     async def _turn(self, user: str) -> AsyncIterator[None]:
@@ -212,8 +212,8 @@ class Starter:
                 raise refused_address(why) from None
         if (request.priority or 0) > 0 and not user.admin:
             field = FieldProblem("priority", "0 or less", request.priority)
-            words = f"priority: {request.priority} is for administrators; allowed: 0 or less."
-            raise ActionDenied("Forbidden", words, field)
+            message = f"priority: {request.priority} is for administrators; allowed: 0 or less."
+            raise ActionDenied("Forbidden", message, field)
         template = self._template(user, request.template)
         named = msgspec.structs.replace(
             request, name=request.name or self._free_name(email, request.template)
@@ -251,12 +251,12 @@ class Starter:
         allowed = self.context.cluster.templates_for(user)
         if name in allowed:
             return allowed[name]
-        words = (
+        choice = (
             f"you can start: {', '.join(allowed)}"
             if allowed
             else "there is no template that you can start"
         )
-        raise ActionDenied("NotFound", f"template: you cannot use {name!r}; {words}.")
+        raise ActionDenied("NotFound", f"template: you cannot use {name!r}; {choice}.")
 
     def _free_name(self, user: str, template: str) -> str:
         """The first generated name that no other user has: USER-TEMPLATE, else with a number."""

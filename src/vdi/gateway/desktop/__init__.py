@@ -1,3 +1,3 @@
-"""What the gateway does with a running desktop: requests to its agent, recordings, software agents,
-transfers, and how it is shown. Who gets in is decided in `edge`.
+"""Work with running desktops: requests to their agents, recordings, software agents, transfers, and
+how a desktop is shown. Who gets in is decided in `edge`.
 """

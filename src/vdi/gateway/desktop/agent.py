@@ -337,10 +337,10 @@ async def poll_agents(
     async with asyncio.TaskGroup() as group:
         while True:
             running = {uid: task for uid, task in running.items() if not task.done()}
-            found = {session.metadata.uid: session for session in sessions()}
-            failing = {uid: why for uid, why in failing.items() if uid in found}
-            for uid in found.keys() - running.keys():
-                running[uid] = group.create_task(take_turn(found[uid]), name=f"{what} of {uid}")
+            polled = {session.metadata.uid: session for session in sessions()}
+            failing = {uid: why for uid, why in failing.items() if uid in polled}
+            for uid in polled.keys() - running.keys():
+                running[uid] = group.create_task(take_turn(polled[uid]), name=f"{what} of {uid}")
             await asyncio.sleep(pause)
 
 

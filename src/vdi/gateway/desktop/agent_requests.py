@@ -17,13 +17,13 @@ import msgspec
 from starlette.exceptions import HTTPException
 
 from vdi.api.constraints import doc
-from vdi.api.session import Phase, Role, VDISession
+from vdi.api.session import Role, VDISession
 from vdi.api.template import VDITemplate
 from vdi.gateway.component import GatewayContext
 from vdi.gateway.denied import ActionDenied
 from vdi.gateway.desktop.access import find_session, find_to_act
 from vdi.gateway.desktop.agent import WINDOW_SECONDS, DesktopAgent, count_in_window
-from vdi.gateway.desktop.thumbnail import THUMBNAIL_MAX_SIDE, has_thumbnail, jpeg_size
+from vdi.gateway.desktop.thumbnail import has_thumbnail, is_small_jpeg
 from vdi.gateway.rights import Action, User
 from vdi.http_client import (
     BadResponseError,
@@ -92,14 +92,13 @@ async def ask_memory(
     if template is None or not is_running(session):
         return None
     try:
-        memory = (await agent.ask(session, "GET", "/memory", seconds=1.0, max_bytes=1024)).json(
-            _Memory
-        )
+        answer = await agent.ask(session, "GET", "/memory", seconds=1.0, max_bytes=1024)
+        memory = answer.json(_Memory)
     except (ActionDenied, BadResponseError):
         return None
-    return (
-        find_memory_alert(session, template, memory.used, memory.limit) if memory.is_short else None
-    )
+    if not memory.is_short:
+        return None
+    return find_memory_alert(session, template, memory.used, memory.limit)
 
 
 class StartupScriptResult(msgspec.Struct, rename="camel", omit_defaults=True):
@@ -188,14 +187,13 @@ class AgentRequests:
         """
         why = f"Only the owner of desktop {name!r} gets a picture of it."
         session = await self._own(user, name, why)
-        if not has_thumbnail(
-            session, self.context.cluster.template(session.spec.template), Role.OWNER
-        ):
+        template = self.context.cluster.template(session.spec.template)
+        if not has_thumbnail(session, template, Role.OWNER):
             return None
-        words = (
+        message = (
             f"Pictures of this desktop are limited to {MAX_THUMBNAILS} within {WINDOW_SECONDS} s."
         )
-        await self.limit("thumbnails", session, MAX_THUMBNAILS, words)
+        await self.limit("thumbnails", session, MAX_THUMBNAILS, message)
         answer = await self.agent.ask(
             session, "GET", "/thumbnail", seconds=THUMBNAIL_SECONDS, max_bytes=THUMBNAIL_MAX_BYTES
         )
@@ -207,9 +205,7 @@ class AgentRequests:
             raise ActionDenied(
                 "Unavailable", f"The agent in {name!r} has no picture now ({answer.status})."
             )
-        if (size := jpeg_size(answer.body)) is None or not 0 < min(size) <= max(
-            size
-        ) <= THUMBNAIL_MAX_SIDE:
+        if not is_small_jpeg(answer.body):
             raise ActionDenied("Conflict", f"The agent in {name!r} did not return a small JPEG.")
         return answer.body
 
@@ -218,11 +214,12 @@ class AgentRequests:
         browser's cookie.
         """
         session = await self._own(user, name, f"Only the owner of desktop {name!r} may probe it.")
-        if session.spec.suspended or session.status.phase != Phase.RUNNING:
-            phase = session.status.phase or "not started"
-            what = "suspended. Resume it first" if session.spec.suspended else phase
+        if not is_running(session):
+            state = session.status.phase or "not started"
+            if session.spec.suspended:
+                state = "suspended. Resume it first"
             raise ActionDenied(
-                "Conflict", f"The desktop {name!r} has no picture to measure: it is {what}."
+                "Conflict", f"The desktop {name!r} has no picture to measure: it is {state}."
             )
         template = self.context.cluster.template(session.spec.template)
         if template and not takes_tokens(template.spec):
@@ -230,11 +227,11 @@ class AgentRequests:
                 "This desktop cannot be measured: the probe supports only the stream of Selkies 2."
             )
             raise ActionDenied("Conflict", why)
-        words = (
+        message = (
             f"The desktop {name!r} has already been probed {MAX_PROBES} times within"
             f" {WINDOW_SECONDS} s."
         )
-        await self.limit("probes", session, MAX_PROBES, words)
+        await self.limit("probes", session, MAX_PROBES, message)
         mark = await self._arm(session)
         probe = secrets.token_urlsafe(16)
         await self.context.shared.put(f"probe/{probe}", session.metadata.uid, PROBE_SECONDS)
@@ -242,7 +239,7 @@ class AgentRequests:
         return Begun(probe, session.status.url, ticket, mark)
 
     async def finish_probe(
-        self, user: User, name: str, probe: str, found: Measurements | Stage
+        self, user: User, name: str, probe: str, result: Measurements | Stage
     ) -> None:
         """Count the measurements, or the stage in which the probe failed: once for each probe."""
         session = await self._own(user, name, f"Only the owner of desktop {name!r} may probe it.")
@@ -252,24 +249,23 @@ class AgentRequests:
                 f"There is no active probe {probe!r} of {name!r}: it has ended or expired.",
             )
         template, metrics = session.spec.template, self.context.metrics
-        if not isinstance(found, Measurements):
-            metrics.probes.labels(template, found).inc()
+        if not isinstance(result, Measurements):
+            metrics.probes.labels(template, result).inc()
             return
         metrics.probes.labels(template, "measured").inc()
-        metrics.first_picture.labels(template).observe(found.first_picture_seconds)
+        metrics.first_picture.labels(template).observe(result.first_picture_seconds)
+        # A key without an effect counts as the longest latency.
+        lost = [MAX_LATENCY_MS] * result.keys_without_effect
         glass = metrics.glass_to_glass.labels(template)
-        for milliseconds in [
-            *found.input_to_photon_ms,
-            *[MAX_LATENCY_MS] * found.keys_without_effect,
-        ]:
+        for milliseconds in [*result.input_to_photon_ms, *lost]:
             glass.observe(milliseconds / 1000)
-        metrics.probe_frame_rate.labels(template).set(found.frames_per_second)
-        metrics.probe_bitrate.labels(template).set(found.bitrate_kbps * 1000)
-        metrics.probe_frames.labels(template, "arrived").inc(found.frames)
-        metrics.probe_frames.labels(template, "dropped").inc(found.frames_dropped)
+        metrics.probe_frame_rate.labels(template).set(result.frames_per_second)
+        metrics.probe_bitrate.labels(template).set(result.bitrate_kbps * 1000)
+        metrics.probe_frames.labels(template, "arrived").inc(result.frames)
+        metrics.probe_frames.labels(template, "dropped").inc(result.frames_dropped)
 
     async def _own(self, user: User, name: str, why_not: str) -> VDISession:
-        """The user's own session. What the agents show is for nobody else, administrators
+        """The user's own session. What the agents show is for no one else, administrators
         included.
         """
         _, role = find_session(self.context, user, name)
@@ -277,9 +273,9 @@ class AgentRequests:
             raise ActionDenied("Forbidden", why_not)
         return await find_to_act(self.context, user, Action.OPEN, name)
 
-    async def limit(self, what: str, session: VDISession, most: int, words: str) -> None:
+    async def limit(self, what: str, session: VDISession, most: int, message: str) -> None:
         if await count_in_window(self.context, what, session) > most:
-            raise HTTPException(429, words, {"Retry-After": str(WINDOW_SECONDS)})
+            raise HTTPException(429, message, {"Retry-After": str(WINDOW_SECONDS)})
 
     async def _arm(self, session: VDISession) -> Mark:
         name = session.metadata.name
@@ -321,12 +317,7 @@ def last_lines(output: str) -> str:
     others.
     """
     # A script's output is untrusted input, of its author and of the desktop's user.
-    text = (
-        _TERMINAL_COMMAND.sub("", output[-2 * MAX_CHARACTERS :])
-        .replace("\r\n", "\n")
-        .replace("\r", "\n")
-    )
-    plain = "".join(
-        character for character in text if character in "\n\t" or character.isprintable()
-    )
+    text = _TERMINAL_COMMAND.sub("", output[-2 * MAX_CHARACTERS :])
+    text = text.replace("\r\n", "\n").replace("\r", "\n")
+    plain = "".join(one for one in text if one in "\n\t" or one.isprintable())
     return "\n".join(plain[-MAX_CHARACTERS:].rstrip().split("\n")[-MAX_LINES:])

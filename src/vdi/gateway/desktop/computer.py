@@ -118,9 +118,9 @@ class ComputerAction(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=T
     ] = 1
 
     def __post_init__(self) -> None:
-        if missing := [
-            name for name in _REQUIRED.get(self.action, ()) if getattr(self, name) is None
-        ]:
+        required = _REQUIRED.get(self.action, ())
+        missing = [name for name in required if getattr(self, name) is None]
+        if missing:
             raise ValueError(f"{self.action} requires {' and '.join(missing)}")
         if self.repeat * (self.duration or 0) > MAX_SECONDS:
             raise ValueError(f"repeat x duration is more than {MAX_SECONDS} seconds")
@@ -187,21 +187,18 @@ class Computer:
             ) from error
         body = msgspec.to_builtins(wanted)
         body.pop("repeat", None)
-        seconds = (
-            _ANSWER_SECONDS
-            + (wanted.duration or 0)
-            + len(wanted.text or "") / _CHARACTERS_PER_SECOND
-        )
+        typing = len(wanted.text or "") / _CHARACTERS_PER_SECOND
+        seconds = _ANSWER_SECONDS + (wanted.duration or 0) + typing
         async with self._audited(by, name, wanted.action) as attempt:
             detail = attempt.detail
             detail |= _describe(body, record_text=attempt.agents.record_text)
             if wanted.repeat > 1:
                 detail["repeat"] = str(wanted.repeat)
             for _ in range(wanted.repeat):
-                found = _Answer()
+                answer = _Answer()
                 if until_read:
                     await until_read.aclose()  # the answer before this one is gone
-                found = await self._ask(
+                answer = await self._ask(
                     by,
                     attempt,
                     "/computer-use",
@@ -210,12 +207,12 @@ class Computer:
                     into=_Answer,
                     until_read=until_read,
                 )
-            picture = _decode(found.data, name)
+            picture = _decode(answer.data, name)
             if not picture:
-                return _clean(found.text)
+                return _clean(answer.text)
             _check_png(picture, name)
             detail["sha256"] = sha256(picture).hexdigest()
-        return found.data
+        return answer.data
 
     async def run(
         self,
@@ -234,10 +231,10 @@ class Computer:
             raise invalid("seconds", seconds, f"1 to {MAX_SECONDS}")
         async with self._audited(by, name, "run") as attempt:
             if not attempt.agents.run:
-                words = (
+                message = (
                     f"No commands are run in {name!r}: its template does not have spec.agents.run."
                 )
-                raise ActionDenied("Conflict", words)
+                raise ActionDenied("Conflict", message)
             attempt.detail |= _describe({"text": command}, record_text=attempt.agents.record_text)
             body = {"command": command, "seconds": seconds}
             longest = _ANSWER_SECONDS + seconds
@@ -260,7 +257,7 @@ class Computer:
             attempt.detail["reason"] = reason
             await self._drive(by, session)
             parked = Driver("Parked", by.user, by.token, reason)
-            await self._take(session, parked)
+            await self._write_driver(session, parked)
             owner, shared = normal_user(session.spec.user), self.context.shared
             # Counted over all desktops and tokens: agents must not flood their owner. Each desktop
             # shows its request.
@@ -275,14 +272,14 @@ class Computer:
                 raise ActionDenied(
                     "Forbidden", "Only people take over and give back: no API token does."
                 )
-            await self._take(attempt.session, Driver("Human", by.user) if human else None)
+            await self._write_driver(attempt.session, Driver("Human", by.user) if human else None)
 
     async def driver(self, session: VDISession) -> Driver | None:
         """The driver; None: no one drives. Raises SharedUnavailableError."""
         if not enables_agents(self.context.cluster.template(session.spec.template)):
             return None
-        held = await self.context.shared.get(_wheel(session))
-        return taken_by(session) or (_read_wheel(held) if held else None)
+        held = await self.context.shared.get(_driver_key(session))
+        return taken_by(session) or (_decode_driver(held) if held else None)
 
     def _find(self, by: Actor, name: str) -> tuple[VDISession, Agents]:
         """The session, if the actor may drive it and its template lets programs do so."""
@@ -292,11 +289,11 @@ class Computer:
             raise ActionDenied(*refused or ("NotFound", name))
         agents = enables_agents(self.context.cluster.template(session.spec.template))
         if agents is None:
-            words = (
+            message = (
                 f"No program may drive {name!r}: its template {session.spec.template!r} does not"
                 " enable agents."
             )
-            raise ActionDenied("Conflict", words)
+            raise ActionDenied("Conflict", message)
         if not is_running(session):
             raise ActionDenied("Conflict", f"The desktop {name!r} is not running.")
         if why := refuse_picture(session):
@@ -306,11 +303,12 @@ class Computer:
     async def _drive(self, by: Actor, session: VDISession) -> None:
         """Make the actor the driver, if their right holds now and no one else drives."""
         name = session.metadata.name
-        if (seen := self._find(by, name)[0]).metadata.uid != session.metadata.uid:
+        seen, _ = self._find(by, name)
+        if seen.metadata.uid != session.metadata.uid:
             raise ActionDenied("NotFound", f"The desktop {name!r} has ended.")
-        mine = _wheel_of(Driver("Agent", by.user, by.token), by.login_id)
-        held = await self.context.shared.hold(_wheel(session), mine, DRIVES_SECONDS)
-        driver = taken_by(seen) or _read_wheel(held)
+        mine = _encode_driver(Driver("Agent", by.user, by.token), by.login_id)
+        held = await self.context.shared.hold(_driver_key(session), mine, DRIVES_SECONDS)
+        driver = taken_by(seen) or _decode_driver(held)
         if driver.state != "Agent":
             raise ActionDenied(driver.code, f"{driver.line}. Agents wait until someone gives back.")
         if held != mine:
@@ -336,11 +334,11 @@ class Computer:
         session = attempt.session
         name = session.metadata.name
         if await count_in_window(self.context, "computer", session) > MAX_ACTIONS:
-            words = (
+            message = (
                 f"More than {MAX_ACTIONS} actions in {name!r} within {WINDOW_SECONDS} s. Try again"
                 " in a minute."
             )
-            raise ActionDenied("TooManyRequests", words)
+            raise ActionDenied("TooManyRequests", message)
         await self._drive(by, session)
         answer = await self.agent.ask(
             session,
@@ -356,14 +354,15 @@ class Computer:
         if by.login_id and not await self.logins.is_live(by.login_id):
             raise ActionDenied("Forbidden", "Your API token has expired or was revoked.")
         await self._drive(by, session)
-        found = _read(answer, name, into)
+        result = _read(answer, name, into)
         if await self.context.shared.take_once(f"agent-minute/{session.metadata.uid}", 60):
             await add_agent_minute(self.context.database, session.metadata.uid)
-        return found
+        return result
 
-    async def _take(self, session: VDISession, driver: Driver | None) -> None:
+    async def _write_driver(self, session: VDISession, driver: Driver | None) -> None:
         """Write who has taken over, or was asked to; None: give back."""
-        meta, note = session.metadata, msgspec.json.encode(driver).decode() if driver else None
+        meta = session.metadata
+        note = msgspec.json.encode(driver).decode() if driver else None
         patch = {"metadata": {"uid": meta.uid, "annotations": {DRIVER: note}}}
         changed = await self.context.client.patch(
             SESSIONS, meta.name, patch, namespace=meta.namespace, into=VDISession
@@ -371,9 +370,9 @@ class Computer:
         self.context.cluster.sessions.remember(changed)
         # Other replicas read it here until their watch has brought the annotation, however late.
         if driver:
-            await self.context.shared.put(_wheel(session), _wheel_of(driver), 2 * STALE)
+            await self.context.shared.put(_driver_key(session), _encode_driver(driver), 2 * STALE)
         else:
-            await self.context.shared.pop(_wheel(session))
+            await self.context.shared.pop(_driver_key(session))
 
     @asynccontextmanager
     async def _audited(self, by: Actor, name: str, kind: str) -> AsyncIterator[_Attempt]:
@@ -420,11 +419,9 @@ def _read(answer: Response, name: str, into: type[T]) -> T:
     try:
         if answer.status == HTTPStatus.OK:
             return answer.json(into)
-        problem = (
-            answer.json(_Answer)
-            if answer.status in (HTTPStatus.BAD_REQUEST, HTTPStatus.CONFLICT)
-            else _Answer()
-        )
+        problem = _Answer()
+        if answer.status in (HTTPStatus.BAD_REQUEST, HTTPStatus.CONFLICT):
+            problem = answer.json(_Answer)
     except BadResponseError as error:
         raise ActionDenied(
             "Unavailable", f"The agent in {name!r} did not return a valid response."
@@ -434,10 +431,10 @@ def _read(answer: Response, name: str, into: type[T]) -> T:
             "Invalid", f"The desktop {name!r} refuses this action: {_clean(problem.error)}."
         )
     if answer.status == HTTPStatus.CONFLICT:
-        words = (
+        message = (
             f"A person uses keyboard or mouse of {name!r}. Try again in {ceil(problem.seconds)} s."
         )
-        raise ActionDenied("HumanInControl", words)
+        raise ActionDenied("HumanInControl", message)
     if answer.status == HTTPStatus.NOT_FOUND:
         raise ActionDenied(
             "Conflict", f"The desktop {name!r} was started without agents. Restart it."
@@ -468,12 +465,19 @@ def _describe(body: Mapping[str, object], *, record_text: bool) -> dict[str, str
     """The fields of an action for the audit: of texts only the length, unless the template allows
     more.
     """
-    detail = {key: ",".join(map(str, value)) if isinstance(value, tuple | list) else str(value)
-              for key, value in body.items() if key not in ("action", "text")}  # fmt: skip
-    if isinstance(text := body.get("text"), str):
-        detail |= {"characters": str(len(text))} | (
-            {"text": _clean(text, MAX_TEXT)} if record_text else {}
-        )
+    detail: dict[str, str] = {}
+    for key, value in body.items():
+        if key in ("action", "text"):
+            continue
+        if isinstance(value, tuple | list):
+            detail[key] = ",".join(map(str, value))
+        else:
+            detail[key] = str(value)
+    text = body.get("text")
+    if isinstance(text, str):
+        detail["characters"] = str(len(text))
+        if record_text:
+            detail["text"] = _clean(text, MAX_TEXT)
     return detail
 
 
@@ -481,13 +485,13 @@ def _clean(text: str, longest: int = 300) -> str:
     return shorten(escape(shorten(text, longest)), longest)
 
 
-def _wheel(session: VDISession) -> str:
-    return f"wheel/{session.metadata.uid}"
+def _driver_key(session: VDISession) -> str:
+    return f"driver/{session.metadata.uid}"
 
 
-def _wheel_of(driver: Driver, login_id: str = "") -> str:
+def _encode_driver(driver: Driver, login_id: str = "") -> str:
     return msgspec.json.encode((driver, login_id)).decode()
 
 
-def _read_wheel(text: str) -> Driver:
+def _decode_driver(text: str) -> Driver:
     return msgspec.json.decode(text, type=tuple[Driver, str])[0]

@@ -79,8 +79,10 @@ class RecordingLimits:
             return ""
         _, stored = await self.store.run(session.metadata.uid, run_start(session))
         silent = self.context.clock() - max(stored or run_start(session), run_start(session))
-        template = self.context.cluster.template(session.spec.template)
-        return SILENT if silent > (longest_pause(template) if responds else SILENT_AFTER) else ""
+        longest = SILENT_AFTER
+        if responds:
+            longest = longest_pause(self.context.cluster.template(session.spec.template))
+        return SILENT if silent > longest else ""
 
     async def spend(self, session: VDISession, stored: int, *, is_new: bool) -> None:
         """Count bytes that have been stored. `is_new`: they are the first of a recording."""

@@ -71,11 +71,8 @@ class Recordings(Component):
         self._store = RecordingStore(context.database)
         self._storage: RecordingFolder | RecordingBucket | None = None
         if place := context.settings.recordings:
-            self._storage = (
-                RecordingBucket(place)
-                if place.startswith("s3://")
-                else RecordingFolder(Path(place))
-            )
+            is_bucket = place.startswith("s3://")
+            self._storage = RecordingBucket(place) if is_bucket else RecordingFolder(Path(place))
         self._limits = RecordingLimits(context=context, store=self._store, storage=self._storage)
         self._fetches = asyncio.Semaphore(MAX_FETCHES)
         self._open = OpenRecordings()
@@ -111,16 +108,16 @@ class Recordings(Component):
             return  # another replica is at it
         if await shared.take_once(f"recording-seen/{uid}", SEEN_SECONDS):
             await self._store.see_run(uid, run_start(session), self._context.clock())
-        if why := await self._limits.refuse(session):
-            if why in (NO_STORAGE, FULL):
-                self._troubles[uid] = why
-            await self._mark(session, why)
-            raise ValueError(why)
+        if reason := await self._limits.refuse(session):
+            if reason in (NO_STORAGE, FULL):
+                self._troubles[uid] = reason
+            await self._mark(session, reason)
+            raise ValueError(reason)
         try:
             await self._fetch_pieces(session)
         except Exception:  # for whatever reason nothing is stored
-            if why := await self._limits.find_silence(session, responds=False):
-                await self._mark(session, why)
+            if silence := await self._limits.find_silence(session, responds=False):
+                await self._mark(session, silence)
             raise
         self._troubles.pop(uid, None)
         await self._mark(session, await self._limits.find_silence(session, responds=True))
@@ -153,38 +150,57 @@ class Recordings(Component):
 
     async def _fetch_piece(self, session: VDISession) -> bool:
         """Whether there was one, with something new."""
-        uid, now = session.metadata.uid, self._context.clock()
-        address = "/recording?{}&{}".format(*self._stored.get(uid, (0, 0)))
+        piece, content = await self._ask_for_piece(session)
+        if piece is None:
+            return False
+        uid = session.metadata.uid
+        name = _name(uid, piece)
+        known = await self._store.get(name)
+        before = known.size_bytes if known else 0
+        size = await self._store_piece(uid, piece, before, content)
+        await self._limits.spend(session, size - before, is_new=known is None)
+        longest = await self._limits.longest(session, known.seconds if known else 0.0)
+        seconds = min(piece.seconds, longest)
+        await self._store.save(self._row(session, name, seconds, size))
+        # Only now: what is acknowledged with the next request, the desktop deletes.
+        self._stored[uid] = piece.recording, size
+        return size > before
+
+    async def _ask_for_piece(self, session: VDISession) -> tuple[_Piece | None, bytes]:
+        """The next piece of the desktop's recording, which is untrusted; None: there is none now."""
+        number, stored = self._stored.get(session.metadata.uid, (0, 0))
+        address = f"/recording?{number}&{stored}"
         answer = await self._agent.ask(
             session, "GET", address, seconds=ANSWER_SECONDS, max_bytes=MAX_PIECE
         )
         if answer.status != HTTPStatus.OK:
             raise ValueError(f"its agent responds with {answer.status}")
         if not answer.body:
-            return False
+            return None, b""
         headers = {name.removeprefix("x-vdi-"): value for name, value in answer.headers.items()}
-        piece = msgspec.convert(headers, _Piece, strict=False)
-        name = f"{uid}-{piece.recording}"
+        return msgspec.convert(headers, _Piece, strict=False), answer.body
+
+    async def _store_piece(self, uid: str, piece: _Piece, before: int, content: bytes) -> int:
+        """Append what is new of a piece; the recording's size. `before`: its size until now."""
         # Never into what is stored: a program in the agent's place could change the recording of
         # what its user did before.
-        known = await self._store.get(name)
-        start = max(known.size_bytes if known else 0, piece.offset)
-        rest = answer.body[start - piece.offset :]
-        size = start
-        if rest and self._storage:
-            try:
-                size = await self._storage.put(name, start, rest)
-            except OSError as error:
-                self._troubles[uid] = reason_of(error)
-                raise
-        grown = size - (known.size_bytes if known else 0)
-        await self._limits.spend(session, grown, is_new=known is None)
-        longest = await self._limits.longest(session, known.seconds if known else 0.0)
+        start = max(before, piece.offset)
+        rest = content[start - piece.offset :]
+        if not rest or self._storage is None:
+            return start
+        try:
+            return await self._storage.put(_name(uid, piece), start, rest)
+        except OSError as error:
+            self._troubles[uid] = reason_of(error)
+            raise
+
+    def _row(self, session: VDISession, name: str, seconds: float, size: int) -> Recording:
+        now = self._context.clock()
         template = self._context.cluster.template(session.spec.template)
         policy = (template.spec.recording if template else None) or TemplateRecording()
-        recording = Recording(
+        return Recording(
             id=name,
-            uid=uid,
+            uid=session.metadata.uid,
             name=session.metadata.name,
             owner=normal_user(session.spec.user),
             template=session.spec.template,
@@ -192,14 +208,11 @@ class Recordings(Component):
             run_seen=now,
             started=now,
             ended=now,
-            seconds=min(piece.seconds, longest),
+            seconds=seconds,
             size_bytes=size,
             keep_until=now + parse_duration(policy.retention),
             owner_may_watch=policy.owner_may_watch,
         )
-        await self._store.save(recording)
-        self._stored[uid] = piece.recording, size
-        return grown > 0
 
     async def switch(self, user: User, session: VDISession, *, wanted: bool) -> None:
         """Start or end a recording on demand. Raises ActionDenied."""
@@ -282,9 +295,16 @@ class Recordings(Component):
                 await self._audit.record(_act(recording, "retention", "delete"))
 
 
+def _name(uid: str, piece: _Piece) -> str:
+    return f"{uid}-{piece.recording}"
+
+
 def _act(recording: Recording, actor: str, verb: str) -> Act:
-    names, detail = (
-        {"target": recording.name, "uid": recording.uid, "owner": recording.owner},
-        {"recording": recording.id},
+    return Act(
+        actor=actor,
+        action=f"recording.{verb}",
+        target=recording.name,
+        uid=recording.uid,
+        owner=recording.owner,
+        detail={"recording": recording.id},
     )
-    return Act(actor=actor, action=f"recording.{verb}", detail=detail, **names)

@@ -71,21 +71,29 @@ def describe_stage(session: VDISession | None, role: Role | None, denied: str = 
         return GONE
     if role is None:
         return AGAIN
-    status, mine = session.status, role is Role.OWNER
-    if session.metadata.deletion_timestamp or (
-        status.phase == Phase.TERMINATING and not session.spec.suspended
-    ):
+    status = session.status
+    is_over = status.phase == Phase.TERMINATING and not session.spec.suspended
+    if session.metadata.deletion_timestamp or is_over:
         return Stage("ending", "This desktop is ending", status.message)
     if session.spec.suspended:
         return _suspended(session, role)
     if status.phase == Phase.SUSPENDED:
         return Stage("starting", "Waking up", "The desktop is being resumed.")
-    if status.phase == Phase.RUNNING and denied:
-        return Stage("denied", "You cannot view this desktop", denied)
-    if status.phase == Phase.RUNNING and (why := refuse_picture(session)):
-        return Stage("denied", "Waiting for the recording", why)
     if status.phase == Phase.RUNNING:
-        return Stage("opening", "Ready", "The desktop is opening.", _steps(session))
+        return _running(session, denied)
+    return _starting(session, role)
+
+
+def _running(session: VDISession, denied: str) -> Stage:
+    if denied:
+        return Stage("denied", "You cannot view this desktop", denied)
+    if hidden := refuse_picture(session):
+        return Stage("denied", "Waiting for the recording", hidden)
+    return Stage("opening", "Ready", "The desktop is opening.", _steps(session))
+
+
+def _starting(session: VDISession, role: Role) -> Stage:
+    status, mine = session.status, role is Role.OWNER
     gpu = status.queue.available_gpu if status.queue and mine else 0
     if failure := find_failure(session):
         may = status.phase != Phase.PENDING and Action.RESTART in ACTIONS[role]
@@ -106,9 +114,8 @@ def describe_stage(session: VDISession | None, role: Role | None, denied: str = 
             earliest=status.queue.earliest_slot,
             manage=mine,
         )
-    return Stage(
-        "starting", "Starting", status.message or "The desktop is about to start.", _steps(session)
-    )
+    message = status.message or "The desktop is about to start."
+    return Stage("starting", "Starting", message, _steps(session))
 
 
 def _suspended(session: VDISession, role: Role) -> Stage:

@@ -35,3 +35,9 @@ def jpeg_size(data: bytes) -> tuple[int, int] | None:
             return int.from_bytes(data[at + 7 : at + 9]), int.from_bytes(data[at + 5 : at + 7])
         at += 2 + length
     return None
+
+
+def is_small_jpeg(data: bytes) -> bool:
+    """Whether these are a JPEG of at most THUMBNAIL_MAX_SIDE pixels a side."""
+    size = jpeg_size(data)
+    return size is not None and 0 < min(size) <= max(size) <= THUMBNAIL_MAX_SIDE

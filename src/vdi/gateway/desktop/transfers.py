@@ -107,13 +107,16 @@ class TransferCollector(Component):
         await poll_agents("transfers", self._opened, self.read, self.pause)
 
     def _opened(self) -> Iterator[VDISession]:
-        for uid in {grant.session_uid for grant in self.active.find()} | self._written.keys():
-            if (session := self.context.cluster.by_uid(uid)) and is_running(session):
-                template = self.context.cluster.template(session.spec.template)
-                if template is None or takes_tokens(template.spec):
-                    yield session
-            else:
+        cluster = self.context.cluster
+        opened = {grant.session_uid for grant in self.active.find()}
+        for uid in opened | self._written.keys():
+            session = cluster.by_uid(uid)
+            if session is None or not is_running(session):
                 self._forget(uid)
+                continue
+            template = cluster.template(session.spec.template)
+            if template is None or takes_tokens(template.spec):
+                yield session
 
     async def read(self, session: VDISession) -> float:
         """Write what is new; seconds until more of this desktop is read. Raises what `poll_agents`
@@ -144,22 +147,19 @@ class TransferCollector(Component):
         for event in report.events:
             if event.event in ACTIONS:
                 happened = now - timedelta(seconds=event.age)
-                acts[event_act(report.log, event.number)] = (
-                    self._act(session, event, happened),
-                    happened,
-                )
-        for key in await self.audit.add_events(acts) if acts else ():
-            act = acts[key][0]
-            self.context.metrics.transfers.labels(act.action).inc()
-            self.context.metrics.transfer_bytes.labels(act.action).inc(
-                int(act.detail.get("bytes", 0))
-            )
+                act = self._act(session, event, happened)
+                acts[event_act(report.log, event.number)] = act, happened
+        # Another replica may have read the same events: only those that are new are counted.
+        written = await self.audit.add_events(acts) if acts else ()
+        metrics = self.context.metrics
+        for key in written:
+            act, _ = acts[key]
+            metrics.transfers.labels(act.action).inc()
+            metrics.transfer_bytes.labels(act.action).inc(int(act.detail.get("bytes", 0)))
         if report.events:
             self._written[uid] = report.log, report.events[-1].number
-        elif not self.active.find(
-            session_uid=uid
-        ):  # a connection that was ended has been reported by now
-            self._forget(uid)
+        elif not self.active.find(session_uid=uid):
+            self._forget(uid)  # a connection that was ended has been reported by now
 
     async def _note_silence(self, session: VDISession) -> None:
         """Write once an hour that a desktop no longer reports: it may end before it does again."""
@@ -180,10 +180,8 @@ class TransferCollector(Component):
         # Selkies names no one. A transfer takes full control; of several who have it, one did it.
         controls = event.role != "viewer"
         users = sorted({grant.user for grant in grants if (grant.role in FULL_CONTROL) == controls})
-        action, detail = (
-            ACTIONS[event.event],
-            describe(event, is_hashed=self.context.settings.hash_file_names),
-        )
+        action = ACTIONS[event.event]
+        detail = describe(event, is_hashed=self.context.settings.hash_file_names)
         if event.seconds:
             detail["from"] = format_time(happened - timedelta(seconds=event.seconds))
             detail["to"] = format_time(happened)

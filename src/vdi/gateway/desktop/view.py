@@ -273,29 +273,26 @@ def _notices(
     if phase == Phase.TERMINATING:
         return []
     status = session.status
-    found = []
+    notices = []
     for condition in status.conditions:
         if condition.type not in WARNING_TITLES or condition.status != "True":
             continue
         text, action = condition.message, ""
         if condition.type == EXPIRING:
-            can_extend = bool(extensions(session, template, cluster, now))
-            action = Action.EXTEND if can_extend else ""
-            text += (
-                ""
-                if can_extend
-                else f" It already has the maximum of {max_timeout(template, cluster)}."
-            )
-        found.append(Notice("warn", WARNING_TITLES[condition.type], text, action))
+            if extensions(session, template, cluster, now):
+                action = Action.EXTEND
+            else:
+                text += f" It already has the maximum of {max_timeout(template, cluster)}."
+        notices.append(Notice("warn", WARNING_TITLES[condition.type], text, action))
     if status.failures and status.failures.count and phase != Phase.FAILED:
         times = "once" if status.failures.count == 1 else f"{status.failures.count} times in a row"
-        found.append(Notice("warn", f"It failed {times}", status.failures.message))
-    found += [
+        notices.append(Notice("warn", f"It failed {times}", status.failures.message))
+    notices += [
         Notice("info", "A newer version is ready", condition.message)
         for condition in status.conditions
         if condition.type == TEMPLATE_FOUND and condition.reason == Reason.NEWER_REVISION
     ]
-    return found
+    return notices
 
 
 def _size(session: VDISession, template: VDITemplate | None) -> tuple[int | None, str, str, str]:

@@ -91,13 +91,10 @@ class DesktopBar:
         grant = await self.authorizer.grant_of(admitted.session, request.headers.get("cookie", ""))
         if grant is None:
             raise HTTPException(401, _NOT_ENTERED, OURS)
-        user, name = (
-            User(grant.user, groups=grant.groups, login_id=grant.login_id),
-            admitted.session.metadata.name,
-        )
-        await self.actions.carry_out_form(
-            user, name, request.url.path.rpartition("/")[2], request.query_params
-        )
+        user = User(grant.user, groups=grant.groups, login_id=grant.login_id)
+        action = request.url.path.rpartition("/")[2]
+        name = admitted.session.metadata.name
+        await self.actions.carry_out_form(user, name, action, request.query_params)
         return Response(status_code=204, headers=OURS)
 
     async def _admit(self, request: Request) -> tuple[Admitted, VDITemplate | None]:
@@ -117,11 +114,15 @@ class DesktopBar:
         user = User(admitted.claims.sub, login_id=admitted.claims.lid)
         view = desktop_view(session, template, user, now, settings.cluster)
         driver = await self.actions.computer.driver(session)
-        lengths = (
-            extensions(session, template, settings.cluster, now)
-            if Action.EXTEND in view.actions
-            else []
-        )
+        lengths = []
+        if Action.EXTEND in view.actions:
+            lengths = extensions(session, template, settings.cluster, now)
+        notices = [notice.title for notice in view.notices if notice.kind != "info"]
+        if view.files_note:
+            notices.append(view.files_note)
+        guests = []
+        if view.mine:
+            guests = [access.user for access in view.spec.access if not is_expired(access, now)]
         return {
             "script": asset_url(settings.brand, "/.vdi/static", "bar.js"),
             "font": asset_url(settings.brand, "/.vdi/static", "fonts/inter.woff2"),
@@ -133,10 +134,7 @@ class DesktopBar:
             "running": is_running(session),
             "expires": view.expires,
             "accessEnds": view.access_ends,
-            "notices": [
-                *(notice.title for notice in view.notices if notice.kind != "info"),
-                *filter(None, [view.files_note]),
-            ],
+            "notices": notices,
             "actions": sorted(view.actions),
             # null: no program may drive it, or none has lately.
             "driver": driver and {"line": driver.line, "state": driver.state},
@@ -147,11 +145,7 @@ class DesktopBar:
             # Selkies enforces these; the bar hides buttons.
             "streaming": template.spec.streaming if template else None,
             "request": pending_request(session, now) if view.mine else None,
-            "guests": [
-                access.user
-                for access in view.spec.access
-                if view.mine and not is_expired(access, now)
-            ],
+            "guests": guests,
             # null: not known, or not for guests.
             "watching": await self._watching(session) if view.mine else None,
         }
@@ -182,17 +176,15 @@ def describe_guests(grants: Sequence[Grant], connections: Sequence[Connection]) 
 
     With fewer connections than guests of a role it is not known which of them are connected.
     """
-    for kind, words in (("viewer", "view only"), ("controller", "full control")):
-        users = sorted(
-            {
-                grant.user
-                for grant in grants
-                if grant.role is not Role.OWNER
-                and (grant.role in FULL_CONTROL) == (kind == "controller")
-            }
-        )
+    for kind, access in (("viewer", "view only"), ("controller", "full control")):
+        guests = set()
+        for grant in grants:
+            controls = grant.role in FULL_CONTROL
+            if grant.role is not Role.OWNER and controls == (kind == "controller"):
+                guests.add(grant.user)
+        users = sorted(guests)
         count = sum(connection.role == kind and connection.slot != 1 for connection in connections)
         if 0 < count < len(users):
-            yield f"{count} of {', '.join(users)} ({words})"
+            yield f"{count} of {', '.join(users)} ({access})"
         elif count:
-            yield from (f"{user} ({words})" for user in users)
+            yield from (f"{user} ({access})" for user in users)

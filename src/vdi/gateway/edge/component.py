@@ -158,21 +158,19 @@ class Edge(Component):
         return (Route("/edge/verify", self.verify),)
 
     async def run(self) -> None:
+        work = (
+            ("signing keys", KEYS_SECONDS, self._refresh_keys),
+            ("polling revocations", POLL_SECONDS, self.revoker.poll),
+            ("old grants", FORGET_SECONDS, self.revoker.forget_old),
+            ("messages of other replicas", AGAIN_SECONDS, self.revoker.listen),
+            ("grants without a session", SWEEP_SECONDS, self.revoker.sweep),
+            ("expired access", EXPIRED_SECONDS, self._actions.drop_expired_access),
+            ("grants of changed sessions", 0.0, self._follow),
+        )
         try:
             async with asyncio.TaskGroup() as tasks:
-                tasks.create_task(repeat("signing keys", KEYS_SECONDS, self._refresh_keys))
-                tasks.create_task(repeat("polling revocations", POLL_SECONDS, self.revoker.poll))
-                tasks.create_task(repeat("old grants", FORGET_SECONDS, self.revoker.forget_old))
-                tasks.create_task(
-                    repeat("messages of other replicas", AGAIN_SECONDS, self.revoker.listen)
-                )
-                tasks.create_task(
-                    repeat("grants without a session", SWEEP_SECONDS, self.revoker.sweep)
-                )
-                tasks.create_task(
-                    repeat("expired access", EXPIRED_SECONDS, self._actions.drop_expired_access)
-                )
-                tasks.create_task(repeat("grants of changed sessions", 0.0, self._follow))
+                for what, seconds, do in work:
+                    tasks.create_task(repeat(what, seconds, do), name=what)
         finally:
             await self.tables.close()
 

@@ -87,17 +87,17 @@ class AmbiguousError(ValueError):
 
 def read_headers(raw: Iterable[tuple[bytes, bytes]]) -> dict[bytes, bytes]:
     """Headers by their names in lower case, as ASGI gives them. Raises AmbiguousError."""
-    found: dict[bytes, bytes] = {}
+    headers: dict[bytes, bytes] = {}
     for name, value in raw:
-        if name in found:
+        if name in headers:
             if name == b"cookie":
-                value = found[name] + b"; " + value
+                value = headers[name] + b"; " + value
             elif name.startswith((b"x-forwarded-", b"sec-", b"origin", b"host")):
                 raise AmbiguousError(
                     f"the header {name.decode('latin-1')} was sent twice; allowed: once"
                 )
-        found[name] = value
-    return found
+        headers[name] = value
+    return headers
 
 
 class Hosts:
@@ -111,8 +111,8 @@ class Hosts:
         """The label of a desktop's host, in any case, with or without port and trailing dot; None:
         another host.
         """
-        found = self._host.fullmatch(host.lower()) if len(host) <= 300 else None
-        return found[1] if found and found[1] != self._settings.portal_label else None
+        match = self._host.fullmatch(host.lower()) if len(host) <= 300 else None
+        return match[1] if match and match[1] != self._settings.portal_label else None
 
     def label_of(self, request: HTTPConnection) -> str | None:
         """The label of the host that a request on the public listener was sent to."""

@@ -128,11 +128,11 @@ class Revoker:
         whole_login = [login_id] if login_id and user is None and session_uid is None else []
         known = _made_until(self.active.find(**named), created_until)
         await self._revoke(known, [*whole_login, *over])
-        found = _made_until(await self.store.open(**named), created_until)
+        stored = _made_until(await self.store.open(**named), created_until)
         ids = {grant.id for grant in known}
-        await self._revoke([grant for grant in found if grant.id not in ids], ())
-        await self._write(found, reason)
-        return len(found)
+        await self._revoke([grant for grant in stored if grant.id not in ids], ())
+        await self._write(stored, reason)
+        return len(stored)
 
     async def end_these(self, grants: Collection[Grant], reason: str) -> None:
         """End these grants. Raises DatabaseUnavailableError, as `end` does."""
@@ -296,9 +296,9 @@ class Revoker:
         # without a watch.
         watched = {uid: self.context.cluster.by_uid(uid) for uid in uids}
         names = {
-            uid: (found.metadata.namespace, found.metadata.name)
-            for uid, found in watched.items()
-            if found
+            uid: (session.metadata.namespace, session.metadata.name)
+            for uid, session in watched.items()
+            if session
         }
         unknown = watched.keys() - names.keys()
         if unknown:

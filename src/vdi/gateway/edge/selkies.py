@@ -130,8 +130,8 @@ def opened(page: str, *, with_token: bool = True) -> str:
 def mark_of(uri: str) -> str:
     """The value of our parameter in an address; empty without it."""
     for part in uri.partition("?")[2].split("&"):
-        if found := _MARK_PARAMETER.fullmatch(part):
-            return found[1]
+        if mark := _MARK_PARAMETER.fullmatch(part):
+            return mark[1]
     return ""
 
 
@@ -211,15 +211,15 @@ def _spellings(path: str) -> set[str] | None:
     # reading of it does.
     if _PLAIN.fullmatch(path):
         return {path.rstrip("/").lower() or "/"}
-    found = set()
+    spellings = set()
     for _ in range(_DECODINGS):
         text = path.lower().replace("\\", "/")
         for spelling in (text, _PARAMETERS.sub("", text)):
             segments = [segment.partition("\0")[0].strip() for segment in spelling.split("/")]
-            found |= {_joined(segments), _joined(_resolved(segments))}
+            spellings |= {_joined(segments), _joined(_resolved(segments))}
         decoded = unquote(path)
         if decoded == path:
-            return found
+            return spellings
         path = decoded
     return None
 

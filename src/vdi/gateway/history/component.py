@@ -78,10 +78,10 @@ class History(Component):
     async def use_this_month(self, user: str, now: datetime) -> MonthUse:
         """Hours and GPU hours of a user in the calendar month (UTC) of `now`, for the limits."""
         month = Month.of(now)
-        found = [row.run for row in await self._runs_within(month, user)]
-        hours = sum(seconds_within(run, month, now) for run in found) / HOUR_SECONDS
+        counted = [row.run for row in await self._runs_within(month, user)]
+        hours = sum(seconds_within(run, month, now) for run in counted) / HOUR_SECONDS
         gpu_hours = (
-            sum(seconds_within(run, month, now) * (run.gpus or 0) for run in found) / HOUR_SECONDS
+            sum(seconds_within(run, month, now) * (run.gpus or 0) for run in counted) / HOUR_SECONDS
         )
         return MonthUse(hours, gpu_hours, month.end)
 
@@ -102,8 +102,8 @@ class History(Component):
         if user is not None:
             query = query.where(sessions.c.owner == normal_user(user))
         async with self._database.connect() as connection:
-            found = await connection.execute(query)
-            return [OwnedRun(row.owner, row.template, read_row(row, RunRow)) for row in found]
+            rows = await connection.execute(query)
+            return [OwnedRun(row.owner, row.template, read_row(row, RunRow)) for row in rows]
 
     async def past(
         self,
@@ -136,11 +136,11 @@ class History(Component):
 
     async def _with_runs(self, query: Select[Any]) -> list[SessionHistory]:
         async with self._database.connect() as connection:
-            found = [read_row(row, SessionRow) for row in await connection.execute(query)]
-            of_these = runs.c.uid.in_([session.uid for session in found])
+            listed = [read_row(row, SessionRow) for row in await connection.execute(query)]
+            of_these = runs.c.uid.in_([session.uid for session in listed])
             by_uid: dict[str, list[RunRow]] = {}
             for row in await connection.execute(
                 select(runs).where(of_these).order_by(runs.c.start)
             ):
                 by_uid.setdefault(row.uid, []).append(read_row(row, RunRow))
-        return [SessionHistory(session, tuple(by_uid.get(session.uid, ()))) for session in found]
+        return [SessionHistory(session, tuple(by_uid.get(session.uid, ()))) for session in listed]

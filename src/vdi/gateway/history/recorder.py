@@ -308,8 +308,8 @@ class Retention:
         try:
             await work()
         except (DatabaseUnavailableError, KubeError, SQLAlchemyError) as error:
-            words = str(error) if not isinstance(error, SQLAlchemyError) else type(error).__name__
-            log.warning("history: %s is put off for %.0f s: %s", what, RETRY_SECONDS, words)
+            reason = str(error) if not isinstance(error, SQLAlchemyError) else type(error).__name__
+            log.warning("history: %s is put off for %.0f s: %s", what, RETRY_SECONDS, reason)
             return False
         return True
 

@@ -83,12 +83,12 @@ class AnotherAccountError(Exception):
     `taken`: the address that an administrator has to release first.
     """
 
-    def __init__(self, who: "Identity", taken: str, words: str) -> None:
+    def __init__(self, who: "Identity", taken: str, message: str) -> None:
         self.who = who
         self.taken = taken
         release = f"vdi gateway user release {taken}"
         super().__init__(
-            f"{words} Ask an administrator of VDI, who can release the address {taken}: {release}"
+            f"{message} Ask an administrator of VDI, who can release the address {taken}: {release}"
         )
 
 
@@ -207,15 +207,15 @@ class Logins:
 
     async def person_by_token(self, token: str) -> User | None:
         """The user of an API token, while it holds. Raises ScopedTokenError."""
-        found = await self._by_token(token)
-        return self._person(found) if found else None
+        stored = await self._by_token(token)
+        return self._person(stored) if stored else None
 
     async def actor_by_token(self, token: str) -> Actor | None:
         """The actor of an API token of any scope, while it holds."""
-        found = await self._by_token(token)
+        stored = await self._by_token(token)
         return (
-            Actor(found.user, found.label, found.session_uid, f"{TOKEN_ID}{found.id}")
-            if found
+            Actor(stored.user, stored.label, stored.session_uid, f"{TOKEN_ID}{stored.id}")
+            if stored
             else None
         )
 
@@ -223,14 +223,14 @@ class Logins:
         if not token.startswith(TOKEN_PREFIX) or len(token) > _LONGEST_SECRET:
             return None
         before = self._store.changes, get_running_loop().time()
-        found = await self._store.by_hash(ApiToken, hash_of(token))
-        if found is None or not self._holds(found):
+        stored = await self._store.by_hash(ApiToken, hash_of(token))
+        if stored is None or not self._holds(stored):
             return None
         if len(self._read) >= _MAX_READ:
             self._read.clear()
-        self._read[f"{TOKEN_ID}{found.id}"] = before
-        await self._see(found)
-        return found
+        self._read[f"{TOKEN_ID}{stored.id}"] = before
+        await self._see(stored)
+        return stored
 
     async def is_live(self, login_id: str) -> bool:
         """Whether this login or API token holds now.
@@ -313,8 +313,8 @@ class Logins:
             expires=now + lifetime,
         )
         if not await self._store.add_token(token, hash_of(secret), MOST_TOKENS):
-            words = f"You already have {MOST_TOKENS} API tokens. Revoke one that you do not need."
-            raise ActionDenied("OverLimit", words)
+            message = f"You already have {MOST_TOKENS} API tokens. Revoke one that you do not need."
+            raise ActionDenied("OverLimit", message)
         if user.login_id and not await self.is_live(user.login_id):
             # *Sign out everywhere* may have listed the user's tokens just before this one was
             # written.

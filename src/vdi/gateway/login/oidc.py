@@ -105,9 +105,9 @@ class StateError(Exception):
     audit.
     """
 
-    def __init__(self, reason: str, words: str) -> None:
+    def __init__(self, reason: str, message: str) -> None:
         self.reason = reason
-        super().__init__(words)
+        super().__init__(message)
 
 
 def is_secret(text: str) -> bool:
@@ -133,15 +133,15 @@ def read_state(secret: str, state: str, now: float) -> str:
     if not known or not hmac.compare_digest(
         mark.encode(), _sign(secret, "state", text.encode()).encode()
     ):
-        words = (
+        message = (
             "this login was not started in this browser, or the browser no longer has its cookie"
         )
-        raise StateError("another-browser", words)
+        raise StateError("another-browser", message)
     content = base64.urlsafe_b64decode(text + "=" * (-len(text) % 4))
     age = now - int.from_bytes(content[:_TIME_BYTES])
     if age < -STATE_LEEWAY_SECONDS:
-        words = f"this login starts {-age:.0f} s in the future: the clocks of two replicas differ"
-        raise StateError("clocks-differ", words)
+        message = f"this login starts {-age:.0f} s in the future: the clocks of two replicas differ"
+        raise StateError("clocks-differ", message)
     if age > STATE_SECONDS:
         raise StateError(
             "expired", f"this login was started more than {STATE_SECONDS // 60} minutes ago"
@@ -211,10 +211,10 @@ class RefusedError(Exception):
     far as it is known.
     """
 
-    def __init__(self, reason: str, words: str, claims: Mapping[str, Any] | None = None) -> None:
+    def __init__(self, reason: str, message: str, claims: Mapping[str, Any] | None = None) -> None:
         known = claims or {}
         self.reason, self.email, self.subject = reason, known.get("email"), known.get("sub", "")
-        super().__init__(words)
+        super().__init__(message)
 
 
 def check_claims(claims: Mapping[str, Any], config: OIDCSettings, nonce: str, now: float) -> None:
@@ -304,16 +304,16 @@ def identity_from(claims: Mapping[str, Any], config: OIDCSettings, settings: Set
     try:
         user = check_address(email)
     except ValueError as why:
-        words = f"{config.name} returned an address that cannot be used: {why}."
-        raise RefusedError("bad-address", words, claims) from None
+        message = f"{config.name} returned an address that cannot be used: {why}."
+        raise RefusedError("bad-address", message, claims) from None
     groups = groups_in(claims.get(config.groups_claim))
     if len(groups) > _MAX_GROUPS:
-        words = (
+        message = (
             f"{config.name} sent {len(groups)} groups in the claim {config.groups_claim!r};"
             f" allowed: at most {_MAX_GROUPS}. Your administrator can have it send only those that"
             " VDI uses."
         )
-        raise RefusedError("too-many-groups", words, claims)
+        raise RefusedError("too-many-groups", message, claims)
     name = claims.get("name")
     return Identity(
         user=user,
@@ -524,12 +524,12 @@ class OIDCProvider:
 
     async def _discover(self) -> Metadata:
         issuer = self.config.issuer
-        found = await self._json(
+        metadata = await self._json(
             "GET", f"{issuer.rstrip('/')}/.well-known/openid-configuration", Metadata
         )
-        if found.issuer != issuer:
+        if metadata.issuer != issuer:
             raise ProviderDownError(
-                f"its issuer is {found.issuer!r}; VDI_OIDC_ISSUER is {issuer!r}"
+                f"its issuer is {metadata.issuer!r}; VDI_OIDC_ISSUER is {issuer!r}"
             )
         secure = {"https", urlsplit(issuer).scheme}
         for name in (
@@ -539,10 +539,10 @@ class OIDCProvider:
             "userinfo_endpoint",
             "end_session_endpoint",
         ):
-            url = getattr(found, name)
+            url = getattr(metadata, name)
             if url and not _is_address(url, secure):
                 raise ProviderDownError(f"its {name} is {url!r}; allowed: https:// addresses")
-        return found
+        return metadata
 
     async def _exchange(self, metadata: Metadata, code: str, verifier: str) -> _Tokens:
         config = self.config
@@ -597,12 +597,12 @@ class OIDCProvider:
         async with self._keys_lock:
             if self._keys is None or self._now() - self._keys_at > fresh:
                 self._keys = None
-                found = await self._json("GET", metadata.jwks_uri, _Keys)
-                if len(found.keys) > _MAX_KEYS:
+                keys = await self._json("GET", metadata.jwks_uri, _Keys)
+                if len(keys.keys) > _MAX_KEYS:
                     raise ProviderDownError(
-                        f"it has {len(found.keys)} keys; allowed: at most {_MAX_KEYS}"
+                        f"it has {len(keys.keys)} keys; allowed: at most {_MAX_KEYS}"
                     )
-                self._keys, self._keys_at = _read_keys(found), self._now()
+                self._keys, self._keys_at = _read_keys(keys), self._now()
             return self._keys
 
     async def _more(

@@ -237,13 +237,13 @@ class LoginPages(Pages):
         try:
             seconds = await self._login.throttle.seconds_to_wait(user, self._address(request))
             await self._delay(seconds)
-            found = await self._login.local.authenticate(user, password)
+            account = await self._login.local.authenticate(user, password)
         except TooManyError as refusal:
             return await self._throttled(request, SOURCE_LOCAL, refusal, next_page, user)
         except (LoginsBusyError, UsersUnavailableError) as error:
             log.error("a password was not checked: %s", error)
             return await self._form(request, next_page, 503, _UNAVAILABLE, user)
-        if found is None:
+        if account is None:
             # The text is written down only if it is an address: it may be a password in the wrong
             # field.
             try:
@@ -253,7 +253,7 @@ class LoginPages(Pages):
             await self._tried(typed, SOURCE_LOCAL, "refused")
             return await self._form(request, next_page, 403, _WRONG, user)
         await self._login.throttle.forgive(user, self._address(request))
-        return await self._begin(request, local_identity(*found, self._settings), next_page)
+        return await self._begin(request, local_identity(*account, self._settings), next_page)
 
     async def _delay(self, seconds: float) -> None:
         """Hold up an attempt that follows many. Raises LoginsBusyError."""
@@ -474,15 +474,19 @@ class LoginPages(Pages):
         self, request: Request, provider: OIDCProvider, error: Exception, next_page: str
     ) -> Response:
         log.error("%s: %s", provider.config.issuer, error)
-        words = (
+        message = (
             f"{provider.config.name} does not respond, so you cannot sign in with it. Try again in"
             " a minute."
         )
-        return self._problem(request, 503, words, next_page)
+        return self._problem(request, 503, message, next_page)
 
-    def _problem(self, request: Request, status: int, words: str, next_page: str) -> Response:
+    def _problem(self, request: Request, status: int, message: str, next_page: str) -> Response:
         return self._renderer.render(
-            request, "login_problem.html", status=status, words=words, again=login_url(next_page)
+            request,
+            "login_problem.html",
+            status=status,
+            message=message,
+            again=login_url(next_page),
         )
 
     def _address(self, request: Request) -> str:
@@ -502,7 +506,7 @@ class AccountPages(Pages):
             Route("/account", self.show_account, methods=["GET"]),
             Route("/account/logins/{id}/end", self.end_one, methods=["POST"]),
             Route("/account/logout-everywhere", self.end_everywhere, methods=["POST"]),
-            Route("/account/sign-out-person", self.end_person, methods=["POST"]),
+            Route("/account/sign-out-user", self.sign_out_user, methods=["POST"]),
             Route("/account/tokens", self.make_token, methods=["POST"]),
             Route("/account/tokens/{id}/revoke", self.revoke_token, methods=["POST"]),
         ]
@@ -526,7 +530,7 @@ class AccountPages(Pages):
         await self._login.sign_out.end_own_logins(user, tokens=tokens)
         return self._logged_out(request)
 
-    async def end_person(self, request: Request) -> Response:
+    async def sign_out_user(self, request: Request) -> Response:
         """Administrators: end all logins, API tokens and desktop pictures of a user."""
         user = await self._user_of_form(request)
         await self._login.guard.require_admin(request)

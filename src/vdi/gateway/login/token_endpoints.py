@@ -98,9 +98,9 @@ def _authorization_request(given: Mapping[str, object]) -> dict[str, str]:
             "up to 60 printable characters",
         ),
     }
-    for name, (good, words) in allowed.items():
+    for name, (good, allowed_text) in allowed.items():
         if not good:
-            raise HTTPException(400, f"{name} is {asked[name][:100]!r}; allowed: {words}.")
+            raise HTTPException(400, f"{name} is {asked[name][:100]!r}; allowed: {allowed_text}.")
     return asked
 
 
@@ -108,8 +108,8 @@ def _key(code: str) -> str:
     return f"cli/{hash_of(code)}"
 
 
-def _refuse(error: str, words: str) -> Response:
-    return JSONResponse({"error": error, "error_description": words}, 400)
+def _refuse(error: str, message: str) -> Response:
+    return JSONResponse({"error": error, "error_description": message}, 400)
 
 
 class CliLoginPages(Pages):

@@ -151,8 +151,8 @@ runs = table_of(
 
 async def load(connection: AsyncConnection, uids: Sequence[str]) -> dict[str, Record]:
     """Records of these sessions."""
-    found = await connection.execute(select(sessions).where(sessions.c.uid.in_(uids)))
-    known = [read_row(row, SessionRow) for row in found]
+    rows = await connection.execute(select(sessions).where(sessions.c.uid.in_(uids)))
+    known = [read_row(row, SessionRow) for row in rows]
     last: dict[str, RunRow] = {}
     for row in await connection.execute(
         select(runs).where(runs.c.uid.in_(uids)).order_by(runs.c.start)
@@ -165,15 +165,15 @@ async def find_names(
     connection: AsyncConnection, uids: Collection[str]
 ) -> dict[str, tuple[str, str]]:
     """Namespace and name of these sessions, by uid; of those that the history has."""
-    found: dict[str, tuple[str, str]] = {}
+    names: dict[str, tuple[str, str]] = {}
     for batch in batches(uids):
         query = select(sessions.c.uid, sessions.c.namespace, sessions.c.name).where(
             sessions.c.uid.in_(batch)
         )
-        found.update(
+        names.update(
             {row.uid: (row.namespace, row.name) for row in await connection.execute(query)}
         )
-    return found
+    return names
 
 
 async def load_open(connection: AsyncConnection, after: str, limit: int) -> list[SessionRow]:

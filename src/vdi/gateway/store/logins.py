@@ -307,8 +307,8 @@ class GrantStore:
 
     async def by_handle(self, handle_hash: str) -> Grant | None:
         """The grant with this handle, whether it still holds or not."""
-        found = await self._find(grants.c.handle_hash == handle_hash)
-        return found[0] if found else None
+        matching = await self._find(grants.c.handle_hash == handle_hash)
+        return matching[0] if matching else None
 
     async def open(
         self,

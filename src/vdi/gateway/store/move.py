@@ -132,8 +132,8 @@ async def _compare(source: AsyncConnection, marker: Any) -> dict[str, int]:
 
 
 async def _batches(source: AsyncConnection, table: Table) -> AsyncIterator[list[dict[str, Any]]]:
-    found = await source.stream(select(table).order_by(*table.primary_key))
-    async for rows in found.mappings().partitions(_BATCH):
+    rows_of_table = await source.stream(select(table).order_by(*table.primary_key))
+    async for rows in rows_of_table.mappings().partitions(_BATCH):
         yield [dict(row) for row in rows]
 
 

@@ -22,10 +22,10 @@ class NoticeSubscriptions:
 
     async def of(self, user: str) -> frozenset[str]:
         async with self._database.connect() as connection:
-            found = await connection.execute(
+            rows = await connection.execute(
                 select(subscriptions.c.kinds).where(subscriptions.c.user == user)
             )
-            return found.scalar_one_or_none() or frozenset()
+            return rows.scalar_one_or_none() or frozenset()
 
     async def save(self, user: str, kinds: frozenset[str]) -> None:
         row = self._database.insert(subscriptions).values(user=user, kinds=kinds)

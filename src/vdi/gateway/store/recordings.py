@@ -94,18 +94,18 @@ class RecordingStore:
         """Seconds of all recordings of a run, and when the last part of them was stored; None: none
         was.
         """
-        found = select(func.sum(recordings.c.seconds), func.max(recordings.c.ended))
+        totals = select(func.sum(recordings.c.seconds), func.max(recordings.c.ended))
         of_run = (recordings.c.uid == uid) & (recordings.c.run == run)
         async with self._database.connect() as connection:
-            seconds, ended = (await connection.execute(found.where(of_run))).one()
+            seconds, ended = (await connection.execute(totals.where(of_run))).one()
             return seconds or 0.0, ended
 
     async def use_since(self, owner: str, since: datetime) -> tuple[int, int]:
         """Bytes and number of a person's recordings that have grown since then."""
-        found = select(func.sum(recordings.c.size_bytes), func.count())
+        totals = select(func.sum(recordings.c.size_bytes), func.count())
         grown = (recordings.c.owner == owner) & (recordings.c.ended > since)
         async with self._database.connect() as connection:
-            size, number = (await connection.execute(found.where(grown))).one()
+            size, number = (await connection.execute(totals.where(grown))).one()
             return int(size or 0), number
 
     async def total(self) -> int:
@@ -145,10 +145,10 @@ class RecordingStore:
         if before is not None:
             query = query.where(tuple_(recordings.c.started, recordings.c.id) < before)
         async with self._database.connect() as connection:
-            found = await connection.execute(
+            rows = await connection.execute(
                 query.order_by(recordings.c.started.desc(), recordings.c.id.desc())
             )
-            return [read_row(row, WatchedRecording) for row in found]
+            return [read_row(row, WatchedRecording) for row in rows]
 
     async def expired(self, now: datetime, limit: int) -> Sequence[Recording]:
         query = (

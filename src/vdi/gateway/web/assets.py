@@ -104,10 +104,10 @@ def icons() -> Mapping[str, Markup]:
 
 
 def _read_icon(path: Path) -> Markup:
-    found = _SHAPES.fullmatch(path.read_text())
-    if found is None:
+    shapes = _SHAPES.fullmatch(path.read_text())
+    if shapes is None:
         raise ValueError(f"{path}: allowed: one <svg> element")
-    return Markup(found[1])  # noqa: S704 -- a file of ours
+    return Markup(shapes[1])  # noqa: S704 -- a file of ours
 
 
 def shown_icon(icon: str, origins: Collection[str]) -> str:

@@ -51,15 +51,17 @@ def cookies_in(header: str) -> dict[str, str]:
     `\\xa0__Host-...`, so any desktop may plant that for the whole domain; `str.strip()` would turn
     it into ours.
     """
-    found: dict[str, str] = {}
+    cookies: dict[str, str] = {}
     twice = set()
     for part in header.split(";"):
         name, _, value = part.strip(" \t").partition("=")
         if name.startswith(COOKIE_PREFIX) or name == HINT_COOKIE:
-            if found.get(name, value) != value:
+            if cookies.get(name, value) != value:
                 twice.add(name)
-            found[name] = value
-    return {name: value for name, value in found.items() if name not in twice} if twice else found
+            cookies[name] = value
+    return (
+        {name: value for name, value in cookies.items() if name not in twice} if twice else cookies
+    )
 
 
 def cookie_of(request: HTTPConnection, name: str) -> str:

@@ -90,8 +90,8 @@ def macro(template: str, name: str) -> Callable[..., str]:
     """A macro of a template such as `parts.html`, for pieces that need no request. Its arguments
     are escaped.
     """
-    found: Callable[..., str] = getattr(_ENVIRONMENT.get_template(template).module, name)
-    return found
+    macro: Callable[..., str] = getattr(_ENVIRONMENT.get_template(template).module, name)
+    return macro
 
 
 class Renderer:

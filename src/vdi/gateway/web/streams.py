@@ -54,11 +54,11 @@ class StreamLimit:
     ) -> StreamingResponse:
         """As `sse_response`, for a stream that counts for this user. Raises HTTPException."""
         if self._open[user] >= MOST_PER_USER:
-            words = (
+            message = (
                 f"{user} already has {MOST_PER_USER} event streams open at this gateway. Close one"
                 " first."
             )
-            raise HTTPException(429, words, {"Retry-After": "60"})
+            raise HTTPException(429, message, {"Retry-After": "60"})
         return _CountedResponse(
             self._open, user, _paced(context, events), {**_HEADERS, **(headers or {})}
         )

@@ -96,27 +96,27 @@ def local_times(text: str, near: datetime) -> Markup:
     """
     pieces: list[Markup] = []
     end = 0
-    for found in _TIME_IN_TEXT.finditer(text):
-        pieces += [escape(text[end : found.start()]), _time_element(found, near)]
-        end = found.end()
+    for time in _TIME_IN_TEXT.finditer(text):
+        pieces += [escape(text[end : time.start()]), _time_element(time, near)]
+        end = time.end()
     return Markup().join([*pieces, escape(text[end:])])
 
 
-def _time_element(found: re.Match[str], near: datetime) -> Markup:
-    if found["instant"]:
+def _time_element(time: re.Match[str], near: datetime) -> Markup:
+    if time["instant"]:
         try:
-            return Markup('<time datetime="{}">{}</time>').format(found[0], moment(found[0]))
+            return Markup('<time datetime="{}">{}</time>').format(time[0], moment(time[0]))
         except ValueError:  # 31 February, in a message from elsewhere
-            return escape(found[0])
+            return escape(time[0])
     today = near.astimezone(UTC).replace(
-        hour=int(found["hour"]), minute=int(found["minute"]), second=0, microsecond=0
+        hour=int(time["hour"]), minute=int(time["minute"]), second=0, microsecond=0
     )
     nearest = min(
         (today + timedelta(days=days) for days in (-1, 0, 1)),
         key=lambda instant: abs(instant - near),
     )
     return Markup('<time datetime="{}" data-say="clock">{}</time>').format(
-        format_time(nearest), found[0]
+        format_time(nearest), time[0]
     )
 
 
