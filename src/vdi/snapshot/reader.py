@@ -43,6 +43,7 @@ class Reader:
     command: str
     # Most requests besides logs; 0: as many as are needed.
     budget: int = 0
+    decode: Callable[[str, msgspec.Raw], Any] = read_object
     # By plural.
     objects: dict[str, list[Any]] = field(default_factory=dict)
     absent: set[str] = field(default_factory=set)
@@ -69,7 +70,7 @@ class Reader:
                 async for page in pages:
                     if len(objects) >= _MOST_OBJECTS:
                         raise BadRequest(422, "TooMany", f"there are more than {_MOST_OBJECTS}")
-                    objects += [read_object(kind.plural, item) for item in page.items]
+                    objects += [self.decode(kind.plural, item) for item in page.items]
             self.objects.setdefault(kind.plural, []).extend(objects)
 
         return await self.attempt(kind, read, verb="list", namespace=namespace, note=note)
@@ -81,7 +82,7 @@ class Reader:
 
         async def read() -> None:
             item = await self.client.get(kind, name, namespace=namespace, into=msgspec.Raw)
-            self.objects.setdefault(kind.plural, []).append(read_object(kind.plural, item))
+            self.objects.setdefault(kind.plural, []).append(self.decode(kind.plural, item))
 
         return await self.attempt(kind, read, namespace=namespace, note=note, name=name)
 
