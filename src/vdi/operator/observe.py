@@ -53,7 +53,9 @@ class Observer:
         service, route, secret = self._access_of(session)
         template, homes = caches.templates.get("", session.spec.template), caches.homes_of(session)
         home = resolve_home(session, template, homes) if template else None
-        resolved = home.claim if home else ("" if template else session.status.home_claim)
+        resolved = home.claim if home else ""
+        if template is None:
+            resolved = session.status.home_claim
         claim = (pod.home_claim or "") if pod else resolved
         bound = pod or terminating
         host = self._hosts.label_of(session)

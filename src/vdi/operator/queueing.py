@@ -151,9 +151,9 @@ class ResourceAccounting:
             return
         queue, uid, now = self._queue, pod.metadata.uid, now_milliseconds(self._clock)
         owner = session_of(pod)
-        granted = (
-            "" if pod.metadata.deletion_timestamp else owner.uid if owner else pod.metadata.name
-        )
+        granted = owner.uid if owner else pod.metadata.name
+        if pod.metadata.deletion_timestamp:
+            granted = ""
         user = pod.metadata.annotations.get(USER_ANNOTATION, "") if owner else ""
         if is_waiting(pod):
             self.spare[uid] = pod

@@ -249,49 +249,10 @@ class SessionEvents:
     def announce(self, before: VDISession, after: VDISession, now: datetime) -> None:
         """Emit the Events for the difference of two statuses."""
         old, new = before.status, after.status
-        if (
-            new.ready_time
-            and new.phase == Phase.RUNNING
-            and (old.ready_time, old.start_time) != (new.ready_time, new.start_time)
-        ):
-            # A session whose spec was edited may have been suspended for days: its run is measured
-            # from its own begin.
-            since = (
-                after.metadata.creation_timestamp
-                if after.metadata.generation == 1
-                else new.start_time
-            )
-            seconds = (now - parse_time(since)).total_seconds()
-            self._metrics.startup.observe(seconds)
-            self._emit(
-                after,
-                "Normal",
-                "Ready",
-                f"The desktop is ready after {seconds:.0f} s: {new.url}",
-                "Start",
-            )
-        if after.spec.suspended and old.next_start and parse_time(old.next_start) < now:
-            note = (
-                f"The desktop was not resumed for {old.next_start}, because the operator was not"
-                " running then."
-            )
-            self._emit(after, "Warning", "ScheduledStartMissed", note, "Start")
+        self._announce_start(old, after, now)
         self._announce_trouble(old, after)
         self._announce_end(old, after)
-        for kind in WARNING_TYPES:
-            warned, before_it = (
-                find_condition(new.conditions, kind),
-                find_condition(old.conditions, kind),
-            )
-            # Each kill for want of memory has an Event, also when an earlier one is still shown.
-            is_again = (
-                kind == OUT_OF_MEMORY
-                and warned
-                and before_it
-                and warned.message != before_it.message
-            )
-            if warned and (before_it is None or is_again):
-                self._emit(after, "Warning", warned.reason, warned.message, "Warn")
+        self._announce_warnings(old, after)
         waited = find_condition(old.conditions, RESIZE_PENDING)
         is_same = new.phase == Phase.RUNNING and new.observed_generation == old.observed_generation
         is_over = find_condition(new.conditions, RESIZE_PENDING) is None
@@ -299,6 +260,37 @@ class SessionEvents:
             self._emit(
                 after, "Normal", "Resized", "The desktop has the size of its spec now.", "Resize"
             )
+
+    def _announce_start(self, old: SessionStatus, after: VDISession, now: datetime) -> None:
+        new = after.status
+        has_begun = (old.ready_time, old.start_time) != (new.ready_time, new.start_time)
+        if new.ready_time and new.phase == Phase.RUNNING and has_begun:
+            # A session whose spec was edited may have been suspended for days: its run is measured
+            # from its own begin.
+            since = new.start_time
+            if after.metadata.generation == 1:
+                since = after.metadata.creation_timestamp
+            seconds = (now - parse_time(since)).total_seconds()
+            self._metrics.startup.observe(seconds)
+            note = f"The desktop is ready after {seconds:.0f} s: {new.url}"
+            self._emit(after, "Normal", "Ready", note, "Start")
+        if after.spec.suspended and old.next_start and parse_time(old.next_start) < now:
+            note = (
+                f"The desktop was not resumed for {old.next_start}, because the operator was not"
+                " running then."
+            )
+            self._emit(after, "Warning", "ScheduledStartMissed", note, "Start")
+
+    def _announce_warnings(self, old: SessionStatus, after: VDISession) -> None:
+        for kind in WARNING_TYPES:
+            warned = find_condition(after.status.conditions, kind)
+            if warned is None:
+                continue
+            earlier = find_condition(old.conditions, kind)
+            # Each kill for want of memory has an Event, also when an earlier one is still shown.
+            is_again = kind == OUT_OF_MEMORY and earlier and warned.message != earlier.message
+            if earlier is None or is_again:
+                self._emit(after, "Warning", warned.reason, warned.message, "Warn")
 
     def _announce_trouble(self, old: SessionStatus, after: VDISession) -> None:
         new = after.status

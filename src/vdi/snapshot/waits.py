@@ -71,7 +71,9 @@ def _database(text: str, given: Mapping[str, str]) -> str:
 def _redis(text: str, _: Mapping[str, str]) -> str:
     called = _after("redis-cli", text)
     host, port = _HOST.search(called), _PORT.search(called)
-    return f"redis://{host[1]}:{port[1] if port else 6379}" if host else ""
+    if host is None:
+        return ""
+    return f"redis://{host[1]}:{port[1] if port else 6379}"
 
 
 def _url(text: str, _: Mapping[str, str]) -> str:

@@ -420,15 +420,8 @@ def rm(
         lambda backend: operations.plan_removals(backend, chosen, delete_home=delete_home)
     )
     removals = [plan for plan in plans if not isinstance(plan, CliError)]
-    homes = [
-        f"  {removal.session.metadata.name}: {removal.home_lost}"
-        for removal in removals
-        if removal.home_lost
-    ]
-    if homes and not yes:
-        typer.echo("\n".join(["This deletes all files in these homes:", *homes]), err=True)
-        if not confirm("Delete them?", untouched="nothing was removed"):
-            raise CliError("nothing was removed")
+    if not yes:
+        _ask_for_homes(removals)
     # With -o json or yaml, sentences go to standard error as they come. They tell what is removed
     # already when a later removal fails and no data is printed.
     say = partial(typer.echo, err=output is not Output.TABLE)
@@ -436,15 +429,28 @@ def rm(
         lambda backend: _remove(backend, removals, _GONE_SECONDS if wait else None, say)
     )
     if output is not Output.TABLE:
-        gone = [removal for removal in removals if removal.session.metadata.name not in still]
-        names, lost = (
-            [removal.session.metadata.name for removal in gone],
-            [removal.home_lost for removal in gone],
-        )
-        print_data({"deleted": names, "deletedHomes": list(filter(None, lost))}, output)
+        deleted: dict[str, list[str]] = {"deleted": [], "deletedHomes": []}
+        for removal in removals:
+            if removal.session.metadata.name not in still:
+                deleted["deleted"].append(removal.session.metadata.name)
+                deleted["deletedHomes"] += filter(None, [removal.home_lost])
+        print_data(deleted, output)
     refused = [plan.message for plan in plans if isinstance(plan, CliError)]
     if refused or still:
         raise CliError("\n".join([*refused, *still.values()]))
+
+
+def _ask_for_homes(removals: Sequence[operations.Removal]) -> None:
+    """Raises CliError unless the user agrees that these homes are deleted, or there are none."""
+    homes = []
+    for removal in removals:
+        if removal.home_lost:
+            homes.append(f"  {removal.session.metadata.name}: {removal.home_lost}")
+    if not homes:
+        return
+    typer.echo("\n".join(["This deletes all files in these homes:", *homes]), err=True)
+    if not confirm("Delete them?", untouched="nothing was removed"):
+        raise CliError("nothing was removed")
 
 
 async def _remove(

@@ -40,36 +40,38 @@ def _reached(session: VDISession, pod: Pod | None) -> Iterator[tuple[str, str]]:
     """Key and sentence of each stage that is reached. The pod, where it can be read, is ahead of
     the status.
     """
-    status = session.status
+    status, is_admitted = session.status, holds(session, ADMITTED)
     if pod or status.conditions or status.phase not in ("", Phase.PENDING):
         yield "operator", "the operator is processing it"
     if pod or holds(session, TEMPLATE_FOUND):
         yield "template", f"template {session.spec.template} found"
-    if pod or status.queue or holds(session, ADMITTED):
+    if pod or status.queue or is_admitted:
         yield "limits", "within the template's limits"
-    if pod or holds(session, ADMITTED):
+    if pod or is_admitted:
         is_pooled = condition_reason(session, ADMITTED) == Reason.CLAIMED_FROM_POOL
-        yield (
-            "capacity",
-            "a started desktop was taken from the pool" if is_pooled else "capacity on the cluster",
-        )
-    # A pod gets a node only when its volumes are bound.
-    is_placed = pod is not None and bool(pod.spec.node_name)
-    if is_placed or holds(session, HOME_BOUND):
-        has_home = (
-            pod.home_claim
-            if pod and is_placed
-            else condition_reason(session, HOME_BOUND) != Reason.NO_HOME
-        )
-        yield "home", "home volume bound" if has_home else "no home volume requested"
-    if node := (pod.spec.node_name if pod else "") or status.node_name:
-        yield "node", f"pod placed on node {node}"
-    if (pod and pod.desktop and pod.desktop.state.running) or holds(session, POD_READY):
-        yield "container", "image pulled, container started"
-    if (pod and pod.ready) or holds(session, POD_READY):
-        yield "answers", "desktop answers"
+        taken = "a started desktop was taken from the pool"
+        yield "capacity", taken if is_pooled else "capacity on the cluster"
+    yield from _reached_on_node(session, pod)
     if status.phase == Phase.RUNNING:
         yield "running", "session Running"
+
+
+def _reached_on_node(session: VDISession, pod: Pod | None) -> Iterator[tuple[str, str]]:
+    """Stages from the home to a desktop that answers."""
+    is_ready = holds(session, POD_READY)
+    node = pod.spec.node_name if pod else ""
+    # A pod gets a node only when its volumes are bound.
+    if node or holds(session, HOME_BOUND):
+        has_home = condition_reason(session, HOME_BOUND) != Reason.NO_HOME
+        if pod and node:
+            has_home = bool(pod.home_claim)
+        yield "home", "home volume bound" if has_home else "no home volume requested"
+    if node := node or session.status.node_name:
+        yield "node", f"pod placed on node {node}"
+    if (pod and pod.desktop and pod.desktop.state.running) or is_ready:
+        yield "container", "image pulled, container started"
+    if (pod and pod.ready) or is_ready:
+        yield "answers", "desktop answers"
 
 
 def _waits_for(session: VDISession, pod: Pod | None) -> str:

@@ -171,7 +171,9 @@ def _certificate_findings(
         return
     left, begun = -snapshot.age(certificate.ends), snapshot.age(certificate.begins) >= 0
     if left < _EXPIRES_SOON_SECONDS or not begun:
-        state = "has ended" if left < 0 else "ends" if begun else "is not valid yet"
+        state = "ends" if begun else "is not valid yet"
+        if left < 0:
+            state = "has ended"
         then = "; then browsers refuse it." if state == "ends" else ": browsers refuse it."
         yield make_finding(
             "certificate_expires_soon" if state == "ends" else "certificate_expired",

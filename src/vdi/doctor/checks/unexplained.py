@@ -395,7 +395,8 @@ def _unready(snapshot: Snapshot, subject: _Subject, pod: Pod, events: list[Event
     answer = explain(
         StartState(pod, None, tuple(events), snapshot.nodes.get(pod.spec.node_name), subject=words)
     )
-    return answer.sentence if age >= (_PATIENCE_SECONDS if answer.stuck else _START_SECONDS) else ""
+    patience = _PATIENCE_SECONDS if answer.stuck else _START_SECONDS
+    return answer.sentence if age >= patience else ""
 
 
 def _restart(snapshot: Snapshot, subject: _Subject) -> Finding | None:

@@ -7,6 +7,7 @@ has the size of the largest desktop that a node can run.
 
 import asyncio
 from collections.abc import Callable, Iterable
+from functools import partial
 from typing import Any
 
 import msgspec
@@ -245,30 +246,36 @@ class TemplateController:
 
     def _listen(self, enqueue: Callable[[str], None]) -> None:
         """Enqueue a template when it, one of its pullers or a node has changed."""
-        caches = self._caches
+        self._caches.templates.listen(partial(self._template_changed, enqueue))
+        self._caches.pods.listen(partial(_puller_changed, enqueue))
+        self._caches.nodes.listen(partial(self._node_changed, enqueue))
 
-        def template_changed(old: VDITemplate | None, new: VDITemplate | None) -> None:
-            if old and new and _desired_state(old) == _desired_state(new):
-                return
-            if old and (new is None or new.metadata.uid != old.metadata.uid):
-                self._puller.forget(old)
-            if current := new or old:
-                enqueue(current.metadata.name)
+    def _template_changed(
+        self, enqueue: Callable[[str], None], old: VDITemplate | None, new: VDITemplate | None
+    ) -> None:
+        if old and new and _desired_state(old) == _desired_state(new):
+            return
+        if old and (new is None or new.metadata.uid != old.metadata.uid):
+            self._puller.forget(old)
+        if current := new or old:
+            enqueue(current.metadata.name)
 
-        def pod_changed(old: Pod | None, new: Pod | None) -> None:
-            if (current := new or old) and (name := current.metadata.annotations.get(PREPULL)):
-                enqueue(name)
+    def _node_changed(
+        self, enqueue: Callable[[str], None], old: Node | None, new: Node | None
+    ) -> None:
+        is_resized = old is None or new is None or _shape(old) != _shape(new)
+        is_changed = old is None or new is None or _matters(old) != _matters(new)
+        if not (is_resized or is_changed):
+            return
+        for template in self._caches.templates.values():
+            if is_resized or template.spec.pre_pull:
+                enqueue(template.metadata.name)
 
-        def node_changed(old: Node | None, new: Node | None) -> None:
-            is_resized = old is None or new is None or _shape(old) != _shape(new)
-            is_changed = old is None or new is None or _matters(old) != _matters(new)
-            for template in caches.templates.values() if is_resized or is_changed else ():
-                if is_resized or template.spec.pre_pull:
-                    enqueue(template.metadata.name)
 
-        caches.templates.listen(template_changed)
-        caches.pods.listen(pod_changed)
-        caches.nodes.listen(node_changed)
+def _puller_changed(enqueue: Callable[[str], None], old: Pod | None, new: Pod | None) -> None:
+    current = new or old
+    if current and (name := current.metadata.annotations.get(PREPULL)):
+        enqueue(name)
 
 
 def _desired_state(template: VDITemplate) -> tuple[object, ...]:
