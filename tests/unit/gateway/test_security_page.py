@@ -59,5 +59,7 @@ def test_each_test_that_is_named_exists(attack: str) -> None:
 
 
 def test_pages_that_it_links_to_exist() -> None:
-    for link in re.findall(r"\]\(([^)#]+)[^)]*\)", PAGE.read_text()):
+    links = re.findall(r"\]\(([^)#]+)[^)]*\)", PAGE.read_text())
+    assert links
+    for link in links:
         assert (PAGE.parent / link).is_file(), link

@@ -165,6 +165,7 @@ const show = (name) => {
   if (opener && !bar.hidden) bar.querySelector(`[data-panel="${opener}"]`)?.focus();
 };
 
+const MAY = { viewer: "watch", collaborator: "watch and control" };
 const drawRequest = () => {
   const { request } = state;
   if (asked.dataset.request === (request?.expires ?? "")) return; /* Buttons stay where somebody is about to press one. */
@@ -172,7 +173,7 @@ const drawRequest = () => {
   asked.hidden = !request;
   const answer = (allow) => () => change("answer-access", `?request=${encodeURIComponent(request.expires)}&allow=${allow}`);
   asked.replaceChildren(...(request ? [
-    text(`${request.user} asks to ${request.role === "viewer" ? "watch" : "watch and control"} this desktop for ${request.length}. You can end it at any time, in Menu, Share.`),
+    text(`${request.user} asks to ${MAY[request.role] ?? `have the role ${request.role} in`} this desktop for ${request.length}. You can end it at any time, in Menu, Share.`),
     row(button("Allow", answer(true)), button("Refuse", answer(false))),
   ] : []));
 };
