@@ -26,6 +26,8 @@ from support.s3_server import S3, s3_program
 from support.waiting import wait_until
 from vdi.demo.browser import DesktopBrowser
 from vdi.devcluster.layout import layout_of
+from vdi.gateway.desktop.recording_limits import FULL
+from vdi.session.naming import RECORDING_REFUSED
 
 pytestmark = [pytest.mark.timeout(420), pytest.mark.long]
 
@@ -350,7 +352,8 @@ def test_full_volume_ends_the_picture_until_there_is_space(sessions: World) -> N
             browser.log_in()
             browser.page.goto(browser.url)
             browser.page.get_by_text("the gateway does not store").wait_for(timeout=30_000)
-            assert "No space left on device" in world.kubectl(*RELEASE, "logs", GATEWAY)
+            session = world.get("vdi", "omar")
+            assert session and session["metadata"]["annotations"][RECORDING_REFUSED] == FULL
             in_gateway("rm", f"{place}/ballast")
             browser.wait_for_picture()
             assert recording_state(world, "omar") == "On"
