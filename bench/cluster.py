@@ -57,9 +57,8 @@ class Cluster:
         self.processes = Processes(self.folder)
         self._etcd_port, self._peer_port, self._port, self._kwok_port = free_ports(4)
         self.url = f"https://127.0.0.1:{self._port}"
-        self.ca = (
-            self.folder / "certs" / "apiserver.crt"
-        )  # the API server makes it: its certificate and the CA's
+        # The API server makes it: its certificate and the CA's.
+        self.ca = self.folder / "certs" / "apiserver.crt"
         self.audit_log = self.folder / "audit.log"
         self.admin_token, self.operator_token = secrets.token_hex(16), secrets.token_hex(16)
         self.http: aiohttp.ClientSession

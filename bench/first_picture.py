@@ -153,9 +153,8 @@ async def start(
     finally:
         if not ready.done():
             ready.cancel()
-            await asyncio.gather(
-                seen, return_exceptions=True
-            )  # the browser is closed before the error goes on
+            # The browser is closed before the error goes on.
+            await asyncio.gather(seen, return_exceptions=True)
     return {
         "way": way.name,
         "ready_s": ready_s,

@@ -69,9 +69,8 @@ class Holding:
         figures: dict[str, Any] = {
             "made": await run.burst([f"s{number:05d}" for number in range(self._sessions)])
         }
-        await asyncio.sleep(
-            WAITING * CROWD_PAUSE
-        )  # its Events come at their leisure: that is not idleness yet
+        # Its Events come at their leisure: that is not idleness yet.
+        await asyncio.sleep(WAITING * CROWD_PAUSE)
         await self._settled()
         figures["after_the_burst"] = await self._idle()
         self._cluster.processes.stop(["operator"])

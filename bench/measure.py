@@ -93,12 +93,10 @@ class Run:
         """One session at a time, at a steady pace: what a person waits when nothing else
         happens.
         """
-        before, cpu, since, start = (
-            self.cluster.processes.cpu(),
-            self.subject.cpu(),
-            time.time(),
-            time.monotonic(),
-        )
+        before = self.cluster.processes.cpu()
+        cpu = self.subject.cpu()
+        since = time.time()
+        start = time.monotonic()
         async with asyncio.TaskGroup() as tasks:
             for number, name in enumerate(names):
                 await asyncio.sleep(max(0.0, start + number * TRICKLE_INTERVAL - time.monotonic()))
@@ -116,12 +114,10 @@ class Run:
 
     async def burst(self, names: Sequence[str]) -> Figures:
         """Everybody at once; CPU counts until the trailing work is done."""
-        before, cpu, since, start = (
-            self.cluster.processes.cpu(),
-            self.subject.cpu(),
-            time.time(),
-            time.monotonic(),
-        )
+        before = self.cluster.processes.cpu()
+        cpu = self.subject.cpu()
+        since = time.time()
+        start = time.monotonic()
         await pooled(names, self.plan.clients, self.subject.create)
         posted = time.monotonic()
         seen = self.timeline
@@ -220,9 +216,8 @@ async def pooled(
 
 def foreign_percent(before: dict[str, float], after: dict[str, float], seconds: float) -> float:
     """How much of the machine others used meanwhile: above a few percent the run says less."""
-    used = max(
-        0.0, after["foreign"] - before["foreign"]
-    )  # the kernel counts in ticks, so that nothing may come out below
+    # The kernel counts in ticks, so that nothing may come out below.
+    used = max(0.0, after["foreign"] - before["foreign"])
     return round(100 * used / (seconds * MACHINE_CPUS), 1)
 
 

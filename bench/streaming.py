@@ -45,12 +45,10 @@ from vdi.session.children import CONTAINER
 from vdi.session.naming import SESSION_LABEL, home_claim_name
 
 SIZES = ((1280, 720), (1920, 1080))
-SESSION, DIRECT, ON_WAYLAND, RECORDED_SESSION = (
-    "stream",
-    "stream-plain",
-    "stream-wayland",
-    "stream-recorded",
-)
+SESSION = "stream"
+DIRECT = "stream-plain"
+ON_WAYLAND = "stream-wayland"
+RECORDED_SESSION = "stream-recorded"
 BUSY_SECONDS = 5.0
 SETTLE_SECONDS = 5.0
 GATEWAY = "deployment/vdi-gateway"
@@ -329,11 +327,9 @@ def measure_load(
     """
     mounts = probe.cgroup_mounts()
     time.sleep(SETTLE_SECONDS)
-    before, traefik, begun = (
-        podload.read(mounts, place.name, uid),
-        cpu_seconds(place.traefik),
-        time.monotonic(),
-    )
+    before = podload.read(mounts, place.name, uid)
+    traefik = cpu_seconds(place.traefik)
+    begun = time.monotonic()
     frames = window.frames(seconds) if window else None
     if window is None:
         time.sleep(seconds)
@@ -410,16 +406,12 @@ def loads(
     def measure(what: str, window: Window | None) -> None:
         login = desktops.doors[0].login if kind else None
         with progress.step(what):
-            begun, size = (
-                time.monotonic(),
-                recording_bytes(window, login.portal) if window and login else 0,
-            )
+            begun = time.monotonic()
+            size = recording_bytes(window, login.portal) if window and login else 0
             measured.append(measure_load(place, desktops.uid, what, seconds, window))
             if window and login:
-                grown, hours = (
-                    recording_bytes(window, login.portal) - size,
-                    (time.monotonic() - begun) / 3600,
-                )
+                grown = recording_bytes(window, login.portal) - size
+                hours = (time.monotonic() - begun) / 3600
                 measured[-1]["recording_mb_per_hour"] = grown / 1e6 / hours
 
     measure(f"{kind}nobody connected", None)

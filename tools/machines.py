@@ -199,10 +199,8 @@ def rows(events: Sequence[dict[str, object]]) -> tuple[list[str], bool]:
 
 def qemu_command(installed: Path, disks: Sequence[Path], folder: Path, *, kvm: bool) -> list[str]:
     """QEMU's command line; the kernel ends it when the program that has started it dies."""
-    hardware, kernel = (
-        "-accel kvm -cpu host",
-        "root=/dev/vda rw console=ttyS0 quiet mitigations=off panic=1",
-    )
+    hardware = "-accel kvm -cpu host"
+    kernel = "root=/dev/vda rw console=ttyS0 quiet mitigations=off panic=1"
     if not kvm:
         # Without instructions that QEMU emulates byte by byte or in calls: images load in two
         # thirds of the time.

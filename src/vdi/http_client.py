@@ -174,9 +174,8 @@ class ResponseStream:
         """The body as it comes, of any size."""
         async for piece in self._response.aiter_raw():
             self._refuse_encoding()
-            await asyncio.sleep(
-                0
-            )  # chunks of one byte that have arrived together would keep the event loop
+            # Chunks of one byte that have arrived together would keep the event loop.
+            await asyncio.sleep(0)
             yield piece
 
     async def start(self, max_bytes: int) -> bytes:
@@ -347,9 +346,8 @@ def _no_cookies() -> CookieJar:
 
 def unverified() -> ssl.SSLContext:
     """A context that accepts every certificate."""
-    context = ssl.SSLContext(
-        ssl.PROTOCOL_TLS_CLIENT
-    )  # without the authorities of the system, which take 20 ms to read
+    # Without the authorities of the system, which take 20 ms to read.
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
     return context
 

@@ -42,9 +42,8 @@ class KeyValueFormatter(logging.Formatter):
         lines = [f"{' '.join(f'{name}={value}' for name, value in fields.items())} msg={message}"]
         if record.exc_info:
             lines += self.formatException(record.exc_info).split("\n")
-        return "\n  ".join(
-            map(escape, lines)
-        )  # indented, so that no line of a traceback looks like a record
+        # Indented, so that no line of a traceback looks like a record.
+        return "\n  ".join(map(escape, lines))
 
 
 class JsonFormatter(logging.Formatter):

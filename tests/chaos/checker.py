@@ -213,9 +213,8 @@ class Checker:
                 for uid in child.session_uids:
                     owners[uid].append(child.metadata.name)
             for names in owners.values():
-                if len(names) > 1 + (
-                    kind == SECRETS.kind
-                ):  # a pool's desktop brings its own Secret
+                # A pool's desktop brings its own Secret.
+                if len(names) > 1 + (kind == SECRETS.kind):
                     yield f"one session has {len(names)} of {kind}: {sorted(names)}"
         hosts = Counter(route.host for route in self.children[ROUTES.kind].values())
         yield from (f"host {host} has {count} routes" for host, count in hosts.items() if count > 1)

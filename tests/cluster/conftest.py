@@ -54,9 +54,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         kind = item.path, "control_plane" in getattr(item, "fixturenames", ())
         if kind not in begun:
             begun.add(kind)
-            item.add_marker(
-                pytest.mark.timeout(SLOW_FIRST_START), append=False
-            )  # before the test's own
+            # Before the test's own.
+            item.add_marker(pytest.mark.timeout(SLOW_FIRST_START), append=False)
         elif item.get_closest_marker("timeout") is None:
             item.add_marker(pytest.mark.timeout(TEST))
 

@@ -191,9 +191,8 @@ class DoctorStage:
         count = lambda method, plural, status, seconds: requests.append(plural)  # noqa: E731
         async with Client(config, field_manager="doctor", on_request=count) as client:
             found = await collect(client, Scope(self.namespace), self.clock)
-        assert len(requests) - len(found.logs) <= BUDGET + 3, (
-            requests
-        )  # and logs that could not be read
+        # And logs that could not be read.
+        assert len(requests) - len(found.logs) <= BUDGET + 3, requests
         return found
 
     def of_here(self, findings: list[Finding]) -> list[Finding]:

@@ -288,9 +288,10 @@ async def gateway_process(
     `internal` is the port of its internal listener, for a test that asks it before it is ready; 0:
     a free one. `environment` are further VDI_ variables.
     """
+    # Takes two seconds: not for tests without such a process.
     from cluster.edge_traefik import (
         free_port,
-    )  # takes two seconds: not for tests without such a process
+    )
 
     public, internal = free_port(), internal or free_port()
     settings = settings_of(stage, folder)

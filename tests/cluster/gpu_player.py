@@ -103,9 +103,8 @@ class Player:
 
     async def play(self) -> None:
         while True:
-            with suppress(
-                NotFound, Conflict
-            ):  # objects go while they are looked at; the next look is soon
+            # Objects go while they are looked at; the next look is soon.
+            with suppress(NotFound, Conflict):
                 if self.operator:
                     await self._render()
                 await self._start_pods()

@@ -155,9 +155,8 @@ class Proxy:
             response.headers.update(
                 {k: v for k, v in answer.headers.items() if k.lower() not in _HOP_BY_HOP}
             )
-            with suppress(
-                ClientConnectionResetError
-            ):  # the client has gone: no one is left to tell
+            # The client has gone: no one is left to tell.
+            with suppress(ClientConnectionResetError):
                 await response.prepare(request)
                 async for chunk in answer.content.iter_any():
                     if self.cut.is_set():

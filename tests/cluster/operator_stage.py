@@ -483,9 +483,8 @@ class Stage:
             yield operator
         finally:
             await operator.kill()
-            with suppress(
-                NotFound
-            ):  # the dead renew no lease: who comes next need not wait until it runs out
+            # The dead renew no lease: who comes next need not wait until it runs out.
+            with suppress(NotFound):
                 await self.delete(LEASES, LEASE)
 
 

@@ -90,9 +90,8 @@ class ProgramPods:
         there = {
             pod["metadata"]["uid"] for pod in pods if not pod["metadata"].get("deletionTimestamp")
         }
-        for uid in (
-            self.running.keys() - there
-        ):  # before others start: two never use one SQLite file
+        # Before others start: two never use one SQLite file.
+        for uid in self.running.keys() - there:
             program = self.running.pop(uid)
             await asyncio.to_thread(program.end)
         for pod in pods:

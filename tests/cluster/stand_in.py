@@ -64,9 +64,8 @@ async def add_node(
     await api.patch(NODES, name, {"status": status}, subresource="status", into=msgspec.Raw)
 
     async def has_lease() -> bool:
-        with suppress(
-            NotFound
-        ):  # the API server makes the namespace of these Leases in its own time
+        # The API server makes the namespace of these Leases in its own time.
+        with suppress(NotFound):
             await _renew(api, name)
             return True
         return False
@@ -127,9 +126,8 @@ def in_background(
         except BaseException as failure:
             failures.append(failure)
         finally:
-            loop.run_until_complete(
-                loop.shutdown_default_executor()
-            )  # what it does in threads goes on to its end
+            # What it does in threads goes on to its end.
+            loop.run_until_complete(loop.shutdown_default_executor())
             loop.close()
 
     thread = threading.Thread(target=life, name=name)

@@ -38,10 +38,11 @@ async def alice(edge: TraefikStage, chromium: Browser) -> AsyncIterator[BrowserC
     everybody.
     """
     edge.desktop.pages |= {"/evil": ("evil", HTML), "/listens": (LISTENER, HTML)}
+    # Others overwrite the visitor's token.
     edge.desktop.pages |= {
         "/": ("desktop /", HTML),
         "/favicon.ico": ("", {}),
-    }  # others overwrite the visitor's token
+    }
     await edge.add_desktop("mallory-desktop", STRANGER, spec=shared_with(OWNER, "collaborator"))
     person = await a_person(edge, chromium)
     yield person

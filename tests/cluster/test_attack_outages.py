@@ -37,10 +37,11 @@ async def edge(
             open_edge(traefik, tmp_path, shared=shared, database_url=postgres_url)
         )
         edge.stage.change(spec=shared_with(GUEST, "viewer"))
+        # Others overwrite the visitor's token.
         edge.desktop.pages |= {
             "/": ("desktop /", {}),
             "/x": ("x", {}),
-        }  # others overwrite the visitor's token
+        }
         yield edge
 
 
@@ -116,9 +117,8 @@ async def test_database_outage_keeps_tokens_until_they_expire(
         else:
             await asyncio.to_thread(postgres_server.stop, signal.SIGQUIT)
         try:
-            for _ in range(
-                4
-            ):  # 240 s of the token's 300: the last ones want to renew it, and go on without
+            # 240 s of the token's 300: the last ones want to renew it, and go on without.
+            for _ in range(4):
                 edge.stage.clock.forward(seconds=60)
                 await echoes(socket, f"kd,{how}")
                 assert (await loads(edge, alice))[0] == 200, (

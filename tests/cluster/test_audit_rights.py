@@ -299,9 +299,8 @@ async def test_used_verbs_are_the_granted_verbs(audited: AuditedCluster) -> None
 
     async with both(audited) as (stage, gateway):
         await live(stage, gateway)
-        with suppress(
-            AssertionError
-        ):  # an Event is patched 10 s after it was made; what is missing is said below
+        # An Event is patched 10 s after it was made; what is missing is said below.
+        with suppress(AssertionError):
             await eventually(lambda: unused() <= set(NOT_ASKED_FOR), seconds=15)
     assert unused() == set(NOT_ASKED_FOR), (
         "granted and neither asked for nor in the table, or in the table for nothing"

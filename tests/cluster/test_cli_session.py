@@ -126,9 +126,8 @@ async def test_session_is_created_opened_and_deleted(
         assert (opened["url"], opened["user"]) == (url, "user")
         assert len(opened["password"]) >= 16
         secret = await stage.get(SECRETS, "desk-auth")
-        assert secret and opened["password"] not in json.dumps(
-            secret
-        )  # it is there in base64 alone
+        # It is there in base64 alone.
+        assert secret and opened["password"] not in json.dumps(secret)
 
         removed = await vdi("rm", "desk", "--wait")
         assert removed.returncode == 0, removed.stderr

@@ -38,17 +38,13 @@ SUB_PATH = (
     " and no braces"
 )
 PATH = "is not an absolute path below / without colons, such as /home/user"
-REQUIRED, UNKNOWN, LEAST, MOST = (
-    "Required value",
-    "unknown field",
-    "greater than or equal to",
-    "less than or equal to",
-)
-TEXT, NUMBER, SWITCH = (
-    "must be of type string",
-    "must be of type integer",
-    "must be of type boolean",
-)
+REQUIRED = "Required value"
+UNKNOWN = "unknown field"
+LEAST = "greater than or equal to"
+MOST = "less than or equal to"
+TEXT = "must be of type string"
+NUMBER = "must be of type integer"
+SWITCH = "must be of type boolean"
 # Kind, field, value, what the refusal says.
 FIELDS_REFUSED: list[tuple[str, str, Any, str]] = [
     ("VDISession", "user", LEFT_OUT, REQUIRED),

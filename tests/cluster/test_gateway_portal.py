@@ -139,11 +139,9 @@ async def test_schedule_set_in_the_form_resumes_the_desktop(stage: Stage, tmp_pa
     async with open_gateway_stage(stage, tmp_path) as gateway, stage.operator(cluster=SETTINGS):
         alice = Person(gateway, await gateway.log_in("alice@example.com"))
         await stage.session("mine", template=template, user="alice@example.com", suspended=True)
-        page, action, soon = (
-            "/desktops/mine",
-            "/desktops/mine/schedule",
-            datetime.now(UTC) + timedelta(minutes=3),
-        )
+        page = "/desktops/mine"
+        action = "/desktops/mine/schedule"
+        soon = datetime.now(UTC) + timedelta(minutes=3)
         await alice.sees(page, "Set schedule")
         fields = {"start": f"{soon:%H:%M}", "time_zone": "UTC"} | {day.value: "yes" for day in Day}
         refused = await alice.sends(

@@ -147,9 +147,8 @@ def test_first_wait_differs_between_generations_a_and_b(ward: KasmStage, tmp_pat
 
     ward.tools.helm("uninstall", "kasm", "--namespace", ward.namespace, "--wait=false")
     ward.kubectl("delete", "pods", "--all", "--force", "--grace-period=0")
-    ward.kubectl(
-        "delete", "secret", "kasm-secrets"
-    )  # a hook of A's, which no uninstallation removes
+    # A hook of A's, which no uninstallation removes.
+    ward.kubectl("delete", "secret", "kasm-secrets")
     ward.kubectl("delete", "pvc", "--all", "--wait=false")
     ward.install("b")
     play(ward, "kasm-api-deployment-", 1, **crash)

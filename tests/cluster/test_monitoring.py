@@ -209,9 +209,8 @@ async def one_gpu_and_two_who_want_it(stage: Stage) -> None:
         name, placement=placement, resources={"defaultGPU": 1}, persistence={"enabled": False}
     )
     await stage.session("carol-desktop", name)
-    await stage.reach(
-        "carol-desktop", "Creating"
-    )  # in the same second, either of the two may be first
+    # In the same second, either of the two may be first.
+    await stage.reach("carol-desktop", "Creating")
     await stage.session("dave-desktop", name)
     await stage.reach("dave-desktop", "Pending", "in line")
 

@@ -130,9 +130,8 @@ async def test_desktop_without_home_leaves_a_dead_node(stage: Stage) -> None:
         lost = await stage.reach(NAME, "Creating", f"The node {node} does not respond")
         assert condition(lost, "PodReady")["reason"] == "NodeLost"
         old = await stage.pod_of(session)
-        await stage.delete(
-            PODS, old["metadata"]["name"]
-        )  # as the taint manager does after five minutes
+        # As the taint manager does after five minutes.
+        await stage.delete(PODS, old["metadata"]["name"])
         await moved(stage, session, other)
         running = await stage.run(NAME)
         assert running["status"]["failures"]["reason"] == "NodeLost"
@@ -155,9 +154,8 @@ async def test_desktop_with_a_home_waits_for_a_dead_node(stage: Stage) -> None:
         assert home["persistentVolumeClaim"]["claimName"] in waiting["status"]["message"]
         (same,) = await stage.owned(PODS, session)
         assert same["metadata"]["uid"] == old["metadata"]["uid"], "it is not forced"
-        await stage.delete(
-            PODS, old["metadata"]["name"], grace_seconds=0
-        )  # as the out-of-service taint does
+        # As the out-of-service taint does.
+        await stage.delete(PODS, old["metadata"]["name"], grace_seconds=0)
         await stage.next_pod(session, old)
 
 

@@ -66,9 +66,8 @@ async def test_pod_leaves_a_node_that_refuses_its_namespace(stage: Stage) -> Non
         first = await stage.pod_of(session)
         assert first["spec"]["hostUsers"] is False
         await stage.patch(NODES, node, {"status": {"runtimeHandlers": None}}, subresource="status")
-        with suppress(
-            Conflict
-        ):  # tests of another file on this API server may have started a scheduler
+        # Tests of another file on this API server may have started a scheduler.
+        with suppress(Conflict):
             await stage.bind(first, node)
         waits = [{"type": "PodReadyToStartContainers", "status": "False"}]
         await stage.patch(
@@ -100,9 +99,8 @@ async def test_refused_namespace_is_left_out_or_waited_for(stage: Stage, mode: s
         session = await stage.session("idmap", template)
         first = await stage.pod_of(session)
         assert first["spec"]["hostUsers"] is False
-        with suppress(
-            Conflict
-        ):  # tests of another file on this API server may have started a scheduler
+        # Tests of another file on this API server may have started a scheduler.
+        with suppress(Conflict):
             await stage.bind(first, node)
         error = "failed to set MOUNT_ATTR_IDMAP on /volumes/home: invalid argument"
         waiting = {"waiting": {"reason": "RunContainerError", "message": error}}

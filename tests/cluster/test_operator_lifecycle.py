@@ -18,9 +18,8 @@ async def test_session_becomes_a_desktop_within_its_budget(
     stage: Stage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Finalizer, Secret, Service, route, home, pod, and one status."""
-    monkeypatch.setattr(
-        "vdi.operator.status.START_PAUSE", 60.0
-    )  # a quick start, however busy this machine is
+    # A quick start, however busy this machine is.
+    monkeypatch.setattr("vdi.operator.status.START_PAUSE", 60.0)
     template = await stage.template()
     async with stage.operator():
         session = await stage.session("alice-desktop", template)

@@ -39,10 +39,8 @@ async def test_sessions_run_in_both_namespaces(both: tuple[Stage, Stage]) -> Non
     first, second = both
     template = await first.template()
     async with first.operator():
-        here, there = (
-            await first.session("cad", template),
-            await second.session("lab-cad", template),
-        )
+        here = await first.session("cad", template)
+        there = await second.session("lab-cad", template)
         running = await asyncio.gather(first.run("cad"), second.run("lab-cad"))
         label = host_label(
             namespace=second.namespace,

@@ -36,9 +36,8 @@ async def a_running_desktop(stage: Stage, template: str) -> Object:
 
 
 async def bind(stage: Stage, pod: Object) -> None:
-    with suppress(
-        Conflict
-    ):  # tests of another file on this API server may have started a scheduler
+    # Tests of another file on this API server may have started a scheduler.
+    with suppress(Conflict):
         await stage.bind(pod, f"{stage.namespace}-one")
 
 

@@ -110,9 +110,8 @@ async def test_session_schedule_resumes_across_a_killed_operator(stage: Stage) -
         await stage.session(NAME, template, suspended=True, schedule=schedule)
         session = await stage.reach(NAME, "Suspended")
         assert session["status"]["nextStart"] == format_time(ready)
-    clock.ahead = (
-        ready - timedelta(minutes=6) - datetime.now(UTC)
-    )  # killed before the border, back at it
+    # Killed before the border, back at it.
+    clock.ahead = ready - timedelta(minutes=6) - datetime.now(UTC)
     async with stage.operator(clock):
         assert (await stage.reach(NAME, "Suspended"))["spec"]["suspended"]
         clock.ahead += timedelta(minutes=2)
@@ -128,9 +127,8 @@ async def test_session_schedule_resumes_across_a_killed_operator(stage: Stage) -
         assert not session["spec"].get("suspended")
         await stage.suspend(NAME)
         await stage.reach(NAME, "Suspended")
-    async with stage.operator(
-        clock
-    ):  # its user has suspended it: for this time it is not resumed again
+    # Its user has suspended it: for this time it is not resumed again.
+    async with stage.operator(clock):
         await stage.touch(NAME)
         assert (await stage.reach(NAME, "Suspended"))["spec"]["suspended"]
         await stage.suspend(NAME, suspended=False)

@@ -74,9 +74,8 @@ async def test_recording_is_stored_in_pieces_played_and_deleted(
 async def test_pieces_that_are_stored_are_never_replaced(s3: S3) -> None:
     bucket = RecordingBucket("s3://recordings")
     assert await bucket.put("recording", 0, b"stored") == 6
-    assert (
-        await bucket.put("recording", 0, b"something else") == 6
-    )  # the place where the desktop goes on
+    # The place where the desktop goes on.
+    assert await bucket.put("recording", 0, b"something else") == 6
     await bucket.delete("another")
     response = await bucket.play("recording", "")
     assert b"".join([bytes(chunk) async for chunk in response.body_iterator]) == b"stored"  # type: ignore[attr-defined]

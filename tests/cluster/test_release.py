@@ -186,9 +186,8 @@ def test_history_is_not_left_behind_in_silence(release: Release) -> None:
 @pytest.mark.long
 @pytest.mark.timeout(360)
 def test_a_release_in_another_namespace_is_found(release: Release) -> None:
-    first = yaml.safe_dump(
-        FIRST | {"sessions": {"namespace": "desks"}}
-    )  # vdi-sessions stays with the release before
+    # vdi-sessions stays with the release before.
+    first = yaml.safe_dump(FIRST | {"sessions": {"namespace": "desks"}})
     release.run("install", "--yes", "--namespace", "kasm", values=first)
     already = release.run("install", "--yes", values=first, status=1)
     assert "Found the release vdi in namespace kasm." in already
@@ -260,9 +259,8 @@ def every_values_file_in_a_dry_run_on_the_server(release: Release, *newer: str) 
     """Each object of each is tried on the API server; kinds of other projects are there by name
     only.
     """
-    release.tools.kubectl(
-        "label", "nodes", "--all", "vdi.kasm.io/turn=true"
-    )  # where production has coturn
+    # Where production has coturn.
+    release.tools.kubectl("label", "nodes", "--all", "vdi.kasm.io/turn=true")
     for plural, (group, version, kind) in FOREIGN.items():
         release.tools.kubectl(
             "apply", "-f", "-", stdin=yaml.safe_dump(a_foreign_kind(plural, group, version, kind))

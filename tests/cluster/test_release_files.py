@@ -73,11 +73,9 @@ class Stage:
     def __init__(self, folder: Path, programs: Programs, registry: Registry) -> None:
         self.folder, self.programs, self.registry = folder, programs, registry
         self.place = f"{registry.address}/vdi"
-        self.key, self.public, self.dist = (
-            folder / "cosign.key",
-            folder / "cosign.pub",
-            folder / "dist",
-        )
+        self.key = folder / "cosign.key"
+        self.public = folder / "cosign.pub"
+        self.dist = folder / "dist"
         self.cosign = programs.path("cosign")
         programs.run("cosign", "generate-key-pair", cwd=folder)
         checkout = make_checkout(folder / "checkout")

@@ -154,10 +154,8 @@ async def test_a_desktop_reaches_every_level_and_nothing_is_left(
         pod = await stage.pod_of(await stage.until(SESSIONS, TRIAL, seconds=60))
         secret = await stage.until(SECRETS, secret_name(TRIAL))
         words = {key: base64.b64decode(value) for key, value in secret["data"].items()}
-        desktop.master, desktop.agent_token = (
-            words["password"].decode(),
-            words["agentToken"].decode(),
-        )
+        desktop.master = words["password"].decode()
+        desktop.agent_token = words["agentToken"].decode()
         await stage.make_ready(pod)
         await end(stage, pod, 143)
         out, err = await rest

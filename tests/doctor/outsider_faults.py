@@ -79,9 +79,8 @@ def edited(
 ) -> Iterator[None]:
     """An object as someone has edited it by hand, while the context lasts."""
     before = read(world, where, kind, name)
-    del before["metadata"][
-        "resourceVersion"
-    ]  # so that `replace` overwrites what controllers write meanwhile
+    # So that `replace` overwrites what controllers write meanwhile.
+    del before["metadata"]["resourceVersion"]
     after = copy.deepcopy(before)
     change(after)
     world.kubectl(*where, "replace", "-f", "-", stdin=json.dumps(after))

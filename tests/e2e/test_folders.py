@@ -91,9 +91,8 @@ def test_startup_scripts_run_as_the_user_and_are_logged(cad: World) -> None:
     reach(cad, "ada", "Running")
 
     def logged() -> bool:
-        log = cad.vdi(
-            "session", "logs", "ada", "--tail", "200", check=False
-        )  # the pod may just be replaced
+        # The pod may just be replaced.
+        log = cad.vdi("session", "logs", "ada", "--tail", "200", check=False)
         return "hello of ada" in log and "the template's start-up script ended with status 0" in log
 
     wait_until("both scripts are in the log", logged)

@@ -71,9 +71,8 @@ def test_command_restores_a_deleted_home(sessions: World, tmp_path: Path) -> Non
     world, archive = sessions, tmp_path / "hazel.tar.gz"
     start(world, "hazel", "small")
     run_in(world, "hazel", f"{FILES} && {MORE_FILES}")
-    world.vdi(
-        "home", "export", home_claim_of(world, "hazel"), str(archive)
-    )  # while the desktop runs
+    # While the desktop runs.
+    world.vdi("home", "export", home_claim_of(world, "hazel"), str(archive))
     with tarfile.open(archive) as tar:
         assert "./paper.txt" in tar.getnames()
 

@@ -110,9 +110,8 @@ def test_lagging_page_catches_up_on_a_static_screen(sessions: World) -> None:
             with page.behind():
                 run_in(sessions, "sven", f"{PYTHON_ON_SCREEN} -c '{DRAW}' > /tmp/drawn 2>&1 &")
                 wait_until("Selkies sends no more", gated)
-                run_in(
-                    sessions, "sven", "touch /tmp/enough"
-                )  # soon: after 3 s Selkies tries again by itself
+                # Soon: after 3 s Selkies tries again by itself.
+                run_in(sessions, "sven", "touch /tmp/enough")
                 last = float(
                     wait_until(
                         "the last change", lambda: run_in(sessions, "sven", "cat /tmp/drawn")

@@ -66,10 +66,9 @@ def figures(world: World, name: str) -> dict[str, Any]:
 def test_probe_measures_unused_and_used_desktops(sessions: World, home: Path) -> None:
     with started(sessions, "petra", persistence={"enabled": False}):
         log_in(sessions, "petra@example.com")
-        keys, probes = (
-            metric(sessions, KEYS),
-            metric(sessions, PROBES),
-        )  # of an earlier run on the same cluster
+        # Of an earlier run on the same cluster.
+        keys = metric(sessions, KEYS)
+        probes = metric(sessions, PROBES)
         before = ask_agent(sessions, "petra")
         assert before["connectedSeconds"] is None
 

@@ -134,9 +134,8 @@ def unknown_keys(chart: Chart) -> list[str]:
         is_missing = chart.generation.keys.read(path, chart.version) and not _has(
             chart.defaults, path
         )
-        if is_missing and (
-            not parent or _has(chart.defaults, parent)
-        ):  # the missing block has been named
+        # The missing block has been named.
+        if is_missing and (not parent or _has(chart.defaults, parent)):
             found.append(f"value {path} is known and not in the chart's values.yaml")
     return found
 
@@ -244,10 +243,8 @@ def _step(
         yield f"{where} {'runs' if is_root else 'does not run'} as root"
     if not step.waits_for:
         return
-    target, awaited = (
-        parse_wait(msgspec.convert(made, Container).waits_for),
-        chart.generation.component(step.waits_for, chart.version),
-    )
+    target = parse_wait(msgspec.convert(made, Container).waits_for)
+    awaited = chart.generation.component(step.waits_for, chart.version)
     if target is None or awaited is None:
         yield f"{where}: what it waits for cannot be read from its command line"
         return

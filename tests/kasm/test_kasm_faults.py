@@ -142,9 +142,8 @@ def test_key_of_a_secret_missing(ward: KasmStage) -> None:
     ward.patch(
         "secret", "kasm-secrets", [{"op": "remove", "path": "/data/manager-token"}], how="json"
     )
-    found = ward.finds(
-        "kasm_reference_missing", "pod/kasm-db-init-job-"
-    )  # the first one that needs it
+    # The first one that needs it.
+    found = ward.finds("kasm_reference_missing", "pod/kasm-db-init-job-")
     assert "the key 'manager-token' of the Secret kasm-secrets" in found.message
     ward.follows(
         "kasm-proxy-deployment-",

@@ -40,9 +40,8 @@ def roles_in(plan: dict[str, Any]) -> dict[str, Role]:
         )
         for number, (name, role) in enumerate(plan["roles"].items())
     }
-    found["the API server"] = Role(
-        "the API server", NODE, (Port(6443),)
-    )  # as a policy sees it, behind its Service
+    # As a policy sees it, behind its Service.
+    found["the API server"] = Role("the API server", NODE, (Port(6443),))
     found["names"] = Role(
         "names", "10.42.9.100", (Port(53, "UDP"),), "kube-system", (("k8s-app", "kube-dns"),)
     )

@@ -25,10 +25,8 @@ def test_returning_node_never_mounts_a_home_twice(nodes: Nodes) -> None:
             start(world, "abe", "stays")
             reach(world, "lea", "Running")
         run_in(world, "abe", "echo mine > ~/mine.txt")
-        volume, before = (
-            nodes.volume_of("abe"),
-            {name: uid_of(world, name) for name in ("abe", "lea")},
-        )
+        volume = nodes.volume_of("abe")
+        before = {name: uid_of(world, name) for name in ("abe", "lea")}
         with mounts_watched(volume) as mounts:
             nodes.kill(node, "kubelet", "containerd")
             nodes.cut(node)

@@ -50,9 +50,8 @@ def test_a_node_whose_disk_is_full_gets_no_desktops(nodes: Nodes) -> None:
             reach(world, "lea", "Running")
         run_in(world, "abe", "echo mine > ~/mine.txt")
         with (filling := disk / "filling").open("wb") as file:
-            os.posix_fallocate(
-                file.fileno(), 0, 5 * GIB // 4
-            )  # the kubelet evicts when less than 1 GiB is left
+            # The kubelet evicts when less than 1 GiB is left.
+            os.posix_fallocate(file.fileno(), 0, 5 * GIB // 4)
 
         nodes.wait_moved("lea", node, 120)
         full = f"node {node} is short of disk"

@@ -29,9 +29,8 @@ def image(tmp_path: Path) -> Path:
     with Progress(tmp_path / "logs") as progress:
         program = binaries.ensure(["pause"], progress=progress)["pause"]
     layer = tmp_path / "layer.tar"
-    write_program_layer(
-        {f"/{tmp_path.name}": program}, layer
-    )  # named after this run, so that it is new to all nodes
+    # Named after this run, so that it is new to all nodes.
+    write_program_layer({f"/{tmp_path.name}": program}, layer)
     arch = {"x86_64": "amd64", "aarch64": "arm64"}[os.uname().machine]
     config = ImageConfig(entrypoint=(f"/{tmp_path.name}",), user="65535:65535")
     document = config.document(
@@ -72,9 +71,8 @@ def test_joining_node_pulls_images_before_the_first_desktop(
                 else None
             )
 
-        process = wait_until(
-            "its containerd runs", joined
-        )  # the kubelet waits until the images are loaded
+        # The kubelet waits until the images are loaded.
+        process = wait_until("its containerd runs", joined)
         registries.enter_context(registry(image, process))
         node = joining.result()
         wait_pulled(len(before) + 1)

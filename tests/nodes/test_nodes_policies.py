@@ -37,10 +37,8 @@ def test_policies_hold_between_nodes(nodes: Nodes) -> None:
         for name, node in (("lea", second), ("liv", third)):
             with nodes.only(node):
                 start(world, name, "roams")
-        sender, target = (
-            live_pod_of(world, "lea")["metadata"]["name"],
-            live_pod_of(world, "liv")["status"]["podIP"],
-        )
+        sender = live_pod_of(world, "lea")["metadata"]["name"]
+        target = live_pod_of(world, "liv")["status"]["podIP"]
         with foreign_pod(world, first) as stranger:
             ways = [
                 ("vdi-sessions", sender, STREAM),

@@ -98,9 +98,8 @@ def take(demo: run.Demo, url: str) -> Image.Image:
     with _SharpBrowser(url, demo.login, width=_SIZE[0], height=_SIZE[1]) as browser:
         browser.log_in()
         browser.open()
-        browser.page.mouse.move(
-            _SIZE[0] - 20, 20
-        )  # on nothing that would show a tooltip or an address
+        # On nothing that would show a tooltip or an address.
+        browser.page.mouse.move(_SIZE[0] - 20, 20)
         wallpaper = wait_until_drawn(browser)
         in_desktop(demo, _START_FIREFOX)
         browser.wait_for_change(wallpaper, pixels=_WINDOW_PIXELS, timeout_s=_SECONDS)

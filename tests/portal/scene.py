@@ -419,11 +419,9 @@ def _run(
     key: str, name: str, template: str, start: datetime, change: int, **rest: Any
 ) -> tuple[SessionRow, RunRow]:
     user, offer = f"{name.partition('-')[0]}@example.com", _TEMPLATES[template]["resources"]
-    gib, ended, reason = (
-        float(offer["defaultMemory"][:-2]),
-        rest.get("ended"),
-        rest.get("end_reason"),
-    )
+    gib = float(offer["defaultMemory"][:-2])
+    ended = rest.get("ended")
+    reason = rest.get("end_reason")
     startup = 1.7 + gib / 16 + change / 12
     run = RunRow(
         uid=f"uid-{key}", start=start, ready=start + timedelta(seconds=startup), gpus=offer["defaultGPU"],

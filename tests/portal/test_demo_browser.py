@@ -20,9 +20,8 @@ def children() -> set[int]:
     """
     found = set()
     for folder in Path("/proc").glob("[0-9]*"):
-        with contextlib.suppress(
-            FileNotFoundError, ProcessLookupError
-        ):  # it has ended: no child of ours
+        # It has ended: no child of ours.
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):
             fields = (folder / "stat").read_text().rpartition(")")[2].split()
             if fields[1] == str(os.getpid()):
                 found.add(int(folder.name))

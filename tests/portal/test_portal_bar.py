@@ -168,9 +168,8 @@ def test_bar_steers_selkies(inside: Visitor) -> None:
         {"type": "pipelineControl", "pipeline": "audio", "enabled": False}
     ]
     assert page.evaluate(SENT, "upload") == ["upload"]
-    page.evaluate(
-        "postMessage({type: 'toggleDashboard'}, location.origin)"
-    )  # Selkies' own shortcut
+    # Selkies' own shortcut.
+    page.evaluate("postMessage({type: 'toggleDashboard'}, location.origin)")
     expect(bar(page)).to_have_count(0)
     handle(page).click()
     bar(page).get_by_role("button", name="Advanced").click()

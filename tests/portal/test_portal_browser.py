@@ -97,10 +97,8 @@ def test_the_focus_stays_on_links_and_on_the_same_guest(server: Server, guest: V
     expect(guest.page.locator("#card-uid-alice-ubuntu")).to_contain_text("shared with 1 person")
     expect(name).to_be_focused()
     guest.go("/desktops/alice-ubuntu")
-    facts, guests = (
-        guest.page.locator(".facts").first,
-        guest.page.get_by_role("list", name="Shared with"),
-    )
+    facts = guest.page.locator(".facts").first
+    guests = guest.page.get_by_role("list", name="Shared with")
     guest.page.get_by_text("Technical details").click()
     address = facts.get_by_role("link")
     address.focus()
@@ -163,9 +161,8 @@ def test_form_submitted_twice_acts_once(server: Server, guest: Visitor) -> None:
     guest.go("/catalogue/qgis")
     box = guest.page.get_by_role("button", name="Start without opening").bounding_box()
     assert box
-    guest.page.mouse.dblclick(
-        box["x"] + 5, box["y"] + 5
-    )  # a locator would wait for the page that is on its way
+    # A locator would wait for the page that is on its way.
+    guest.page.mouse.dblclick(box["x"] + 5, box["y"] + 5)
     wait_until("it has arrived", lambda: server.stage.cluster.waiting > 0)
     guest.page.mouse.dblclick(box["x"] + 5, box["y"] + 5)
     server.do(answer.set)

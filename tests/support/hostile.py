@@ -63,9 +63,8 @@ def _sample(kind: inspect.Type, schema: dict[str, Any], text: str) -> Any:
 
 
 def _field(field: inspect.Field, text: str) -> Any:
-    is_time = field.encode_name.endswith(
-        "Timestamp"
-    )  # those of ObjectMeta, which is in no CRD's schema
+    # Those of ObjectMeta, which is in no CRD's schema.
+    is_time = field.encode_name.endswith("Timestamp")
     return _sample(field.type, {"format": "date-time"} if is_time else {}, text)
 
 

@@ -140,9 +140,8 @@ class Postgres:
 @pytest.fixture(scope="session")
 def postgres_server() -> Iterator[Postgres]:
     """One server for all tests of the run; a test that stops it starts it again."""
-    folder = Path(
-        tempfile.mkdtemp(prefix="vdi-pg-")
-    )  # not pytest's: those only their owner may enter
+    # Not pytest's: those only their owner may enter.
+    folder = Path(tempfile.mkdtemp(prefix="vdi-pg-"))
     if os.geteuid() == 0:
         os.chown(folder, _NO_ONE, _NO_ONE)
     try:

@@ -71,9 +71,8 @@ def load_noun(name: str) -> Any:
     """Import the module of a noun and return its command."""
     noun: typer.Typer = importlib.import_module(f"vdi.cli.{_MODULES.get(name, name)}").app
     noun.rich_markup_mode = None
-    command: Any = typer.main.get_command(
-        noun
-    )  # an app with one command and no callback is that command
+    # An app with one command and no callback is that command.
+    command: Any = typer.main.get_command(noun)
     command = getattr(command, "commands", {}).get(name, command)
     command.help = command.help or NOUNS[name]
     return command

@@ -554,9 +554,8 @@ def _crash_loop(start: StartState) -> Explanation | None:
     ):
         return None
     words = last_line(ended.message)
-    if words.endswith(
-        "exec format error"
-    ):  # runc starts the program after the container counts as started
+    # runc starts the program after the container counts as started.
+    if words.endswith("exec format error"):
         return _built_for_another(start)
     times = "once" if desktop.restart_count <= 1 else f"{desktop.restart_count} times"
     why = f"last log line: {words!r}" if words else "it left no message"

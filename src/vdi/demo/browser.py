@@ -278,10 +278,8 @@ class DesktopBrowser:
         """Wait until a picture is drawn, whatever page comes before it. Raises NoPictureError."""
         from playwright.sync_api import TimeoutError as PlaywrightTimeout
 
-        seconds, polling = (
-            timeout_s * self._timeout_factor,
-            _PICTURE_POLL_MILLISECONDS * self._timeout_factor,
-        )
+        seconds = timeout_s * self._timeout_factor
+        polling = _PICTURE_POLL_MILLISECONDS * self._timeout_factor
         try:
             self.page.wait_for_function(HAS_PICTURE, timeout=seconds * 1000, polling=polling)
         except PlaywrightTimeout as error:
@@ -372,7 +370,6 @@ class DesktopBrowser:
         """Return what the browser's window shows now."""
         from PIL import Image
 
-        self.page.wait_for_function(
-            "() => !document.getElementById('vdi-cover')"
-        )  # the page fades in
+        # The page fades in.
+        self.page.wait_for_function("() => !document.getElementById('vdi-cover')")
         return Image.open(io.BytesIO(self.page.screenshot())).convert("RGB")

@@ -73,15 +73,11 @@ def _audit_policy(layout: Layout) -> Path:
 
 
 def _etcd(layout: Layout, settings: ClusterSettings, binary: Path, needs_file: str) -> Component:
-    client, peer = (
-        f"https://127.0.0.1:{settings.etcd_port}",
-        f"https://127.0.0.1:{settings.etcd_peer_port}",
-    )
-    certificate, key, ca = (
-        layout.pki / "etcd.crt",
-        layout.pki / "etcd.key",
-        layout.pki / "etcd-ca.crt",
-    )
+    client = f"https://127.0.0.1:{settings.etcd_port}"
+    peer = f"https://127.0.0.1:{settings.etcd_peer_port}"
+    certificate = layout.pki / "etcd.crt"
+    key = layout.pki / "etcd.key"
+    ca = layout.pki / "etcd-ca.crt"
     argv = [
         str(binary),
         "--name=default",

@@ -53,10 +53,8 @@ class Authority:
         """A certificate and its key for `common_name`; `names` are DNS names and addresses.
         Existing ones are kept.
         """
-        certificate_file, key_file = (
-            self.folder / f"{file_name}.crt",
-            self.folder / f"{file_name}.key",
-        )
+        certificate_file = self.folder / f"{file_name}.crt"
+        key_file = self.folder / f"{file_name}.key"
         if certificate_file.exists() and key_file.exists():
             return certificate_file, key_file
         key = ec.generate_private_key(ec.SECP256R1())
@@ -243,10 +241,8 @@ def write_node_credentials(layout: Layout, settings: ClusterSettings) -> None:
     """
     layout.config.mkdir(mode=0o700, parents=True, exist_ok=True)
     ca = authority(layout.pki, "ca", f"vdi cluster {settings.name}")
-    name, address = (
-        settings.name_of(layout.number),
-        settings.node_networks.address_of(layout.number),
-    )
+    name = settings.name_of(layout.number)
+    address = settings.node_networks.address_of(layout.number)
     ca.issue(layout.certificate("kubelet-server"), name, names=[name, address], server=True)
     _write_clients(layout, settings, ca, node_clients(name))
 

@@ -166,10 +166,11 @@ class Actions:
                 continue
             try:
                 await self._send(session, patch)
+            # Another replica was first, or the next sweep tries again.
             except (
                 ActionDenied,
                 KubeError,
-            ) as error:  # another replica was first, or the next sweep tries again
+            ) as error:
                 log.debug(
                     "expired access to session %s is not removed: %s", session.metadata.name, error
                 )

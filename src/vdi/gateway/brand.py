@@ -14,10 +14,8 @@ _STEP = 0.02
 _WHITE, _BLACK = (1.0, 1.0, 1.0), (0.0, 0.0, 0.0)
 # The grounds of `portal.css` on which links stand with the least contrast: --sunken in light,
 # --raised in dark.
-_GROUND_LIGHT, _GROUND_DARK = (
-    (0xEE / 255, 0xF0 / 255, 0xF4 / 255),
-    (0x1C / 255, 0x22 / 255, 0x2B / 255),
-)
+_GROUND_LIGHT = (0xEE / 255, 0xF0 / 255, 0xF4 / 255)
+_GROUND_DARK = (0x1C / 255, 0x22 / 255, 0x2B / 255)
 
 
 @dataclass(frozen=True, slots=True)

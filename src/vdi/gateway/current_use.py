@@ -61,10 +61,8 @@ def uses(cluster: ClusterCache, limits: Limits, used: Mapping[str, Usage]) -> di
     The groups of a user are known only while they are logged in: limits of groups are not in these
     numbers.
     """
-    sessions, homes = (
-        defaultdict[str, list[VDISession]](list),
-        defaultdict[str, list[HomeSummary]](list),
-    )
+    sessions = defaultdict[str, list[VDISession]](list)
+    homes = defaultdict[str, list[HomeSummary]](list)
     for session in cluster.sessions.values():
         sessions[normal_user(session.spec.user)].append(session)
     for home in cluster.all_homes():

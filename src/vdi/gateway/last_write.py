@@ -49,7 +49,6 @@ class LastWrite:
         try:
             await write()
         except self._unavailable:
-            self._at = (
-                -math.inf
-            )  # the next check writes again, and so notices at once that the server is back
+            # The next check writes again, and so notices at once that the server is back.
+            self._at = -math.inf
             raise

@@ -207,10 +207,8 @@ class RedisSharedState:
             socket_connect_timeout=2.0,
             socket_timeout=None,
         )
-        self._redis, self._listening = (
-            client(health_check_interval=30, max_connections=64),
-            client(),
-        )
+        self._redis = client(health_check_interval=30, max_connections=64)
+        self._listening = client()
         self._last_write = LastWrite(SharedUnavailableError)
         self._deadlines: set[asyncio.Timeout] = set()
         # Pings Redis while it is silent.

@@ -143,10 +143,8 @@ class QuotaGuard:
         """The home that would be created for this session; None: it has none, or one that
         exists.
         """
-        namespace, template = (
-            session.metadata.namespace,
-            self.context.cluster.template(session.spec.template),
-        )
+        namespace = session.metadata.namespace
+        template = self.context.cluster.template(session.spec.template)
         homes = (
             self.context.cluster.homes.get(namespace, name)
             for name in (*home_names(session), session.status.home_claim)

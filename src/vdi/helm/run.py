@@ -186,9 +186,8 @@ class _SignalsHandedOn:
 
     def __enter__(self) -> Self:
         loop = asyncio.get_running_loop()
-        with contextlib.suppress(
-            RuntimeError, ValueError, NotImplementedError
-        ):  # not in the main thread
+        # Not in the main thread.
+        with contextlib.suppress(RuntimeError, ValueError, NotImplementedError):
             for number in (signal.SIGINT, signal.SIGTERM):
                 before = signal.getsignal(number)
                 loop.add_signal_handler(number, self._hand_on)

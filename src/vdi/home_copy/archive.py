@@ -239,9 +239,8 @@ async def _fill(run: CopyRun, claim: str, source: BinaryIO) -> Copied:
                 run.moved(passed)
                 chunk = await _in_thread(partial(_read, source))
                 _feed(check, chunk, problem)
-            _feed(
-                check, None, problem
-            )  # before tar takes the end of the stream for the end of the archive
+            # Before tar takes the end of the stream for the end of the archive.
+            _feed(check, None, problem)
             command.stdin.close()
             await command.stdin.wait_closed()
         await command.stdout.read()

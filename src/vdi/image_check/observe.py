@@ -153,10 +153,8 @@ async def _observe_start(check: Check, seen: Observation) -> str:
             ADMITTED in conditions and conditions[ADMITTED].status == "True"
         )
         seen.message = status.message or "no operator has processed the session yet"
-        reason, now = (
-            conditions[POD_READY].reason if POD_READY in conditions else "",
-            SYSTEM_CLOCK.monotonic(),
-        )
+        reason = conditions[POD_READY].reason if POD_READY in conditions else ""
+        now = SYSTEM_CLOCK.monotonic()
         if reason != known:
             known, since = reason, now
         is_stuck = reason in _FAULTS and now - since > _FAULT_SECONDS

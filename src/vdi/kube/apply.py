@@ -63,9 +63,8 @@ class Applier(Generic[T]):
         if observed is None:
             try:
                 return await self.create(desired)
-            except (
-                AlreadyExists
-            ):  # our POST of which we never saw the answer, or a store that lags behind
+            # Our POST of which we never saw the answer, or a store that lags behind.
+            except AlreadyExists:
                 return await self._apply(namespace, name, self._marked(desired))
         if self.is_as_desired(observed, desired):
             return observed

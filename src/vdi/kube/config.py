@@ -225,10 +225,8 @@ def _assemble(source: str, namespace: str | None, cluster: _Cluster, user: _User
         response = _run_plugin(source, user.exec, cluster)
         token = response.get("token")
         if "clientCertificateData" in response:
-            cert, key = (
-                response["clientCertificateData"].encode(),
-                response.get("clientKeyData", "").encode(),
-            )
+            cert = response["clientCertificateData"].encode()
+            key = response.get("clientKeyData", "").encode()
         plugin = _token_plugin(source, user.exec, cluster) if token else None
     if (cert is None) != (key is None):
         raise ConfigError(

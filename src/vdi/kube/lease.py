@@ -232,9 +232,8 @@ class Elector:
             "spec": self._claim() | {"leaseTransitions": 0},
         }
         sent = self._clock.monotonic(), self._clock.now()
-        with suppress(
-            AlreadyExists
-        ):  # somebody was faster, or the answer to our first try was lost
+        # Somebody was faster, or the answer to our first try was lost.
+        with suppress(AlreadyExists):
             self._granted(
                 await self._client.create(LEASES, body, namespace=self._namespace, into=_Lease),
                 sent,

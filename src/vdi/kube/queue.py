@@ -64,9 +64,8 @@ class WorkQueue(Generic[Key]):
             tuple[float, int, Key]
         ] = []  # both of them, and entries that no longer hold
         self._entries = 0
-        self._idle: deque[asyncio.Future[None]] = (
-            deque()
-        )  # workers that wait for a key, one to be woken by each
+        # Workers that wait for a key, one to be woken by each.
+        self._idle: deque[asyncio.Future[None]] = deque()
         self._wake_timer = asyncio.Event()
         self.closed = False
 

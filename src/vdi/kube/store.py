@@ -295,9 +295,8 @@ class Store(Generic[T]):
         for listener in self._listeners:
             try:
                 listener(old, new)
-            except (
-                Exception
-            ):  # one listener's bug must neither stop the watch nor hide the change from the others
+            # One listener's bug must neither stop the watch nor hide the change from the others.
+            except Exception:
                 log.exception("a listener failed on the change of %s/%s", *key)
 
 

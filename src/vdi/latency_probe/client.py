@@ -193,9 +193,8 @@ async def _watch(
     from websockets.typing import Origin, Subprotocol
 
     address = f"ws{access.url.removeprefix('http')}/api/websockets"
-    token = (
-        base64.urlsafe_b64encode(b"edge").decode().rstrip("=")
-    )  # as Selkies' page offers one; the edge replaces it
+    # As Selkies' page offers one; the edge replaces it.
+    token = base64.urlsafe_b64encode(b"edge").decode().rstrip("=")
     host, _, port = (access.connect or address_of(access.url)).partition(":")
     fixed: dict[str, Any] = ({"host": host} if host else {}) | ({"port": int(port)} if port else {})
     try:

@@ -83,9 +83,8 @@ class Caches:
         self.foreign_pods: Store[ForeignPod] = Store(interner=interner)
         self.foreign_pods_elsewhere: Store[ForeignPod] = Store(interner=interner)
         self.placeholders: Store[Pod] = Store(interner=interner)
-        self.autoscaler_events: Store[AutoscalerEvent] = Store(
-            interner=interner
-        )  # about placeholders
+        # About placeholders.
+        self.autoscaler_events: Store[AutoscalerEvent] = Store(interner=interner)
         self.pods: Store[Pod] = Store(interner=interner)
         self.claims: Store[PersistentVolumeClaim] = Store(interner=interner)
         self.secrets: Store[Secret] = Store(interner=interner)

@@ -184,9 +184,8 @@ class Metrics:
 
         def measure() -> Iterator[Metric]:
             sizes: Tally[str] = Tally()
-            of_stores = {
-                id(reflector.store): reflector for reflector in reflectors
-            }  # several may fill one
+            # Several may fill one.
+            of_stores = {id(reflector.store): reflector for reflector in reflectors}
             for reflector in of_stores.values():
                 sizes[reflector.resource.plural] += len(reflector.store)
             yield _gauge("vdi_cache_objects", "Objects in the caches, by kind.", "kind", sizes)

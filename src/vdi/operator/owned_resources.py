@@ -169,9 +169,8 @@ class UncertainCreates:
         settled = sorted(self._names.get(whose, ()))
         for namespace, name in settled:
             live = await self._pods.get_live(namespace, name)
-            if (
-                live and MANAGED_BY.items() <= live.metadata.labels.items()
-            ):  # else it is a stranger's
+            # Else it is a stranger's.
+            if live and MANAGED_BY.items() <= live.metadata.labels.items():
                 self._pods.store.remember(live)
         self.forget(whose)
         return [name for _, name in settled]

@@ -159,9 +159,8 @@ class PoolClaims:
         template = self._caches.templates.get(
             "", pod.metadata.annotations.get(TEMPLATE_ANNOTATION, "")
         )
-        if (
-            template is None or not self._key.known
-        ):  # not leading yet; then every session is reconciled
+        # Not leading yet; then every session is reconciled.
+        if template is None or not self._key.known:
             return None
         sessions = self._caches.sessions.by_index(BY_TEMPLATE, template.metadata.name)
         waiting = (

@@ -364,10 +364,8 @@ class QueueManager:
             node for node in placed if node.could_fit(demand.takes) and reaches_home(demand, node)
         ]
         volumes = self._accounting.volumes_of(desktop.home, home)
-        storage, now = (
-            describe_storage(desktop.volumes, desktop.home, volumes),
-            now_milliseconds(self._clock),
-        )
+        storage = describe_storage(desktop.volumes, desktop.home, volumes)
+        now = now_milliseconds(self._clock)
         refusing = [
             node.name for node in nodes if self._refusals.get((node.name, storage), 0) > now
         ]
@@ -545,10 +543,8 @@ class QueueManager:
         """The pending session of one that requests nothing now; None where it can have no desktop
         as it is.
         """
-        template, homes = (
-            self._caches.templates.get("", session.spec.template),
-            self._caches.homes_of(session),
-        )
+        template = self._caches.templates.get("", session.spec.template)
+        homes = self._caches.homes_of(session)
         desktop = resolve(session, template, self._settings, homes) if template else None
         if not isinstance(desktop, Desktop):
             return None

@@ -96,10 +96,8 @@ class Hosts:
                 CONFIG_MAPS, body, namespace=namespace, into=HostReservation
             )
         except AlreadyExists:
-            name, labels = (
-                body["metadata"]["name"],
-                {"metadata": {"labels": body["metadata"]["labels"]}},
-            )
+            name = body["metadata"]["name"]
+            labels = {"metadata": {"labels": body["metadata"]["labels"]}}
             made = await self._client.patch(
                 CONFIG_MAPS, name, labels, namespace=namespace, into=HostReservation
             )

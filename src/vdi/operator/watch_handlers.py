@@ -86,9 +86,8 @@ class WatchHandlers:
             template and template.spec.persistence.scope is HomeScope.USER
             for template in (old, new)
         ):
-            for user in {
-                session.spec.user for session in sessions
-            }:  # their sessions of other templates may start now
+            # Their sessions of other templates may start now.
+            for user in {session.spec.user for session in sessions}:
                 self._enqueue_all(
                     self._caches.sessions.by_index(BY_HOME, user_home_claim_name(user))
                 )

@@ -87,12 +87,10 @@ class Wiring:
 
 def build_wiring(context: OperatorContext) -> Wiring:
     """Create all controllers and helpers; they listen to the caches from now on."""
-    cluster, settings, metrics, recorder = (
-        context.cluster,
-        context.settings,
-        context.metrics,
-        context.recorder,
-    )
+    cluster = context.cluster
+    settings = context.settings
+    metrics = context.metrics
+    recorder = context.recorder
     caches, clock = cluster.caches, cluster.clock
 
     # The queues exist before the components that fill them and work on them.

@@ -163,10 +163,8 @@ def _compare_lists(before: list[Any], after: list[Any], path: str) -> Iterator[F
     if names[0] is None or names[1] is None:
         yield from _compare_by_position(before, after, path)
         return
-    old_by, new_by = (
-        dict(zip(names[0], before, strict=True)),
-        dict(zip(names[1], after, strict=True)),
-    )
+    old_by = dict(zip(names[0], before, strict=True))
+    new_by = dict(zip(names[1], after, strict=True))
     for name in dict.fromkeys([*old_by, *new_by]):
         yield from _compare(old_by.get(name, _ABSENT), new_by.get(name, _ABSENT), f"{path}[{name}]")
 

@@ -539,10 +539,8 @@ def _plan_end(session: VDISession, end: PlannedEnd | None, now: datetime) -> Pat
         return {"spec": {"plannedEnd": None}} if session.spec.planned_end else {}
     time = as_time(end.time)
     if time is None or not now < time <= now + _LONGEST_NOTICE:
-        allowed, shown = (
-            f"a time within the next 24h, such as {format_time(now + _LONGEST_NOTICE)}",
-            end.time[:40],
-        )
+        allowed = f"a time within the next 24h, such as {format_time(now + _LONGEST_NOTICE)}"
+        shown = end.time[:40]
         return Refusal(
             "Invalid",
             f"time: {shown!r} is not allowed; allowed: {allowed}.",

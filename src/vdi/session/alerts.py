@@ -170,10 +170,8 @@ def _planned_end(session: VDISession) -> Alert | None:
 
 def _expiring(observed: Observed, settings: ClusterSettings, now: datetime) -> Alert | None:
     session, template, pod = observed.session, observed.template, observed.pod
-    begins, end = (
-        warned_at(session, template, pod, settings),
-        expires_at(session, template, pod, settings),
-    )
+    begins = warned_at(session, template, pod, settings)
+    end = expires_at(session, template, pod, settings)
     length = run_length(session, template, settings)
     if begins is None or end is None or length is None or now < begins:
         return None
@@ -253,10 +251,8 @@ def find_memory_kill(observed: Observed, now: datetime) -> Alert | None:
         return _memory_kill(Reason.DESKTOP_KILLED, what, killed, killed + MEMORY_KILL_SHOWN)
     # While one kill is shown, later ones are not: whatever a desktop reports, it costs one status
     # an hour.
-    shown, since = (
-        find_condition(observed.session.status.conditions, OUT_OF_MEMORY),
-        _since(observed, OUT_OF_MEMORY),
-    )
+    shown = find_condition(observed.session.status.conditions, OUT_OF_MEMORY)
+    since = _since(observed, OUT_OF_MEMORY)
     if (
         shown
         and since

@@ -429,9 +429,8 @@ def _is_failure(session: VDISession, reason: str) -> bool:
     """Whether a step of the start with this reason does not pass by itself before long."""
     status = session.status
     if reason in LASTING_QUEUE_REASONS:
-        return not (
-            status.queue and status.queue.node_request_time
-        )  # an autoscaler may bring the node
+        # An autoscaler may bring the node.
+        return not (status.queue and status.queue.node_request_time)
     # A desktop that has worked is restarted after a crash, and works again in seconds.
     recovers = reason in _STOPS and status.ready_time and status.phase != Phase.FAILED
     return not recovers and reason in _FAILURES | _STOPS

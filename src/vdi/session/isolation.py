@@ -42,10 +42,8 @@ def plan_isolation(spec: TemplateSpec, gpu: int, gpu_resource: str) -> Isolation
     """The isolation of a template's desktops, before `isolate`. With a user namespace, an obstacle
     refuses it.
     """
-    mode, namespaces = (
-        spec.isolation.user_namespaces,
-        Need(USER_NAMESPACES, spec.placement.runtime_class_name or ""),
-    )
+    mode = spec.isolation.user_namespaces
+    namespaces = Need(USER_NAMESPACES, spec.placement.runtime_class_name or "")
     images = (Need(IMAGE_VOLUMES),) if spec.programs else ()
     if mode is UserNamespaces.OFF:
         return Isolation(images)

@@ -113,10 +113,8 @@ def warned_at(
     """The time of the warning: 5 minutes before the end, or half of a run that is shorter than
     twice that.
     """
-    end, length = (
-        expires_at(session, template, pod, settings),
-        run_length(session, template, settings),
-    )
+    end = expires_at(session, template, pod, settings)
+    length = run_length(session, template, settings)
     return end - min(LONGEST_WARNING, length / 2) if end and length else None
 
 

@@ -67,11 +67,9 @@ def find_resize(observed: Observed, settings: ClusterSettings) -> dict[str, Any]
 
 def _find_delay(pod: Pod, requested: SessionResources) -> Alert | None:
     """The reason why a pod that has the new size in its spec does not have it on its node."""
-    node, pending, failing = (
-        pod.spec.node_name,
-        pod.condition("PodResizePending"),
-        pod.condition("PodResizeInProgress"),
-    )
+    node = pod.spec.node_name
+    pending = pod.condition("PodResizePending")
+    failing = pod.condition("PodResizeInProgress")
     if pending and pending.status == "True":
         reason = Reason.INFEASIBLE if pending.reason == "Infeasible" else Reason.DEFERRED
         return Alert(RESIZE_PENDING, reason, f"Node {node} does not apply it: {pending.message}")

@@ -166,10 +166,11 @@ def _streaming_2(spec: TemplateSpec) -> Iterator[tuple[str, str]]:
         if value is not None:
             yield name, f"{value}-{value}" if field in given.locked else str(value)
     if given.bitrate is not None and "bitrate" in given.locked:
+        # The other mode, crf, has no bit rate that could be locked.
         yield (
             "SELKIES_RATE_CONTROL_MODE",
             "cbr",
-        )  # the other mode, crf, has no bit rate that could be locked
+        )
     for field in _SWITCHES:
         if field in said:
             yield VARIABLES[f"streaming.{field}"][0], "true" if said[field] else "false|locked"

@@ -84,9 +84,8 @@ def resolve_mounts(spec: TemplateSpec, user: str, groups: Collection[str]) -> Mo
         key = f"claim/{claim.claim_name}" if claim else f"volume/{volume.name}"
         first = volumes.setdefault(key, volume)
         if first is not volume:
-            volumes[key] = msgspec.structs.replace(
-                first, read_only=False
-            )  # the mounts say what may be written
+            # The mounts say what may be written.
+            volumes[key] = msgspec.structs.replace(first, read_only=False)
         mounts.extend(replace(mount, volume=first.name) for mount in found)
     for number, program in enumerate(spec.programs):
         mounts.append(

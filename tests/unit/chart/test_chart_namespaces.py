@@ -40,10 +40,8 @@ def variables(objects: list[Object], deployment: str) -> dict[str, str]:
 
 
 def test_each_namespace_has_the_same_objects(helm: Path) -> None:
-    one, both = (
-        render(helm, "values.yaml", *_ONE, *_MORE),
-        render(helm, "values.yaml", *_BOTH, *_MORE),
-    )
+    one = render(helm, "values.yaml", *_ONE, *_MORE)
+    both = render(helm, "values.yaml", *_BOTH, *_MORE)
     desired = within(one, "desks")
     assert within(both, "desks") == desired
     assert {"Role", "RoleBinding", "NetworkPolicy", "Middleware", "PodDisruptionBudget"} <= {

@@ -191,8 +191,6 @@ def test_any_dns_answer_counts_as_reachable() -> None:
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as silent:
         silent.bind(("127.0.0.1", 0))
         assert probe.QUERY.count(b"kubernetes") == 1
-        question, length = (
-            probe.QUERY[12:],
-            len(b"\x0akubernetes\x07default\x03svc\x00\x00\x01\x00\x01"),
-        )
+        question = probe.QUERY[12:]
+        length = len(b"\x0akubernetes\x07default\x03svc\x00\x00\x01\x00\x01")
         assert len(question) == length, "one name, type A, class IN, and no more"

@@ -61,9 +61,8 @@ def test_a_misspelt_value_is_refused_at_every_depth() -> None:
     ]
     assert len(found) > 10
     for path, each in found:
-        if (
-            path != ".global"
-        ):  # a chart that has this one as a part may keep values of its own there
+        # A chart that has this one as a part may keep values of its own there.
+        if path != ".global":
             assert each["additionalProperties"] is False, path
 
 

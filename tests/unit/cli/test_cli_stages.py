@@ -201,10 +201,8 @@ def test_the_pod_is_ahead_of_the_status() -> None:
 
 
 def test_a_stuck_pod_shows_the_operator_s_message() -> None:
-    start, session = (
-        Start(0.0),
-        session_with(message="The image x cannot be pulled: the registry has no such image."),
-    )
+    start = Start(0.0)
+    session = session_with(message="The image x cannot be pulled: the registry has no such image.")
     session.metadata.uid = "u1"
     waiting = {"waiting": {"reason": "ImagePullBackOff", "message": "Back-off pulling image"}}
     start.observe(session, 1.0, a_pod(spec={"nodeName": "n1"}, status=container(waiting)))

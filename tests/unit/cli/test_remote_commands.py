@@ -61,9 +61,8 @@ def test_a_desktop_from_creation_to_its_end(remote: Vdi, gateway: RemoteGateway)
 
 
 def test_actions_reach_the_gateway(remote: Vdi, gateway: RemoteGateway) -> None:
-    began = datetime.now(UTC).replace(microsecond=0) - timedelta(
-        hours=1
-    )  # the command's clock is the real one
+    # The command's clock is the real one.
+    began = datetime.now(UTC).replace(microsecond=0) - timedelta(hours=1)
     gateway.call(lambda stage: stage.session(status={**RUNNING, "startTime": format_time(began)}))
     name = "alice-desktop"
     assert remote("session", "suspend", name).out.startswith(

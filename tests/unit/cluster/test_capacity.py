@@ -41,10 +41,8 @@ def test_limits_stand_for_requests_that_are_missing() -> None:
 
 
 def test_init_containers_run_before_and_sidecars_beside() -> None:
-    large, side = (
-        {"resources": {"requests": {"cpu": "2"}}},
-        {"resources": CPU_250, "restartPolicy": "Always"},
-    )
+    large = {"resources": {"requests": {"cpu": "2"}}}
+    side = {"resources": CPU_250, "restartPolicy": "Always"}
     assert takes(containers=[{"resources": CPU_250}], initContainers=[large])["cpu"] == 2000
     assert takes(containers=[{"resources": CPU_250}], initContainers=[side, large])["cpu"] == 2250
     assert takes(containers=[{"resources": CPU_250}], initContainers=[side, side])["cpu"] == 750

@@ -227,11 +227,9 @@ def _deleted(plural: str, *finalizers: str) -> Break:
     return lambda cluster: cluster.one(plural)["metadata"].update(deleted)
 
 
-_HOMES, _PROTECTION, _BACKUP = (
-    "persistentvolumeclaims",
-    "kubernetes.io/pvc-protection",
-    "backup.example.com/hold",
-)
+_HOMES = "persistentvolumeclaims"
+_PROTECTION = "kubernetes.io/pvc-protection"
+_BACKUP = "backup.example.com/hold"
 _HAS_HOME = "Template 'ubuntu-desktop' has a home. A pool needs one without."
 _VIRUS = condition("example.com/scanned", "False", "Infected", "The scanner found a virus.")
 _SILENT = "The operator cannot check whether the desktop is in use, so it does not count as idle."

@@ -67,9 +67,8 @@ def test_cordoned_nodes_are_reported_at_once() -> None:
 def test_lasting_reasons_of_a_session_are_reported_at_once(reason: str, code: str) -> None:
     cluster = Cluster()
     cluster.without_pod(reason, "It requests more than any node has.", queue={"reason": reason})
-    cluster.add_session(
-        "bob", "bob@example.com"
-    )  # its place in the queue keeps the doctor from reckoning again
+    # Its place in the queue keeps the doctor from reckoning again.
+    cluster.add_session("bob", "bob@example.com")
     cluster.one("vdisessions", "bob")["status"]["queue"] = {"position": 1}
     cluster.session["metadata"]["creationTimestamp"] = JUST_NOW
     assert cluster.roots() == ([code] if code else [])

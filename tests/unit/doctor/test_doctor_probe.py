@@ -435,10 +435,8 @@ def test_turn_secret_is_the_gateways_or_coturns(
     container = {"name": "gateway", "env": [{"name": "VDI_TURN_URLS", "value": url}]}
     cluster = doctor_builders.Cluster()
     with_gateway(cluster)
-    gateway, coturn = (
-        cluster.one("deployments", "vdi-gateway"),
-        cluster.one("deployments", "coturn"),
-    )
+    gateway = cluster.one("deployments", "vdi-gateway")
+    coturn = cluster.one("deployments", "coturn")
     gateway["spec"]["template"]["spec"] = {
         "containers": [{"name": "mesh"}, container],
         "volumes": volumes,

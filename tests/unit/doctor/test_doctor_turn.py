@@ -37,11 +37,9 @@ def refuse(code: int, words: str, *more: tuple[int, bytes]) -> Reply:
     return reply(ERROR, (0x09, struct.pack("!HBB", 0, *divmod(code, 100)) + words.encode()), *more)
 
 
-UNAUTHORIZED, GRANTED, RELEASED = (
-    refuse(401, "Unauthorized", REALM, NONCE),
-    reply(SUCCESS, RELAYED),
-    reply(SUCCESS),
-)
+UNAUTHORIZED = refuse(401, "Unauthorized", REALM, NONCE)
+GRANTED = reply(SUCCESS, RELAYED)
+RELEASED = reply(SUCCESS)
 
 
 class Server(asyncio.DatagramProtocol):

@@ -59,11 +59,9 @@ async def events_of(
     app: ASGIApp, address: str, headers: Mapping[str, str]
 ) -> AsyncIterator[Events]:
     """GET this address; the browser leaves at the end of the context."""
-    parts, events, left = (
-        urlsplit(urljoin("https://portal.vdi.localhost", address)),
-        Events(),
-        asyncio.Event(),
-    )
+    parts = urlsplit(urljoin("https://portal.vdi.localhost", address))
+    events = Events()
+    left = asyncio.Event()
     sent = {"Host": parts.netloc, **headers}
     scope = {
         "type": "http",

@@ -190,9 +190,8 @@ class FakeCluster:
 
     async def create(self, resource: Resource, obj: Any, *, namespace: str = "", into: Any) -> Any:
         if resource not in _KINDS:
-            return msgspec.convert(
-                {"status": {"authenticated": False}}, into
-            )  # a token that no one has issued
+            # A token that no one has issued.
+            return msgspec.convert({"status": {"authenticated": False}}, into)
         self._may_write()
         name = obj["metadata"]["name"]
         if self.held is not None:
@@ -469,11 +468,9 @@ class GatewayStage:
             agent=cast(DesktopAgent, self.agent),
         )
         self.services = self.gateway.services
-        self.actions, self.audit, self.history = (
-            self.services.actions,
-            self.services.audit,
-            self.services.history,
-        )
+        self.actions = self.services.actions
+        self.audit = self.services.audit
+        self.history = self.services.history
         self.login, self.edge = self.gateway.login, self.gateway.edge
         self.api = self.gateway.api
         self.logins, self.guard = self.login.services.logins, self.login.services.guard

@@ -62,11 +62,9 @@ async def test_owner_allows_and_ends_it(stage: ApiStage) -> None:
 
 
 async def test_without_consent_every_way_is_refused(stage: ApiStage) -> None:
-    root, bob, token = (
-        await stage.program(ROOT),
-        await stage.program(BOB),
-        await stage.program(ALICE),
-    )
+    root = await stage.program(ROOT)
+    bob = await stage.program(BOB)
+    token = await stage.program(ALICE)
     token.event_hooks = {}  # pages are not in the API's document
     await root.post(f"{ONE}/request-access", json={"role": "viewer"})
     answer = {"request": LAPSES, "allow": True}
@@ -119,9 +117,8 @@ async def test_lapse_and_end_leave_rows_once(stage: ApiStage) -> None:
     )
     stage.clock.forward(minutes=1)
     session = stage.world.session("alice-desktop")
-    assert (
-        session and role_in(session, ROOT.user, stage.clock.now()) is None
-    )  # whatever the sweep does
+    # Whatever the sweep does.
+    assert session and role_in(session, ROOT.user, stage.clock.now()) is None
     await asyncio.gather(*(stage.actions.drop_expired_access() for _ in range(2)))  # two replicas
     assert [one["user"] for one in (await alice.get(ONE)).json()["spec"]["access"]] == [BOB.user]
     assert [act for act in await acts(stage) if act[0] == "vdi-gateway"] == [

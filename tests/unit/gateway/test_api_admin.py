@@ -203,11 +203,9 @@ async def test_a_released_address_is_free_for_another_account(
 ) -> None:
     """What the account before has open ends: it is no longer whose address this is."""
     address = f"/api/v1/admin{path}"
-    carol, root, bob = (
-        await stage.program(account("1")),
-        await stage.program(ROOT),
-        await stage.program(BOB),
-    )
+    carol = await stage.program(account("1"))
+    root = await stage.program(ROOT)
+    bob = await stage.program(BOB)
     with pytest.raises(AnotherAccountError):
         await stage.logins.begin(account("2"), Device())
     problem(await bob.post(address), 403, "forbidden")

@@ -189,11 +189,9 @@ async def test_a_silent_redis_holds_up_no_queue_of_programs(
 
 
 async def test_token_has_few_requests_under_way_and_others_go_on(stage: ApiStage) -> None:
-    alice, bob, requests = (
-        await stage.program(),
-        await stage.program(BOB),
-        stage.services.token_requests,
-    )
+    alice = await stage.program()
+    bob = await stage.program(BOB)
+    requests = stage.services.token_requests
     token = alice.headers["authorization"].removeprefix("Bearer ")
     with ExitStack() as held:
         for _ in range(TOKEN_REQUESTS):
@@ -207,11 +205,9 @@ async def test_token_has_few_requests_under_way_and_others_go_on(stage: ApiStage
 
 
 async def test_few_tokens_are_looked_up_at_a_time_and_pages_do_not_wait(stage: ApiStage) -> None:
-    program, page, lookup = (
-        await stage.program(),
-        await stage.page(),
-        stage.services.token_requests.lookup,
-    )
+    program = await stage.program()
+    page = await stage.page()
+    lookup = stage.services.token_requests.lookup
     for _ in range(TOKEN_LOOKUPS):
         await lookup.acquire()
     waiting = asyncio.create_task(program.get("/api/v1/templates"))

@@ -46,10 +46,8 @@ async def test_a_key_rotation_under_load_refuses_no_one() -> None:
                     "a token of before the change does not hold until its end"
                 )
 
-        before, whole = (
-            KEY_LIFE.total_seconds() - STEP,
-            (KEY_LIFE + KEY_LEAD + KEY_KEPT).total_seconds() + 10 * STEP,
-        )
+        before = KEY_LIFE.total_seconds() - STEP
+        whole = (KEY_LIFE + KEY_LEAD + KEY_KEPT).total_seconds() + 10 * STEP
         moment, turn = 0.0, 0
         while moment < whole:
             # Most of the day has one key, and nothing to see; no login may be left unused for half

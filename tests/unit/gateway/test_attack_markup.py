@@ -303,9 +303,8 @@ async def test_no_form_gives_back_markup(hostile: tuple[AttackStage, Browser, st
     """What was typed, and comes back beside its refusal."""
     stage, browser, bad = hostile
     shown = set()
-    for way in sorted(
-        stage.ways(), key=lambda way: way.path.startswith("/api/")
-    ):  # these delete what forms need
+    # These delete what forms need.
+    for way in sorted(stage.ways(), key=lambda way: way.path.startswith("/api/")):
         if way.method in READS or way.path in ("/logout", "/account/logout-everywhere"):
             continue
         actions = _ACTIONS if "{action}" in way.path else [Action.EXTEND]

@@ -572,10 +572,8 @@ async def test_token_of_one_session_does_nothing_else(stage: ApiStage, desktop: 
         if way.path == "/mcp" or way.path.startswith("/api/") or way.method not in ("GET", "POST"):
             continue
         path = way.filled(name="alice-desktop")
-        answer, without = (
-            await program.request(way.method, path),
-            await stranger.request(way.method, path),
-        )
+        answer = await program.request(way.method, path)
+        without = await stranger.request(way.method, path)
         leads_to_login = answer.headers.get("location", "").startswith("/login")
         assert leads_to_login or answer.status_code in (403, without.status_code), way
         assert without.status_code == 200 or "alice-desktop" not in answer.text, way

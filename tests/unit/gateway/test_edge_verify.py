@@ -531,9 +531,8 @@ async def test_one_host_in_other_spellings_is_the_same_host(
     for host in (HOST.upper(), f"{HOST}:8443", f"{HOST}:1", f"{HOST}.", f"{HOST}.:443"):
         assert (await stage.verify(host, Cookie=cookies(alice))).status_code == 200, host
         answer = await stage.verify(host, "/", **NAVIGATION)
-        assert (
-            answer.headers["location"] == f"{ORIGIN}/.vdi/start?next=/"
-        )  # never an address out of the request, host
+        # Never an address out of the request, host.
+        assert answer.headers["location"] == f"{ORIGIN}/.vdi/start?next=/"
 
 
 OTHER_HOSTS = [

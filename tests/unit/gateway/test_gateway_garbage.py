@@ -64,9 +64,8 @@ class Asker:
     """Asks one app, and judges each answer by what all of them must have in common."""
 
     def __init__(self, app: Any, host: str, seed: int) -> None:
-        self._transport = httpx.ASGITransport(
-            app=app
-        )  # a fault is raised here, not hidden in a 500
+        # A fault is raised here, not hidden in a 500.
+        self._transport = httpx.ASGITransport(app=app)
         self._origin = f"https://{host}"
         self._chance = random.Random(seed)
 

@@ -113,10 +113,11 @@ async def test_no_cell_is_a_formula(database: Database, evil: str) -> None:
     assert json.loads(row["detail"]) == {"x": evil}
     assert not any(cell.startswith(tuple("=+-@\t\r\n")) for cell in row.values())
     lines, _ = await text_of(database, Dataset.AUDIT, ExportFormat.JSON_LINES)
+    # JSON needs no guard.
     assert (json.loads(lines)["actor"], json.loads(lines)["detail"]) == (
         evil,
         {"x": evil},
-    )  # JSON needs no guard
+    )
 
 
 async def test_numbers_are_no_texts(database: Database) -> None:

@@ -36,10 +36,11 @@ class Cluster:
             "good": (OPERATOR, [AUDIENCE]),
             "other": ("system:serviceaccount:x:y", [AUDIENCE]),
         }
+        # For the API server itself: none of the audiences that were asked for.
         self.tokens["api"] = (
             OPERATOR,
             [],
-        )  # for the API server itself: none of the audiences that were asked for
+        )
         self.asked: list[str] = []
         self.refuses = False
         self.refused = 0

@@ -274,10 +274,11 @@ async def test_changes_during_an_outage_are_written_afterwards(
         120,
         "suspended",
     )
+    # Said once, and that it is over.
     assert [record.levelname for record in caplog.records] == [
         "ERROR",
         "WARNING",
-    ]  # said once, and that it is over
+    ]
     assert "history is written again" in caplog.messages[-1]
 
 

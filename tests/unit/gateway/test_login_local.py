@@ -67,9 +67,8 @@ async def test_the_cookie_is_for_this_host_alone(stage: LoginStage) -> None:
     attributes = {part.strip().lower() for part in cookie.split(";")[1:]}
     assert {"secure", "httponly", "path=/", "samesite=lax", "max-age=604800"} <= attributes
     assert not any(attribute.startswith("domain") for attribute in attributes)
-    assert "__Host-vdi-before=" in str(
-        answer.headers.get_list("set-cookie")
-    )  # the cookie of before is dropped
+    # The cookie of before is dropped.
+    assert "__Host-vdi-before=" in str(answer.headers.get_list("set-cookie"))
 
 
 @pytest.mark.parametrize(

@@ -616,10 +616,8 @@ async def test_accounts_that_come_at_once_are_one(sign_on: SignOn) -> None:
 
 
 async def test_another_issuer_is_another_provider(sign_on: SignOn) -> None:
-    logins, new = (
-        sign_on.stage.logins,
-        replace(ACCOUNT, issuer="https://new.example.com", subject="2"),
-    )
+    logins = sign_on.stage.logins
+    new = replace(ACCOUNT, issuer="https://new.example.com", subject="2")
     await logins.begin(ACCOUNT, Device())
     secret, login = await logins.begin(new, Device())
     assert await logins.of("alice@example.com") == [login]

@@ -207,9 +207,8 @@ async def test_the_oldest_unfinished_body_is_given_up_where_there_are_too_many(
             parts: asyncio.Queue[Message] = asyncio.Queue()
             waiting.append((parts, asyncio.create_task(ask(number, parts))))
             await eventually(partial(is_waiting, min(number + 1, 2)))
-            parts.put_nowait(
-                {"type": "http.request", "body": b"x", "more_body": True}
-            )  # it is not younger for that
+            # It is not younger for that.
+            parts.put_nowait({"type": "http.request", "body": b"x", "more_body": True})
             await eventually(parts.empty)
         await eventually(lambda: answered == [(0, 408), (1, 408)])
         for parts, task in waiting[2:]:

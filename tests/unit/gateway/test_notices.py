@@ -83,10 +83,8 @@ def test_changes_that_give_a_notice(
 
 
 def test_new_guest_is_notified_once_and_unknown_role_never() -> None:
-    bob, eve = (
-        {"user": "bob@example.com", "role": "viewer"},
-        {"user": "eve@example.com", "role": "owner"},
-    )
+    bob = {"user": "bob@example.com", "role": "viewer"}
+    eve = {"user": "eve@example.com", "role": "owner"}
     (found,) = find_notices(a_session(), a_session([bob, eve]))
     assert (found.kind, found.user) == ("session.shared", "bob@example.com")
     assert found.message == "alice@example.com shares the desktop cad with you (view only)."

@@ -328,10 +328,8 @@ def test_a_form_never_offers_more_than_the_template_allows(
     template = a_template(
         resources={"defaultMemory": default, "maxMemory": most}, lifecycle={"maxTimeout": longest}
     )
-    offer, first = (
-        offer_of(template, ClusterSettings()),
-        first_choice(template, ClusterSettings(), ALICE, []),
-    )
+    offer = offer_of(template, ClusterSettings())
+    first = first_choice(template, ClusterSettings(), ALICE, [])
     assert all(parse_quantity(each.value) <= parse_quantity(most) for each in offer.memory)
     assert all(
         parse_duration(timeout.value) <= parse_duration(longest) for timeout in offer.timeout
@@ -339,10 +337,8 @@ def test_a_form_never_offers_more_than_the_template_allows(
     assert first["memory"] in [each.value for each in offer.memory]
     assert first["timeout"] in [timeout.value for timeout in offer.timeout]
     open_ended, policy = a_template(), ClusterSettings(max_timeout=longest)
-    offer, chosen = (
-        offer_of(open_ended, policy),
-        first_choice(open_ended, policy, ALICE, [])["timeout"],
-    )
+    offer = offer_of(open_ended, policy)
+    chosen = first_choice(open_ended, policy, ALICE, [])["timeout"]
     assert chosen in [timeout.value for timeout in offer.timeout]
     assert max(parse_duration(timeout.value) for timeout in offer.timeout) == parse_duration(
         longest

@@ -80,9 +80,8 @@ def test_fresh_operator() -> None:
     assert plan.changes[1].patch == {
         "spec": {"devicePlugin": {"config": {"name": "time-slicing-config", "default": "any"}}}
     }
-    assert (
-        plan.restarts == ()
-    )  # the GPU Operator gives the DaemonSets another template, so they start again
+    # The GPU Operator gives the DaemonSets another template, so they start again.
+    assert plan.restarts == ()
 
 
 def test_manifests_say_what_configure_does() -> None:

@@ -121,10 +121,11 @@ def test_top_folder_of_root_is_unchanged(tmp_path: Path, what: str) -> None:
         {"user": 1000, "group": 1000, "extra_groups": []} if os.geteuid() == 0 else {}
     )
     script = unpack_script(gzip=False).removesuffix(" && sync")
+    # 1000 may not enter `tmp_path`.
     with (
         tempfile.TemporaryDirectory() as folder,
         archive.open("rb") as stdin,
-    ):  # 1000 may not enter `tmp_path`
+    ):
         top = Path(folder)
         top.chmod(0o777)
         (top / "lost+found").mkdir(mode=0o700)

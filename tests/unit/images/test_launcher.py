@@ -171,10 +171,11 @@ def test_secrets_come_by_pipe_and_the_launcher_keeps_the_ports(
             ["socket", False],
         ], "what has no name no program can replace"
         taker = socket.socket()
+        # Selkies is gone now, and its port is still held.
         with (
             taker,
             pytest.raises(OSError, match="in use"),
-        ):  # Selkies is gone now, and its port is still held
+        ):
             taker.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             taker.bind(held.getsockname())
 

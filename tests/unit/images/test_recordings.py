@@ -13,10 +13,8 @@ import pytest
 
 from unit.images.recording_selkies import RecordedDesktop, recorded_desktop
 
-STARTING, UNSTORED = (
-    "it is starting",
-    "the gateway does not store the recording (gateway.recordings in the chart's values)",
-)
+STARTING = "it is starting"
+UNSTORED = "the gateway does not store the recording (gateway.recordings in the chart's values)"
 
 
 @pytest.fixture
@@ -187,11 +185,10 @@ def test_recording_never_has_a_name(desktop: RecordedDesktop, tmp_path: Path) ->
     assert list(tmp_path.iterdir()) == [kept]
     (recording,) = desktop.recordings.recordings
     assert os.fstat(recording.file).st_nlink == 0
-    libc, here, follow = (
-        ctypes.CDLL(None, use_errno=True),
-        -100,
-        0x400,
-    )  # AT_FDCWD, AT_SYMLINK_FOLLOW
+    # AT_FDCWD, AT_SYMLINK_FOLLOW.
+    libc = ctypes.CDLL(None, use_errno=True)
+    here = -100
+    follow = 0x400
     path = f"/proc/self/fd/{recording.file}".encode()
     assert libc.linkat(here, path, here, bytes(tmp_path / "recording"), follow) == -1
     assert ctypes.get_errno() == errno.ENOENT

@@ -45,9 +45,8 @@ def launched(
         desktop.scripts.start()
         return desktop
 
-    with subprocess.Popen(
-        ["cat"], stdin=subprocess.PIPE
-    ):  # the launcher always has a child to wait for
+    # The launcher always has a child to wait for.
+    with subprocess.Popen(["cat"], stdin=subprocess.PIPE):
         yield start
 
 

@@ -205,9 +205,8 @@ def test_passwords_in_values_warn_and_placeholders_do_not() -> None:
         " ''}}",
     )
     assert set(said) == {"global.kasmPasswords.adminPassword"}
-    assert not found(
-        A, "kasmCerts: {ingress: {key: '### Place public SSL Key here'}}"
-    )  # the chart's own text
+    # The chart's own text.
+    assert not found(A, "kasmCerts: {ingress: {key: '### Place public SSL Key here'}}")
     assert set(found(A, "kasmCerts: {ingress: {key: '-----BEGIN PRIVATE KEY-----'}}")) == {
         "kasmCerts.ingress.key"
     }

@@ -66,10 +66,8 @@ def a_kasm(letter: str = "C") -> Site:
 
 
 def _parts(generation: Generation, component: Component) -> dict[str, Object]:
-    name, labels = (
-        real(component.name),
-        {key: real(value) for key, value in component.labels.items()},
-    )
+    name = real(component.name)
+    labels = {key: real(value) for key, value in component.labels.items()}
     version = ".".join(str(number) for number in generation.newest)
     meta = {"name": name, "namespace": "kasm", "annotations": dict(MARKS), "generation": 1}
     plural = {"Deployment": "deployments", "StatefulSet": "statefulsets"}[component.kind]

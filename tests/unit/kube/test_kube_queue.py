@@ -260,9 +260,8 @@ async def test_changes_during_a_reconcile_are_not_missed(controller: Controller[
     async def reconcile(key: str) -> Result:
         called.append(key)
         if called == ["a"]:
-            lingering.append(
-                asyncio.create_task(tell_late("a"))
-            )  # of this reconcile, and beyond its end
+            # Of this reconcile, and beyond its end.
+            lingering.append(asyncio.create_task(tell_late("a")))
             controller.enqueue("b")
             await end.wait()
         return Result()

@@ -200,9 +200,8 @@ def test_list_with_an_older_history_replaces_the_cache() -> None:
 def test_indices_follow_every_change() -> None:
     store, _ = a_store()
     store.observe(a_thing("early", version=1, size=1))
-    store.add_index(
-        "size", lambda thing: (thing.size, thing.size)
-    )  # an entry named twice counts once
+    # An entry named twice counts once.
+    store.add_index("size", lambda thing: (thing.size, thing.size))
     store.observe(a_thing("late", version=2, size=1, owners=("owner", "other")))
     assert len(store.by_index("size", 1)) == 2
     store.observe(a_thing("early", version=3, size=2))

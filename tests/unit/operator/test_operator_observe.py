@@ -113,10 +113,8 @@ def test_session_with_an_existing_larger_home_keeps_it(world: SessionsWorld) -> 
 def test_scope_user_shares_one_home_between_templates(world: SessionsWorld) -> None:
     for name in ("cad", "office"):
         world.put_template(name, persistence={"scope": "User"})
-    first, second = (
-        world.session("first", OLD, template="cad"),
-        world.session("second", YOUNG, template="office"),
-    )
+    first = world.session("first", OLD, template="cad")
+    second = world.session("second", YOUNG, template="office")
     assert world.holder(second) == "first"
     assert world.observer.observe(first).home_claim == world.observer.observe(second).home_claim
     other = world.session("other", OLD, template="cad", user="bob@example.com")
@@ -136,10 +134,8 @@ def test_change_of_scope_to_user_keeps_an_existing_home(world: SessionsWorld) ->
 
 def test_home_with_read_write_many_is_held_by_no_desktop(world: SessionsWorld) -> None:
     world.put_template("cad", persistence={"scope": "User", "accessMode": "ReadWriteMany"})
-    first, second = (
-        world.session("first", OLD, template="cad"),
-        world.session("second", YOUNG, template="cad"),
-    )
+    first = world.session("first", OLD, template="cad")
+    second = world.session("second", YOUNG, template="cad")
     assert world.holder(second) == "first", "until the claim is there"
     claim = home_names(first)[1]
     world.put(

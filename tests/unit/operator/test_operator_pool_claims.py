@@ -91,10 +91,8 @@ class PoolWorld(OperatorWorld):
         )
 
     def pool(self, ready: int) -> None:
-        metadata, spec = (
-            {"generation": 1, "uid": "uid-warm"},
-            {"template": "desktop", "replicas": ready},
-        )
+        metadata = {"generation": 1, "uid": "uid-warm"}
+        spec = {"template": "desktop", "replicas": ready}
         self.api.put("vdipools", "warm", namespace="", metadata=metadata, spec=spec)
 
     def node(self, *, cordoned: bool = False) -> None:

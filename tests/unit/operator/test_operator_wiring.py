@@ -73,9 +73,8 @@ async def test_log_line_of_a_failed_reconcile_names_its_object(
     caplog: pytest.LogCaptureFixture,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(
-        caplog.handler, "formatter", KeyValueFormatter()
-    )  # all tests of a process share the handler
+    # All tests of a process share the handler.
+    monkeypatch.setattr(caplog.handler, "formatter", KeyValueFormatter())
     failing = FailingWork()
     failing.leading.set()
     controller = failing.context.controller(name, 1)

@@ -92,9 +92,8 @@ def test_patch_changes_only_what_was_requested(
     if change:
         metadata = patch.pop("metadata")
         assert metadata.pop("uid") == before.metadata.uid
-        if isinstance(
-            request_, Resize | Share | Unshare
-        ):  # nothing that another request has set is lost
+        # Nothing that another request has set is lost.
+        if isinstance(request_, Resize | Share | Unshare):
             assert metadata.pop("resourceVersion") == before.metadata.resource_version
         patch |= {"metadata": metadata} if metadata else {}
     assert msgspec.json.decode(msgspec.json.encode(patch)) == change

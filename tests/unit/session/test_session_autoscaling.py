@@ -96,11 +96,9 @@ def test_missing_placeholders_get_the_lowest_free_numbers() -> None:
 
 
 def test_placeholder_on_a_node_is_deleted_first() -> None:
-    waits, bound, younger = (
-        a_placeholder(ONE_GPU, 0),
-        a_placeholder(ONE_GPU, 1, node="n1"),
-        a_placeholder(ONE_GPU, 2, made="2026-11-20T08:05:00Z"),
-    )
+    waits = a_placeholder(ONE_GPU, 0)
+    bound = a_placeholder(ONE_GPU, 1, node="n1")
+    younger = a_placeholder(ONE_GPU, 2, made="2026-11-20T08:05:00Z")
     assert plan_placeholders({ONE_GPU: 2}, [waits, bound, younger]).delete == (bound,)
     assert plan_placeholders({ONE_GPU: 1}, [waits, bound, younger]).delete == (bound, younger)
 

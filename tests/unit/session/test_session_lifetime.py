@@ -49,10 +49,8 @@ def test_pod_carries_what_ties_it_to_its_run_and_nothing_empty() -> None:
 def test_the_cluster_caps_the_run_where_the_template_does_not(
     most: str | None, expected: int
 ) -> None:
-    session, template = (
-        a_session(timeout="999h"),
-        a_template(lifecycle={"maxTimeout": most} if most else {}),
-    )
+    session = a_session(timeout="999h")
+    template = a_template(lifecycle={"maxTimeout": most} if most else {})
     settings = ClusterSettings(max_timeout="3h")
     assert run_length(session, template, settings) == timedelta(hours=expected)
     assert is_capped(session, template, settings)
@@ -76,10 +74,8 @@ def test_nothing_ends_that_does_not_run_or_cannot_be_read() -> None:
 def test_warning_comes_in_the_second_half_of_the_run(length: int, most: int | None) -> None:
     session = a_session(timeout=f"{length}s")
     template = a_template(lifecycle={"maxTimeout": f"{most}s"} if most else {})
-    end, warned = (
-        expires_at(session, template, a_pod(), SETTINGS),
-        warned_at(session, template, a_pod(), SETTINGS),
-    )
+    end = expires_at(session, template, a_pod(), SETTINGS)
+    warned = warned_at(session, template, a_pod(), SETTINGS)
     assert end and warned
     assert end == START + timedelta(seconds=min(length, most or length))
     assert START + (end - START) / 2 <= warned < end

@@ -127,9 +127,8 @@ def test_yaml_of_a_block_is_valid(block: Block) -> None:
 
 def test_each_block_has_a_language_that_is_checked() -> None:
     assert {block.language for block in BLOCKS} <= LANGUAGES
-    untyped = [
-        block for block in BLOCKS if not block.language and block.text.isascii()
-    ]  # else a diagram
+    # Else a diagram.
+    untyped = [block for block in BLOCKS if not block.language and block.text.isascii()]
     assert not [str(block) for block in untyped if block.text.startswith(("vdi ", "$ "))]
 
 

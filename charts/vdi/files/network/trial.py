@@ -57,10 +57,8 @@ class Pods:
         self, method: str, namespace: str, name: str = "", body: Object | None = None
     ) -> tuple[int, Object]:
         """Status and answer. Raises OSError without a response."""
-        host, port = (
-            os.environ["KUBERNETES_SERVICE_HOST"],
-            int(os.environ["KUBERNETES_SERVICE_PORT"]),
-        )
+        host = os.environ["KUBERNETES_SERVICE_HOST"]
+        port = int(os.environ["KUBERNETES_SERVICE_PORT"])
         line = http.client.HTTPSConnection(host, port, timeout=10, context=self._context)
         headers = {
             "Authorization": f"Bearer {(ACCOUNT / 'token').read_text()}",

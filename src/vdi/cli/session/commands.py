@@ -879,9 +879,10 @@ def computer(
 
     The template must enable agents.
     """
+    # Its HTTP client takes long to import.
     from vdi.cli.session.gateway_backend import (
         GatewayTarget,
-    )  # its HTTP client takes long to import
+    )
 
     if not isinstance(target, GatewayTarget):
         raise CliError(

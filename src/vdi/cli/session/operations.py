@@ -31,9 +31,8 @@ class Removal:
 
     session: VDISession
     claim_to_delete: str | None  # by us, after the session
-    home_lost: (
-        str | None
-    )  # the same, or a claim of the session's own, which garbage collection deletes
+    # The same, or a claim of the session's own, which garbage collection deletes.
+    home_lost: str | None
 
 
 def as_session(raw: Raw) -> VDISession:

@@ -132,10 +132,9 @@ async def run_probe(environ: Mapping[str, str], account: str, view: ProgressView
     """Start, measure, delete. Raises CliError when nothing was measured. `account`: token of the
     ServiceAccount.
     """
-    server, connect = (
-        environ["VDI_SERVER"],
-        environ["VDI_PROBE_CONNECT"],
-    )  # URL of the portal; HOST:PORT of Traefik
+    # URL of the portal; HOST:PORT of Traefik.
+    server = environ["VDI_SERVER"]
+    connect = environ["VDI_PROBE_CONNECT"]
     user, token = await _log_in(environ["VDI_GATEWAY_URL"], account)
     async with GatewayClient(server, token=token, connect=connect) as client:
         backend = GatewayBackend(client, user)

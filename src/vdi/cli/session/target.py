@@ -64,9 +64,10 @@ def choose_target(
 
 
 def _gateway(logins: Logins, server: str, connection: KubeConnection, why: str) -> "GatewayTarget":
+    # Its HTTP client takes long to import.
     from vdi.cli.session.gateway_backend import (
         GatewayTarget,
-    )  # its HTTP client takes long to import
+    )
 
     login = logins.gateways.get(server)
     if login is None:

@@ -53,10 +53,8 @@ async def watch_list(backend: Backend, *, user: str | None, wide: bool, everywhe
     async with backend.watch(everywhere=everywhere, user=user) as sessions:
 
         def table() -> Text:
-            now, mine = (
-                now_utc(),
-                [each for each in sessions.store.values() if user in (None, each.spec.user)],
-            )
+            now = now_utc()
+            mine = [each for each in sessions.store.values() if user in (None, each.spec.user)]
             mine.sort(
                 key=lambda session: (session.metadata.creation_timestamp, session.metadata.name)
             )

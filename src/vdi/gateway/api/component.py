@@ -262,13 +262,11 @@ def _plain(schema: Schema) -> Schema:
         if not key.startswith("x-kubernetes-") and not (key == "default" and value == "")
     }
     if "enum" in kept:
-        kept = _without_null(
-            kept
-        )  # Kubernetes' structs leave out what is null, and an enum would forbid it
+        # Kubernetes' structs leave out what is null, and an enum would forbid it.
+        kept = _without_null(kept)
         if all(isinstance(value, str) for value in kept["enum"]):
-            kept.setdefault(
-                "type", "string"
-            )  # msgspec leaves it out, and generators of clients ask for it
+            # msgspec leaves it out, and generators of clients ask for it.
+            kept.setdefault("type", "string")
     return _with_rules(kept, schema.get("x-kubernetes-validations", ()))
 
 

@@ -88,9 +88,10 @@ class RecordingBucket:
     """
 
     def __init__(self, url: str) -> None:
+        # 20 MiB of memory, which a gateway without a bucket does not need.
         from obstore.store import (
             S3Store,
-        )  # 20 MiB of memory, which a gateway without a bucket does not need
+        )
 
         self._store = S3Store.from_url(
             url,
@@ -105,9 +106,8 @@ class RecordingBucket:
         with _os_errors():
             try:
                 await self._store.put_async(key, piece, mode="create", use_multipart=False)
-            except (
-                AlreadyExistsError
-            ):  # another replica stored it, or the database was away after we did
+            # Another replica stored it, or the database was away after we did.
+            except AlreadyExistsError:
                 return offset + (await self._store.head_async(key))["size"]
         return offset + len(piece)
 

@@ -202,9 +202,8 @@ class Revoker:
         if not self.primed:
             self.primed = True
             for uid in {grant.session_uid for grant in holding}:
-                self.touch(
-                    uid
-                )  # a replica may have died between writing an end and posting the table
+                # A replica may have died between writing an end and posting the table.
+                self.touch(uid)
         await self.end_these(over, "login-over")
 
     async def listen(self) -> None:

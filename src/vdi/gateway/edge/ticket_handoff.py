@@ -180,11 +180,12 @@ class TicketHandoff:
                     session_uid=grant.session_uid, login_id=grant.login_id, reason="left"
                 )
         response = RedirectResponse(f"{self.context.settings.portal_url}/", 303, OURS)
+        # Not LAST_COOKIE: see _clear_former_session.
         for name in (
             DESKTOP_COOKIE,
             GRANT_COOKIE,
             STATE_COOKIE,
-        ):  # not LAST_COOKIE: see _clear_former_session
+        ):
             drop_cookie(response, name)
         return response
 

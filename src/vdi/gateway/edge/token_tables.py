@@ -219,10 +219,8 @@ class TokenTablePublisher:
         table = token_table(master, grants) | (
             {} if refuse_picture(session) else direct_table(master)
         )
-        url, headers = (
-            f"{self.selkies_url(session)}/api/tokens",
-            {"Authorization": f"Bearer {master}"},
-        )
+        url = f"{self.selkies_url(session)}/api/tokens"
+        headers = {"Authorization": f"Bearer {master}"}
         try:
             # A client for each post. A pool that all posts share looks through all of its
             # connections at each step of each post: when many desktops do not respond, that takes

@@ -110,10 +110,8 @@ async def export(
     Raises DatabaseUnavailableError, also half-way.
     """
     source = _SOURCES[what]
-    at, query = (
-        source.key[0],
-        select(*source.columns.values(), *source.key).select_from(source.tables),
-    )
+    at = source.key[0]
+    query = select(*source.columns.values(), *source.key).select_from(source.tables)
     if source.only is not None:
         query = query.where(source.only)
     if since is not None:

@@ -62,12 +62,10 @@ class Recorder:
     trouble: str = field(default="", init=False)
     # States that were written, or were found to be written already.
     written: int = field(default=0, init=False)
-    _unwritten: dict[str, list[SessionSnapshot]] = field(
-        default_factory=dict, init=False
-    )  # by uid, oldest first
-    _last: dict[str, SessionSnapshot] = field(
-        default_factory=dict, init=False
-    )  # of the sessions that exist, by uid
+    # By uid, oldest first.
+    _unwritten: dict[str, list[SessionSnapshot]] = field(default_factory=dict, init=False)
+    # Of the sessions that exist, by uid.
+    _last: dict[str, SessionSnapshot] = field(default_factory=dict, init=False)
     # Uids of existing sessions that were reported, and are not again.
     _unreadable: set[str] = field(default_factory=set, init=False)
     _news: asyncio.Event = field(default_factory=asyncio.Event, init=False)
@@ -107,10 +105,8 @@ class Recorder:
         """Write that this session ends; it is written when this returns. Raises
         DatabaseUnavailableError.
         """
-        seen, uid = (
-            read_snapshot(session, self.cluster.template(session.spec.template)),
-            session.metadata.uid,
-        )
+        seen = read_snapshot(session, self.cluster.template(session.spec.template))
+        uid = session.metadata.uid
         batch = {uid: [*self._unwritten.pop(uid, []), seen]}
         for _ in range(_END_TRIES):
             batch = await self._write_or_put_back(batch)

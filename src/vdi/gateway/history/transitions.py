@@ -148,9 +148,8 @@ def _queued_since(admitted: Condition | None) -> datetime | None:
 
 
 def _detail(text: str) -> str:
-    return text.replace("\0", "")[
-        :MAX_DETAIL_CHARACTERS
-    ]  # PostgreSQL's texts cannot hold a zero byte
+    # PostgreSQL's texts cannot hold a zero byte.
+    return text.replace("\0", "")[:MAX_DETAIL_CHARACTERS]
 
 
 def _parse_optional(text: str | None) -> datetime | None:

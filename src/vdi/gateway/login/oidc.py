@@ -632,9 +632,8 @@ class OIDCProvider:
             message = f"{where}: {answer.status} {code}".rstrip()
             if answer.status == 401 or code == "invalid_client":
                 raise ClientRefusedError(message)
-            if (
-                answer.status == 400
-            ):  # OAuth's response to a code or token that is wrong, old, or used before
+            # OAuth's response to a code or token that is wrong, old, or used before.
+            if answer.status == 400:
                 raise ClaimsError(message)
             raise ProviderDownError(message)
         try:

@@ -286,11 +286,9 @@ class LoginPages(Pages):
     async def finish_oidc(self, request: Request) -> Response:
         """Back from the identity provider, with a code or with its refusal."""
         provider, query = self._provider(), request.query_params
-        state, secret, name = (
-            query.get("state", ""),
-            cookie_of(request, FLOW_COOKIE),
-            provider.config.name,
-        )
+        state = query.get("state", "")
+        secret = cookie_of(request, FLOW_COOKIE)
+        name = provider.config.name
         next_page, problem = "/", None
         try:
             page = oidc.read_state(secret, state, self._login.context.clock().timestamp())

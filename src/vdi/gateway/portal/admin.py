@@ -379,10 +379,8 @@ class AdminPages(PortalPages):
             raise HTTPException(
                 403, f"Only administrators and auditors can do this; {user.email} is neither."
             )
-        query, kinds = (
-            request.query_params,
-            [Choice("", "any"), *(Choice(kind, name) for kind, name in words.items())],
-        )
+        query = request.query_params
+        kinds = [Choice("", "any"), *(Choice(kind, name) for kind, name in words.items())]
         filters = {name: query.get(name, "").strip()[:254] for name in (who, "action", "target")}
         given = {**filters, who: normal_user(filters[who])}
         cursor, transfers = query.get("before"), tab == "transfers"

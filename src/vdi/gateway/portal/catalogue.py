@@ -437,10 +437,8 @@ class CataloguePages(PortalPages):
             last = {
                 act.detail["template"]: act.detail for act in reversed(acts) if act.outcome == DONE
             }
-        names, cluster = (
-            {template.metadata.name: template for template in templates},
-            self._settings.cluster,
-        )
+        names = {template.metadata.name: template for template in templates}
+        cluster = self._settings.cluster
         return {
             name: last_choice(template, cluster, user, last.get(name, {}))
             for name, template in names.items()

@@ -151,10 +151,8 @@ class DesktopPages(PortalPages):
 
         204 while there is no picture: a page may ask before it has heard that its desktop stopped.
         """
-        user, name = (
-            await self._services.guard.require_unattended(request),
-            request.path_params["name"],
-        )
+        user = await self._services.guard.require_unattended(request)
+        name = request.path_params["name"]
         picture = await self._services.agents.take_thumbnail(user, name)
         if picture is None:
             return Response(status_code=204, headers={"Cache-Control": "no-store"})

@@ -167,11 +167,9 @@ class FilePages(PortalPages):
         """
         name = request.path_params["name"]
         await find_to_act(self._services.context, user, Action.BROWSE, name)
-        session, agents, path = (
-            self._find(request, user, way),
-            self._services.agents,
-            _path(request),
-        )
+        session = self._find(request, user, way)
+        agents = self._services.agents
+        path = _path(request)
         method, address = "PUT" if way == "upload" else "GET", f"{where}?{_quoted(path)}"
         await agents.limit(
             "files",
@@ -211,9 +209,8 @@ class FilePages(PortalPages):
 
 
 async def _close(content: AsyncGenerator[bytes, None]) -> None:
-    await (
-        content.aclose()
-    )  # Starlette would call the method itself in a thread, which awaits nothing
+    # Starlette would call the method itself in a thread, which awaits nothing.
+    await content.aclose()
 
 
 def _path(request: Request) -> str:

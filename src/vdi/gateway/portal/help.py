@@ -26,9 +26,10 @@ _TABLE = '<div class="table-wrap" tabindex="0" role="group" aria-label="Table"><
 @cache
 def help_pages() -> Mapping[str, tuple[str, Markup]]:
     """Title and body of each page, by the name of its file."""
+    # When the first person asks for help: most processes never need it.
     from markdown_it import (
         MarkdownIt,
-    )  # when the first person asks for help: most processes never need it
+    )
 
     markdown = MarkdownIt("commonmark", {"html": False}).enable("table")
     files = [path for place in _PLACES for path in sorted((place / "docs" / "use").glob("*.md"))]

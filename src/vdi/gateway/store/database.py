@@ -231,9 +231,8 @@ class Database:
                 await connection.exec_driver_sql(
                     "UPDATE alembic_version SET version_num = version_num"
                 )
-        except (
-            DBAPIError
-        ) as error:  # no such table, or no right to write: health reports these as well
+        # No such table, or no right to write: health reports these as well.
+        except DBAPIError as error:
             raise DatabaseUnavailableError(_reason(error)) from error
 
     async def lock(self, connection: AsyncConnection, name: str) -> None:
@@ -364,9 +363,8 @@ def _write_ahead(cursor: Any) -> None:
             cursor.execute("PRAGMA journal_mode=WAL")
             return
         except sqlite3.OperationalError as error:
-            busy = (
-                error.sqlite_errorcode & 0xFF == sqlite3.SQLITE_BUSY
-            )  # the lower byte: whichever kind of busy
+            # The lower byte: whichever kind of busy.
+            busy = error.sqlite_errorcode & 0xFF == sqlite3.SQLITE_BUSY
             if not busy or time.monotonic() > end:
                 raise
             await_only(asyncio.sleep(_AGAIN_SECONDS))

@@ -501,10 +501,8 @@ def _selects_nothing(kasm: Installation, service: Service) -> Link:
         default=None,
     )
     selector_text = ",".join(f"{key}={value}" for key, value in sorted(selector.items()))
-    evidence, remedy = (
-        [f"spec.selector: {selector_text}"],
-        Remedy(f"Run helm upgrade of the release {kasm.release}."),
-    )
+    evidence = [f"spec.selector: {selector_text}"]
+    remedy = Remedy(f"Run helm upgrade of the release {kasm.release}.")
     if nearest:
         has = {key: nearest.pod_labels.get(key, "") for key in selector}
         evidence.append(

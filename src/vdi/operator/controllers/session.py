@@ -63,12 +63,10 @@ class SessionController:
         events: SessionEvents,
     ) -> None:
         """`reports`: None where no gateway keeps a history."""
-        client, caches, settings, clock = (
-            cluster.client,
-            cluster.caches,
-            cluster.settings,
-            cluster.clock,
-        )
+        client = cluster.client
+        caches = cluster.caches
+        settings = cluster.settings
+        clock = cluster.clock
         self._client = client
         self._caches = caches
         self._uncertain_creates = uncertain_creates

@@ -74,12 +74,10 @@ class HandedRecording:
         start: Callable[..., Any],
         stop: Callable[[], Any],
     ) -> None:
-        self._recordings, self._path, self._start, self._stop = (
-            recordings,
-            folder / "recording",
-            start,
-            stop,
-        )
+        self._recordings = recordings
+        self._path = folder / "recording"
+        self._start = start
+        self._stop = stop
 
     def start(self, _path: str, settings: Any = None, audio_socket: str = "") -> Any:
         """As pixelflux.start_recording. Raises RuntimeError."""

@@ -62,10 +62,8 @@ class Recording:
     def note(self, status: Mapping[str, Any]) -> None:
         """Selkies' status of the recorder, which was this one's until it ended."""
         if not self.ended:
-            self.seconds, self.ended = (
-                float(status.get("duration_s") or 0),
-                not status.get("active"),
-            )
+            self.seconds = float(status.get("duration_s") or 0)
+            self.ended = not status.get("active")
             self.pictures = max(self.pictures, int(status.get("frames") or 0))
 
     def is_for(self, screen: tuple[int, int]) -> bool:
