@@ -31,7 +31,7 @@ import aiohttp
 import uvloop
 from aiohttp import web
 
-from bench.command import positive
+from bench.command import add_demo_options, positive
 from bench.crowd import MAKE_TOKEN
 from bench.first_picture import a_user, exit_status, where
 from bench.photon import Window
@@ -370,12 +370,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument(
         "--demo", action="store_true", help="instead: a real desktop on the demo's cluster"
     )
-    parser.add_argument("--cluster", default="demo", help="name of the embedded cluster (demo)")
-    parser.add_argument(
-        "--template",
-        default="small",
-        help="template of the desktop (small, which the chart brings)",
-    )
+    add_demo_options(parser)
     add_json_option(parser)
     options = parser.parse_args(arguments)
     if options.turns > MOST_TURNS:

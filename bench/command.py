@@ -41,6 +41,13 @@ def add_image_option(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--image", action="store_true", help=text)
 
 
+def add_demo_options(parser: argparse.ArgumentParser) -> None:
+    """Let people choose the demo, and the template of the desktops that are measured."""
+    parser.add_argument("--cluster", default="demo", help="name of the embedded cluster (demo)")
+    text = "template of the desktops (small, which the chart brings)"
+    parser.add_argument("--template", default="small", help=text)
+
+
 def in_words(error: BaseException) -> str:
     """The first cause of a group of errors."""
     while isinstance(error, BaseExceptionGroup):

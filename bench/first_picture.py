@@ -18,7 +18,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from bench.command import COULD_NOT_LOOK, FINDINGS, INTERRUPTED
+from bench.command import COULD_NOT_LOOK, FINDINGS, INTERRUPTED, add_demo_options
 from bench.pooled import FromPool, a_pool
 from bench.processes import cpu_seconds, end_cleanly_on_signals, machine_cpu_seconds
 from bench.report import goal, render
@@ -64,12 +64,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("-n", "--starts", type=int, default=5, help="starts each way (5)")
-    parser.add_argument("--cluster", default="demo", help="name of the embedded cluster (demo)")
-    parser.add_argument(
-        "--template",
-        default="small",
-        help="template of the desktops (small, which the chart brings)",
-    )
+    add_demo_options(parser)
     parser.add_argument(
         "--wayland", action="store_true", help="as many starts of the same desktop on Wayland, too"
     )

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from bench.command import FINDINGS, positive
+from bench.command import FINDINGS, add_demo_options, positive
 from bench.first_picture import CouldNotLookError, exit_status
 from bench.report import goal, render
 from bench.rows import add_json_option, write_rows
@@ -179,12 +179,7 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument(
         "-n", "--moves", type=positive, default=3, help="moves, one after the other (3)"
     )
-    parser.add_argument("--cluster", default="demo", help="name of the embedded cluster (demo)")
-    parser.add_argument(
-        "--template",
-        default="small",
-        help="template of the desktops (small, which the chart brings)",
-    )
+    add_demo_options(parser)
     add_json_option(parser)
     options = parser.parse_args(arguments)
 

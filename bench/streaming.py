@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from bench import crowd, plain, podload, roundtrip, testcard
-from bench.command import positive
+from bench.command import add_demo_options, positive
 from bench.first_picture import CouldNotLookError, a_user, exit_status, where
 from bench.photon import Window
 from bench.processes import MACHINE_CPUS, cpu_seconds, machine_cpu_seconds
@@ -127,12 +127,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument(
         "--seconds", type=positive, default=20, help="length of each measurement of CPU (20)"
     )
-    parser.add_argument("--cluster", default="demo", help="name of the embedded cluster (demo)")
-    parser.add_argument(
-        "--template",
-        default="small",
-        help="template of the desktop (small, which the chart brings)",
-    )
+    add_demo_options(parser)
     parser.add_argument(
         "--wayland", action="store_true", help="as many keys on the same desktop on Wayland, too"
     )

@@ -109,7 +109,7 @@ def rights_for(checks: Iterable[Check]) -> Iterator[tuple[str, str, str]]:
 async def collect(
     client: Client, scope: Scope, clock: Clock, checks: Iterable[Check] = UNPRIVILEGED
 ) -> Snapshot:
-    """What these checks need of the cluster as it is now. Raises ConnectionFailed and Unauthorized,
+    """The snapshot of a cluster that these checks need. Raises ConnectionFailed and Unauthorized,
     with which nothing can be read.
 
     Three rounds: lists, the objects that these name (`vdi.doctor.objects.references`), then logs.

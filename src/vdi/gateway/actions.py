@@ -102,7 +102,6 @@ class Actions:
                 raise _denied(problem)
         detail = self._describe(user, name, action)
         right = Action(action.action)
-        # After a conflict with another writer, read the session and decide again.
         async with self._authorized(user, right, name, detail, action) as session:
             meta = session.metadata
             for attempt in range(_MAX_ATTEMPTS):
@@ -114,7 +113,7 @@ class Actions:
                         return await self._send(session, patch)
                 except Replaced:
                     raise
-                except Conflict:
+                except Conflict:  # another writer was faster: decide again, on what it wrote
                     await asyncio.sleep(_PAUSE_SECONDS * attempt * random.random())  # noqa: S311 - spreads load only
                     session = await self.context.client.get(
                         SESSIONS, name, namespace=meta.namespace, into=VDISession

@@ -18,7 +18,16 @@ from vdi.gateway.desktop.computer import Computer
 from vdi.gateway.desktop.recordings import Recordings
 from vdi.gateway.rights import Action, User
 from vdi.gateway.validation import from_validation
-from vdi.session.actions import ACTIONS, AnyAction, Drive, End, PatchAction, Record, Schedule
+from vdi.session.actions import (
+    ACTIONS,
+    AnyAction,
+    Drive,
+    End,
+    PatchAction,
+    Record,
+    Schedule,
+    SetSchedule,
+)
 from vdi.session.schedule import day_names
 
 # Durations of a share, with their labels; the last one: as long as the desktop exists.
@@ -71,13 +80,12 @@ def read_form(action: str, form: Mapping[str, str]) -> AnyAction:
     shape = ACTIONS.get(action)
     if shape is None:
         raise ActionDenied("NotFound", f"{action!r} is not a possible action.")
-    fields: dict[str, object] = {}
+    if shape is SetSchedule:
+        return SetSchedule(None if form.get("remove") else read_schedule(form))
+    fields: dict[str, str] = {}
     for field in msgspec.structs.fields(shape):
         if form.get(field.encode_name):
             fields[field.encode_name] = form[field.encode_name]
-    if action == Action.SCHEDULE:
-        times = None if form.get("remove") else read_schedule(form)
-        fields["schedule"] = msgspec.to_builtins(times)
     try:
         return msgspec.convert(fields, shape, strict=False)
     except msgspec.ValidationError as error:

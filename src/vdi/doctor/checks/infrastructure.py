@@ -300,7 +300,7 @@ def _unprovisioned(
 
 
 def _refused_volume(snapshot: Snapshot, meta: Meta) -> tuple[str, list[str]]:
-    """Why no volume was made for this claim, and the evidence; empty: no one says."""
+    """The reason why no volume was made for this claim, and the evidence; empty: no Event says."""
     message, evidence = "", []
     for event in snapshot.events_of(meta.uid):
         if event.reason == "ProvisioningFailed":

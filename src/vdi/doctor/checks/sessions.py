@@ -551,7 +551,7 @@ def _remedy_of_image(diagnosis: SessionDiagnosis) -> Remedy:
 
 
 def _remedy_on_node(snapshot: Snapshot, node: str, image: str, reason: str) -> Remedy:
-    """What makes the node pull an image whose name is right."""
+    """The commands that make a node pull an image whose name is right."""
     service, crictl = node_tools(snapshot, node)
     pull = f"{crictl} pull {image}"
     if reason == PodReason.REGISTRY_NOT_TRUSTED and service != "kubelet":

@@ -109,7 +109,7 @@ async def end_session(call: Call[EndQuery, None]) -> None:
 
 def _add_action(shape: type[AnyAction]) -> None:
     """`POST /sessions/{name}/{action}`."""
-    words = shape.action.replace("-", "_")
+    name = shape.action.replace("-", "_")
 
     async def carry_out(call: Call[Empty, AnyAction | None]) -> Session | None:
         action = msgspec.convert({}, shape) if call.body is None else call.body
@@ -119,7 +119,7 @@ def _add_action(shape: type[AnyAction]) -> None:
     operation.add(
         f"POST /sessions/{{name}}/{shape.action}",
         carry_out,
-        name=words if "_" in words else f"{words}_session",
+        name=name if "_" in name else f"{name}_session",
         text=shape.__doc__ or "",
         body=shape if shape.__struct_fields__ else None,
         answer=Session,

@@ -1,4 +1,4 @@
-"""Who has a desktop open: the grants that hold, in the memory of this replica. The edge keeps them; the
+"""Grants of the desktops that are open, in the memory of this replica. The edge keeps them; the
 collector of transfers reads them.
 """
 

@@ -93,7 +93,8 @@ class Recordings(Component):
         recorded = {session.metadata.uid for session in self._recorded()}
         for uid in self._troubles.keys() - recorded:
             del self._troubles[uid]
-        return [f"recordings: {why}" for why in list(self._troubles.values())[:1]]
+        trouble = next(iter(self._troubles.values()), "")
+        return [f"recordings: {trouble}"] if trouble else []
 
     def _recorded(self) -> list[VDISession]:
         sessions = self._context.cluster.sessions.values()

@@ -1,5 +1,5 @@
-"""What a desktop does now, for a user who waits for it: the waiting page and the tools of `/mcp`
-say the same. Pure.
+"""Stage of a desktop for a user who waits for it, as the waiting page shows it and the tools of
+`/mcp` tell it. Pure.
 """
 
 from dataclasses import dataclass

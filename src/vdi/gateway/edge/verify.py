@@ -361,7 +361,7 @@ class Verify:
 def _refuse_request(
     request: ForwardAuthRequest, claims: Claims, template: VDITemplate | None
 ) -> str:
-    """Why no one with this role may send this request to a desktop; empty: they may."""
+    """The reason why this role may not send this request to a desktop; empty: it may."""
     if request.service_worker and not (template and template.spec.service_workers):
         return _NO_SERVICE_WORKERS
     if claims.role not in FULL_CONTROL and (why := refuse_view_only(template)):
