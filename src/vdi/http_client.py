@@ -100,7 +100,9 @@ def address_of(url: str) -> str:
     """The fixed address of the URL's host; empty: the system resolves it."""
     # Browsers send `*.localhost` to the loopback address; many system resolvers do not know these
     # names.
-    return LOOPBACK if (urlsplit(url).hostname or "").endswith(".localhost") else ""
+    if (urlsplit(url).hostname or "").endswith(".localhost"):
+        return LOOPBACK
+    return ""
 
 
 class RequestOptions(TypedDict, total=False):
@@ -373,16 +375,17 @@ def reason_of(error: BaseException) -> str:
         return "no response in time"
     cause = _find(error, OSError)
     why = (cause and cause.strerror) or str(cause or error) or type(error).__name__
-    return f"cannot resolve its host name: {why}" if isinstance(cause, socket.gaierror) else why
+    if isinstance(cause, socket.gaierror):
+        return f"cannot resolve its host name: {why}"
+    return why
 
 
 def _find(error: BaseException, kind: type[E]) -> E | None:
     """The innermost error of this kind among the causes."""
-    causes = (
-        error.exceptions
-        if isinstance(error, BaseExceptionGroup)
-        else (error.__cause__ or error.__context__,)
-    )
+    if isinstance(error, BaseExceptionGroup):
+        causes = error.exceptions
+    else:
+        causes = (error.__cause__ or error.__context__,)
     for cause in causes:
         if cause is not None and (found := _find(cause, kind)) is not None:
             return found
@@ -394,9 +397,10 @@ class _FixedAddress(httpx.AsyncHTTPTransport):
 
     def __init__(self, connect: str, context: ssl.SSLContext) -> None:
         super().__init__(verify=context, trust_env=False)
-        self._address, _, port = (
-            connect.rpartition(":") if connect.count(":") == 1 else (connect, "", "")
-        )
+        if connect.count(":") == 1:
+            self._address, _, port = connect.rpartition(":")
+        else:
+            self._address, _, port = connect, "", ""
         self._port = int(port) if port else None
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:

@@ -35,7 +35,9 @@ def escape(text: str, keep: str = "") -> str:
 
 def shorten(text: str, longest: int) -> str:
     """The text, or its beginning with three dots: at most `longest` characters."""
-    return text if len(text) <= longest else f"{text[: longest - 3]}..."
+    if len(text) <= longest:
+        return text
+    return f"{text[: longest - 3]}..."
 
 
 def shorten_middle(text: str, longest: int) -> str:
@@ -49,7 +51,9 @@ def shorten_middle(text: str, longest: int) -> str:
 def as_sentence(text: str, longest: int) -> str:
     """The text, shortened and with a full stop at its end; empty stays empty."""
     text = shorten(text, longest)
-    return text if not text or text.endswith(".") else f"{text}."
+    if not text or text.endswith("."):
+        return text
+    return f"{text}."
 
 
 class _Escapes(dict[int, str]):

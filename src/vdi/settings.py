@@ -65,11 +65,10 @@ def read_variables(
 def _misspelt(environ: Mapping[str, str], variables: Variables) -> list[str]:
     problems = []
     for name in environ.keys() - variables.keys() - _OTHERS:
-        near = (
-            difflib.get_close_matches(name, variables, n=1, cutoff=0.85)
-            if name.startswith("VDI_")
-            else []
-        )
+        if name.startswith("VDI_"):
+            near = difflib.get_close_matches(name, variables, n=1, cutoff=0.85)
+        else:
+            near = []
         if near:
             problems.append(f"{name}: this setting does not exist; did you mean {near[0]}?")
     return sorted(problems)

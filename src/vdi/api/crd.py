@@ -50,9 +50,10 @@ def _field(field: inspect.Field, defaults: bool) -> Schema:
         if any("default" in inner for inner in schema.get("properties", {}).values()):
             schema["default"] = {}
     elif field.default not in (NODEFAULT, None, "", ()):
-        schema["default"] = (
-            field.default.value if isinstance(field.default, Enum) else field.default
-        )
+        if isinstance(field.default, Enum):
+            schema["default"] = field.default.value
+        else:
+            schema["default"] = field.default
     return schema
 
 
@@ -235,7 +236,10 @@ _INDEX = re.compile(r"\[[^]]*\]")
 
 def describe_allowed(field: Schema) -> str:
     """The values that a field's schema allows; empty when it allows every value of its type."""
-    said = [", ".join(f"`{value}`" for value in field["enum"])] if "enum" in field else []
+    if "enum" in field:
+        said = [", ".join(f"`{value}`" for value in field["enum"])]
+    else:
+        said = []
     rules = (
         *field.get("x-kubernetes-validations", ()),
         *field.get("items", {}).get("x-kubernetes-validations", ()),

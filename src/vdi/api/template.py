@@ -860,7 +860,9 @@ class TemplateSpec(msgspec.Struct, rename="camel", omit_defaults=True):
     @property
     def user_id(self) -> int:
         """User and group id of the desktop's processes, inside it."""
-        return 0 if self.isolation.root_in_desktop else self.run_as_user
+        if self.isolation.root_in_desktop:
+            return 0
+        return self.run_as_user
 
 
 class PrePullFailure(msgspec.Struct, rename="camel", omit_defaults=True):

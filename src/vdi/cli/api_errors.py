@@ -69,7 +69,9 @@ def _forbidden(error: ApiError, namespace: str) -> str:
     found = _DENIED.search(error.message)
     if found is None:
         return f"the API server refuses: {error.message}"
-    where = f"in namespace {found['namespace']}" if found["namespace"] else "in the whole cluster"
+    where = "in the whole cluster"
+    if found["namespace"]:
+        where = f"in namespace {found['namespace']}"
     return (
         f"{found['user']} may not {found['verb']} {found['resource']} {where} (in namespace"
         f" {namespace}): an administrator of the cluster must grant that verb with a Role"

@@ -44,7 +44,10 @@ def domain_of(server: str) -> str:
     domain = host.partition(".")[2]
     if is_local(host):
         return domain if is_local(domain) else "localhost"
-    return domain if "." in domain else host  # a whole top-level domain is not the portal's
+    # a whole top-level domain is not the portal's
+    if "." in domain:
+        return domain
+    return host
 
 
 def has_screen() -> bool:

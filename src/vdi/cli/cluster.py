@@ -153,11 +153,10 @@ def down(name: Name = "demo", output: OutputOption = Output.TABLE) -> None:
     """
     with errors_in_words(interrupted=PARTLY_REMOVED):
         removed = cluster.down(name)
-    there = (
-        f"Removed from cluster {name!r}: {', '.join(removed)}."
-        if removed
-        else f"There is no cluster {name!r}."
-    )
+    if removed:
+        there = f"Removed from cluster {name!r}: {', '.join(removed)}."
+    else:
+        there = f"There is no cluster {name!r}."
     print_object({"removed": removed}, output, lambda: [there])
 
 

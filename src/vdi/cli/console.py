@@ -20,7 +20,8 @@ class SafeConsole(Console):
 
     def __init__(self, *, stderr: bool = False, **options: Any) -> None:
         stream = sys.stderr if stderr else sys.stdout
-        stream = stream.unguarded if isinstance(stream, GuardedStream) else stream
+        if isinstance(stream, GuardedStream):
+            stream = stream.unguarded
         super().__init__(file=stream, markup=False, **options)
 
     def render(

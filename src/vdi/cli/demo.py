@@ -53,7 +53,10 @@ def up(
         url = run.start_session(demo, progress=progress)
         if screenshot:
             run.take_picture(url, demo, screenshot, progress=progress)
-        people, left_out = scene.seed(demo, progress=progress) if with_scene else ([], "")
+        if with_scene:
+            people, left_out = scene.seed(demo, progress=progress)
+        else:
+            people, left_out = [], ""
     lines = [
         *("", f"The portal: {demo.login.portal}"),
         f"  sign in as {demo.login.user} with {demo.login.password} (an administrator)",
@@ -96,5 +99,8 @@ def down(name: Name = "demo", output: OutputOption = Output.TABLE) -> None:
     """
     with errors_in_words(interrupted=PARTLY_REMOVED):
         removed = run.down(name)
-    line = f"Removed: {', '.join(removed)}." if removed else f"There is no demo {name!r}."
+    if removed:
+        line = f"Removed: {', '.join(removed)}."
+    else:
+        line = f"There is no demo {name!r}."
     print_object({"removed": removed}, output, lambda: [line])

@@ -199,7 +199,10 @@ def _keep(
 def _explain(code: str) -> None:
     if code not in CODES:
         near = difflib.get_close_matches(code, CODES, n=3)
-        hint = f"; did you mean {' or '.join(near)}?" if near else f"; allowed: {', '.join(CODES)}"
+        if near:
+            hint = f"; did you mean {' or '.join(near)}?"
+        else:
+            hint = f"; allowed: {', '.join(CODES)}"
         raise CliError(f"--explain: there is no code {code!r}{hint}", USAGE)
     typer.echo("\n".join([f"{code}", "", *explain_code(CODES[code])]))
 
@@ -251,7 +254,10 @@ def apply_fixes(
             said = connection.run(partial(_apply, step=step))
             typer.echo(said)
             made += said == _MADE
-    left = "" if made == len(prepared) else f", {len(prepared) - made} skipped"
+    if made == len(prepared):
+        left = ""
+    else:
+        left = f", {len(prepared) - made} skipped"
     typer.echo(
         f"\n{made} change{'' if made == 1 else 's'} made{left}. Check again: {PROGRAM}"
         f" doctor{connection.flags}"

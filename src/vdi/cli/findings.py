@@ -42,4 +42,6 @@ def print_report(report: Report, output: FindingsOutput) -> None:
 def paint(line: str) -> str:
     """A line of findings, coloured where one begins."""
     colour = _COLOURS.get(line.split(" ", 1)[0])
-    return style(line, fg=colour, bold=True) if colour else line
+    if colour:
+        return style(line, fg=colour, bold=True)
+    return line

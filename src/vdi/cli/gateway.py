@@ -432,7 +432,10 @@ def _existing(address: str, known: LocalUser | None) -> LocalUser:
 
 
 def _new_password(from_stdin: bool) -> tuple[str, str]:
-    password = sys.stdin.readline().rstrip("\r\n") if from_stdin else new_password()
+    if from_stdin:
+        password = sys.stdin.readline().rstrip("\r\n")
+    else:
+        password = new_password()
     try:
         return password, Passwords().make_hash(password)
     except ValueError as why:

@@ -154,7 +154,9 @@ class GatewayClient:
     ) -> Any:
         """Send one request; returns the JSON of the response, or None when it has no body."""
         response = await self._whole(method, path, body=body, query=query)
-        return self._decoded(response, dict[str, Any]) if response.body else None
+        if response.body:
+            return self._decoded(response, dict[str, Any])
+        return None
 
     async def _whole(
         self,
@@ -165,7 +167,10 @@ class GatewayClient:
         query: Mapping[str, str] | None = None,
     ) -> Response:
         data = None if body is None else json.dumps(body).encode()
-        headers = {"Content-Type": "application/json"} if body is not None else {}
+        if body is not None:
+            headers = {"Content-Type": "application/json"}
+        else:
+            headers = {}
         async with self._open(
             method, f"/api/v1{path}", query=query, data=data, headers=headers
         ) as answer:
@@ -313,8 +318,6 @@ def _refusal(server: str, response: Response) -> CliError:
 def _line(error: Mapping[str, Any]) -> str:
     value = error.get("value")
     allowed = error.get("allowed", "")
-    return (
-        f"{error.get('field')}: {value!r} is not {allowed}"
-        if value is not None
-        else f"{error.get('field')}: {allowed}"
-    )
+    if value is not None:
+        return f"{error.get('field')}: {value!r} is not {allowed}"
+    return f"{error.get('field')}: {allowed}"

@@ -138,14 +138,12 @@ def _node_data(node: GpuNode, state: GpuState) -> dict[str, Any]:
 def status_lines(state: GpuState, measured: GpuMeasurements) -> list[str]:
     """The page of `status` for people."""
     data = status_data(state, measured)
-    kind = (
-        f"GPU Operator, ClusterPolicy {data['clusterPolicy']}" if state.policy else "device plugin"
-    )
-    chosen = (
-        f"{state.namespace}/{data['configMap']}"
-        if data["configMap"]
-        else "none: GPUs are not shared"
-    )
+    kind = "device plugin"
+    if state.policy:
+        kind = f"GPU Operator, ClusterPolicy {data['clusterPolicy']}"
+    chosen = "none: GPUs are not shared"
+    if data["configMap"]:
+        chosen = f"{state.namespace}/{data['configMap']}"
     facts = {
         "Managed by": kind,
         "ConfigMap": chosen + (f", default {data['default']}" if data["default"] else ""),
@@ -216,7 +214,9 @@ def _busy_cells(node: dict[str, Any]) -> list[str]:
 
 def note_lines(notes: Sequence[str]) -> list[str]:
     """The part of a page with notes."""
-    return ["", "Notes", *(f"  {note}" for note in notes)] if notes else []
+    if notes:
+        return ["", "Notes", *(f"  {note}" for note in notes)]
+    return []
 
 
 def healthy_lines(state: GpuState) -> list[str]:
@@ -313,11 +313,10 @@ async def _change(
         state, left = await wait_until_settled(
             client, findings, view.waiting, seconds=seconds, clock=SYSTEM_CLOCK
         )
-        words = (
-            "the nodes advertise what they should"
-            if not left
-            else "the nodes do not advertise what they should"
-        )
+        if not left:
+            words = "the nodes advertise what they should"
+        else:
+            words = "the nodes do not advertise what they should"
         view.passed(words, time.monotonic() - began, well=not left)
     return Changed(plan, state, notes, left)
 
@@ -403,7 +402,9 @@ def configure(
         _refuse_beside_undo(ctx)
     sharing = Sharing(replicas, rename_by_default, fail_requests_greater_than_one, mig_strategy)
     configs, nodes = tuple(config or ()), tuple(node or ())
-    seconds = seconds_of("--timeout", timeout) if wait and not dry_run else None
+    seconds = None
+    if wait and not dry_run:
+        seconds = seconds_of("--timeout", timeout)
 
     async def work(client: Client) -> Changed:
         state = await collect(client)
@@ -423,7 +424,10 @@ def configure(
         parse_request(sharing, default or DEFAULT_KEY, configs, nodes if default else ())
         changed = connection.run(work)
     left, notes = changed.findings, [] if undo else changed.notes
-    lines = plan_lines(changed.plan) if dry_run or changed.plan.empty else []
+    if dry_run or changed.plan.empty:
+        lines = plan_lines(changed.plan)
+    else:
+        lines = []
     lines += healthy_lines(changed.state) if seconds is not None and not left else []
     data = {
         **plan_data(changed.plan),
@@ -451,7 +455,9 @@ def user_lines(
     for session in sessions:
         template, status = by_name.get(session.spec.template), session.status
         if status.pod_name and (gpus := gpus_of(session, template)):
-            used = age(status.last_activity_time, now) if idle_since(session, template) else "-"
+            used = "-"
+            if idle_since(session, template):
+                used = age(status.last_activity_time, now)
             names = [status.node_name, str(gpus), session.spec.user, session.metadata.name]
             rows.append([*names, age(status.start_time, now), used])
     return [

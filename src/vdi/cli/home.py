@@ -234,7 +234,9 @@ def home_lines(home: HomeSummary) -> list[str]:
 def _last_used(home: HomeSummary) -> str:
     if home.used_by:
         return "now"
-    return f"{age(home.last_used, now_utc())} ago" if home.last_used else "-"
+    if home.last_used:
+        return f"{age(home.last_used, now_utc())} ago"
+    return "-"
 
 
 @app.command(
@@ -381,11 +383,9 @@ async def _next_home(
     )
     home = resolve_home(session, template, {claim.metadata.name: claim for claim in claims})
     if home is None or not home.retain:
-        why = (
-            f"persistence.scope: {template.spec.persistence.scope.value}"
-            if home
-            else "persistence.enabled: false"
-        )
+        why = "persistence.enabled: false"
+        if home:
+            why = f"persistence.scope: {template.spec.persistence.scope.value}"
         raise CliError(
             f"--template {template.metadata.name}: its desktops have no home that stays ({why})",
             USAGE,

@@ -109,11 +109,10 @@ def _change(
     async def check(client: Client) -> tuple[Facts, list[Finding], Steps]:
         before = deployed(await read_revisions(client, at.place.namespace, at.release))
         # Without a file the release's own values go on, over the new chart's defaults.
-        kept = (
-            without_choice(before.config or {})
-            if upgrading and before and not options.files
-            else {}
-        )
+        if upgrading and before and not options.files:
+            kept = without_choice(before.config or {})
+        else:
+            kept = {}
         change = Change(
             at.release,
             str(chart.folder),
@@ -179,7 +178,10 @@ def _change(
 
 
 def _print_changes(facts: Facts, changes: Sequence[ObjectChange], steps: Steps) -> None:
-    before = f"revision {facts.before.version}" if facts.before else "nothing"
+    if facts.before:
+        before = f"revision {facts.before.version}"
+    else:
+        before = "nothing"
     typer.echo(f"\nFrom {before} to {facts.chart.words}: {summary_line(changes)}")
     print_lines(change_lines(changes) if facts.before else new_lines(changes))
     if steps.after_move:
@@ -193,9 +195,14 @@ def _question(
 ) -> str:
     if not upgrading:
         return f"Install {facts.chart.words} into namespace {facts.namespace}?"
-    unchanged = "" if changes else "Objects that were changed or deleted by hand are restored. "
+    if changes:
+        unchanged = ""
+    else:
+        unchanged = "Objects that were changed or deleted by hand are restored. "
     old = f" from {facts.before.chart_words}" if facts.before else ""
-    during_move = " While the history is moved, no one can log in." if steps.after_move else ""
+    during_move = ""
+    if steps.after_move:
+        during_move = " While the history is moved, no one can log in."
     return (
         f"{unchanged}Upgrade{old} to {facts.chart.words}? Running desktops are not"
         f" affected.{during_move}"
@@ -273,7 +280,10 @@ def _signature_failures() -> Iterator[None]:
     try:
         yield
     except (BadSignatureError, CannotVerifyError) as error:
-        code = FINDINGS if isinstance(error, BadSignatureError) else COULD_NOT_LOOK
+        if isinstance(error, BadSignatureError):
+            code = FINDINGS
+        else:
+            code = COULD_NOT_LOOK
         raise CliError(f"{error}; nothing was changed", code) from error
 
 
@@ -311,7 +321,9 @@ def new_lines(changes: Sequence[ObjectChange]) -> Iterator[str]:
 def change_lines(changes: Sequence[ObjectChange]) -> Iterator[str]:
     """Changed objects, each with its changed fields."""
     for change in changes:
-        after = "  (leaves the release, remains on the cluster)" if change.action == "=" else ""
+        after = ""
+        if change.action == "=":
+            after = "  (leaves the release, remains on the cluster)"
         yield (
             style(f"{change.action} {change.title}", fg=_COLOURS.get(change.action), bold=True)
             + after

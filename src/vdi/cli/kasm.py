@@ -340,7 +340,10 @@ def install(
     try:
         asyncio.run(run_helm(at.helm, command, say=lambda text: typer.echo(text, err=True)))
     except (HelmFailedError, HelmInterruptedError) as error:
-        code = INTERRUPTED if isinstance(error, HelmInterruptedError) else FINDINGS
+        if isinstance(error, HelmInterruptedError):
+            code = INTERRUPTED
+        else:
+            code = FINDINGS
         raise CliError(f"{error}\n{after_failure(change, was_there=was_there)}", code) from error
     typer.echo(
         f"Helm: everything is ready. Next: {PROGRAM} kasm validate {at.place.options}", err=True
@@ -428,7 +431,10 @@ def validate(
 
 
 def _is_address(connect: str) -> bool:
-    address, _, port = connect.rpartition(":") if connect.count(":") == 1 else (connect, "", "443")
+    if connect.count(":") == 1:
+        address, _, port = connect.rpartition(":")
+    else:
+        address, _, port = connect, "", "443"
     try:
         ipaddress.ip_address(address)
     except ValueError:
@@ -477,11 +483,10 @@ def diagnose(
     does not mean that it passed.
     """
     scope = Scope(connection.namespace, kasm=True)
-    snapshot = (
-        read_bundle(source)
-        if source
-        else connection.run(lambda client: collect(client, scope, SYSTEM_CLOCK, CHECKS))
-    )
+    if source:
+        snapshot = read_bundle(source)
+    else:
+        snapshot = connection.run(lambda client: collect(client, scope, SYSTEM_CLOCK, CHECKS))
     if bundle:
         save_bundle(redact(snapshot), bundle)
     places = find_kasm(snapshot)
@@ -528,9 +533,9 @@ def _require_pods(snapshot: Snapshot, places: Iterable[Installation], namespace:
     if any(place.pods or place.workloads for place in places):
         return
     elsewhere = {pod.metadata.namespace for pod in snapshot.pods if is_kasms(pod)}
-    hint = (
-        f"; it is in {', '.join(sorted(elsewhere))}: name it with --namespace" if elsewhere else ""
-    )
+    hint = ""
+    if elsewhere:
+        hint = f"; it is in {', '.join(sorted(elsewhere))}: name it with --namespace"
     raise CliError(f"there is no Kasm in namespace {namespace}{hint}")
 
 
@@ -593,9 +598,10 @@ def _summary(
 
 def _words(kasm: Installation) -> str:
     ready = sum(pod.ready for pod in kasm.pods)
-    generation = (
-        f", generation {kasm.generation.letter}" if kasm.generation else ", an unknown chart"
-    )
+    if kasm.generation:
+        generation = f", generation {kasm.generation.letter}"
+    else:
+        generation = ", an unknown chart"
     return (
         f"{len(kasm.pods)} pods in {kasm.namespace} ({kasm.chart or 'no chart label'}{generation}),"
         f" {ready} ready"

@@ -107,7 +107,9 @@ def login(
     KUBECONFIG or a pod's own account names a cluster.
     """
     logins = read_logins()
-    address = server_url(server or logins.current) if server or logins.current else ""
+    address = ""
+    if server or logins.current:
+        address = server_url(server or logins.current)
     if not address:
         raise CliError(
             "no gateway is known; give its address, such as https://portal.vdi.example.com", USAGE
@@ -116,11 +118,10 @@ def login(
     ca = before.ca if before else ""
     if ca_file:
         ca = _read_authority(ca_file)
-    made = (
-        _by_code(address, ca)
-        if no_browser or not has_screen()
-        else asyncio.run(_by_browser(address, ca))
-    )
+    if no_browser or not has_screen():
+        made = _by_code(address, ca)
+    else:
+        made = asyncio.run(_by_browser(address, ca))
     # Read again: another login may have been stored while the browser was open.
     write_logins(Logins(address, {**read_logins().gateways, address: made}))
     if before:
@@ -221,7 +222,10 @@ def _ask_for_code(address: str) -> str:
         f"Open this address in a browser, confirm, and enter the code that it shows:\n  {address}",
         err=True,
     )
-    code = typer.prompt("Code", err=True) if sys.stdin.isatty() else sys.stdin.readline()
+    if sys.stdin.isatty():
+        code = typer.prompt("Code", err=True)
+    else:
+        code = sys.stdin.readline()
     if not code.strip():
         raise CliError("no code was entered, so you are not logged in")
     return str(code).strip()
@@ -326,11 +330,10 @@ class LoopbackReceiver:
             url = urlsplit(words[1] if len(words) == 3 and words[0] == "GET" else "")
             found = {name: values[0] for name, values in parse_qs(url.query).items()}
             ours = url.path == "/callback" and "state" in found
-            page = (
-                "Logged in. Return to the terminal. You can close this page."
-                if ours
-                else "Not found."
-            )
+            if ours:
+                page = "Logged in. Return to the terminal. You can close this page."
+            else:
+                page = "Not found."
             writer.write(_response(200 if ours else 404, page))
             await writer.drain()
             if ours and not self._answer.done():
@@ -402,7 +405,9 @@ def _portal_of(target: Target) -> str:
                 )
             )
     cluster = settings_of({**deployment, "kind": "Deployment"} for deployment in found).cluster
-    return cluster.url(cluster.host(cluster.portal_label)) if found else "https://portal.DOMAIN"
+    if found:
+        return cluster.url(cluster.host(cluster.portal_label))
+    return "https://portal.DOMAIN"
 
 
 def ask_gateway(target: GatewayTarget, work: Callable[[GatewayClient], Awaitable[T]]) -> T:
@@ -424,7 +429,10 @@ def whoami(
     output: OutputOption = Output.TABLE,
 ) -> None:
     """Show who you are, which target the session commands use, and why."""
-    known = _at_gateway(target) if isinstance(target, GatewayTarget) else _at_cluster(target)
+    if isinstance(target, GatewayTarget):
+        known = _at_gateway(target)
+    else:
+        known = _at_cluster(target)
     words = {
         "User": known["user"],
         "Groups": ", ".join(known["groups"]),

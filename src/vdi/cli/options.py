@@ -85,7 +85,9 @@ def program_name(argv0: str) -> str:
     """The command as it is typed: a kubectl plugin is a program `kubectl-...` that is typed as
     `kubectl ...`.
     """
-    return "kubectl vdi" if Path(argv0).name.startswith("kubectl-") else "vdi"
+    if Path(argv0).name.startswith("kubectl-"):
+        return "kubectl vdi"
+    return "vdi"
 
 
 PROGRAM = program_name(sys.argv[0])
@@ -107,13 +109,19 @@ class KubeConnection:
     @property
     def cluster_words(self) -> list[str]:
         """The options that choose the cluster, for kubectl and for our own commands."""
-        words = ["--kubeconfig", str(self.kubeconfig)] if self.kubeconfig else []
+        if self.kubeconfig:
+            words = ["--kubeconfig", str(self.kubeconfig)]
+        else:
+            words = []
         return [*words, *(["--context", self.context] if self.context else [])]
 
     @property
     def flags(self) -> str:
         """Options for a suggested command that choose the same namespace and cluster."""
-        words = ["-n", self.namespace] if self.namespace != DEFAULT_NAMESPACE else []
+        if self.namespace != DEFAULT_NAMESPACE:
+            words = ["-n", self.namespace]
+        else:
+            words = []
         return "".join(f" {shlex.quote(word)}" for word in [*words, *self.cluster_words])
 
     def kubectl(self, given: Path | None) -> list[str]:
@@ -122,7 +130,9 @@ class KubeConnection:
 
         program = shutil.which(given or "kubectl")
         if program is None:
-            missing = f"--kubectl {given}: is no program" if given else "kubectl is not in PATH"
+            missing = "kubectl is not in PATH"
+            if given:
+                missing = f"--kubectl {given}: is no program"
             raise CliError(
                 f"{missing}; allowed: --kubectl PATH", USAGE if given else COULD_NOT_LOOK
             )
@@ -184,7 +194,10 @@ def read_yaml(file: Path) -> dict[str, Any]:
     import yaml
 
     try:
-        text = typer.get_text_stream("stdin").read() if str(file) == "-" else file.read_text()
+        if str(file) == "-":
+            text = typer.get_text_stream("stdin").read()
+        else:
+            text = file.read_text()
         found = yaml.safe_load(text)
     except (OSError, UnicodeDecodeError) as error:
         raise CliError(f"{file}: {error}", COULD_NOT_LOOK) from error

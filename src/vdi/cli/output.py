@@ -65,13 +65,17 @@ def duration(seconds: float) -> str:
 
 def parse_time(timestamp: str) -> datetime | None:
     """An RFC 3339 time of the API; None for an empty one. Raises ValueError for anything else."""
-    return datetime.fromisoformat(timestamp) if timestamp else None
+    if timestamp:
+        return datetime.fromisoformat(timestamp)
+    return None
 
 
 def age(timestamp: str, now: datetime) -> str:
     """The time since then, such as `3m12s`; `-` for no time."""
     then = parse_time(timestamp)
-    return duration((now - then).total_seconds()) if then else "-"
+    if then:
+        return duration((now - then).total_seconds())
+    return "-"
 
 
 def now_utc() -> datetime:
@@ -135,7 +139,9 @@ def without_managed_fields(obj: Raw) -> Raw:
     metadata = {
         key: value for key, value in obj.get("metadata", {}).items() if key != "managedFields"
     }
-    return {**obj, "metadata": metadata} if "metadata" in obj else obj
+    if "metadata" in obj:
+        return {**obj, "metadata": metadata}
+    return obj
 
 
 def print_lines(lines: Iterable[str]) -> None:

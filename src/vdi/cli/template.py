@@ -171,7 +171,9 @@ def try_(
 
     seconds = seconds_of("--timeout", timeout)
     # None: a template of the cluster.
-    file = _read_template(subject) if subject == "-" or Path(subject).is_file() else None
+    file = None
+    if subject == "-" or Path(subject).is_file():
+        file = _read_template(subject)
 
     async def work(client: Client) -> Observation:
         backend, program = KubeBackend(client, connection.namespace), shutil.which("kubectl")
@@ -269,9 +271,13 @@ def pulled(template: VDITemplate) -> str:
 
 def serves(spec: TemplateSpec) -> str:
     """The streaming protocol of the image, or its own web page, and the Secret for its login."""
-    what = f"Selkies {generation(spec)}" if generation(spec) else "its own page (protocol Web)"
+    what = "its own page (protocol Web)"
+    if generation(spec):
+        what = f"Selkies {generation(spec)}"
     login = spec.basic_auth_secret
-    return f"{what}; the gateway signs in with Secret {login.name}" if login else what
+    if login:
+        return f"{what}; the gateway signs in with Secret {login.name}"
+    return what
 
 
 def _local_disk(resources: TemplateResources) -> str:
@@ -283,16 +289,20 @@ def _local_disk(resources: TemplateResources) -> str:
 
 
 def _home(home: TemplatePersistence) -> str:
-    limit = f", at most {home.max_size}," if home.max_size is not None else ""
+    limit = ""
+    if home.max_size is not None:
+        limit = f", at most {home.max_size},"
     return f"{home.size}{limit} at {home.mount_path}, class {home.storage_class}"
 
 
 def _runs(life: Lifecycle) -> str:
     """Time limit and idle timeout, each with its action."""
-    length = f"at most {life.max_timeout}" if life.max_timeout else "set by the session"
-    idle = (
-        f"after {life.idle_timeout} without use {_end(life.on_idle)}" if life.idle_timeout else ""
-    )
+    length = "set by the session"
+    if life.max_timeout:
+        length = f"at most {life.max_timeout}"
+    idle = ""
+    if life.idle_timeout:
+        idle = f"after {life.idle_timeout} without use {_end(life.on_idle)}"
     return f"{length}, {_end(life.on_timeout)}" + (f"; {idle}" if idle else "")
 
 
@@ -332,9 +342,15 @@ def template_lines(template: VDITemplate) -> list[str]:
     """The lines of `show`."""
     spec, ask, home = template.spec, template.spec.resources, template.spec.persistence
     gpu = f"{ask.default_gpu}, at most {maximum_of(ask).gpu}"
-    most_memory = "" if ask.max_memory is None else f", at most {ask.max_memory}"
+    if ask.max_memory is None:
+        most_memory = ""
+    else:
+        most_memory = f", at most {ask.max_memory}"
     most_cpu = "" if ask.max_cpu is None else f", at most {ask.max_cpu}"
-    keyboard = [spec.keyboard.layout, spec.keyboard.variant] if spec.keyboard else []
+    if spec.keyboard:
+        keyboard = [spec.keyboard.layout, spec.keyboard.variant]
+    else:
+        keyboard = []
     facts = {
         "Template": template.metadata.name,
         "Name": spec.display_name,

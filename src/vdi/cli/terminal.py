@@ -38,7 +38,9 @@ _LAYOUT = "\n\t"
 def style(text: str, fg: str | None = None, *, bold: bool = False) -> str:
     """The text in a colour, for a terminal; elsewhere the colour is left out."""
     codes = ([_FOREGROUND[fg]] if fg else []) + ([_BOLD] if bold else [])
-    return "".join(map(_sequence, codes)) + text + _sequence(_RESET) if codes else text
+    if codes:
+        return "".join(map(_sequence, codes)) + text + _sequence(_RESET)
+    return text
 
 
 def _sequence(code: int) -> str:

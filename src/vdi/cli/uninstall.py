@@ -178,7 +178,9 @@ def plan_lines(plan: Removal, doomed: tuple[HomeSummary, ...], *, crds: bool) ->
 
 
 def _describe(home: HomeSummary) -> str:
-    of = f"template {home.template}" if home.template else "all templates with scope User"
+    of = "all templates with scope User"
+    if home.template:
+        of = f"template {home.template}"
     return f"{home.user or '(unknown)'}: {home.size or '?'} of {of} ({home.name})"
 
 

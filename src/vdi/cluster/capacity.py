@@ -165,7 +165,9 @@ def find_lack(status: NodeStatus, need: Need) -> str:
     ]
     able = [one.name for one in status.runtime_handlers if one.features.get("userNamespaces")]
     if need.feature == USER_NAMESPACES and need.handler not in able:
-        of_handler = f" for the runtime class {need.handler}" if need.handler else ""
+        of_handler = ""
+        if need.handler:
+            of_handler = f" for the runtime class {need.handler}"
         lacks.append(
             f"{runtime or 'a runtime'} {version}".rstrip() + f" without user namespaces{of_handler}"
         )

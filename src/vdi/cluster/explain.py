@@ -132,7 +132,10 @@ def explain_unschedulable(message: str, subject: Subject = DESKTOP) -> tuple[Pod
     code = next((one for one in _ORDER if one in codes), PodReason.UNSCHEDULABLE)
     if int(summary[2]) == 0:
         return PodReason.NO_NODE, "The cluster has no node."
-    nodes = "the only node" if summary[2] == "1" else f"any of {summary[2]} nodes"
+    if summary[2] == "1":
+        nodes = "the only node"
+    else:
+        nodes = f"any of {summary[2]} nodes"
     return (
         code,
         f"There is not enough capacity on {nodes}: {', '.join(words for _, words in found)}.",
@@ -144,7 +147,10 @@ def _explain_clause(clause: str, subject: Subject) -> tuple[PodReason, str]:
     for pattern, code, words in _CLAUSES:
         if match := re.match(pattern, rest):
             named = match.groupdict().get("what") or ""
-            taint = f"taint {named.strip('{}: ')}" if named.startswith("{") else named
+            if named.startswith("{"):
+                taint = f"taint {named.strip('{}: ')}"
+            else:
+                taint = named
             return code, words.format(
                 n=count,
                 what=taint or "tainted",
@@ -269,11 +275,9 @@ def first_line(text: str) -> str:
     """The first line without the layers of the container runtime, at most 300 characters, ending as
     a sentence does.
     """
-    line = (
-        _RUNTIME.sub("", text.strip().splitlines()[0].strip()).removesuffix(": unknown")
-        if text.strip()
-        else ""
-    )
+    line = ""
+    if text.strip():
+        line = _RUNTIME.sub("", text.strip().splitlines()[0].strip()).removesuffix(": unknown")
     return as_sentence(line, 300)
 
 
@@ -332,7 +336,9 @@ def _pod_failed(start: StartState) -> Explanation | None:
     if status.phase not in ("Failed", "Succeeded"):
         return None
     node = start.pod.spec.node_name or "its node"
-    detail = f" ({status.message.strip().rstrip('.')})" if status.message else ""
+    detail = ""
+    if status.message:
+        detail = f" ({status.message.strip().rstrip('.')})"
     if status.reason == "Evicted" and _OVER_DISK_LIMIT.search(status.message):
         words = (
             f"{start.subject.title} used more local disk than its limit, and {node} evicted"
@@ -359,9 +365,10 @@ def _node_lost(start: StartState) -> Explanation | None:
     pod, node = start.pod, start.pod.spec.node_name
     if not start.node_lost or not node:
         return None
-    what = (
-        f"The node {node} does not respond" if start.node else f"The node {node} no longer exists"
-    )
+    if start.node:
+        what = f"The node {node} does not respond"
+    else:
+        what = f"The node {node} no longer exists"
     if not pod.terminating:
         return Explanation(
             PodReason.NODE_LOST,
@@ -475,7 +482,9 @@ _NOT_STARTED = frozenset(
 
 
 def _built_for_another(start: StartState) -> Explanation:
-    architecture = start.node.metadata.labels.get("kubernetes.io/arch") if start.node else None
+    architecture = None
+    if start.node:
+        architecture = start.node.metadata.labels.get("kubernetes.io/arch")
     return Explanation(
         PodReason.BAD_COMMAND,
         "The image's program cannot be started: exec format error. It is built for another"
@@ -557,7 +566,10 @@ def _crash_loop(start: StartState) -> Explanation | None:
     # runc starts the program after the container counts as started.
     if words.endswith("exec format error"):
         return _built_for_another(start)
-    times = "once" if desktop.restart_count <= 1 else f"{desktop.restart_count} times"
+    if desktop.restart_count <= 1:
+        times = "once"
+    else:
+        times = f"{desktop.restart_count} times"
     why = f"last log line: {words!r}" if words else "it left no message"
     return Explanation(
         PodReason.CRASH_LOOP,
@@ -691,7 +703,9 @@ def not_responding_since(pod: Pod) -> str:
     ):
         return ""
     since = ready.last_transition_time
-    return since if since and parse_time(since) > parse_time(running.started_at) else ""
+    if since and parse_time(since) > parse_time(running.started_at):
+        return since
+    return ""
 
 
 def _not_responding(start: StartState) -> Explanation | None:
@@ -708,7 +722,9 @@ def _probe_refused(start: StartState) -> Explanation | None:
         return None
     why = next((words for pattern, words in _REFUSALS if re.search(pattern, event.note)), "")
     words = f"{start.subject.title} responds to its health check, but {why}."
-    return Explanation(PodReason.PROBE_REFUSED, words, stuck=False) if why else None
+    if why:
+        return Explanation(PodReason.PROBE_REFUSED, words, stuck=False)
+    return None
 
 
 def _progress(start: StartState) -> Explanation:
@@ -716,11 +732,10 @@ def _progress(start: StartState) -> Explanation:
     if not pod.spec.node_name:
         return Explanation(PodReason.SCHEDULING, "Looking for a node with capacity.", stuck=False)
     if desktop is None or _is_creating(start):
-        volume = (
-            f" and its {start.subject.volume}"
-            if start.claim and start.claim.status.phase != "Bound"
-            else ""
-        )
+        if start.claim and start.claim.status.phase != "Bound":
+            volume = f" and its {start.subject.volume}"
+        else:
+            volume = ""
         return Explanation(
             PodReason.PREPARING,
             f"Node {pod.spec.node_name} is preparing the image{volume}.",

@@ -156,7 +156,9 @@ class NodeSelectorRequirement(msgspec.Struct, rename="camel", gc=False, frozen=T
             here, there = int(found or ""), int(self.values[0])
         except (ValueError, IndexError):
             return False
-        return here > there if self.operator == "Gt" else here < there
+        if self.operator == "Gt":
+            return here > there
+        return here < there
 
 
 class NodeSelectorTerm(msgspec.Struct, rename="camel", gc=False, frozen=True):
@@ -218,7 +220,9 @@ class PersistentVolume(msgspec.Struct, gc=False):
     def pin(self) -> tuple[NodeSelectorTerm, ...]:
         """Terms that select the nodes that can reach it; empty: all nodes."""
         affinity = self.spec.node_affinity
-        return affinity.required.node_selector_terms if affinity and affinity.required else ()
+        if affinity and affinity.required:
+            return affinity.required.node_selector_terms
+        return ()
 
 
 class BareMeta(msgspec.Struct, rename="camel", gc=False, kw_only=True):
@@ -369,7 +373,8 @@ class PodSpec(PodResources, rename="camel", gc=False):
     limits: dict[str, str] = {}
 
     def __post_init__(self) -> None:
-        self.limits = self.containers[0].resources.limits if self.containers else self.limits
+        if self.containers:
+            self.limits = self.containers[0].resources.limits
         super().__post_init__()
         self.volumes = tuple(volume for volume in self.volumes if volume.persistent_volume_claim)
         if self.node_name:
@@ -388,7 +393,9 @@ class Pod(msgspec.Struct, gc=False):
         """Status of the main container; that of an init container while it keeps the main one from
         starting.
         """
-        desktop = self.status.container_statuses[0] if self.status.container_statuses else None
+        desktop = None
+        if self.status.container_statuses:
+            desktop = self.status.container_statuses[0]
         if self.status.init_container_statuses and (desktop is None or not desktop.is_started):
             return next(
                 (status for status in self.status.init_container_statuses if status.is_stuck),

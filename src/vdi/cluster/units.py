@@ -41,7 +41,10 @@ def parse_quantity(text: str | int) -> Fraction:
             f"{str(text)!r} is not a quantity; allowed: numbers such as 2, 500m, 1.5Gi, 4Gi"
         )
     sign, digits, suffix = match.groups()
-    number = Fraction(digits) if not digits.endswith(".") else Fraction(digits[:-1])
+    if not digits.endswith("."):
+        number = Fraction(digits)
+    else:
+        number = Fraction(digits[:-1])
     if suffix in _BINARY:
         number *= 1024 ** _BINARY[suffix]
     elif suffix in _DECIMAL:
@@ -68,7 +71,9 @@ def amounts(quantities: Mapping[str, str]) -> dict[str, int]:
 
 def smaller_quantity(one: str, other: str) -> str:
     """Whichever of the two quantities is the smaller, spelt as it was given."""
-    return one if parse_quantity(one) <= parse_quantity(other) else other
+    if parse_quantity(one) <= parse_quantity(other):
+        return one
+    return other
 
 
 @lru_cache(maxsize=1024)
@@ -77,7 +82,10 @@ def parse_duration(text: str) -> timedelta:
     allowed; zero is not.
     """
     match = _DURATION.fullmatch(text)
-    hours, minutes, seconds = (int(part or 0) for part in match.groups()) if match else (0, 0, 0)
+    if match:
+        hours, minutes, seconds = (int(part or 0) for part in match.groups())
+    else:
+        hours, minutes, seconds = 0, 0, 0
     length = timedelta(hours=hours, minutes=minutes, seconds=seconds)
     if not length:
         raise ValueError(f"{text!r} is not a duration; allowed: {ALLOWED_DURATIONS}")

@@ -192,9 +192,10 @@ class DesktopBrowser:
 
     def _note_refusal(self, response: Response) -> None:
         if response.status >= 400:
-            by = (
-                "the gateway" if response.headers.get("x-vdi-gateway") else "Traefik or the desktop"
-            )
+            if response.headers.get("x-vdi-gateway"):
+                by = "the gateway"
+            else:
+                by = "Traefik or the desktop"
             path = response.url.partition("?")[0]
             self.messages.append(
                 f"{time.strftime('%H:%M:%S')} {by} responded with {response.status} for {path}"

@@ -116,7 +116,10 @@ def down(name: str = "demo") -> list[str]:
     if not layout.root.exists() and not host_remains(layout) and find_supervisor(layout) is None:
         return []
     known = layout.load()
-    control_plane_only = known.control_plane_only if known else not host_remains(layout)
+    if known:
+        control_plane_only = known.control_plane_only
+    else:
+        control_plane_only = not host_remains(layout)
     with _rights(control_plane_only, "Stopping a full node"), layout.locked():
         return _take_down(layout, node=not control_plane_only)
 
@@ -198,9 +201,9 @@ def _further_node(settings: ClusterSettings, node: str) -> int:
     names = {settings.name_of(number): number for number in settings.node_numbers[1:]}
     if node in names:
         return names[node]
-    allowed = (
-        f"allowed: {', '.join(names)}" if names else "`vdi cluster nodes --add-node` adds a node"
-    )
+    allowed = "`vdi cluster nodes --add-node` adds a node"
+    if names:
+        allowed = f"allowed: {', '.join(names)}"
     if node == settings.node_name:
         raise ClusterError(
             f"node {node!r} runs the control plane, without which nothing can be seen; {allowed}"
@@ -234,11 +237,10 @@ def _bring_up(
             *images.ensure_addons(found, progress=progress),
             images.ensure_base(progress=progress),
         ]
-    settings = (
-        known
-        if known and find_supervisor(layout)
-        else starting.choose_settings(layout.name, known, kind)
-    )
+    if known and find_supervisor(layout):
+        settings = known
+    else:
+        settings = starting.choose_settings(layout.name, known, kind)
     # A control plane leaves a slow machine too little: beside it, images took five times as long in
     # an emulated one.
     is_slow = timeout_factor > 1
@@ -320,7 +322,9 @@ def _settle(
 
 
 def _rights(control_plane_only: bool, what: str) -> contextlib.AbstractContextManager[None]:
-    return contextlib.nullcontext() if control_plane_only else privileged.rights(what)
+    if control_plane_only:
+        return contextlib.nullcontext()
+    return privileged.rights(what)
 
 
 def _have_tools(*, install: bool, progress: Progress) -> None:

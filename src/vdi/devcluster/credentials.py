@@ -198,10 +198,14 @@ def write_credentials(layout: Layout, settings: ClusterSettings) -> None:
     """Make every key, certificate and kubeconfig that is not there yet."""
     layout.config.mkdir(mode=0o700, exist_ok=True)
     ca = authority(layout.pki, "ca", f"vdi cluster {settings.name}")
-    services = settings.networks.services if settings.networks else CONTROL_PLANE_SERVICES
-    api_service = (
-        settings.networks.api_service if settings.networks else services.replace(".0/16", ".1")
-    )
+    if settings.networks:
+        services = settings.networks.services
+    else:
+        services = CONTROL_PLANE_SERVICES
+    if settings.networks:
+        api_service = settings.networks.api_service
+    else:
+        api_service = services.replace(".0/16", ".1")
     names = [
         "kubernetes",
         "kubernetes.default",

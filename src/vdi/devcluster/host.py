@@ -129,7 +129,9 @@ def _take_notes(layout: Layout) -> None:
 
 
 def _absent(path: Path) -> list[Path]:
-    return [] if path.exists() else [*_absent(path.parent), path]
+    if path.exists():
+        return []
+    return [*_absent(path.parent), path]
 
 
 def rules(settings: ClusterSettings) -> list[list[str]]:

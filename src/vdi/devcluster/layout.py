@@ -64,7 +64,9 @@ class ClusterSettings(msgspec.Struct, frozen=True, kw_only=True):
         return range(1, 1 if self.control_plane_only else self.nodes + 1)
 
     def name_of(self, number: int) -> str:
-        return f"vdi-{self.name}" if number == 1 else f"vdi-{self.name}-{number}"
+        if number == 1:
+            return f"vdi-{self.name}"
+        return f"vdi-{self.name}-{number}"
 
 
 @dataclass(frozen=True)
@@ -117,36 +119,44 @@ class Layout:
     @property
     def name(self) -> str:
         """The cluster's name is its folder's."""
-        return self.cluster.name if self.cluster else self.root.name
+        if self.cluster:
+            return self.cluster.name
+        return self.root.name
 
     @property
     def pki(self) -> Path:
         """Keys and certificates of the whole cluster."""
-        return self.cluster.pki if self.cluster else self.root / "pki"
+        if self.cluster:
+            return self.cluster.pki
+        return self.root / "pki"
 
     @property
     def run(self) -> Path:
         """Sockets of a full node: short, because a socket's path has at most 107 characters."""
-        return (
-            self.cluster.run / f"node-{self.number}"
-            if self.cluster
-            else Path("/run") / f"vdi-{self.name}"
-        )
+        if self.cluster:
+            return self.cluster.run / f"node-{self.number}"
+        return Path("/run") / f"vdi-{self.name}"
 
     @property
     def cgroup(self) -> str:
         """The node's cgroup, in each hierarchy; those of the further nodes are in that of the
         cluster.
         """
-        return f"{self.cluster.cgroup}/node-{self.number}" if self.cluster else f"vdi-{self.name}"
+        if self.cluster:
+            return f"{self.cluster.cgroup}/node-{self.number}"
+        return f"vdi-{self.name}"
 
     def of_node(self, number: int) -> "Layout":
         """The files of node `number` of this cluster."""
-        return self if number == 1 else Layout(self.root / "nodes" / str(number), self, number)
+        if number == 1:
+            return self
+        return Layout(self.root / "nodes" / str(number), self, number)
 
     def certificate(self, component: str) -> str:
         """The name that this node's certificate for a component has among the cluster's."""
-        return component if self.number == 1 else f"{component}-{self.number}"
+        if self.number == 1:
+            return component
+        return f"{component}-{self.number}"
 
     def component_kubeconfig(self, component: str) -> Path:
         return self.config / f"{component}.kubeconfig"

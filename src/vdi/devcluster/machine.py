@@ -62,7 +62,9 @@ class Machine(msgspec.Struct, frozen=True, kw_only=True):
 
 def snapshotter(machine: Machine) -> str:
     """Overlayfs, or plain copies on a file system that cannot carry its upper layer."""
-    return "native" if machine.state_filesystem in _UNFIT_FOR_OVERLAY else "overlayfs"
+    if machine.state_filesystem in _UNFIT_FOR_OVERLAY:
+        return "native"
+    return "overlayfs"
 
 
 def choose_resolv_conf(machine: Machine) -> str | None:
@@ -104,9 +106,10 @@ address = "{layout.run}/containerd.sock"
 path = "{layout.node}/opt"
 """
     old = machine.containerd < (2, 0)
-    runtime = (
-        'plugins."io.containerd.grpc.v1.cri"' if old else 'plugins."io.containerd.cri.v1.runtime"'
-    )
+    if old:
+        runtime = 'plugins."io.containerd.grpc.v1.cri"'
+    else:
+        runtime = 'plugins."io.containerd.cri.v1.runtime"'
     images = runtime if old else 'plugins."io.containerd.cri.v1.images"'
     runtime_body = f"""\
 restrict_oom_score_adj = {json.dumps(not machine.may_lower_oom_score)}
@@ -221,4 +224,6 @@ def resolv_conf(machine: Machine) -> str:
     reached.
     """
     path = choose_resolv_conf(machine)
-    return "".join(f"nameserver {server}\n" for server in machine.nameservers[path]) if path else ""
+    if path:
+        return "".join(f"nameserver {server}\n" for server in machine.nameservers[path])
+    return ""

@@ -163,7 +163,9 @@ def cut_node(layout: Layout, word: str) -> list[str]:
 @_as_root
 def stop(layout: Layout) -> list[str]:
     """Stop the node's processes; its data stays."""
-    return ["the processes and their namespaces"] if stop_supervisor(layout) else []
+    if stop_supervisor(layout):
+        return ["the processes and their namespaces"]
+    return []
 
 
 @_as_root

@@ -122,4 +122,6 @@ def _mtu() -> int:
         ["ip", "-4", "route", "show", "default"], capture_output=True, text=True, check=False
     )
     found = re.search(r"\bdev (\S+)", done.stdout)
-    return int(Path(f"/sys/class/net/{found[1]}/mtu").read_text()) if found else 1500
+    if found:
+        return int(Path(f"/sys/class/net/{found[1]}/mtu").read_text())
+    return 1500

@@ -106,7 +106,10 @@ def start_supervisor(
     assert process.stdin is not None  # noqa: S101 - it was asked for
     try:
         with process.stdin as stdin:
-            pid = _supervisor_below(process, layout) if namespaces else process.pid
+            if namespaces:
+                pid = _supervisor_below(process, layout)
+            else:
+                pid = process.pid
             # Remembered before anything else happens, so that `down` finds it whenever this is
             # interrupted.
             layout.supervisor.write_bytes(

@@ -116,11 +116,10 @@ class Step:
                 status = self._follow(process, log, stdin, expected_lines)
         if status != 0:
             self._owner.raise_if_cancelled()
-            how = (
-                f"was killed by {signal.Signals(-status).name}"
-                if status < 0
-                else f"ended with status {status}"
-            )
+            if status < 0:
+                how = f"was killed by {signal.Signals(-status).name}"
+            else:
+                how = f"ended with status {status}"
             raise StepFailed(
                 self.title, f"{Path(words[0]).name} {how}", self.log_path, self._tail(start)
             )
@@ -314,7 +313,9 @@ class Progress:
         now = time.monotonic()
         if now - step._last_line >= HEARTBEAT_SECONDS:
             step._last_line = now
-            share = f" {100 * done / total:.0f}%" if done is not None and total else ""
+            share = ""
+            if done is not None and total:
+                share = f" {100 * done / total:.0f}%"
             self.say(
                 f"  {step.title} ... {now - step.started:.0f}s{share} {note[:_NOTE_WIDTH]}".rstrip()
             )

@@ -97,7 +97,9 @@ class Kind:
     def __str__(self) -> str:
         if self.control_plane_only:
             return "a control plane only"
-        gpus = f" with {self.fake_gpus} simulated GPUs" if self.fake_gpus else ""
+        gpus = ""
+        if self.fake_gpus:
+            gpus = f" with {self.fake_gpus} simulated GPUs"
         if self.nodes == 1:
             return f"a full node{gpus}"
         return f"{self.nodes} full nodes{gpus and f'{gpus} each'}"
@@ -133,7 +135,10 @@ def choose_kind(
     made = Kind(known.control_plane_only, known.fake_gpus, known.nodes)
     if not control_plane_only and fake_gpus is None and nodes is None:
         return made
-    kept = Kind(control_plane_only=True, fake_gpus=0) if control_plane_only else made
+    if control_plane_only:
+        kept = Kind(control_plane_only=True, fake_gpus=0)
+    else:
+        kept = made
     requested = Kind(
         control_plane_only,
         kept.fake_gpus if fake_gpus is None else fake_gpus,
@@ -142,7 +147,9 @@ def choose_kind(
     if requested != made:
         more = replace(made, nodes=requested.nodes) == requested and requested.nodes > made.nodes
         verb = "is" if requested.nodes == 1 else "are"
-        add = f"; `vdi cluster nodes --name {name} --add-node` adds a node" if more else ""
+        add = ""
+        if more:
+            add = f"; `vdi cluster nodes --name {name} --add-node` adds a node"
         raise ClusterError(
             f"cluster {name} was created as {made}, but {requested} {verb} requested. `vdi cluster"
             f" up --name {name}` starts it as it was created; `vdi cluster down --name {name}`"
@@ -279,9 +286,14 @@ def wait_running(
     """
     seconds = READY_SECONDS * timeout_factor
     if layout.cluster:
-        later = set() if layout.images_loaded.exists() else {"kubelet", "kube-proxy", "fake-gpus"}
+        if layout.images_loaded.exists():
+            later = set()
+        else:
+            later = {"kubelet", "kube-proxy", "fake-gpus"}
+    elif layout.addons_applied.exists():
+        later = set()
     else:
-        later = set() if layout.addons_applied.exists() else {"traefik", "traefik-pods"}
+        later = {"traefik", "traefik-pods"}
 
     def awaited() -> list[ComponentStatus]:
         components = read_components(layout)
@@ -299,11 +311,9 @@ def wait_running(
         lines = []
         for component in awaited():
             if component.state != "running":
-                ended = (
-                    f", ended {component.restarts} times, last: {component.last_exit}"
-                    if component.restarts
-                    else ""
-                )
+                ended = ""
+                if component.restarts:
+                    ended = f", ended {component.restarts} times, last: {component.last_exit}"
                 lines.append(
                     f"{component.name} is"
                     f" {component.state}{ended}\n{log_tail(layout, component.name)}"
@@ -343,7 +353,10 @@ def wait_node(
     seconds = READY_SECONDS * timeout_factor
 
     def settled() -> bool:
-        waiting = [] if read_node(layout, settings, name) else [f"node {name}"]
+        if read_node(layout, settings, name):
+            waiting = []
+        else:
+            waiting = [f"node {name}"]
         addons = [] if layout.cluster else read_addons(layout, settings)
         waiting += [f"{addon.name}: {addon.detail}" for addon in addons if not addon.ready]
         step.update(", ".join(waiting))

@@ -128,7 +128,10 @@ def status_of(layout: Layout, settings: ClusterSettings | None) -> ClusterStatus
         return ClusterStatus(name=layout.name, state="absent")
     components = read_components(layout)
     alive = find_supervisor(layout) is not None
-    addons = read_addons(layout, settings) if alive and not settings.control_plane_only else []
+    if alive and not settings.control_plane_only:
+        addons = read_addons(layout, settings)
+    else:
+        addons = []
     nodes = [
         _node_status(layout.of_node(number), settings, alive) for number in settings.node_numbers
     ]

@@ -331,7 +331,10 @@ class _Reading(Reader):
 
     async def log(self, namespace: str, pod: str, container: str = "") -> None:
         """Read the end of a pod's log."""
-        key = f"{namespace}/{pod}/{container}" if container else f"{namespace}/{pod}"
+        if container:
+            key = f"{namespace}/{pod}/{container}"
+        else:
+            key = f"{namespace}/{pod}"
 
         async def read() -> None:
             async with asyncio.timeout(_LOG_SECONDS):

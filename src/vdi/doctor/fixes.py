@@ -48,7 +48,9 @@ class Fix:
 def fix_for(finding: Finding) -> Fix | None:
     """The fix of this finding; None: a person has to fix it."""
     fix = FIXES.get(finding.code)
-    return fix if fix and finding.object.startswith(f"{fix.resource.kind.lower()}/") else None
+    if fix and finding.object.startswith(f"{fix.resource.kind.lower()}/"):
+        return fix
+    return None
 
 
 def _restart(there: Raw, snapshot: Snapshot) -> Raw:
@@ -66,11 +68,9 @@ def _restart_plugin(there: Raw, snapshot: Snapshot) -> Raw:
 
 
 def _scale_up(there: Raw, _snapshot: Snapshot) -> Raw:
-    return (
-        there
-        if there["spec"].get("replicas", 1)
-        else with_field(there, ("spec", "replicas"), _OPERATORS)
-    )
+    if there["spec"].get("replicas", 1):
+        return there
+    return with_field(there, ("spec", "replicas"), _OPERATORS)
 
 
 def _name_the_only_key(there: Raw, snapshot: Snapshot) -> Raw:
@@ -88,11 +88,9 @@ def _open_volumes(there: Raw, _snapshot: Snapshot) -> Raw:
 
 
 def _use_runtime_class(there: Raw, _snapshot: Snapshot) -> Raw:
-    return (
-        there
-        if _is_of_helm(there)
-        else with_field(there, ("spec", "placement", "runtimeClassName"), "nvidia")
-    )
+    if _is_of_helm(there):
+        return there
+    return with_field(there, ("spec", "placement", "runtimeClassName"), "nvidia")
 
 
 def _use_encoder(there: Raw, _snapshot: Snapshot) -> Raw:
@@ -101,7 +99,9 @@ def _use_encoder(there: Raw, _snapshot: Snapshot) -> Raw:
         {**variable, "value": "h264enc"} if variable["name"] == "SELKIES_ENCODER" else variable
         for variable in env
     ]
-    return there if _is_of_helm(there) else with_field(there, ("spec", "env"), corrected)
+    if _is_of_helm(there):
+        return there
+    return with_field(there, ("spec", "env"), corrected)
 
 
 def _is_of_helm(there: Raw) -> bool:

@@ -83,9 +83,10 @@ class Finding(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=False):
     @property
     def text(self) -> str:
         """Message and values in one line."""
-        compared = (
-            f"{self.observed} (expected: {self.expected})" if self.expected else self.observed
-        )
+        if self.expected:
+            compared = f"{self.observed} (expected: {self.expected})"
+        else:
+            compared = self.observed
         return " ".join(part for part in (self.message, compared) if part)
 
     def public(self) -> dict[str, Any]:
@@ -127,4 +128,6 @@ def exit_code(findings: Iterable[Finding], *, warnings_fail: bool = False) -> in
     severities = {finding.severity for finding in findings}
     if any(fails(severity, warnings_fail=warnings_fail) for severity in severities):
         return ExitCode.FINDINGS
-    return ExitCode.COULD_NOT_LOOK if Severity.UNKNOWN in severities else ExitCode.OK
+    if Severity.UNKNOWN in severities:
+        return ExitCode.COULD_NOT_LOOK
+    return ExitCode.OK

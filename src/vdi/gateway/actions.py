@@ -183,11 +183,9 @@ class Actions:
             user, Action.END, name, {"home": "deleted"} if delete_home else {}
         ) as session:
             meta = session.metadata
-            claim = (
-                find_home_to_delete(session, self.context.cluster.sessions.values())
-                if delete_home
-                else None
-            )
+            claim = None
+            if delete_home:
+                claim = find_home_to_delete(session, self.context.cluster.sessions.values())
             if isinstance(claim, Refusal):
                 raise _denied(claim)
             # The dry run comes first: where the claim may not be deleted, the session is still
@@ -435,5 +433,8 @@ def _as_text(struct: msgspec.Struct) -> dict[str, str]:
 
 
 def _denied(refusal: Refusal) -> ActionDenied:
-    fields = [FieldProblem(refusal.field, refusal.allowed, refusal.value)] if refusal.field else []
+    if refusal.field:
+        fields = [FieldProblem(refusal.field, refusal.allowed, refusal.value)]
+    else:
+        fields = []
     return ActionDenied(refusal.code, refusal.message, *fields)

@@ -341,7 +341,9 @@ def read_limits_file(settings: Settings) -> Limits:
 
 
 def _why_unread(error: OSError | UnicodeDecodeError) -> str:
-    return error.strerror or str(error) if isinstance(error, OSError) else "not UTF-8"
+    if isinstance(error, OSError):
+        return error.strerror or str(error)
+    return "not UTF-8"
 
 
 async def _work(gateway: Gateway) -> None:

@@ -70,7 +70,10 @@ def uses(cluster: ClusterCache, limits: Limits, used: Mapping[str, Usage]) -> di
 
     def use(user: str) -> Use:
         month = used.get(user)
-        hours, gpu_hours = (month.hours, month.gpu_hours) if month else (0.0, 0.0)
+        if month:
+            hours, gpu_hours = month.hours, month.gpu_hours
+        else:
+            hours, gpu_hours = 0.0, 0.0
         return _add_up(
             cluster, limits.of(User(user)), sessions[user], homes[user], hours, gpu_hours
         )
@@ -119,7 +122,9 @@ class Slots:
     @property
     def total(self) -> int | None:
         """GPUs (or shares of one) in the cluster; None: not known."""
-        return None if self.unknown else sum(node.total for node in self.nodes)
+        if self.unknown:
+            return None
+        return sum(node.total for node in self.nodes)
 
 
 class GpuSlots:

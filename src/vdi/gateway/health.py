@@ -89,7 +89,10 @@ class Health(Component):
         # Never makes the process unready: if the API server's clock is the wrong one, all replicas
         # would be.
         there = self._context.client.server_time()
-        ahead = 0.0 if there is None else (self._context.clock() - there).total_seconds()
+        if there is None:
+            ahead = 0.0
+        else:
+            ahead = (self._context.clock() - there).total_seconds()
         if abs(ahead) > LEEWAY:
             yield (
                 f"clock: it is {abs(ahead):.0f} s {'ahead of' if ahead > 0 else 'behind'} the API"
@@ -124,7 +127,10 @@ class Health(Component):
         own = list(self._own())
         leant_on = [line async for line in self._external_lines()]
         unready = bool(own) or (bool(leant_on) and not self.begun)
-        lines = [*own, *leant_on] if unready else ["ok", *(f"but {line}" for line in leant_on)]
+        if unready:
+            lines = [*own, *leant_on]
+        else:
+            lines = ["ok", *(f"but {line}" for line in leant_on)]
         if self._context.database_wait.shows_page and not self._context.stopping.is_set():
             unready, lines = False, [WAITING, *lines]
         return PlainTextResponse("\n".join(lines) + "\n", 503 if unready else 200)
@@ -132,7 +138,9 @@ class Health(Component):
     async def _scrape(self, request: Request) -> Response:
         if refused := self._token.refusal(request.headers.get("authorization", "")):
             status, sentence = refused
-            headers = {"WWW-Authenticate": CHALLENGE} if status == HTTPStatus.UNAUTHORIZED else None
+            headers = None
+            if status == HTTPStatus.UNAUTHORIZED:
+                headers = {"WWW-Authenticate": CHALLENGE}
             return PlainTextResponse(f"{sentence}\n", status, headers)
         return Response(
             generate_latest(self._context.metrics.registry), media_type="text/plain; version=0.0.4"

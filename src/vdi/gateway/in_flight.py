@@ -105,7 +105,10 @@ class RequestLimits:
         `uid`, `name`: the session's.
         """
         if self._of_desktop[lane, uid] >= lane.each:
-            requests = f"another {lane.what}" if lane.each == 1 else f"{lane.each} {lane.what}s"
+            if lane.each == 1:
+                requests = f"another {lane.what}"
+            else:
+                requests = f"{lane.each} {lane.what}s"
             message = f"The desktop {name!r} has not answered {requests} yet. Try again in 1 s."
             raise BusyError("TooManyRequests", message)
         if self._of_user[lane, user] >= lane.of_user:

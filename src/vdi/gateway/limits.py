@@ -70,7 +70,9 @@ class Limit(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename=_FIE
     @property
     def home_bytes(self) -> float | None:
         """The limit of all homes together in bytes."""
-        return None if self.home_storage is None else float(parse_quantity(self.home_storage))
+        if self.home_storage is None:
+            return None
+        return float(parse_quantity(self.home_storage))
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +102,9 @@ class Limits(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             if (mine := getattr(own, name)) is not None:
                 return mine
             given = [getattr(limit, name) for limit in by_group if getattr(limit, name) is not None]
-            return max(given, key=_amount) if given else getattr(self.default, name)
+            if given:
+                return max(given, key=_amount)
+            return getattr(self.default, name)
 
         return Limit(**{name: number(name) for name in _FIELDS})
 
@@ -219,7 +223,9 @@ def _gib(size: float) -> str:
 
 
 def _amount(value: float | str) -> float:
-    return float(parse_quantity(value)) if isinstance(value, str) else value
+    if isinstance(value, str):
+        return float(parse_quantity(value))
+    return value
 
 
 def _count(number: int, what: str) -> str:

@@ -48,7 +48,9 @@ class _Connection(smtplib.SMTP):
 
     def _get_socket(self, host: str, port: int, timeout: float) -> socket.socket:
         plain = socket.create_connection((host, port), timeout)
-        return self._tls.wrap_socket(plain, server_hostname=host) if self._tls else plain
+        if self._tls:
+            return self._tls.wrap_socket(plain, server_hostname=host)
+        return plain
 
     def getreply(self) -> tuple[int, bytes]:
         # smtplib would open a file of the socket here, and after STARTTLS again.

@@ -78,7 +78,9 @@ def _read_place(cursor: str | None) -> tuple[datetime, str] | None:
     """The time and the name of the last item of the page before."""
     try:
         at, name = _read_cursor(cursor) or ("", "")
-        return (datetime.fromisoformat(at), name) if at else None
+        if at:
+            return (datetime.fromisoformat(at), name)
+        return None
     except ValueError as error:
         raise _bad_cursor(cursor) from error
 

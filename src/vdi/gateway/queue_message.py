@@ -41,9 +41,7 @@ def queue_message(session: VDISession) -> str:
     message = waiting_message(
         queue.position, REASONS[queue.reason], slot, is_dated=slot in session.status.message
     )
-    requested = (
-        f" A node was requested at {queue.node_request_time[11:16]} UTC."
-        if queue.node_request_time
-        else ""
-    )
+    requested = ""
+    if queue.node_request_time:
+        requested = f" A node was requested at {queue.node_request_time[11:16]} UTC."
     return message + requested

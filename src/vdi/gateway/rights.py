@@ -95,14 +95,18 @@ class Driver(msgspec.Struct, omit_defaults=True):
     @property
     def code(self) -> str:
         """The code of a refusal while no program may act."""
-        return "Parked" if self.state == "Parked" else "HumanInControl"
+        if self.state == "Parked":
+            return "Parked"
+        return "HumanInControl"
 
 
 def taken_by(session: VDISession) -> Driver | None:
     """The person who has taken over, or the agent that waits for one."""
     note = session.metadata.annotations.get(DRIVER)
     try:
-        return msgspec.json.decode(note, type=Driver) if note else None
+        if note:
+            return msgspec.json.decode(note, type=Driver)
+        return None
     except msgspec.DecodeError:  # not ours, so no program acts until someone gives back
         return Driver("Human", "Someone")
 

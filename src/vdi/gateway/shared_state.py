@@ -171,7 +171,9 @@ class MemorySharedState:
                 name: entry for name, entry in self._entries.items() if entry.ends > now
             }
         entry = self._entries.get(key)
-        return entry if entry is not None and entry.ends > now else None
+        if entry is not None and entry.ends > now:
+            return entry
+        return None
 
 
 def offer(queue: "asyncio.Queue[str]", text: str) -> None:
@@ -379,7 +381,9 @@ SharedState = MemorySharedState | RedisSharedState
 
 def open_shared_state(redis_url: str) -> SharedState:
     """The shared state in Redis; without a URL that of this process."""
-    return RedisSharedState(redis_url) if redis_url else MemorySharedState()
+    if redis_url:
+        return RedisSharedState(redis_url)
+    return MemorySharedState()
 
 
 def _key(key: str) -> str:

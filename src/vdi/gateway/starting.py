@@ -149,7 +149,9 @@ class QuotaGuard:
             self.context.cluster.homes.get(namespace, name)
             for name in (*home_names(session), session.status.home_claim)
         )
-        return find_new_home(session, template, filter(None, homes)) if template else None
+        if template:
+            return find_new_home(session, template, filter(None, homes))
+        return None
 
     @asynccontextmanager
     async def _turn(self, user: str) -> AsyncIterator[None]:
@@ -230,7 +232,10 @@ class Starter:
         # refusal in the form.
         problem = resolve(session, template, self.context.settings.cluster)
         if isinstance(problem, Blocked):
-            code = "OverLimit" if problem.reason == Reason.OVER_LIMIT else "Invalid"
+            if problem.reason == Reason.OVER_LIMIT:
+                code = "OverLimit"
+            else:
+                code = "Invalid"
             fields = (
                 FieldProblem(error.field.removeprefix("spec."), error.allowed, error.value)
                 for error in problem.errors
@@ -249,11 +254,9 @@ class Starter:
         allowed = self.context.cluster.templates_for(user)
         if name in allowed:
             return allowed[name]
-        choice = (
-            f"you can start: {', '.join(allowed)}"
-            if allowed
-            else "there is no template that you can start"
-        )
+        choice = "there is no template that you can start"
+        if allowed:
+            choice = f"you can start: {', '.join(allowed)}"
         raise ActionDenied("NotFound", f"template: you cannot use {name!r}; {choice}.")
 
     def _free_name(self, user: str, template: str) -> str:

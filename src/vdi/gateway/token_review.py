@@ -80,7 +80,10 @@ class RefusedTokens:
         """Count a token that was refused or could not be checked."""
         now = time.monotonic()
         count, until = self._addresses.pop(address, (0, 0.0))
-        self._addresses[address] = (count + 1, until) if until > now else (1, now + REMEMBERED)
+        if until > now:
+            self._addresses[address] = count + 1, until
+        else:
+            self._addresses[address] = 1, now + REMEMBERED
         if len(self._addresses) > _KEPT:
             self._addresses.popitem(last=False)
 

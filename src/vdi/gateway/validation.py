@@ -31,7 +31,10 @@ def from_validation(
     msgspec has only a message: the patterns above read the path and the expectation out of it.
     """
     found = _AT.match(str(error))
-    what, path = (found["what"], found["path"] or "") if found else (str(error), "")
+    if found:
+        what, path = found["what"], found["path"] or ""
+    else:
+        what, path = str(error), ""
     if missing := _MISSING.match(what):
         field = _below(path, missing["name"])
         return invalid_fields(FieldProblem(field, f"{_described(shape, field)} (required)"))

@@ -71,7 +71,9 @@ async def collect(client: Client, *, usage: bool = True) -> GpuState:
         raw: Raw = msgspec.json.decode(item)
         meta = raw["metadata"]
         originals[plural, meta.get("namespace", ""), meta["name"]] = raw
-        return read_config_map(raw) if plural == CONFIG_MAPS.plural else convert_object(plural, raw)
+        if plural == CONFIG_MAPS.plural:
+            return read_config_map(raw)
+        return convert_object(plural, raw)
 
     reader = Reader(client, "vdi-gpu", decode=decode)
     placed = "spec.nodeName!=,status.phase!=Succeeded,status.phase!=Failed"
@@ -154,7 +156,9 @@ async def _read(client: Client, pod: Pod, port: int) -> tuple[Gpu, ...]:
 def _words(error: Exception) -> str:
     if isinstance(error, Forbidden):
         return f"missing permission, the verb `get` on pods/proxy: {error.message}"
-    return error.message if isinstance(error, ApiError) else str(error)
+    if isinstance(error, ApiError):
+        return error.message
+    return str(error)
 
 
 async def apply_change(client: Client, change: Change, *, only_as_seen: bool = False) -> None:

@@ -74,7 +74,9 @@ class Values:
         """Input of `--values -`: JSON, which is YAML."""
         import msgspec
 
-        return msgspec.json.encode(self.kept) if self.kept else None
+        if self.kept:
+            return msgspec.json.encode(self.kept)
+        return None
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,14 +140,18 @@ def template(
     words += [f"--dry-run={'server' if lookups else 'client'}", "--kube-version", kubernetes]
     for api in apis:
         words += ["--api-versions", api]
-    return [*words, "--is-upgrade"] if is_upgrade else words
+    if is_upgrade:
+        return [*words, "--is-upgrade"]
+    return words
 
 
 def take_back_fields(helm: Helm, apply_method: str) -> tuple[str, ...]:
     """Overwrite what was changed by hand, as Helm 3 always does: Helm 4 with server-side apply
     gives up otherwise.
     """
-    return ("--force-conflicts",) if helm.major == 4 and apply_method == "ssa" else ()
+    if helm.major == 4 and apply_method == "ssa":
+        return ("--force-conflicts",)
+    return ()
 
 
 def _waiting(seconds: float) -> list[str]:

@@ -93,7 +93,9 @@ def find_helm(given: Path | None = None) -> Helm:
 def parse_version(text: str) -> tuple[int, int, int] | None:
     """`v4.3.1`, also with a suffix, as numbers."""
     match = re.match(r"v?(\d+)\.(\d+)\.(\d+)", text.strip())
-    return (int(match[1]), int(match[2]), int(match[3])) if match else None
+    if match:
+        return (int(match[1]), int(match[2]), int(match[3]))
+    return None
 
 
 def _version_of(path: Path) -> tuple[int, int, int]:

@@ -103,11 +103,9 @@ def choose_template(
             return candidate
     if has_image:
         return VDITemplate(metadata=ObjectMeta(name=template), spec=TemplateSpec(image=""))
-    missing = (
-        f"its template {template!r} does not exist"
-        if template
-        else "no template has the scope User"
-    )
+    missing = "no template has the scope User"
+    if template:
+        missing = f"its template {template!r} does not exist"
     raise CopyRefusedError(
         f"the image that reads the home {home!r} is unknown: {missing}. Name one with GNU tar that"
         " runs as user 1000: --image IMAGE"

@@ -158,7 +158,10 @@ def _not_checked(seen: Observation, what: str) -> Finding:
 
 
 def _found(seen: Observation, code: str, severity: Severity, message: str) -> Finding:
-    remedy = Remedy(_REMEDIES[code]) if severity in (Severity.ERROR, Severity.WARNING) else Remedy()
+    if severity in (Severity.ERROR, Severity.WARNING):
+        remedy = Remedy(_REMEDIES[code])
+    else:
+        remedy = Remedy()
     return Finding(
         code=code,
         severity=severity,

@@ -153,7 +153,10 @@ async def _observe_start(check: Check, seen: Observation) -> str:
             ADMITTED in conditions and conditions[ADMITTED].status == "True"
         )
         seen.message = status.message or "no operator has processed the session yet"
-        reason = conditions[POD_READY].reason if POD_READY in conditions else ""
+        if POD_READY in conditions:
+            reason = conditions[POD_READY].reason
+        else:
+            reason = ""
         now = SYSTEM_CLOCK.monotonic()
         if reason != known:
             known, since = reason, now

@@ -146,11 +146,9 @@ async def _ask(url: str, connect: str, *, trust: bool) -> Answer:
 
 
 def _words(error: Exception) -> str:
-    return (
-        f"no response within {_HTTP_SECONDS:g} s"
-        if isinstance(error, TIMEOUTS)
-        else reason_of(error)
-    )
+    if isinstance(error, TIMEOUTS):
+        return f"no response within {_HTTP_SECONDS:g} s"
+    return reason_of(error)
 
 
 # Of the kinds of a preflight, these are listed in Kasm's namespace alone.

@@ -45,12 +45,16 @@ class KasmContainer:
         never mentioned.
         """
         waiting = self.status.state.waiting
-        return (waiting.reason, waiting.message) if waiting else ("", "")
+        if waiting:
+            return (waiting.reason, waiting.message)
+        return ("", "")
 
     @property
     def running_since(self) -> str:
         """Since when it runs; empty: it does not."""
-        return self.status.state.running.started_at if self.status.state.running else ""
+        if self.status.state.running:
+            return self.status.state.running.started_at
+        return ""
 
     @property
     def ended(self) -> Terminated | None:
@@ -269,7 +273,9 @@ class InstalledChart:
     @property
     def chart_version(self) -> Version:
         """The newest of its generation where no label says so."""
-        return parse_version(self.version) if self.version else self.generation.newest
+        if self.version:
+            return parse_version(self.version)
+        return self.generation.newest
 
     def owns(self, pod: Pod) -> bool:
         """Whether a pod of its namespace is one of its components."""
@@ -278,7 +284,10 @@ class InstalledChart:
     @property
     def words(self) -> str:
         version = self.version or "of an unknown version"
-        release = f"release {self.release}" if self.release else "no Helm release"
+        if self.release:
+            release = f"release {self.release}"
+        else:
+            release = "no Helm release"
         return f"{self.generation.chart} {version} ({release})"
 
 
@@ -306,7 +315,9 @@ class Installation:
         known.
         """
         here = self._all(objects)
-        return list(filter(is_kasms, here)) if self.is_labelled else here
+        if self.is_labelled:
+            return list(filter(is_kasms, here))
+        return here
 
     @cached_property
     def is_labelled(self) -> bool:
@@ -389,9 +400,13 @@ class Installation:
         """Description of an init container by its name; None where the chart is not known, or has
         none such.
         """
-        component = self.generation.component_of(pod.labels) if self.generation else None
+        component = None
+        if self.generation:
+            component = self.generation.component_of(pod.labels)
         step = component.step(container) if component else None
-        return (component, step) if component and step else None
+        if component and step:
+            return (component, step)
+        return None
 
     def pods_selected_by(self, selector: Mapping[str, str]) -> list[KasmPod]:
         return [pod for pod in self.pods if selector.items() <= pod.labels.items()]

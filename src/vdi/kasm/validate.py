@@ -272,7 +272,9 @@ def state_of(pod: Pod) -> str:
             if state and state.reason:
                 return state.reason
     phase = pod.status.phase or "Unknown"
-    return "Running, not ready" if phase == "Running" else phase
+    if phase == "Running":
+        return "Running, not ready"
+    return phase
 
 
 def check_services(validation: Validation, chart: InstalledChart) -> Finding:

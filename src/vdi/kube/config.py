@@ -158,7 +158,10 @@ def read_kubeconfig(files: Sequence[Path], context: str | None) -> ClusterConfig
         )
     chosen = _find(contexts, current, "context", source)
     cluster = _find(clusters, chosen.cluster, "cluster", source)
-    user = _find(users, chosen.user, "user", source) if chosen.user else _User()
+    if chosen.user:
+        user = _find(users, chosen.user, "user", source)
+    else:
+        user = _User()
     return _assemble(f"{source}, context {current!r}", chosen.namespace, cluster, user)
 
 
@@ -368,7 +371,9 @@ class Credentials:
             and self._clock.monotonic() - self._read_at >= REREAD_AFTER
         ):
             self._read()
-        return {"Authorization": f"Bearer {self._token}"} if self._token else {}
+        if self._token:
+            return {"Authorization": f"Bearer {self._token}"}
+        return {}
 
     async def renew(self) -> bool:
         """Look for a new token after a 401; False without one: trying again would be in vain."""

@@ -51,7 +51,9 @@ class Target:
     def prefix(self) -> str:
         """The part of a request line before each path."""
         parts = urlsplit(self.url)
-        plain_proxy = f"http://{parts.netloc}" if self.proxy and self.tls is None else ""
+        plain_proxy = ""
+        if self.proxy and self.tls is None:
+            plain_proxy = f"http://{parts.netloc}"
         return plain_proxy + parts.path.rstrip("/")
 
     async def connect(self, buffer: memoryview) -> Connection:
@@ -84,9 +86,9 @@ class Target:
         there = f"{url_host(host)}:{port}"
         proxy = urlsplit(self.proxy or "")
         secret = f"{unquote(proxy.username or '')}:{unquote(proxy.password or '')}".encode()
-        who = (
-            f"Proxy-Authorization: Basic {b64encode(secret).decode()}\r\n" if proxy.username else ""
-        )
+        who = ""
+        if proxy.username:
+            who = f"Proxy-Authorization: Basic {b64encode(secret).decode()}\r\n"
         connection.send(
             f"CONNECT {there} HTTP/1.1\r\nHost: {there}\r\n{who}\r\n".encode(), tunnel=True
         )
@@ -197,7 +199,10 @@ class HttpClient:
         while self._idle and self._idle[0].last_used <= loop.time() - IDLE_SECONDS:
             self._idle.popleft().abort()
         due = self._idle[0].last_used + IDLE_SECONDS if self._idle else None
-        self._closer = None if due is None else loop.call_at(due, self._close_unused)
+        if due is None:
+            self._closer = None
+        else:
+            self._closer = loop.call_at(due, self._close_unused)
 
 
 class _Turns:

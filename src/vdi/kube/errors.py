@@ -89,7 +89,9 @@ class Cause(msgspec.Struct, frozen=True, gc=False):
         # value as Go quotes it. Messages of the schema (`spec.x in body should ...`) and of
         # metadata do not name the value themselves.
         is_rule = self.field.startswith("spec") and " in body " not in self.message
-        return _BEFORE_RULE.sub("", self.message) if is_rule else self.message
+        if is_rule:
+            return _BEFORE_RULE.sub("", self.message)
+        return self.message
 
 
 class ApiError(KubeError):

@@ -44,7 +44,9 @@ class Response:
     def header(self, name: str) -> str | None:
         """The value of a header field; None when it is not there."""
         value = _field(self.head.lower(), b"\r\n" + name.lower().encode() + b":", self.head)
-        return None if value is None else value.decode("latin-1")
+        if value is None:
+            return None
+        return value.decode("latin-1")
 
 
 class Connection(asyncio.BufferedProtocol):
@@ -145,7 +147,10 @@ class Connection(asyncio.BufferedProtocol):
             self.transport.abort()
 
     def _take(self) -> bytes:
-        body = self._pieces[0] if len(self._pieces) == 1 else b"".join(self._pieces)
+        if len(self._pieces) == 1:
+            body = self._pieces[0]
+        else:
+            body = b"".join(self._pieces)
         self._pieces.clear()
         self._waiting = 0
         return body
@@ -162,7 +167,10 @@ class Connection(asyncio.BufferedProtocol):
         self._waiter = loop.create_future()
         # A timer of its own: `asyncio.timeout` costs three times as much, and this is done for each
         # request and event.
-        timer = None if deadline is None else loop.call_at(deadline, self._give_up)
+        if deadline is None:
+            timer = None
+        else:
+            timer = loop.call_at(deadline, self._give_up)
         try:
             await self._waiter
         finally:
@@ -273,7 +281,10 @@ class Connection(asyncio.BufferedProtocol):
         if end < 0:
             return self._keep_for_later(data, at)
         self._left = _number(data[at:end].partition(b";")[0].strip(), 16)
-        self._read = Connection._read_chunk if self._left else Connection._read_trailer
+        if self._left:
+            self._read = Connection._read_chunk
+        else:
+            self._read = Connection._read_trailer
         return end + 2
 
     def _read_chunk(self, data: bytes, at: int) -> int:

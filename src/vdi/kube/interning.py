@@ -81,7 +81,9 @@ class Interner:
             force_setattr(obj, name, shared or _EMPTY)
 
     def _intern_short(self, text: str) -> str:
-        return self.intern(text) if len(text) <= LONGEST else text
+        if len(text) <= LONGEST:
+            return self.intern(text)
+        return text
 
     def _walk_whole(self, value: Any) -> None:
         for part in value if isinstance(value, tuple) else (value,):
@@ -150,10 +152,12 @@ def _reader(names: list[str]) -> Callable[[Any], tuple[Any, ...]]:
 
 def _parts(type_: Any) -> list[Any]:
     """The members of a union, without what annotates them."""
-    type_ = getattr(type_, "__origin__", type_) if hasattr(type_, "__metadata__") else type_
-    members = (
-        get_args(type_) if type(type_).__name__ in ("UnionType", "_UnionGenericAlias") else (type_,)
-    )
+    if hasattr(type_, "__metadata__"):
+        type_ = getattr(type_, "__origin__", type_)
+    if type(type_).__name__ in ("UnionType", "_UnionGenericAlias"):
+        members = get_args(type_)
+    else:
+        members = (type_,)
     return [
         part for member in members for part in (_parts(member) if member is not type_ else [member])
     ]

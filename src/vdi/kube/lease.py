@@ -205,7 +205,10 @@ class Elector:
             self._seen_at = self._clock.monotonic()
             # Not the Lease's own `leaseDurationSeconds`: anyone who may write the Lease could set
             # it to days, and a dead holder would keep all replicas waiting.
-            self._seen_duration = self._timing.duration if lease.spec.holder_identity else 0.0
+            if lease.spec.holder_identity:
+                self._seen_duration = self._timing.duration
+            else:
+                self._seen_duration = 0.0
         holder = lease.spec.holder_identity or ""
         if holder != self.holder and holder not in ("", self.identity):
             log.info("standing by: the lease %s is held by %s", self.name, holder)

@@ -179,7 +179,9 @@ class WorkQueue(Generic[Key]):
         while True:
             self._add_due()
             self._wake_timer.clear()
-            nap = asyncio.create_task(self._wake_at(self._heap[0][0])) if self._heap else None
+            nap = None
+            if self._heap:
+                nap = asyncio.create_task(self._wake_at(self._heap[0][0]))
             try:
                 await self._wake_timer.wait()
             finally:

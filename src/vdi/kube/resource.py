@@ -21,7 +21,9 @@ class Resource:
     @property
     def api_version(self) -> str:
         """`apiVersion` as it stands in an object."""
-        return f"{self.group}/{self.version}" if self.group else self.version
+        if self.group:
+            return f"{self.group}/{self.version}"
+        return self.version
 
     def path(
         self, namespace: str | None = None, name: str | None = None, subresource: str | None = None

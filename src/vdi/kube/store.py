@@ -47,7 +47,9 @@ class _Index(Generic[T]):
     def find(self, entry: Hashable) -> Iterable[ObjectKey]:
         """The keys of all objects under this entry."""
         group = self._groups.get(entry, ())
-        return (group,) if group and isinstance(group, tuple) else group
+        if group and isinstance(group, tuple):
+            return (group,)
+        return group
 
     def move(self, key: ObjectKey, old: T | None, new: T | None) -> None:
         """Put an object under the entries that it has now, and under no others."""

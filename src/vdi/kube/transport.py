@@ -59,7 +59,9 @@ class RetryPolicy:
         """Seconds to wait after `tries` failed tries, or None to give up; `draw` is a random number
         from 0 to 1.
         """
-        asked = error.retry_after if isinstance(error, errors.ApiError) else None
+        asked = None
+        if isinstance(error, errors.ApiError):
+            asked = error.retry_after
         if tries >= self.attempts or not _may_pass(error) or (asked or 0.0) > self.cap:
             return None
         own: float = min(self.cap, self.base * 2 ** (tries - 1)) * (1 - self.jitter * draw)
@@ -191,7 +193,10 @@ class Client:
         unknown field.
         """
         path = resource.path(namespace)
-        query = f"{self._as_us}&fieldValidation=Strict" if strict else self._as_us
+        if strict:
+            query = f"{self._as_us}&fieldValidation=Strict"
+        else:
+            query = self._as_us
         response = await self._send("POST", resource, path, query=query, body=obj)
         return wire.decode(response, into, f"POST {path}")
 
@@ -269,9 +274,9 @@ class Client:
             options["dryRun"] = ["All"]
         path = resource.path(namespace, name)
         response = await self._send("DELETE", resource, path, body=options)
-        return (
-            wire.decode(response, into, f"DELETE {path}") if wire.is_terminating(response) else None
-        )
+        if wire.is_terminating(response):
+            return wire.decode(response, into, f"DELETE {path}")
+        return None
 
     async def list(
         self,
@@ -458,7 +463,10 @@ class Client:
         # connection and is about to leave: in a burst it may wait for that longer than the Lease
         # lasts.
         lease_guard = self._lease_guard if method != "GET" else None
-        seconds = min(lease_guard(), self._timeout) if lease_guard else self._timeout
+        if lease_guard:
+            seconds = min(lease_guard(), self._timeout)
+        else:
+            seconds = self._timeout
         request = self._request(method, there, data, content_type)
         status = 0
         began = time.perf_counter()
@@ -530,7 +538,8 @@ class Client:
 
     def _lost(self, what: str, error: Exception) -> errors.ConnectionFailed:
         why = str(error) or type(error).__name__
-        why = f"cannot resolve its host name: {why}" if isinstance(error, socket.gaierror) else why
+        if isinstance(error, socket.gaierror):
+            why = f"cannot resolve its host name: {why}"
         return errors.ConnectionFailed(self.config.server, what, why)
 
 

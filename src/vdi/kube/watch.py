@@ -160,7 +160,10 @@ class Reflector(Generic[T]):
         known = event.type in ("ADDED", "MODIFIED") and not self.store.awaits(
             seen.namespace, seen.name, seen.uid, version
         )
-        decoded = None if known or event.type == "BOOKMARK" else self._decode(event)
+        if known or event.type == "BOOKMARK":
+            decoded = None
+        else:
+            decoded = self._decode(event)
         if decoded is None:
             self.store.observe_version(version, self.namespace or "")
             if known:

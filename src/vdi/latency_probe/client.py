@@ -401,4 +401,6 @@ async def _acknowledge(socket: "ClientConnection", stream: Stream) -> None:
 
 def _first(group: BaseExceptionGroup[Exception]) -> Exception:
     found = group.exceptions[0]
-    return _first(found) if isinstance(found, BaseExceptionGroup) else found
+    if isinstance(found, BaseExceptionGroup):
+        return _first(found)
+    return found

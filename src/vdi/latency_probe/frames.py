@@ -83,7 +83,9 @@ class Screen:
                 self._decoders.clear()
             self._decoders[stripe.top] = (stripe.codec, decoder)
         frames = decode(decoder, stripe.data)
-        return self._brightness(frames[-1], stripe.top) if frames else None
+        if frames:
+            return self._brightness(frames[-1], stripe.top)
+        return None
 
     def _brightness(self, frame: Any, top: int) -> float | None:
         plane = frame.planes[0]

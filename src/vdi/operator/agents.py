@@ -137,21 +137,21 @@ class Report(msgspec.Struct, rename="camel"):
         last_input = seen - timedelta(seconds=self.idle_seconds)
         if before and abs(last_input - before.last_input) < timedelta(seconds=1):
             last_input = before.last_input
-        connect = (
-            None
-            if self.connected_seconds is None
-            else seen - timedelta(seconds=self.connected_seconds)
-        )
+        if self.connected_seconds is None:
+            connect = None
+        else:
+            connect = seen - timedelta(seconds=self.connected_seconds)
         graphics = before.graphics if before else None
         if self.graphics:
             graphics = GraphicsStatus(**msgspec.structs.asdict(self.graphics))
         report = self.recording
-        recording = RecordingStatus("", report.state, report.message) if report else None
-        kill = (
-            None
-            if self.memory_kill_seconds is None
-            else seen - timedelta(seconds=self.memory_kill_seconds)
-        )
+        recording = None
+        if report:
+            recording = RecordingStatus("", report.state, report.message)
+        if self.memory_kill_seconds is None:
+            kill = None
+        else:
+            kill = seen - timedelta(seconds=self.memory_kill_seconds)
         return Activity(last_input, seen, connect, graphics, recording, kill)
 
 
@@ -499,4 +499,6 @@ def _can_cancel_closing(session: VDISession, template: VDITemplate | None) -> bo
 def _warned_at(session: VDISession, warning: str = IDLE) -> datetime | None:
     """Since when the warning has been shown; None if it is not shown."""
     shown = find_condition(session.status.conditions, warning)
-    return parse_time(shown.last_transition_time) if shown and shown.status == "True" else None
+    if shown and shown.status == "True":
+        return parse_time(shown.last_transition_time)
+    return None

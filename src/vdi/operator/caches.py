@@ -177,7 +177,9 @@ class Caches:
         one.
         """
         template = self.templates.get("", session.spec.template)
-        home = resolve_home(session, template, self.homes_of(session)) if template else None
+        home = None
+        if template:
+            home = resolve_home(session, template, self.homes_of(session))
         return home.claim if home and home.retain else None
 
     def namesakes(self, session: VDISession) -> list[VDISession]:
@@ -209,7 +211,9 @@ class Caches:
 
 def labels_of(session: VDISession) -> list[str]:
     """The host label that the session has chosen, if any; other labels are unique by themselves."""
-    return [session.spec.hostname] if session.spec.hostname else []
+    if session.spec.hostname:
+        return [session.spec.hostname]
+    return []
 
 
 @dataclass(frozen=True, slots=True)

@@ -158,7 +158,10 @@ class Builder:
                 )
             if (refusal := explain_refusal(failure, PODS.kind)) is None:
                 raise
-            reason = Reason.INFEASIBLE if refusal.needs_change else Reason.DEFERRED
+            if refusal.needs_change:
+                reason = Reason.INFEASIBLE
+            else:
+                reason = Reason.DEFERRED
             return Alert(RESIZE_PENDING, reason, refusal.message)
         return None
 
@@ -181,7 +184,10 @@ class Builder:
         work = self._work(observed, decision, evictable=evictable)
         if add_finalizer:
             work = {"session": add_finalizer, **work}
-        results = await asyncio.gather(*work.values(), return_exceptions=True) if work else []
+        if work:
+            results = await asyncio.gather(*work.values(), return_exceptions=True)
+        else:
+            results = []
         by_name = dict(zip(work, results, strict=True))
         failures = {
             name: result for name, result in by_name.items() if isinstance(result, BaseException)
@@ -199,9 +205,9 @@ class Builder:
             replace(observed, **made) if made else observed, list(failures.values())
         )
         is_due = decision.desktop is not None and observed.pod is None and not failures
-        return (
-            replace(built, pod_follows=True) if is_due and self._must_prepare(observed) else built
-        )
+        if is_due and self._must_prepare(observed):
+            return replace(built, pod_follows=True)
+        return built
 
     def _must_prepare(self, observed: Observed) -> bool:
         """Whether the Secret or the home of a session without a pod has to be changed before its
@@ -284,7 +290,9 @@ class Builder:
         route = build_route(
             identity=Identity.of(session), host=host, settings=self._settings, scheme=scheme
         )
-        return None if self._owned.routes.is_as_desired(observed.route, route) else route
+        if self._owned.routes.is_as_desired(observed.route, route):
+            return None
+        return route
 
     def _tokens(self, observed: Observed) -> DesktopTokens:
         meta = observed.session.metadata
@@ -331,7 +339,9 @@ async def _make_after(first: asyncio.Future[Any], make: Callable[[], Awaitable[P
     failure.
     """
     await asyncio.wait([first])
-    return await make() if first.exception() is None else None
+    if first.exception() is None:
+        return await make()
+    return None
 
 
 def _collect_failures(observed: Observed, failures: list[BaseException]) -> Built:
@@ -356,7 +366,9 @@ def _explain(failure: Exception, session_name: str) -> Blocked | None:
         return name_taken(failure.kind, failure.name)
     if isinstance(failure, NotFound) and failure.api_missing:
         return explain_api_error(_kind_in(failure), failure.message, kind_missing=True)
-    return explain_refusal(failure, _kind_in(failure)) if isinstance(failure, ApiError) else None
+    if isinstance(failure, ApiError):
+        return explain_refusal(failure, _kind_in(failure))
+    return None
 
 
 def explain_refusal(failure: Exception, kind: str) -> Blocked | None:

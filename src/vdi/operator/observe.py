@@ -60,9 +60,9 @@ class Observer:
         bound = pod or terminating
         host = self._hosts.label_of(session)
         is_taken = self._is_taken(session, host)
-        node = (
-            caches.nodes.get("", bound.spec.node_name) if bound and bound.spec.node_name else None
-        )
+        node = None
+        if bound and bound.spec.node_name:
+            node = caches.nodes.get("", bound.spec.node_name)
         return Observed(
             session=session,
             template=template,
@@ -195,11 +195,9 @@ class Observer:
         if session.spec.suspended:
             return False
         template = self._caches.templates.get("", session.spec.template)
-        desktop = (
-            resolve(session, template, self._settings, self._caches.homes_of(session))
-            if template
-            else None
-        )
+        desktop = None
+        if template:
+            desktop = resolve(session, template, self._settings, self._caches.homes_of(session))
         has_home = (
             isinstance(desktop, Desktop)
             and desktop.home is not None
@@ -223,7 +221,9 @@ class Observer:
             for uid, rival in sessions.items()
         )
         holder = find_holder(contenders)
-        return sessions[holder.uid] if holder and holder.uid != session.metadata.uid else None
+        if holder and holder.uid != session.metadata.uid:
+            return sessions[holder.uid]
+        return None
 
 
 def _within(namespace: str, objects: Iterable[N]) -> list[N]:
@@ -237,7 +237,10 @@ def _holder(
     contenders = list(wanting)
     for obj in having:
         owner = session_of(obj)
-        uid, name = (owner.uid, owner.name) if owner else (obj.metadata.uid, obj.metadata.name)
+        if owner:
+            uid, name = owner.uid, owner.name
+        else:
+            uid, name = obj.metadata.uid, obj.metadata.name
         contenders.append(Contender(uid=uid, name=name, created="", holds=True, terminating=False))
     mine = [
         contender
@@ -245,7 +248,9 @@ def _holder(
         if contender.uid == session.metadata.uid and contender.holds
     ]
     holder = mine[0] if mine else find_holder(contenders)
-    return holder.name if holder and holder.uid != session.metadata.uid else None
+    if holder and holder.uid != session.metadata.uid:
+        return holder.name
+    return None
 
 
 def _contender(session: VDISession, *, holds: bool, first: bool = False) -> Contender:

@@ -101,10 +101,17 @@ class QueuePositions:
         hopeless = known.shortage.hopeless and not (
             self._can_grow and can_use_new_node(pending.demand)
         )
-        position = 0 if hopeless else self._places.get(pending.uid, len(self._queue))
-        slot = known.slots[position - 1] if 0 < position <= len(known.slots) else 0
+        if hopeless:
+            position = 0
+        else:
+            position = self._places.get(pending.uid, len(self._queue))
+        slot = 0
+        if 0 < position <= len(known.slots):
+            slot = known.slots[position - 1]
         is_detailed = position <= _DETAILED_POSITIONS
-        node_request = self._node_requests.get(pending.demand) if is_detailed else None
+        node_request = None
+        if is_detailed:
+            node_request = self._node_requests.get(pending.demand)
         gpu = self._queue.find_fewer_gpus(pending, now) if is_detailed else 0
         if (
             published
@@ -140,11 +147,10 @@ class QueuePositions:
         known = self._groups.get(group.demand)
         if known is None or self._is_due(known.changes, known.at, now):
             shortage = self.shortage(group)
-            slots = (
-                []
-                if shortage.hopeless
-                else expect_slots(group, self._endings_on(group, now), len(self._queue))
-            )
+            if shortage.hopeless:
+                slots = []
+            else:
+                slots = expect_slots(group, self._endings_on(group, now), len(self._queue))
             known = self._groups[group.demand] = _GroupState(
                 self._queue.changes, now, shortage, slots
             )
@@ -208,7 +214,9 @@ def _publish(
     node_request: NodeRequest | None,
     now: int,
 ) -> PublishedPosition:
-    moment = format_time(datetime.fromtimestamp(slot / 1000, UTC)) if slot else ""
+    moment = ""
+    if slot:
+        moment = format_time(datetime.fromtimestamp(slot / 1000, UTC))
     words = waiting_message(position, shortage.words, moment, is_dated=slot - now >= _DATED_MS)
     if node_request:
         words = f"{words} {node_request.message}"

@@ -100,11 +100,9 @@ class ResourceAccounting:
         """The volume of a home; before there is one, those of its StorageClass, which are of the
         same kind.
         """
-        volume = (
-            self._caches.volumes.get("", claim.spec.volume_name)
-            if claim and claim.spec.volume_name
-            else None
-        )
+        volume = None
+        if claim and claim.spec.volume_name:
+            volume = self._caches.volumes.get("", claim.spec.volume_name)
         if volume or home is None:
             return [volume] if volume else []
         return self._caches.volumes.by_index(BY_CLASS, home.storage_class)
@@ -154,7 +152,9 @@ class ResourceAccounting:
         granted = owner.uid if owner else pod.metadata.name
         if pod.metadata.deletion_timestamp:
             granted = ""
-        user = pod.metadata.annotations.get(USER_ANNOTATION, "") if owner else ""
+        user = ""
+        if owner:
+            user = pod.metadata.annotations.get(USER_ANNOTATION, "")
         if is_waiting(pod):
             self.spare[uid] = pod
         else:
@@ -172,11 +172,9 @@ class ResourceAccounting:
             queue.leave(granted, now)
 
     def _demand(self, pod: Pod) -> Demand:
-        claim = (
-            self._caches.claims.get(pod.metadata.namespace, pod.home_claim)
-            if pod.home_claim
-            else None
-        )
+        claim = None
+        if pod.home_claim:
+            claim = self._caches.claims.get(pod.metadata.namespace, pod.home_claim)
         spec = pod.spec
         return demand_of(
             spec.takes, spec.node_selector.items(), spec.tolerations, self.pin_of(claim)
@@ -451,7 +449,9 @@ class QueueManager:
         # request the capacity at once (a loss with a pause, a session that is given up), its
         # controller withdraws.
         owner = session_of(pod)
-        session = self._caches.sessions.get(pod.metadata.namespace, owner.name) if owner else None
+        session = None
+        if owner:
+            session = self._caches.sessions.get(pod.metadata.namespace, owner.name)
         if (
             self._began is None
             or owner is None
@@ -545,7 +545,9 @@ class QueueManager:
         """
         template = self._caches.templates.get("", session.spec.template)
         homes = self._caches.homes_of(session)
-        desktop = resolve(session, template, self._settings, homes) if template else None
+        desktop = None
+        if template:
+            desktop = resolve(session, template, self._settings, homes)
         if not isinstance(desktop, Desktop):
             return None
         return self._pending_session(
@@ -559,7 +561,10 @@ class QueueManager:
         known = self._queue.waiting(uid) or (
             self._granted[uid].pending if uid in self._granted else None
         )
-        before = self._granted_since.get(uid, now) if is_short_of_room(session) else now
+        if is_short_of_room(session):
+            before = self._granted_since.get(uid, now)
+        else:
+            before = now
         return PendingSession(
             uid=uid,
             user=session.spec.user,

@@ -131,7 +131,10 @@ class StatusWriter:
         meta = session.metadata
         if not (changes := difference(session.status, desired)):
             return session, None
-        version = {"resourceVersion": meta.resource_version} if if_unchanged else {}
+        if if_unchanged:
+            version = {"resourceVersion": meta.resource_version}
+        else:
+            version = {}
         patch = {"metadata": {"uid": meta.uid, **version}, "status": changes}
         patched = await self._client.patch(
             SESSIONS,
@@ -193,9 +196,9 @@ def printable(status: T) -> T:
         text = msgspec.json.encode(status).decode()
     except UnicodeEncodeError:  # a lone surrogate
         return _escaped(status)
-    return (
-        status if text.isascii() and text.isprintable() and "\\" not in text else _escaped(status)
-    )
+    if text.isascii() and text.isprintable() and "\\" not in text:
+        return status
+    return _escaped(status)
 
 
 def _escaped(part: T) -> T:
@@ -231,9 +234,10 @@ def _merge(old: dict[str, Any], new: dict[str, Any]) -> dict[str, Any]:
     for name, value in new.items():
         was = old.get(name)
         if was != value:
-            changed[name] = (
-                _merge(was, value) if isinstance(was, dict) and isinstance(value, dict) else value
-            )
+            if isinstance(was, dict) and isinstance(value, dict):
+                changed[name] = _merge(was, value)
+            else:
+                changed[name] = value
     return changed
 
 

@@ -48,7 +48,10 @@ def find_chart(given: Path | None = None) -> Chart:
     """The chart in the given folder, else the one that came with the package or its checkout.
     Raises RefusedError.
     """
-    folders = [given] if given else [place / "charts" / "vdi" for place in _PLACES]
+    if given:
+        folders = [given]
+    else:
+        folders = [place / "charts" / "vdi" for place in _PLACES]
     folder = next((folder for folder in folders if (folder / "Chart.yaml").is_file()), folders[0])
     file = folder / "Chart.yaml"
     if not file.is_file():
@@ -120,8 +123,13 @@ def _namespaces(objects: list[Object], is_ours: Callable[[Object], bool]) -> lis
 
 def image_reference(name: str) -> str:
     """The name under which a node's containerd keeps an image: with its registry and its tag."""
-    named = name if "@" in name or ":" in name.rpartition("/")[2] else f"{name}:latest"
+    if "@" in name or ":" in name.rpartition("/")[2]:
+        named = name
+    else:
+        named = f"{name}:latest"
     first, slash, _ = named.partition("/")
     if slash and ("." in first or ":" in first or first == "localhost"):
         return named
-    return f"docker.io/{named}" if slash else f"docker.io/library/{named}"
+    if slash:
+        return f"docker.io/{named}"
+    return f"docker.io/library/{named}"

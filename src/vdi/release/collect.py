@@ -76,7 +76,10 @@ async def collect_facts(client: Client, helm: Helm, chart: Chart, change: Change
     objects = tuple(obj for obj in rendered if not is_hook(obj))
     settings = settings_of(objects)
     tls = settings.cluster.tls_secret
-    where = {namespace} if settings.cluster.edge_middleware else {*settings.namespaces}
+    if settings.cluster.edge_middleware:
+        where = {namespace}
+    else:
+        where = {*settings.namespaces}
     # A name that does not resolve takes seconds: the API server is asked meanwhile.
     names = asyncio.create_task(look_up(settings.cluster.domain))
     spaces = {namespace, *settings.namespaces, *map(_namespace, objects)} - {""}
@@ -227,7 +230,9 @@ class _Collector(Reader):
         return tuple(lacking)
 
     def _space_of(self, obj: Object, resource: Resource) -> str | None:
-        return (_namespace(obj) or self._namespace) if resource.namespaced else None
+        if resource.namespaced:
+            return _namespace(obj) or self._namespace
+        return None
 
     def _target(self, obj: Object) -> tuple[Resource, str | None] | None:
         """Kind and namespace of an object; None: the install itself makes one of them first."""
@@ -235,7 +240,9 @@ class _Collector(Reader):
         if resource is None:
             return None
         where = self._space_of(obj, resource)
-        return None if where in self.new_namespaces else (resource, where)
+        if where in self.new_namespaces:
+            return None
+        return (resource, where)
 
     async def refusals(self, objects: Iterable[Object]) -> tuple[Refusal, ...]:
         """The API server's refusals of objects that can be tried before the install itself."""

@@ -179,7 +179,10 @@ def _compare_by_position(before: list[Any], after: list[Any], path: str) -> Iter
             continue
         for number in range(max(end - begin, to_end - to_begin)):
             old = before[begin + number] if begin + number < end else _ABSENT
-            new = after[to_begin + number] if to_begin + number < to_end else _ABSENT
+            if to_begin + number < to_end:
+                new = after[to_begin + number]
+            else:
+                new = _ABSENT
             yield from _compare(
                 old, new, f"{path}[{(begin if new is _ABSENT else to_begin) + number}]"
             )
@@ -187,9 +190,9 @@ def _compare_by_position(before: list[Any], after: list[Any], path: str) -> Iter
 
 def _names(elements: list[Any]) -> list[str] | None:
     names = [element.get("name") if isinstance(element, Mapping) else None for element in elements]
-    return (
-        [str(name) for name in names] if None not in names and len({*names}) == len(names) else None
-    )
+    if None not in names and len({*names}) == len(names):
+        return [str(name) for name in names]
+    return None
 
 
 def _short(value: Any) -> str:

@@ -129,7 +129,8 @@ def pods_of(objects: Iterable[Object], namespace: str = "") -> Iterator[Pods]:
     for obj in objects:
         if obj["kind"] in POD_KINDS:
             meta, spec = obj["metadata"], obj["spec"]
-            spec = spec["jobTemplate"]["spec"] if obj["kind"] == "CronJob" else spec
+            if obj["kind"] == "CronJob":
+                spec = spec["jobTemplate"]["spec"]
             name = f"{obj['kind'].lower()}/{meta['name']}"
             yield Pods(name, meta.get("namespace") or namespace, spec["template"]["spec"])
 
@@ -152,7 +153,9 @@ def variables_of(pods: Iterable[Pods], name: str, required: str = "") -> dict[st
 def settings_of(objects: Iterable[Object]) -> Settings:
     """The settings of the operator among these objects; the defaults without an operator."""
     variables = variables_of(pods_of(objects), "operator", "VDI_NAMESPACE")
-    return read_settings(variables) if variables else Settings()
+    if variables:
+        return read_settings(variables)
+    return Settings()
 
 
 def missing_classes(facts: Facts) -> Iterator[tuple[str, str]]:
@@ -249,7 +252,9 @@ def refused_host_network(facts: Facts) -> Iterator[tuple[str, Remedy]]:
     """(sentence, remedy) for pods on their node's network in a namespace that forbids it."""
     for pods in facts.pods:
         namespace = facts.snapshot.find("namespaces", pods.namespace)
-        level = namespace.metadata.labels.get(ENFORCE, "") if namespace else ""
+        level = ""
+        if namespace:
+            level = namespace.metadata.labels.get(ENFORCE, "")
         if pods.spec.get("hostNetwork") and level in ("baseline", "restricted"):
             words = (
                 f"{pods.workload} uses its node's network, and the namespace {pods.namespace}"

@@ -429,7 +429,9 @@ async def _reason(client: Client, pod: Pod) -> str:
             return f"{ended.reason}: {ended.message or f'exit status {ended.exit_code}'}"
     selector = f"regarding.name={pod.metadata.name},type=Warning"
     events = await client.list(EVENTS, namespace=NAMESPACE, field_selector=selector, into=Event)
-    return events[-1].note if events else pod.status.message or "no reason"
+    if events:
+        return events[-1].note
+    return pod.status.message or "no reason"
 
 
 async def _import(run: Loading, node: str, pod: str, containerd: Containerd, archive: Path) -> None:

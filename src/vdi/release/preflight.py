@@ -121,9 +121,9 @@ def _check_placement(facts: Facts) -> Iterator[Finding]:
         )
         names = list(facts.snapshot.nodes)
         only = names[0] if len(names) == 1 else ""
-        command = (
-            f"kubectl label node {only} {labels}" if only else "kubectl get nodes --show-labels"
-        )
+        command = "kubectl get nodes --show-labels"
+        if only:
+            command = f"kubectl label node {only} {labels}"
         remedy = Remedy(
             "Label the intended node, or change its nodeSelector in the values.", (command,)
         )
@@ -134,7 +134,9 @@ def _check_rights(facts: Facts) -> Iterator[Finding]:
     if not facts.lacking:
         yield _ok("rights", "your account may create everything in the chart")
         return
-    more = f" and {len(facts.lacking) - _SHOWN} more" if len(facts.lacking) > _SHOWN else ""
+    more = ""
+    if len(facts.lacking) > _SHOWN:
+        more = f" and {len(facts.lacking) - _SHOWN} more"
     words = f"Your account may not: {', '.join(facts.lacking[:_SHOWN])}{more}."
     yield _error(
         "rights", words, "Ask an administrator of the cluster; installing needs cluster-admin."
@@ -232,7 +234,9 @@ def _check_storage(facts: Facts) -> Iterator[Finding]:
     there = sorted(each.metadata.name for each in facts.snapshot.objects.storageclasses)
     missing = list(missing_classes(facts))
     for needer, storage_class in missing:
-        named = f"the StorageClass {storage_class!r}" if storage_class else "a default StorageClass"
+        named = "a default StorageClass"
+        if storage_class:
+            named = f"the StorageClass {storage_class!r}"
         words = (
             f"{needer} needs {named}, which does not exist; available:"
             f" {', '.join(there) or 'none at all'}."
@@ -314,7 +318,9 @@ def _check_owners(facts: Facts) -> Iterator[Finding]:
         if foreign.kind == CRD_KIND and not foreign.owner:
             continue  # applied by hand: the release takes them over
         named = f"{foreign.kind} {foreign.where + '/' if foreign.where else ''}{foreign.name}"
-        belongs = f"to the release {foreign.owner}" if foreign.owner else "to no release"
+        belongs = "to no release"
+        if foreign.owner:
+            belongs = f"to the release {foreign.owner}"
         words = f"{named} already exists and belongs {belongs}, so Helm would not adopt it."
         yield _error("owners", words, _adoption(facts, foreign))
 

@@ -205,7 +205,9 @@ async def end_sessions(run: HelmRun, plan: Removal, *, force: bool) -> None:
 def no_operator(plan: Removal) -> str:
     """The reason why sessions cannot be ended without --force."""
     there = ", ".join(operator.object for operator in plan.operators)
-    why = f"no replica of {there} is ready" if there else "there is no operator"
+    why = "there is no operator"
+    if there:
+        why = f"no replica of {there} is ready"
     names = ", ".join(session.metadata.name for session in plan.sessions[:5])
     more = " ..." if len(plan.sessions) > 5 else ""
     return (

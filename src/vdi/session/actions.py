@@ -278,7 +278,10 @@ def decide(
                 {} if session.spec.suspended else {"spec": {"suspended": True}}
             )
         case Resume():
-            change = {"spec": {"suspended": False}} if session.spec.suspended else {}
+            if session.spec.suspended:
+                change = {"spec": {"suspended": False}}
+            else:
+                change = {}
         case Restart():
             change = _restart(session, now)
         case Extend(timeout):
@@ -467,7 +470,9 @@ def _extend(
             f"{session.spec.template!r}.",
             "timeout", allowed, timeout,
         )  # fmt: skip
-    start = parse_time(session.status.start_time) if session.status.start_time else None
+    start = None
+    if session.status.start_time:
+        start = parse_time(session.status.start_time)
     if start and start + length <= now:
         ran = format_duration(now - start)
         return Refusal(
@@ -536,7 +541,9 @@ def _resize(
 
 def _plan_end(session: VDISession, end: PlannedEnd | None, now: datetime) -> Patch | Refusal:
     if end is None:
-        return {"spec": {"plannedEnd": None}} if session.spec.planned_end else {}
+        if session.spec.planned_end:
+            return {"spec": {"plannedEnd": None}}
+        return {}
     time = as_time(end.time)
     if time is None or not now < time <= now + _LONGEST_NOTICE:
         allowed = f"a time within the next 24h, such as {format_time(now + _LONGEST_NOTICE)}"

@@ -139,7 +139,9 @@ def closing_of(observed: Observed, now: datetime) -> Closing | None:
 
 def schedules_of(session: VDISession, template: VDITemplate | None) -> list[TemplateSchedule]:
     """Working hours of the desktop: those of its template, and its own."""
-    own = working_hours(session.spec.schedule) if session.spec.schedule else None
+    own = None
+    if session.spec.schedule:
+        own = working_hours(session.spec.schedule)
     return [
         schedule for schedule in (template.spec.schedule if template else None, own) if schedule
     ]
@@ -176,7 +178,10 @@ def _expiring(observed: Observed, settings: ClusterSettings, now: datetime) -> A
     if begins is None or end is None or length is None or now < begins:
         return None
     what = describe_end(timeout_action(session, template))
-    longer = "" if is_capped(session, template, settings) else "; a longer spec.timeout extends it"
+    if is_capped(session, template, settings):
+        longer = ""
+    else:
+        longer = "; a longer spec.timeout extends it"
     message = f"After {format_duration(length)} this desktop {what} at {clock_time(end)}{longer}."
     return Alert(EXPIRING, Reason.EXPIRING_SOON, message, format_time(end))
 
@@ -229,11 +234,10 @@ def _draining(observed: Observed, settings: ClusterSettings, now: datetime) -> A
     if node is None or not node.spec.unschedulable:
         return None
     free_from = (_since(observed, DRAINING) or now) + settings.drain_notice
-    keeps = (
-        "The files in the home are kept"
-        if observed.pod and observed.pod.home_claim
-        else "Save your work"
-    )
+    if observed.pod and observed.pod.home_claim:
+        keeps = "The files in the home are kept"
+    else:
+        keeps = "Save your work"
     message = (
         f"Node {node.metadata.name} is being taken out of service: from {clock_time(free_from)} on"
         f" this desktop may be stopped and started again on another node. {keeps}."
@@ -276,8 +280,12 @@ def _desktop_killed_at(observed: Observed) -> datetime | None:
     not.
     """
     desktop = observed.pod.desktop if observed.pod else None
-    ended = (desktop.state.terminated or desktop.last_state.terminated) if desktop else None
-    return as_time(ended.finished_at or "") if ended and was_out_of_memory(ended) else None
+    ended = None
+    if desktop:
+        ended = desktop.state.terminated or desktop.last_state.terminated
+    if ended and was_out_of_memory(ended):
+        return as_time(ended.finished_at or "")
+    return None
 
 
 def _memory_kill(reason: Reason, what: str, killed: datetime, until: datetime) -> Alert:
@@ -289,11 +297,9 @@ def _memory_kill(reason: Reason, what: str, killed: datetime, until: datetime) -
 def _since(observed: Observed, kind: str) -> datetime | None:
     """The time since when this warning is shown."""
     up = find_condition(observed.session.status.conditions, kind)
-    return (
-        parse_time(up.last_transition_time)
-        if up and up.status == "True" and up.last_transition_time
-        else None
-    )
+    if up and up.status == "True" and up.last_transition_time:
+        return parse_time(up.last_transition_time)
+    return None
 
 
 def clock_time(moment: datetime) -> str:

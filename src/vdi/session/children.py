@@ -198,11 +198,9 @@ def _tls(settings: ClusterSettings) -> dict[str, Any]:
         # With a gateway the portal's route names the Secret, and Traefik presents its certificate
         # for every host that it covers. So the private key is not in the sessions' namespace, of
         # which the gateway reads every Secret.
-        return (
-            _DEFAULT_CERTIFICATE
-            if settings.edge_middleware
-            else {"secretName": settings.tls_secret}
-        )
+        if settings.edge_middleware:
+            return _DEFAULT_CERTIFICATE
+        return {"secretName": settings.tls_secret}
     if settings.cert_resolver:
         # Named as in the chart's own route: without it Traefik orders a certificate for each
         # desktop's host.
@@ -365,7 +363,10 @@ def _container(desktop: Desktop, secret: str, agent_port: int) -> dict[str, Any]
 def _probe(desktop: Desktop) -> dict[str, Any]:
     if not desktop.probe_path:
         return {"tcpSocket": {"port": PORT_NAME}}
-    scheme = {} if desktop.scheme is Scheme.HTTP else {"scheme": desktop.scheme.value}
+    if desktop.scheme is Scheme.HTTP:
+        scheme = {}
+    else:
+        scheme = {"scheme": desktop.scheme.value}
     return {"httpGet": {"path": desktop.probe_path, "port": PORT_NAME, **scheme}}
 
 
@@ -428,7 +429,10 @@ def _env(desktop: Desktop, secret: str, agent_port: int) -> list[dict[str, Any]]
         ours.append({"name": "NVIDIA_VISIBLE_DEVICES", "value": "void"})
     # With Selkies 1, nginx serves the port, and Selkies has one of its own behind it.
     name = {"1": "NGINX_PORT", "2": "SELKIES_PORT"}.get(desktop.selkies, "")
-    port = [] if not name or name in given else [{"name": name, "value": str(desktop.port)}]
+    if not name or name in given:
+        port = []
+    else:
+        port = [{"name": name, "value": str(desktop.port)}]
     return [*(msgspec.to_builtins(variable) for variable in desktop.env), *port, *ours]
 
 

@@ -285,5 +285,7 @@ def renew_condition(
     """
     status = "True" if holds else "False"
     known = find_condition(before, kind)
-    kept = known.last_transition_time if known and known.status == status else ""
+    kept = ""
+    if known and known.status == status:
+        kept = known.last_transition_time
     return Condition(kind, status, reason, message, kept or format_time(now), generation)

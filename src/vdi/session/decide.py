@@ -163,11 +163,10 @@ def decide(observed: Observed, settings: ClusterSettings, now: datetime) -> Deci
     session, template, pod = observed.session, observed.template, observed.pod
     if pod and (observed.home or pod.home_claim is None):
         return Decision()  # nothing is missing
-    resolved = (
-        resolve(session, template, settings, observed.homes)
-        if template
-        else _template_missing(session.spec.template)
-    )
+    if template:
+        resolved = resolve(session, template, settings, observed.homes)
+    else:
+        resolved = _template_missing(session.spec.template)
     if pod:
         return Decision(desktop=resolved if isinstance(resolved, Desktop) else None)
     if isinstance(resolved, Blocked):
@@ -179,7 +178,9 @@ def decide(observed: Observed, settings: ClusterSettings, now: datetime) -> Deci
     if observed.home_holder and resolved.home and resolved.home.retain:
         return Decision(blocked=_home_in_use(session, resolved.home, observed.home_holder))
     blocked = find_copying(observed.home) or _lost_home(observed) or _not_again_yet(observed, now)
-    return Decision(blocked=blocked) if blocked else Decision(desktop=resolved)
+    if blocked:
+        return Decision(blocked=blocked)
+    return Decision(desktop=resolved)
 
 
 def _lost_home(observed: Observed) -> Blocked | None:
@@ -212,7 +213,9 @@ def _not_again_yet(observed: Observed, now: datetime) -> Blocked | None:
     if blocked := find_failure_block(observed.session, observed.template, now):
         return blocked
     if terminating:
-        node = f"node {terminating.spec.node_name}" if terminating.spec.node_name else "Kubernetes"
+        node = "Kubernetes"
+        if terminating.spec.node_name:
+            node = f"node {terminating.spec.node_name}"
         words = f"The desktop is restarted when {node} has stopped the previous one."
         return Blocked(PodReason.POD_STOPPING, words, condition=POD_READY)
     return None
@@ -245,11 +248,10 @@ def _template_missing(name: str) -> Blocked:
 
 
 def _home_in_use(session: VDISession, home: Home, holder: str) -> Blocked:
-    name = (
-        session.spec.user
-        if home.of_user
-        else f"{session.spec.user} for the template {session.spec.template!r}"
-    )
+    if home.of_user:
+        name = session.spec.user
+    else:
+        name = f"{session.spec.user} for the template {session.spec.template!r}"
     return Blocked(
         Reason.HOME_IN_USE,
         f"The files of {name} are in use by the desktop {holder!r}. This desktop starts when that"

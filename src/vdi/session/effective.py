@@ -348,7 +348,10 @@ def _invalid_template(
         "spec.persistence.maxSize": spec.persistence.max_size,
     }
     yield from (error.message for error in _not_quantities(quantities))
-    guarded = _GUARDED_ENV if gpu else _GUARDED_ENV | _GUARDED_ENV_WITHOUT_GPU
+    if gpu:
+        guarded = _GUARDED_ENV
+    else:
+        guarded = _GUARDED_ENV | _GUARDED_ENV_WITHOUT_GPU
     for variable in spec.env:
         if variable.name in guarded:
             yield (
@@ -414,7 +417,9 @@ def _over_limit(
     for field, (desired, most) in maxima.items():
         if parse_quantity(desired) > parse_quantity(most):
             assumed = field == "memory" and desired == _ASSUMED_MEMORY
-            hint = f" ({desired} is the value if spec.resources sets no memory)" if assumed else ""
+            hint = ""
+            if assumed:
+                hint = f" ({desired} is the value if spec.resources sets no memory)"
             yield _more_than(f"spec.resources.{field}", desired, most, name, hint)
     home = template.spec.persistence
     most_home = home.size if home.max_size is None else home.max_size

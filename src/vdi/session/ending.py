@@ -193,7 +193,9 @@ def find_removal(observed: Observed, now: datetime) -> Removal | None:
         # had the mark.
         return Removal(session, copying)
     loss = find_loss(pod, observed.home, observed.events, now, bound_at=home_bound_at(session))
-    return after_loss(observed, loss, now) if loss else None
+    if loss:
+        return after_loss(observed, loss, now)
+    return None
 
 
 def after_loss(observed: Observed, loss: Loss, now: datetime) -> Removal:

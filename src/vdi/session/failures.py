@@ -172,8 +172,14 @@ def find_loss(
         return None
     explanation = explain(StartState(pod, home, events))
     desktop = pod.desktop
-    waiting = desktop.state.waiting.reason if desktop and desktop.state.waiting else ""
-    most = _CRASHES_OUT_OF_MEMORY if explanation.reason == PodReason.OUT_OF_MEMORY else _CRASHES
+    if desktop and desktop.state.waiting:
+        waiting = desktop.state.waiting.reason
+    else:
+        waiting = ""
+    if explanation.reason == PodReason.OUT_OF_MEMORY:
+        most = _CRASHES_OUT_OF_MEMORY
+    else:
+        most = _CRASHES
     crashing = (
         desktop is not None and desktop.restart_count >= most and waiting == "CrashLoopBackOff"
     )
@@ -195,7 +201,9 @@ def find_loss(
     )
     if not lost:
         return None
-    ended = (desktop.state.terminated or desktop.last_state.terminated) if desktop else None
+    ended = None
+    if desktop:
+        ended = desktop.state.terminated or desktop.last_state.terminated
     output = last_lines(ended.message) if ended else ""
     return Loss(explanation.reason, explanation.sentence, output)
 
@@ -239,7 +247,9 @@ def home_bound_at(session: VDISession) -> datetime | None:
     # the event. It would look again only after five minutes (`podMaxInUnschedulablePodsDuration`),
     # so such a pod is replaced earlier.
     found = find_condition(session.status.conditions, HOME_BOUND)
-    return parse_time(found.last_transition_time) if found and found.status == "True" else None
+    if found and found.status == "True":
+        return parse_time(found.last_transition_time)
+    return None
 
 
 def find_vanished(session: VDISession, *, unpublished: bool = False) -> Loss | None:
@@ -308,11 +318,9 @@ def reset_failures(session: VDISession, pod: Pod | None, now: datetime) -> Failu
 def stable_at(pod: Pod | None) -> datetime | None:
     """The time at which this pod will have been ready for `STABLE`; None while it is not ready."""
     ready = pod.condition("Ready") if pod and pod.ready else None
-    return (
-        parse_time(ready.last_transition_time) + STABLE
-        if ready and ready.last_transition_time
-        else None
-    )
+    if ready and ready.last_transition_time:
+        return parse_time(ready.last_transition_time) + STABLE
+    return None
 
 
 def is_given_up(session: VDISession, pod: Pod) -> bool:
@@ -373,11 +381,9 @@ def find_failure_block(
 
 
 def _give_up_message(failures: FailureStatus, session: VDISession) -> str:
-    times = (
-        f" It was restarted {failures.count - 1} times without success."
-        if failures.count > MOST_RESTARTS
-        else ""
-    )
+    times = ""
+    if failures.count > MOST_RESTARTS:
+        times = f" It was restarted {failures.count - 1} times without success."
     if failures.reason in IMAGE_CODES:
         advice = "It starts automatically when the template is fixed; otherwise restart it"
     else:
@@ -419,7 +425,9 @@ def find_failure(session: VDISession) -> Failure | None:
 def _find_broken_step(session: VDISession) -> Condition | None:
     """The first step of the start that has failed, in the order of the steps."""
     for kind in CONDITION_TYPES:
-        step = find_condition(session.status.conditions, kind) if kind != READY else None
+        step = None
+        if kind != READY:
+            step = find_condition(session.status.conditions, kind)
         if step and step.status == "False" and _is_failure(session, step.reason):
             return step
     return None

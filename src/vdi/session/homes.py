@@ -112,8 +112,12 @@ def retained_claim(session: VDISession) -> str | None:
     of_template, _, own = home_names(session)
     requested = session.spec.persistence or SessionPersistence()
     if not session.status.home_claim:  # no operator has seen it yet
-        return of_template if requested.enabled is not False and requested.retain else None
-    return session.status.home_claim if session.status.home_claim != own else None
+        if requested.enabled is not False and requested.retain:
+            return of_template
+        return None
+    if session.status.home_claim != own:
+        return session.status.home_claim
+    return None
 
 
 def keeps_files(session: VDISession, template: VDITemplate | None) -> tuple[bool, bool]:
@@ -150,7 +154,9 @@ def may_use(session: VDISession, claim: str) -> bool:
     home yet.
     """
     named = session.status.home_claim
-    return named == claim if named else claim in home_names(session)[:2]
+    if named:
+        return named == claim
+    return claim in home_names(session)[:2]
 
 
 class _ClaimSpec(msgspec.Struct, rename="camel", gc=False):
@@ -289,7 +295,9 @@ def find_new_home(
     if session.status.home_claim in there:
         return None
     home = resolve_home(session, template, there)
-    return None if home is None or home.claim in there else home
+    if home is None or home.claim in there:
+        return None
+    return home
 
 
 def why_not_deleted(home: HomeSummary, sessions: Iterable[VDISession]) -> str | None:

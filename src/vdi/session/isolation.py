@@ -49,7 +49,10 @@ def plan_isolation(spec: TemplateSpec, gpu: int, gpu_resource: str) -> Isolation
         return Isolation(images)
     obstacle, is_nvidia = "", gpu_resource.startswith("nvidia.com/")
     if gpu and (not is_nvidia or spec.streaming.display == Display.WAYLAND):
-        what = "streaming.display: Wayland" if is_nvidia else f"a GPU of {gpu_resource}"
+        if is_nvidia:
+            what = "streaming.display: Wayland"
+        else:
+            what = f"a GPU of {gpu_resource}"
         obstacle = f"{what} needs /dev/dri, which cannot be opened in a user namespace"
     if mode is UserNamespaces.REQUIRED:
         return Isolation((namespaces, *images), user_namespace=True, obstacle=obstacle)
@@ -126,12 +129,13 @@ def describe_storage(
         return f"the template's volumes {', '.join(names)}"
     if home is None:
         return "the volumes of a desktop without a home"
-    name = volumes[0].spec.storage_class_name if volumes else home.storage_class
-    return (
-        f"StorageClass {name!r}"
-        if name or not volumes
-        else f"the volume {volumes[0].metadata.name!r}"
-    )
+    if volumes:
+        name = volumes[0].spec.storage_class_name
+    else:
+        name = home.storage_class
+    if name or not volumes:
+        return f"StorageClass {name!r}"
+    return f"the volume {volumes[0].metadata.name!r}"
 
 
 def _refusal(node: str, storage: str) -> str:

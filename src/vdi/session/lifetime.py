@@ -37,16 +37,22 @@ def timeout_action(session: VDISession, template: VDITemplate | None) -> Timeout
     """The action at the end of the time limit. A deleted session would lose its schedule, so it is
     suspended.
     """
-    return TimeoutAction.SUSPEND if session.spec.schedule else _lifecycle_of(template).on_timeout
+    if session.spec.schedule:
+        return TimeoutAction.SUSPEND
+    return _lifecycle_of(template).on_timeout
 
 
 def idle_action(session: VDISession, template: VDITemplate | None) -> IdleAction:
     """The action on an idle desktop; with a schedule it is suspended, too."""
-    return IdleAction.SUSPEND if session.spec.schedule else _lifecycle_of(template).on_idle
+    if session.spec.schedule:
+        return IdleAction.SUSPEND
+    return _lifecycle_of(template).on_idle
 
 
 def _lifecycle_of(template: VDITemplate | None) -> Lifecycle:
-    return template.spec.lifecycle if template else _DEFAULT_LIFECYCLE
+    if template:
+        return template.spec.lifecycle
+    return _DEFAULT_LIFECYCLE
 
 
 def run_annotations(session: VDISession, started: datetime | None) -> dict[str, str]:
@@ -67,7 +73,9 @@ def run_annotations(session: VDISession, started: datetime | None) -> dict[str, 
 def started_at(session: VDISession, pod: Pod | None) -> datetime | None:
     """Beginning of the run; None outside a run. Between two pods of one run, the status knows."""
     if pod is None:
-        return parse_time(session.status.start_time) if session.status.start_time else None
+        if session.status.start_time:
+            return parse_time(session.status.start_time)
+        return None
     begun = as_time(pod.metadata.annotations.get(RUN_STARTED, ""))
     return begun or as_time(pod.metadata.creation_timestamp)
 
@@ -78,7 +86,9 @@ def max_timeout(template: VDITemplate | None, settings: ClusterSettings) -> str 
     Without its template a session has no limit: a template that is replaced must not end desktops
     in the meantime.
     """
-    return (template.spec.lifecycle.max_timeout or settings.max_timeout) if template else None
+    if template:
+        return template.spec.lifecycle.max_timeout or settings.max_timeout
+    return None
 
 
 def run_length(
@@ -89,7 +99,9 @@ def run_length(
     """
     requested = _as_length(session.spec.timeout)
     most = _as_length(max_timeout(template, settings))
-    return min(requested, most) if requested and most else requested
+    if requested and most:
+        return min(requested, most)
+    return requested
 
 
 def is_capped(session: VDISession, template: VDITemplate | None, settings: ClusterSettings) -> bool:
@@ -115,12 +127,16 @@ def warned_at(
     """
     end = expires_at(session, template, pod, settings)
     length = run_length(session, template, settings)
-    return end - min(LONGEST_WARNING, length / 2) if end and length else None
+    if end and length:
+        return end - min(LONGEST_WARNING, length / 2)
+    return None
 
 
 def planned_at(session: VDISession) -> datetime | None:
     """The time of `spec.plannedEnd`; None: no end is announced."""
-    return as_time(session.spec.planned_end.time) if session.spec.planned_end else None
+    if session.spec.planned_end:
+        return as_time(session.spec.planned_end.time)
+    return None
 
 
 def as_time(text: str) -> datetime | None:
@@ -195,7 +211,9 @@ def idle_since(session: VDISession, template: VDITemplate | None) -> datetime | 
     not asked.
     """
     is_asked = session.status.phase == Phase.RUNNING and idle_timeout(session, template) is not None
-    return as_time(session.status.last_activity_time) if is_asked else None
+    if is_asked:
+        return as_time(session.status.last_activity_time)
+    return None
 
 
 def poll_interval(timeout: timedelta) -> timedelta:
@@ -247,7 +265,10 @@ def evaluate_idle(
         # The end always follows a full warning. An operator that was away when the warning was due
         # gives it late, and then waits. A warning from before the last input announced another end,
         # and does not count.
-        shown_at = warned_at if warned_at is not None and warned_at >= since else now
+        if warned_at is not None and warned_at >= since:
+            shown_at = warned_at
+        else:
+            shown_at = now
         over_at = max(over_at, shown_at + lead)
     return Idle(since=since, warn_at=warn_at, over_at=over_at, seen=activity.seen)
 
@@ -259,4 +280,6 @@ def next_poll(idle: Idle, timeout: timedelta, now: datetime) -> timedelta:
     if now < idle.warn_at:
         return min(_LONGEST_PAUSE, idle.warn_at - now)
     pace = min(_PACE_WHILE_WARNED, poll_interval(timeout))
-    return min(pace, idle.over_at - now) if now < idle.over_at else pace
+    if now < idle.over_at:
+        return min(pace, idle.over_at - now)
+    return pace

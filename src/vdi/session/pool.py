@@ -107,7 +107,9 @@ class Backoff:
 
     def left(self, now: datetime) -> timedelta | None:
         """The remaining time; None when the pause is over."""
-        return self.until - now if self.until and self.until > now else None
+        if self.until and self.until > now:
+            return self.until - now
+        return None
 
 
 def pool_desktop(
@@ -147,7 +149,9 @@ def desired_ready(pool: VDIPool, now: datetime) -> int:
     be read.
     """
     schedule = pool.spec.schedule
-    return pool.spec.replicas if schedule is None or is_open(schedule, now) else 0
+    if schedule is None or is_open(schedule, now):
+        return pool.spec.replicas
+    return 0
 
 
 def fingerprint(template: str, desktop: Desktop, settings: ClusterSettings, key: bytes) -> str:
@@ -286,8 +290,10 @@ def _fault(
     if node_name and not takes_desktops(node) and not (node is None and _is_new(pod, now)):
         if node is None:
             state = "is gone"
+        elif node.ready:
+            state = "accepts no new desktops"
         else:
-            state = "accepts no new desktops" if node.ready else "does not respond"
+            state = "does not respond"
         return Fault(pod, f"The node {node_name} of the desktop {name} {state}.", of_desktop=False)
     if pod.status.phase in ("Failed", "Succeeded"):
         return Fault(
@@ -374,11 +380,9 @@ def _summary(pool: VDIPool, plan: PoolPlan, obstacles: Obstacles, now: datetime)
     ready, desired = len(plan.ready), desired_ready(pool, now)
     if desired == 0 < pool.spec.replicas and pool.spec.schedule:
         opens = next_change(pool.spec.schedule, now)
-        again = (
-            f"The next ones are started at {format_time(opens)}."
-            if opens
-            else "The schedule has no further start."
-        )
+        again = "The schedule has no further start."
+        if opens:
+            again = f"The next ones are started at {format_time(opens)}."
         return (
             PoolReason.OUTSIDE_SCHEDULE,
             f"No desktops are kept ready now: it is outside the pool's schedule. {again}",
@@ -394,5 +398,7 @@ def _summary(pool: VDIPool, plan: PoolPlan, obstacles: Obstacles, now: datetime)
         )
     if obstacles.blocked:
         return obstacles.blocked.reason, f"{count}. {obstacles.blocked.message}"
-    on_the_way = f", {len(plan.starting)} starting." if plan.starting else "."
+    on_the_way = "."
+    if plan.starting:
+        on_the_way = f", {len(plan.starting)} starting."
     return PoolReason.FILLING, f"{count}{on_the_way}{' ' if obstacles.slow else ''}{obstacles.slow}"

@@ -251,9 +251,9 @@ def evaluate_puller(pod: Pod, events: Sequence[Event], now: datetime) -> PullRes
             f"The node has no capacity for the small pod that pulls the image ({words}).",
         )
     explanation = explain(StartState(pod, events=tuple(events)))
-    return (
-        PullResult(False, explanation.reason, explanation.sentence) if explanation.stuck else None
-    )
+    if explanation.stuck:
+        return PullResult(False, explanation.reason, explanation.sentence)
+    return None
 
 
 def can_run(node: Node, template: VDITemplate, gpu_resource: str) -> bool:
@@ -329,14 +329,19 @@ def spellings(image: str) -> frozenset[str]:
         name = name.replace("/", "/library/", 1)
     path, _, last = name.rpartition("/")
     repository, _, tag = last.partition(":")
-    whole = f"{path}/{repository}@{digest}" if digest else f"{path}/{repository}:{tag or 'latest'}"
+    if digest:
+        whole = f"{path}/{repository}@{digest}"
+    else:
+        whole = f"{path}/{repository}:{tag or 'latest'}"
     return frozenset(
         {whole, whole.removeprefix("docker.io/"), whole.removeprefix("docker.io/library/")}
     )
 
 
 def _made(pod: Pod, now: datetime) -> datetime:
-    return parse_time(pod.metadata.creation_timestamp) if pod.metadata.creation_timestamp else now
+    if pod.metadata.creation_timestamp:
+        return parse_time(pod.metadata.creation_timestamp)
+    return now
 
 
 def build_puller(template: VDITemplate, node: str, namespace: str) -> dict[str, Any]:

@@ -63,7 +63,10 @@ def longest_pause(template: VDITemplate | None) -> timedelta:
 
 def _read_number(template: VDITemplate | None, name: str, default: float) -> float:
     """A variable in the template's `env`."""
-    env = {variable.name: variable.value for variable in template.spec.env} if template else {}
+    if template:
+        env = {variable.name: variable.value for variable in template.spec.env}
+    else:
+        env = {}
     try:
         number = float(env.get(name) or default)
     except ValueError:

@@ -71,7 +71,10 @@ def _find_delay(pod: Pod, requested: SessionResources) -> Alert | None:
     pending = pod.condition("PodResizePending")
     failing = pod.condition("PodResizeInProgress")
     if pending and pending.status == "True":
-        reason = Reason.INFEASIBLE if pending.reason == "Infeasible" else Reason.DEFERRED
+        if pending.reason == "Infeasible":
+            reason = Reason.INFEASIBLE
+        else:
+            reason = Reason.DEFERRED
         return Alert(RESIZE_PENDING, reason, f"Node {node} does not apply it: {pending.message}")
     if failing is None or failing.status != "True" or failing.reason != "Error":
         return None

@@ -113,7 +113,9 @@ def is_open(schedule: PoolSchedule | TemplateSchedule, now: datetime) -> bool:
 
 def next_change(schedule: PoolSchedule | TemplateSchedule, now: datetime) -> datetime | None:
     """The next time at which it opens or closes; None: never."""
-    return _next_close(schedule, now) if is_open(schedule, now) else _next_open(schedule, now)
+    if is_open(schedule, now):
+        return _next_close(schedule, now)
+    return _next_open(schedule, now)
 
 
 def find_closing(
@@ -146,9 +148,14 @@ def find_closing(
         lead = LONGEST_WARNING
     over_at = at
     if now >= at - lead:
-        shown_at = warned_at if warned_at is not None and warned_at >= at - lead else now
+        if warned_at is not None and warned_at >= at - lead:
+            shown_at = warned_at
+        else:
+            shown_at = now
         over_at = max(at, shown_at + lead)
-    asked_at = activity.seen if activity and schedule.cancel_on_activity else None
+    asked_at = None
+    if activity and schedule.cancel_on_activity:
+        asked_at = activity.seen
     return Closing(at, at - lead, over_at, asked_at, schedule.cancel_on_activity)
 
 
@@ -176,13 +183,17 @@ def next_start(session: VDISession, now: datetime) -> datetime | None:
     if schedule is None:
         return None
     cron, zone = _start_cron(schedule), schedule.time_zone
-    known = parse_time(session.status.next_start) if session.status.next_start else None
+    known = None
+    if session.status.next_start:
+        known = parse_time(session.status.next_start)
     if known is None or previous_time(cron, zone, known) != known:  # or the schedule was changed
         known = next_time(cron, zone, now)
     is_dealt_with = known is not None and (
         now > known + _START_LATE or (not suspended and now >= known - _START_LEAD)
     )
-    return next_time(cron, zone, max(known, now)) if known and is_dealt_with else known
+    if known and is_dealt_with:
+        return next_time(cron, zone, max(known, now))
+    return known
 
 
 def start_due_at(session: VDISession, now: datetime) -> datetime | None:
@@ -259,7 +270,10 @@ def next_close(schedule: PoolSchedule | TemplateSchedule, now: datetime) -> date
 
 
 def _was_active(activity: Activity | None, last_known: datetime | None, since: datetime) -> bool:
-    moments = [activity.last_input, activity.last_connect] if activity else [last_known]
+    if activity:
+        moments = [activity.last_input, activity.last_connect]
+    else:
+        moments = [last_known]
     return any(moment is not None and moment >= since for moment in moments)
 
 
@@ -271,7 +285,9 @@ def _missed_close(schedule: TemplateSchedule, started: datetime, now: datetime) 
         return None
     ends = [_end_of_last(window, schedule.time_zone, now) for window in schedule.windows]
     last = max((end for end in ends if end is not None), default=None)
-    return last if last is not None and last > started else None
+    if last is not None and last > started:
+        return last
+    return None
 
 
 def _next_open(schedule: PoolSchedule | TemplateSchedule, now: datetime) -> datetime | None:
@@ -304,7 +320,9 @@ def _end_of_last(window: Window, zone: str, now: datetime) -> datetime | None:
     ends nothing.
     """
     begun = previous_time(window.start, zone, now)
-    return next_time(window.end, zone, begun) if begun else None
+    if begun:
+        return next_time(window.end, zone, begun)
+    return None
 
 
 def next_time(cron: str, zone: str, after: datetime) -> datetime | None:

@@ -88,7 +88,9 @@ def _template_found(observed: Observed) -> ConditionState:
         return ConditionState(
             TEMPLATE_FOUND, False, Reason.TEMPLATE_NOT_FOUND, f"There is no template {name!r}."
         )
-    used = pod.metadata.annotations.get(TEMPLATE_REVISION) if pod else None
+    used = None
+    if pod:
+        used = pod.metadata.annotations.get(TEMPLATE_REVISION)
     if used and used != str(template.metadata.generation):
         note = (
             f"The template is at revision {template.metadata.generation}, this desktop at {used};"
@@ -290,7 +292,9 @@ def _url(observed: Observed, settings: ClusterSettings) -> str:
     # or user has that host.
     if observed.route and observed.route.host:
         return settings.url(observed.route.host)
-    return settings.url(settings.host(observed.host)) if observed.host else ""
+    if observed.host:
+        return settings.url(settings.host(observed.host))
+    return ""
 
 
 def _why_not_ready(observed: Observed) -> Explanation | None:
@@ -316,12 +320,12 @@ def _phase(observed: Observed, blocked: Blocked | None, explanation: Explanation
     if observed.session.metadata.deletion_timestamp:
         return Phase.TERMINATING
     if observed.pod is None:
-        return Phase.FAILED if blocked and blocked.needs_change else Phase.PENDING
-    return (
-        Phase.RUNNING
-        if explanation is None and observed.route and observed.service
-        else Phase.CREATING
-    )
+        if blocked and blocked.needs_change:
+            return Phase.FAILED
+        return Phase.PENDING
+    if explanation is None and observed.route and observed.service:
+        return Phase.RUNNING
+    return Phase.CREATING
 
 
 def _message(
@@ -335,11 +339,9 @@ def _message(
         return explanation.sentence
     if observed.pod is None:
         return "The desktop is about to start."
-    return (
-        _password_note(observed)
-        if phase == Phase.RUNNING
-        else "The desktop is ready; its route is being created."
-    )
+    if phase == Phase.RUNNING:
+        return _password_note(observed)
+    return "The desktop is ready; its route is being created."
 
 
 def _deletion_message(observed: Observed, explanation: Explanation | None) -> str:
@@ -356,7 +358,9 @@ def _deletion_message(observed: Observed, explanation: Explanation | None) -> st
 def _ended(session: VDISession) -> Condition | None:
     """The condition Ready of a run that the operator has ended, if it has."""
     ready = find_condition(session.status.conditions, READY)
-    return ready if ready and ready.reason in ENDED_BY_ITSELF else None
+    if ready and ready.reason in ENDED_BY_ITSELF:
+        return ready
+    return None
 
 
 def _password_note(observed: Observed) -> str:
@@ -410,7 +414,9 @@ def _last_activity(observed: Observed, start: datetime | None) -> str:
         return ""
     if observed.activity is not None:
         return format_time(last_activity(start, observed.activity))
-    return status.last_activity_time if status.start_time == format_time(start) else ""
+    if status.start_time == format_time(start):
+        return status.last_activity_time
+    return ""
 
 
 def _graphics(observed: Observed) -> GraphicsStatus | None:
@@ -435,13 +441,18 @@ def _recording(observed: Observed) -> RecordingStatus | None:
     """The mode of the pod, whatever its template says by now, with the agent's report or the last
     one of this run.
     """
-    mode = observed.pod.metadata.annotations.get(RECORDING, "") if observed.pod else ""
+    mode = ""
+    if observed.pod:
+        mode = observed.pod.metadata.annotations.get(RECORDING, "")
     if not mode:
         return None
-    reported = (
-        observed.activity.recording if observed.activity else observed.session.status.recording
-    )
-    return msgspec.structs.replace(reported, mode=mode) if reported else RecordingStatus(mode)
+    if observed.activity:
+        reported = observed.activity.recording
+    else:
+        reported = observed.session.status.recording
+    if reported:
+        return msgspec.structs.replace(reported, mode=mode)
+    return RecordingStatus(mode)
 
 
 def _pod_name(observed: Observed) -> str:
@@ -451,7 +462,9 @@ def _pod_name(observed: Observed) -> str:
     pod = observed.pod
     if pod is None:
         return ""
-    return observed.session.status.pod_name if pod.terminating else pod.metadata.name
+    if pod.terminating:
+        return observed.session.status.pod_name
+    return pod.metadata.name
 
 
 def _revision(observed: Observed, *, in_run: bool) -> str:
@@ -459,7 +472,9 @@ def _revision(observed: Observed, *, in_run: bool) -> str:
     if observed.pod:
         return observed.pod.metadata.annotations.get(TEMPLATE_REVISION, "")
     status = observed.session.status
-    return status.template_revision if in_run or status.failures else ""
+    if in_run or status.failures:
+        return status.template_revision
+    return ""
 
 
 def _ready(session: VDISession, phase: Phase, message: str) -> ConditionState:

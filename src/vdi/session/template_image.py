@@ -188,7 +188,10 @@ def file_transfers(template: VDITemplate | None) -> frozenset[str]:
         return frozenset()
     field, both = template.spec.streaming.file_transfer, _FILES[FileTransfer.BOTH]
     of_env = {variable.name: variable.value or "" for variable in template.spec.env}
-    given = _FILES.get(field, "") if field else of_env.get("SELKIES_FILE_TRANSFERS", both)
+    if field:
+        given = _FILES.get(field, "")
+    else:
+        given = of_env.get("SELKIES_FILE_TRANSFERS", both)
     return frozenset(both.split(",")) & {*given.partition("|")[0].split(",")}
 
 
@@ -278,7 +281,9 @@ def health_path(spec: TemplateSpec) -> str:
         return spec.health_path
     if spec.protocol is Protocol.WEB:
         return "/"
-    return _HEALTH_PATH_1 if generation(spec) == "1" else spec.health_path
+    if generation(spec) == "1":
+        return _HEALTH_PATH_1
+    return spec.health_path
 
 
 def probe_path(spec: TemplateSpec, *, behind_gateway: bool) -> str:
@@ -313,11 +318,10 @@ def refuse_view_only(template: VDITemplate | None) -> str:
     spec = template.spec
     if takes_tokens(spec):
         return ""
-    what = (
-        "serves its own page (protocol Web), in which every visitor has full control"
-        if spec.protocol is Protocol.WEB
-        else "has Selkies 1, which gives every visitor mouse and keyboard"
-    )
+    if spec.protocol is Protocol.WEB:
+        what = "serves its own page (protocol Web), in which every visitor has full control"
+    else:
+        what = "has Selkies 1, which gives every visitor mouse and keyboard"
     return (
         f"View only is not possible: the image of this desktop {what}. Share it with full control,"
         " or use an image with Selkies 2."

@@ -65,7 +65,9 @@ def groups_annotation(template: VDITemplate, groups: Collection[str]) -> str | N
     """
     there = {normal_name(group.name) for volume in template.spec.volumes for group in volume.groups}
     named = sorted(there & set(map(normal_name, groups)))
-    return msgspec.json.encode(named).decode() if named else None
+    if named:
+        return msgspec.json.encode(named).decode()
+    return None
 
 
 def resolve_mounts(spec: TemplateSpec, user: str, groups: Collection[str]) -> Mounts:
@@ -81,7 +83,10 @@ def resolve_mounts(spec: TemplateSpec, user: str, groups: Collection[str]) -> Mo
         if not found:
             continue
         claim = volume.persistent_volume_claim
-        key = f"claim/{claim.claim_name}" if claim else f"volume/{volume.name}"
+        if claim:
+            key = f"claim/{claim.claim_name}"
+        else:
+            key = f"volume/{volume.name}"
         first = volumes.setdefault(key, volume)
         if first is not volume:
             # The mounts say what may be written.

@@ -25,11 +25,10 @@ def dns_down(snapshot: Snapshot) -> Iterator[Finding]:
         meta, replicas = deployment.metadata, deployment.spec.replicas
         if meta.labels.get("k8s-app") != "kube-dns" or deployment.status.ready_replicas:
             continue
-        command = (
-            "describe pods -l k8s-app=kube-dns"
-            if replicas
-            else f"scale deployment {meta.name} --replicas 1"
-        )
+        if replicas:
+            command = "describe pods -l k8s-app=kube-dns"
+        else:
+            command = f"scale deployment {meta.name} --replicas 1"
         yield make_finding(
             {DNS_DOWN.code: DNS_DOWN},
             DNS_DOWN.code,

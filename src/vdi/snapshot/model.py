@@ -43,7 +43,10 @@ def grant_commands(
     Each role has a name of its own, so that several can be pasted. `resource` as kubectl takes it:
     `pods`, `deployments.apps`, `pods/log`. `namespace` empty: in all of them.
     """
-    kind, at = ("role", ["--namespace", namespace]) if namespace else ("clusterrole", [])
+    if namespace:
+        kind, at = "role", ["--namespace", namespace]
+    else:
+        kind, at = "clusterrole", []
     name = "-".join(
         re.sub(r"[^a-z0-9-]", "-", part) for part in (prefix, verb, resource, resource_name) if part
     )
@@ -61,7 +64,10 @@ def grant_commands(
     if who == UNKNOWN_ACCOUNT:
         return (shlex.join(role),)
     account = _SERVICE_ACCOUNT.fullmatch(who)
-    subject = f"--serviceaccount={account[1]}:{account[2]}" if account else f"--user={who}"
+    if account:
+        subject = f"--serviceaccount={account[1]}:{account[2]}"
+    else:
+        subject = f"--user={who}"
     binding = ["kubectl", "create", f"{kind}binding", name, *at, f"--{kind}={name}", subject]
     return shlex.join(role), shlex.join(binding)
 
@@ -250,7 +256,9 @@ class Snapshot(msgspec.Struct, frozen=True, kw_only=True, dict=True, eq=False):
     def volume_path(self, name: str) -> str:
         """The folder of a PersistentVolume on its node; empty where it has none."""
         volume = self.volumes.get(name)
-        source = (volume.spec.host_path or volume.spec.local) if volume else None
+        source = None
+        if volume:
+            source = volume.spec.host_path or volume.spec.local
         return source.path if source else ""
 
     def events_of(self, uid: str) -> list[Event]:
@@ -284,7 +292,9 @@ class Snapshot(msgspec.Struct, frozen=True, kw_only=True, dict=True, eq=False):
 
     def age(self, timestamp: str | None) -> float:
         """Seconds from a time of the API to the snapshot's; 0 without a time."""
-        return (self.now - parse_time(timestamp)).total_seconds() if timestamp else 0.0
+        if timestamp:
+            return (self.now - parse_time(timestamp)).total_seconds()
+        return 0.0
 
 
 def once(function: Callable[[Snapshot], T]) -> Callable[[Snapshot], T]:

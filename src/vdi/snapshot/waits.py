@@ -62,10 +62,15 @@ def _database(text: str, given: Mapping[str, str]) -> str:
     if not called:
         return ""
     host, port = _HOST.search(called), _PORT.search(called)
-    name = host[1] if host else given.get("PGHOST") or given.get("POSTGRES_HOST", "")
+    if host:
+        name = host[1]
+    else:
+        name = given.get("PGHOST") or given.get("POSTGRES_HOST", "")
     number = port[1] if port else given.get("PGPORT") or "5432"
     tables = "/zones" if query and "zones" in text else ""
-    return f"postgresql://{name}:{number}{tables}" if name else ""
+    if name:
+        return f"postgresql://{name}:{number}{tables}"
+    return ""
 
 
 def _redis(text: str, _: Mapping[str, str]) -> str:

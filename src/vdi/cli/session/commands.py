@@ -366,7 +366,10 @@ def _open_directly(target: Target, name: str, *, print_only: bool, output: Outpu
 def _show_opening(found: Opening, sentence: str, *, print_only: bool, output: Output) -> None:
     check_address(found.url, found.domain)
     if output is not Output.TABLE:
-        asked = {"user": found.user, "password": found.password} if found.password else {}
+        if found.password:
+            asked = {"user": found.user, "password": found.password}
+        else:
+            asked = {}
         print_data({"url": found.url, **asked}, output)
         return
     if found.password:
@@ -471,7 +474,9 @@ async def _remove(
     for removal in removals if seconds is not None else ():
         name = removal.session.metadata.name
         if await operations.until_gone(backend, removal.session, seconds or 0):
-            home = f", with its home {removal.home_lost}" if removal.home_lost else ""
+            home = ""
+            if removal.home_lost:
+                home = f", with its home {removal.home_lost}"
             say(f"session {name} was deleted in {time.monotonic() - begun:.1f} s{home}")
         else:
             still[name] = f"session {name} still exists after {duration(seconds or 0)}: {_STUCK}"
@@ -634,11 +639,10 @@ def resume(
 
     raw, changed = target.run(work)
     see = f"see {PROGRAM} session show {name}{target.flags}"
-    said = (
-        f"session {name} is starting again; {see}"
-        if changed
-        else f"session {name} is not suspended; {see}"
-    )
+    if changed:
+        said = f"session {name} is starting again; {see}"
+    else:
+        said = f"session {name} is not suspended; {see}"
     _tell(raw, "" if wait else said, output)
 
 
@@ -679,7 +683,9 @@ def extend(
             "name the additional time, such as 2h, or --timeout 10h (length of the whole run)",
             USAGE,
         )
-    longer = timedelta(seconds=seconds_of("additional time", more)) if more else None
+    longer = None
+    if more:
+        longer = timedelta(seconds=seconds_of("additional time", more))
     raw = target.run(lambda backend: operations.extend(backend, name, by=longer, to=timeout or ""))
     session = operations.as_session(raw)
     if start := parse_time(session.status.start_time):
@@ -766,11 +772,10 @@ def schedule(
         )
     raw = target.run(_action(name, SetSchedule(chosen)))
     words = operations.as_session(raw).spec.schedule
-    said = (
-        f"schedule of session {name}: {describe_schedule(words)}"
-        if words
-        else f"session {name} has no schedule"
-    )
+    if words:
+        said = f"schedule of session {name}: {describe_schedule(words)}"
+    else:
+        said = f"session {name} has no schedule"
     _tell(raw, said, output)
 
 
@@ -794,7 +799,10 @@ def _days(text: str) -> tuple[str, ...]:
     week = [day.value for day in Day]
     chosen: set[str] = set()
     for part in text.upper().replace(" ", "").split(","):
-        first, _, last = part.partition("-") if "-" in part else (part, "", part)
+        if "-" in part:
+            first, _, last = part.partition("-")
+        else:
+            first, _, last = part, "", part
         if first not in week or last not in week:
             allowed = f"{', '.join(week)}, and ranges such as MON-FRI"
             raise CliError(f"--days: {part!r} is not a day of the week; allowed: {allowed}", USAGE)
@@ -841,11 +849,9 @@ def share(
     """Share a desktop with a guest. An existing share with the same guest is replaced. Needs the
     gateway.
     """
-    expires = (
-        now_utc() + timedelta(seconds=seconds_of("--expires-in", expires_in))
-        if expires_in
-        else None
-    )
+    expires = None
+    if expires_in:
+        expires = now_utc() + timedelta(seconds=seconds_of("--expires-in", expires_in))
     raw = target.run(_action(name, Share(guest, role, expires)))
     session = operations.as_session(raw)
     found = next(share for share in session.spec.access if same_user(share.user, guest))

@@ -164,7 +164,10 @@ class GatewayBackend:
 
     async def create(self, request: SessionRequest) -> Raw:
         # `user` is sent only for another user's desktop: only administrators may create those.
-        own = msgspec.structs.replace(request, user=None) if request.user == self.user else request
+        if request.user == self.user:
+            own = msgspec.structs.replace(request, user=None)
+        else:
+            own = request
         return await self._send("POST", "/sessions", msgspec.to_builtins(own))
 
     async def get(self, name: str) -> Raw:
@@ -181,7 +184,9 @@ class GatewayBackend:
         return await self.client.items("/admin/sessions", **({"user": user} if user else {}))
 
     async def act(self, session: VDISession, request: PatchAction) -> Raw:
-        body = msgspec.to_builtins(request) if request.__struct_fields__ else None
+        body = None
+        if request.__struct_fields__:
+            body = msgspec.to_builtins(request)
         name = quote(session.metadata.name)
         return await self._send("POST", f"/sessions/{name}/{request.action}", body)
 

@@ -95,7 +95,9 @@ class KubeBackend:
 
     async def create(self, request: SessionRequest) -> Raw:
         # Without the right to read templates, unnamed resources get the schema's defaults.
-        raw = await self.template(request.template) if request.names_resources else None
+        raw = None
+        if request.names_resources:
+            raw = await self.template(request.template)
         body = build_session(
             request, self.namespace, msgspec.convert(raw, VDITemplate) if raw else None
         )
@@ -269,7 +271,10 @@ async def log_lines(
             started = True
             yield line
     except (NotFound, BadRequest) as error:
-        what = "has no pod" if isinstance(error, NotFound) else "has not started its container"
+        if isinstance(error, NotFound):
+            what = "has no pod"
+        else:
+            what = "has not started its container"
         raise CliError(_no_log(session, what, error.message)) from error
     # A pod without a node has an empty log, which is no error to the API server.
     if not started and session.status.phase != Phase.RUNNING:
@@ -399,7 +404,9 @@ def _explain(pod: Raw | str | None, claim: Raw | str | None, events: Sequence[Ra
     seen = msgspec.convert(pod, Pod)
     if seen.ready:
         return ""
-    home = msgspec.convert(claim, PersistentVolumeClaim) if isinstance(claim, dict) else None
+    home = None
+    if isinstance(claim, dict):
+        home = msgspec.convert(claim, PersistentVolumeClaim)
     return explain(
         StartState(seen, home, tuple(msgspec.convert(event, Event) for event in events))
     ).sentence
@@ -408,11 +415,10 @@ def _explain(pod: Raw | str | None, claim: Raw | str | None, events: Sequence[Ra
 def _pod_state(raw: Raw) -> str:
     status = raw.get("status", {})
     containers = status.get("containerStatuses", [])
-    ready = (
-        "ready"
-        if containers and all(container.get("ready") for container in containers)
-        else "not ready"
-    )
+    if containers and all(container.get("ready") for container in containers):
+        ready = "ready"
+    else:
+        ready = "not ready"
     restarts = sum(container.get("restartCount", 0) for container in containers)
     return f"{status.get('phase', 'Unknown')}, {ready}" + (
         f", restarted {restarts} times" if restarts else ""
@@ -474,7 +480,10 @@ def _last_seen(event: Raw) -> str:
 
 def _event_row(event: Raw) -> tuple[str, str, str]:
     note = event.get("note", "")
-    text = explain_unschedulable(note)[1] if event.get("reason") == "FailedScheduling" else note
+    if event.get("reason") == "FailedScheduling":
+        text = explain_unschedulable(note)[1]
+    else:
+        text = note
     count = (event.get("series") or {}).get("count") or event.get("deprecatedCount") or 1
     return (
         _last_seen(event),

@@ -71,7 +71,9 @@ def _row(session: VDISession, now: datetime, wide: bool, all_namespaces: bool) -
     row.append(status.url or "-")
     if wide:
         row += [status.node_name or "-", expires_in(session, now), status.message or "-"]
-    return [meta.namespace, *row] if all_namespaces else row
+    if all_namespaces:
+        return [meta.namespace, *row]
+    return row
 
 
 def phase(session: VDISession) -> str:
@@ -112,7 +114,9 @@ def expires_in(session: VDISession, now: datetime) -> str:
     end = parse_time(session.status.expires_at)
     if end is None:
         return "-"
-    return duration((end - now).total_seconds()) if end > now else "over"
+    if end > now:
+        return duration((end - now).total_seconds())
+    return "over"
 
 
 def watch_line(session: VDISession | None, name: str, now: datetime) -> str:
@@ -155,7 +159,9 @@ def details_lines(page: SessionDetails, now: datetime) -> list[str]:
 
 def _facts(session: VDISession, template: VDITemplate | None, now: datetime) -> list[str]:
     meta, spec, status = session.metadata, session.spec, session.status
-    revision = f" (revision {status.template_revision})" if status.template_revision else ""
+    revision = ""
+    if status.template_revision:
+        revision = f" (revision {status.template_revision})"
     return fact_lines(
         {
             "Session": f"{meta.namespace}/{meta.name}",
@@ -180,7 +186,9 @@ def _troubles(session: VDISession, now: datetime) -> dict[str, str]:
     """Facts about what keeps the session from running."""
     status, facts = session.status, {}
     if failure := find_failure(session):
-        began = f"{failure.since} ({age(failure.since, now)} ago)" if failure.since else ""
+        began = ""
+        if failure.since:
+            began = f"{failure.since} ({age(failure.since, now)} ago)"
         facts["Failure"] = f"{failure.title} since {began}. {failure.advice}"
     if status.queue:
         facts["Queue"] = _queue(status.queue, now)
@@ -199,10 +207,14 @@ def _times(session: VDISession, now: datetime) -> dict[str, str]:
     spec, status = session.spec, session.status
 
     def since(time: str, more: str = "") -> str:
-        return f"{time} ({age(time, now)} ago{more})" if time else ""
+        if time:
+            return f"{time} ({age(time, now)} ago{more})"
+        return ""
 
     began, ready = parse_time(status.start_time), parse_time(status.ready_time)
-    took = f", ready after {duration((ready - began).total_seconds())}" if began and ready else ""
+    took = ""
+    if began and ready:
+        took = f", ready after {duration((ready - began).total_seconds())}"
     facts = {
         "Created": since(session.metadata.creation_timestamp),
         "Started": since(status.start_time, took),
@@ -213,7 +225,10 @@ def _times(session: VDISession, now: datetime) -> dict[str, str]:
     if spec.idle_timeout:
         facts["Idle"] = f"after {spec.idle_timeout} without use"
     if spec.schedule:
-        next_start = f"; next {status.next_start}" if status.next_start else ""
+        if status.next_start:
+            next_start = f"; next {status.next_start}"
+        else:
+            next_start = ""
         facts["Schedule"] = describe_schedule(spec.schedule) + next_start
     facts["Last used"] = since(status.last_activity_time)
     return facts
@@ -236,12 +251,12 @@ def _display(status: SessionStatus) -> dict[str, str]:
 
 def _queue(queue: QueueStatus, now: datetime) -> str:
     place = place_in_line(queue.position)
-    slot = f", capacity expected by {queue.earliest_slot}" if queue.earliest_slot else ""
-    requested = (
-        f", node requested {age(queue.node_request_time, now)} ago"
-        if queue.node_request_time
-        else ""
-    )
+    slot = ""
+    if queue.earliest_slot:
+        slot = f", capacity expected by {queue.earliest_slot}"
+    requested = ""
+    if queue.node_request_time:
+        requested = f", node requested {age(queue.node_request_time, now)} ago"
     return f"{place}{slot}{requested} ({queue.reason})"
 
 
@@ -256,13 +271,18 @@ def _resources(spec: SessionSpec, template: VDITemplate | None) -> str:
     if template is None:
         return "unknown: the template cannot be read"
     size = size_of(spec, template.spec.resources)
-    disk = f", {size.ephemeral_storage} local disk" if size.ephemeral_storage else ""
+    disk = ""
+    if size.ephemeral_storage:
+        disk = f", {size.ephemeral_storage} local disk"
     return f"{size.gpu or 'no'} GPU, {size.memory} memory, {size.cpu} CPU{disk}"
 
 
 def _home(session: VDISession) -> str:
     request = session.spec.persistence
-    kept = "deleted with the session" if own_claim(session) else "kept after the session ends"
+    if own_claim(session):
+        kept = "deleted with the session"
+    else:
+        kept = "kept after the session ends"
     # The operator names the home before a run starts; a template may have none.
     if (request and request.enabled is False) or (
         session.status.start_time and not session.status.home_claim

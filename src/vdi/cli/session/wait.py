@@ -158,7 +158,9 @@ async def watch_start(
             pods = await stack.enter_async_context(watch_pod(backend, session, sessions.wake))
             while True:
                 last = sessions.store.get(meta.namespace, meta.name)
-                pod = pods.store.get(meta.namespace, pod_name(meta.name)) if pods else None
+                pod = None
+                if pods:
+                    pod = pods.store.get(meta.namespace, pod_name(meta.name))
                 for stage in start.observe(last, time.monotonic(), pod):
                     view.passed(*stage)
                 view.waiting(start.reason if start.passed else "waiting for the operator")

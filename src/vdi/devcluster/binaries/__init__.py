@@ -37,11 +37,10 @@ def from_named_folder(name: str, env: Mapping[str, str]) -> tuple[Path | None, s
     if not folder:
         return None, "a named folder: VDI_BINARIES is not set"
     path = Path(folder) / name
-    missing = (
-        [plugin for plugin in CNI_PLUGINS if not _executable(path / plugin)]
-        if name == "cni"
-        else []
-    )
+    if name == "cni":
+        missing = [plugin for plugin in CNI_PLUGINS if not _executable(path / plugin)]
+    else:
+        missing = []
     if missing:
         return (
             None,
@@ -167,7 +166,8 @@ class Finder:
     def _show(self, reason: str) -> None:
         """Print the first line of a reason, once."""
         line = reason.splitlines()[0]
-        line = line.split(": ", 1)[-1] if "cannot be reached" in line else line
+        if "cannot be reached" in line:
+            line = line.split(": ", 1)[-1]
         with self._lock:
             if line in self._shown:
                 return

@@ -208,11 +208,10 @@ def _from_github(
     the archive's.
     """
     url = github_file(repository, version, file)
-    sums = (
-        f"{url}{checksum}"
-        if checksum.startswith(".")
-        else github_file(repository, version, checksum)
-    )
+    if checksum.startswith("."):
+        sums = f"{url}{checksum}"
+    else:
+        sums = github_file(repository, version, checksum)
     return archive(name, version, url, sums, members, provides)
 
 

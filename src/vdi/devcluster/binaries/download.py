@@ -62,7 +62,9 @@ class Downloader:
 
     def address(self, url: str) -> str:
         """The address that is requested for `url`: the mirror's copy, when there is a mirror."""
-        return f"{self._mirror}/{url.removeprefix('https://')}" if self._mirror else url
+        if self._mirror:
+            return f"{self._mirror}/{url.removeprefix('https://')}"
+        return url
 
     def published_checksum(self, recipe: Download, arch: str) -> str:
         """The SHA-256 that is published for the file; fails fast without a way to the host. Raises

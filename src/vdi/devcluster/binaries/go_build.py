@@ -30,7 +30,9 @@ def module_digest(module: Path) -> str:
 def needed_version(go_mod: str) -> tuple[int, ...]:
     """The Go version that a go.mod asks for."""
     found = re.search(r"^go (\d+(?:\.\d+)*)", go_mod, re.MULTILINE)
-    return tuple(int(part) for part in found[1].split(".")) if found else (1, 0)
+    if found:
+        return tuple(int(part) for part in found[1].split("."))
+    return (1, 0)
 
 
 def find_toolchain(needed: tuple[int, ...], build_cache: BuildCache) -> Path:
@@ -45,7 +47,9 @@ def find_toolchain(needed: tuple[int, ...], build_cache: BuildCache) -> Path:
         version = _version(Path(installed), build_cache.env)
         if version is not None and version >= needed:
             return Path(installed)
-        found = ".".join(map(str, version)) if version else "an unknown version"
+        found = "an unknown version"
+        if version:
+            found = ".".join(map(str, version))
         reason = f"{installed} is {found}, but {oldest} is required"
     try:
         entry = build_cache.obtain(
@@ -198,4 +202,6 @@ def _version(go: Path, env: Mapping[str, str]) -> tuple[int, ...] | None:
     except (OSError, subprocess.TimeoutExpired):
         return None
     found = re.match(r"go(\d+(?:\.\d+)*)", answer.stdout)
-    return tuple(int(part) for part in found[1].split(".")) if found else None
+    if found:
+        return tuple(int(part) for part in found[1].split("."))
+    return None

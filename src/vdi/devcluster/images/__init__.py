@@ -164,11 +164,9 @@ def ensure_image(
     ImageFailed.
     """
     build_cache, recipe = _build_cache(progress, cache, arch), _RECIPES[name]
-    desktop = (
-        _ensure(replace(_RECIPES["desktop"], epoch=epoch), build_cache).parent
-        if recipe.on_desktop
-        else None
-    )
+    desktop = None
+    if recipe.on_desktop:
+        desktop = _ensure(replace(_RECIPES["desktop"], epoch=epoch), build_cache).parent
     return _ensure(replace(recipe, version=version, epoch=epoch), build_cache, desktop)
 
 

@@ -59,11 +59,9 @@ def registry_problem(address: str = _REGISTRY, seconds: float = _REGISTRY_SECOND
         with urllib.request.urlopen(address, timeout=seconds):  # noqa: S310 - https, a constant
             return None
     except urllib.error.HTTPError as error:
-        return (
-            None
-            if error.code == 401
-            else f"its registry responded with {error.code} {error.reason}"
-        )
+        if error.code == 401:
+            return None
+        return f"its registry responded with {error.code} {error.reason}"
     except OSError as error:
         return f"its registry cannot be reached ({getattr(error, 'reason', error)})"
 

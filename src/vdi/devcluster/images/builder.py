@@ -52,15 +52,15 @@ class Builder:
     @property
     def _command(self) -> Argv:
         words = [*self.sudo, self.name]
-        return (
-            [*words, "--root", str(self.storage.root), "--runroot", str(self.storage.run)]
-            if self.storage
-            else words
-        )
+        if self.storage:
+            return [*words, "--root", str(self.storage.root), "--runroot", str(self.storage.run)]
+        return words
 
     @property
     def _platform_option(self) -> Argv:
-        return ["--platform", self.platform] if self.platform else []
+        if self.platform:
+            return ["--platform", self.platform]
+        return []
 
     def pull(self, tag: str) -> Argv:
         """Fetch `tag` from its registry."""
@@ -227,4 +227,6 @@ def mounts_below(folder: Path, mounts: str) -> list[str]:
 
 def _foreign_platform(arch: str | None) -> str:
     """Empty for this machine's architecture: a builder needs no option for it."""
-    return "" if arch in (None, architecture()) else f"linux/{arch}"
+    if arch in (None, architecture()):
+        return ""
+    return f"linux/{arch}"

@@ -84,7 +84,10 @@ def operator_missing(snapshot: Snapshot) -> Iterator[Finding]:
     operators = find_operators(snapshot)
     watched = sorted({namespace for operator in operators for namespace in operator.watches})
     sessions = Counter(session.metadata.namespace for session in snapshot.sessions)
-    requested = [snapshot.scope.namespace] if snapshot.scope.namespace and not operators else []
+    if snapshot.scope.namespace and not operators:
+        requested = [snapshot.scope.namespace]
+    else:
+        requested = []
     # An operator without a Deployment (`vdi operator run`) is known only by its Lease.
     for namespace in sorted({*sessions, *requested}):
         if namespace in watched or is_led(snapshot, namespace):
@@ -309,12 +312,18 @@ def _difference_finding(snapshot: Snapshot, differences: list[Difference]) -> Fi
     lines = [f"release {first.release}"]
     if first.field:
         for difference in differences[:_MOST_LINES]:
-            by = f" ({difference.manager}, {difference.time})" if difference.manager else ""
+            by = ""
+            if difference.manager:
+                by = f" ({difference.manager}, {difference.time})"
             lines.append(
                 f"{difference.field}: {difference.observed}; expected: {difference.expected}{by}"
             )
-        by = f", changed with {first.manager} at {first.time}" if first.manager else ""
-        others = f", and {len(differences) - 1} more" if len(differences) > 1 else ""
+        by = ""
+        if first.manager:
+            by = f", changed with {first.manager} at {first.time}"
+        others = ""
+        if len(differences) > 1:
+            others = f", and {len(differences) - 1} more"
         message = (
             f"The {kind} {place} is not as Helm installed it: {first.field} is {first.observed},"
             f" not {first.expected}{by}{others}."

@@ -144,7 +144,10 @@ def _certificate_findings(
 ) -> Iterator[Finding]:
     namespace, secret = certificate.namespace, certificate.secret
     where = f"secret/{namespace}/{secret}"
-    shown = f"{hosts[0]} and {len(hosts) - 1} more" if len(hosts) > 1 else hosts[0]
+    if len(hosts) > 1:
+        shown = f"{hosts[0]} and {len(hosts) - 1} more"
+    else:
+        shown = hosts[0]
     renew = Remedy(
         "Put a certificate that browsers trust into fullchain.pem, and its key into key.pem. Then:",
         (
@@ -155,11 +158,10 @@ def _certificate_findings(
         ),
     )
     if certificate.problem:
-        problem = (
-            "which does not exist"
-            if certificate.problem == "missing"
-            else f"but {certificate.problem}"
-        )
+        if certificate.problem == "missing":
+            problem = "which does not exist"
+        else:
+            problem = f"but {certificate.problem}"
         yield make_finding(
             "certificate_missing",
             where,
@@ -174,7 +176,10 @@ def _certificate_findings(
         state = "ends" if begun else "is not valid yet"
         if left < 0:
             state = "has ended"
-        then = "; then browsers refuse it." if state == "ends" else ": browsers refuse it."
+        if state == "ends":
+            then = "; then browsers refuse it."
+        else:
+            then = ": browsers refuse it."
         yield make_finding(
             "certificate_expires_soon" if state == "ends" else "certificate_expired",
             where,

@@ -106,7 +106,10 @@ def _log_finding(diagnosis: SessionDiagnosis, pod: Pod, code: str, match: re.Mat
     words = next((group for group in match.groups() if group), "").strip().rstrip(".")
     if code == "library_missing":
         template = diagnosis.template_name
-        shown = "waits for a stream that never starts" if pod.ready else "does not start"
+        if pod.ready:
+            shown = "waits for a stream that never starts"
+        else:
+            shown = "does not start"
         message = f"The image of {template!r} lacks the library {words}: the desktop {shown}."
         remedy = Remedy(
             f"Add the package with {words.split('/')[-1]} to the image, then set the new image"
@@ -115,11 +118,10 @@ def _log_finding(diagnosis: SessionDiagnosis, pod: Pod, code: str, match: re.Mat
         )
     elif code == "home_full":
         home = diagnosis.home
-        where = (
-            f"persistentvolumeclaim/{diagnosis.namespace}/{home.metadata.name}"
-            if home
-            else diagnosis.object
-        )
+        if home:
+            where = f"persistentvolumeclaim/{diagnosis.namespace}/{home.metadata.name}"
+        else:
+            where = diagnosis.object
         message = (
             f"The desktop {diagnosis.name} cannot write: no space is left in its home or on the"
             " disk of its node."
@@ -151,7 +153,10 @@ def _log_finding(diagnosis: SessionDiagnosis, pod: Pod, code: str, match: re.Mat
             (f"kubectl edit vditemplate {template}", diagnosis.restart_command),
         )
     else:
-        problem = "listen" if words.lower().startswith("address") else "create a picture"
+        if words.lower().startswith("address"):
+            problem = "listen"
+        else:
+            problem = "create a picture"
         message = f"Selkies cannot {problem}: {words}."
         remedy = Remedy.run(f"{diagnosis.kubectl} logs {name}")
     return diagnosis.finding(
@@ -450,8 +455,14 @@ def basic_auth_secrets_bad(snapshot: Snapshot) -> Iterator[Finding]:
         if secret and not secret.problem:
             continue
         names = ", ".join(template.metadata.name for template in templates)
-        subject = f"Template {names} names" if len(templates) == 1 else f"Templates {names} name"
-        kind, problem = (secret.type, secret.problem) if secret else (SECRET_TYPE, "does not exist")
+        if len(templates) == 1:
+            subject = f"Template {names} names"
+        else:
+            subject = f"Templates {names} name"
+        if secret:
+            kind, problem = secret.type, secret.problem
+        else:
+            kind, problem = SECRET_TYPE, "does not exist"
         used = sum(
             session.metadata.namespace == namespace and session.spec.template in names.split(", ")
             for session in snapshot.all_sessions

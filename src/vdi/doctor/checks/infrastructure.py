@@ -284,7 +284,10 @@ def _unprovisioned(
             related_objects=[maker.object, *snapshot.nodes_of(maker.raw)],
         )
     elif age > _PROVISIONER_SECONDS:
-        logs = [f"{maker.kubectl} logs {maker.kind}/{maker.name}"] if maker else []
+        if maker:
+            logs = [f"{maker.kubectl} logs {maker.kind}/{maker.name}"]
+        else:
+            logs = []
         yield make_finding(
             "provisioner_silent",
             where,

@@ -161,7 +161,10 @@ def _find_parties(snapshot: Snapshot) -> defaultdict[str, list[Party]]:
     for diagnosis in active_sessions(snapshot):
         pod, desktop, operator = diagnosis.pod, diagnosis.desktop, diagnosis.operator
         if pod and pod.ready and isinstance(desktop, Desktop):
-            agent = {AGENT_PORT_NAME: operator.settings.agent_port} if operator else {}
+            if operator:
+                agent = {AGENT_PORT_NAME: operator.settings.agent_port}
+            else:
+                agent = {}
             ports = {PORT_NAME: desktop.port, **agent}
             party = Party("a desktop", diagnosis.namespace, dict(pod.metadata.labels), ports)
             desktops.setdefault((diagnosis.namespace, diagnosis.template_name), party)
@@ -187,7 +190,10 @@ def clocks(snapshot: Snapshot) -> Iterator[Finding]:
         ahead[f"node/{name}"] = max(-snapshot.age(beat) for beat in beats)
     for operator in find_operators(snapshot):
         leadership = read_lease(snapshot, operator.lease_namespace)
-        ahead[operator.object] = -snapshot.age(leadership.renew_time) if leadership else 0.0
+        if leadership:
+            ahead[operator.object] = -snapshot.age(leadership.renew_time)
+        else:
+            ahead[operator.object] = 0.0
     for where, seconds in ahead.items():
         if seconds > _CLOCK_SECONDS:
             yield make_finding(

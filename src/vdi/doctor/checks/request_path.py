@@ -123,7 +123,10 @@ def _shadowed(
         return
     rule, path = rival
     kind, namespace, name = rule.object.split("/")
-    taken = f"the host {host}" if path == "/" else f"the path {path} of {host}"
+    if path == "/":
+        taken = f"the host {host}"
+    else:
+        taken = f"the path {path} of {host}"
     kubectl = f"kubectl --namespace {namespace}"
     yield make_finding(
         "route_shadowed",
@@ -156,7 +159,10 @@ def _reference_findings(
     known = sorted({name for traefik in traefiks for name in traefik.entry_points})
     strange = ", ".join(name for name in spec.entry_points if known and name.lower() not in known)
     if strange:
-        command = f"{release.upgrade} --set traefik.entryPoint={known[0]}" if release else show
+        if release:
+            command = f"{release.upgrade} --set traefik.entryPoint={known[0]}"
+        else:
+            command = show
         yield finding(
             "route_entry_point_unknown",
             message=(
@@ -175,7 +181,10 @@ def _reference_findings(
         # --providers.kubernetescrd.allowCrossNamespace.
         is_refused = there != namespace and not crosses
         if is_missing or is_refused:
-            problem = "is in another namespace" if is_refused else "does not exist"
+            if is_refused:
+                problem = "is in another namespace"
+            else:
+                problem = "does not exist"
             yield finding(
                 code,
                 message=(
@@ -317,20 +326,20 @@ def _backend_findings(snapshot: Snapshot, backend: Backend) -> Iterator[Finding]
     workload = next(
         (one for one in workloads(snapshot) if (one.namespace, one.name) == (namespace, name)), None
     )
-    pods = (
-        [pod for pod in snapshot.pods_of(workload.raw) if not pod.terminating] if workload else []
-    )
+    if workload:
+        pods = [pod for pod in snapshot.pods_of(workload.raw) if not pod.terminating]
+    else:
+        pods = []
     problem = explain_service(snapshot, namespace, name, port, pods)
     own = {one.object for one in (*find_gateways(snapshot), *find_traefiks(snapshot))}
     # Without a ready pod the cause is the gateway's or Traefik's own.
     is_down = workload and workload.object in own and not any(pod.ready for pod in pods)
     if problem is None or is_down or not _is_settled(snapshot, pods):
         return
-    failing = (
-        "every desktop behind it responds with 500"
-        if named_by.startswith("middleware/")
-        else "requests fail"
-    )
+    if named_by.startswith("middleware/"):
+        failing = "every desktop behind it responds with 500"
+    else:
+        failing = "requests fail"
     yield make_finding(
         "backend_unreachable",
         f"service/{namespace}/{name}",

@@ -168,7 +168,10 @@ def rank(findings: list[Finding]) -> list[Finding]:
     # the other.
     consequences: dict[str, list[Finding]] = defaultdict(list)
     for finding in findings:
-        linked = finding if finding.caused_by in keys else _link(finding, by_code)
+        if finding.caused_by in keys:
+            linked = finding
+        else:
+            linked = _link(finding, by_code)
         consequences[linked.caused_by].append(linked)
 
     # Sessions of one template that have the same finding have one cause.
@@ -184,11 +187,10 @@ def rank(findings: list[Finding]) -> list[Finding]:
         family = list(explained(finding))
         severity = min(_SEVERITIES.index(one.severity) for one in family)
         sessions = {name for one in family for name in _sessions_of(one)}
-        hurt = (
-            max(len(sessions), alike[finding.code, _template_of(finding)])
-            if sessions
-            else _EVERYONE
-        )
+        if sessions:
+            hurt = max(len(sessions), alike[finding.code, _template_of(finding)])
+        else:
+            hurt = _EVERYONE
         return severity, -hurt, -len(family), _PLACES[finding.code], finding.object, finding.code
 
     def flatten(cause: str) -> Iterator[Finding]:

@@ -247,7 +247,10 @@ def _code_of(
     # A queue because capacity is in use passes by itself and is a warning. Where the end of no
     # desktop helps, it is an error.
     if reason in QUEUE_REASONS:
-        code = "gpu_insufficient" if reason in _GPU_REASONS else "room_insufficient"
+        if reason in _GPU_REASONS:
+            code = "gpu_insufficient"
+        else:
+            code = "room_insufficient"
         is_feature = reason == Reason.NODE_FEATURE_MISSING
         if is_feature and isinstance(desktop, Desktop) and desktop.isolation.user_namespace:
             code = "user_namespace_unavailable"
@@ -366,7 +369,9 @@ def _open_nodes(diagnosis: SessionDiagnosis) -> Remedy | None:
         if not any(tolerance.covers(taint) for tolerance in demand.tolerances)
     ]
     sentence = "Remove the taint, or tolerate it in the template's spec.placement.tolerations."
-    return Remedy(sentence, tuple(tainted)) if tainted else None
+    if tainted:
+        return Remedy(sentence, tuple(tainted))
+    return None
 
 
 @check("vdisessions", "pods", "nodes", "events", reads=(*OF_SESSIONS, "pods/log"))
@@ -399,7 +404,10 @@ def _stuck(diagnosis: SessionDiagnosis, pod: Pod) -> Finding | None:
     answer, desktop = diagnosis.answer, diagnosis.desktop
     if answer is None or not answer.stuck or _may_pass(diagnosis, pod, answer):
         return None
-    otherwise = "session_failed" if pod.spec.node_name else "desktop_unschedulable"
+    if pod.spec.node_name:
+        otherwise = "session_failed"
+    else:
+        otherwise = "desktop_unschedulable"
     code = _CODE_OF_POD_REASON.get(answer.reason, otherwise)
     if code == "home_not_provisioned" and diagnosis.home is not None:
         code = "desktop_unschedulable"  # the claim has a finding of its own, with the cause
@@ -442,14 +450,18 @@ def _killed_at(diagnosis: SessionDiagnosis, pod: Pod) -> str:
     it did not.
     """
     ended = pod.desktop.last_state.terminated if pod.desktop else None
-    at = (ended.finished_at or "") if ended and ended.reason != "OOMKilled" else ""
+    at = ""
+    if ended and ended.reason != "OOMKilled":
+        at = ended.finished_at or ""
     was_ready = pod.ready or diagnosis.session.status.ready_time >= pod.metadata.creation_timestamp
     # A program that was killed from inside refuses the connection; one that hangs does not respond.
     failed = any(
         "Liveness probe failed" in event.note and not _ENDED.search(event.note)
         for event in diagnosis.observed.events
     )
-    return at if was_ready and failed and diagnosis.snapshot.age(at) < _RECENT_SECONDS else ""
+    if was_ready and failed and diagnosis.snapshot.age(at) < _RECENT_SECONDS:
+        return at
+    return ""
 
 
 def _read_last_log(diagnosis: SessionDiagnosis) -> str:
@@ -460,7 +472,9 @@ def _read_last_log(diagnosis: SessionDiagnosis) -> str:
     if pod is None:
         shown = '{.status.failures.message}{"\\n"}{.status.failures.log}{"\\n"}'
         return f"{kubectl} get vdisession {diagnosis.name} --output jsonpath='{shown}'"
-    previous = " --previous" if pod.desktop and pod.desktop.last_state.terminated else ""
+    previous = ""
+    if pod.desktop and pod.desktop.last_state.terminated:
+        previous = " --previous"
     return f"{kubectl} logs {pod.metadata.name}{previous}"
 
 
@@ -485,7 +499,10 @@ def _denied_credentials(diagnosis: SessionDiagnosis) -> tuple[str, Remedy] | Non
         r"\b401\b|unauthori[sz]ed|incorrect username|no basic auth credentials", said, re.IGNORECASE
     ):
         return None
-    server = "https://index.docker.io/v1/" if registry == "docker.io" else registry
+    if registry == "docker.io":
+        server = "https://index.docker.io/v1/"
+    else:
+        server = registry
     # A password in the arguments of kubectl would be seen by others on that machine, and in the
     # shell's history.
     create = (
@@ -512,7 +529,9 @@ def _denied_credentials(diagnosis: SessionDiagnosis) -> tuple[str, Remedy] | Non
 def _registry_of(image: str) -> str:
     """The registry in an image's name; Docker Hub where it names none."""
     host, slash, _ = image.partition("/")
-    return host if slash and (re.search(r"[.:]", host) or host == "localhost") else "docker.io"
+    if slash and (re.search(r"[.:]", host) or host == "localhost"):
+        return host
+    return "docker.io"
 
 
 def _remedy_of_image(diagnosis: SessionDiagnosis) -> Remedy:
@@ -568,7 +587,10 @@ def _remedy_on_node(snapshot: Snapshot, node: str, image: str, reason: str) -> R
         )
         return Remedy(sentence, (pull,))
     access = reason in (PodReason.REGISTRY_UNREACHABLE, PodReason.REGISTRY_NOT_TRUSTED)
-    what = "its access to the registry" if access else "what the message names"
+    if access:
+        what = "its access to the registry"
+    else:
+        what = "what the message names"
     return Remedy(f"On the node {node}, fix {what}, and pull the image.", (pull,))
 
 
@@ -586,7 +608,10 @@ def starts_slow(snapshot: Snapshot) -> Iterator[Finding]:
         if total <= _SLOW_SECONDS:
             continue
         begin = "Its start took" if pod.ready else "It has been starting for"
-        part = "All" if int(stages[longest]) == int(total) else f"{int(stages[longest])} s"
+        if int(stages[longest]) == int(total):
+            part = "All"
+        else:
+            part = f"{int(stages[longest])} s"
         where, remedy = _slow_stage(longest, diagnosis, pod)
         yield diagnosis.finding(
             "start_slow",

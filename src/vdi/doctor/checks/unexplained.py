@@ -137,7 +137,9 @@ class _Subject:
         return self.diagnosis is not None and self.diagnosis.resting
 
     def kubectl(self, verb: str) -> str:
-        place = f"--namespace {self.meta.namespace} " if self.meta.namespace else ""
+        place = ""
+        if self.meta.namespace:
+            place = f"--namespace {self.meta.namespace} "
         return f"kubectl {place}{verb} {self.kind} {self.meta.name}"
 
     def finding(
@@ -292,7 +294,9 @@ def _deletion(snapshot: Snapshot, subject: _Subject) -> Finding | None:
         remedy = Remedy(sentence, (f"{subject.kubectl('get')} --output yaml", change))
     elif FINALIZER in names and subject.diagnosis:
         remedy = subject.diagnosis.restart_operator
-    node = snapshot.nodes.get(subject.pod.spec.node_name) if subject.pod else None
+    node = None
+    if subject.pod:
+        node = snapshot.nodes.get(subject.pod.spec.node_name)
     if foreign or (node and node.ready):
         # This is a cause: the findings of its session follow from it.
         subject = replace(
@@ -346,7 +350,10 @@ def _condition(snapshot: Snapshot, subject: _Subject) -> Finding | None:
 
 def _failed_parts(snapshot: Snapshot, subject: _Subject) -> Iterator[PodCondition]:
     """The session's recording, if it has failed or its template promises it and it is not made."""
-    status = subject.diagnosis.session.status if subject.diagnosis else None
+    if subject.diagnosis:
+        status = subject.diagnosis.session.status
+    else:
+        status = None
     if status is None or status.recording is None:
         return
     recording = status.recording
@@ -365,7 +372,9 @@ def _is_bad(snapshot: Snapshot, subject: _Subject, condition: Condition | PodCon
         return False
     # The conditions of a session that was suspended are False for hours, and stay so while it
     # starts again.
-    starting = subject.diagnosis.starting_seconds if subject.diagnosis else None
+    starting = None
+    if subject.diagnosis:
+        starting = subject.diagnosis.starting_seconds
     ages = [snapshot.age(since) if since else None, starting]
     return reason in _LASTING or all(age >= _PATIENCE_SECONDS for age in ages if age is not None)
 
@@ -387,11 +396,10 @@ def _unready(snapshot: Snapshot, subject: _Subject, pod: Pod, events: list[Event
     ):
         return ""
     kind, _, name = subject.chain[0].rpartition("/")
-    words = (
-        chart_subject(name)
-        if kind.startswith(("deployment/", "daemonset/", "statefulset/"))
-        else DESKTOP
-    )
+    if kind.startswith(("deployment/", "daemonset/", "statefulset/")):
+        words = chart_subject(name)
+    else:
+        words = DESKTOP
     answer = explain(
         StartState(pod, None, tuple(events), snapshot.nodes.get(pod.spec.node_name), subject=words)
     )

@@ -110,7 +110,10 @@ def _is_peer(peer: Peer, own: str, other: Party, families: Collection[bool]) -> 
         return False
     spaces = peer.namespace_selector
     # Of a namespace's labels only the one with its name is known.
-    named = own if spaces is None else spaces.match_labels.get(_NAME_LABEL, other.namespace)
+    if spaces is None:
+        named = own
+    else:
+        named = spaces.match_labels.get(_NAME_LABEL, other.namespace)
     if other.namespace != named:
         return False
     return peer.pod_selector is None or _selects(peer.pod_selector, other.labels)

@@ -97,7 +97,9 @@ class Workload:
     @property
     def upgrade(self) -> str:
         """The command that renders its release again, with Helm 3 or 4."""
-        named = f" --release {self.release}" if self.release not in ("", "vdi") else ""
+        named = ""
+        if self.release not in ("", "vdi"):
+            named = f" --release {self.release}"
         return f"vdi upgrade --namespace {self.namespace}{named}"
 
     @property
@@ -290,7 +292,9 @@ def operator_for(snapshot: Snapshot, namespace: str) -> Operator | None:
 def settings_for(snapshot: Snapshot, namespace: str) -> ClusterSettings:
     """Settings of this namespace's operator; the defaults where its Deployment is not seen."""
     operator = operator_for(snapshot, namespace)
-    return operator.settings if operator else ClusterSettings()
+    if operator:
+        return operator.settings
+    return ClusterSettings()
 
 
 def lease_namespace(snapshot: Snapshot, namespace: str) -> str:
@@ -298,7 +302,9 @@ def lease_namespace(snapshot: Snapshot, namespace: str) -> str:
     Deployment.
     """
     operator = operator_for(snapshot, namespace)
-    return operator.lease_namespace if operator else namespace
+    if operator:
+        return operator.lease_namespace
+    return namespace
 
 
 def read_lease(snapshot: Snapshot, namespace: str) -> LeaseSpec | None:

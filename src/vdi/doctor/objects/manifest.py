@@ -201,7 +201,9 @@ def _keyed(wanted: Sequence[Any], found: Sequence[Any]) -> str:
             for items in (wanted, found)
         ]
         if all(None not in names and len({*names}) == len(names) for names in lists) and lists[0]:
-            return key if len(lists[0]) == len(wanted) and len(lists[1]) == len(found) else ""
+            if len(lists[0]) == len(wanted) and len(lists[1]) == len(found):
+                return key
+            return ""
     return ""
 
 
@@ -246,4 +248,6 @@ def _text(value: Any) -> str:
         return f"{{{', '.join(parts)}}}"
     if isinstance(value, list):
         return f"[{', '.join(map(_text, value))}]"
-    return value if isinstance(value, str) else json.dumps(value)
+    if isinstance(value, str):
+        return value
+    return json.dumps(value)

@@ -151,7 +151,10 @@ class SessionDiagnosis:
         return Remedy(sentence, (self._at_operator("logs"), self._at_operator("rollout restart")))
 
     def _at_operator(self, verb: str) -> str:
-        namespace = self.operator.namespace if self.operator else RELEASE_NAMESPACE
+        if self.operator:
+            namespace = self.operator.namespace
+        else:
+            namespace = RELEASE_NAMESPACE
         name = self.operator.name if self.operator else "vdi-operator"
         return f"kubectl --namespace {namespace} {verb} deployment/{name}"
 
@@ -206,7 +209,9 @@ class SessionDiagnosis:
     def desktop(self) -> Desktop | Blocked | None:
         """The desktop that it requests; None: its template does not exist."""
         policy = settings_for(self.snapshot, self.namespace)
-        return resolve(self.session, self.template, policy, self.homes) if self.template else None
+        if self.template:
+            return resolve(self.session, self.template, policy, self.homes)
+        return None
 
     @property
     def template(self) -> VDITemplate | None:
@@ -230,7 +235,9 @@ class SessionDiagnosis:
             and (home := resolve_home(self.session, self.template, self.homes))
         ):
             name = home.claim
-        return self.snapshot.claims.get((self.namespace, name)) if name else None
+        if name:
+            return self.snapshot.claims.get((self.namespace, name))
+        return None
 
     @cached_property
     def observed(self) -> Observed:
@@ -239,7 +246,9 @@ class SessionDiagnosis:
         """
         service = self.snapshot.find("services", naming.service_name(self.name), self.namespace)
         route = self.snapshot.find("ingressroutes", naming.route_name(self.name), self.namespace)
-        node = self.snapshot.nodes.get(self.bound.spec.node_name) if self.bound else None
+        node = None
+        if self.bound:
+            node = self.snapshot.nodes.get(self.bound.spec.node_name)
         return Observed(
             session=self.session,
             template=self.template,
@@ -280,7 +289,9 @@ class SessionDiagnosis:
         """
         if self.pod is None:
             return self.idle_seconds
-        return self.snapshot.age(self.pod.metadata.creation_timestamp) if self.answer else None
+        if self.answer:
+            return self.snapshot.age(self.pod.metadata.creation_timestamp)
+        return None
 
     @cached_property
     def answer(self) -> Explanation | None:
@@ -324,7 +335,9 @@ class SessionDiagnosis:
         desktop, snapshot = self.desktop, self.snapshot
         if not isinstance(desktop, Desktop) or snapshot.unreadable_kinds & {"nodes", "pods@all"}:
             return None
-        volume = snapshot.volumes.get(self.home.spec.volume_name) if self.home else None
+        volume = None
+        if self.home:
+            volume = snapshot.volumes.get(self.home.spec.volume_name)
         demand = desktop.demand(volume.pin if volume else ())
         queue = _full_queue(snapshot)
         group = queue.group_of(demand)

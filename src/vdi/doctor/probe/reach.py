@@ -356,7 +356,10 @@ async def probe_pod(
     """
     name = f"vdi-probe-{secrets.token_hex(3)}"
     address = await _address_of(client, denied) if denied else ""
-    tried = {"denied": (address, denied.port)} if denied and address else {}
+    if denied and address:
+        tried = {"denied": (address, denied.port)}
+    else:
+        tried = {}
     setup = asyncio.create_task(_create(client, namespace, name, template, tried))
     try:
         await asyncio.shield(setup)
@@ -366,7 +369,10 @@ async def probe_pod(
         # its object.
         await asyncio.shield(_remove(client, namespace, name, setup))
     if not failure:
-        found = [_not_enforced(namespace, denied, address)] if denied and "denied" in wrong else []
+        if denied and "denied" in wrong:
+            found = [_not_enforced(namespace, denied, address)]
+        else:
+            found = []
         return [*found, *judge_network(pod.spec.node_name, namespace, wrong)]
     storage = template.spec.persistence
     volume = ", with a new volume," if storage.enabled else ""

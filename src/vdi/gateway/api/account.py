@@ -144,7 +144,9 @@ async def revoke_token(call: Call[Empty, None]) -> None:
     `current` is the token that this request was sent with. A token can revoke only itself.
     """
     name = call.path("id")
-    own = call.user.login_id.removeprefix(TOKEN_ID) if _is_by_token(call) else ""
+    own = ""
+    if _is_by_token(call):
+        own = call.user.login_id.removeprefix(TOKEN_ID)
     if name == "current":
         name = own or name
     if own and name != own:
@@ -162,7 +164,9 @@ def _is_by_token(call: Call[object, object]) -> bool:
 
 def _token(call: Call[object, object], token: ApiToken) -> Token:
     current = call.user.login_id == f"{TOKEN_ID}{token.id}"
-    session = call.cluster.by_uid(token.session_uid) if token.session_uid else None
+    session = None
+    if token.session_uid:
+        session = call.cluster.by_uid(token.session_uid)
     name = session.metadata.name if session else ""
     return Token(token.id, token.label, token.created, token.expires, token.seen, current, name)
 

@@ -113,7 +113,10 @@ async def get_queue(call: Call[Empty, None]) -> ListPage[Session]:
     """Sessions that wait for capacity, in queue order."""
 
     def place(session: VDISession) -> tuple[bool, int, queries.Key]:
-        position = session.status.queue.position if session.status.queue else 0
+        if session.status.queue:
+            position = session.status.queue.position
+        else:
+            position = 0
         return position == 0, position, age(session)
 
     now = call.now()

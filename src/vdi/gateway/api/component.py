@@ -273,7 +273,9 @@ def _plain(schema: Schema) -> Schema:
 def _inner(value: Any) -> Any:
     if isinstance(value, list):
         return [_inner(member) for member in value]
-    return _plain(value) if isinstance(value, dict) else value
+    if isinstance(value, dict):
+        return _plain(value)
+    return value
 
 
 def _with_rules(schema: Schema, rules: Iterable[Any]) -> Schema:

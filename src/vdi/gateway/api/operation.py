@@ -70,7 +70,9 @@ class Call(Generic[Q_co, B_co]):
     @property
     def actor(self) -> Actor:
         """For an operation with `drives`."""
-        return self.who if isinstance(self.who, Actor) else self.who.actor
+        if isinstance(self.who, Actor):
+            return self.who
+        return self.who.actor
 
     @property
     def cluster(self) -> ClusterCache:
@@ -117,7 +119,9 @@ class Operation:
     @property
     def success(self) -> int:
         """HTTP status of a success."""
-        return self.status if self.answer or self.media else 204
+        if self.answer or self.media:
+            return self.status
+        return 204
 
 
 class OperationTable:

@@ -112,7 +112,10 @@ def _add_action(shape: type[AnyAction]) -> None:
     name = shape.action.replace("-", "_")
 
     async def carry_out(call: Call[Empty, AnyAction | None]) -> Session | None:
-        action = msgspec.convert({}, shape) if call.body is None else call.body
+        if call.body is None:
+            action = msgspec.convert({}, shape)
+        else:
+            action = call.body
         changed = await call.api.session_actions.carry_out(call.user, call.path("name"), action)
         return _shown(call, changed) if changed else None
 
@@ -229,7 +232,10 @@ async def _events(call: Call[EventsQuery, None]) -> AsyncIterator[bytes]:
     one.
     """
     name, loop, is_first = call.query.session, asyncio.get_running_loop(), True
-    topic = user_topic(call.user.email) if name is None else session_topic(name)
+    if name is None:
+        topic = user_topic(call.user.email)
+    else:
+        topic = session_topic(name)
     sent: dict[str, VDISession] = {}
     checked = loop.time()
     with call.api.subscriptions.subscribe(None, {topic}) as subscription:
@@ -268,7 +274,9 @@ def _visible(call: Call[EventsQuery, None]) -> list[VDISession]:
         mine = call.api.subscriptions.sessions_with(call.user)
         return [session for session in mine if role_in(session, call.user.email, now) is not None]
     session = call.cluster.session(name)
-    return [session] if session is not None and knows_of(session, call.user, now) else []
+    if session is not None and knows_of(session, call.user, now):
+        return [session]
+    return []
 
 
 class NewProbe(msgspec.Struct, forbid_unknown_fields=True):

@@ -13,7 +13,9 @@ def find_session(context: GatewayContext, user: User, name: str) -> tuple[VDISes
     ActionDenied.
     """
     session = context.cluster.session(name)
-    role = role_in(session, user.email, context.clock()) if session else None
+    role = None
+    if session:
+        role = role_in(session, user.email, context.clock())
     if session is None or (role is None and not user.admin):
         raise ActionDenied("NotFound", no_desktop(name))
     return session, role

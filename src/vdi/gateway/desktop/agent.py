@@ -85,7 +85,10 @@ def desktop_url(session: VDISession, port: int) -> str:
     # operator that does not write status.podIP yet, the name of the headless Service leads to the
     # same port.
     address, meta = session.status.pod_ip, session.metadata
-    host = address if is_address(address) else f"{service_name(meta.name)}.{meta.namespace}.svc"
+    if is_address(address):
+        host = address
+    else:
+        host = f"{service_name(meta.name)}.{meta.namespace}.svc"
     return f"http://{url_host(host)}:{port}"
 
 
@@ -324,7 +327,10 @@ async def poll_agents(
             DatabaseUnavailableError,
             SQLAlchemyError,
         ) as error:
-            why = type(error).__name__ if isinstance(error, SQLAlchemyError) else str(error)
+            if isinstance(error, SQLAlchemyError):
+                why = type(error).__name__
+            else:
+                why = str(error)
             level = logging.DEBUG if failing.get(uid) == why else logging.WARNING
             log.log(level, "%s of session %s cannot be stored: %s", what, meta.name, why)
             failing[uid] = why

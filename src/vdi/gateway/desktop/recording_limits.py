@@ -59,13 +59,17 @@ class RecordingLimits:
             return NO_STORAGE
         # A desktop that was refused waits until all that an agent keeps would fit: it does not
         # flicker.
-        least = BURST if session.metadata.annotations.get(RECORDING_REFUSED) == EXCESS else 0
+        least = 0
+        if session.metadata.annotations.get(RECORDING_REFUSED) == EXCESS:
+            least = BURST
         if await self._budget(session) < least:
             return EXCESS
         since = self.context.clock() - timedelta(days=1)
         size, recordings = await self.store.use_since(normal_user(session.spec.user), since)
         taken, space = size + recordings * RECORDING_BYTES, await self._find_space()
-        return FULL if taken > MAX_DAY or (space is not None and taken > space) else ""
+        if taken > MAX_DAY or (space is not None and taken > space):
+            return FULL
+        return ""
 
     async def find_silence(self, session: VDISession, *, responds: bool) -> str:
         """The reason why a recording that the agent reports as On is in truth not made; empty: it

@@ -72,7 +72,10 @@ class Recordings(Component):
         self._storage: RecordingFolder | RecordingBucket | None = None
         if place := context.settings.recordings:
             is_bucket = place.startswith("s3://")
-            self._storage = RecordingBucket(place) if is_bucket else RecordingFolder(Path(place))
+            if is_bucket:
+                self._storage = RecordingBucket(place)
+            else:
+                self._storage = RecordingFolder(Path(place))
         self._limits = RecordingLimits(context=context, store=self._store, storage=self._storage)
         self._fetches = asyncio.Semaphore(MAX_FETCHES)
         self._open = OpenRecordings()

@@ -121,7 +121,10 @@ def _starting(session: VDISession, role: Role) -> Stage:
 def _suspended(session: VDISession, role: Role) -> Stage:
     may = Action.RESUME in ACTIONS[role]
     stopped = session.status.phase == Phase.SUSPENDED
-    message = session.status.message if stopped else "It is being stopped; its files are kept."
+    if stopped:
+        message = session.status.message
+    else:
+        message = "It is being stopped; its files are kept."
     if not may:
         message = f"{message} It opens here when {session.spec.user} resumes it.".strip()
     return Stage("suspended", "This desktop is suspended", message, may_resume=may)

@@ -187,5 +187,8 @@ class TransferCollector(Component):
             detail["to"] = format_time(happened)
         if len(users) > 1:
             detail["users"] = ", ".join(users)
-        actor = "" if len(users) != 1 or action.startswith("transfers.") else users[0]
+        if len(users) != 1 or action.startswith("transfers."):
+            actor = ""
+        else:
+            actor = users[0]
         return act_on(session, actor, action, detail)

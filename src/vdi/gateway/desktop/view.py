@@ -134,7 +134,9 @@ class DesktopView:
     @property
     def state_class(self) -> str:
         """CSS class of the state's badge."""
-        return "failed" if self.failure else (self.phase or Phase.PENDING).lower()
+        if self.failure:
+            return "failed"
+        return (self.phase or Phase.PENDING).lower()
 
     @property
     def moving(self) -> bool:
@@ -162,7 +164,9 @@ def desktop_view(
     spec, status, meta = session.spec, session.status, session.metadata
     phase = Phase.TERMINATING if meta.deletion_timestamp else status.phase
     role = role_in(session, user.email, now)
-    ends = access_ends(session, user.email) if role and role is not Role.OWNER else None
+    ends = None
+    if role and role is not Role.OWNER:
+        ends = access_ends(session, user.email)
     gpu, memory, cpu, ephemeral_storage = _size(session, template)
     sees_guests = role is Role.OWNER or user.admin
     has_home, outlives = keeps_files(session, template)
@@ -170,7 +174,10 @@ def desktop_view(
     message = status.message if user.admin else queue_message(session)
     notices = _notices(session, phase, template, cluster, now)
     if failure:
-        text = message if user.admin else f"{failure.what or message} {failure.advice}"
+        if user.admin:
+            text = message
+        else:
+            text = f"{failure.what or message} {failure.advice}"
         notices.append(Notice("bad", failure.title, text, failure=failure))
     return DesktopView(
         name=meta.name,
@@ -285,7 +292,10 @@ def _notices(
                 text += f" It already has the maximum of {max_timeout(template, cluster)}."
         notices.append(Notice("warn", WARNING_TITLES[condition.type], text, action))
     if status.failures and status.failures.count and phase != Phase.FAILED:
-        times = "once" if status.failures.count == 1 else f"{status.failures.count} times in a row"
+        if status.failures.count == 1:
+            times = "once"
+        else:
+            times = f"{status.failures.count} times in a row"
         notices.append(Notice("warn", f"It failed {times}", status.failures.message))
     notices += [
         Notice("info", "A newer version is ready", condition.message)
@@ -301,10 +311,8 @@ def _size(session: VDISession, template: VDITemplate | None) -> tuple[int | None
     """
     chosen = session.spec.resources
     if template is None:
-        return (
-            (chosen.gpu, chosen.memory, chosen.cpu or "", chosen.ephemeral_storage or "")
-            if chosen
-            else _UNKNOWN
-        )
+        if chosen:
+            return (chosen.gpu, chosen.memory, chosen.cpu or "", chosen.ephemeral_storage or "")
+        return _UNKNOWN
     size = size_of(session.spec, template.spec.resources)
     return size.gpu, size.memory, size.cpu, size.ephemeral_storage or ""

@@ -39,27 +39,23 @@ async def explain_absence(
     if session is not None:
         access = (entry.user for entry in session.spec.access if entry.role in [*GuestRole])
         was_shared = any(same_user(guest, user.email) for guest in access)
-        return (
-            _SHARE_OVER
-            if was_shared or await grants.was_in(session.metadata.uid, user.email)
-            else None
-        )
+        if was_shared or await grants.was_in(session.metadata.uid, user.email):
+            return _SHARE_OVER
+        return None
     past = await history.past(limit=_NEWEST, user=user.email)
     row = next((found.session for found in past if is_label_of(label, found.session.name)), None)
     if row is None or cluster.by_uid(row.uid):
         return None
-    what = (
-        "You ended it"
-        if row.end_reason is EndReason.USER
-        else end_reason(row.end_reason) or "It ended"
-    )
+    if row.end_reason is EndReason.USER:
+        what = "You ended it"
+    else:
+        what = end_reason(row.end_reason) or "It ended"
     # The history may not have recorded the end yet.
     when = f" at {format_time(row.ended)}" if row.ended else ""
-    files = (
-        "Files in your home folder are kept."
-        if _keeps_files(cluster, row)
-        else "Its files were deleted."
-    )
+    if _keeps_files(cluster, row):
+        files = "Files in your home folder are kept."
+    else:
+        files = "Its files were deleted."
     return "This desktop has ended", f"{what}{when}. {files}", row.template
 
 
@@ -69,7 +65,10 @@ def _keeps_files(cluster: ClusterCache, row: SessionRow) -> bool:
     if offer and (not offer.enabled or offer.scope is HomeScope.SESSION):
         return False
     # A user's home for all templates names none.
-    named = {row.template, ""} if offer and offer.scope is HomeScope.USER else {row.template}
+    if offer and offer.scope is HomeScope.USER:
+        named = {row.template, ""}
+    else:
+        named = {row.template}
     homes = cluster.homes_of(row.owner)
     return any(
         home.template in named and home.scope != HomeScope.SESSION and not home.deleted

@@ -85,7 +85,9 @@ class Authorizer:
         """`admit` for a request to a desktop's host on the public listener."""
         label = self.hosts.label_of(request)
         session = self.context.cluster.by_host(label) if label else None
-        return await self.admit(session, request.headers.get("cookie", "")) if session else None
+        if session:
+            return await self.admit(session, request.headers.get("cookie", ""))
+        return None
 
     async def admit(self, session: VDISession, cookie_header: str) -> Admitted | None:
         """The user with these cookies, if they may enter this session's desktop.
@@ -99,7 +101,9 @@ class Authorizer:
             return Admitted(session, claims)
         handle = cookies.get(GRANT_COOKIE, "")
         if claims is None:
-            return await self._renew_in_time(session, handle) if handle else None
+            if handle:
+                return await self._renew_in_time(session, handle)
+            return None
         if not handle or (self._database_failed and now - self._database_failed < DATABASE_PAUSE):
             return Admitted(session, claims)
         try:

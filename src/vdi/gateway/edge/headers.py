@@ -111,8 +111,12 @@ class Hosts:
         """The label of a desktop's host, in any case, with or without port and trailing dot; None:
         another host.
         """
-        match = self._host.fullmatch(host.lower()) if len(host) <= 300 else None
-        return match[1] if match and match[1] != self._settings.portal_label else None
+        match = None
+        if len(host) <= 300:
+            match = self._host.fullmatch(host.lower())
+        if match and match[1] != self._settings.portal_label:
+            return match[1]
+        return None
 
     def label_of(self, request: HTTPConnection) -> str | None:
         """The label of the host that a request on the public listener was sent to."""
@@ -121,7 +125,9 @@ class Hosts:
     def origin_of(self, request: HTTPConnection) -> str:
         """The origin of pages at that host; empty where it is no desktop's host."""
         label = self.label_of(request)
-        return self._settings.url(self._settings.host(label)) if label else ""
+        if label:
+            return self._settings.url(self._settings.host(label))
+        return ""
 
 
 def desktop_cookie(token: str, seconds: int) -> tuple[bytes, bytes]:

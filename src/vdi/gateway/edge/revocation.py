@@ -125,7 +125,10 @@ class Revoker:
         if (user, session_uid, login_id) == (None, None, None):
             raise ValueError("no filter is set; allowed: user, session_uid and login_id")
         named = {"user": user, "session_uid": session_uid, "login_id": login_id}
-        whole_login = [login_id] if login_id and user is None and session_uid is None else []
+        if login_id and user is None and session_uid is None:
+            whole_login = [login_id]
+        else:
+            whole_login = []
         known = _made_until(self.active.find(**named), created_until)
         await self._revoke(known, [*whole_login, *over])
         stored = _made_until(await self.store.open(**named), created_until)

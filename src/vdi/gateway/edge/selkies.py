@@ -95,14 +95,16 @@ def find_first_page(
     if uri.partition("?")[0] != "/":
         return ""
     if streams_webrtc(template):
-        return (
-            "" if is_fresh(mark_of(uri), grant_id, now) else f"{TRANSPORT_PATH}?next={quoted(page)}"
-        )
+        if is_fresh(mark_of(uri), grant_id, now):
+            return ""
+        return f"{TRANSPORT_PATH}?next={quoted(page)}"
     if mark_of(uri) == PAGE_MARK:
         return ""
     if status.ready_time and (now - parse_time(status.ready_time)).total_seconds() < NEW_SECONDS:
         return f"/.vdi/open?next={quoted(page)}"
-    return opened(page) if template is None or takes_tokens(template.spec) else ""
+    if template is None or takes_tokens(template.spec):
+        return opened(page)
+    return ""
 
 
 def streams_webrtc(template: VDITemplate | None) -> bool:

@@ -201,7 +201,9 @@ class TicketHandoff:
         if not _SECRET.fullmatch(ticket):
             return None
         text = await self.context.shared.pop(_key(ticket))
-        return msgspec.json.decode(text, type=Ticket) if text is not None else None
+        if text is not None:
+            return msgspec.json.decode(text, type=Ticket)
+        return None
 
     async def _let_in(
         self, request: Request, session: VDISession, ticket: Ticket, next_path: str

@@ -100,7 +100,9 @@ class TokenTablePublisher:
             async with asyncio.timeout(seconds):
                 while uid in self._tasks and not self._is_answered(uid, number):
                     await self._news.wait()
-        return self._taken[uid].grants if self._is_answered(uid, number) else frozenset()
+        if self._is_answered(uid, number):
+            return self._taken[uid].grants
+        return frozenset()
 
     def has_taken(self, session: VDISession, grant_id: str) -> bool:
         """Whether this desktop, not its predecessor, has confirmed a table with this grant to this
@@ -151,7 +153,10 @@ class TokenTablePublisher:
                 except PostError as error:
                     self._note_failure(session)
                     late = tries >= len(PAUSES) and session.status.phase == Phase.RUNNING
-                    level = logging.WARNING if late and tries % 60 == len(PAUSES) else logging.DEBUG
+                    if late and tries % 60 == len(PAUSES):
+                        level = logging.WARNING
+                    else:
+                        level = logging.DEBUG
                     log.log(
                         level,
                         "session %s has not taken its token table: %s",

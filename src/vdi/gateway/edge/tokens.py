@@ -199,7 +199,9 @@ class KeyRing:
 
 
 def _decode(data: str) -> list[StoredKey]:
-    return msgspec.json.decode(base64.b64decode(data), type=list[StoredKey]) if data else []
+    if data:
+        return msgspec.json.decode(base64.b64decode(data), type=list[StoredKey])
+    return []
 
 
 class Claims(msgspec.Struct, frozen=True):

@@ -116,11 +116,9 @@ class BasicAuth:
         except KubeError as error:
             if known:
                 return known[1]
-            todo = (
-                "; list it in the chart's gateway.basicAuthSecrets"
-                if isinstance(error, Forbidden)
-                else ""
-            )
+            todo = ""
+            if isinstance(error, Forbidden):
+                todo = "; list it in the chart's gateway.basicAuthSecrets"
             raise BasicAuthError(f"the Secret {name!r} cannot be read: {error}{todo}") from error
         except ValueError as error:
             raise BasicAuthError(f"the Secret {name!r} {error}") from error
@@ -253,7 +251,9 @@ class Verify:
             return _later(wait.sentence)
         session = self.context.cluster.by_host(label)
         try:
-            admitted = await self.authorizer.admit(session, request.cookies) if session else None
+            admitted = None
+            if session:
+                admitted = await self.authorizer.admit(session, request.cookies)
         except DatabaseUnavailableError as error:
             log.warning("no one is let in without a valid token: %s", error)
             return _later("The gateway's database does not respond.")
@@ -376,7 +376,9 @@ def _refuse_request(
 def _cookies_to_pass(request: ForwardAuthRequest) -> Headers:
     """The browser's cookies for the desktop, without the gateway's own."""
     cookies = that_fit(without_ours(request.cookies))
-    return ((b"cookie", cookies.encode("latin-1")),) if cookies else ()
+    if cookies:
+        return ((b"cookie", cookies.encode("latin-1")),)
+    return ()
 
 
 def _allowed(passed: Headers, renewed: Headers) -> ForwardAuthResponse:

@@ -269,7 +269,10 @@ class WaitingPage:
     def _shown(
         self, name: str, session: VDISession | None, stage: Stage, next_path: str
     ) -> dict[str, Any]:
-        template = self.context.cluster.template(session.spec.template) if session else None
+        if session:
+            template = self.context.cluster.template(session.spec.template)
+        else:
+            template = None
         return {
             "name": name,
             "stage": stage,

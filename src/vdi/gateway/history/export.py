@@ -45,11 +45,9 @@ class ExportFormat(StrEnum):
 
     @property
     def media_type(self) -> str:
-        return (
-            "text/csv; charset=utf-8"
-            if self is ExportFormat.CSV
-            else "application/jsonl; charset=utf-8"
-        )
+        if self is ExportFormat.CSV:
+            return "text/csv; charset=utf-8"
+        return "application/jsonl; charset=utf-8"
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,7 +119,9 @@ async def export(
     if user is not None:
         query = query.where(source.user == normal_user(user))
     # The heading comes with the first page: a database that is down shows before a byte was sent.
-    text = _as_csv([list(source.columns)]) if form is ExportFormat.CSV else b""
+    text = b""
+    if form is ExportFormat.CSV:
+        text = _as_csv([list(source.columns)])
     query = query.order_by(*source.key).limit(PAGE)
     page = query
     while True:
@@ -172,4 +172,6 @@ def _cell(value: Any) -> Any:
 
 
 def _plain(value: Any) -> Any:
-    return value.isoformat().replace("+00:00", "Z") if isinstance(value, datetime) else value
+    if isinstance(value, datetime):
+        return value.isoformat().replace("+00:00", "Z")
+    return value

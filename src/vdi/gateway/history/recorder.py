@@ -77,7 +77,9 @@ class Recorder:
     @property
     def lag(self) -> float:
         """Seconds that the oldest unwritten change has waited; 0: all is written."""
-        return time.monotonic() - self._behind_since if self._behind_since is not None else 0.0
+        if self._behind_since is not None:
+            return time.monotonic() - self._behind_since
+        return 0.0
 
     async def run(self) -> None:
         for session in self.cluster.sessions.values():
@@ -304,7 +306,10 @@ class Retention:
         try:
             await work()
         except (DatabaseUnavailableError, KubeError, SQLAlchemyError) as error:
-            reason = str(error) if not isinstance(error, SQLAlchemyError) else type(error).__name__
+            if not isinstance(error, SQLAlchemyError):
+                reason = str(error)
+            else:
+                reason = type(error).__name__
             log.warning("history: %s is put off for %.0f s: %s", what, RETRY_SECONDS, reason)
             return False
         return True

@@ -81,7 +81,9 @@ def read_snapshot(
     admitted, ready = (
         find_condition(session.status.conditions, kind) for kind in (ADMITTED, READY)
     )
-    run = _read_run(session, template) if session.status.start_time else None
+    run = None
+    if session.status.start_time:
+        run = _read_run(session, template)
     over = deleted is not None or gone
     return SessionSnapshot(
         session=SessionRow(
@@ -107,7 +109,10 @@ def _read_run(session: VDISession, template: VDITemplate | None) -> RunRow:
     # Another revision of the template may request another number of GPUs than the desktop was
     # started with.
     is_same = template is not None and status.template_revision == str(template.metadata.generation)
-    size = size_of(template, session) if template is not None and is_same else {}
+    if template is not None and is_same:
+        size = size_of(template, session)
+    else:
+        size = {}
     return RunRow(
         uid=session.metadata.uid,
         start=parse_time(status.start_time),
@@ -127,11 +132,9 @@ def _read_stop(session: VDISession, admitted: Condition | None, ready: Condition
     status, failures = session.status, session.status.failures
     if status.phase == Phase.SUSPENDED:
         by_itself = END_REASONS.get(ready.reason) if ready else None
-        at = (
-            admitted.last_transition_time
-            if admitted and admitted.reason == Reason.SUSPENDED
-            else ""
-        )
+        at = ""
+        if admitted and admitted.reason == Reason.SUSPENDED:
+            at = admitted.last_transition_time
         return Stop(reason=by_itself or EndReason.SUSPENDED, at=_parse_optional(at))
     if failures is not None and failures.time:
         detail = _detail(f"{failures.reason}: {failures.message}")
@@ -207,7 +210,10 @@ def lose(old: Record, now: datetime, ended_by: str = "") -> Derived:
     if session.ended:
         return Derived(old)
     at = _latest_end(run, now) if run and run.ended is None else now
-    reason = _by_whom(session, ended_by) if ended_by else EndReason.UNKNOWN
+    if ended_by:
+        reason = _by_whom(session, ended_by)
+    else:
+        reason = EndReason.UNKNOWN
     session = replace(session, ended=max(at, session.created), end_reason=reason, ended_by=ended_by)
     return _compared(
         old, Record(session, _close(run, reason, at) if run and run.ended is None else run), []
@@ -241,9 +247,9 @@ def _follow_run(
     if run and run.ended is None:
         closed.append(_close(run, EndReason.UNKNOWN, min(_latest_end(run, now), current.start)))
     waited = old.session.waiting_since
-    queued = (
-        (current.start - waited).total_seconds() if waited and waited <= current.start else None
-    )
+    queued = None
+    if waited and waited <= current.start:
+        queued = (current.start - waited).total_seconds()
     return _update(replace(current, queue_seconds=queued), current)
 
 
@@ -254,7 +260,9 @@ def _update(run: RunRow, current: RunRow) -> RunRow:
         sizes = [size for size in (getattr(run, name), getattr(current, name)) if size is not None]
         known[name] = max(sizes, default=None)
     ready = known["ready"]
-    startup = max(0.0, (ready - run.start).total_seconds()) if ready else None
+    startup = None
+    if ready:
+        startup = max(0.0, (ready - run.start).total_seconds())
     return replace(
         run, **known, startup_seconds=startup, ended=None, end_reason=None, end_detail=""
     )
@@ -286,7 +294,9 @@ def _waiting_since(session: SessionRow, seen: SessionSnapshot) -> datetime | Non
         EndReason.UNKNOWN,
         EndReason.FAILED,
     )
-    return None if seen.run or is_suspended else session.waiting_since
+    if seen.run or is_suspended:
+        return None
+    return session.waiting_since
 
 
 def _end_session(
@@ -302,4 +312,6 @@ def _end_session(
 def _by_whom(session: SessionRow, ended_by: str) -> EndReason:
     if not ended_by:
         return EndReason.DELETED
-    return EndReason.USER if ended_by == session.owner else EndReason.ADMIN
+    if ended_by == session.owner:
+        return EndReason.USER
+    return EndReason.ADMIN

@@ -75,4 +75,6 @@ class Login(Component):
         """One line while the identity provider does not respond."""
         provider = self.services.provider
         problem = await provider.trouble() if provider else ""
-        return [f"single sign-on: {problem}"] if problem else []
+        if problem:
+            return [f"single sign-on: {problem}"]
+        return []

@@ -143,7 +143,9 @@ class Guard:
 
 def login_url(page: str) -> str:
     """The address of the login page that leads back to this page."""
-    return f"/login?next={quote(page, safe='/')}" if page not in ("", "/") else "/login"
+    if page not in ("", "/"):
+        return f"/login?next={quote(page, safe='/')}"
+    return "/login"
 
 
 def _is_page(request: HTTPConnection) -> bool:

@@ -188,7 +188,9 @@ def _load(text: str) -> dict[Any, Any]:
 
 
 def _dump(raw: Mapping[Any, Any]) -> str:
-    return yaml.safe_dump(dict(raw), sort_keys=False, allow_unicode=True, width=1000) if raw else ""
+    if raw:
+        return yaml.safe_dump(dict(raw), sort_keys=False, allow_unicode=True, width=1000)
+    return ""
 
 
 def _read_entry(key: Any, entry: Any) -> tuple[str, LocalUser]:
@@ -232,7 +234,9 @@ class LocalUsers:
             address = ""
         entry = users.get(address)
         is_right = await self._passwords.check(entry.password if entry else None, password)
-        return (address, entry) if is_right and entry is not None else None
+        if is_right and entry is not None:
+            return (address, entry)
+        return None
 
     async def read(self) -> dict[str, LocalUser]:
         """All users by address; none without the Secret. Raises UsersUnavailableError."""

@@ -213,11 +213,9 @@ class Logins:
     async def actor_by_token(self, token: str) -> Actor | None:
         """The actor of an API token of any scope, while it holds."""
         stored = await self._by_token(token)
-        return (
-            Actor(stored.user, stored.label, stored.session_uid, f"{TOKEN_ID}{stored.id}")
-            if stored
-            else None
-        )
+        if stored:
+            return Actor(stored.user, stored.label, stored.session_uid, f"{TOKEN_ID}{stored.id}")
+        return None
 
     async def _by_token(self, token: str) -> ApiToken | None:
         if not token.startswith(TOKEN_PREFIX) or len(token) > _LONGEST_SECRET:
@@ -256,12 +254,16 @@ class Logins:
         has kept.
         """
         credential = await self._holding(login_id)
-        return self._person(credential) if credential is not None else None
+        if credential is not None:
+            return self._person(credential)
+        return None
 
     async def source_of(self, login_id: str) -> str:
         """`local` or `oidc`; empty for an unknown login."""
         credential = await self._by_id(login_id)
-        return credential.source if credential is not None else ""
+        if credential is not None:
+            return credential.source
+        return ""
 
     async def of(self, user: str) -> list[Login]:
         """The user's logins that hold now, the latest seen first."""
@@ -407,7 +409,9 @@ class Logins:
 
     async def _holding(self, login_id: str) -> Login | ApiToken | None:
         credential = await self._by_id(login_id)
-        return credential if credential is not None and self._holds(credential) else None
+        if credential is not None and self._holds(credential):
+            return credential
+        return None
 
     def _holds(self, credential: Login | ApiToken) -> bool:
         now = self._clock()

@@ -156,11 +156,9 @@ def make_hint(secret: str, id_token: str) -> str:
     The gateway keeps none: an ID token is a credential elsewhere. The mark refuses one that a
     desktop has planted.
     """
-    return (
-        f"{_sign(secret, 'hint', id_token.encode())}.{id_token}"
-        if len(id_token) <= _LONGEST_HINT
-        else ""
-    )
+    if len(id_token) <= _LONGEST_HINT:
+        return f"{_sign(secret, 'hint', id_token.encode())}.{id_token}"
+    return ""
 
 
 def read_hint(secret: str, hint: str) -> str:
@@ -502,7 +500,9 @@ class OIDCProvider:
             await self._about(_BEFORE_REDIRECT_SECONDS if self._down else _CHECK_SECONDS)
         except ProviderDownError as error:
             return f"{self.config.issuer}: {error}"
-        return f"{self.config.issuer}: {self._client_refused}" if self._client_refused else ""
+        if self._client_refused:
+            return f"{self.config.issuer}: {self._client_refused}"
+        return ""
 
     async def close(self) -> None:
         if self._http is not None:

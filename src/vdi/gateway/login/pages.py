@@ -171,7 +171,10 @@ class Pages:
         """The page after a logout; it goes on to the identity provider's own page, if there is
         one.
         """
-        name = self._login.provider.config.name if self._login.provider is not None else ""
+        if self._login.provider is not None:
+            name = self._login.provider.config.name
+        else:
+            name = ""
         answer = self._renderer.render(
             request, "logged_out.html", provider_url=provider_url, provider=name
         )
@@ -190,7 +193,10 @@ class LoginPages(Pages):
     def __init__(self, login: LoginServices) -> None:
         super().__init__(login)
         terms = self._settings.brand.terms
-        self._terms_mark = hashlib.sha256(terms.encode()).hexdigest()[:16] if terms else ""
+        if terms:
+            self._terms_mark = hashlib.sha256(terms.encode()).hexdigest()[:16]
+        else:
+            self._terms_mark = ""
         self._delayed = 0
 
     def routes(self) -> list[Route]:

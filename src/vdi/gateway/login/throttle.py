@@ -104,7 +104,9 @@ class Throttle:
 def _delay(attempts: int, bound: Bound) -> float:
     """Seconds: zero, then half a second, doubled with each attempt."""
     beyond = attempts - bound.free
-    return min(SLOWEST, 0.25 * 2.0 ** min(beyond, 10)) if beyond > 0 else 0.0
+    if beyond > 0:
+        return min(SLOWEST, 0.25 * 2.0 ** min(beyond, 10))
+    return 0.0
 
 
 def _short(user: str) -> str:

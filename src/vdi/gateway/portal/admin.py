@@ -69,11 +69,9 @@ _NOTHING_HOURS = 0.05
 def _phase(session: VDISession) -> str:
     if find_failure(session):  # also one that hangs, or whose start is tried again
         return Phase.FAILED
-    return (
-        Phase.TERMINATING
-        if session.metadata.deletion_timestamp
-        else session.status.phase or Phase.PENDING
-    )
+    if session.metadata.deletion_timestamp:
+        return Phase.TERMINATING
+    return session.status.phase or Phase.PENDING
 
 
 def _place(session: VDISession) -> tuple[int, int, str]:

@@ -132,11 +132,9 @@ def offer_of(template: VDITemplate, cluster: ClusterSettings) -> Offer:
     )
     disk = resources.default_ephemeral_storage
     disk_steps = _up_to(_LOCAL_DISK, disk, resources.max_ephemeral_storage) if disk else ()
-    idle_default = (
-        f"after {_time_words(life.idle_timeout)} (default)"
-        if life.idle_timeout
-        else "never: keep it running"
-    )
+    idle_default = "never: keep it running"
+    if life.idle_timeout:
+        idle_default = f"after {_time_words(life.idle_timeout)} (default)"
     return Offer(
         gpu=[Choice(str(number), count(number, "GPU")) for number in gpus],
         memory=memory_steps,
@@ -219,7 +217,9 @@ def session_request(form: Mapping[str, str], template: VDITemplate, user: User) 
         given = form.get(field, "")
         return given if given and given != usual else None
 
-    gpus = chosen("gpu", str(resources.default_gpu)) if resources.default_gpu else None
+    gpus = None
+    if resources.default_gpu:
+        gpus = chosen("gpu", str(resources.default_gpu))
     zone = form.get("time_zone", "")
     without_home = template.spec.persistence.enabled and form.get("home") != "yes"
     return SessionRequest(

@@ -60,7 +60,9 @@ CONSEQUENCES = {
 def _place(found: DesktopView) -> str:
     if found.mine:
         return "desktops"
-    return "admin" if found.role == "administrator" else "shared"
+    if found.role == "administrator":
+        return "admin"
+    return "shared"
 
 
 def _consequence(found: DesktopView, action: Action) -> str:
@@ -198,7 +200,10 @@ class DesktopPages(PortalPages):
                     status=why.status,
                 )
             return await self._show(request, user, form, why.sentence, why.status)
-        where = _LISTS[_place(before)] if before and action == Action.END else f"/desktops/{name}"
+        if before and action == Action.END:
+            where = _LISTS[_place(before)]
+        else:
+            where = f"/desktops/{name}"
         return done(where, _done_code(action, form, before), name)
 
     async def _show(
@@ -211,8 +216,12 @@ class DesktopPages(PortalPages):
     ) -> Response:
         """The desktop's page; after a refusal with what was typed, and the reason beside it."""
         name, action = _name(request), request.path_params.get("action", "") if refusal else ""
-        schedule = read_schedule(form) if form and action == Action.SCHEDULE else None
-        beside = action if action in _FORMS and not (form and form.get("gpu")) else "page"
+        schedule = None
+        if form and action == Action.SCHEDULE:
+            schedule = read_schedule(form)
+        beside = "page"
+        if action in _FORMS and not (form and form.get("gpu")):
+            beside = action
         session, _ = find_session(self._services.context, user, name)
         found = pages.view_of(self._services, session, user)
         template = self._cluster.template(session.spec.template)
@@ -304,9 +313,13 @@ def _done_code(action: str, form: Form, before: DesktopView | None) -> str:
         case Action.SCHEDULE if form.get("remove") == "yes":
             return "unschedule"
         case Action.ANSWER_ACCESS:
-            return "allow-access" if form.get("allow") == "true" else "refuse-access"
+            if form.get("allow") == "true":
+                return "allow-access"
+            return "refuse-access"
         case Action.DRIVE:
-            return "take-over" if form.get("human") == "true" else "give-back"
+            if form.get("human") == "true":
+                return "take-over"
+            return "give-back"
         case Action.END if before and (not before.keeps_files or form.get("deleteHome") == "true"):
             return "end-with-files"
         case Action.UNSHARE if before and any(
@@ -374,11 +387,9 @@ class HomePages(PortalPages):
                 f"Files of {template_title(self._cluster.template(home.template), home.template)}"
             )
         is_own = home.scope == HomeScope.SESSION.value
-        return (
-            f"Files of {', '.join(home.sessions) or 'one desktop'}"
-            if is_own
-            else "Files of all your desktops"
-        )
+        if is_own:
+            return f"Files of {', '.join(home.sessions) or 'one desktop'}"
+        return "Files of all your desktops"
 
     def _list(
         self, request: Request, user: User, *, status: int = 200, error: str = ""

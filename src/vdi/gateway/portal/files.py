@@ -180,7 +180,10 @@ class FilePages(PortalPages):
         async with agents.agent.stream(session, method, address, lane=FILES, **options) as answer:
             if answer.status != HTTPStatus.OK:
                 why = escape((await answer.start(200)).decode(errors="replace"))
-                code = "NotFound" if answer.status == HTTPStatus.NOT_FOUND else "Conflict"
+                if answer.status == HTTPStatus.NOT_FOUND:
+                    code = "NotFound"
+                else:
+                    code = "Conflict"
                 raise ActionDenied(code, f"{escape(path) or 'The home'}: {why}.")
             if way == "upload" or where != "/files":
                 length = (request if way == "upload" else answer).headers.get("Content-Length", "")

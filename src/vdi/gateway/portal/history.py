@@ -54,7 +54,9 @@ async def read_timeline(services: Services, session: VDISession) -> list[Timelin
     except DatabaseUnavailableError:
         return None
     acts = [act for act in acts if act.uid == uid and act.outcome == DONE]
-    return timeline_of(past, acts)[:_TIMELINE_SIZE] if past else []
+    if past:
+        return timeline_of(past, acts)[:_TIMELINE_SIZE]
+    return []
 
 
 def timeline_of(past: SessionHistory, acts: Sequence[Entry] = ()) -> list[TimelineEntry]:
@@ -78,7 +80,9 @@ def timeline_of(past: SessionHistory, acts: Sequence[Entry] = ()) -> list[Timeli
 
 
 def _of_run(run: RunRow) -> list[TimelineEntry]:
-    waited = f"after {seconds(run.queue_seconds)} in line" if run.queue_seconds else ""
+    waited = ""
+    if run.queue_seconds:
+        waited = f"after {seconds(run.queue_seconds)} in line"
     found = [TimelineEntry(run.start, "Started", waited)]
     if run.ready:
         found.append(TimelineEntry(run.ready, "Ready", f"after {seconds(run.startup_seconds)}"))
@@ -182,7 +186,10 @@ class HistoryPages(PortalPages):
         query, now = request.query_params, self._clock()
         month, by = queries.read_month(query.get("month"), now), queries.read_by(query.get("by"))
         try:
-            use = None if everyone else await queries.read_use(self._services, user)
+            if everyone:
+                use = None
+            else:
+                use = await queries.read_use(self._services, user)
             report = await self._services.history.usage(month, now, email)
         except DatabaseUnavailableError:
             use = report = None

@@ -88,7 +88,9 @@ class Pages(Generic[T]):
     @property
     def first_shown(self) -> int:
         """Number of the first item on this page, from 1."""
-        return (self.number - 1) * self.size + 1 if self.total else 0
+        if self.total:
+            return (self.number - 1) * self.size + 1
+        return 0
 
     @property
     def last_shown(self) -> int:
@@ -105,7 +107,9 @@ def paged(items: Sequence[T], number: int, size: int) -> Pages[T]:
 
 def page_number(text: str) -> int:
     """`page` of an address; 1 where it is not a number."""
-    return int(text) if text.isdecimal() and len(text) < 9 else 1
+    if text.isdecimal() and len(text) < 9:
+        return int(text)
+    return 1
 
 
 def done_message(request: Request, limit: str = "") -> str:
@@ -114,7 +118,9 @@ def done_message(request: Request, limit: str = "") -> str:
     """
     sentence = DONE.get(request.query_params.get("done", ""))
     name = request.query_params.get("name", "")
-    return sentence.format(name=name, limit=limit) if sentence and 0 < len(name) <= 253 else ""
+    if sentence and 0 < len(name) <= 253:
+        return sentence.format(name=name, limit=limit)
+    return ""
 
 
 def done(where: str, action: str, name: str) -> Response:

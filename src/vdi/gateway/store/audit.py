@@ -435,7 +435,9 @@ def _log_row(row: Mapping[str, Any], error: BaseException) -> None:
 
 
 def _why(error: BaseException) -> str:
-    return str(error) if isinstance(error, DatabaseUnavailableError) else type(error).__name__
+    if isinstance(error, DatabaseUnavailableError):
+        return str(error)
+    return type(error).__name__
 
 
 def _as_text(row: Mapping[str, Any]) -> str:

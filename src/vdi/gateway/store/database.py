@@ -98,12 +98,16 @@ class Instant(types.TypeDecorator[datetime]):
         if value.tzinfo is None:
             raise ValueError(f"{value!r} has no time zone; allowed: datetimes with a time zone")
         utc = value.astimezone(UTC)
-        return utc.replace(tzinfo=None) if dialect.name == "sqlite" else utc
+        if dialect.name == "sqlite":
+            return utc.replace(tzinfo=None)
+        return utc
 
     def process_result_value(self, value: datetime | None, _dialect: Dialect) -> datetime | None:
         if value is None:
             return None
-        return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
+        if value.tzinfo is None:
+            return value.replace(tzinfo=UTC)
+        return value.astimezone(UTC)
 
 
 class WordSet(types.TypeDecorator[frozenset[str]]):
@@ -113,10 +117,14 @@ class WordSet(types.TypeDecorator[frozenset[str]]):
     cache_ok = True
 
     def process_bind_param(self, value: frozenset[str] | None, _dialect: Dialect) -> str | None:
-        return None if value is None else msgspec.json.encode(sorted(value)).decode()
+        if value is None:
+            return None
+        return msgspec.json.encode(sorted(value)).decode()
 
     def process_result_value(self, value: str | None, _dialect: Dialect) -> frozenset[str] | None:
-        return None if value is None else msgspec.json.decode(value, type=frozenset[str])
+        if value is None:
+            return None
+        return msgspec.json.decode(value, type=frozenset[str])
 
 
 class EnumText(types.TypeDecorator[StrEnum]):
@@ -156,7 +164,10 @@ def table_of(
 
 
 def _column_of(name: str, hint: Any, *, is_key: bool) -> Column[Any]:
-    kind, *notes = get_args(hint) if get_origin(hint) is Annotated else (hint,)
+    if get_origin(hint) is Annotated:
+        kind, *notes = get_args(hint)
+    else:
+        kind, *notes = (hint,)
     nullable = NoneType in get_args(kind)
     if nullable:
         (kind,) = (each for each in get_args(kind) if each is not NoneType)
@@ -179,7 +190,10 @@ class Database:
         """Raises DatabaseUrlError."""
         self.url = read_url(url)
         self.is_sqlite = self.url.get_backend_name() == "sqlite"
-        self.engine = _sqlite_engine(self.url) if self.is_sqlite else _postgresql_engine(self.url)
+        if self.is_sqlite:
+            self.engine = _sqlite_engine(self.url)
+        else:
+            self.engine = _postgresql_engine(self.url)
         self._writer = self.engine.execution_options(**{_WRITES: True})
         self._writes = asyncio.Lock()
         self._last_write = LastWrite(DatabaseUnavailableError)
@@ -246,7 +260,9 @@ class Database:
 
     def insert(self, table: Table) -> "postgresql.Insert | sqlite.Insert":
         """An INSERT that has `.on_conflict_do_nothing()` and `.on_conflict_do_update(...)`."""
-        return sqlite.insert(table) if self.is_sqlite else postgresql.insert(table)
+        if self.is_sqlite:
+            return sqlite.insert(table)
+        return postgresql.insert(table)
 
     async def close(self) -> None:
         await self.engine.dispose()
@@ -309,12 +325,14 @@ def _sqlstate(error: DBAPIError) -> str:
 
 def _reason(error: Exception) -> str:
     # Without the statement and its parameters, which hold people's data.
-    cause = error.orig if isinstance(error, DBAPIError) and error.orig else error
-    problem = (
-        "cannot resolve its host name"
-        if is_unknown_host(error)
-        else "unexpected response of the database"
-    )
+    if isinstance(error, DBAPIError) and error.orig:
+        cause = error.orig
+    else:
+        cause = error
+    if is_unknown_host(error):
+        problem = "cannot resolve its host name"
+    else:
+        problem = "unexpected response of the database"
     return f"{problem}: {str(cause) or type(cause).__name__}"
 
 

@@ -116,7 +116,9 @@ def shown_icon(icon: str, origins: Collection[str]) -> str:
 
     `origins`: hosts that pictures may be loaded from, as in `https://icons.example.com`.
     """
-    return DEFAULT_ICON if not icon or icon_problem(icon, origins) else icon
+    if not icon or icon_problem(icon, origins):
+        return DEFAULT_ICON
+    return icon
 
 
 def icon_problem(icon: str, origins: Collection[str]) -> str:

@@ -263,7 +263,9 @@ class Connection(HttpToolsProtocol):
         return True
 
     def _too_large(self) -> bytes:
-        return _TOO_MANY_COOKIES if self._is_mostly_cookies() else _TOO_LARGE
+        if self._is_mostly_cookies():
+            return _TOO_MANY_COOKIES
+        return _TOO_LARGE
 
     def _is_mostly_cookies(self) -> bool:
         """Whether cookies make the head too large, as far as it has arrived.

@@ -40,7 +40,9 @@ _SCOPE_SECRET = "vdi.csrf_secret"  # noqa: S105 -- a key of the scope
 def bearer(request: HTTPConnection) -> str:
     """The bearer token of the Authorization header; empty without one."""
     scheme, _, token = request.headers.get("authorization", "").partition(" ")
-    return token.strip() if scheme.lower() == "bearer" else ""
+    if scheme.lower() == "bearer":
+        return token.strip()
+    return ""
 
 
 def cookies_in(header: str) -> dict[str, str]:
@@ -59,9 +61,9 @@ def cookies_in(header: str) -> dict[str, str]:
             if cookies.get(name, value) != value:
                 twice.add(name)
             cookies[name] = value
-    return (
-        {name: value for name, value in cookies.items() if name not in twice} if twice else cookies
-    )
+    if twice:
+        return {name: value for name, value in cookies.items() if name not in twice}
+    return cookies
 
 
 def cookie_of(request: HTTPConnection, name: str) -> str:
@@ -119,7 +121,9 @@ def find_foreign_origin(headers: Mapping[str, str], origin: str) -> str:
     given = headers.get("origin", "")
     if given and given != origin:
         return f"Origin is {given[:100]!r}; allowed: {origin!r}"
-    return "" if site or given else "it has neither Sec-Fetch-Site nor Origin"
+    if site or given:
+        return ""
+    return "it has neither Sec-Fetch-Site nor Origin"
 
 
 def bind_csrf_secret(request: HTTPConnection, secret: str) -> None:

@@ -145,7 +145,10 @@ class BodyLimit:
             if complete:
                 return await receive()
             streamed = scope.get(STREAMED, False)
-            most = self._most if scope.get(AUTHENTICATED) else min(self._most, ANONYMOUS_BODY)
+            if scope.get(AUTHENTICATED):
+                most = self._most
+            else:
+                most = min(self._most, ANONYMOUS_BODY)
             if not streamed and (not is_number or int(length) > most):
                 raise self._too_large(most)
             try:
@@ -229,7 +232,9 @@ class RequestMetrics:
 
     def _route(self, scope: Scope) -> str:
         path = getattr(scope.get("route"), "path", None)
-        return f"{self._listener}:{path}" if path else f"{self._listener}:none"
+        if path:
+            return f"{self._listener}:{path}"
+        return f"{self._listener}:none"
 
 
 def content_security_policy(settings: Settings, script: str = "") -> str:
@@ -238,7 +243,9 @@ def content_security_policy(settings: Settings, script: str = "") -> str:
     `form-action` names the desktops' hosts too: Chrome holds every redirect after a form against
     it, and the login form leads back to a desktop.
     """
-    scripts = f"script-src 'self' '{digest_of(script)}'" if script else "script-src 'self'"
+    scripts = "script-src 'self'"
+    if script:
+        scripts = f"script-src 'self' '{digest_of(script)}'"
     desktops = settings.url(f"*.{settings.domain}")
     return "; ".join(
         (

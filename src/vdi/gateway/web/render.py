@@ -125,7 +125,10 @@ class Renderer:
         `/.vdi/`.
         """
         host = request.headers.get("host", "").rpartition(":")[0] or request.headers.get("host", "")
-        prefix = "/static" if host.lower() == self._settings.portal_host else "/.vdi/static"
+        if host.lower() == self._settings.portal_host:
+            prefix = "/static"
+        else:
+            prefix = "/.vdi/static"
         return lambda name: asset_url(self._settings.brand, prefix, name)
 
 
@@ -170,11 +173,10 @@ class ErrorPages:
                 if "Location" in headers:
                     return RedirectResponse(headers.pop("Location"), error.status_code, headers)
                 standard = HTTPStatus(error.status_code).phrase
-                sentence = (
-                    _WORDS.get(error.status_code, standard)
-                    if error.detail in (standard, "")
-                    else error.detail
-                )
+                if error.detail in (standard, ""):
+                    sentence = _WORDS.get(error.status_code, standard)
+                else:
+                    sentence = error.detail
                 return self._answer(request, error.status_code, sentence, headers)
             case ClientDisconnect():  # no failure of ours, and so not in the log
                 return self._answer(request, 400, _WORDS[400])

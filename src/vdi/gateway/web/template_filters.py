@@ -65,14 +65,18 @@ def seconds(number: float | None) -> str:
     """`2.3 s`, `5 min`; empty where it is not known."""
     if number is None:
         return ""
-    return f"{number:.{int(number < 10)}f} s" if number < 60 else length(timedelta(seconds=number))
+    if number < 60:
+        return f"{number:.{int(number < 10)}f} s"
+    return length(timedelta(seconds=number))
 
 
 def hours(number: float) -> str:
     """`2.5 h`, `12 min`; `0` for none."""
     if number >= 1:
         return f"{number:,.1f} h"
-    return length(timedelta(hours=number)) if number else "0"
+    if number:
+        return length(timedelta(hours=number))
+    return "0"
 
 
 def end_reason(reason: EndReason | None) -> str:
@@ -122,13 +126,17 @@ def _time_element(time: re.Match[str], near: datetime) -> Markup:
 
 def machine_time(value: str | datetime) -> str:
     """RFC 3339, for the `datetime` attribute."""
-    return value if isinstance(value, str) else format_time(value)
+    if isinstance(value, str):
+        return value
+    return format_time(value)
 
 
 def duration(text: str) -> str:
     """`1 h 30 min` from `1h30m`; as it is where it is shorter than a minute."""
     span = parse_duration(text)
-    return length(span) if span >= timedelta(minutes=1) else text
+    if span >= timedelta(minutes=1):
+        return length(span)
+    return text
 
 
 def access(role: str) -> str:
@@ -144,7 +152,9 @@ def count(number: int, one: str, many: str = "") -> str:
 def byte_size(quantity: str) -> str:
     """`4 GiB` from `4Gi`; as it is where it is spelt otherwise."""
     number, unit = quantity[:-2], quantity[-2:]
-    return f"{number} {unit}B" if unit in ("Ki", "Mi", "Gi", "Ti") else quantity
+    if unit in ("Ki", "Mi", "Gi", "Ti"):
+        return f"{number} {unit}B"
+    return quantity
 
 
 def cpus(quantity: str) -> str:
@@ -159,7 +169,9 @@ def cpus(quantity: str) -> str:
 def memory(quantity: str) -> str:
     """`4 GiB` from `4Gi`, `4G memory` from `4G`."""
     shown = byte_size(quantity)
-    return shown if shown != quantity else f"{quantity} memory"
+    if shown != quantity:
+        return shown
+    return f"{quantity} memory"
 
 
 # By their names in the templates; `length` there is Jinja's own, which counts items.

@@ -31,7 +31,9 @@ class Change:
     @property
     def namespace(self) -> str | None:
         either = self.after if self.after is not None else self.before
-        return str(either["metadata"]["namespace"]) if either and self.resource.namespaced else None
+        if either and self.resource.namespaced:
+            return str(either["metadata"]["namespace"])
+        return None
 
     @property
     def patch(self) -> dict[str, Any]:

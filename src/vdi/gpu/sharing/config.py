@@ -39,7 +39,9 @@ class Sharing:
     @property
     def resource(self) -> str:
         """The resource that nodes with this configuration advertise."""
-        return RENAMED if self.rename and self.replicas > 1 else RESOURCE
+        if self.rename and self.replicas > 1:
+            return RENAMED
+        return RESOURCE
 
     @property
     def method(self) -> str:
@@ -99,7 +101,10 @@ def _mapping(value: object, field: str) -> dict[str, Any]:
 
 
 def _shared(section: dict[str, Any], mig: str, strategy: str) -> Sharing:
-    where = "sharing.timeSlicing" if strategy == TIME_SLICING else "sharing.mps"
+    if strategy == TIME_SLICING:
+        where = "sharing.timeSlicing"
+    else:
+        where = "sharing.mps"
     entries = section.get("resources")
     if not isinstance(entries, list) or not entries:
         raise BadConfigError(

@@ -55,7 +55,9 @@ class GpuMeasurements:
         """The mean of the node's GPUs; None unless it is known of all of them."""
         shares = [gpu.busy for gpu in self.nodes.get(node, ())]
         known = [share for share in shares if share is not None]
-        return sum(known) / len(known) if known and len(known) == len(shares) else None
+        if known and len(known) == len(shares):
+            return sum(known) / len(known)
+        return None
 
 
 def read_page(text: str) -> tuple[Gpu, ...]:

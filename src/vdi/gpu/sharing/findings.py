@@ -32,7 +32,9 @@ def find(state: GpuState) -> list[Finding]:
 def configuration_findings(state: GpuState) -> Iterator[Finding]:
     """Findings about ConfigMap and ClusterPolicy."""
     policy, name = state.policy, state.config_name
-    where = f"clusterpolicy/{policy.metadata.name}" if policy else "device plugin"
+    where = "device plugin"
+    if policy:
+        where = f"clusterpolicy/{policy.metadata.name}"
     if not name:
         yield _finding(
             "gpu_sharing_not_configured",
@@ -257,8 +259,12 @@ def _mig_findings(node: GpuNode, sharing: Sharing, where: str) -> Iterator[Findi
 def _number_findings(node: GpuNode, sharing: Sharing, config: str, where: str) -> Iterator[Finding]:
     resource, other = sharing.resource, RENAMED if sharing.resource == RESOURCE else RESOURCE
     has, healthy = node.capacity(resource), node.allocatable(resource)
-    expected = node.gpus * sharing.replicas if node.gpus is not None else None
-    configured = f"configuration {config}" if config else "no configuration"
+    expected = None
+    if node.gpus is not None:
+        expected = node.gpus * sharing.replicas
+    configured = "no configuration"
+    if config:
+        configured = f"configuration {config}"
     look = Remedy.run(f"kubectl describe node {node.name}")
     if expected is None and sharing.replicas > 1:
         if has and has % sharing.replicas == 0:

@@ -145,12 +145,16 @@ def target_name(state: GpuState) -> str:
     """Name of the ConfigMap to write: our own under the GPU Operator, otherwise the device
     plugin's.
     """
-    return DEFAULT_NAME if state.policy else state.config_name or DEFAULT_NAME
+    if state.policy:
+        return DEFAULT_NAME
+    return state.config_name or DEFAULT_NAME
 
 
 def plain_plugin(state: GpuState) -> DaemonSet | None:
     """The device plugin of a cluster without the GPU Operator; None unless there is exactly one."""
-    return state.plugins[0] if len(state.plugins) == 1 else None
+    if len(state.plugins) == 1:
+        return state.plugins[0]
+    return None
 
 
 def unknown_nodes(state: GpuState, request: SharingRequest) -> Iterator[str]:
@@ -159,9 +163,10 @@ def unknown_nodes(state: GpuState, request: SharingRequest) -> Iterator[str]:
     known = {node.name for node in state.nodes}
     for name in request.nodes:
         if name not in with_gpu:
-            why = (
-                "has no GPU that Kubernetes knows of" if name in known else "is not in this cluster"
-            )
+            if name in known:
+                why = "has no GPU that Kubernetes knows of"
+            else:
+                why = "is not in this cluster"
             yield f"--node names {name!r}, which {why}; allowed: {names(sorted(with_gpu))}."
 
 
@@ -240,7 +245,10 @@ def _plain_problems(state: GpuState, request: SharingRequest) -> Iterator[str]:
 def _node_problems(node: GpuNode, state: GpuState, request: SharingRequest) -> Iterator[str]:
     plugin = plain_plugin(state)
     by_label = state.policy is not None or plugin is None or plugin.manager is not None
-    label = (request.nodes.get(node.name) or node.label(CONFIG_LABEL)) if by_label else ""
+    if by_label:
+        label = request.nodes.get(node.name) or node.label(CONFIG_LABEL)
+    else:
+        label = ""
     target = state.config_maps.get(target_name(state))
     allowed = {*request.configs, *(target.data if target else ())}
     if label and label not in allowed:
@@ -447,7 +455,10 @@ def plan_undo(state: GpuState) -> SharingPlan:
     there = state.config_maps.get(name)
     record = read_record(there.metadata) if there else None
     if there is None or record is None:
-        found = "does not exist" if there is None else f"has no annotation {BEFORE_ANNOTATION}"
+        if there is None:
+            found = "does not exist"
+        else:
+            found = f"has no annotation {BEFORE_ANNOTATION}"
         raise RefusedError(
             [
                 f"There is nothing to undo: ConfigMap {state.namespace}/{name} {found}, so `vdi gpu"
@@ -526,7 +537,9 @@ def state_after(state: GpuState, plan: SharingPlan) -> GpuState:
     def changed(resource: Resource, current: Any) -> Any:
         meta = current.metadata
         raw = after.get((resource, meta.namespace or None, meta.name))
-        return convert_object(resource.plural, raw) if raw else current
+        if raw:
+            return convert_object(resource.plural, raw)
+        return current
 
     nodes = [replace(node, node=changed(NODES, node.node)) for node in state.nodes]
     plugins = [

@@ -113,7 +113,10 @@ class Walk(Explainer):
         finally:
             self.path.pop()
         place = pod.steps.index(container)
-        ordinal = _ORDINALS[place] if place < len(_ORDINALS) else f"{place + 1}th"
+        if place < len(_ORDINALS):
+            ordinal = _ORDINALS[place]
+        else:
+            ordinal = f"{place + 1}th"
         known = self.kasm.step_of(pod, container.name)
         does = known[1].what if known else "waits"
         chart = f" (chart {self.kasm.chart})" if self.kasm.chart else ""

@@ -145,7 +145,10 @@ def _unscheduled(pod: KasmPod, _: KasmContainer | None) -> PodProblem | None:
         return PodProblem("", f"{pod.name} needs the claim {missing[1]}.", claim=missing[1])
     if pod.claims and ("persistentvolume" in message.lower() or not message):
         return PodProblem("", f"{pod.name} waits for its volume.", claim=pod.claims[0])
-    age = pod.snapshot.age(condition.last_transition_time) if condition else pod.age
+    if condition:
+        age = pod.snapshot.age(condition.last_transition_time)
+    else:
+        age = pod.age
     if age < _PATIENCE:
         return PodProblem("", f"{pod.name} waits for a node.")
     if condition is None or condition.status != "False":
@@ -181,7 +184,10 @@ def _image(pod: KasmPod, container: KasmContainer | None) -> PodProblem | None:
     if container is None or reason not in IMAGE_REASONS:
         return None
     event = pod.newest("Failed")
-    said = event.note if event and reason == "ImagePullBackOff" else message
+    if event and reason == "ImagePullBackOff":
+        said = event.note
+    else:
+        said = message
     sentence = explain_pull(container.image, reason, said, _KASM_POD)[1]
     return PodProblem(
         "kasm_image_unavailable",
@@ -194,8 +200,13 @@ def _image(pod: KasmPod, container: KasmContainer | None) -> PodProblem | None:
 
 def _image_remedy(pod: KasmPod, container: KasmContainer) -> str:
     generation = of_label(pod.labels.get("helm.sh/chart", ""))
-    component = generation.component_of(pod.labels) if generation else None
-    step = component.step(container.name) if component and container.is_init else None
+    component = None
+    if generation:
+        component = generation.component_of(pod.labels)
+    if component and container.is_init:
+        step = component.step(container.name)
+    else:
+        step = None
     if step is not None and step.image == container.image:
         return (
             f"This chart has no value to change the image {container.image} of {container.name}:"
@@ -216,7 +227,9 @@ class _Reference:
     @property
     def words(self) -> str:
         whole = f"the {self.kind} {self.name}"
-        return f"the key {self.key!r} of {whole}" if self.key else whole
+        if self.key:
+            return f"the key {self.key!r} of {whole}"
+        return whole
 
 
 _KINDS = {"secret": "Secret", "configmap": "ConfigMap", "config": "ConfigMap"}
@@ -243,7 +256,10 @@ def _reference(pod: KasmPod, container: KasmContainer | None) -> PodProblem | No
     missing = _read_reference(text)
     if missing is None and not is_refused:
         return None
-    who = f"The {whose(container)} of {pod.name}" if container and is_refused else pod.name
+    if container and is_refused:
+        who = f"The {whose(container)} of {pod.name}"
+    else:
+        who = pod.name
     evidence = (
         f"{container.name}: {reason}" if container and reason else "",
         f"{event.reason}: {event.note}" if event else text,
@@ -438,7 +454,10 @@ def _probe_fails(pod: KasmPod, container: KasmContainer | None) -> PodProblem | 
 def _on_its_way(pod: KasmPod, container: KasmContainer | None) -> PodProblem:
     if container is not None and container.is_init and container.running_since:
         return PodProblem("", f"The {whose(container)} of {pod.name} runs.")
-    doing = "is starting" if _is_preparing(container) else "is running but does not respond yet"
+    if _is_preparing(container):
+        doing = "is starting"
+    else:
+        doing = "is running but does not respond yet"
     if pod.age > _STALLED:
         return PodProblem(
             "kasm_start_stalled",

@@ -75,8 +75,12 @@ def _refusal(kasm: Installation, workload: Workload) -> str:
 def _refused(kasm: Installation, where: str, name: str, words: str) -> Link:
     if violation := re.search(r'violates PodSecurity "([^":]+)[^"]*": (.*)', words, re.DOTALL):
         containers = re.findall(r'container "([^"]+)"', violation[2])
-        named = f" (container {', '.join(dict.fromkeys(containers))})" if containers else ""
-        path = kasm.generation.paths.get("hardening", "") if kasm.generation else ""
+        named = ""
+        if containers:
+            named = f" (container {', '.join(dict.fromkeys(containers))})"
+        path = ""
+        if kasm.generation:
+            path = kasm.generation.paths.get("hardening", "")
         return link(
             "kasm_pod_security",
             where,
@@ -174,8 +178,12 @@ def _class_missing(
             # Its claims cannot be changed: it is deleted with them.
             to_delete = f"statefulset/{workload.name} {to_delete}"
             break
-    path = kasm.generation.paths.get("storage_class", "") if kasm.generation else ""
-    value = f"Set {path} in the values" if path else "Correct its storageClassName"
+    path = ""
+    if kasm.generation:
+        path = kasm.generation.paths.get("storage_class", "")
+    value = "Correct its storageClassName"
+    if path:
+        value = f"Set {path} in the values"
     available = f"available: {', '.join(there) or 'none'}."
     if class_name:
         message = (
@@ -281,7 +289,9 @@ def _failed(kasm: Installation, name: str, condition: PodCondition) -> Link:
 
 
 def _no_job(kasm: Installation, container: KasmContainer, target: Target) -> Link:
-    path = kasm.generation.paths.get("initialize", "") if kasm.generation else ""
+    path = ""
+    if kasm.generation:
+        path = kasm.generation.paths.get("initialize", "")
     value = f" --set {path}=true" if path else ""
     seconds = kasm.snapshot.age(container.running_since)
     return link(
@@ -355,7 +365,9 @@ def _service_name(kasm: Installation, host: str) -> str | None:
     """The Service of Kasm's namespace that a host name means; None: it means something else."""
     name, _, rest = host.partition(".")
     inside = ("", kasm.namespace, f"{kasm.namespace}.svc")
-    return name if rest in inside or rest.startswith(f"{kasm.namespace}.svc.") else None
+    if rest in inside or rest.startswith(f"{kasm.namespace}.svc."):
+        return name
+    return None
 
 
 def _outside(kasm: Installation, pod: KasmPod, container: KasmContainer, target: Target) -> Link:
@@ -448,7 +460,9 @@ def _is_moved(kasm: Installation, service: Service, number: int, target: int | s
     Service leads past it.
     """
     pods = kasm.pods_selected_by(service.spec.selector)
-    component = kasm.generation.component_of(pods[0].labels) if kasm.generation and pods else None
+    component = None
+    if kasm.generation and pods:
+        component = kasm.generation.component_of(pods[0].labels)
     return component is not None and number in component.ports and target != number
 
 

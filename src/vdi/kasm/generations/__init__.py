@@ -61,7 +61,9 @@ def of_chart(name: str, version: str) -> Generation | None:
         if name and name == generation.umbrella:  # its own versions follow another scheme
             return generation
     found = next((generation for generation in ALL if generation.chart == name), None)
-    return found if found and _is_of_scheme(found, version) else None
+    if found and _is_of_scheme(found, version):
+        return found
+    return None
 
 
 def _is_of_scheme(generation: Generation, version: str) -> bool:
@@ -77,7 +79,9 @@ def chart_of_label(label: str) -> tuple[str, str]:
     has another form.
     """
     match = _LABEL.fullmatch(label)
-    return (match["chart"], match["version"]) if match else ("", "")
+    if match:
+        return (match["chart"], match["version"])
+    return ("", "")
 
 
 def of_label(label: str) -> Generation | None:

@@ -76,7 +76,10 @@ def check_namespace(preflight: Preflight) -> Finding:
     installed, roots = preflight.installed, _root_steps(generation)
     there = preflight.snapshot.find("namespaces", namespace)
     level = there.metadata.labels.get(_ENFORCED, "") if there else ""
-    observed = f"{namespace} exists" if there else f"{namespace} does not exist yet"
+    if there:
+        observed = f"{namespace} exists"
+    else:
+        observed = f"{namespace} does not exist yet"
     observed += f", Pod Security {level}" if level else ""
     observed += f", with {installed.words}" if installed else ""
     if level == "restricted":

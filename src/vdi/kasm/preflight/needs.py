@@ -90,7 +90,9 @@ def _ingress(generation: Generation, values: Values) -> Ingress:
     if not values or "ingress_enabled" not in paths or value_at(values, paths["ingress_enabled"]):
         return Ingress.TRAEFIK
     kind = value_at(values, paths["proxy_service_type"]) or "LoadBalancer"
-    return Ingress.LOADBALANCER if kind == "LoadBalancer" else Ingress.NONE
+    if kind == "LoadBalancer":
+        return Ingress.LOADBALANCER
+    return Ingress.NONE
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,7 +166,9 @@ class Preset:
     def count(self, component: Component) -> int:
         """Number of pods. Raises ValueError where the value is no number."""
         path = component.replicas_path
-        replicas = _whole_number(path, value_at(self.values, path)) if path else 0
+        replicas = 0
+        if path:
+            replicas = _whole_number(path, value_at(self.values, path))
         return replicas or component.replicas.get(self.size, 1)
 
     def _takes(self, component: Component) -> dict[str, int]:

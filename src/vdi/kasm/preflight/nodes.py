@@ -40,7 +40,9 @@ def version_of(text: str) -> tuple[int, int, int]:
     version.
     """
     match = re.search(r"(\d+)\.(\d+)(?:\.(\d+))?", text)
-    return (int(match[1]), int(match[2]), int(match[3] or 0)) if match else (0, 0, 0)
+    if match:
+        return (int(match[1]), int(match[2]), int(match[3] or 0))
+    return (0, 0, 0)
 
 
 def kubelet_versions(preflight: Preflight) -> list[str]:

@@ -51,7 +51,9 @@ class Subject:
     def path(self, setting: str) -> str:
         """Path of a setting; empty where this chart does not have it."""
         path = self.generation.paths.get(setting, "")
-        return path if path and self.generation.keys.read(path, self.version) else ""
+        if path and self.generation.keys.read(path, self.version):
+            return path
+        return ""
 
 
 def check_values(subject: Subject) -> tuple[Finding, ...]:
@@ -104,7 +106,10 @@ def _zone_keys(subject: Subject, path: str, zones: Any) -> Iterator[Finding]:
     for number, zone in enumerate(zones if isinstance(zones, list) else []):
         for key in zone if isinstance(zone, Mapping) else []:
             if key not in keys:
-                remedy = f"Set {address}" if key in others else f"Allowed: {', '.join(keys)}."
+                if key in others:
+                    remedy = f"Set {address}"
+                else:
+                    remedy = f"Allowed: {', '.join(keys)}."
                 yield _problem(
                     Code.UNKNOWN_KEY,
                     f"{path}[{number}].{key}",
@@ -148,7 +153,9 @@ def _is_answered_inside(subject: Subject, path: str, value: Mapping[str, Any]) -
 
 def _span_words(since: Version | None, until: Version | None) -> str:
     words = f"from {words_of(since)}" if since else ""
-    return f"{words} up to {words_of(until)}".lstrip() if until else words
+    if until:
+        return f"{words} up to {words_of(until)}".lstrip()
+    return words
 
 
 # Keys of other charts and of tutorials, which no chart of Kasm's has ever read: which setting they
@@ -202,7 +209,9 @@ def meant_by(subject: Subject, path: str) -> tuple[str, str] | None:
 
 
 def _parts(component: Component) -> dict[str, str]:
-    resources = component.containers[0].resources_path if component.containers else ""
+    resources = ""
+    if component.containers:
+        resources = component.containers[0].resources_path
     return {"resources": resources, "replicas": component.replicas_path, "switch": component.switch}
 
 

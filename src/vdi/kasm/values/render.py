@@ -270,7 +270,9 @@ def heading(options: InstallOptions) -> str:
         lines.append(f"Sized for one K3s node with {options.profile.node}.")
     if options.ingress is Ingress.NONE:
         service = options.generation.component("proxy")
-        name = service.service.format(release=options.release, zone="default") if service else ""
+        name = ""
+        if service:
+            name = service.service.format(release=options.release, zone="default")
         lines.append(
             f"Nothing in these values gives browsers access: route {options.hostname} to Service"
             f" {name}, port 8080 (HTTP)."
@@ -347,7 +349,10 @@ def _replicas(options: InstallOptions) -> Iterator[Entry]:
     comment = "the chart rejects values without replicas when Helm 4 installs it"
     for component in options.generation.present(options.chart_version):
         if component.replicas_path:
-            count = 1 if options.profile.is_cut else component.replicas[options.size]
+            if options.profile.is_cut:
+                count = 1
+            else:
+                count = component.replicas[options.size]
             yield component.replicas_path, count, comment
             comment = ""
 

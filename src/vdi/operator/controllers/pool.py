@@ -223,7 +223,9 @@ class PoolController:
         await self._desktops.settle(name)
         pool = self._caches.pools.get("", name)
         waiting = self._pools.waiting_in(name)
-        namespace = assigned_namespace(pool.metadata, self._namespaces) if pool else None
+        namespace = None
+        if pool:
+            namespace = assigned_namespace(pool.metadata, self._namespaces)
         if pool is None or pool.metadata.deletion_timestamp or namespace is None:
             # The garbage collector would remove them, too, but it looks for new kinds every 30 s
             # only.
@@ -255,11 +257,9 @@ class PoolController:
         desktop = pooling.pool_desktop(
             pool, self._caches.templates.get("", pool.spec.template), self._settings
         )
-        fits = (
-            self._pools.fingerprint(pool.spec.template, desktop)
-            if isinstance(desktop, Desktop)
-            else None
-        )
+        fits = None
+        if isinstance(desktop, Desktop):
+            fits = self._pools.fingerprint(pool.spec.template, desktop)
         step = self._plan(pool, fits)
         pause = self._pause(pool, fits or "", step)
         await self._desktops.remove([*step.remove, *(fault.pod for fault in step.faults)])
@@ -280,7 +280,9 @@ class PoolController:
         note_due = await self._write_status(
             pool, pooling.summarise(pool, step, claimed, obstacles, now)
         )
-        change = next_change(pool.spec.schedule, now) if pool.spec.schedule else None
+        change = None
+        if pool.spec.schedule:
+            change = next_change(pool.spec.schedule, now)
         left = (step.look_again, pause.left(now), change - now if change else None)
         due = [span.total_seconds() for span in left if span is not None] + (
             [] if note_due is None else [note_due]

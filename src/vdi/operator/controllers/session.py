@@ -144,7 +144,9 @@ class SessionController:
             and (note_due := self._statuses.hold(session)) is not None
         ):
             again = built.pod_follows or not self._observer.is_current(built.observed)
-            return _AT_ONCE if again else Result(requeue_after=note_due)
+            if again:
+                return _AT_ONCE
+            return Result(requeue_after=note_due)
         unresized = await self._builder.resize(built.observed)
         alerts = (*find_alerts(built.observed, self._settings, now), *filter(None, [unresized]))
         status = derive(built.observed, built.blocked, self._settings, now, alerts)
@@ -154,9 +156,10 @@ class SessionController:
                 self._agents.notify(session, built.observed.pod, notice)
         if built.failure:
             raise built.failure
-        observed = (
-            replace(built.observed, session=written) if written is not session else built.observed
-        )
+        if written is not session:
+            observed = replace(built.observed, session=written)
+        else:
+            observed = built.observed
         # A warning that has just been written may mean more at once.
         is_warned = bool(alerts) and written is not session
         if built.pod_follows or is_warned or not self._observer.is_current(observed):
@@ -248,10 +251,15 @@ class SessionController:
                 session, status, now, at_once=True, if_unchanged=True
             )
         if ending.suspends:
-            done = {"plannedEnd": None} if ending.reason == Reason.ENDED_AS_PLANNED else {}
+            if ending.reason == Reason.ENDED_AS_PLANNED:
+                done = {"plannedEnd": None}
+            else:
+                done = {}
             await self._patch(written, {"spec": {"suspended": True, **done}})
             return _AT_ONCE
-        return _AT_ONCE if await self._delete(written) else Result()
+        if await self._delete(written):
+            return _AT_ONCE
+        return Result()
 
     async def _finalize(self, session: VDISession) -> Result:
         """Delete the children, wait until the pod has ended and the gateway knows, and remove the
@@ -260,7 +268,9 @@ class SessionController:
         self._queue.withdraw(session.metadata.uid)
         if FINALIZER not in session.metadata.finalizers:
             return Result()
-        wait = self._reports.seconds_to_wait(session) if self._reports else None
+        wait = None
+        if self._reports:
+            wait = self._reports.seconds_to_wait(session)
         observed = self._observer.observe(session)
         if pods := pods_of(observed):
             terminating = replace(observed, pod=pods[0], terminating=None)

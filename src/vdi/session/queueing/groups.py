@@ -260,4 +260,6 @@ def find_closest(group: Group) -> NodeCapacity | None:
             for name, need in group.demand.takes
         )
         candidates.append((for_ever, lacks, capacity.name, capacity))
-    return min(candidates, key=lambda candidate: candidate[:3])[3] if candidates else None
+    if candidates:
+        return min(candidates, key=lambda candidate: candidate[:3])[3]
+    return None

@@ -50,7 +50,9 @@ def place_in_line(position: int) -> str:
     """The place of a waiting session (`status.queue.position`) as every interface names it; 0: it
     has none.
     """
-    return f"number {position} in line" if position else "no node can run it"
+    if position:
+        return f"number {position} in line"
+    return "no node can run it"
 
 
 def waiting_message(position: int, why: str, slot: str, *, is_dated: bool) -> str:
@@ -102,7 +104,9 @@ def explain_shortage(
         words = _join(
             [f"node {capacity.name} is {capacity.closed}" for capacity in closed[:_NAMED]]
         )
-        more = f", and so are {len(closed) - _NAMED} more" if len(closed) > _NAMED else ""
+        more = ""
+        if len(closed) > _NAMED:
+            more = f", and so are {len(closed) - _NAMED} more"
         home = f"the home is on {_names(closed)}, and " if demand.pin else ""
         return Shortage(Reason.NODES_UNAVAILABLE, home + words + more)
     return _explain_busy(
@@ -164,9 +168,9 @@ def _explain_placement(demand: Demand, capacities: Sequence[NodeCapacity]) -> Sh
             f"the template needs {_join(need.feature for need in demand.needs)}, but"
             f" {_join(lacking[:_NAMED])}"
         )
-        more = (
-            f", and {len(lacking) - _NAMED} more have too little" if len(lacking) > _NAMED else ""
-        )
+        more = ""
+        if len(lacking) > _NAMED:
+            more = f", and {len(lacking) - _NAMED} more have too little"
         return Shortage(Reason.NODE_FEATURE_MISSING, words + more, hopeless=True)
     if demand.pin:
         homes = [capacity for capacity in capacities if reaches_home(demand, capacity)]
@@ -221,7 +225,10 @@ def _explain_busy(
         for name in order
         if name in desired
     }
-    name = max(short, key=lambda one: len(short[one])) if any(short.values()) else order[0]
+    if any(short.values()):
+        name = max(short, key=lambda one: len(short[one]))
+    else:
+        name = order[0]
     words = _busy_words(name, desired[name], capacities)
     if len(short[name]) < len(capacities):
         others = [one for one in short if one != name and short[one]]
@@ -245,25 +252,22 @@ def _busy_words(name: str, desired: int, capacities: Sequence[NodeCapacity]) -> 
             f" ({sum(capacity.allocatable.get(name, 0) for capacity in capacities)})"
         )
     if name in _USUAL:
-        total = (
-            f" of {_amount(name, most.allocatable.get(name, 0))}" if len(capacities) == 1 else ""
-        )
-        at = (
-            f"{where} has {_amount(name, left)}{total} free"
-            if len(capacities) == 1
-            else f"{_most(name, left, most)}"
-        )
+        total = ""
+        if len(capacities) == 1:
+            total = f" of {_amount(name, most.allocatable.get(name, 0))}"
+        if len(capacities) == 1:
+            at = f"{where} has {_amount(name, left)}{total} free"
+        else:
+            at = f"{_most(name, left, most)}"
         return f"{_amount(name, desired)} of {_noun(name)} is needed, but {at}"
     total_number = sum(capacity.allocatable.get(name, 0) for capacity in capacities)
     foreign = sum(capacity.foreign.get(name, 0) for capacity in capacities)
     by_others = f" ({foreign} by other workloads)" if foreign else ""
     if left:
         return f"{desired} {name} are needed on one node, but {_most(name, left, most)}"
-    return (
-        f"all {total_number} {name} on {where} are in use{by_others}"
-        if total_number > 1
-        else (f"the only {name} on {where} is in use{by_others}")
-    )
+    if total_number > 1:
+        return f"all {total_number} {name} on {where} are in use{by_others}"
+    return f"the only {name} on {where} is in use{by_others}"
 
 
 def _most(name: str, left: int, capacity: NodeCapacity) -> str:
@@ -308,15 +312,15 @@ def _pinned_to(pin: tuple[NodeSelectorTerm, ...]) -> str:
     named = [
         host for term in pin for host in (*hosts(term.match_expressions), *hosts(term.match_fields))
     ]
-    return f"node {_join(named[:_NAMED])}" if named else "a node"
+    if named:
+        return f"node {_join(named[:_NAMED])}"
+    return "a node"
 
 
 def _none_of(capacities: Sequence[NodeCapacity]) -> str:
-    return (
-        f"none of {len(capacities)} nodes"
-        if len(capacities) != 1
-        else f"no node (there is only {capacities[0].name})"
-    )
+    if len(capacities) != 1:
+        return f"none of {len(capacities)} nodes"
+    return f"no node (there is only {capacities[0].name})"
 
 
 def _names(capacities: Sequence[NodeCapacity]) -> str:
@@ -333,7 +337,9 @@ def _noun(name: str) -> str:
 def _amount(name: str, number: int) -> str:
     """`500m`, `4`, `1.5Gi`: rounded down, as what is free."""
     if name == "cpu":
-        return str(number // 1000) if number % 1000 == 0 else f"{number}m"
+        if number % 1000 == 0:
+            return str(number // 1000)
+        return f"{number}m"
     if name in ("memory", EPHEMERAL_STORAGE):
         for unit, size in (("Gi", 2**30), ("Mi", 2**20)):
             if number >= size:
@@ -344,4 +350,6 @@ def _amount(name: str, number: int) -> str:
 
 def _join(parts: Iterable[str]) -> str:
     every = list(parts)
-    return " and ".join([", ".join(every[:-1]), every[-1]]) if len(every) > 1 else "".join(every)
+    if len(every) > 1:
+        return " and ".join([", ".join(every[:-1]), every[-1]])
+    return "".join(every)
