@@ -85,11 +85,10 @@ def _invalid(error: ApiError) -> str:
     if not error.causes:
         return f"the API server refuses this: {error.message}"
     in_words = {cause.field for cause in error.causes if _PATTERN not in cause.message}
-    shown = [
-        cause
-        for cause in error.causes
-        if _PATTERN not in cause.message or cause.field not in in_words
-    ]
+    shown = []
+    for cause in error.causes:
+        if _PATTERN not in cause.message or cause.field not in in_words:
+            shown.append(cause)
     said = [(escape(cause.field), escape(cause.words)) for cause in shown]
     lines = [f"  {field}: {words}" if field else f"  {words}" for field, words in said]
     return "the API server refuses this:\n" + "\n".join(lines)

@@ -194,11 +194,10 @@ def status_lines(state: GpuState, measured: GpuMeasurements) -> list[str]:
     ]
     rows = [[*row, *_busy_cells(node)] for row, node in zip(rows, data["nodes"], strict=True)]
     lines += ["", *columns(header, rows)]
-    unknown = [
-        f"Node {node['node']}: {UNKNOWN}: {node['busyUnknown']}"
-        for node in data["nodes"]
-        if node["busyUnknown"]
-    ]
+    unknown = []
+    for node in data["nodes"]:
+        if node["busyUnknown"]:
+            unknown.append(f"Node {node['node']}: {UNKNOWN}: {node['busyUnknown']}")
     notes = [WHOLE_GPUS] if measured.nodes else []
     return [*lines, *note_lines([*data["notes"], *notes, *unknown])]
 

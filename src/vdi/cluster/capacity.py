@@ -158,12 +158,16 @@ def find_lack(status: NodeStatus, need: Need) -> str:
     info = status.node_info
     runtime, _, version = info.container_runtime_version.partition("://")
     found = {"kubelet": info.kubelet_version, "kernel": info.kernel_version, runtime: version}
-    lacks = [
-        f"{program} {found[program] or 'of unknown version'} ({oldest} or newer is needed)"
-        for program, oldest in _OLDEST[need.feature].items()
-        if program in found and _numbers(found[program]) < _numbers(oldest)
-    ]
-    able = [one.name for one in status.runtime_handlers if one.features.get("userNamespaces")]
+    lacks = []
+    for program, oldest in _OLDEST[need.feature].items():
+        if program in found and _numbers(found[program]) < _numbers(oldest):
+            lacks.append(
+                f"{program} {found[program] or 'of unknown version'} ({oldest} or newer is needed)"
+            )
+    able = []
+    for one in status.runtime_handlers:
+        if one.features.get("userNamespaces"):
+            able.append(one.name)
     if need.feature == USER_NAMESPACES and need.handler not in able:
         of_handler = ""
         if need.handler:

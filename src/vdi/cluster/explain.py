@@ -307,9 +307,10 @@ class StartState:
 
     def newest(self, *reasons: str) -> Event | None:
         """The newest Event with one of these reasons and a meaningful message."""
-        matching = [
-            e for e in self.events if e.reason in reasons and e.note and not PASSING.search(e.note)
-        ]
+        matching = []
+        for e in self.events:
+            if e.reason in reasons and e.note and not PASSING.search(e.note):
+                matching.append(e)
         return max(matching, key=lambda event: event.seen, default=None)
 
 

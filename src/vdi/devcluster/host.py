@@ -122,7 +122,10 @@ def _take_notes(layout: Layout) -> None:
     made: list[str] = []
     for folder in host_folders(layout):
         made += map(str, _absent(Path(folder)))
-    tables = [line[1:] for line in run("iptables-save").splitlines() if line.startswith("*")]
+    tables = []
+    for line in run("iptables-save").splitlines():
+        if line.startswith("*"):
+            tables.append(line[1:])
     notes = HostNotes(ip_forward=_IP_FORWARD.read_text().strip(), made_folders=made, tables=tables)
     for target in (file, _SHARED_NOTES):
         target.write_bytes(msgspec.json.encode(notes))

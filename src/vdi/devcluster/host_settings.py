@@ -90,11 +90,10 @@ def pip_settings(env: Mapping[str, str], files: Iterable[Path]) -> dict[str, str
 
 def pip_files(env: Mapping[str, str], home: Path) -> list[Path]:
     """pip's configuration files, in the order in which pip reads them."""
-    folders = [
-        Path(folder) / "pip"
-        for folder in env.get("XDG_CONFIG_DIRS", "/etc/xdg").split(":")
-        if folder
-    ]
+    folders = []
+    for folder in env.get("XDG_CONFIG_DIRS", "/etc/xdg").split(":"):
+        if folder:
+            folders.append(Path(folder) / "pip")
     user = Path(env.get("XDG_CONFIG_HOME") or home / ".config") / "pip"
     files = [
         folder / "pip.conf"
@@ -124,9 +123,10 @@ def prepare_home(folder: Path, env: Mapping[str, str], home: Path) -> BuildFolde
         (folder / ".netrc").chmod(0o600)
     (folder / ".config" / "pip").mkdir(parents=True)
     (folder / ".config" / "pip" / "pip.conf").write_text("\n".join(lines) + "\n")
-    proxies = [
-        env[name] for name in PROXY_VARIABLES if "no_proxy" not in name.lower() and env.get(name)
-    ]
+    proxies = []
+    for name in PROXY_VARIABLES:
+        if "no_proxy" not in name.lower() and env.get(name):
+            proxies.append(env[name])
     indexes = [
         settings[key] for key in ("index-url", "extra-index-url", "proxy") if settings.get(key)
     ]
@@ -171,11 +171,10 @@ def apt_settings(dump: str) -> list[str]:
     """The lines of `apt-config dump` that say how to reach package servers, without the certificate
     file's path.
     """
-    lines = [
-        line
-        for line in dump.splitlines()
-        if line.startswith(_APT_SETTINGS) and "::CAInfo" not in line
-    ]
+    lines = []
+    for line in dump.splitlines():
+        if line.startswith(_APT_SETTINGS) and "::CAInfo" not in line:
+            lines.append(line)
     return [line for line in lines if not line.endswith('"";')]
 
 

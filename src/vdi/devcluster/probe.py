@@ -37,11 +37,10 @@ def routes() -> list[str]:
     )
     found = []
     for line in done.stdout.splitlines():
-        words = [
-            word
-            for word in line.split()
-            if word not in ("local", "broadcast", "unreachable", "blackhole", "nat")
-        ]
+        words = []
+        for word in line.split():
+            if word not in ("local", "broadcast", "unreachable", "blackhole", "nat"):
+                words.append(word)
         if words and re.fullmatch(r"[0-9.]+(/[0-9]+)?", words[0]):
             found.append(words[0])
     return found

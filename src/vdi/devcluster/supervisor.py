@@ -257,7 +257,10 @@ class Supervisor:
         return bool(due)
 
     def _check_ready(self) -> bool:
-        now_ready = [name for name, process in self.processes.items() if process.check_ready()]
+        now_ready = []
+        for name, process in self.processes.items():
+            if process.check_ready():
+                now_ready.append(name)
         self._been_ready.update(now_ready)
         return bool(now_ready)
 

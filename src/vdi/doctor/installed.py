@@ -71,7 +71,10 @@ async def _read_live(
 ) -> dict[tuple[str, str], Object]:
     """The objects of one kind that exist, in one request for all that have the release's label."""
     live: dict[tuple[str, str], Object] = {}
-    labelled = [one for one in objects if _INSTANCE in (one["metadata"].get("labels") or {})]
+    labelled = []
+    for one in objects:
+        if _INSTANCE in (one["metadata"].get("labels") or {}):
+            labelled.append(one)
     if labelled:
         selector = f"{_INSTANCE}={revision.name}"
         for found in await client.list(

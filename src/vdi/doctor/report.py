@@ -120,11 +120,10 @@ def summarize(findings: list[Finding], snapshot: Snapshot) -> str:
     if findings:
         return f"{looked}: {count_findings(findings)}.{note}"
     # A start that may still go wrong must not read as a good result.
-    starting = [
-        age
-        for diagnosis in active_sessions(snapshot)
-        if (age := diagnosis.starting_seconds) is not None
-    ]
+    starting = []
+    for diagnosis in active_sessions(snapshot):
+        if (age := diagnosis.starting_seconds) is not None:
+            starting.append(age)
     result = "no problems found"
     if starting:
         verb = "has" if len(starting) == 1 else "have"

@@ -48,12 +48,13 @@ class Report:
 def count_findings(findings: Sequence[Finding]) -> str:
     """`1 error, 2 warnings, 9 ok, and 3 consequences`."""
     counts = Counter(finding.severity for finding in roots(findings))
-    parts = [
-        f"{counts[severity]}"
-        f" {severity}{'s' if counts[severity] > 1 and severity in _COUNTED else ''}"
-        for severity in Severity
-        if counts[severity]
-    ]
+    parts = []
+    for severity in Severity:
+        if counts[severity]:
+            parts.append(
+                f"{counts[severity]}"
+                f" {severity}{'s' if counts[severity] > 1 and severity in _COUNTED else ''}"
+            )
     followers = len(findings) - len(roots(findings))
     if followers:
         parts[-1] += f", and {followers} consequence{'s' if followers > 1 else ''}"
@@ -104,11 +105,10 @@ def _findings_as_text(findings: Sequence[Finding], *, verbose: bool) -> Iterator
 
 def _without_names(finding: Finding) -> str:
     # Templates and nodes, which have no namespace, may be the cause, so their names stay.
-    names = {
-        name.rpartition("/")[2]
-        for name in (finding.object, *finding.related_objects)
-        if name.count("/") > 1
-    }
+    names = set()
+    for name in (finding.object, *finding.related_objects):
+        if name.count("/") > 1:
+            names.add(name.rpartition("/")[2])
     longest_first = sorted(map(re.escape, names), key=len, reverse=True)
     return re.sub(rf"\b(?:{'|'.join([*longest_first, '[0-9]+'])})\b", "", finding.message)
 

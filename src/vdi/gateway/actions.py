@@ -212,11 +212,10 @@ class Actions:
         """
         with self._counted("delete-home", name):
             home = self.own_home(user, name)
-            same_name = [
-                other.namespace
-                for other in self.context.cluster.homes_of(user.email)
-                if other.name == name
-            ]
+            same_name = []
+            for other in self.context.cluster.homes_of(user.email):
+                if other.name == name:
+                    same_name.append(other.namespace)
             if len(same_name) > 1:
                 spaces = " and ".join(same_name)
                 message = (

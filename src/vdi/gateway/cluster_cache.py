@@ -142,11 +142,10 @@ class ClusterCache:
 
     def homes_of(self, user: str) -> list[HomeSummary]:
         """The homes of this user."""
-        claims = [
-            claim
-            for claim in self.homes.values()
-            if same_user(claim.metadata.annotations.get(USER_ANNOTATION, ""), user)
-        ]
+        claims = []
+        for claim in self.homes.values():
+            if same_user(claim.metadata.annotations.get(USER_ANNOTATION, ""), user):
+                claims.append(claim)
         sessions = [
             session for session in self.sessions.values() if same_user(session.spec.user, user)
         ]

@@ -51,7 +51,10 @@ class Use(msgspec.Struct, rename="camel"):
 
 def use_of(cluster: ClusterCache, limit: Limit, user: str, hours: float, gpu_hours: float) -> Use:
     """Current usage of a user; `hours` and `gpu_hours` of this month come from the history."""
-    mine = [session for session in cluster.sessions.values() if same_user(session.spec.user, user)]
+    mine = []
+    for session in cluster.sessions.values():
+        if same_user(session.spec.user, user):
+            mine.append(session)
     return _add_up(cluster, limit, mine, cluster.homes_of(user), hours, gpu_hours)
 
 

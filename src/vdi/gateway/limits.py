@@ -101,7 +101,10 @@ class Limits(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         def number(name: str) -> Any:
             if (mine := getattr(own, name)) is not None:
                 return mine
-            given = [getattr(limit, name) for limit in by_group if getattr(limit, name) is not None]
+            given = []
+            for limit in by_group:
+                if getattr(limit, name) is not None:
+                    given.append(getattr(limit, name))
             if given:
                 return max(given, key=_amount)
             return getattr(self.default, name)

@@ -218,9 +218,10 @@ class Settings:
         """Namespace of a new session of a member of these groups: the first of `namespaces` that a
         group has.
         """
-        chosen = {
-            namespace for group, namespace in self.group_namespaces.items() if group in groups
-        }
+        chosen = set()
+        for group, namespace in self.group_namespaces.items():
+            if group in groups:
+                chosen.add(namespace)
         return next(
             (namespace for namespace in self.namespaces if namespace in chosen), self.namespaces[0]
         )

@@ -74,14 +74,13 @@ class QuotaGuard:
         # has, not what a watch has brought so far. Otherwise two clicks at once would start one
         # more desktop than allowed.
         async with self._turn(user.email):
-            active = [
-                other
-                for namespace in self.context.cluster.settings.namespaces
+            active = []
+            for namespace in self.context.cluster.settings.namespaces:
                 for other in await self.context.client.list(
                     SESSIONS, namespace=namespace, into=VDISession
-                )
-                if same_user(other.spec.user, user.email) and limits.counts(other)
-            ]
+                ):
+                    if same_user(other.spec.user, user.email) and limits.counts(other):
+                        active.append(other)
             new, *others = [
                 (
                     other.metadata.name,

@@ -98,9 +98,10 @@ def _plain(kind: Any) -> Any:
     while isinstance(kind, msgspec.inspect.Metadata):
         kind = kind.type
     if isinstance(kind, msgspec.inspect.UnionType):
-        given = [
-            member for member in kind.types if not isinstance(member, msgspec.inspect.NoneType)
-        ]
+        given = []
+        for member in kind.types:
+            if not isinstance(member, msgspec.inspect.NoneType):
+                given.append(member)
         return _plain(given[0]) if len(given) == 1 else kind
     return kind
 

@@ -348,7 +348,8 @@ async def _read_gpu_resource(run: CopyRun) -> str:
         deployments = await run.client.list(DEPLOYMENTS, into=WorkloadObject)
     except Forbidden:
         deployments = []
-    own = [
-        operator for operator in operators_among(deployments) if run.namespace in operator.watches
-    ]
+    own = []
+    for operator in operators_among(deployments):
+        if run.namespace in operator.watches:
+            own.append(operator)
     return (own[0].settings if own else ClusterSettings()).gpu_resource

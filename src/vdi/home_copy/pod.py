@@ -214,11 +214,10 @@ class Command:
     async def end(self) -> tuple[int, list[str]]:
         """Its exit status, and the lines of its stderr."""
         said = (await self.errors).decode("utf-8", "replace")
-        lines = [
-            line
-            for line in said.splitlines()
-            if line.strip() and not line.startswith(_KUBECTL_SAYS)
-        ]
+        lines = []
+        for line in said.splitlines():
+            if line.strip() and not line.startswith(_KUBECTL_SAYS):
+                lines.append(line)
         return await self.process.wait(), lines
 
 

@@ -436,10 +436,9 @@ def containers_to_log(snapshot: Snapshot) -> Iterator[tuple[str, str, str]]:
     """Namespace, pod and container of those whose last words say why: they have ended, or run and
     are not ready.
     """
-    containers = [
-        (kasm.namespace, pod.name, container.name)
-        for kasm in find_kasm(snapshot)
-        for pod in kasm.pods
-        for container in pod.failing_containers
-    ]
+    containers = []
+    for kasm in find_kasm(snapshot):
+        for pod in kasm.pods:
+            for container in pod.failing_containers:
+                containers.append((kasm.namespace, pod.name, container.name))
     yield from containers[:_LOGGED]

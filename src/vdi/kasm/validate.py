@@ -160,11 +160,10 @@ def parts(
     for component in chart.generation.present(chart.chart_version):
         if component.kind == "Job":
             continue
-        workloads = [
-            workload
-            for workload in kasm.all_of(_PLURALS[component.kind])
-            if matches(component.name, workload.metadata.name)
-        ]
+        workloads = []
+        for workload in kasm.all_of(_PLURALS[component.kind]):
+            if matches(component.name, workload.metadata.name):
+                workloads.append(workload)
         if workloads or not (component.switch or component.may_be_absent):
             yield component, workloads
 

@@ -185,7 +185,10 @@ class _Managed(msgspec.Struct):
     def merge(self, manager: str) -> bool:
         """Make the manager's Update entry part of its Apply entry; whether there was one."""
         entries = self.metadata.managed_fields
-        ours = [e for e in entries if e.get("manager") == manager and not e.get("subresource")]
+        ours = []
+        for e in entries:
+            if e.get("manager") == manager and not e.get("subresource"):
+                ours.append(e)
         if not any(entry.get("operation") == "Update" for entry in ours):
             return False
         fields: dict[str, Any] = {}

@@ -174,7 +174,10 @@ class FieldOwnershipReader:
             for fields in others:
                 merge_trees(contested, msgspec.json.decode(fields))
             tree = _without(tree, [path for path in _leaves(tree) if _at(contested, path)])
-            named = [path for path in _leaves(tree) if all(step.startswith("f:") for step in path)]
+            named = []
+            for path in _leaves(tree):
+                if all(step.startswith("f:") for step in path):
+                    named.append(path)
             shape = _Shape(tree, _encode(tree), _Outline(named) if named else None, {})
             if len(self._shapes) >= _MAX_SHAPES:
                 self._shapes.clear()

@@ -159,11 +159,10 @@ class Observer:
         if len(peers) == 1 and not mounting:
             return None
         reserved = self._reservations.holder(home_reservation(namespace, claim))
-        wanting = [
-            _contender(peer, holds=peer.metadata.uid == reserved)
-            for peer in peers
-            if self._could_start(peer, claim)
-        ]
+        wanting = []
+        for peer in peers:
+            if self._could_start(peer, claim):
+                wanting.append(_contender(peer, holds=peer.metadata.uid == reserved))
         return _holder(session, having=mounting, wanting=wanting)
 
     def _is_taken(self, session: VDISession, label: str) -> bool:
@@ -173,11 +172,10 @@ class Observer:
         if self._hosts.is_owned_by_another(session, label):
             return True
         host, owner = self._settings.host(label), self._hosts.owner_of(label)
-        peers = [
-            peer
-            for peer in self._caches.sessions.by_index(BY_HOST, label)
-            if owner in (None, peer.spec.user) and self._hosts.label_of(peer) == label
-        ]
+        peers = []
+        for peer in self._caches.sessions.by_index(BY_HOST, label):
+            if owner in (None, peer.spec.user) and self._hosts.label_of(peer) == label:
+                peers.append(peer)
         if not peers:  # the label is made with the key: no other session requests it
             return False
         reserved, url = self._reservations.holder(host), self._settings.url(host)
@@ -242,11 +240,10 @@ def _holder(
         else:
             uid, name = obj.metadata.uid, obj.metadata.name
         contenders.append(Contender(uid=uid, name=name, created="", holds=True, terminating=False))
-    mine = [
-        contender
-        for contender in contenders
-        if contender.uid == session.metadata.uid and contender.holds
-    ]
+    mine = []
+    for contender in contenders:
+        if contender.uid == session.metadata.uid and contender.holds:
+            mine.append(contender)
     holder = mine[0] if mine else find_holder(contenders)
     if holder and holder.uid != session.metadata.uid:
         return holder.name

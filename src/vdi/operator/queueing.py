@@ -358,15 +358,17 @@ class QueueManager:
         demand = desktop.demand(self._accounting.pin_of(home))
         # Asked without the home: the group of one home is gone with its last waiting session.
         placed = self._queue.allowed_nodes(replace(demand, pin=()))
-        nodes = [
-            node for node in placed if node.could_fit(demand.takes) and reaches_home(demand, node)
-        ]
+        nodes = []
+        for node in placed:
+            if node.could_fit(demand.takes) and reaches_home(demand, node):
+                nodes.append(node)
         volumes = self._accounting.volumes_of(desktop.home, home)
         storage = describe_storage(desktop.volumes, desktop.home, volumes)
         now = now_milliseconds(self._clock)
-        refusing = [
-            node.name for node in nodes if self._refusals.get((node.name, storage), 0) > now
-        ]
+        refusing = []
+        for node in nodes:
+            if self._refusals.get((node.name, storage), 0) > now:
+                refusing.append(node.name)
         return replace(
             desktop,
             isolation=isolate(desktop.isolation, nodes, desktop.home, volumes, storage, refusing),
@@ -604,9 +606,10 @@ class QueueManager:
 
     def _groups(self, now: int) -> list[Group]:
         """The groups in which sessions wait, in the order of their first session."""
-        firsts = [
-            (first[0], group) for group in self._queue.groups() if (first := group.queue.first(now))
-        ]
+        firsts = []
+        for group in self._queue.groups():
+            if first := group.queue.first(now):
+                firsts.append((first[0], group))
         return [group for _, group in sorted(firsts, key=lambda pair: pair[0])]
 
 

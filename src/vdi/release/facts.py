@@ -202,11 +202,10 @@ def missing_keys(facts: Facts) -> Iterator[tuple[str, Remedy]]:
     """(sentence, remedy) for Secrets that pods of the release need and that are neither there nor
     made.
     """
-    made = {
-        (obj["metadata"].get("namespace") or facts.namespace, obj["metadata"]["name"])
-        for obj in facts.objects
-        if obj["kind"] == "Secret"
-    }
+    made = set()
+    for obj in facts.objects:
+        if obj["kind"] == "Secret":
+            made.add((obj["metadata"].get("namespace") or facts.namespace, obj["metadata"]["name"]))
     # Each Secret is reported once, though several workloads may need it.
     said = set(made)
     for pods in facts.pods:
@@ -355,9 +354,10 @@ def plan_install(facts: Facts) -> dict[str, Any]:
 
 def _certificate_source(facts: Facts) -> str:
     cluster = facts.settings.cluster
-    issuers = {
-        obj["spec"]["issuerRef"]["name"] for obj in facts.objects if obj["kind"] == "Certificate"
-    }
+    issuers = set()
+    for obj in facts.objects:
+        if obj["kind"] == "Certificate":
+            issuers.add(obj["spec"]["issuerRef"]["name"])
     if issuers:
         return (
             f"Secret {cluster.tls_secret}, made by cert-manager's issuer"

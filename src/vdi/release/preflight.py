@@ -181,9 +181,10 @@ def _check_traefik(facts: Facts) -> Iterator[Finding]:
         yield _warning("traefik", words, text)
         return
     spaces = {facts.namespace, *facts.settings.namespaces}
-    watching = [
-        traefik for traefik in traefiks if not traefik.namespaces or spaces <= traefik.namespaces
-    ]
+    watching = []
+    for traefik in traefiks:
+        if not traefik.namespaces or spaces <= traefik.namespaces:
+            watching.append(traefik)
     point = facts.settings.cluster.entry_point
     if not watching:
         seen = ", ".join(sorted(traefiks[0].namespaces))
@@ -260,11 +261,12 @@ def _check_images(facts: Facts) -> Iterator[Finding]:
 def _check_certificate(facts: Facts) -> Iterator[Finding]:
     domain = facts.settings.cluster.domain
     # cert-manager makes these.
-    made = {
-        (obj["metadata"].get("namespace") or facts.namespace, obj["spec"].get("secretName"))
-        for obj in facts.objects
-        if obj["kind"] == "Certificate"
-    }
+    made = set()
+    for obj in facts.objects:
+        if obj["kind"] == "Certificate":
+            made.add(
+                (obj["metadata"].get("namespace") or facts.namespace, obj["spec"].get("secretName"))
+            )
     for certificate in facts.snapshot.certificates:
         namespace, secret = certificate.namespace, certificate.secret
         if (namespace, secret) in made:

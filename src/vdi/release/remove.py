@@ -102,7 +102,10 @@ async def plan_removal(client: Client, release: str, namespace: str) -> Removal:
     reservations = await client.list(
         CONFIG_MAPS, namespace=where[0], label_selector=HOST, into=Named
     )
-    own = [operator for operator in operators if not {*where}.isdisjoint(operator.watches)]
+    own = []
+    for operator in operators:
+        if not {*where}.isdisjoint(operator.watches):
+            own.append(operator)
     others = [operator for operator in operators if operator not in own]
     return Removal(
         release=release,

@@ -118,7 +118,10 @@ def choose_images(
     """
     wanted, needed = list(dict.fromkeys(images)), set(required)
     path = _without_registry(repository)
-    mirrored = [name for name in map(_repository_of, needed) if path and name.endswith(f"/{path}")]
+    mirrored = []
+    for name in map(_repository_of, needed):
+        if path and name.endswith(f"/{path}"):
+            mirrored.append(name)
     places = tuple(f"{name.rpartition('/')[0]}/" for name in (repository, *mirrored))
     signed = [image for image in wanted if image in needed or image.startswith(places)]
     return signed, [image for image in wanted if image not in signed]
@@ -145,9 +148,10 @@ def _run(cosign: Path, verb: str, key: Path, *words: str, what: str) -> None:
         raise CannotVerifyError(f"{what}: {error}") from error
     if done.returncode == 0:
         return
-    lines = [
-        line for line in done.stderr.splitlines() if line.strip() and not line.startswith("WARNING")
-    ]
+    lines = []
+    for line in done.stderr.splitlines():
+        if line.strip() and not line.startswith("WARNING"):
+            lines.append(line)
     said = f"exit status {done.returncode}"
     if lines:
         said = lines[-1].removeprefix("error during command execution: ")

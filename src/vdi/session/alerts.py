@@ -331,9 +331,10 @@ def find_notices(before: VDISession, alerts: Sequence[Alert], now: datetime) -> 
         for alert in alerts
         if alert.reason != Reason.PROGRAM_KILLED  # the agent in the desktop has said so at once
     ]
-    was = {
-        condition.type for condition in before.status.conditions if condition.type in WARNING_TYPES
-    }
+    was = set()
+    for condition in before.status.conditions:
+        if condition.type in WARNING_TYPES:
+            was.add(condition.type)
     over = [Notice(kind) for kind in sorted(was - {alert.type for alert in alerts})]
     # A size that waited is applied without anyone's doing: by the node, when programs use less
     # memory, for example.

@@ -285,11 +285,10 @@ def build_placeholder(
 
 
 def _build_container(demand: Demand, image: str) -> dict[str, Any]:
-    requests = {
-        name: f"{number}m" if name == "cpu" else str(number)
-        for name, number in demand.takes
-        if name != PODS
-    }
+    requests = {}
+    for name, number in demand.takes:
+        if name != PODS:
+            requests[name] = f"{number}m" if name == "cpu" else str(number)
     extended = {name: quantity for name, quantity in requests.items() if "/" in name}
     return {
         "name": "placeholder",

@@ -148,9 +148,10 @@ def find_holder(contenders: Iterable[Contender]) -> Contender | None:
     # Every session decides this for itself, so the order must be total: two sessions that each
     # thought themselves the holder would both start on one home. Hence the uid, for those that were
     # created in the same second.
-    candidates = [
-        contender for contender in contenders if contender.holds or not contender.terminating
-    ]
+    candidates = []
+    for contender in contenders:
+        if contender.holds or not contender.terminating:
+            candidates.append(contender)
     return min(
         candidates,
         key=lambda candidate: (not candidate.holds, candidate.created, candidate.uid),

@@ -122,9 +122,10 @@ def describe_storage(
     `mounted`: of the template. Desktops with claims or NFS of their own say nothing about others
     with the same home.
     """
-    names = [
-        repr(volume.name) for volume in mounted if volume.persistent_volume_claim or volume.nfs
-    ]
+    names = []
+    for volume in mounted:
+        if volume.persistent_volume_claim or volume.nfs:
+            names.append(repr(volume.name))
     if names:
         return f"the template's volumes {', '.join(names)}"
     if home is None:

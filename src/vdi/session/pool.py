@@ -217,12 +217,14 @@ def explain_unserved(
             " volume cannot be attached to them. A session with spec.persistence.enabled: false"
             " gets one immediately."
         )
-    names = [
-        one.name
-        for one in fields(Desktop)
-        if one.name not in ("home", "template_revision", "time_zone")
-    ]
-    differing = [name for name in names if getattr(desktop, name) != getattr(offered, name)]
+    names = []
+    for one in fields(Desktop):
+        if one.name not in ("home", "template_revision", "time_zone"):
+            names.append(one.name)
+    differing = []
+    for name in names:
+        if getattr(desktop, name) != getattr(offered, name):
+            differing.append(name)
     if not differing:
         return None
     asked = ", ".join(

@@ -223,11 +223,10 @@ class KubeBackend:
         # Behind a gateway the operator starts Selkies in secure mode, with a master token in its
         # environment.
         containers = raw.get("spec", {}).get("containers", [])
-        given = {
-            variable.get("name")
-            for container in containers
-            for variable in container.get("env", [])
-        }
+        given = set()
+        for container in containers:
+            for variable in container.get("env", []):
+                given.add(variable.get("name"))
         annotations = raw["metadata"].get("annotations", {})
         return RunningDesktop(
             pod=pod,
@@ -458,7 +457,11 @@ async def _events(client: Client, session: VDISession, names: set[str]) -> Seque
             for name in sorted(names)
         )
     )
-    dated = [(when, raw) for raws in lists for raw in raws if (when := parse_time(_last_seen(raw)))]
+    dated = []
+    for raws in lists:
+        for raw in raws:
+            if when := parse_time(_last_seen(raw)):
+                dated.append((when, raw))
     since = [event for event in dated if created is None or event[0] >= created]
     return [raw for _, raw in sorted(since, key=lambda event: event[0])][-_EVENTS_SHOWN:]
 

@@ -61,9 +61,10 @@ def probe_session(target: Target, name: str, keys: int) -> ProbeReport:
             f" cluster: {target.why}. Log in to the portal: {PROGRAM} login https://portal.DOMAIN",
             COULD_NOT_LOOK,
         )
-    missing = [
-        module for module in ("av", "websockets") if importlib.util.find_spec(module) is None
-    ]
+    missing = []
+    for module in ("av", "websockets"):
+        if importlib.util.find_spec(module) is None:
+            missing.append(module)
     if missing:
         raise CliError(
             f"a probe needs {' and '.join(missing)}, which {'is' if len(missing) == 1 else 'are'}"

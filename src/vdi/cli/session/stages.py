@@ -118,11 +118,10 @@ class Start:
         # A session that was just resumed still has the status of its suspension.
         if session.status.observed_generation < session.metadata.generation:
             session = msgspec.structs.replace(session, status=SessionStatus())
-        new = [
-            self._pass(key, text, now)
-            for key, text in _reached(session, pod)
-            if key not in self._seen
-        ]
+        new = []
+        for key, text in _reached(session, pod):
+            if key not in self._seen:
+                new.append(self._pass(key, text, now))
         self.reason = _waits_for(session, pod)
         if session.status.phase == Phase.RUNNING:
             self._end(Outcome.RUNNING, "")

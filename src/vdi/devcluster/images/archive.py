@@ -111,11 +111,10 @@ def find_leaks(archive: Path, private: Sequence[str], paths: Sequence[str]) -> l
     the first `/`) that no layer may hold.
     """
     config = _config_bytes(archive).decode()
-    found = [
-        f"its configuration or history contains {text!r}"
-        for text in private
-        if text and text in config
-    ]
+    found = []
+    for text in private:
+        if text and text in config:
+            found.append(f"its configuration or history contains {text!r}")
     for name in layer_paths(archive):
         found += [f"it contains /{name}" for path in paths if name == path]
     return found

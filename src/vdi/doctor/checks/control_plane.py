@@ -301,11 +301,10 @@ def _difference_finding(snapshot: Snapshot, differences: list[Difference]) -> Fi
     first = differences[0]
     namespace, _, name = first.release.partition("/")
     kind, _, place = first.object.partition("/")
-    ours = [
-        one
-        for one in release_workloads(snapshot)
-        if (one.namespace, one.release) == (namespace, name)
-    ]
+    ours = []
+    for one in release_workloads(snapshot):
+        if (one.namespace, one.release) == (namespace, name):
+            ours.append(one)
     # The objects of a component, such as its rights and settings, explain the state of its
     # workload.
     served = [one.object for one in ours if one.component == first.component]

@@ -188,7 +188,10 @@ def _certificate_findings(
             evidence=[f"notBefore {certificate.begins}, notAfter {certificate.ends}"],
             remedy=renew,
         )
-    bare = [host for host in hosts if not any(covers(name, host) for name in certificate.names)]
+    bare = []
+    for host in hosts:
+        if not any(covers(name, host) for name in certificate.names):
+            bare.append(host)
     if bare:
         names = ", ".join(certificate.names)
         yield make_finding(
@@ -324,9 +327,10 @@ def _websocket_cut(
         for argument, seconds in traefik.timeouts.items()
     ]
     period = re.search(r"every (\d+) s", reason)
-    causes = [
-        one for one in timeouts if period and 0 <= float(period[1]) - one[2] <= _CUT_SLACK_SECONDS
-    ]
+    causes = []
+    for one in timeouts:
+        if period and 0 <= float(period[1]) - one[2] <= _CUT_SLACK_SECONDS:
+            causes.append(one)
     if causes:
         traefik, argument, _ = causes[0]
         option, _, value = argument.removeprefix("--").partition("=")

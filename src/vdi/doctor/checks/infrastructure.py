@@ -331,7 +331,10 @@ def _maker_of(snapshot: Snapshot, provisioner: str) -> Workload | None:
 def defaults_ambiguous(snapshot: Snapshot) -> Iterator[Finding]:
     """Several default StorageClasses, of which claims without a class get the newest."""
     metas = (storage_class.metadata for storage_class in snapshot.objects.storageclasses)
-    defaults = [meta for meta in metas if meta.annotations.get(_DEFAULT_CLASS) == "true"]
+    defaults = []
+    for meta in metas:
+        if meta.annotations.get(_DEFAULT_CLASS) == "true":
+            defaults.append(meta)
     names = [meta.name for meta in sorted(defaults, key=lambda meta: meta.creation_timestamp)]
     if len(names) > 1:
         unset = (
@@ -418,9 +421,10 @@ def homes_mounted_twice(snapshot: Snapshot) -> Iterator[Finding]:
         kubectl = f"kubectl --namespace {namespace}"
         others = [name for name, is_ours in sorted(pods.items()) if not is_ours]
         # It is shown first, because it may be somebody's.
-        strangers = [
-            f"{kubectl} {verb} pod {name}" for name in others for verb in ("describe", "delete")
-        ]
+        strangers = []
+        for name in others:
+            for verb in ("describe", "delete"):
+                strangers.append(f"{kubectl} {verb} pod {name}")
         yield make_finding(
             "home_mounted_twice",
             f"persistentvolumeclaim/{namespace}/{claim}",

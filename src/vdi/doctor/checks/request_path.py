@@ -231,7 +231,10 @@ def services_empty(snapshot: Snapshot) -> Iterator[Finding]:
 
 def _is_settled(snapshot: Snapshot, pods: Iterable[Pod]) -> bool:
     """Whether no pod has just changed its readiness: EndpointSlices show that a moment later."""
-    changed = [one.last_transition_time for pod in pods if (one := pod.condition("Ready"))]
+    changed = []
+    for pod in pods:
+        if one := pod.condition("Ready"):
+            changed.append(one.last_transition_time)
     return all(snapshot.age(time) >= _YOUNG_SECONDS for time in changed)
 
 

@@ -87,11 +87,10 @@ def _gather(snapshot: Snapshot, findings: list[Finding]) -> list[Finding]:
     serves.
     """
     for operator in find_operators(snapshot):
-        served = {
-            diagnosis.object
-            for diagnosis in active_sessions(snapshot)
-            if diagnosis.operator == operator and diagnosis.pod and diagnosis.pod.ready
-        }
+        served = set()
+        for diagnosis in active_sessions(snapshot):
+            if diagnosis.operator == operator and diagnosis.pod and diagnosis.pod.ready:
+                served.add(diagnosis.object)
         for code in _OF_OPERATOR:
             alike, sessions = [], set()
             for finding in findings:

@@ -264,9 +264,10 @@ def _others(snapshot: Snapshot) -> Iterator[_Subject]:
         for raw in snapshot.of_kind(f"{kind}s"):
             meta = raw.metadata
             if meta.labels.items() >= MANAGED_BY.items():
-                owners = [
-                    owner.name for owner in meta.owner_references if owner.kind == "VDISession"
-                ]
+                owners = []
+                for owner in meta.owner_references:
+                    if owner.kind == "VDISession":
+                        owners.append(owner.name)
                 yield _Subject(
                     kind, raw, [f"vdisession/{meta.namespace}/{owner}" for owner in owners]
                 )
@@ -341,7 +342,10 @@ def _condition(snapshot: Snapshot, subject: _Subject) -> Finding | None:
         lines.append(
             _quote(f"condition {one.type} is {one.status}: {words or 'it gives no reason'}")
         )
-    warnings = [line for line in last_warnings(events) if not any(line in said for said in lines)]
+    warnings = []
+    for line in last_warnings(events):
+        if not any(line in said for said in lines):
+            warnings.append(line)
     evidence = [*lines[1:], *warnings] or [
         f"since {bad[0].last_transition_time or 'an unknown time'}"
     ]
@@ -444,7 +448,10 @@ def _lost_desktop(
     lost, meta = snapshot.age(failures.time), session.metadata
     # The pod is gone, and its name is that of the next one: the time tells whose Events these are.
     events = snapshot.events.get(("Pod", meta.namespace, session.status.pod_name), ())
-    near = [one for one in events if abs(snapshot.age(one.seen) - lost) < _PATIENCE_SECONDS]
+    near = []
+    for one in events:
+        if abs(snapshot.age(one.seen) - lost) < _PATIENCE_SECONDS:
+            near.append(one)
     words = " ".join([failures.message, *last_warnings(near)])
     sentence = _REMEDIES.get(failures.reason)
     edit = f"kubectl edit vditemplate {session.spec.template}"
@@ -489,9 +496,10 @@ def _event(snapshot: Snapshot, subject: _Subject) -> Finding | None:
     speaks.
     """
     conditions = [one for one in subject.status.conditions if one.type in ("Ready", "Available")]
-    good = [
-        one.last_transition_time for one in conditions if one.status == "True" or subject.is_resting
-    ]
+    good = []
+    for one in conditions:
+        if one.status == "True" or subject.is_resting:
+            good.append(one.last_transition_time)
     # A claim has no such condition. Whatever kept it from being bound is over.
     bound = getattr(subject.status, "phase", "") == "Bound"
     later = [

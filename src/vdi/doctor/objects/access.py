@@ -54,13 +54,14 @@ def blocking(
     """
     families = _families(snapshot)
     for direction, at, other in (("ingress", target, source), ("egress", source, target)):
-        policies = [
-            policy
-            for policy in snapshot.objects.networkpolicies
-            if policy.metadata.namespace == at.namespace
-            and direction.title() in _types(policy.spec)
-            and _selects(policy.spec.pod_selector, at.labels)
-        ]
+        policies = []
+        for policy in snapshot.objects.networkpolicies:
+            if (
+                policy.metadata.namespace == at.namespace
+                and direction.title() in _types(policy.spec)
+                and _selects(policy.spec.pod_selector, at.labels)
+            ):
+                policies.append(policy)
         rules = [rule for policy in policies for rule in getattr(policy.spec, direction) or ()]
         if policies and not any(
             _policy_allows(rule, direction, at.namespace, other, port, families) for rule in rules

@@ -187,11 +187,10 @@ class Component(Workload):
     def depends_on(self, snapshot: Snapshot) -> list[str]:
         """Objects whose findings may explain that it does not work."""
         policies = (policy.metadata for policy in snapshot.objects.networkpolicies)
-        here = [
-            f"networkpolicy/{self.namespace}/{meta.name}"
-            for meta in policies
-            if self.namespace == meta.namespace
-        ]
+        here = []
+        for meta in policies:
+            if self.namespace == meta.namespace:
+                here.append(f"networkpolicy/{self.namespace}/{meta.name}")
         return [self.object, *snapshot.nodes_of(self.raw), *here]
 
     def explain_down(self, snapshot: Snapshot) -> tuple[str, list[str]]:
@@ -497,9 +496,8 @@ def release_workloads(snapshot: Snapshot) -> list[Workload]:
     """
     ours: list[Workload] = [*operators_in_scope(snapshot), *gateways_in_scope(snapshot)]
     releases = {(workload.namespace, workload.release) for workload in ours if workload.release}
-    beside = [
-        workload
-        for workload in workloads(snapshot)
-        if (workload.namespace, workload.release) in releases
-    ]
+    beside = []
+    for workload in workloads(snapshot):
+        if (workload.namespace, workload.release) in releases:
+            beside.append(workload)
     return [*ours, *find_traefiks(snapshot), *find_servers(snapshot, "coturn"), *beside]

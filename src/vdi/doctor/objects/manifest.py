@@ -79,11 +79,12 @@ def compare(
         yield make()
         return
     entries = live["metadata"].get("managedFields") or ()
-    owners = [
-        _Owner(str(entry.get("manager", "")), str(entry.get("time", "")), entry["fieldsV1"])
-        for entry in entries
-        if entry.get("subresource") != _STATUS and entry.get("fieldsV1")
-    ]
+    owners = []
+    for entry in entries:
+        if entry.get("subresource") != _STATUS and entry.get("fieldsV1"):
+            owners.append(
+                _Owner(str(entry.get("manager", "")), str(entry.get("time", "")), entry["fieldsV1"])
+            )
     people = sorted((owner for owner in owners if owner.is_person), key=lambda owner: owner.time)
     for path, wanted, found, at in _compare_values(desired, live, (), owners):
         if path[:1] in (("apiVersion",), ("kind",), (_STATUS,)):

@@ -30,14 +30,14 @@ _NOT_READY_SECONDS = 45.0
 
 def _namespaces_of(snapshot: Snapshot, template: VDITemplate) -> list[str]:
     """Namespaces in scope with a gateway, where desktops of this template may run."""
-    found = {
-        namespace
-        for operator in find_operators(snapshot)
-        if operator.settings.edge_middleware is not None
-        and assigned_namespace(template.metadata, operator.watches)
-        for namespace in operator.watches
-        if snapshot.scope.namespace in ("", namespace)
-    }
+    found = set()
+    for operator in find_operators(snapshot):
+        if operator.settings.edge_middleware is not None and assigned_namespace(
+            template.metadata, operator.watches
+        ):
+            for namespace in operator.watches:
+                if snapshot.scope.namespace in ("", namespace):
+                    found.add(namespace)
     return sorted(found)
 
 

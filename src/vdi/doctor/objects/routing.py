@@ -273,7 +273,11 @@ def explain_service(
         labels = [f"pod/{pod.metadata.name} labels: {pod.metadata.labels}" for pod in pods]
         selector = f"spec.selector: {service.spec.selector or None}"
         return "has no pod that is ready behind it", [selector, *labels[:2]]
-    targets = {one.port for each in slices for one in each.ports if one.name == served.name}
+    targets = set()
+    for each in slices:
+        for one in each.ports:
+            if one.name == served.name:
+                targets.add(one.port)
     expected = _container_ports(pods, served.name)
     if targets and (not expected or targets & expected):
         return None

@@ -275,11 +275,10 @@ class SessionDiagnosis:
     @property
     def idle_seconds(self) -> float:
         """Time since the last change of its conditions."""
-        times = [
-            one.last_transition_time
-            for one in self.session.status.conditions
-            if one.last_transition_time
-        ]
+        times = []
+        for one in self.session.status.conditions:
+            if one.last_transition_time:
+                times.append(one.last_transition_time)
         return self.snapshot.age(max([self.session.metadata.creation_timestamp, *times]))
 
     @property

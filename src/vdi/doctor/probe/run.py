@@ -210,11 +210,10 @@ def turn_settings(snapshot: Snapshot, gateway: Gateway) -> tuple[str, str, str]:
         for variable in container.env
     ]
     urls = next((variable.value for variable in variables if variable.name == _TURN_URLS), "")
-    servers = [
-        server
-        for server in find_servers(snapshot, "coturn")
-        if server.namespace == gateway.namespace
-    ]
+    servers = []
+    for server in find_servers(snapshot, "coturn"):
+        if server.namespace == gateway.namespace:
+            servers.append(server)
     for name, workload in (
         (_TURN_VOLUME, gateway),
         *((_SERVER_VOLUME, server) for server in servers),

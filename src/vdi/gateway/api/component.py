@@ -163,12 +163,11 @@ def _document(url: str) -> Schema:
 
 
 def _structs() -> list[type[msgspec.Struct]]:
-    shapes = [
-        shape
-        for operation in OPERATIONS
-        for shape in (operation.query, operation.body, operation.answer)
-        if shape is not None
-    ]
+    shapes = []
+    for operation in OPERATIONS:
+        for shape in (operation.query, operation.body, operation.answer):
+            if shape is not None:
+                shapes.append(shape)
     return list(dict.fromkeys([*shapes, Problem]))
 
 
@@ -301,11 +300,10 @@ def _without_null(schema: Schema) -> Schema:
 
 def docs_page(document: Schema) -> dict[str, Any]:
     """Variables of the template of `/api/docs`, which reads the document itself."""
-    operations = [
-        (method.upper(), path, operation)
-        for path, methods in document["paths"].items()
-        for method, operation in methods.items()
-    ]
+    operations = []
+    for path, methods in document["paths"].items():
+        for method, operation in methods.items():
+            operations.append((method.upper(), path, operation))
     return {
         "about": [
             text.replace("\n", " ")

@@ -66,11 +66,10 @@ def _shown(call: Call[object, object], session: VDISession) -> Session:
 async def list_sessions(call: Call[SessionQuery, None]) -> ListPage[Session]:
     """Your desktops and those shared with you, oldest first."""
     now = call.now()
-    mine = [
-        session
-        for session in call.api.subscriptions.sessions_with(call.user)
-        if (role := role_in(session, call.user.email, now)) and call.query.role in (None, role)
-    ]
+    mine = []
+    for session in call.api.subscriptions.sessions_with(call.user):
+        if (role := role_in(session, call.user.email, now)) and call.query.role in (None, role):
+            mine.append(session)
     page = cut(mine, age, limit=call.query.limit, cursor=call.query.cursor)
     return ListPage(tuple(_shown(call, session) for session in page.items), page.next)
 

@@ -335,11 +335,10 @@ class Logins:
     async def end_token(self, user: str, token_id: str) -> ApiToken | None:
         """Revoke an API token of this user; None: the id is unknown, or the token has ended."""
         now = self._clock()
-        mine = [
-            token
-            for token in await self._store.open_of(ApiToken, user, now)
-            if token.id == token_id
-        ]
+        mine = []
+        for token in await self._store.open_of(ApiToken, user, now):
+            if token.id == token_id:
+                mine.append(token)
         await self._store.end(ApiToken, [token.id for token in mine], now)
         return mine[0] if mine else None
 

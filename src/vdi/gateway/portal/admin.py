@@ -129,11 +129,10 @@ def sessions_page(
     place in line.
     """
     cluster, now = services.context.cluster, services.context.clock()
-    found = [
-        s
-        for s in cluster.sessions.values()
-        if filters.fits(s, cluster.template(s.spec.template), now)
-    ]
+    found = []
+    for s in cluster.sessions.values():
+        if filters.fits(s, cluster.template(s.spec.template), now):
+            found.append(s)
     found.sort(
         key=lambda session: (session.metadata.creation_timestamp, session.metadata.name),
         reverse=True,
@@ -183,14 +182,15 @@ def overview_pieces(services: Services, user: User) -> Pieces:
 def limit_rows(services: Services, used: Mapping[str, Usage]) -> list[tuple[str, Use]]:
     """Users with what they use, or with limits of their own; most GPUs first."""
     known = services.limits.users
-    rows = [
-        (user, use)
-        for user, use in uses(services.context.cluster, services.limits, used).items()
-        if use.sessions.used
-        or use.home_storage.used
-        or user in known
-        or use.hours_per_month.used >= _NOTHING_HOURS
-    ]
+    rows = []
+    for user, use in uses(services.context.cluster, services.limits, used).items():
+        if (
+            use.sessions.used
+            or use.home_storage.used
+            or user in known
+            or use.hours_per_month.used >= _NOTHING_HOURS
+        ):
+            rows.append((user, use))
     return sorted(rows, key=lambda row: (-row[1].gpus.used, -row[1].sessions.used, row[0]))
 
 
@@ -245,11 +245,10 @@ class AdminPages(PortalPages):
         if action != "cancel":
             time = format_time(self._clock() + parse_duration(notice))
             end = AnnouncedEnd(time, TimeoutAction(action), form.get("message", ""))
-        names = [
-            s.metadata.name
-            for s in self._cluster.sessions.values()
-            if f"pick-{s.metadata.uid}" in form
-        ]
+        names = []
+        for s in self._cluster.sessions.values():
+            if f"pick-{s.metadata.uid}" in form:
+                names.append(s.metadata.name)
         refused: list[str] = []
         for name in names:
             try:
@@ -324,11 +323,10 @@ class AdminPages(PortalPages):
             used = None
         number = page_number(request.query_params.get("page", ""))
         asked = request.query_params.get("q", "").strip()[:254]
-        rows = [
-            row
-            for row in limit_rows(self._services, used or {})
-            if asked.casefold() in row[0].casefold()
-        ]
+        rows = []
+        for row in limit_rows(self._services, used or {}):
+            if asked.casefold() in row[0].casefold():
+                rows.append(row)
         return self._tab(
             request,
             user,

@@ -194,9 +194,10 @@ class HistoryPages(PortalPages):
         except DatabaseUnavailableError:
             use = report = None
         # Hours of users and of templates side by side; a user's own report has only one user.
-        charted = [
-            kind for kind in By if (everyone or kind is By.TEMPLATE) and by in (By.USER, kind)
-        ]
+        charted = []
+        for kind in By:
+            if (everyone or kind is By.TEMPLATE) and by in (By.USER, kind):
+                charted.append(kind)
         return self._page(
             request,
             user,

@@ -208,12 +208,13 @@ def desktops_of(services: Services, user: User, here: str) -> list[DesktopView]:
     Those that need attention come first, then the others, each newest first.
     """
     now = services.context.clock()
-    views = [
-        view_of(services, session, user)
-        for session in services.subscriptions.sessions_with(user)
-        if same_user(session.spec.user, user.email) == (here == "desktops")
-        and role_in(session, user.email, now) is not None
-    ]
+    views = []
+    for session in services.subscriptions.sessions_with(user):
+        if (
+            same_user(session.spec.user, user.email) == (here == "desktops")
+            and role_in(session, user.email, now) is not None
+        ):
+            views.append(view_of(services, session, user))
     return sorted(views, key=lambda desktop: not desktop.needs_attention)
 
 

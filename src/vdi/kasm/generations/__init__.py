@@ -99,9 +99,10 @@ def of_workloads(names: Iterable[str]) -> Generation | None:
     """
     known = tuple(names)
     for generation in ALL:
-        core = [
-            each.name for each in generation.present() if each.key in ("proxy", "api", "manager")
-        ]
+        core = []
+        for each in generation.present():
+            if each.key in ("proxy", "api", "manager"):
+                core.append(each.name)
         if all(any(matches(name, real) for real in known) for name in core):
             foreign = generation.foreign_suffix
             if foreign and any(name.endswith(foreign) for name in known):

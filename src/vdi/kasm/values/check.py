@@ -226,13 +226,22 @@ def _of_component(subject: Subject, key: str, part: str, rest: str) -> tuple[str
 def _nearest(subject: Subject, path: str) -> str:
     """The path of this chart that was probably meant; "" when none is near."""
     keys = subject.generation.keys
-    candidates = [candidate for candidate in keys.paths if keys.read(candidate, subject.version)]
+    candidates = []
+    for candidate in keys.paths:
+        if keys.read(candidate, subject.version):
+            candidates.append(candidate)
     parent, _, leaf = path.rpartition(".")
-    siblings = [candidate for candidate in candidates if candidate.rpartition(".")[0] == parent]
+    siblings = []
+    for candidate in candidates:
+        if candidate.rpartition(".")[0] == parent:
+            siblings.append(candidate)
     by_leaf = {sibling.rpartition(".")[2].casefold(): sibling for sibling in reversed(siblings)}
     if close := difflib.get_close_matches(leaf.casefold(), by_leaf, n=1, cutoff=0.75):
         return by_leaf[close[0]]
-    same = [each for each in candidates if each.rpartition(".")[2].casefold() == leaf.casefold()]
+    same = []
+    for each in candidates:
+        if each.rpartition(".")[2].casefold() == leaf.casefold():
+            same.append(each)
     return min(same, key=len, default="")
 
 

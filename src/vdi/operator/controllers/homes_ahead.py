@@ -58,11 +58,10 @@ class HomesAhead:
         if template is None:
             return Result()
         gpu = self._settings.gpu_resource
-        names = [
-            node.metadata.name
-            for node in self._caches.nodes.values()
-            if can_run(node, template, gpu)
-        ]
+        names = []
+        for node in self._caches.nodes.values():
+            if can_run(node, template, gpu):
+                names.append(node.metadata.name)
         if len(names) != 1:
             return Result()
         with suppress(Conflict, NotFound):  # used or deleted meanwhile

@@ -106,11 +106,10 @@ class PoolDesktops:
         writes.
         """
         known = self._caches.secrets
-        missing = [
-            pod
-            for pod in pods
-            if known.get(pool.namespace, pool_secret_name(pod.metadata.name)) is None
-        ]
+        missing = []
+        for pod in pods:
+            if known.get(pool.namespace, pool_secret_name(pod.metadata.name)) is None:
+                missing.append(pod)
         await _run_all(self._give_secret(pool, pod) for pod in missing)
 
     async def _give_secret(self, pool: PoolIdentity, pod: Pod) -> None:
@@ -248,7 +247,10 @@ class PoolController:
         return is_its_own and not self._pools.is_yielding(pod)
 
     def _plan(self, pool: VDIPool, fits: str | None) -> pooling.PoolPlan:
-        mine = [pod for pod in self._pools.waiting_in(pool.metadata.name) if self._is_of(pool, pod)]
+        mine = []
+        for pod in self._pools.waiting_in(pool.metadata.name):
+            if self._is_of(pool, pod):
+                mine.append(pod)
         now = self._clock.now()
         return pooling.plan(pooling.desired_ready(pool, now), fits, mine, self._pools.node_of, now)
 

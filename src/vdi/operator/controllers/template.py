@@ -107,11 +107,10 @@ class PrePuller:
         self.statuses.forget(template.metadata.uid)
 
     def _plan(self, template: VDITemplate, namespace: str, memory: PullMemory) -> PullPlan:
-        mine = [
-            pod
-            for pod in self.pullers_of(template.metadata.name)
-            if pod.metadata.namespace == namespace
-        ]
+        mine = []
+        for pod in self.pullers_of(template.metadata.name):
+            if pod.metadata.namespace == namespace:
+                mine.append(pod)
         pullers = [(pod, self._caches.events_of(pod)) for pod in mine]
         nodes = self._caches.nodes.values()
         return plan(
@@ -226,9 +225,10 @@ class TemplateController:
             await self._puller.remove(self._puller.pullers_of(name))
             return Result()
         namespace = assigned_namespace(template.metadata, self._namespaces)
-        elsewhere = [
-            pod for pod in self._puller.pullers_of(name) if pod.metadata.namespace != namespace
-        ]
+        elsewhere = []
+        for pod in self._puller.pullers_of(name):
+            if pod.metadata.namespace != namespace:
+                elsewhere.append(pod)
         await self._puller.remove(elsewhere)
         if namespace is None:
             self._puller.forget(template)

@@ -88,11 +88,10 @@ def explain_shortage(
     if not group.capacities:
         return _explain_placement(demand, list(capacities.values()))
     here = list(group.capacities.values())
-    offering = [
-        capacity
-        for capacity in here
-        if all(capacity.allocatable.get(name, 0) for name, _ in extended(demand))
-    ]
+    offering = []
+    for capacity in here:
+        if all(capacity.allocatable.get(name, 0) for name, _ in extended(demand)):
+            offering.append(capacity)
     if not offering:
         names = _join(name for name, _ in extended(demand))
         return Shortage(Reason.NO_GPUS, f"{_none_of(here)} offers {names}", hopeless=True)
@@ -158,9 +157,10 @@ def _places(free: Amounts, takes: Amounts) -> int:
 
 def _explain_placement(demand: Demand, capacities: Sequence[NodeCapacity]) -> Shortage:
     plain = replace(demand, needs=())
-    suitable = [
-        node for node in capacities if allows_placement(plain, node) and reaches_home(demand, node)
-    ]
+    suitable = []
+    for node in capacities:
+        if allows_placement(plain, node) and reaches_home(demand, node):
+            suitable.append(node)
     if suitable:
         lacks = {one.name: [one.find_lack(need) for need in demand.needs] for one in suitable}
         lacking = [f"node {name} has {_join(filter(None, found))}" for name, found in lacks.items()]
@@ -182,11 +182,10 @@ def _explain_placement(demand: Demand, capacities: Sequence[NodeCapacity]) -> Sh
             " desktop"
         )
         return Shortage(Reason.NO_MATCHING_NODE, words, hopeless=True)
-    labelled = [
-        capacity
-        for capacity in capacities
-        if all(capacity.labels.get(key) == value for key, value in demand.selector)
-    ]
+    labelled = []
+    for capacity in capacities:
+        if all(capacity.labels.get(key) == value for key, value in demand.selector):
+            labelled.append(capacity)
     if not labelled:
         desired = _join(f"{key}={value}" for key, value in demand.selector)
         words = (
