@@ -9,6 +9,8 @@ WORKERS := $(shell nproc)
 UNIT_JOBS := $(shell echo $$(($(WORKERS) + 1)))
 UNIT_PARTS := $(addprefix unit-part-,$(shell seq $(UNIT_JOBS)))
 UNIT_TESTS := -m "not long"
+# In memory: the databases of the tests wait for a disk at each transaction.
+UNIT_FILES := $(firstword $(wildcard /dev/shm) /tmp)
 # uv installs the locked versions in 3 s, where pip takes a minute.
 define install_into
 	@$(1)/bin/pip install --quiet --disable-pip-version-check --require-hashes -r requirements/uv.txt
@@ -46,7 +48,7 @@ test-all: $(STAMP) ## every suite whole: hours; needs root
 	@tests/run.sh --thorough unit cluster charts chaos kasm nodes e2e portal streaming doctor network
 
 check: $(STAMP) ## format, lint, types, import contracts, generated files, unit tests; side by side
-	@$(MAKE) --no-print-directory --jobs $(UNIT_JOBS) --output-sync=target $(UNIT_PARTS) types lint contracts verify
+	@$(MAKE) --no-print-directory --jobs $$(($(UNIT_JOBS) + 1)) --output-sync=target $(UNIT_PARTS) types lint contracts verify
 
 generate: $(STAMP) ## write every generated file: CRDs, API reference, values table, schema, manifests, doctor codes, summaries
 	@$(PY) -m tools.generate
@@ -84,9 +86,9 @@ unit: $(STAMP) ## unit tests alone, without the long ones
 	@$(MAKE) --no-print-directory --jobs $(UNIT_JOBS) --output-sync=target $(UNIT_PARTS)
 
 $(UNIT_PARTS): unit-part-%: helm
-	@find tests/unit -name 'test_*.py' | sort \
+	@find tests/unit -name 'test_*.py' -printf '%f %p\n' | sort | cut -d' ' -f2 \
 		| awk 'NR % $(UNIT_JOBS) == $* - 1' \
-		| xargs $(PY) -m pytest -p no:xdist $(UNIT_TESTS)
+		| TMPDIR=$(UNIT_FILES) xargs $(PY) -m pytest -p no:xdist $(UNIT_TESTS)
 
 unit-3.13: .venv-3.13/.installed ## unit tests on the Python of the image, the long ones too, in an environment of its own
 	@$(MAKE) --no-print-directory unit PY=.venv-3.13/bin/python UNIT_TESTS="--hypothesis-profile long"
