@@ -165,41 +165,33 @@ def status_lines(state: GpuState, measured: GpuMeasurements) -> list[str]:
             "",
             f"No node has a GPU that Kubernetes knows of ({RESOURCE} or {RENAMED}).",
         ]
-    header = [
-        "NODE",
-        "GPUS",
-        "PRODUCT",
-        "CONFIG",
-        "SHARING",
-        "REPLICAS",
-        "RESOURCE",
-        "ADVERTISED",
-        "IN USE",
-    ]
-    header += ["BUSY", "MEMORY"]
-    fields = (
-        "node",
-        "gpus",
-        "product",
-        "config",
-        "sharing",
-        "replicas",
-        "resource",
-        "advertised",
-        "inUse",
-    )
-    rows = [
-        ["-" if node[field] is None else str(node[field]) for field in fields]
-        for node in data["nodes"]
-    ]
-    rows = [[*row, *_busy_cells(node)] for row, node in zip(rows, data["nodes"], strict=True)]
-    lines += ["", *columns(header, rows)]
+    header = [*_NODE_COLUMNS, "BUSY", "MEMORY"]
+    lines += ["", *columns(header, map(_node_cells, data["nodes"]))]
     unknown = []
     for node in data["nodes"]:
         if node["busyUnknown"]:
             unknown.append(f"Node {node['node']}: {UNKNOWN}: {node['busyUnknown']}")
     notes = [WHOLE_GPUS] if measured.nodes else []
     return [*lines, *note_lines([*data["notes"], *notes, *unknown])]
+
+
+# Header and field of each column of a node.
+_NODE_COLUMNS = {
+    "NODE": "node",
+    "GPUS": "gpus",
+    "PRODUCT": "product",
+    "CONFIG": "config",
+    "SHARING": "sharing",
+    "REPLICAS": "replicas",
+    "RESOURCE": "resource",
+    "ADVERTISED": "advertised",
+    "IN USE": "inUse",
+}
+
+
+def _node_cells(node: dict[str, Any]) -> list[str]:
+    cells = ["-" if node[field] is None else str(node[field]) for field in _NODE_COLUMNS.values()]
+    return [*cells, *_busy_cells(node)]
 
 
 def _busy_cells(node: dict[str, Any]) -> list[str]:

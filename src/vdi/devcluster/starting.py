@@ -145,18 +145,22 @@ def choose_kind(
         kept.nodes if nodes is None else nodes,
     )
     if requested != made:
-        more = replace(made, nodes=requested.nodes) == requested and requested.nodes > made.nodes
-        verb = "is" if requested.nodes == 1 else "are"
-        add = ""
-        if more:
-            add = f"; `vdi cluster nodes --name {name} --add-node` adds a node"
-        raise ClusterError(
-            f"cluster {name} was created as {made}, but {requested} {verb} requested. `vdi cluster"
-            f" up --name {name}` starts it as it was created; `vdi cluster down --name {name}`"
-            " removes it with all data in it, and then `vdi cluster up --name"
-            f" {name}{requested.options}` creates it; another --name creates a second one{add}"
-        )
+        raise ClusterError(_explain_difference(name, made, requested))
     return made
+
+
+def _explain_difference(name: str, made: Kind, requested: Kind) -> str:
+    verb = "is" if requested.nodes == 1 else "are"
+    more = replace(made, nodes=requested.nodes) == requested and requested.nodes > made.nodes
+    add = ""
+    if more:
+        add = f"; `vdi cluster nodes --name {name} --add-node` adds a node"
+    return (
+        f"cluster {name} was created as {made}, but {requested} {verb} requested. `vdi cluster"
+        f" up --name {name}` starts it as it was created; `vdi cluster down --name {name}`"
+        " removes it with all data in it, and then `vdi cluster up --name"
+        f" {name}{requested.options}` creates it; another --name creates a second one{add}"
+    )
 
 
 def choose_settings(name: str, known: ClusterSettings | None, kind: Kind) -> ClusterSettings:

@@ -93,16 +93,19 @@ def isolate(
         elif node.name in refusing:
             obstacle = obstacle or _refusal(node.name, storage)
     if home and not obstacle:
-        if not volumes:
-            obstacle = (
-                f"the filesystem of StorageClass {home.storage_class!r} is not known before its"
-                " first volume"
-            )
-        elif home.access_mode is AccessMode.READ_WRITE_MANY or not all(map(_is_idmapped, volumes)):
-            obstacle = (
-                f"the filesystem of the home {home.claim!r} is not known to allow other user ids"
-            )
+        obstacle = _obstacle_of_home(home, volumes)
     return replace(planned, user_namespace=not obstacle, obstacle=obstacle)
+
+
+def _obstacle_of_home(home: Home, volumes: Sequence[PersistentVolume]) -> str:
+    if not volumes:
+        return (
+            f"the filesystem of StorageClass {home.storage_class!r} is not known before its"
+            " first volume"
+        )
+    if home.access_mode is AccessMode.READ_WRITE_MANY or not all(map(_is_idmapped, volumes)):
+        return f"the filesystem of the home {home.claim!r} is not known to allow other user ids"
+    return ""
 
 
 def lacking_node(message: str) -> str:

@@ -225,15 +225,11 @@ def evaluate_puller(pod: Pod, events: Sequence[Event], now: datetime) -> PullRes
     """The result of a puller; None while it is at work."""
     container, status = pod.desktop, pod.status
     waiting = container.state.waiting if container else None
-    if status.phase == "Succeeded" or (container and container.image_id):
-        return PullResult(pulled=True)
-    if waiting and waiting.reason in _IMAGE_IS_THERE:
+    if _is_pulled(pod):
         return PullResult(pulled=True)
     if status.phase == "Failed":
-        detail = (
-            ": ".join(one for one in (status.reason, status.message.strip().rstrip(".")) if one)
-            or "no reason given"
-        )
+        reasons = filter(None, (status.reason, status.message.strip().rstrip(".")))
+        detail = ": ".join(reasons) or "no reason given"
         return PullResult(
             False,
             FailureReason.PULLER_FAILED,
@@ -254,6 +250,14 @@ def evaluate_puller(pod: Pod, events: Sequence[Event], now: datetime) -> PullRes
     if explanation.stuck:
         return PullResult(False, explanation.reason, explanation.sentence)
     return None
+
+
+def _is_pulled(pod: Pod) -> bool:
+    container = pod.desktop
+    if pod.status.phase == "Succeeded" or container is None:
+        return pod.status.phase == "Succeeded"
+    waiting = container.state.waiting
+    return bool(container.image_id) or (waiting is not None and waiting.reason in _IMAGE_IS_THERE)
 
 
 def can_run(node: Node, template: VDITemplate, gpu_resource: str) -> bool:

@@ -275,11 +275,7 @@ def secrets_newer(snapshot: Snapshot) -> Iterator[Finding]:
         running = pod.desktop.state.running if pod and pod.desktop else None
         if pod is None or running is None or not running.started_at:
             continue
-        newer, began = [], parse_time(running.started_at)
-        for name in pod.spec.secrets:
-            secret: Secret | None = snapshot.find("secrets", name, diagnosis.namespace)
-            if secret and secret.changed and parse_time(secret.changed) > began:
-                newer.append(f"secret/{diagnosis.namespace}/{name}: written {secret.changed}")
+        newer = _changed_secrets(snapshot, diagnosis.namespace, pod, running.started_at)
         # The operator reports the same of the password's Secret, which the doctor may not read. It
         # has nothing else to say about a desktop that runs and whose conditions all hold.
         is_well = all(
@@ -294,6 +290,15 @@ def secrets_newer(snapshot: Snapshot) -> Iterator[Finding]:
                 evidence=[f"pod/{pod.metadata.name}: started {running.started_at}", *newer],
                 remedy=Remedy.run(diagnosis.restart_command),
             )
+
+
+def _changed_secrets(snapshot: Snapshot, namespace: str, pod: Pod, since: str) -> list[str]:
+    changed = []
+    for name in pod.spec.secrets:
+        secret: Secret | None = snapshot.find("secrets", name, namespace)
+        if secret and secret.changed and parse_time(secret.changed) > parse_time(since):
+            changed.append(f"secret/{namespace}/{name}: written {secret.changed}")
+    return changed
 
 
 @check("vditemplates", "vdisessions")

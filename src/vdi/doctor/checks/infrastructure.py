@@ -6,7 +6,7 @@ prints as well.
 
 import re
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from vdi.api.session import VDISession
@@ -134,17 +134,15 @@ def gpus_missing(snapshot: Snapshot) -> Iterator[Finding]:
     if not managed and (observed.gpu_nodes or not requesting):
         return  # another program advertises the GPUs, or no session requests any
     waiting = any(diagnosis.pod is None for diagnosis in requesting)
+    policies = []
+    if observed.policy:
+        policies.append(f"clusterpolicy/{observed.policy.metadata.name}")
     for one in gpu.find(observed):
         if one.code == "gpu_sharing_not_configured" and not observed.config_maps and not waiting:
             continue  # whole GPUs, and enough of them: that is meant
         message, remedy = one.message, one.remedy
         if one.code == "gpu_nodes_missing" and (sliced := _gpus_in_slices(snapshot)):
-            message = (
-                f"{one.message.rstrip('.')}, only ResourceSlices: {', '.join(sliced)}. Desktops"
-                f" request {RESOURCE}."
-            )
-            sentence = "Run NVIDIA's device plugin on these nodes, in place of its DRA driver."
-            remedy = Remedy(sentence, one.remedy.commands)
+            message, remedy = _only_in_slices(one, sliced)
         yield make_finding(
             one.code,
             one.object,
@@ -152,10 +150,17 @@ def gpus_missing(snapshot: Snapshot) -> Iterator[Finding]:
             severity=one.severity,
             evidence=[*one.evidence, f"vdi gpu verify: {one.code} at {one.object}"],
             remedy=remedy,
-            related_objects=[f"clusterpolicy/{observed.policy.metadata.name}"]
-            if observed.policy
-            else [],
+            related_objects=policies,
         )
+
+
+def _only_in_slices(missing: Finding, sliced: Sequence[str]) -> tuple[str, Remedy]:
+    message = (
+        f"{missing.message.rstrip('.')}, only ResourceSlices: {', '.join(sliced)}. Desktops"
+        f" request {RESOURCE}."
+    )
+    sentence = "Run NVIDIA's device plugin on these nodes, in place of its DRA driver."
+    return message, Remedy(sentence, missing.remedy.commands)
 
 
 def _gpus_in_slices(snapshot: Snapshot) -> list[str]:

@@ -157,19 +157,22 @@ def _find_parties(snapshot: Snapshot) -> defaultdict[str, list[Party]]:
             if pod.metadata.labels.get("app.kubernetes.io/name") == name.lower()
             and (pod.metadata.namespace, pod.metadata.labels.get(_INSTANCE)) in releases
         ]
+    found["desktop"] = _desktop_parties(snapshot)
+    return found
+
+
+def _desktop_parties(snapshot: Snapshot) -> list[Party]:
+    """One desktop of each template and namespace."""
     desktops: dict[tuple[str, str], Party] = {}
     for diagnosis in active_sessions(snapshot):
         pod, desktop, operator = diagnosis.pod, diagnosis.desktop, diagnosis.operator
         if pod and pod.ready and isinstance(desktop, Desktop):
+            ports = {PORT_NAME: desktop.port}
             if operator:
-                agent = {AGENT_PORT_NAME: operator.settings.agent_port}
-            else:
-                agent = {}
-            ports = {PORT_NAME: desktop.port, **agent}
+                ports[AGENT_PORT_NAME] = operator.settings.agent_port
             party = Party("a desktop", diagnosis.namespace, dict(pod.metadata.labels), ports)
             desktops.setdefault((diagnosis.namespace, diagnosis.template_name), party)
-    found["desktop"] = list(desktops.values())
-    return found
+    return list(desktops.values())
 
 
 def _party(words: str, workload: Workload, watches: tuple[str, ...] = ()) -> Party:

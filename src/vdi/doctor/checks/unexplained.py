@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from vdi.api.meta import Condition
+from vdi.api.pool import VDIPool
 from vdi.api.session import FailureStatus, VDISession
 from vdi.cluster.explain import DESKTOP, PASSING, StartState, chart_subject, explain, last_line
 from vdi.cluster.objects import Event, PodCondition, Terminated
@@ -214,13 +215,7 @@ def _subjects(snapshot: Snapshot) -> Iterator[_Subject]:
     for session in sessions:
         yield from _of_session(snapshot, session)
     for pool in pools:
-        name, owner = pool.metadata.name, f"vditemplate/{pool.spec.template}"
-        for pod in snapshot.pods:
-            if (
-                pod.metadata.labels.get(POOL) == derive_base(name)
-                and SESSION_LABEL not in pod.metadata.labels
-            ):
-                yield _of_pod(pod, f"vdipool/{name}", owner)
+        yield from _ready_pods(snapshot, pool)
     for workload in release_workloads(snapshot):
         # A pod says more than its workload. One that is ready does not explain why another one
         # cannot be created.
@@ -230,6 +225,15 @@ def _subjects(snapshot: Snapshot) -> Iterator[_Subject]:
         yield _Subject(workload.kind, workload.raw, [*snapshot.nodes_of(workload.raw), *unready])
     if whole:
         yield from _others(snapshot)
+
+
+def _ready_pods(snapshot: Snapshot, pool: VDIPool) -> Iterator[_Subject]:
+    """Pods of a pool that no session has claimed."""
+    name, owner = pool.metadata.name, f"vditemplate/{pool.spec.template}"
+    for pod in snapshot.pods:
+        labels = pod.metadata.labels
+        if labels.get(POOL) == derive_base(name) and SESSION_LABEL not in labels:
+            yield _of_pod(pod, f"vdipool/{name}", owner)
 
 
 def _of_session(snapshot: Snapshot, diagnosis: SessionDiagnosis) -> Iterator[_Subject]:
@@ -322,18 +326,7 @@ def _deletion(snapshot: Snapshot, subject: _Subject) -> Finding | None:
 def _condition(snapshot: Snapshot, subject: _Subject) -> Finding | None:
     """Conditions that are False, or True where that is bad, and a claim whose volume is gone."""
     events = _events_of(snapshot, subject)
-    bad: list[PodCondition] = []
-    if subject.pod and (words := _unready(snapshot, subject, subject.pod, events)):
-        bad.append(PodCondition("Ready", "False", message=words))
-    # A StatefulSet has no conditions: without a pod, only its Events speak.
-    if subject.kind == "statefulset" and events and not snapshot.pods_of(subject.raw):
-        newest = max(events, key=lambda event: event.seen)
-        bad.append(PodCondition("Ready", "False", message=newest.note))
-    if getattr(subject.status, "phase", "") == "Lost":
-        bad.append(PodCondition("Bound", "False", message="its volume is gone (phase Lost)"))
-    if not subject.is_resting:
-        bad += _failed_parts(snapshot, subject)
-        bad += [one for one in subject.status.conditions if _is_bad(snapshot, subject, one)]
+    bad = list(_bad_conditions(snapshot, subject, events))
     if not bad:
         return None
     lines = []
@@ -350,6 +343,24 @@ def _condition(snapshot: Snapshot, subject: _Subject) -> Finding | None:
         f"since {bad[0].last_transition_time or 'an unknown time'}"
     ]
     return subject.finding("unexplained_condition", f"Its {lines[0]}", evidence)
+
+
+def _bad_conditions(
+    snapshot: Snapshot, subject: _Subject, events: list[Event]
+) -> Iterator[PodCondition]:
+    if subject.pod and (words := _unready(snapshot, subject, subject.pod, events)):
+        yield PodCondition("Ready", "False", message=words)
+    # A StatefulSet has no conditions: without a pod, only its Events speak.
+    if subject.kind == "statefulset" and events and not snapshot.pods_of(subject.raw):
+        newest = max(events, key=lambda event: event.seen)
+        yield PodCondition("Ready", "False", message=newest.note)
+    if getattr(subject.status, "phase", "") == "Lost":
+        yield PodCondition("Bound", "False", message="its volume is gone (phase Lost)")
+    if not subject.is_resting:
+        yield from _failed_parts(snapshot, subject)
+        for condition in subject.status.conditions:
+            if _is_bad(snapshot, subject, condition):
+                yield condition
 
 
 def _failed_parts(snapshot: Snapshot, subject: _Subject) -> Iterator[PodCondition]:

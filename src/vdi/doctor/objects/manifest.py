@@ -78,13 +78,7 @@ def compare(
     if live is None:
         yield make()
         return
-    entries = live["metadata"].get("managedFields") or ()
-    owners = []
-    for entry in entries:
-        if entry.get("subresource") != _STATUS and entry.get("fieldsV1"):
-            owners.append(
-                _Owner(str(entry.get("manager", "")), str(entry.get("time", "")), entry["fieldsV1"])
-            )
+    owners = _owners_of(live)
     people = sorted((owner for owner in owners if owner.is_person), key=lambda owner: owner.time)
     for path, wanted, found, at in _compare_values(desired, live, (), owners):
         if path[:1] in (("apiVersion",), ("kind",), (_STATUS,)):
@@ -100,6 +94,15 @@ def compare(
             manager=last.manager,
             time=last.time,
         )
+
+
+def _owners_of(live: Object) -> list[_Owner]:
+    owners = []
+    for entry in live["metadata"].get("managedFields") or ():
+        if entry.get("subresource") != _STATUS and entry.get("fieldsV1"):
+            manager, time = str(entry.get("manager", "")), str(entry.get("time", ""))
+            owners.append(_Owner(manager, time, entry["fieldsV1"]))
+    return owners
 
 
 _Found = Iterator[tuple[_Path, Any, Any, Sequence[_Owner]]]

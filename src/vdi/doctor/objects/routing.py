@@ -273,11 +273,7 @@ def explain_service(
         labels = [f"pod/{pod.metadata.name} labels: {pod.metadata.labels}" for pod in pods]
         selector = f"spec.selector: {service.spec.selector or None}"
         return "has no pod that is ready behind it", [selector, *labels[:2]]
-    targets = set()
-    for each in slices:
-        for one in each.ports:
-            if one.name == served.name:
-                targets.add(one.port)
+    targets = _target_ports(slices, served.name)
     expected = _container_ports(pods, served.name)
     if targets and (not expected or targets & expected):
         return None
@@ -286,6 +282,15 @@ def explain_service(
         f"leads to port {served.target_port or served.port}, on which its pods do not listen",
         [f"ports of its pods: {listening or 'unknown'}"],
     )
+
+
+def _target_ports(slices: Iterable[EndpointSlice], name: str) -> set[int]:
+    targets = set()
+    for endpoint_slice in slices:
+        for port in endpoint_slice.ports:
+            if port.name == name:
+                targets.add(port.port)
+    return targets
 
 
 def _container_ports(pods: Iterable[Pod], name: str) -> set[int]:

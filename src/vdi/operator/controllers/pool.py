@@ -8,6 +8,7 @@ import asyncio
 import logging
 import secrets
 from collections.abc import Callable, Coroutine, Iterable
+from datetime import datetime
 from typing import Any, TypeVar
 
 import msgspec
@@ -282,13 +283,9 @@ class PoolController:
         note_due = await self._write_status(
             pool, pooling.summarise(pool, step, claimed, obstacles, now)
         )
-        change = None
-        if pool.spec.schedule:
-            change = next_change(pool.spec.schedule, now)
-        left = (step.look_again, pause.left(now), change - now if change else None)
-        due = [span.total_seconds() for span in left if span is not None] + (
-            [] if note_due is None else [note_due]
-        )
+        due = _seconds_to_next_look(pool, step, pause, now)
+        if note_due is not None:
+            due.append(note_due)
         if blocked:
             due.append(_REFUSED_AGAIN_SECONDS if blocked.needs_change else _CAPACITY_AGAIN_SECONDS)
         if step.make and until_calm > 0:
@@ -363,6 +360,15 @@ class PoolController:
         if old is None or new is None or _state(old) != _state(new):
             for pool in self._caches.pools.values():
                 self._enqueue(pool.metadata.name, 0.0)
+
+
+def _seconds_to_next_look(
+    pool: VDIPool, step: pooling.PoolPlan, pause: pooling.Backoff, now: datetime
+) -> list[float]:
+    spans = [step.look_again, pause.left(now)]
+    if pool.spec.schedule and (change := next_change(pool.spec.schedule, now)):
+        spans.append(change - now)
+    return [span.total_seconds() for span in spans if span is not None]
 
 
 def _state(node: Node) -> tuple[object, ...]:
