@@ -471,6 +471,28 @@ def test_administrators_filter_and_stay_live(browser: Browser, server: Server) -
         assert quiet(guest) == []
 
 
+def test_a_form_below_a_live_list_keeps_what_was_chosen(browser: Browser, server: Server) -> None:
+    with visitor(browser, server, ADMIN) as guest:
+        guest.go("/admin/sessions?q=alice")
+        rows = guest.page.locator("tbody tr")
+        before = rows.count()
+        rows.first.get_by_role("checkbox").check()
+        guest.page.get_by_label("Message").fill("Maintenance")
+        guest.page.get_by_label("Action").select_option("cancel")
+        guest.page.get_by_label("In", exact=True).select_option("1h")
+        server.put(running("alice-atlas", template="qgis"))
+        expect(rows).to_have_count(before + 1)
+        expect(guest.page.get_by_label("Action")).to_have_value("cancel")
+        expect(guest.page.get_by_label("In", exact=True)).to_have_value("1h")
+        expect(guest.page.get_by_label("Message")).to_have_value("Maintenance")
+        expect(guest.page.get_by_role("checkbox", checked=True)).to_have_count(1)
+        guest.page.get_by_role("button", name="Go on").click()
+        expect(guest.page.get_by_role("heading", level=1)).to_have_text(
+            "Take the announcement back in 1 desktop?"
+        )
+        assert quiet(guest) == []
+
+
 def test_first_tab_skips_the_navigation(guest: Visitor) -> None:
     guest.go("/")
     guest.page.keyboard.press("Tab")

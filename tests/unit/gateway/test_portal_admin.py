@@ -3,6 +3,7 @@ be known.
 """
 
 import asyncio
+import re
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -131,6 +132,14 @@ async def test_chosen_sessions_get_a_planned_end() -> None:
     def plans() -> list[Any]:
         return [stage.cluster.objects[name]["spec"].get("plannedEnd") for name in names]
 
+    question = await browser.post(path, at=path, **form)
+    text = text_of(question.text)
+    assert "Suspend 1 desktop?" in text and "Suspend 1 desktop at" in text and "two" in text
+    assert plans() == [None, None, None]
+    time = re.search(r'name="time" value="([^"]+)"', question.text)
+    assert time is not None
+    form |= {"confirmed": "yes", "time": time[1]}
+    stage.clock.forward(minutes=1)
     planned = await browser.post(path, at=path, **form)
     assert "done=plan-end&name=1+session" in planned.headers["location"]
     end = {"time": "2026-11-20T12:15:00Z", "action": "Suspend", "message": "Maintenance"}
@@ -145,10 +154,14 @@ async def test_chosen_sessions_get_a_planned_end() -> None:
         in refused.text
     )
     assert plans() == [None, end, end]
+    taken_back = await browser.post(path, at=path, **(form | {"action": "cancel", "confirmed": ""}))
+    assert "Take the announcement back in 1 desktop?" in text_of(taken_back.text)
     await browser.post(path, at=path, **(form | {"action": "cancel"}))
     assert plans() == [None, None, end]
     for wrong in ({"action": "Stop"}, {"notice": "1s"}):
         assert (await browser.post(path, at=path, **(form | wrong))).status_code == 422
+    unknown = await browser.post(path, at=path, **(form | {"time": "soon"}))
+    assert unknown.status_code == 409 and "Done for 0 of 1 chosen sessions." in unknown.text
     assert (await stage.browser(ALICE).post(path, at="/", **form)).status_code == 403
     assert plans() == [None, None, end]
 

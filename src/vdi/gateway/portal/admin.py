@@ -41,7 +41,7 @@ from vdi.gateway.services import Services
 from vdi.gateway.store.audit import TRANSFERS
 from vdi.gateway.store.database import DatabaseUnavailableError
 from vdi.gateway.web.render import macro
-from vdi.gateway.web.template_filters import count
+from vdi.gateway.web.template_filters import count, in_words
 from vdi.session.actions import AnnouncedEnd, PlanEnd
 from vdi.session.effective import gpus_of
 from vdi.session.failures import find_failure
@@ -198,6 +198,13 @@ def _choices(*values: str) -> list[Choice]:
     return [Choice("", "any"), *(Choice(value, value) for value in values)]
 
 
+def _times(*values: str) -> list[Choice]:
+    return [
+        Choice("", "any"),
+        *(Choice(value, in_words(parse_duration(value))) for value in values),
+    ]
+
+
 class AdminPages(PortalPages):
     """Pages under `/admin`, for administrators only."""
 
@@ -236,19 +243,24 @@ class AdminPages(PortalPages):
         return RedirectResponse("/admin", 303)
 
     async def plan_ends(self, request: Request, user: User, form: Form) -> Response:
-        """POST /admin/sessions: announce the end of the chosen sessions, or take that back."""
+        """POST /admin/sessions: announce the end of the chosen sessions, or take that back, after
+        a question that names them.
+        """
         action, notice, end = form.get("action", ""), form.get("notice", ""), None
         if action not in END_ACTIONS:
             raise invalid("action", action, f"one of {', '.join(END_ACTIONS)}")
         if notice not in NOTICE_TIMES:
             raise invalid("notice", notice, f"one of {', '.join(NOTICE_TIMES)}")
+        chosen = []
+        for session in self._cluster.sessions.values():
+            if f"pick-{session.metadata.uid}" in form:
+                chosen.append(session)
+        names = [session.metadata.name for session in chosen]
+        time = form.get("time") or format_time(self._clock() + parse_duration(notice))
+        if names and form.get("confirmed") != "yes":
+            return self._ask_for_ends(request, user, form, action, time, names)
         if action != "cancel":
-            time = format_time(self._clock() + parse_duration(notice))
             end = AnnouncedEnd(time, TimeoutAction(action), form.get("message", ""))
-        names = []
-        for s in self._cluster.sessions.values():
-            if f"pick-{s.metadata.uid}" in form:
-                names.append(s.metadata.name)
         refused: list[str] = []
         for name in names:
             try:
@@ -262,6 +274,39 @@ class AdminPages(PortalPages):
             {"done": "plan-end" if end else "cancel-end", "name": count(len(names), "session")}
         )
         return RedirectResponse(f"{read_filter(request.query_params).address(1)}&{done}", 303)
+
+    def _ask_for_ends(
+        self, request: Request, user: User, form: Form, action: str, time: str, names: list[str]
+    ) -> Response:
+        address = read_filter(request.query_params).address(1)
+        fields = {"time": time, "confirmed": "yes"}
+        for name, value in form.items():
+            if name.startswith("pick-") or name in ("action", "notice", "message"):
+                fields[name] = value
+        chosen = count(len(names), "desktop")
+        verb, at = END_ACTIONS[action], time
+        if action == "cancel":
+            question, consequence, at = f"{verb} in {chosen}?", "These desktops go on:", ""
+        else:
+            question = f"{verb} {chosen}?"
+            consequence = "Each shows your message now. Home folders are kept. The time is"
+        return self._page(
+            request,
+            user,
+            "confirm.html",
+            here="admin",
+            path=address,
+            back=address,
+            question=question,
+            consequence=consequence,
+            at=at,
+            names=sorted(names),
+            label=question.removesuffix("?"),
+            dangerous=action == TimeoutAction.TERMINATE,
+            error="",
+            asks_for_home=False,
+            fields=fields,
+        )
 
     async def sessions(
         self, request: Request, user: User, *, status: int = 200, error: str = ""
@@ -283,9 +328,9 @@ class AdminPages(PortalPages):
                 *(Choice(phase, _STATES.get(phase, phase.lower())) for phase in PHASES),
             ],
             templates=_choices(*templates),
-            idles=_choices(*IDLE_TIMES),
+            idles=_times(*IDLE_TIMES),
             gpus=[Choice("", "any"), Choice("yes", "holds a GPU")],
-            notices=_choices(*NOTICE_TIMES)[1:],
+            notices=_times(*NOTICE_TIMES)[1:],
             actions=[Choice(action, words) for action, words in END_ACTIONS.items()],
             pieces=pieces,
             seen=digest(pieces),
