@@ -2,6 +2,7 @@
 the gateway.
 """
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -149,6 +150,46 @@ def test_bar_is_used_by_keyboard_alone(inside: Visitor) -> None:
     assert "Enter" not in page.evaluate("keys"), "the bar's keys stay in the bar"
 
 
+def test_arrow_keys_move_in_the_bar_and_escape_closes_it(inside: Visitor) -> None:
+    page = inside.page
+    page.keyboard.press("Control+Shift+M")
+    buttons = bar(page).get_by_role("button")
+    for key, focused in (
+        ("ArrowRight", buttons.nth(1)),
+        ("ArrowLeft", buttons.first),
+        ("End", bar(page).get_by_role("link", name="Portal")),
+        ("ArrowRight", buttons.first),
+    ):
+        page.keyboard.press(key)
+        expect(focused).to_be_focused()
+    page.evaluate("document.activeElement.blur()")
+    page.keyboard.press("Escape")
+    expect(bar(page)).to_have_count(0)
+    assert "Escape" not in page.evaluate("keys")
+
+
+def test_handle_is_dragged_aside_and_stays_there(inside: Visitor) -> None:
+    page = inside.page
+
+    def middle() -> float:
+        box = handle(page).bounding_box()
+        assert box
+        return box["x"] + box["width"] / 2
+
+    before = middle()
+    page.mouse.move(before, 8)
+    page.mouse.down()
+    page.mouse.move(before - 200, 40, steps=4)
+    page.mouse.up()
+    assert middle() == pytest.approx(before - 200, abs=2)
+    expect(bar(page)).to_have_count(0)
+    page.reload()
+    handle(page).wait_for()
+    assert middle() == pytest.approx(before - 200, abs=2)
+    handle(page).click()
+    expect(bar(page)).to_be_visible()
+
+
 def test_bar_steers_selkies(inside: Visitor) -> None:
     page = inside.page
     for selkies_own in (".toggle-handle", ".virtual-keyboard-button"):
@@ -204,10 +245,11 @@ def test_owner_extends_and_suspends_from_the_bar(server: Server, inside: Visitor
 
 def test_guest_reads_whose_desktop_and_until_when(browser: Browser, server: Server) -> None:
     with desktop(browser, server, name="bob-review") as guest:
-        expect(handle(guest.page)).to_contain_text(
+        expect(handle(guest.page)).to_have_text("Menu · View only")
+        handle(guest.page).click()
+        expect(bar(guest.page)).to_contain_text(
             "You are watching bob@example.com's desktop, view only, until "
         )
-        handle(guest.page).click()
         offered = bar(guest.page).get_by_role("button").all_inner_texts()
         assert offered == ["Screen"]
 
@@ -221,6 +263,13 @@ def test_share_panel_has_a_guest_who_came_since(server: Server, inside: Visitor)
     with inside.page.expect_response("**/.vdi/bar"):
         handle(inside.page).click()
     server.do(lambda: share(**shared_with("dave@example.com", "viewer")))
+    with inside.page.expect_response("**/.vdi/bar"):
+        handle(inside.page).click()
+    handle(inside.page).click()
+    # Who comes is told at once: with a guest the bar asks every 2 s, alone every 30.
+    for _ in range(2):
+        with inside.page.expect_response("**/.vdi/bar", timeout=10_000):
+            pass
     panel = opened(inside.page, "Share")
     expect(panel.get_by_role("button", name="End access of dave@example.com")).to_be_visible()
     with inside.context.expect_page():
@@ -237,6 +286,19 @@ def test_lost_stream_offers_restart_and_portal(server: Server, inside: Visitor) 
     assert alert.get_by_role("link", name="Portal").get_attribute("href") == f"{server.url}/"
     inside.page.evaluate("picture()")
     expect(alert).to_have_count(0)
+
+
+def test_offline_page_says_that_the_desktop_goes_on(inside: Visitor) -> None:
+    alert = inside.page.get_by_role("alert")
+    inside.context.set_offline(True)
+    inside.page.evaluate("vdiUnheard = 9; document.getElementById('status-display').className = ''")
+    expect(alert).to_contain_text("You are offline")
+    expect(alert).to_contain_text("Your desktop goes on.")
+    assert alert.get_by_role("button").count() == 0
+    expect(inside.page.locator("#status-display")).to_be_hidden()
+    inside.context.set_offline(False)
+    expect(alert).to_contain_text("The desktop does not respond.", timeout=15_000)
+    expect(alert.get_by_role("button", name="Restart")).to_be_visible()
 
 
 def test_page_that_hears_words_but_has_no_picture_requests_one(inside: Visitor) -> None:
@@ -301,22 +363,25 @@ def test_person_takes_over_from_an_agent_and_gives_back(
 ) -> None:
     with desktop(browser, server, size=(width, 700), scheme=scheme) as guest:
         page = guest.page
-        expect(handle(page)).to_contain_text(
+        expect(handle(page)).to_have_text("Menu · Agent drives")
+        panel = opened(page, "Agent")
+        expect(bar(page)).to_contain_text(
             "An agent drives this desktop, started by alice@example.com's token nightly"
         )
-        opened(page, "Agent").get_by_role("button", name="Take over").click()
-        expect(handle(page)).to_contain_text(
-            "alice@example.com has taken over from the agent", timeout=15_000
-        )
+        panel.get_by_role("button", name="Take over").click()
+        expect(handle(page)).to_have_text("Menu · Agent waits", timeout=15_000)
         opened(page, "Agent").get_by_role("button", name="Give back").wait_for()
         assert grave_violations(page) == []
         page.get_by_role("button", name="Give back").click()
-        expect(handle(page)).not_to_contain_text("has taken over")
+        expect(handle(page)).not_to_contain_text("Agent waits")
         asked = "Solve the captcha, <b>please</b>"
         server.run(
             server.stage.services.computer.request_human(agent_drives, "alice-ubuntu", asked)
         )
-        expect(handle(page)).to_contain_text(f"asks for a person: {asked}", timeout=15_000)
+        expect(handle(page)).to_have_text("Menu · Agent asks", timeout=15_000)
+        expect(handle(page)).to_have_attribute("title", re.compile(f"asks for a person: {asked}"))
+        opened(page, "Agent")
+        expect(bar(page)).to_contain_text(f"asks for a person: {asked}")
         page.goto(f"{server.url}/desktops/alice-ubuntu")
         expect(page.get_by_role("alert").filter(has_text="Solve the captcha")).to_be_visible()
         page.get_by_role("button", name="Give back").click()

@@ -117,7 +117,11 @@ class DesktopBar:
         lengths = []
         if Action.EXTEND in view.actions:
             lengths = extensions(session, template, settings.cluster, now)
-        notices = [notice.title for notice in view.notices if notice.kind != "info"]
+        notices = []
+        for notice in view.notices:
+            if notice.kind != "info":
+                words = notice.title if notice.failure else f"{notice.title}. {notice.text}"
+                notices.append(words)
         if view.files_note:
             notices.append(view.files_note)
         guests = []

@@ -2,6 +2,7 @@
 
 const ASK_MS = 30000;
 const AGENT_MS = 5000; /* While an agent drives: its line is about now. */
+const GUESTS_MS = 2000; /* While somebody may watch: the owner is told when they come. */
 const IDLE_MS = 300000; /* A page without input asks nothing: its requests would keep the login alive. */
 const LOST_SECONDS = 10;
 const HIDE_MS = 3000;
@@ -16,7 +17,7 @@ const STYLE = `
 }
 [hidden] { display: none !important; }
 .handle, .bar, .panel, .lost { pointer-events: auto; background: var(--surface); color: var(--ink); border: 1px solid var(--line); }
-.handle { border-top: 0; border-radius: 0 0 10px 10px; padding: 1px 14px 3px; max-width: 90vw; font: inherit; font-size: 12px; cursor: pointer; }
+.handle { border-top: 0; border-radius: 0 0 10px 10px; padding: 1px 14px 3px; white-space: nowrap; font: inherit; font-size: 12px; cursor: pointer; touch-action: none; }
 .bar { display: flex; flex-wrap: wrap; gap: 2px; align-items: center; justify-content: center; box-sizing: border-box; max-width: 100vw; max-height: 60vh; overflow: auto; padding: 4px 10px; border-top: 0; border-radius: 0 0 10px 10px; }
 .bar p { margin: 0 10px 0 0; overflow-wrap: anywhere; }
 .soft { color: var(--ink-soft); }
@@ -38,6 +39,7 @@ let declined; /* The size in the memory offer that the owner does not want. */
 let font;
 let lastInput = Date.now();
 let lastAsk = Date.now();
+let isReached = true; /* The gateway answered last time. */
 const known = { audio: true, microphone: false, text: "" };
 
 const make = (tag, { on, ...attributes } = {}, ...children) => {
@@ -55,12 +57,28 @@ const link = (label, href) => make("a", { href, target: "_blank", rel: "noopener
 const text = (words, kind = "") => make("p", { class: kind }, words);
 const row = (...children) => make("div", {}, ...children);
 
+const PLACE = "vdi-bar-place"; /* The handle's distance from the middle, in parts of the window's width. */
+const place = (part) => { handle.style.translate = `${Math.max(-0.4, Math.min(0.4, part)) * 100}vw`; };
+let dragged = null; /* Where the drag of the handle began, and how far it has come. */
+const drag = ({ type, clientX, pointerId, buttons }) => {
+  if (type === "pointermove" && !buttons) dragged = null;
+  if (type === "pointerdown") {
+    dragged = { from: clientX - (parseFloat(handle.style.translate) / 100 || 0) * innerWidth, at: clientX, moved: false };
+    handle.setPointerCapture(pointerId);
+  } else if (dragged && (dragged.moved ||= Math.abs(clientX - dragged.at) > 4)) {
+    const part = (clientX - dragged.from) / innerWidth;
+    place(part);
+    if (type === "pointerup") localStorage.setItem(PLACE, String(part));
+  }
+};
+
 const host = make("div", { id: "vdi-bar", class: "allow-native-input" }); /* Selkies leaves keys in such elements alone. */
 const root = host.attachShadow({ mode: "open" });
-const handle = button("Menu", () => toggle(), { class: "handle", "aria-expanded": "false", "aria-controls": "bar" });
+const handle = button("Menu", () => { if (!dragged?.moved) toggle(); dragged = null; }, { class: "handle", "aria-expanded": "false", "aria-controls": "bar" });
 const bar = make("div", { id: "bar", class: "bar", role: "toolbar", hidden: true });
 const panel = make("section", { id: "panel", class: "panel", hidden: true });
 const left = make("span", { class: "soft" });
+const lines = make("p", { class: "soft" }); /* What the handle says in short. */
 const asked = make("div", { class: "lost", role: "alert", "data-request": "", hidden: true });
 const lost = make("div", { class: "lost", role: "alert", hidden: true });
 const memory = make("div", { class: "lost", role: "status", hidden: true });
@@ -189,16 +207,34 @@ const offerMemory = () => {
   )] : []));
 };
 
+const DRIVES = { Agent: "Agent drives", Parked: "Agent asks", Human: "Agent waits" };
+/* Messages of the operator have times such as `16:05 UTC`: the nearest is meant. */
+const localTimes = (words) => words.replace(/\b(\d\d):(\d\d) UTC/g, (_, hour, minute) => {
+  const time = new Date();
+  time.setUTCHours(hour, minute, 0, 0);
+  const days = Math.round((Date.now() - time) / 864e5);
+  return clock(time.getTime() + days * 864e5);
+});
+
 const draw = () => {
   drawRequest();
   offerMemory();
-  const until = state.accessEnds ? ` until ${clock(state.accessEnds)}` : "";
+  const until = state.accessEnds ? `${state.viewOnly ? "," : ""} until ${clock(state.accessEnds)}` : "";
   const guest = state.viewOnly ? `You are watching ${state.owner}'s desktop, view only` : `You have full control of ${state.owner}'s desktop`;
-  const count = state.watching?.length ? ` · ${state.watching.join(", ")} watching` : "";
-  const recording = state.recorded ? "\u25cf Recorded \u00b7 " : "";
-  const agent = state.driver ? `${state.driver.line} \u00b7 ` : "";
-  handle.textContent = recording + agent + (state.owner ? `${guest}${state.viewOnly && until ? "," : ""}${until}` : state.notices[0] ?? `Menu${count}`);
-  handle.classList.toggle("warn", (!state.owner && state.notices.length > 0) || state.driver?.state === "Parked");
+  const notices = state.owner ? [] : state.notices.map(localTimes);
+  const facts = [ /* The word for the handle, and the line for the open bar. */
+    state.recorded && ["\u25cf Rec", "Recorded."],
+    state.driver && [DRIVES[state.driver.state], state.driver.line],
+    state.owner && [state.viewOnly ? "View only" : "Full control", `${guest}${until}`],
+    state.watching?.length && [`${state.watching.length} watching`, `Watching: ${state.watching.join(", ")}`],
+    ...notices.map((notice) => ["!", notice]),
+  ].filter(Boolean);
+  handle.textContent = ["Menu", ...new Set(facts.map(([word]) => word))].join(" \u00b7 ");
+  handle.title = facts.map(([, line]) => line).join("\n");
+  lines.replaceChildren(...facts.flatMap(([, line]) => [line, make("br")]));
+  lines.hidden = !facts.length;
+  const isWarned = notices.length > 0 || state.driver?.state === "Parked";
+  for (const one of [handle, lines]) one.classList.toggle("warn", isWarned);
   left.textContent = timeLeft();
   document.title = state.name;
   bar.setAttribute("aria-label", `Desktop ${state.name}`);
@@ -206,9 +242,9 @@ const draw = () => {
   if (open === "Share" && !root.activeElement?.closest(".panel")) fill();
   if (root.activeElement?.closest(".bar")) return; /* Buttons stay where somebody is about to press one. */
   bar.replaceChildren(
-    make("p", {}, make("strong", {}, state.name), " ", left),
+    make("p", {}, make("strong", {}, state.name), " ", left), lines,
     ...Object.entries(PANELS).filter(([, [offered]]) => offered()).map(([name]) =>
-      button(name, () => show(open === name ? "" : name), { "data-panel": name, "aria-expanded": String(open === name), "aria-controls": "panel" })),
+      button(name, () => show(open === name ? "" : name), { "data-panel": name, class: name === "Agent" && state.driver?.state === "Parked" ? "warn" : "", "aria-expanded": String(open === name), "aria-controls": "panel" })),
     ...(state.viewOnly ? [] : [button("Advanced", () => { toggle(false); selkies({ type: "toggleDashboard", advanced: true }); })]),
     make("a", { href: `${state.portal}/` }, "Portal"),
   );
@@ -217,7 +253,6 @@ const draw = () => {
 const toggle = (wanted = bar.hidden) => {
   bar.hidden = !wanted;
   handle.setAttribute("aria-expanded", String(wanted));
-  handle.hidden = wanted && !state.owner; /* A guest's line stays. */
   show("");
   if (wanted) {
     input()?.resetKeyboard?.(); /* Keys that are down now are released here, and not in the desktop. */
@@ -235,32 +270,44 @@ const toggle = (wanted = bar.hidden) => {
 const ask = async () => {
   lastAsk = Date.now();
   const answer = await fetch("/.vdi/bar", { cache: "no-store" }).catch(() => null);
+  isReached = Boolean(answer) && answer.status < 500;
   if (answer?.status === 401 || answer?.status === 404) state = { ...state, running: false };
   else if (answer?.ok && answer.headers.has("X-VDI-Gateway")) state = await answer.json();
   draw();
 };
 
+const AWAY = "You are offline, or the portal cannot be reached. Your desktop goes on. The picture returns by itself.";
 const watchStream = () => {
   const isLost = !busy && (window.vdiUnheard ?? 0) >= LOST_SECONDS;
   if (isLost && !state.running) location.replace("/.vdi/wait");
-  const why = state.memory?.[0] ?? "It may be your network: the picture returns by itself.";
+  const isAway = !navigator.onLine || !isReached;
+  const why = isAway ? AWAY : `The desktop does not respond. ${state.memory?.[0] ?? "It may be your network: the picture returns by itself."}`;
+  document.documentElement.classList.toggle("vdi-lost", isLost);
+  if (isLost && Date.now() - lastAsk >= AGENT_MS) ask();
   if (isLost === !lost.hidden && (!isLost || lost.dataset.why === why)) return;
   const isNew = lost.hidden;
   lost.hidden = !isLost;
   lost.dataset.why = why;
   lost.replaceChildren(...(isLost ? [
-    text(`The desktop does not respond. ${why}`),
-    row(may("restart") && button("Restart", () => show("Restart")), make("a", { href: `${state.portal}/` }, "Portal")),
-  ] : []));
+    text(why),
+    !isAway && row(may("restart") && button("Restart", () => show("Restart")), make("a", { href: `${state.portal}/` }, "Portal")),
+  ].filter(Boolean) : []));
   if (isLost && isNew) ask();
 };
 
 const onKey = (event) => {
-  if (event.key === "Escape" && root.activeElement) {
+  if (event.key === "Escape" && (root.activeElement || !bar.hidden)) {
     event.stopImmediatePropagation();
     if (open) show("");
     else toggle(false);
     return;
+  }
+  if (["ArrowLeft", "ArrowRight", "Home", "End"].includes(event.key) && root.activeElement?.closest(".bar")) {
+    const buttons = [...bar.querySelectorAll("button, a")];
+    const step = { ArrowLeft: -1, ArrowRight: 1 }[event.key];
+    const next = step ? buttons.indexOf(root.activeElement) + step : { Home: 0, End: -1 }[event.key];
+    event.preventDefault();
+    buttons.at(next % buttons.length).focus();
   }
   const isOurs = event.ctrlKey && event.shiftKey && event.code === "KeyM" && !event.defaultPrevented;
   if (!isOurs || input()?.gamingMode || input()?.shortcutsEnabled === false) return;
@@ -281,7 +328,9 @@ const onMessage = (event) => {
 export const start = (first) => {
   state = first;
   root.append(make("style", {}, STYLE + state.colours), bar, handle, asked, panel, lost, memory);
-  document.head.append(make("style", {}, ".toggle-handle, .virtual-keyboard-button { display: none !important; }")); /* Selkies' own. */
+  document.head.append(make("style", {}, ".toggle-handle, .virtual-keyboard-button, .vdi-lost #status-display { display: none !important; }")); /* Selkies' own. */
+  place(Number(localStorage.getItem(PLACE)) || 0);
+  for (const name of ["pointerdown", "pointermove", "pointerup"]) handle.addEventListener(name, drag);
   document.body.append(host);
   draw();
   let hiding;
@@ -301,8 +350,9 @@ export const start = (first) => {
     }, { capture: true, passive: true });
   }
   setInterval(() => {
-    const isDue = Date.now() - lastAsk >= (state.driver ? AGENT_MS : ASK_MS) - 500;
+    const pause = state.guests.length ? GUESTS_MS : state.driver ? AGENT_MS : ASK_MS;
+    const isDue = Date.now() - lastAsk >= pause - 500;
     if (isDue && !document.hidden && Date.now() - lastInput < IDLE_MS) ask();
-  }, AGENT_MS);
+  }, GUESTS_MS);
   setInterval(watchStream, 1000);
 };
