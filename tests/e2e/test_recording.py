@@ -227,7 +227,7 @@ def test_recordings_outlive_a_killed_pod_and_are_played(recording: World) -> Non
     world = recording
     with recorded(world, "nina"), world.browser("nina") as browser:
         browser.open()
-        browser.page.locator("#vdi-bar .handle", has_text="Recorded").wait_for(timeout=15_000)
+        browser.page.locator("#vdi-bar .handle", has_text="Rec").wait_for(timeout=15_000)
         browser.open_terminal()
         browser.type("while :; do date +%N; sleep 0.3; done\n")
         browser.page.wait_for_timeout(20_000)
