@@ -50,20 +50,25 @@ def paths_of(which: str, guest: Visitor) -> list[str]:
 
 
 @pytest.mark.parametrize(
-    ("which", "person", "scheme"),
+    ("which", "person", "scheme", "width"),
     [
-        ("alice", ALICE, "light"),
-        ("admin", ADMIN, "light"),
-        ("others", ALICE, "light"),
-        pytest.param("admin", ADMIN, "dark", marks=pytest.mark.ci),
-        pytest.param("alice", ALICE, "dark", marks=pytest.mark.long),
-        pytest.param("others", ALICE, "dark", marks=pytest.mark.long),
+        ("alice", ALICE, "light", 390),
+        ("admin", ADMIN, "light", 1280),
+        ("others", ALICE, "light", 390),
+        pytest.param("admin", ADMIN, "dark", 390, marks=pytest.mark.ci),
+        pytest.param("alice", ALICE, "dark", 1280, marks=pytest.mark.long),
+        pytest.param("others", ALICE, "dark", 1280, marks=pytest.mark.long),
     ],
 )
 def test_no_page_has_a_serious_fault_or_weighs_150_kb(
-    browser: Browser, server: Server, which: str, person: User, scheme: Literal["light", "dark"]
+    browser: Browser,
+    server: Server,
+    which: str,
+    person: User,
+    scheme: Literal["light", "dark"],
+    width: int,
 ) -> None:
-    with visitor(browser, server, person, scheme=scheme) as guest:
+    with visitor(browser, server, person, scheme=scheme, size=(width, 800)) as guest:
         session = guest.context.new_cdp_session(guest.page)
         session.send("Network.enable")
         session.send("Network.setCacheDisabled", {"cacheDisabled": True})

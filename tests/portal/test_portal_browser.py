@@ -192,7 +192,7 @@ def test_free_gpus_are_offered_live_and_start_the_desktop(server: Server, guest:
     server.put(large)
     expect(guest.page.get_by_text("2 GPUs are free now:")).to_be_visible()
     guest.page.get_by_role("button", name="Start with 2").click()
-    expect(guest.page.get_by_text("alice-training is being started.")).to_be_visible()
+    expect(guest.page.get_by_text("You started alice-training.")).to_be_visible()
     assert server.stage.cluster.objects["alice-training"]["spec"]["resources"]["gpu"] == 2
     assert quiet(guest) == []
 
@@ -338,9 +338,7 @@ def test_end_is_confirmed_in_place_and_by_keyboard(server: Server, guest: Visito
     end.click()
     question.get_by_label("Delete my files too").check()
     question.get_by_role("button", name="End the desktop").click()
-    expect(
-        guest.page.get_by_text("alice-ubuntu is being ended. Its files are deleted.")
-    ).to_be_visible()
+    expect(guest.page.get_by_text("You ended alice-ubuntu. Its files are deleted.")).to_be_visible()
     assert acts(server) == ["session.end"]
     assert quiet(guest) == []
 
@@ -355,8 +353,8 @@ def test_end_link_of_a_missing_desktop_shows_not_found(server: Server, guest: Vi
 
 def test_buttons_on_cards_act_on_their_desktop(server: Server, guest: Visitor) -> None:
     guest.go("/")
-    guest.page.get_by_role("button", name="Resume alice-web").click()
-    expect(guest.page.get_by_text("alice-web is being resumed.")).to_be_visible()
+    with guest.page.expect_request("**/desktops/alice-web/open"):
+        guest.page.get_by_role("button", name="Resume alice-web").click()
     guest.go("/desktops/alice-ubuntu")
     guest.page.get_by_role("button", name="End access of carol@example.com").click()
     expect(guest.page.get_by_text("Access to alice-ubuntu was revoked.")).to_be_visible()
@@ -390,7 +388,9 @@ def test_chosen_session_stays_chosen_while_its_row_changes(
         expect(guest.page.get_by_label("Choose alice-ubuntu")).to_be_checked()
         expect(guest.page.get_by_label("Choose alice-maps")).not_to_be_checked()
         guest.page.get_by_label("Message").fill("Maintenance at 18:00")
-        guest.page.get_by_role("button", name="Announce").click()
+        guest.page.get_by_role("button", name="Go on").click()
+        expect(guest.page.get_by_role("main")).to_contain_text("alice-ubuntu")
+        guest.page.get_by_role("button", name="Suspend 2 desktops at").click()
         expect(guest.page.get_by_text("The end is announced in 2 sessions.")).to_be_visible()
         planned = server.do(
             lambda: server.stage.cluster.objects["alice-ubuntu"]["spec"]["plannedEnd"]
@@ -510,7 +510,7 @@ def test_portal_works_without_javascript(browser: Browser, server: Server) -> No
         guest.page.get_by_label("Name").fill("mine")
         guest.page.get_by_label("Time limit").select_option("4h")
         guest.page.get_by_role("button", name="Start without opening").click()
-        expect(guest.page.get_by_text("mine is being started.")).to_be_visible()
+        expect(guest.page.get_by_text("You started mine.")).to_be_visible()
         assert acts(server) == ["session.start"]
         guest.go("/desktops/alice-ubuntu")
         guest.page.get_by_label("E-mail address").fill("dave@example.com")
@@ -518,7 +518,7 @@ def test_portal_works_without_javascript(browser: Browser, server: Server) -> No
         expect(guest.page.get_by_text("alice-ubuntu is shared.")).to_be_visible()
         guest.page.get_by_role("link", name="End alice-ubuntu", exact=True).click()
         guest.page.get_by_role("button", name="End the desktop").click()
-        expect(guest.page.get_by_text("alice-ubuntu is being ended.")).to_be_visible()
+        expect(guest.page.get_by_text("You ended alice-ubuntu.")).to_be_visible()
         assert acts(server) == ["session.start", "session.share", "session.end"]
 
 

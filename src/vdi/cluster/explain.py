@@ -109,7 +109,10 @@ def explain_unschedulable(message: str, subject: Subject = DESKTOP) -> tuple[Pod
     """
     claim = _MISSING_CLAIM.search(message)
     if claim:
-        return PodReason.MISSING_HOME, f"The volume claim {claim[1]!r} does not exist yet."
+        return (
+            PodReason.MISSING_HOME,
+            f"Preparing the files: the volume claim {claim[1]!r} does not exist yet.",
+        )
     if "unbound immediate PersistentVolumeClaims" in message:
         return (
             PodReason.HOME_PENDING,

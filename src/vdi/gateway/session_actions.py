@@ -32,6 +32,8 @@ from vdi.session.schedule import day_names
 
 # Durations of a share, with their labels; the last one: as long as the desktop exists.
 SHARE_LENGTHS: Mapping[str, str] = {
+    "5m": "5 minutes",
+    "15m": "15 minutes",
     "1h": "1 hour",
     "8h": "8 hours",
     "24h": "1 day",

@@ -306,6 +306,8 @@ async def test_the_page_follows_every_stage_until_the_end(stage: EdgeStage) -> N
     assert "Number 1 in line" in events[1]["summary"]
     offers = ['data-notify="alice-desktop"' in event["steps"] for event in events]
     assert offers == [True, True, True, False, False]
+    leaves = ["/desktops/alice-desktop/suspend" in event["steps"] for event in events]
+    assert leaves == [True, True, False, False, False]
 
 
 @pytest.mark.parametrize(

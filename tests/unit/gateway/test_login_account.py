@@ -1,6 +1,8 @@
 """My account: browsers, signing out everywhere, API tokens; and the command line's way to one."""
 
 import asyncio
+import html
+import json
 import re
 from collections.abc import AsyncIterator
 from urllib.parse import parse_qs, urlsplit
@@ -41,6 +43,11 @@ async def make_token(browser: Browser, label: str = "script", days: str = "30") 
     assert answer.status_code == 200, answer.text
     found = re.search(r'<pre id="new-token">(vdi_[A-Za-z0-9_-]{43})</pre>', answer.text)
     assert found is not None
+    # The whole configuration of an MCP client.
+    copied = html.unescape(answer.text).split('data-copy="{')[1].split("\n}")[0]
+    client = json.loads(f"{{{copied}\n}}")["mcpServers"]["desktops"]
+    assert client["url"].endswith("/mcp")
+    assert client["headers"] == {"Authorization": f"Bearer {found[1]}"}
     return found[1]
 
 

@@ -78,6 +78,25 @@ async def test_the_details_name_the_display_beside_what_draws() -> None:
     assert "Display Wayland OpenGL in software: no GPU" in await stage.browser().text(PAGE)
 
 
+async def test_a_recorded_desktop_says_so_before_one_opens_it() -> None:
+    shared = running(access=[{"user": "bob@example.com"}])
+    stage = PortalStage(a_template(recording={"mode": "Always", "retention": "24h"}), shared)
+    for browser, path in ((stage.browser(), "/"), (stage.browser(BOB), "/shared")):
+        assert "● Recorded" in await browser.html(path)
+        assert "Recordings are kept for 1 day" in await browser.html(PAGE)
+    stage.put(a_template(recording={"mode": "OnDemand"}))
+    assert "● Recorded" not in await stage.browser().html("/")
+
+
+async def test_a_resumed_desktop_is_opened(stage: PortalStage) -> None:
+    suspended = {"phase": "Suspended", "url": "https://alice-desktop.vdi.localhost"}
+    stage.put(a_session(suspended=True, status=suspended))
+    answer = await stage.browser().post(f"{PAGE}/resume", at="/")
+    assert answer.headers["location"] == f"{PAGE}/open"
+    admin = await stage.browser(ADMIN).post(f"{PAGE}/suspend", at=PAGE)
+    assert admin.headers["location"].startswith(f"{PAGE}?done=suspend")
+
+
 async def test_opening_is_a_plain_link_to_https_alone(stage: PortalStage) -> None:
     assert 'href="https://alice-desktop.vdi.localhost"' in await stage.browser().html("/")
     stage.put(running(status={"url": "javascript:alert(1)"}))
@@ -220,7 +239,9 @@ async def test_ending_says_when_files_are_deleted() -> None:
     assert "Its files are deleted." in await alice.html(PAGE)
     assert "deleteHome" not in await alice.html(f"{PAGE}/end")
     ended = await alice.post(f"{PAGE}/end", at=f"{PAGE}/end")
-    assert "is being ended. Its files are deleted." in await alice.html(ended.headers["location"])
+    assert "You ended alice-desktop. Its files are deleted." in await alice.html(
+        ended.headers["location"]
+    )
 
 
 async def test_ending_a_suspended_desktop_closes_no_programs() -> None:
@@ -234,7 +255,7 @@ async def test_an_administrator_returns_to_all_sessions_after_an_end(stage: Port
     assert "Its files are kept." in await admin.html(f"{PAGE}/end")
     ended = await admin.post(f"{PAGE}/end", at=f"{PAGE}/end")
     assert ended.headers["location"] == "/admin/sessions?done=end&name=alice-desktop"
-    assert "alice-desktop is being ended. Its files are kept." in await admin.html(
+    assert "You ended alice-desktop. Its files are kept." in await admin.html(
         ended.headers["location"]
     )
 

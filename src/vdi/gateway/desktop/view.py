@@ -28,7 +28,7 @@ from vdi.session.failures import Failure, find_failure
 from vdi.session.homes import files_note, keeps_files
 from vdi.session.lifetime import max_timeout
 from vdi.session.queueing.messages import place_in_line
-from vdi.session.recording import refuse_picture
+from vdi.session.recording import is_recorded, recording_note, refuse_picture
 from vdi.session.template_image import file_transfers
 
 _WORDS = {
@@ -121,6 +121,8 @@ class DesktopView:
     expires: str
     access_ends: str
     idle_timeout: str
+    # What everyone is told of its recording, before they open it; empty: it is not recorded.
+    recording: str
     # Whether this user gets a small picture of its screen.
     thumbnail: bool
     # Whether its files are there again after it was suspended or restarted.
@@ -207,12 +209,20 @@ def desktop_view(
         idle_timeout=spec.idle_timeout
         or (template.spec.lifecycle.idle_timeout if template else None)
         or "",
+        recording=_recording(session, template),
         thumbnail=has_thumbnail(session, template, role),
         has_home=has_home,
         keeps_files=outlives,
         files_note=files_note(session, template),
         now=now,
     )
+
+
+def _recording(session: VDISession, template: VDITemplate | None) -> str:
+    given = template.spec.recording if template else None
+    if is_recorded(session) or (given and given.mode is RecordingMode.ALWAYS):
+        return recording_note(template) or "This desktop is recorded, picture and sound."
+    return ""
 
 
 def template_title(template: VDITemplate | None, name: str) -> str:
@@ -298,7 +308,7 @@ def _notices(
             times = f"{status.failures.count} times in a row"
         notices.append(Notice("warn", f"It failed {times}", status.failures.message))
     notices += [
-        Notice("info", "A newer version is ready", condition.message)
+        Notice("info", "A newer version is ready", "Restart the desktop to get it.")
         for condition in status.conditions
         if condition.type == TEMPLATE_FOUND and condition.reason == Reason.NEWER_REVISION
     ]

@@ -279,10 +279,9 @@ class AdminPages(PortalPages):
         self, request: Request, user: User, form: Form, action: str, time: str, names: list[str]
     ) -> Response:
         address = read_filter(request.query_params).address(1)
-        fields = {"time": time, "confirmed": "yes"}
-        for name, value in form.items():
-            if name.startswith("pick-") or name in ("action", "notice", "message"):
-                fields[name] = value
+        sent = {"action", "notice", "message"} & form.keys()
+        fields = {"time": time, "confirmed": "yes", **{name: form[name] for name in sent}}
+        fields |= {name: "on" for name in form if name.startswith("pick-")}
         chosen = count(len(names), "desktop")
         verb, at = END_ACTIONS[action], time
         if action == "cancel":

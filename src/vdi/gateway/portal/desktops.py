@@ -202,6 +202,9 @@ class DesktopPages(PortalPages):
             return await self._show(request, user, form, why.sentence, why.status)
         if before and action == Action.END:
             where = _LISTS[_place(before)]
+        elif before and before.mine and action == Action.RESUME:
+            # The waiting page, which opens the desktop.
+            return RedirectResponse(f"/desktops/{name}/open", 303)
         else:
             where = f"/desktops/{name}"
         return done(where, _done_code(action, form, before), name)

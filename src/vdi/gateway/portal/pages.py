@@ -32,16 +32,17 @@ Form = dict[str, str]
 # Messages after an action, by the code in the address of the next page. The name in it is escaped
 # like all else.
 DONE = {
-    "start": "{name} is being started.",
+    # In the past, so that they stay true while the page below them changes.
+    "start": "You started {name}.",
     "plan-end": "The end is announced in {name}.",
     "cancel-end": "The end is no longer announced in {name}.",
     "extend": "The time limit of {name} is now {limit}.",
     "resize": "{name} has a new size. While it runs, it gets that without a restart.",
-    "suspend": "{name} is being suspended. Its address is kept.",
-    "resume": "{name} is being resumed.",
-    "restart": "{name} is being restarted.",
-    "end": "{name} is being ended. Its files are kept.",
-    "end-with-files": "{name} is being ended. Its files are deleted.",
+    "suspend": "You suspended {name}. Its address is kept.",
+    "resume": "You resumed {name}.",
+    "restart": "You restarted {name}.",
+    "end": "You ended {name}. Its files are kept.",
+    "end-with-files": "You ended {name}. Its files are deleted.",
     "delete-home": "{name} are being deleted.",
     "upload": "{name} uploaded.",
     "schedule": "The schedule of {name} is set.",
