@@ -150,6 +150,8 @@ async def test_only_owner_and_collaborator_drive(
         {"action": "wait", "duration": 61},
         {"action": "wait", "duration": 31, "repeat": 2},
         {"action": "key", "text": "a", "repeat": 51},
+        {"action": "key", "text": "cmd+w"},
+        {"action": "hold_key", "text": "Nokey+q", "duration": 1},
     ],
 )
 async def test_invalid_action_never_reaches_the_desktop(

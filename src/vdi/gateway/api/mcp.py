@@ -218,7 +218,7 @@ _ARGUMENTS: Mapping[str, tuple[Any, ...]] = {
     "template": (_text("A template from list_templates.", 253),),
     "name": (
         Annotated[
-            Name, Meta(description="Your name for it: lower-case letters, digits, inner hyphens.")
+            Name, Meta(description="The desktop's name: lower-case letters, digits, inner hyphens.")
         ],
     ),
     "desktop": (_text("Name of the desktop.", 253),),
@@ -282,7 +282,7 @@ TOOLS: Mapping[str, Tool] = {
     ),
     "run_command": Tool(
         "Run a shell command as the desktop's user, if its template allows it. The result has exit"
-        " code and output.",
+        " code and the last 16,000 bytes of output.",
         "desktop command duration",
         _run,
     ),

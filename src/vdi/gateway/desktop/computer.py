@@ -83,6 +83,14 @@ _REQUIRED: Mapping[str, tuple[str, ...]] = {
     "left_click_drag": ("coordinate",),
 }
 
+# Of the names that pixelflux has for them, those that programs use. It leaves out any other.
+_MODIFIERS = frozenset(
+    {
+        *("ctrl", "control", "control_l", "control_r", "shift", "shift_l", "shift_r"),
+        *("alt", "alt_l", "alt_r", "super", "super_l", "super_r", "meta", "meta_l", "meta_r"),
+    }
+)
+
 
 class ComputerAction(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True, kw_only=True):
     """One action, in the shape of Anthropic's tool `computer_20251124`."""
@@ -122,6 +130,13 @@ class ComputerAction(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=T
         missing = [name for name in required if getattr(self, name) is None]
         if missing:
             raise ValueError(f"{self.action} requires {' and '.join(missing)}")
+        if self.action in ("key", "hold_key"):
+            for name in (self.text or "").split("+")[:-1]:
+                # Empty: of the key + itself, as in ctrl++.
+                if name and name.lower() not in _MODIFIERS:
+                    raise ValueError(
+                        f"text: {name[:20]!r} is no modifier; allowed: ctrl, shift, alt, super"
+                    )
         if self.repeat * (self.duration or 0) > MAX_SECONDS:
             raise ValueError(f"repeat x duration is more than {MAX_SECONDS} seconds")
 
