@@ -101,7 +101,10 @@ def taken_away(world: World, *what: str) -> Iterator[None]:
     try:
         yield
     finally:
-        world.kubectl("create", "-f", "-", stdin=yaml.safe_dump(body))
+        place = []
+        if "namespace" in body["metadata"]:
+            place = ["--namespace", body["metadata"]["namespace"]]
+        world.kubectl("create", *place, "-f", "-", stdin=yaml.safe_dump(body))
 
 
 def on_node(world: World, folder: str, image: str, user: int, *command: str) -> None:
