@@ -270,7 +270,8 @@ def program_missing(cluster: Cluster) -> None:
 
 @fault("desktop_on_lost_node", "home_on_lost_node")
 def node_removed(cluster: Cluster) -> None:
-    cluster.one("nodes")["metadata"]["name"] = "node-2"
+    node = cluster.one("nodes")["metadata"]
+    node["name"] = node["labels"]["kubernetes.io/hostname"] = "node-2"
 
 
 @fault("desktop_on_lost_node", "home_on_lost_node")
@@ -690,6 +691,11 @@ FAULTS.table(
         "home_on_lost_node",
         "home_elsewhere",
         put("persistentvolumes", f"{TERMS}.0.matchExpressions.0.values", ["n-9"]),
+    ),
+    (
+        "home_on_lost_node",
+        "host_name_label_changed",
+        put("nodes", "metadata.labels", {"kubernetes.io/hostname": "gpu-rack-1"}),
     ),
     ("traefik_down", "traefik_not_ready", put("deployments/traefik", "status", {})),
     ("route_missing", "no_route", gone("ingressroutes")),

@@ -19,7 +19,14 @@ from vdi.doctor.objects.references import (
     open_modes,
     read_closed_modes,
 )
-from vdi.doctor.objects.sessions import OF_SESSIONS, active_sessions, pinned_nodes
+from vdi.doctor.objects.sessions import (
+    HOST_NAME,
+    OF_SESSIONS,
+    SessionDiagnosis,
+    active_sessions,
+    find_pinned,
+    pinned_nodes,
+)
 from vdi.findings.model import Finding, Remedy
 from vdi.gpu.sharing import findings as gpu
 from vdi.gpu.sharing.config import RESOURCE
@@ -387,25 +394,42 @@ def homes_on_lost_nodes(snapshot: Snapshot) -> Iterator[Finding]:
     }
     for name, (diagnosis, home) in sorted(homes.items()):
         pinned = pinned_nodes(snapshot, home)
-        if not pinned or any((node := snapshot.nodes.get(one)) and node.ready for one in pinned):
+        nodes = [node for one in pinned if (node := find_pinned(snapshot, home, one))]
+        if not pinned or any(node.ready for node in nodes):
             continue
-        if any(one not in snapshot.nodes for one in pinned):
+        if not nodes and (renamed := snapshot.nodes.get(pinned[0])):
+            yield _relabelled(diagnosis, home, renamed)
+            continue
+        if len(nodes) < len(pinned):
             state = "is no longer in this cluster"
             command = f"kubectl get pv {home.spec.volume_name} --output yaml"
         else:
             state, command = "does not respond", f"kubectl describe node {pinned[0]}"
-        nodes = ", ".join(pinned)
+        names = ", ".join(pinned)
         yield make_finding(
             "home_on_lost_node",
             f"persistentvolumeclaim/{diagnosis.namespace}/{name}",
-            f"The home of the session {diagnosis.name} is on the node {nodes}, which {state}. A"
+            f"The home of the session {diagnosis.name} is on the node {names}, which {state}. A"
             " local-path volume cannot be used from another node.",
-            evidence=[f"persistentvolume/{home.spec.volume_name}: spec.nodeAffinity names {nodes}"],
+            evidence=[f"persistentvolume/{home.spec.volume_name}: spec.nodeAffinity names {names}"],
             # No command deletes the claim: only a person knows that the node, and with it the
             # files, is gone for good.
             remedy=Remedy(f"Bring the node {pinned[0]} back: it has the files.", (command,)),
             related_objects=[f"node/{one}" for one in pinned],
         )
+
+
+def _relabelled(diagnosis: SessionDiagnosis, home: PersistentVolumeClaim, node: Node) -> Finding:
+    name, label = node.metadata.name, node.metadata.labels[HOST_NAME]
+    return make_finding(
+        "home_on_lost_node",
+        f"persistentvolumeclaim/{diagnosis.namespace}/{home.metadata.name}",
+        f"The label {HOST_NAME} of the node {name} is {label}. The home of the session"
+        f" {diagnosis.name} is only used where it is {name}.",
+        evidence=[f"persistentvolume/{home.spec.volume_name}: spec.nodeAffinity names {name}"],
+        remedy=Remedy.run(f"kubectl label node {name} {HOST_NAME}={name} --overwrite"),
+        related_objects=[f"node/{name}"],
+    )
 
 
 @check("pods", "persistentvolumeclaims")

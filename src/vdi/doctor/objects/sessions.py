@@ -39,7 +39,7 @@ from vdi.session.queueing.messages import explain_shortage, find_fitting
 from vdi.session.queueing.queue import Queue
 from vdi.snapshot.check import merge_patch
 from vdi.snapshot.model import Snapshot, once
-from vdi.snapshot.objects.storage import PersistentVolumeClaim
+from vdi.snapshot.objects.storage import Node, PersistentVolumeClaim
 from vdi.snapshot.objects.workloads import Pod
 
 # Kinds with which `SessionDiagnosis` explains a session.
@@ -392,6 +392,23 @@ def _full_queue(snapshot: Snapshot) -> Queue:
     return queue
 
 
+# The scheduler compares a volume's nodes by this label of theirs, which is mostly their name.
+HOST_NAME = "kubernetes.io/hostname"
+
+
+def find_pinned(snapshot: Snapshot, claim: PersistentVolumeClaim, name: str) -> Node | None:
+    """The node that a claim's volume means by this name in its nodeAffinity; None: there is
+    none.
+    """
+    volume = snapshot.volumes.get(claim.spec.volume_name)
+    if volume and any(term.match_fields for term in volume.pin):
+        return snapshot.nodes.get(name)
+    for node in snapshot.nodes.values():
+        if node.metadata.labels.get(HOST_NAME, node.metadata.name) == name:
+            return node
+    return None
+
+
 def pinned_nodes(snapshot: Snapshot, claim: PersistentVolumeClaim) -> list[str]:
     """Names of the nodes that a claim's volume is tied to, whether or not they exist."""
     volume = snapshot.volumes.get(claim.spec.volume_name)
@@ -399,8 +416,7 @@ def pinned_nodes(snapshot: Snapshot, claim: PersistentVolumeClaim) -> list[str]:
         value
         for term in (volume.pin if volume else ())
         for expression in (*term.match_expressions, *term.match_fields)
-        if expression.operator == "In"
-        and expression.key in ("kubernetes.io/hostname", "metadata.name")
+        if expression.operator == "In" and expression.key in (HOST_NAME, "metadata.name")
         for value in expression.values
     }
     return sorted(found)
