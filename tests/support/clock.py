@@ -2,7 +2,12 @@
 
 import asyncio
 import heapq
+import threading
+from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
 
 from vdi.kube.clock import SystemClock
 
@@ -78,3 +83,19 @@ async def settle() -> None:
     """Let every task that can run do so."""
     for _ in range(20):
         await asyncio.sleep(0)
+
+
+def replace_sleep(
+    monkeypatch: pytest.MonkeyPatch, sleep: Callable[[float], Awaitable[Any]]
+) -> None:
+    """Replace `asyncio.sleep` for the loop of this thread: servers of other tests have their own
+    threads, and go on.
+    """
+    real, here = asyncio.sleep, threading.get_ident()
+
+    async def sleep_here(seconds: float, result: Any = None) -> Any:
+        if threading.get_ident() != here:
+            return await real(seconds, result)
+        return await sleep(seconds)
+
+    monkeypatch.setattr(asyncio, "sleep", sleep_here)

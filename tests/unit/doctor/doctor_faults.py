@@ -127,6 +127,17 @@ _said("name_taken", "name_of_another", "NameTaken", phase="Failed")
 _said("session_failed", "given_up", "Restarting", phase="Failed")
 
 
+@fault("pod_refused")
+def home_over_the_quota(cluster: Cluster) -> None:
+    """The session is admitted; the API server refuses its home."""
+    message = "The home exceeds the quota: small-disk, requested: requests.storage=10Gi."
+    cluster.without_pod("QuotaExceeded", message)
+    admitted = cluster.session["status"]["conditions"][0]
+    refused = {**admitted, "type": "HomeBound"}
+    admitted |= {"status": "True", "reason": "Admitted", "message": ""}
+    cluster.session["status"]["conditions"].append(refused)
+
+
 def _failures(cluster: Cluster, reason: str, count: int) -> Object:
     message = "The desktop used more memory than its limit and was stopped."
     reported = {

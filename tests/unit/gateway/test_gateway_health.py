@@ -14,6 +14,7 @@ import pytest
 from prometheus_client import generate_latest
 from starlette.applications import Starlette
 
+from support.clock import replace_sleep
 from support.metrics_token import TOKEN, token_file
 from unit.gateway.gateway_stage import NOW
 from vdi.gateway import health as module
@@ -211,7 +212,7 @@ async def test_the_log_repeats_a_problem_and_reports_its_end_once(
         if looks == 16:
             raise asyncio.CancelledError
 
-    monkeypatch.setattr(asyncio, "sleep", pause)
+    replace_sleep(monkeypatch, pause)
     with pytest.raises(asyncio.CancelledError):
         await stage.health.run()
     # Servers that other tests run in threads may log, too.
@@ -235,7 +236,7 @@ async def test_a_provider_that_is_down_is_reported_outside_of_probes(
     async def pause(_seconds: float) -> None:
         raise asyncio.CancelledError
 
-    monkeypatch.setattr(asyncio, "sleep", pause)
+    replace_sleep(monkeypatch, pause)
     with pytest.raises(asyncio.CancelledError):
         await stage.health.run()
     scraped = generate_latest(stage.context.metrics.registry).decode()

@@ -6,7 +6,7 @@ from typing import Any, cast
 
 import pytest
 
-from support.clock import FakeClock
+from support.clock import FakeClock, replace_sleep
 from unit.gateway.history_stage import Life, Replica, at, rows_of
 from vdi.gateway.history import recorder as module
 from vdi.gateway.history.recorder import Recorder, Retention
@@ -70,7 +70,7 @@ async def test_trouble_is_said_and_tried_again_soon(
         if len(slept) == 2:
             raise InterruptedError
 
-    monkeypatch.setattr("asyncio.sleep", sleep)
+    replace_sleep(monkeypatch, sleep)
     with pytest.raises(InterruptedError):
         await retention(database, SimpleNamespace(close_lost=close_lost)).run()
     assert slept == [module.RETRY_SECONDS, module.ROUND_SECONDS]

@@ -18,6 +18,7 @@ from vdi.doctor.codes import make_finding
 from vdi.doctor.objects.components import is_led, last_warnings, operator_for
 from vdi.doctor.objects.sessions import (
     OF_SESSIONS,
+    REFUSED,
     SessionDiagnosis,
     active_sessions,
     diagnose_sessions,
@@ -45,8 +46,6 @@ _RECENT_SECONDS = 3600.0
 # CPU limit at which more of it hardly makes a start shorter.
 _ENOUGH_MILLICPU = 1000
 
-# Reasons with which the API server refuses a child of a session.
-_REFUSED = frozenset({Reason.QUOTA_EXCEEDED, Reason.POD_SECURITY, Reason.REFUSED})
 # Reason why a session has no pod -> code.
 _CODE_OF_PROBLEM: Mapping[str, str] = {
     Reason.TEMPLATE_NOT_FOUND: "template_missing",
@@ -58,7 +57,7 @@ _CODE_OF_PROBLEM: Mapping[str, str] = {
     Reason.NAME_TAKEN: "name_taken",
     PodReason.HOME_LOST: "home_lost",
     PodReason.NO_IDMAPPED_MOUNTS: "user_namespace_unavailable",
-    **dict.fromkeys(_REFUSED, "pod_refused"),
+    **dict.fromkeys(REFUSED, "pod_refused"),
 }
 # Reason why a pod is not ready -> code.
 _CODE_OF_POD_REASON: Mapping[str, str] = {
@@ -87,7 +86,7 @@ _ENDED = re.compile(r"connection refused|connection reset|EOF")
 # Problems that do not pass by themselves. A home or name in use may belong to a session that is
 # just ending.
 # A device plugin may just be starting.
-_LASTING = (_REFUSED | LASTING_QUEUE_REASONS | LASTING_REASONS | _CODE_OF_PROBLEM.keys()) - {
+_LASTING = (REFUSED | LASTING_QUEUE_REASONS | LASTING_REASONS | _CODE_OF_PROBLEM.keys()) - {
     Reason.HOME_IN_USE,
     Reason.NAME_TAKEN,
     Reason.NO_GPUS,

@@ -31,7 +31,7 @@ from vdi.findings.model import Finding, Remedy, Severity
 from vdi.kube.wire import convert
 from vdi.session import naming
 from vdi.session.children import Route
-from vdi.session.conditions import ADMITTED, QUEUE_REASONS
+from vdi.session.conditions import ADMITTED, QUEUE_REASONS, Reason
 from vdi.session.decide import Observed, decide
 from vdi.session.effective import Blocked, Desktop, resolve
 from vdi.session.homes import home_names, resolve_home
@@ -42,6 +42,8 @@ from vdi.snapshot.model import Snapshot, once
 from vdi.snapshot.objects.storage import Node, PersistentVolumeClaim
 from vdi.snapshot.objects.workloads import Pod
 
+# Reasons with which the API server refuses a child of a session: its pod, home, route.
+REFUSED = frozenset({Reason.QUOTA_EXCEEDED, Reason.POD_SECURITY, Reason.REFUSED})
 # Kinds with which `SessionDiagnosis` explains a session.
 OF_SESSIONS = (
     *("vditemplates", "deployments", "nodes", "pods", "events", "ingressroutes", "services"),
@@ -307,16 +309,17 @@ class SessionDiagnosis:
         if self.pod is not None or self.resting:
             return None
         status = self.session.status
-        refused = (
-            one for one in status.conditions if one.type == ADMITTED and one.status == "False"
-        )
-        admitted = next(refused, None)
+        blamed = None
+        for condition in status.conditions:
+            is_blamed = condition.type == ADMITTED or condition.reason in REFUSED
+            if condition.status == "False" and is_blamed:
+                blamed = blamed or condition
         current = status.observed_generation == self.session.metadata.generation
         # A queue position that is out of date must not hide that the operator no longer acts on the
         # session.
-        if admitted and current and not (admitted.reason in QUEUE_REASONS and self._has_room):
-            message = status.message or admitted.message
-            return Blocked(admitted.reason, message, needs_change=status.phase == Phase.FAILED)
+        if blamed and current and not (blamed.reason in QUEUE_REASONS and self._has_room):
+            message = status.message or blamed.message
+            return Blocked(blamed.reason, message, needs_change=status.phase == Phase.FAILED)
         problem = decide(
             self.observed, settings_for(self.snapshot, self.namespace), self.snapshot.now
         ).blocked
