@@ -8,6 +8,7 @@ import contextlib
 import fcntl
 import os
 import pwd
+import random
 import re
 import socket
 from collections.abc import Iterator
@@ -19,6 +20,8 @@ import msgspec
 from vdi.devcluster.networks import Networks
 
 _NAME = re.compile(r"[a-z][a-z0-9-]{0,9}(?<!-)")
+# Ports that `free_ports` chooses.
+_LISTENING = (20_000, 32_000)
 
 
 class ClusterError(Exception):
@@ -248,18 +251,20 @@ def write_private(path: Path, content: bytes, mode: int = 0o600) -> None:
 def free_ports(count: int, requested: int = 0) -> list[int]:
     """Different free TCP ports of the loopback address; the first is `requested` if that is
     free.
+
+    Below 32768, where Linux begins to give ports to connections: one of those could have the port
+    before the program begins to listen there.
     """
+    ports: list[int] = []
+    candidate = requested or random.randrange(*_LISTENING)  # noqa: S311 - no secret
     with contextlib.ExitStack() as held:
-        return [_bind_free(held, requested if index == 0 else 0) for index in range(count)]
-
-
-def _bind_free(held: contextlib.ExitStack, requested: int) -> int:
-    probe = held.enter_context(socket.socket())
-    probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    try:
-        probe.bind(("127.0.0.1", requested))
-    except OSError:
-        if requested == 0:
-            raise
-        return _bind_free(held, 0)
-    return int(probe.getsockname()[1])
+        while len(ports) < count:
+            probe = held.enter_context(socket.socket())
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            with contextlib.suppress(OSError):
+                probe.bind(("127.0.0.1", candidate))
+                # Two sockets that do not listen may be bound to one port.
+                if candidate not in ports:
+                    ports.append(candidate)
+            candidate = random.randrange(*_LISTENING)  # noqa: S311 - no secret
+    return ports

@@ -3,6 +3,7 @@ of cluster.
 """
 
 import json
+import socket
 import subprocess
 from collections import defaultdict
 from collections.abc import Callable
@@ -16,7 +17,14 @@ from unit.devcluster.node_settings import DEBIAN_12, FULL_NODE, THREE_NODES
 from vdi.devcluster import cluster, credentials, probe, starting
 from vdi.devcluster.control_plane import control_plane
 from vdi.devcluster.credentials import authority
-from vdi.devcluster.layout import ClusterError, ClusterSettings, Layout, layout_of, write_private
+from vdi.devcluster.layout import (
+    ClusterError,
+    ClusterSettings,
+    Layout,
+    free_ports,
+    layout_of,
+    write_private,
+)
 from vdi.devcluster.starting import render
 
 CONTROL_PLANE = ClusterSettings(
@@ -243,3 +251,12 @@ def test_dns_asks_no_one_where_there_is_no_one(
     assert 'mkdir -m 0777 -p "$VOL_DIR"' in text
     assert f"clusterIP: {FULL_NODE.networks.dns_service}" in text
     assert text.count("nodeSelector: {kubernetes.io/hostname: vdi-demo}") == 2
+
+
+def test_free_ports_are_none_that_connections_get() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        used = taken.getsockname()[1]
+        ports = free_ports(40, used)
+    assert len(set(ports)) == 40 and used not in ports
+    assert all(port < 32_768 for port in ports)
+    assert free_ports(1, ports[0]) == [ports[0]]
