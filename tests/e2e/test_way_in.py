@@ -85,11 +85,10 @@ def only_looks_on(bob: DesktopBrowser, alice: DesktopBrowser) -> None:
     """Bob's keys and clicks change nothing, and what Alice writes he sees: proven on the pixels of
     both.
     """
-    # Alice's bar names him within half a minute; a picture from before that would differ by this
-    # line.
-    alice.page.locator("#vdi-bar").get_by_text(f"{BOB} (view only) watching").wait_for(
-        timeout=60_000
-    )
+    # Alice's bar names him; a picture from before that would differ by this line.
+    handle = alice.page.locator("#vdi-bar .handle", has_text="1 watching")
+    handle.wait_for(timeout=60_000)
+    assert handle.get_attribute("title") == f"Watching: {BOB} (view only)"
     alice_before, bob_before = picture_at_rest(alice), picture_at_rest(bob)
     bob.page.mouse.click(640, 300)
     bob.type("clear; seq 300 500\n")
