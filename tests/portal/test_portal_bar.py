@@ -204,6 +204,8 @@ def test_bar_steers_selkies(inside: Visitor) -> None:
     opened(page, "Files").get_by_role("button", name="Upload").click()
     opened(page, "Sound").get_by_role("button", name="Sound: on").click()
     page.get_by_role("button", name="Sound: off").wait_for()
+    # A message arrives after the click that sends it has changed the button.
+    page.wait_for_function("heard.some((one) => one?.type === 'pipelineControl')")
     assert page.evaluate(SENT, "clipboardUpdateFromUI")[0]["text"] == "from here"
     assert page.evaluate(SENT, "pipelineControl") == [
         {"type": "pipelineControl", "pipeline": "audio", "enabled": False}
