@@ -13,7 +13,6 @@ import json
 import math
 import secrets
 import shutil
-import socket
 import ssl
 import tempfile
 import time
@@ -28,21 +27,13 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 
 from bench import configs, objects
 from bench.processes import Processes
+from vdi.devcluster.layout import free_ports
 from vdi.operator.release_keys import DESKTOP_KEY, HOST_KEY
 
 BINARIES = ("etcd", "kube-apiserver", "kube-controller-manager", "kube-scheduler", "kwok")
 OPERATOR_USER = "system:serviceaccount:vdi-system:vdi-operator"
 OPERATOR_GROUP = "system:serviceaccounts:vdi-system"
 START_SECONDS = 90.0
-
-
-def free_ports(count: int) -> list[int]:
-    """Ports of 127.0.0.1 that are free, all different."""
-    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
-    ports: list[int] = [each.getsockname()[1] for each in sockets]
-    for each in sockets:
-        each.close()
-    return ports
 
 
 class Cluster:

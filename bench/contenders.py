@@ -9,11 +9,12 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
 from typing import Protocol
 
-from bench.cluster import Cluster, free_ports
+from bench.cluster import Cluster
 from bench.floor import Floor
 from bench.objects import NAMESPACE
 from bench.operator_python import Program
 from bench.subjects import Operator, Subject
+from vdi.devcluster.layout import free_ports
 
 
 class Contender(Protocol):

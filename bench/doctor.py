@@ -18,7 +18,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from bench.cluster import Cluster, free_ports
+from bench.cluster import Cluster
 from bench.command import in_words, positive, run_measurement
 from bench.measure import Plan, Run
 from bench.objects import NAMESPACE
@@ -29,6 +29,7 @@ from bench.rows import add_json_option, write_rows
 from bench.subjects import Operator
 from bench.timeline import Timeline
 from vdi.api.crd import build_crds
+from vdi.devcluster.layout import free_ports
 from vdi.doctor.checks.run import run_checks
 from vdi.doctor.collect import BUDGET, SELECTED, collect
 from vdi.kube.clock import SYSTEM_CLOCK

@@ -20,7 +20,7 @@ from typing import Any
 import aiohttp
 
 from bench.audit import count_requests, read_requests
-from bench.cluster import OPERATOR_USER, Cluster, free_ports
+from bench.cluster import OPERATOR_USER, Cluster
 from bench.command import add_image_option, in_words, positive, run_measurement
 from bench.measure import AUDIT_FLUSH_SECONDS, Plan, Run
 from bench.objects import NAMESPACE
@@ -31,6 +31,7 @@ from bench.rows import add_json_option, write_rows
 from bench.subjects import Operator
 from bench.timeline import Timeline
 from vdi.api.crd import build_crds
+from vdi.devcluster.layout import free_ports
 from vdi.kube.events import CROWD_PAUSE, WAITING
 
 SESSIONS = 10_000

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from bench import objects
-from bench.cluster import Cluster, free_ports
+from bench.cluster import Cluster
 from bench.command import FINDINGS, in_words, positive, run_measurement
 from bench.measure import foreign_percent
 from bench.operator_python import from_here
@@ -28,6 +28,7 @@ from bench.rows import add_json_option, write_rows
 from bench.stats import latency
 from bench.subjects import Operator
 from vdi.api.crd import build_crds
+from vdi.devcluster.layout import free_ports
 
 AIM_SECONDS = 2.0
 PLACES = "bench-places"

@@ -19,7 +19,7 @@ from typing import Any
 
 from bench import objects
 from bench.audit import count_requests, read_requests
-from bench.cluster import OPERATOR_USER, Cluster, free_ports
+from bench.cluster import OPERATOR_USER, Cluster
 from bench.command import FINDINGS, in_words, positive, run_measurement
 from bench.measure import AUDIT_FLUSH_SECONDS, TRICKLE_INTERVAL, foreign_percent, pooled, quiet
 from bench.operator_python import from_here
@@ -29,6 +29,7 @@ from bench.stats import latency
 from bench.subjects import Operator
 from bench.timeline import Timeline
 from vdi.api.crd import build_crds
+from vdi.devcluster.layout import free_ports
 
 POOLS = f"{objects.API}/vdipools"
 POOL, COLD = "warm", "cold"

@@ -9,7 +9,6 @@ import asyncio
 import contextlib
 import json
 import os
-import random
 import socket
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -24,6 +23,7 @@ from support.desktop_key import MASTER
 from support.waiting import PATIENCE, eventually
 from unit.gateway.edge_selkies import FakeSelkies, run_selkies
 from unit.gateway.edge_stage import EdgeStage, a_session, changed
+from vdi.devcluster.layout import free_ports
 from vdi.gateway.app import _Server, _uvicorn_config, listen
 from vdi.gateway.edge.headers import DESKTOP_RESPONSE_HEADERS, FORWARD_AUTH
 from vdi.gateway.login.logins import Device, Identity
@@ -41,17 +41,12 @@ _given: set[int] = set()
 
 
 def free_port() -> int:
-    """A port that is free, and that the kernel gives to no program that requests any: those are
-    from 32768 on.
-
-    Never the same twice: what is to listen there may not have begun.
-    """
+    """A port that is free, and never the same twice: what is to listen there may not have begun."""
     while True:
-        port = random.randrange(20_000, 32_000)
-        with contextlib.suppress(OSError), socket.create_server(("127.0.0.1", port)):
-            if port not in _given:
-                _given.add(port)
-                return port
+        [port] = free_ports(1)
+        if port not in _given:
+            _given.add(port)
+            return port
 
 
 @dataclass

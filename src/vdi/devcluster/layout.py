@@ -5,6 +5,7 @@ stay good.
 """
 
 import contextlib
+import errno
 import fcntl
 import os
 import pwd
@@ -256,15 +257,26 @@ def free_ports(count: int, requested: int = 0) -> list[int]:
     before the program begins to listen there.
     """
     ports: list[int] = []
-    candidate = requested or random.randrange(*_LISTENING)  # noqa: S311 - no secret
     with contextlib.ExitStack() as held:
-        while len(ports) < count:
-            probe = held.enter_context(socket.socket())
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if requested:
             with contextlib.suppress(OSError):
-                probe.bind(("127.0.0.1", candidate))
-                # Two sockets that do not listen may be bound to one port.
-                if candidate not in ports:
-                    ports.append(candidate)
-            candidate = random.randrange(*_LISTENING)  # noqa: S311 - no secret
+                _bind(held, requested)
+                ports.append(requested)
+        while len(ports) < count:
+            port = random.randrange(*_LISTENING)  # noqa: S311 - no secret
+            if port in ports:  # two sockets that do not listen may be bound to one
+                continue
+            try:
+                _bind(held, port)
+            except OSError as error:
+                if error.errno != errno.EADDRINUSE:
+                    raise
+            else:
+                ports.append(port)
     return ports
+
+
+def _bind(held: contextlib.ExitStack, port: int) -> None:
+    probe = held.enter_context(socket.socket())
+    probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    probe.bind(("127.0.0.1", port))
