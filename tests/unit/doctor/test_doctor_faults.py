@@ -37,6 +37,14 @@ def test_a_healthy_cluster_has_no_findings(sessions: int) -> None:
     assert behind_a_gateway.findings() == []
 
 
+def test_a_volume_means_the_label_of_a_node_and_not_its_name() -> None:
+    cluster = Cluster()
+    cluster.one("nodes")["metadata"]["labels"]["kubernetes.io/hostname"] = "ip-10-0-0-7"
+    affinity = cluster.one("persistentvolumes")["spec"]["nodeAffinity"]["required"]
+    affinity["nodeSelectorTerms"][0]["matchExpressions"][0]["values"] = ["ip-10-0-0-7"]
+    assert cluster.findings() == []
+
+
 @pytest.mark.parametrize(
     ("created", "has_claim", "is_found"),
     [("11:59:20", True, False), ("11:59:20", False, True), ("11:58:50", True, True)],

@@ -24,7 +24,7 @@ from vdi.doctor.objects.sessions import (
     OF_SESSIONS,
     SessionDiagnosis,
     active_sessions,
-    find_pinned,
+    find_relabelled,
     pinned_nodes,
 )
 from vdi.findings.model import Finding, Remedy
@@ -394,13 +394,14 @@ def homes_on_lost_nodes(snapshot: Snapshot) -> Iterator[Finding]:
     }
     for name, (diagnosis, home) in sorted(homes.items()):
         pinned = pinned_nodes(snapshot, home)
-        nodes = [node for one in pinned if (node := find_pinned(snapshot, home, one))]
-        if not pinned or any(node.ready for node in nodes):
+        relabelled = find_relabelled(snapshot, home)
+        nodes = [snapshot.nodes.get(one) for one in pinned]
+        if not pinned or any(node and node.ready and node is not relabelled for node in nodes):
             continue
-        if not nodes and (renamed := snapshot.nodes.get(pinned[0])):
-            yield _relabelled(diagnosis, home, renamed)
+        if relabelled:
+            yield _relabelled(diagnosis, home, relabelled)
             continue
-        if len(nodes) < len(pinned):
+        if None in nodes:
             state = "is no longer in this cluster"
             command = f"kubectl get pv {home.spec.volume_name} --output yaml"
         else:

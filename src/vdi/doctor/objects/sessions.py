@@ -399,30 +399,42 @@ def _full_queue(snapshot: Snapshot) -> Queue:
 HOST_NAME = "kubernetes.io/hostname"
 
 
-def find_pinned(snapshot: Snapshot, claim: PersistentVolumeClaim, name: str) -> Node | None:
-    """The node that a claim's volume means by this name in its nodeAffinity; None: there is
-    none.
-    """
+@once
+def _names_by_label(snapshot: Snapshot) -> dict[str, str]:
+    names = {}
+    for name, node in snapshot.nodes.items():
+        names[node.metadata.labels.get(HOST_NAME, name)] = name
+    return names
+
+
+def _pins(snapshot: Snapshot, claim: PersistentVolumeClaim) -> Iterator[tuple[str, str]]:
+    """What a claim's volume requires of a node: label or field, and value."""
     volume = snapshot.volumes.get(claim.spec.volume_name)
-    if volume and any(term.match_fields for term in volume.pin):
-        return snapshot.nodes.get(name)
-    for node in snapshot.nodes.values():
-        if node.metadata.labels.get(HOST_NAME, node.metadata.name) == name:
-            return node
+    for term in volume.pin if volume else ():
+        for expression in (*term.match_expressions, *term.match_fields):
+            if expression.operator == "In" and expression.key in (HOST_NAME, "metadata.name"):
+                yield from ((expression.key, value) for value in expression.values)
+
+
+def find_relabelled(snapshot: Snapshot, claim: PersistentVolumeClaim) -> Node | None:
+    """A node whose name is the label that a claim's volume requires, and which no longer has that
+    label, as no other has it.
+    """
+    for key, value in _pins(snapshot, claim):
+        if key == HOST_NAME and value not in _names_by_label(snapshot):
+            return snapshot.nodes.get(value)
     return None
 
 
 def pinned_nodes(snapshot: Snapshot, claim: PersistentVolumeClaim) -> list[str]:
     """Names of the nodes that a claim's volume is tied to, whether or not they exist."""
-    volume = snapshot.volumes.get(claim.spec.volume_name)
-    found = {
-        value
-        for term in (volume.pin if volume else ())
-        for expression in (*term.match_expressions, *term.match_fields)
-        if expression.operator == "In" and expression.key in (HOST_NAME, "metadata.name")
-        for value in expression.values
-    }
-    return sorted(found)
+    names = set()
+    for key, value in _pins(snapshot, claim):
+        if key == HOST_NAME:
+            names.add(_names_by_label(snapshot).get(value, value))
+        else:
+            names.add(value)
+    return sorted(names)
 
 
 @once
