@@ -5,7 +5,7 @@ STAMP := .venv/.installed
 WORKERS := $(shell nproc)
 # Unit tests in several processes, one more of them than cores, since they wait for sockets and programs a third of their
 # time. Each collects its own part of the files alone; each of pytest-xdist's workers would collect all. Every part takes
-# files of all packages, since those of the gateway take ten times as long as others.
+# files of all packages, dealt by their own names, since those of the gateway take ten times as long as others.
 UNIT_JOBS := $(shell echo $$(($(WORKERS) + 1)))
 UNIT_PARTS := $(addprefix unit-part-,$(shell seq $(UNIT_JOBS)))
 UNIT_TESTS := -m "not long"

@@ -251,14 +251,13 @@ class AdminPages(PortalPages):
             raise invalid("action", action, f"one of {', '.join(END_ACTIONS)}")
         if notice not in NOTICE_TIMES:
             raise invalid("notice", notice, f"one of {', '.join(NOTICE_TIMES)}")
-        chosen = []
+        names = []
         for session in self._cluster.sessions.values():
             if f"pick-{session.metadata.uid}" in form:
-                chosen.append(session)
-        names = [session.metadata.name for session in chosen]
+                names.append(session.metadata.name)
         time = form.get("time") or format_time(self._clock() + parse_duration(notice))
         if names and form.get("confirmed") != "yes":
-            return self._ask_for_ends(request, user, form, action, time, names)
+            return self._ask_for_ends(request, user, form, time, names)
         if action != "cancel":
             end = AnnouncedEnd(time, TimeoutAction(action), form.get("message", ""))
         refused: list[str] = []
@@ -276,34 +275,34 @@ class AdminPages(PortalPages):
         return RedirectResponse(f"{read_filter(request.query_params).address(1)}&{done}", 303)
 
     def _ask_for_ends(
-        self, request: Request, user: User, form: Form, action: str, time: str, names: list[str]
+        self, request: Request, user: User, form: Form, time: str, names: list[str]
     ) -> Response:
-        address = read_filter(request.query_params).address(1)
+        action, address = form["action"], read_filter(request.query_params).address(1)
         sent = {"action", "notice", "message"} & form.keys()
         fields = {"time": time, "confirmed": "yes", **{name: form[name] for name in sent}}
         fields |= {name: "on" for name in form if name.startswith("pick-")}
         chosen = count(len(names), "desktop")
-        verb, at = END_ACTIONS[action], time
         if action == "cancel":
-            question, consequence, at = f"{verb} in {chosen}?", "These desktops go on:", ""
+            label, at, consequence = (
+                f"{END_ACTIONS[action]} in {chosen}",
+                "",
+                "These desktops go on.",
+            )
         else:
-            question = f"{verb} {chosen}?"
-            consequence = "Each shows your message now. Home folders are kept. The time is"
-        return self._page(
+            label, at = f"{END_ACTIONS[action]} {chosen}", time
+            consequence = "Until then each shows the time and the message. Home folders are kept."
+        return self._confirm(
             request,
             user,
-            "confirm.html",
             here="admin",
             path=address,
             back=address,
-            question=question,
+            question=f"{label}?",
             consequence=consequence,
+            label=label,
+            dangerous=action == TimeoutAction.TERMINATE,
             at=at,
             names=sorted(names),
-            label=question.removesuffix("?"),
-            dangerous=action == TimeoutAction.TERMINATE,
-            error="",
-            asks_for_home=False,
             fields=fields,
         )
 

@@ -290,10 +290,9 @@ class DesktopPages(PortalPages):
     ) -> Response:
         """The question before the action; after a refusal with the reason, and what was chosen."""
         ends = action is Action.END
-        return self._page(
+        return self._confirm(
             request,
             user,
-            "confirm.html",
             status=status,
             here=_place(found),
             path=f"/desktops/{found.name}/{action}",
@@ -356,10 +355,9 @@ class HomePages(PortalPages):
             home = self._services.actions.own_home(user, request.path_params["name"])
         except ActionDenied as why:
             return self._list(request, user, status=why.status, error=why.sentence)
-        return self._page(
+        return self._confirm(
             request,
             user,
-            "confirm.html",
             here="homes",
             path=f"/homes/{home.name}/delete",
             back="/homes",
@@ -370,8 +368,6 @@ class HomePages(PortalPages):
             ),
             label="Delete the files",
             dangerous=True,
-            error="",
-            asks_for_home=False,
         )
 
     async def delete(self, request: Request, user: User, _form: Form) -> Response:

@@ -184,6 +184,44 @@ class PortalPages:
     ) -> Response:
         return self._renderer.render(request, template, status=status, user=user, **context)
 
+    def _confirm(
+        self,
+        request: Request,
+        user: User,
+        *,
+        here: str,
+        path: str,
+        back: str,
+        question: str,
+        consequence: str,
+        label: str,
+        dangerous: bool,
+        status: int = 200,
+        error: str = "",
+        **more: Any,
+    ) -> Response:
+        """The question before `path` gets a POST. `more`: what only some questions have.
+
+        `at`: when it happens. `names`: of what. `fields`: sent again. `asks_for_home` and
+        `delete_home`: the tick for the files, and whether it is set.
+        """
+        rest = {"at": "", "names": (), "fields": {}, "asks_for_home": False, "delete_home": False}
+        return self._page(
+            request,
+            user,
+            "confirm.html",
+            status=status,
+            here=here,
+            path=path,
+            back=back,
+            question=question,
+            consequence=consequence,
+            label=label,
+            dangerous=dangerous,
+            error=error,
+            **(rest | more),
+        )
+
 
 # Pieces of a page by the names of their events. Each is Markup, made by a macro: everything in it
 # is escaped already.
