@@ -151,6 +151,7 @@ async def test_only_owner_and_collaborator_drive(
         {"action": "wait", "duration": 31, "repeat": 2},
         {"action": "key", "text": "a", "repeat": 51},
         {"action": "key", "text": "cmd+w"},
+        {"action": "key", "text": "Control_L+c"},
         {"action": "hold_key", "text": "Nokey+q", "duration": 1},
     ],
 )

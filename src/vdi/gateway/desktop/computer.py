@@ -83,13 +83,8 @@ _REQUIRED: Mapping[str, tuple[str, ...]] = {
     "left_click_drag": ("coordinate",),
 }
 
-# Of the names that pixelflux has for them, those that programs use. It leaves out any other.
-_MODIFIERS = frozenset(
-    {
-        *("ctrl", "control", "control_l", "control_r", "shift", "shift_l", "shift_r"),
-        *("alt", "alt_l", "alt_r", "super", "super_l", "super_r", "meta", "meta_l", "meta_r"),
-    }
-)
+# Names that pixelflux 2.2.1 has for them. It leaves out any other, such as Control_L.
+_MODIFIERS = ("ctrl", "shift", "alt", "super", "meta")
 
 
 class ComputerAction(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True, kw_only=True):
@@ -135,7 +130,7 @@ class ComputerAction(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=T
                 # Empty: of the key + itself, as in ctrl++.
                 if name and name.lower() not in _MODIFIERS:
                     raise ValueError(
-                        f"text: {name[:20]!r} is no modifier; allowed: ctrl, shift, alt, super"
+                        f"text: {name[:20]!r} is no modifier; allowed: {', '.join(_MODIFIERS)}"
                     )
         if self.repeat * (self.duration or 0) > MAX_SECONDS:
             raise ValueError(f"repeat x duration is more than {MAX_SECONDS} seconds")
