@@ -304,9 +304,8 @@ async def _change(
         state, left = await wait_until_settled(
             client, findings, view.waiting, seconds=seconds, clock=SYSTEM_CLOCK
         )
-        if not left:
-            words = "the nodes advertise what they should"
-        else:
+        words = "the nodes advertise what they should"
+        if left:
             words = "the nodes do not advertise what they should"
         view.passed(words, time.monotonic() - began, well=not left)
     return Changed(plan, state, notes, left)

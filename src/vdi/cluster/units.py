@@ -41,10 +41,7 @@ def parse_quantity(text: str | int) -> Fraction:
             f"{str(text)!r} is not a quantity; allowed: numbers such as 2, 500m, 1.5Gi, 4Gi"
         )
     sign, digits, suffix = match.groups()
-    if not digits.endswith("."):
-        number = Fraction(digits)
-    else:
-        number = Fraction(digits[:-1])
+    number = Fraction(digits.removesuffix("."))
     if suffix in _BINARY:
         number *= 1024 ** _BINARY[suffix]
     elif suffix in _DECIMAL:

@@ -199,12 +199,9 @@ def write_credentials(layout: Layout, settings: ClusterSettings) -> None:
     layout.config.mkdir(mode=0o700, exist_ok=True)
     ca = authority(layout.pki, "ca", f"vdi cluster {settings.name}")
     if settings.networks:
-        services = settings.networks.services
+        services, api_service = settings.networks.services, settings.networks.api_service
     else:
         services = CONTROL_PLANE_SERVICES
-    if settings.networks:
-        api_service = settings.networks.api_service
-    else:
         api_service = services.replace(".0/16", ".1")
     names = [
         "kubernetes",

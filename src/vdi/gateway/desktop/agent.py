@@ -38,7 +38,7 @@ from vdi.gateway.in_flight import (
     Lane,
     RequestLimits,
 )
-from vdi.gateway.store.database import DatabaseUnavailableError
+from vdi.gateway.store.database import DatabaseUnavailableError, describe_error
 from vdi.gateway.web.middleware import is_address
 from vdi.http_client import (
     HTTP_ERRORS,
@@ -327,10 +327,7 @@ async def poll_agents(
             DatabaseUnavailableError,
             SQLAlchemyError,
         ) as error:
-            if isinstance(error, SQLAlchemyError):
-                why = type(error).__name__
-            else:
-                why = str(error)
+            why = describe_error(error)
             level = logging.DEBUG if failing.get(uid) == why else logging.WARNING
             log.log(level, "%s of session %s cannot be stored: %s", what, meta.name, why)
             failing[uid] = why

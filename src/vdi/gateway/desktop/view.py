@@ -220,8 +220,10 @@ def desktop_view(
 
 def _recording(session: VDISession, template: VDITemplate | None) -> str:
     given = template.spec.recording if template else None
-    if is_recorded(session) or (given and given.mode is RecordingMode.ALWAYS):
-        return recording_note(template) or "This desktop is recorded, picture and sound."
+    if given and given.mode is RecordingMode.ALWAYS:
+        return recording_note(template)
+    if is_recorded(session):
+        return "This desktop is being recorded, picture and sound."
     return ""
 
 

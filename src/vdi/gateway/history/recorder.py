@@ -25,7 +25,7 @@ from vdi.api.session import VDISession
 from vdi.gateway.cluster_cache import ClusterCache, Kind
 from vdi.gateway.history.transitions import SessionSnapshot, fold, lose, read_snapshot
 from vdi.gateway.store.audit import drop_audit, enders
-from vdi.gateway.store.database import Database, DatabaseUnavailableError
+from vdi.gateway.store.database import Database, DatabaseUnavailableError, describe_error
 from vdi.gateway.store.history import drop_ended, load, load_open, save
 from vdi.gateway.token_review import TokenReviewer, plain
 from vdi.gateway.web.middleware import AUTHENTICATED
@@ -306,10 +306,7 @@ class Retention:
         try:
             await work()
         except (DatabaseUnavailableError, KubeError, SQLAlchemyError) as error:
-            if not isinstance(error, SQLAlchemyError):
-                reason = str(error)
-            else:
-                reason = type(error).__name__
+            reason = describe_error(error)
             log.warning("history: %s is put off for %.0f s: %s", what, RETRY_SECONDS, reason)
             return False
         return True

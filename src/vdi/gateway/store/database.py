@@ -37,7 +37,13 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import URL, Connection, make_url
-from sqlalchemy.exc import ArgumentError, DBAPIError, InterfaceError, OperationalError
+from sqlalchemy.exc import (
+    ArgumentError,
+    DBAPIError,
+    InterfaceError,
+    OperationalError,
+    SQLAlchemyError,
+)
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 from sqlalchemy.schema import SchemaItem
@@ -334,6 +340,13 @@ def _reason(error: Exception) -> str:
     else:
         problem = "unexpected response of the database"
     return f"{problem}: {str(cause) or type(cause).__name__}"
+
+
+def describe_error(error: Exception) -> str:
+    """The text of an error; of one of SQLAlchemy its type alone, since its text has values."""
+    if isinstance(error, SQLAlchemyError):
+        return type(error).__name__
+    return str(error)
 
 
 def _postgresql_engine(url: URL) -> AsyncEngine:

@@ -251,13 +251,11 @@ def _busy_words(name: str, desired: int, capacities: Sequence[NodeCapacity]) -> 
             f" ({sum(capacity.allocatable.get(name, 0) for capacity in capacities)})"
         )
     if name in _USUAL:
-        total = ""
         if len(capacities) == 1:
-            total = f" of {_amount(name, most.allocatable.get(name, 0))}"
-        if len(capacities) == 1:
-            at = f"{where} has {_amount(name, left)}{total} free"
+            total = _amount(name, most.allocatable.get(name, 0))
+            at = f"{where} has {_amount(name, left)} of {total} free"
         else:
-            at = f"{_most(name, left, most)}"
+            at = _most(name, left, most)
         return f"{_amount(name, desired)} of {_noun(name)} is needed, but {at}"
     total_number = sum(capacity.allocatable.get(name, 0) for capacity in capacities)
     foreign = sum(capacity.foreign.get(name, 0) for capacity in capacities)

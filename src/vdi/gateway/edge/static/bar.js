@@ -283,16 +283,14 @@ const watchStream = () => {
   const isAway = !navigator.onLine || !isReached;
   const why = isAway ? AWAY : `The desktop does not respond. ${state.memory?.[0] ?? "It may be your network: the picture returns by itself."}`;
   document.documentElement.classList.toggle("vdi-lost", isLost);
-  if (isLost && Date.now() - lastAsk >= AGENT_MS) ask();
+  if (isLost && (lost.hidden || Date.now() - lastAsk >= AGENT_MS)) ask();
   if (isLost === !lost.hidden && (!isLost || lost.dataset.why === why)) return;
-  const isNew = lost.hidden;
   lost.hidden = !isLost;
   lost.dataset.why = why;
   lost.replaceChildren(...(isLost ? [
     text(why),
     !isAway && row(may("restart") && button("Restart", () => show("Restart")), make("a", { href: `${state.portal}/` }, "Portal")),
   ].filter(Boolean) : []));
-  if (isLost && isNew) ask();
 };
 
 const onKey = (event) => {
