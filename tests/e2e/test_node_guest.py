@@ -150,6 +150,7 @@ def node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Node]:
     with pytest.MonkeyPatch.context() as patch, Progress(folder) as progress:
         patch.setenv("VDI_STATE", str(folder))
         kubectl = binaries.ensure(["kubectl"], progress=progress)["kubectl"]
+        cluster.down(NAME)  # a run that was killed leaves its own behind, and `up` takes it away
         before = look_at_machine()
         try:
             made = cluster.up(NAME, fake_gpus=2, install_packages=True, progress=progress)

@@ -324,7 +324,8 @@ async def test_no_answer_of_a_provider_takes_more_than_its_limit(name: str) -> N
 
 async def test_a_provider_that_drips_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(oidc, "_REQUEST_SECONDS", 0.2)
-    async with serve_answer(Answer(b"", b"HTTP/1.1 100 Continue\r\n\r\n")) as server:
+    drip = Answer(b"", b"HTTP/1.1 100 Continue\r\n\r\n", pause=0.01)
+    async with serve_answer(drip) as server:
         provider = OIDCProvider(OIDCSettings(issuer=server.url, client_id="vdi"), WITH_OIDC)
         with pytest.raises(ProviderDownError, match="no response in time"):
             await provider.login_url("secret", "state")
