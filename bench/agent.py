@@ -215,8 +215,8 @@ def summarize(
     """The figures of one row. `cpu`: seconds of the gateway's CPU."""
 
     def milliseconds(values: Sequence[float], percent: float) -> float | None:
-        found = percentile(values, percent)
-        return None if found is None else round(1000 * found, 1)
+        seconds = percentile(values, percent)
+        return None if seconds is None else round(1000 * seconds, 1)
 
     whole = [sum(turn) for turn in turns]
     return {

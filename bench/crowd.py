@@ -155,7 +155,7 @@ def _type(
     with ExitStack() as stack:
         probes = []
         for desktop in desktops:
-            words = [
+            command = [
                 str(program),
                 "session",
                 "probe",
@@ -165,9 +165,9 @@ def _type(
                 "-o",
                 "json",
             ]
-            words += ["--keys", str(min(keys, MOST_KEYS))]
+            command += ["--keys", str(min(keys, MOST_KEYS))]
             started = subprocess.Popen(
-                words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+                command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
             )
             stack.callback(started.wait)
             stack.callback(started.kill)
@@ -179,9 +179,9 @@ def _type(
             out, err = each.communicate(timeout=PROBE_SECONDS)
             if not out.strip():
                 raise RuntimeError(f"a probe failed: {err.strip()}")
-            found = json.loads(out)["figures"]
-            milliseconds += found["inputToPhotonMs"]
-            lost += found["keysWithoutEffect"]
+            typed = json.loads(out)["figures"]
+            milliseconds += typed["inputToPhotonMs"]
+            lost += typed["keysWithoutEffect"]
     return {"ms": milliseconds, "keys_without_effect": lost}, shown
 
 
@@ -234,11 +234,11 @@ def _round(
 
     before, before_watched, begun = used(typists), used([watched]), time.monotonic()
     own, node = cpu_seconds(os.getpid()), machine_cpu_seconds()
-    found, shown = _type(
+    typed, shown = _type(
         typists, keys, server, lambda: window.frames(FRAMES_SECONDS) / FRAMES_SECONDS
     )
     took = time.monotonic() - begun
-    return found | {
+    return typed | {
         "frames_per_second": shown,
         "typist_cores": (used(typists) - before) / took / len(typists),
         "watched_cores": (used([watched]) - before_watched) / took,

@@ -43,11 +43,11 @@ class Kubectl:
     def __init__(self, program: Path, kubeconfig: Path) -> None:
         self._program, self._environment = program, {**os.environ, "KUBECONFIG": str(kubeconfig)}
 
-    async def __call__(self, *words: str) -> str:
+    async def __call__(self, *arguments: str) -> str:
         """What it prints. Raises RuntimeError when it fails."""
         process = await asyncio.create_subprocess_exec(
             self._program,
-            *words,
+            *arguments,
             env=self._environment,
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.STDOUT,
@@ -59,7 +59,7 @@ class Kubectl:
                 process.kill()
                 await process.wait()
         if process.returncode != 0:
-            raise RuntimeError(f"`kubectl {' '.join(words)}`: {said.strip()}")
+            raise RuntimeError(f"`kubectl {' '.join(arguments)}`: {said.strip()}")
         return said
 
 
@@ -110,8 +110,8 @@ def is_running(session: Object) -> bool:
 def draining_since(session: Object) -> float | None:
     """When the notice began, in seconds since the epoch; None without one."""
     conditions: list[dict[str, Any]] = session.get("status", {}).get("conditions", [])
-    found = [one for one in conditions if one["type"] == DRAINING and one["status"] == "True"]
-    moment = parse_time(found[0]["lastTransitionTime"]) if found else None
+    draining = [one for one in conditions if one["type"] == DRAINING and one["status"] == "True"]
+    moment = parse_time(draining[0]["lastTransitionTime"]) if draining else None
     return moment.timestamp() if moment else None
 
 
@@ -138,14 +138,14 @@ async def measure(client: Client, kubectl: Kubectl, model: str, moves: int) -> d
     return {"notice_s": notice_s, "moves": figures}
 
 
-def table(found: dict[str, Any]) -> str:
+def table(moved: dict[str, Any]) -> str:
     """p50 and the slowest of both times."""
     rows = [["until the desktop runs on another node", "p50, s", "slowest, s"]]
     for title, key in (
         ("drain begins ->", "drain_to_running_s"),
         ("notice is over ->", "notice_over_to_running_s"),
     ):
-        seconds = [figures[key] for figures in found["moves"]]
+        seconds = [figures[key] for figures in moved["moves"]]
         rows.append(
             [title, *(f"{percentile(seconds, percent) or 0.0:.1f}" for percent in (50.0, 100.0))]
         )
@@ -156,13 +156,13 @@ def where(name: str) -> tuple[Path, Path]:
     """Kubeconfig and kubectl of an embedded cluster of several nodes that runs. Raises
     CouldNotLookError.
     """
-    found = cluster.status(name)
-    if found.state not in ("running", "degraded") or len(found.nodes) < 2:
+    cluster_status = cluster.status(name)
+    if cluster_status.state not in ("running", "degraded") or len(cluster_status.nodes) < 2:
         raise CouldNotLookError(
-            f"cluster {name!r} is {found.state} with {len(found.nodes)} nodes, of which 2 are"
+            f"cluster {name!r} is {cluster_status.state} with {len(cluster_status.nodes)} nodes, of which 2 are"
             " needed: make one with `sudo vdi demo up --nodes 3`"
         )
-    kubeconfig = Path(found.kubeconfig)
+    kubeconfig = Path(cluster_status.kubeconfig)
     return kubeconfig, kubeconfig.parent / "tools" / "kubectl"
 
 

@@ -36,12 +36,12 @@ def read(mounts: Iterable[CgroupMount], cluster: str, uid: str) -> Load:
     ordered = sorted(mounts, key=lambda mount: mount.v2)
 
     def words(file: str) -> list[str]:
-        found = find(ordered, cluster, uid, file)
-        return found.read_text().split() if found else []
+        path = find(ordered, cluster, uid, file)
+        return path.read_text().split() if path else []
 
     def number(file: str, key: str) -> int | None:
-        found = words(file)
-        return int(found[found.index(key) + 1]) if key in found else None
+        fields = words(file)
+        return int(fields[fields.index(key) + 1]) if key in fields else None
 
     if nanoseconds := words("cpuacct.usage"):
         cpu: float | None = int(nanoseconds[0]) / 1e9

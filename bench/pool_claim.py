@@ -147,8 +147,8 @@ class Bench:
 
     async def _get(self, path: str) -> dict[str, Any]:
         async with self._cluster.http.get(path) as response:
-            found: dict[str, Any] = await response.json()
-            return found
+            answer: dict[str, Any] = await response.json()
+            return answer
 
 
 async def run(binaries: Mapping[str, Path], size: int) -> dict[str, Any]:

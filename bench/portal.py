@@ -83,8 +83,8 @@ async def _line(process: asyncio.subprocess.Process) -> Figures:
     line = await asyncio.wait_for(process.stdout.readline(), DEADLINE)
     if not line:
         raise RuntimeError("the gateway has ended; its words are above")
-    found: Figures = json.loads(line)
-    return found
+    figures: Figures = json.loads(line)
+    return figures
 
 
 class Browser:

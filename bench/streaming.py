@@ -347,18 +347,18 @@ def recordings_kept(place: Place) -> Iterator[None]:
     Raises RuntimeError.
     """
 
-    def kubectl(*words: str) -> str:
+    def kubectl(*arguments: str) -> str:
         argv: list[str | Path] = [
             place.kubectl,
             "--kubeconfig",
             place.kubeconfig,
             "-n",
             RELEASE_NAMESPACE,
-            *words,
+            *arguments,
         ]
         done = subprocess.run(argv, capture_output=True, text=True, check=False)
         if done.returncode:
-            raise RuntimeError(f"kubectl {' '.join(words)}: {done.stderr[-500:]}")
+            raise RuntimeError(f"kubectl {' '.join(arguments)}: {done.stderr[-500:]}")
         return done.stdout
 
     def keep(value: str) -> None:

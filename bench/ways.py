@@ -115,13 +115,13 @@ class Raw:
         """Take the running desktop `model` as the model."""
         children = {}
         for resource in CHILDREN:
-            [found] = await client.list(
+            [listed] = await client.list(
                 resource,
                 namespace=NAMESPACE,
                 label_selector=f"{SESSION_LABEL}={model}",
                 into=Object,
             )
-            children[resource] = found
+            children[resource] = listed
         for route in children[ROUTES]["spec"]["routes"]:
             route.pop("middlewares", None)
         return cls(client, model, children, await way.url(model))
@@ -198,9 +198,9 @@ def copy(child: Object, model: str, name: str) -> Object:
     return copied
 
 
-def status(found: Object, key: str) -> str:
+def status(session: Object, key: str) -> str:
     """A field of `status`, empty when it is not there yet."""
-    return str(found.get("status", {}).get(key, ""))
+    return str(session.get("status", {}).get(key, ""))
 
 
 def is_ready(pod: Object) -> bool:
@@ -222,7 +222,7 @@ async def until(
     """The object once `reached` says so. Raises TimeoutError, which names its last phase and
     why.
     """
-    found: Object = {}
+    session: Object = {}
     try:
         async with asyncio.timeout(DEADLINE_SECONDS):
             events = client.watch(
@@ -233,14 +233,12 @@ async def until(
                 timeout_seconds=DEADLINE_SECONDS,
             )
             async for event in events:
-                found = msgspec.json.decode(event.object, type=Object)
-                if event.type in ("ADDED", "MODIFIED") and reached(found):
-                    return found
+                session = msgspec.json.decode(event.object, type=Object)
+                if event.type in ("ADDED", "MODIFIED") and reached(session):
+                    return session
     except TimeoutError:
         pass
-    stands = (
-        f"{status(found, 'phase') or 'without a phase'}: {status(found, 'message') or 'no message'}"
-    )
+    stands = f"{status(session, 'phase') or 'without a phase'}: {status(session, 'message') or 'no message'}"
     raise TimeoutError(
         f"{resource.kind} {name} did not get there within {DEADLINE_SECONDS} s; it is {stands}"
     )

@@ -166,12 +166,12 @@ def external_loads(folder: Path) -> Iterator[str]:
         if path.suffix == ".html":
             page = _Loads()
             page.feed(path.read_text())
-            found = page.found
+            addresses = page.found
         elif path.suffix == ".css":
-            found = _CSS_LOAD.findall(path.read_text())
+            addresses = _CSS_LOAD.findall(path.read_text())
         else:
             continue
-        yield from (f"{path.relative_to(folder)} loads {address}" for address in found)
+        yield from (f"{path.relative_to(folder)} loads {address}" for address in addresses)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

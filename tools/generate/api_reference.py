@@ -129,9 +129,9 @@ def _allowed(field: Schema, used: dict[str, str], *, limits: bool) -> str:
     ]
     kind = _type_name(field)
     for start, name in _FORMATS.items():
-        if found := next((rule for rule in rules if rule.startswith(start)), ""):
-            used.setdefault(name, found)
-            rules.remove(found)
+        if allowed := next((rule for rule in rules if rule.startswith(start)), ""):
+            used.setdefault(name, allowed)
+            rules.remove(allowed)
             if name not in ("line", "text"):
                 rules = [rule for rule in rules if not rule.endswith(" characters")]
             kind = kind.replace("string", name).replace("quantity", name)

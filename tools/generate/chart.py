@@ -125,11 +125,11 @@ def value_rows(
 def table() -> str:
     """Values with the same default and meaning share a row."""
     rows: dict[tuple[str, str], list[str]] = {}
-    for path, default, words in value_rows(
+    for path, default, value_text in value_rows(
         json.loads(SCHEMA.read_text()), yaml.safe_load(VALUES.read_text())
     ):
         shown = f"`{json.dumps(default)}`" if default not in ("", [], {}) else ""
-        meaning = words.removesuffix(", for the gateway alone").removesuffix("; empty: none")
+        meaning = value_text.removesuffix(", for the gateway alone").removesuffix("; empty: none")
         rows.setdefault((shown, meaning), []).append(f"`{path}`")
     lines = ["| value | default | meaning |", "|---|---|---|"]
     lines += [
@@ -147,7 +147,7 @@ def manifest_text(helm: Path, chart: Path = CHART) -> str:
     """The chart's objects with its default values and without the marks of a Helm release."""
     is_checkout = chart == CHART
     images = ["--values", str(DEV_IMAGES)] if is_checkout else []
-    words = [
+    command = [
         "template",
         "vdi",
         str(chart),
@@ -157,9 +157,9 @@ def manifest_text(helm: Path, chart: Path = CHART) -> str:
         "--set",
         "templates=null",
     ]
-    words += ["--skip-tests", "--kube-version", "1.34.0"]
+    command += ["--skip-tests", "--kube-version", "1.34.0"]
     rendered = subprocess.run(
-        [helm, *words], capture_output=True, text=True, check=True, timeout=60
+        [helm, *command], capture_output=True, text=True, check=True, timeout=60
     ).stdout
     plain = re.sub(
         r"^ +(app.kubernetes.io/managed-by: Helm|helm.sh/[a-z-]+: .*)\n",

@@ -41,10 +41,10 @@ def desktop(
 
 
 def offered(objects: list[Object], name: str = "small") -> dict[str, str]:
-    (found,) = [
+    (node,) = [
         one for one in objects if one["kind"] == "VDITemplate" and one["metadata"]["name"] == name
     ]
-    resources: dict[str, str] = found["spec"]["resources"]
+    resources: dict[str, str] = node["spec"]["resources"]
     return resources
 
 
@@ -55,11 +55,11 @@ def rows(helm: Path) -> list[node_fit.Row]:
     of_small = desktop(small, offered(small))
     made = []
     for node in (node_fit.server(2, 4), node_fit.server(4, 8)):
-        for words, objects in (
+        for title, objects in (
             (f"`{SMALL}`", small),
             ("the same with SQLite, without Redis", lean),
         ):
-            made.append(node_fit.Row(node, words, node_fit.requests_of(objects), *of_small))
+            made.append(node_fit.Row(node, title, node_fit.requests_of(objects), *of_small))
     gpu: dict[str, Any] = yaml.safe_load(GPU_TEMPLATE.read_text())["spec"]["resources"]
     nothing: dict[str, int] = {}
     made.append(
@@ -95,11 +95,11 @@ def sizing(helm: Path) -> str:
 
 def images(helm: Path) -> list[tuple[str, list[str]]]:
     """Every image of every values file, with the files that need it."""
-    found: dict[str, list[str]] = {}
+    users: dict[str, list[str]] = {}
     for name in VALUES_FILES:
         for image in images_of(render(helm, name)):
-            found.setdefault(image, []).append(name)
-    return sorted(found.items())
+            users.setdefault(image, []).append(name)
+    return sorted(users.items())
 
 
 def image_table(helm: Path) -> str:

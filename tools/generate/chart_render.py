@@ -18,7 +18,7 @@ Object = dict[str, Any]
 
 
 @lru_cache(maxsize=32)  # no one changes what comes back
-def render(helm: Path, values_file: str, *words: str) -> list[Object]:
+def render(helm: Path, values_file: str, *options: str) -> list[Object]:
     """Its objects with one of its values files, as they are sent to a cluster that has the CRDs.
 
     Not those of `helm test`, which come and go.
@@ -26,7 +26,7 @@ def render(helm: Path, values_file: str, *words: str) -> list[Object]:
     kinds = "vdi.kasm.io/v1alpha1/VDITemplate,vdi.kasm.io/v1alpha1/VDIPool"
     known = ("--skip-tests", "--kube-version", "1.34.0", "--api-versions", kinds)
     where = ("--namespace", RELEASE_NAMESPACE, *values_words(values_file))
-    command = [str(helm), "template", "vdi", str(CHART), *where, *known, *words]
+    command = [str(helm), "template", "vdi", str(CHART), *where, *known, *options]
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
     assert done.returncode == 0, done.stderr
     return read_objects(done.stdout)
@@ -37,8 +37,8 @@ def values_words(values_file: str) -> list[str]:
 
     Not for values.yaml: it has the defaults, and given as an option its empty images would win.
     """
-    words = ["-f", str(DEV_IMAGES)]
-    return words if values_file == "values.yaml" else [*words, "-f", str(CHART / values_file)]
+    options = ["-f", str(DEV_IMAGES)]
+    return options if values_file == "values.yaml" else [*options, "-f", str(CHART / values_file)]
 
 
 def read_objects(text: str) -> list[Object]:

@@ -86,8 +86,8 @@ def pod_lines(many: int, spec: Object) -> Iterator[str]:
 
 
 def keys(made: Object) -> list[str]:
-    found = sorted({**made.get("data", {}), **made.get("stringData", {})})
-    return [", ".join(found)] if found else []
+    key_names = sorted({**made.get("data", {}), **made.get("stringData", {})})
+    return [", ".join(key_names)] if key_names else []
 
 
 def claim(spec: Object) -> str:

@@ -18,16 +18,16 @@ def _merged(rows: dict[str, tuple[str, ...]]) -> list[tuple[str, str, tuple[str,
     """Rows as (target, ports, who): ports of one target that the same people may use share a
     row.
     """
-    found: dict[tuple[str, frozenset[str]], list[str]] = {}
+    ports_of: dict[tuple[str, frozenset[str]], list[str]] = {}
     names: dict[tuple[str, frozenset[str]], tuple[str, ...]] = {}
     for row, who in rows.items():
         target, _, port = row.rpartition(" ")
-        found.setdefault((target, frozenset(who)), []).append(
+        ports_of.setdefault((target, frozenset(who)), []).append(
             port.removesuffix("/TCP").replace("/UDP", " UDP")
         )
         names.setdefault((target, frozenset(who)), who)
     return [
-        (target, ", ".join(ports), names[target, who]) for (target, who), ports in found.items()
+        (target, ", ".join(ports), names[target, who]) for (target, who), ports in ports_of.items()
     ]
 
 

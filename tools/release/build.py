@@ -63,7 +63,7 @@ class Release:
 
     def annotations(self, image: str) -> dict[str, str]:
         """Annotations of an image."""
-        found = {
+        labels = {
             "created": self.created,
             "licenses": "Apache-2.0",
             "revision": self.commit,
@@ -71,20 +71,22 @@ class Release:
             "title": image,
             "version": self.version,
         }
-        return {f"org.opencontainers.image.{name}": value for name, value in found.items() if value}
+        return {
+            f"org.opencontainers.image.{name}": value for name, value in labels.items() if value
+        }
 
     def reference(self, name: str) -> str:
         """An image's name, with its tag."""
         return f"{self.registry or SOURCE_REGISTRY}/{name}:{self.version}"
 
 
-def git(*words: str, root: Path = ROOT) -> str:
+def git(*arguments: str, root: Path = ROOT) -> str:
     """Output of git in the checkout."""
     done = subprocess.run(
-        ["git", "-C", root, *words], capture_output=True, text=True, check=False, timeout=60
+        ["git", "-C", root, *arguments], capture_output=True, text=True, check=False, timeout=60
     )
     if done.returncode != 0:
-        raise ReleaseError(f"git {' '.join(words)}: {done.stderr.strip()}")
+        raise ReleaseError(f"git {' '.join(arguments)}: {done.stderr.strip()}")
     return done.stdout.strip()
 
 
@@ -174,11 +176,11 @@ def source_address(root: Path) -> str:
         check=False,
         timeout=60,
     )
-    found = re.fullmatch(
+    match = re.fullmatch(
         r"(?:https://(?:[^@/]*@)?|ssh://git@|git@)([^/:]+)[/:](.+?)(?:\.git)?/?",
         done.stdout.strip(),
     )
-    return f"https://{found[1]}/{found[2]}" if found else ""
+    return f"https://{match[1]}/{match[2]}" if match else ""
 
 
 def write_images(

@@ -142,7 +142,9 @@ def _name_by_tag_and_digest(index: Path, repository: str, tag: str, digest: str)
     its tag.
     """
     document = json.loads(index.read_text())
-    (entry,) = [found for found in document["manifests"] if found["annotations"].get(TAG) == tag]
+    (entry,) = [
+        manifest for manifest in document["manifests"] if manifest["annotations"].get(TAG) == tag
+    ]
     by_tag = entry | {"annotations": {TAG: tag, _NAME: f"{repository}:{tag}"}}
     by_digest = entry | {"annotations": {_NAME: f"{repository}@{digest}"}}
     index.write_text(json.dumps(document | {"manifests": [by_tag, by_digest]}))

@@ -78,10 +78,10 @@ class Programs:
         """Where it is."""
         return self._paths[name]
 
-    def run(self, name: str, *words: str | Path, cwd: Path | None = None) -> str:
+    def run(self, name: str, *arguments: str | Path, cwd: Path | None = None) -> str:
         """What it prints. Raises ProgramError."""
         done = subprocess.run(
-            [self._paths[name], *words],
+            [self._paths[name], *arguments],
             cwd=cwd,
             stdin=subprocess.DEVNULL,
             capture_output=True,
@@ -90,5 +90,5 @@ class Programs:
             timeout=3600,
         )
         if done.returncode != 0:
-            raise ProgramError(f"{name} {words[0]}: {(done.stderr or done.stdout).strip()}")
+            raise ProgramError(f"{name} {arguments[0]}: {(done.stderr or done.stdout).strip()}")
         return done.stdout.strip()

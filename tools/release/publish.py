@@ -29,13 +29,13 @@ def publish(programs: Programs, dist: Path, registry: str, key: Path) -> list[st
             ("cyclonedx", path) for path in sorted(dist.glob(f"vdi-image-{name}-*.cdx.json"))
         ]
     pushed[_push_chart(programs, next(dist.glob("vdi-*.tgz")), registry)] = []
-    words = ("--key", key, *KEY_ALONE, "--yes")
+    options = ("--key", key, *KEY_ALONE, "--yes")
     for reference, bills in pushed.items():
         print(f"signing {reference}")
-        programs.run("cosign", "sign", *words, reference)
+        programs.run("cosign", "sign", *options, reference)
         for kind, predicate in [("slsaprovenance1", dist / PROVENANCE), *bills]:
             programs.run(
-                "cosign", "attest", *words, "--type", kind, "--predicate", predicate, reference
+                "cosign", "attest", *options, "--type", kind, "--predicate", predicate, reference
             )
     return list(pushed)
 
@@ -50,9 +50,9 @@ def push_images(programs: Programs, folder: Path, registry: str) -> dict[str, Pa
         repository = f"{registry}/{layout.name.removeprefix('vdi-image-').partition(f'-{tag}')[0]}"
         print(f"pushing {repository}:{tag}")
         programs.run("oras", "cp", "--from-oci-layout", f"{layout}:{tag}", f"{repository}:{tag}")
-        if (found := programs.run("oras", "resolve", f"{repository}:{tag}")) != digest:
+        if (pushed_digest := programs.run("oras", "resolve", f"{repository}:{tag}")) != digest:
             raise ProgramError(
-                f"{repository}:{tag}: the registry has {found}, the release {digest}"
+                f"{repository}:{tag}: the registry has {pushed_digest}, the release {digest}"
             )
         pushed[f"{repository}@{digest}"] = layout
     return pushed

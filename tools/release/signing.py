@@ -13,8 +13,8 @@ def sign(programs: Programs, folder: Path, key: Path) -> None:
     (folder / SUMS).write_text(
         "".join(f"{digest}  {name}\n" for name, digest in checksums(folder).items())
     )
-    words = ("--key", key, *KEY_ALONE, "--yes", "--bundle", folder / BUNDLE)
-    programs.run("cosign", "sign-blob", *words, folder / SUMS)
+    options = ("--key", key, *KEY_ALONE, "--yes", "--bundle", folder / BUNDLE)
+    programs.run("cosign", "sign-blob", *options, folder / SUMS)
     (folder / BUNDLE).chmod(0o644)
 
 

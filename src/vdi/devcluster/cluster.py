@@ -141,9 +141,9 @@ def add_node(name: str, *, progress: Progress) -> str:
         if settings.nodes == MAX_NODES:
             raise ClusterError(f"cluster {name!r} has {MAX_NODES} nodes, the maximum")
         settings = msgspec.structs.replace(settings, nodes=settings.nodes + 1)
-        found = binaries.ensure([*CONTROL_PLANE_BINARIES, *NODE_BINARIES], progress=progress)
+        programs = binaries.ensure([*CONTROL_PLANE_BINARIES, *NODE_BINARIES], progress=progress)
         layout.save(settings)
-        _bring_up_node(layout, settings, settings.nodes, found, 1.0, progress)
+        _bring_up_node(layout, settings, settings.nodes, programs, 1.0, progress)
     return settings.name_of(settings.nodes)
 
 
@@ -154,8 +154,8 @@ def start_node(name: str, node: str, *, progress: Progress) -> None:
     layout = layout_of(name)
     number = _further_node(_running(layout), node)
     with _rights(False, "Starting a node"), layout.locked():
-        found = binaries.ensure([*CONTROL_PLANE_BINARIES, *NODE_BINARIES], progress=progress)
-        _bring_up_node(layout, _running(layout), number, found, 1.0, progress)
+        programs = binaries.ensure([*CONTROL_PLANE_BINARIES, *NODE_BINARIES], progress=progress)
+        _bring_up_node(layout, _running(layout), number, programs, 1.0, progress)
 
 
 def stop_node(name: str, node: str) -> None:
@@ -230,11 +230,11 @@ def _bring_up(
     names = [*CONTROL_PLANE_BINARIES, "traefik-crds.yaml"]
     if not kind.control_plane_only:
         names += NODE_BINARIES
-    found = binaries.ensure(names, progress=progress)
+    programs = binaries.ensure(names, progress=progress)
     addons: list[Path] = []
     if not kind.control_plane_only:
         addons = [
-            *images.ensure_addons(found, progress=progress),
+            *images.ensure_addons(programs, progress=progress),
             images.ensure_base(progress=progress),
         ]
     if known and find_supervisor(layout):
@@ -247,13 +247,13 @@ def _bring_up(
     images_first = is_slow and not settings.control_plane_only
     if find_supervisor(layout) is None:
         with progress.step("Start the cluster's processes"):
-            starting.write_files(layout, settings, found, is_slow=is_slow)
+            starting.write_files(layout, settings, programs, is_slow=is_slow)
             start_supervisor(layout) if settings.control_plane_only else privileged.start(layout)
 
     def load(title: str, archives: Sequence[Path]) -> None:
         if archives:
             with progress.step(title):
-                privileged.import_images(layout, found["ctr"], *archives)
+                privileged.import_images(layout, programs["ctr"], *archives)
 
     load_addons: Callable[[], None] = partial(load, "Load the add-ons' images", addons)
     # One job each: an import keeps one core busy.
@@ -268,7 +268,7 @@ def _bring_up(
     def settle() -> None:
         if not images_first:
             load_addons()
-        _settle(layout, settings, found, timeout_factor, progress)
+        _settle(layout, settings, programs, timeout_factor, progress)
 
     if images_first:
         wait_running("Wait for containerd", "containerd")
@@ -277,7 +277,7 @@ def _bring_up(
     wait_running("Wait for the processes")
     progress.side_by_side([settle] if images_first else [settle, *load_others])
     for number in settings.node_numbers[1:]:
-        _bring_up_node(layout, settings, number, found, timeout_factor, progress)
+        _bring_up_node(layout, settings, number, programs, timeout_factor, progress)
     return settings
 
 
@@ -285,7 +285,7 @@ def _bring_up_node(
     layout: Layout,
     settings: ClusterSettings,
     number: int,
-    found: Mapping[str, Path],
+    programs: Mapping[str, Path],
     timeout_factor: float,
     progress: Progress,
 ) -> None:
@@ -293,11 +293,11 @@ def _bring_up_node(
     node, name = layout.of_node(number), settings.name_of(number)
     with progress.step(f"Start node {name}") as step:
         if find_supervisor(node) is None:
-            starting.write_node_files(node, settings, found, is_slow=timeout_factor > 1)
+            starting.write_node_files(node, settings, programs, is_slow=timeout_factor > 1)
         privileged.start_node(layout, number)
         starting.wait_running(node, step, timeout_factor=timeout_factor)
     with progress.step(f"Load the images into node {name}"):
-        privileged.copy_images(layout, number, found["ctr"])
+        privileged.copy_images(layout, number, programs["ctr"])
     with progress.step(f"Wait for node {name}") as step:
         starting.wait_running(node, step, timeout_factor=timeout_factor)
         starting.wait_node(node, settings, step, timeout_factor=timeout_factor)
@@ -306,7 +306,7 @@ def _bring_up_node(
 def _settle(
     layout: Layout,
     settings: ClusterSettings,
-    found: Mapping[str, Path],
+    programs: Mapping[str, Path],
     timeout_factor: float,
     progress: Progress,
 ) -> None:
@@ -314,7 +314,7 @@ def _settle(
         "Apply the add-ons" if settings.networks else "Apply Traefik's CRDs"
     ) as step:
         starting.wait_pods_allowed(layout, settings, step, timeout_factor=timeout_factor)
-        apply_addons(step, layout, settings, found)
+        apply_addons(step, layout, settings, programs)
     if settings.networks:
         with progress.step("Wait for the node and the add-ons") as step:
             starting.wait_running(layout, step, timeout_factor=timeout_factor)

@@ -168,25 +168,25 @@ def rules_of(saved: str, name: str) -> list[tuple[str, list[str]]]:
     """From `iptables-save`: (table, rule without its -A) of every rule with the cluster's
     comment.
     """
-    table, found = "", []
+    table, rules_found = "", []
     for line in saved.splitlines():
         if line.startswith("*"):
             table = line[1:]
         elif line.startswith("-A "):
-            words = shlex.split(line)
-            if ("--comment", f"vdi-{name}") in itertools.pairwise(words):
-                found.append((table, words[1:]))
-    return found
+            options = shlex.split(line)
+            if ("--comment", f"vdi-{name}") in itertools.pairwise(options):
+                rules_found.append((table, options[1:]))
+    return rules_found
 
 
 def remove_rules(name: str) -> int:
     """Take the cluster's packet rules away; how many there were."""
     if shutil.which("iptables-save", path=SYSTEM_PATH) is None:
         return 0
-    found = rules_of(run("iptables-save"), name)
-    for table, rule in found:
+    cluster_rules = rules_of(run("iptables-save"), name)
+    for table, rule in cluster_rules:
         run("iptables", "-w", "10", "-t", table, "-D", *rule)
-    return len(found)
+    return len(cluster_rules)
 
 
 def make_cgroup(mount: CgroupMount, cgroup: str) -> None:

@@ -159,11 +159,11 @@ def prepare_apt(folder: Path, sources: Iterable[str], dump: str, ca: Path | None
         lines.append('Acquire::https::CAInfo "/etc/apt/ca.crt";')
     (folder / "apt.conf.d" / "machine").write_text("".join(f"{line}\n" for line in lines))
     for name in ("auth.conf", "auth.conf.d"):
-        found = Path("/etc/apt") / name
-        if found.is_dir():
-            shutil.copytree(found, folder / name, dirs_exist_ok=True)
-        elif found.is_file():
-            shutil.copyfile(found, folder / name)
+        source = Path("/etc/apt") / name
+        if source.is_dir():
+            shutil.copytree(source, folder / name, dirs_exist_ok=True)
+        elif source.is_file():
+            shutil.copyfile(source, folder / name)
     return BuildFolders(((folder, "/etc/apt"),), ())
 
 
@@ -201,8 +201,8 @@ def debian_sources(targets: str, suite: str) -> list[str]:
 
 def apt_targets() -> str:
     """The package lists that this machine's apt uses; empty where there is no apt."""
-    words = "$(REPO_URI) $(RELEASE) $(COMPONENT) $(ORIGIN)"
-    return _answer("apt-get", "indextargets", "--format", words, "Created-By: Packages")
+    columns = "$(REPO_URI) $(RELEASE) $(COMPONENT) $(ORIGIN)"
+    return _answer("apt-get", "indextargets", "--format", columns, "Created-By: Packages")
 
 
 def apt_dump() -> str:

@@ -81,12 +81,12 @@ def _as_root(function: Callable[..., list[str]]) -> Callable[..., list[str]]:
     _FUNCTIONS[function.__name__] = function
 
     @wraps(function)
-    def run(layout: Layout, *words: object) -> list[str]:
+    def run(layout: Layout, *arguments: object) -> list[str]:
         if os.geteuid() == 0:
-            return function(layout, *map(str, words))
+            return function(layout, *map(str, arguments))
         source, name = str(Path(vdi.__file__).parents[1]), function.__name__
         python = ["env", f"PYTHONPATH={source}", sys.executable, "-m", "vdi.devcluster.privileged"]
-        command = ["sudo", "-n", *python, name, str(layout.root), *map(str, words)]
+        command = ["sudo", "-n", *python, name, str(layout.root), *map(str, arguments)]
         done = subprocess.run(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE)
         if done.returncode != 0:
             raise ClusterError(f"`{name}` as root failed, see above")

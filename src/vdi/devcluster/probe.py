@@ -35,23 +35,23 @@ def routes() -> list[str]:
     done = subprocess.run(
         ["ip", "-4", "route", "show", "table", "all"], capture_output=True, text=True, check=True
     )
-    found = []
+    destinations = []
     for line in done.stdout.splitlines():
-        words = []
+        fields = []
         for word in line.split():
             if word not in ("local", "broadcast", "unreachable", "blackhole", "nat"):
-                words.append(word)
-        if words and re.fullmatch(r"[0-9.]+(/[0-9]+)?", words[0]):
-            found.append(words[0])
-    return found
+                fields.append(word)
+        if fields and re.fullmatch(r"[0-9.]+(/[0-9]+)?", fields[0]):
+            destinations.append(fields[0])
+    return destinations
 
 
 def cgroup_mounts() -> list[CgroupMount]:
     """Every cgroup hierarchy that is mounted here."""
-    found = []
+    mounts = []
     for _, path, kind, options, *_ in _mounts():
         if kind == "cgroup2":
-            found.append(CgroupMount(path, v2=True))
+            mounts.append(CgroupMount(path, v2=True))
         elif kind == "cgroup":
             names = (
                 "cpu",
@@ -65,12 +65,12 @@ def cgroup_mounts() -> list[CgroupMount]:
                 "hugetlb",
                 "net_cls",
             )
-            found.append(
+            mounts.append(
                 CgroupMount(
                     path, v2=False, controllers=tuple(n for n in names if n in options.split(","))
                 )
             )
-    return found
+    return mounts
 
 
 def _mounts() -> list[list[str]]:
@@ -79,12 +79,12 @@ def _mounts() -> list[list[str]]:
 
 def _containerd_version(binary: Path) -> tuple[int, int]:
     done = subprocess.run([binary, "--version"], capture_output=True, text=True, check=True)
-    found = re.search(r"\bv?([0-9]+)\.([0-9]+)\.[0-9]+", done.stdout)
-    if found is None:
+    match = re.search(r"\bv?([0-9]+)\.([0-9]+)\.[0-9]+", done.stdout)
+    if match is None:
         raise ClusterError(
             f"{binary} --version printed {done.stdout.strip()!r}, which contains no version"
         )
-    return int(found[1]), int(found[2])
+    return int(match[1]), int(match[2])
 
 
 def _bounding_capabilities() -> int:
@@ -92,8 +92,8 @@ def _bounding_capabilities() -> int:
     yet.
     """
     text = Path("/proc/self/status").read_text()
-    found = re.search(r"^CapBnd:\s*([0-9a-f]+)$", text, re.MULTILINE)
-    return int(found[1], 16) if found else 0
+    match = re.search(r"^CapBnd:\s*([0-9a-f]+)$", text, re.MULTILINE)
+    return int(match[1], 16) if match else 0
 
 
 def _filesystem(path: Path) -> str:
@@ -106,13 +106,13 @@ def _filesystem(path: Path) -> str:
 
 
 def _nameservers() -> dict[str, tuple[str, ...]]:
-    found: dict[str, tuple[str, ...]] = {}
+    servers: dict[str, tuple[str, ...]] = {}
     for path in (Path("/etc/resolv.conf"), Path("/run/systemd/resolve/resolv.conf")):
         if path.exists():
-            found[str(path)] = tuple(
+            servers[str(path)] = tuple(
                 re.findall(r"^\s*nameserver\s+(\S+)", path.read_text(), re.MULTILINE)
             )
-    return found
+    return servers
 
 
 def _mtu() -> int:
@@ -120,7 +120,7 @@ def _mtu() -> int:
     done = subprocess.run(
         ["ip", "-4", "route", "show", "default"], capture_output=True, text=True, check=False
     )
-    found = re.search(r"\bdev (\S+)", done.stdout)
-    if found:
-        return int(Path(f"/sys/class/net/{found[1]}/mtu").read_text())
+    match = re.search(r"\bdev (\S+)", done.stdout)
+    if match:
+        return int(Path(f"/sys/class/net/{match[1]}/mtu").read_text())
     return 1500

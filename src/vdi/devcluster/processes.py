@@ -129,10 +129,10 @@ def find_supervisor(layout: Layout) -> Supervised | None:
     process it is.
     """
     try:
-        found = msgspec.json.decode(layout.supervisor.read_bytes(), type=Supervised)
+        supervised = msgspec.json.decode(layout.supervisor.read_bytes(), type=Supervised)
     except (FileNotFoundError, msgspec.DecodeError):
         return _search(layout)
-    return found if found.main.alive else None
+    return supervised if supervised.main.alive else None
 
 
 def _search(layout: Layout) -> Supervised | None:
@@ -154,30 +154,30 @@ def stop_supervisor(layout: Layout, *, at_once: bool = False) -> bool:
 
     Politely at first; `at_once` as a power cut does.
     """
-    found = find_supervisor(layout)
-    if found is None:
+    supervised = find_supervisor(layout)
+    if supervised is None:
         return False
     if not at_once:
-        _signal(found, signal.SIGTERM)
-        wait_until(lambda: not found.main.alive, STOP_SECONDS)
-    _signal(found, signal.SIGKILL)
-    if not wait_until(lambda: not (found.main.alive or found.holder.alive), STOP_SECONDS):
+        _signal(supervised, signal.SIGTERM)
+        wait_until(lambda: not supervised.main.alive, STOP_SECONDS)
+    _signal(supervised, signal.SIGKILL)
+    if not wait_until(lambda: not (supervised.main.alive or supervised.holder.alive), STOP_SECONDS):
         raise ClusterError(
-            f"process {found.main.pid} (the supervisor in {layout.root}) does not end, not even"
+            f"process {supervised.main.pid} (the supervisor in {layout.root}) does not end, not even"
             " killed"
         )
     return True
 
 
-def _signal(found: Supervised, number: signal.Signals) -> None:
-    if found.main.alive:
+def _signal(supervised: Supervised, number: signal.Signals) -> None:
+    if supervised.main.alive:
         with contextlib.suppress(ProcessLookupError):
-            os.kill(found.main.pid, number)
+            os.kill(supervised.main.pid, number)
 
 
 def host_pids(supervisor_pid: int) -> dict[int, int]:
     """Of each child of the supervisor: the id that the supervisor knows it by -> its id here."""
-    found = {}
+    pids = {}
     with contextlib.suppress(OSError):
         for child in (
             Path(f"/proc/{supervisor_pid}/task/{supervisor_pid}/children").read_text().split()
@@ -187,8 +187,8 @@ def host_pids(supervisor_pid: int) -> dict[int, int]:
                 seen = next(
                     line for line in status.splitlines() if line.startswith("NSpid:")
                 ).split()[1:]
-                found[int(seen[-1])] = int(child)
-    return found
+                pids[int(seen[-1])] = int(child)
+    return pids
 
 
 def wait_until(condition: Callable[[], bool], seconds: float) -> bool:
@@ -207,7 +207,7 @@ def wait_until(condition: Callable[[], bool], seconds: float) -> bool:
 
 def _supervisor_below(process: subprocess.Popen[bytes], layout: Layout) -> int:
     """The supervisor that `process` starts in namespaces: its child, or a child of that."""
-    found: list[int] = []
+    pids: list[int] = []
 
     def appeared() -> bool:
         if process.poll() is not None:
@@ -215,14 +215,14 @@ def _supervisor_below(process: subprocess.Popen[bytes], layout: Layout) -> int:
                 f"the node's namespaces could not be created: status {process.returncode}, see"
                 " supervisor.log"
             )
-        found[:] = [pid for pid in _descendants(process.pid) if _is_supervisor(pid, layout)]
-        return bool(found)
+        pids[:] = [pid for pid in _descendants(process.pid) if _is_supervisor(pid, layout)]
+        return bool(pids)
 
     if not wait_until(appeared, 10):
         raise ClusterError(
             "the node's namespaces could not be created within 10 s, see supervisor.log"
         )
-    return found[0]
+    return pids[0]
 
 
 def _descendants(pid: int) -> list[int]:
@@ -238,8 +238,8 @@ def _descendants(pid: int) -> list[int]:
 
 def _is_supervisor(pid: int, layout: Layout) -> bool:
     with contextlib.suppress(OSError):
-        words = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
-        return words[1:4] == [b"-I", supervisor.__file__.encode(), str(layout.root).encode()]
+        command = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+        return command[1:4] == [b"-I", supervisor.__file__.encode(), str(layout.root).encode()]
     return False
 
 

@@ -92,15 +92,15 @@ class Step:
         cannot ask the user anything. Raises StepFailed when it cannot be started or ends with
         another status than 0; Cancelled.
         """
-        words = [str(word) for word in argv]
+        command = [str(word) for word in argv]
         self._owner.raise_if_cancelled()
         with self.log_path.open("ab") as log:
-            log.write(f"$ {' '.join(words)}\n".encode())
+            log.write(f"$ {' '.join(command)}\n".encode())
             log.flush()
             start = log.tell()
             try:
                 process = subprocess.Popen(
-                    words,
+                    command,
                     env=dict(env) if env is not None else None,
                     cwd=cwd,
                     stdin=subprocess.PIPE if stdin is not None else subprocess.DEVNULL,
@@ -110,7 +110,7 @@ class Step:
                 )
             except OSError as error:
                 raise StepFailed(
-                    self.title, f"{words[0]} cannot be started: {error}", self.log_path
+                    self.title, f"{command[0]} cannot be started: {error}", self.log_path
                 ) from error
             with self._owner.ended_by(functools.partial(_end_group, process)):
                 status = self._follow(process, log, stdin, expected_lines)
@@ -121,7 +121,7 @@ class Step:
             else:
                 how = f"ended with status {status}"
             raise StepFailed(
-                self.title, f"{Path(words[0]).name} {how}", self.log_path, self._tail(start)
+                self.title, f"{Path(command[0]).name} {how}", self.log_path, self._tail(start)
             )
 
     def _follow(

@@ -113,12 +113,12 @@ def read_components(layout: Layout) -> list[ComponentStatus]:
     return [
         ComponentStatus(
             name=name,
-            state=found.state if supervised else "dead",
-            pid=pids.get(found.pid, 0),
-            restarts=found.restarts,
-            last_exit=found.last_exit,
+            state=component.state if supervised else "dead",
+            pid=pids.get(component.pid, 0),
+            restarts=component.restarts,
+            last_exit=component.last_exit,
         )
-        for name, found in content["components"].items()
+        for name, component in content["components"].items()
     ]
 
 
@@ -189,17 +189,17 @@ def read_node(layout: Layout, settings: ClusterSettings, name: str) -> bool | No
 
 def read_addons(layout: Layout, settings: ClusterSettings) -> list[AddonStatus]:
     """Each add-on's Deployment; one that cannot be read counts as not ready, with the reason."""
-    found = []
+    addons = []
     for name, deployment in ADDONS.items():
         try:
             content = get(
                 layout, settings, f"/apis/apps/v1/namespaces/kube-system/deployments/{deployment}"
             )
         except NoAnswer as error:
-            found.append(AddonStatus(name, False, str(error)))
+            addons.append(AddonStatus(name, False, str(error)))
         else:
             ready = content.get("status", {}).get("readyReplicas", 0)
-            found.append(
+            addons.append(
                 AddonStatus(name, ready > 0, f"{ready} of {content['spec']['replicas']} ready")
             )
-    return found
+    return addons

@@ -36,9 +36,9 @@ class Place:
         return shlex.join(self._options("--context"))
 
     def _options(self, context: str) -> list[str]:
-        words = ["--namespace", self.namespace]
-        words += ["--kubeconfig", str(self.kubeconfig)] if self.kubeconfig else []
-        return words + ([context, self.context] if self.context else [])
+        options = ["--namespace", self.namespace]
+        options += ["--kubeconfig", str(self.kubeconfig)] if self.kubeconfig else []
+        return options + ([context, self.context] if self.context else [])
 
     @property
     def helm_options(self) -> str:
@@ -60,14 +60,14 @@ class Values:
 
     @property
     def arguments(self) -> list[str]:
-        words = ["--values", "-"] if self.kept else []
+        options = ["--values", "-"] if self.kept else []
         for file in self.files:
-            words += ["--values", str(file)]
+            options += ["--values", str(file)]
         for path, value in self.typed.items():
-            words += ["--set-json", f"{path}={json.dumps(value)}"]
+            options += ["--set-json", f"{path}={json.dumps(value)}"]
         for assignment in self.sets:
-            words += ["--set", assignment]
-        return words
+            options += ["--set", assignment]
+        return options
 
     @property
     def stdin(self) -> bytes | None:
@@ -98,7 +98,7 @@ def upgrade(
     """Install or upgrade with exactly these values, wait until all is ready, and undo it where it
     fails.
     """
-    words = [
+    command = [
         "upgrade",
         "--install",
         change.release,
@@ -106,9 +106,9 @@ def upgrade(
         *change.place.arguments,
         "--create-namespace",
     ]
-    words += ["--reset-values", *change.values.arguments, *change.more, *_waiting(seconds)]
+    command += ["--reset-values", *change.values.arguments, *change.more, *_waiting(seconds)]
     undo = "--atomic" if helm.major == 3 else "--rollback-on-failure"
-    return [*words, undo] if undo_on_failure else words
+    return [*command, undo] if undo_on_failure else command
 
 
 def uninstall(release: str, place: Place, *, seconds: float) -> list[str]:
@@ -129,7 +129,7 @@ def template(
     `apis` are taken to be there beside Kubernetes' own; Helm 4 believes them only without
     `lookups`.
     """
-    words = [
+    command = [
         "template",
         change.release,
         change.chart,
@@ -137,12 +137,12 @@ def template(
         *change.values.arguments,
         *change.more,
     ]
-    words += [f"--dry-run={'server' if lookups else 'client'}", "--kube-version", kubernetes]
+    command += [f"--dry-run={'server' if lookups else 'client'}", "--kube-version", kubernetes]
     for api in apis:
-        words += ["--api-versions", api]
+        command += ["--api-versions", api]
     if is_upgrade:
-        return [*words, "--is-upgrade"]
-    return words
+        return [*command, "--is-upgrade"]
+    return command
 
 
 def take_back_fields(helm: Helm, apply_method: str) -> tuple[str, ...]:

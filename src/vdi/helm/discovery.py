@@ -58,14 +58,14 @@ class Kinds:
         group, _, version = api_version.rpartition("/")
         page = f"apis/{api_version}" if group else f"api/{version}"
         try:
-            found = await self.client.get(_ABOUT, page, into=dict[str, Any])
+            listed = await self.client.get(_ABOUT, page, into=dict[str, Any])
         except NotFound:
             return {}
         return {
             kind["kind"]: Resource(
                 group, version, kind["name"], kind["kind"], namespaced=kind["namespaced"]
             )
-            for kind in found["resources"]
+            for kind in listed["resources"]
             if "/" not in kind["name"]  # a subresource
         }
 

@@ -102,5 +102,5 @@ def _last_error(said: str) -> str:
     if not lines:
         return "helm failed without a message."
     begins = [number for number, line in enumerate(lines) if line.startswith("Error:")]
-    words = lines[begins[-1] :] if begins else lines[-1:]
-    return " ".join(words).removeprefix("Error:").strip()[:1000]
+    error_lines = lines[begins[-1] :] if begins else lines[-1:]
+    return " ".join(error_lines).removeprefix("Error:").strip()[:1000]

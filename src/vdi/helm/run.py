@@ -74,8 +74,8 @@ def find_helm(given: Path | None = None) -> Helm:
             " secret"
         )
     if given is not None:
-        found = given.expanduser().absolute()
-        if not (found.is_file() and os.access(found, os.X_OK)):
+        program = given.expanduser().absolute()
+        if not (program.is_file() and os.access(program, os.X_OK)):
             raise HelmUnavailableError(
                 f"helm: {given} is not a program; allowed: the path of a Helm 3 or 4"
             )
@@ -86,8 +86,8 @@ def find_helm(given: Path | None = None) -> Helm:
                 "helm is not in PATH; install Helm 3 or 4 (https://helm.sh/docs/intro/install), or"
                 " pass its path: --helm PATH"
             )
-        found = Path(in_path)
-    return Helm(found, _version_of(found))
+        program = Path(in_path)
+    return Helm(program, _version_of(program))
 
 
 def parse_version(text: str) -> tuple[int, int, int] | None:
@@ -153,10 +153,10 @@ async def run_helm(
             raise
     if signals.came:
         raise HelmInterruptedError(what)
-    words = err.decode("utf-8", "replace")
+    error_text = err.decode("utf-8", "replace")
     if process.returncode != 0:
-        raise HelmFailedError(what, explain_failure(words))
-    return Output(out.decode("utf-8", "replace"), words)
+        raise HelmFailedError(what, explain_failure(error_text))
+    return Output(out.decode("utf-8", "replace"), error_text)
 
 
 async def _start(
@@ -291,11 +291,11 @@ class Watch:
             await self.clock.sleep(WATCH_SECONDS)
 
     async def _look(self, began: str) -> None:
-        found, events = await asyncio.gather(
+        listed, events = await asyncio.gather(
             self.client.list(PODS, namespace=self.namespace, into=Pod),
             self.client.list(EVENTS, namespace=self.namespace, into=Event),
         )
-        ours = (pod for pod in found if pod.metadata.name.startswith(self.names))
+        ours = (pod for pod in listed if pod.metadata.name.startswith(self.names))
         pods = [pod for pod in ours if not pod.terminating]
         running = (pod for pod in pods if pod.status.phase != "Succeeded")
         waiting = [not_ready(pod, events) for pod in running if not pod.ready]

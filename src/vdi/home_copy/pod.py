@@ -224,12 +224,12 @@ class Command:
 @asynccontextmanager
 async def open_command(run: CopyRun, claim: str, script: str) -> AsyncIterator[Command]:
     """Run a script in the pod of that home; it is killed when the context ends before it."""
-    words = [*run.kubectl, "--namespace", run.namespace, "exec", "--stdin", pod_name(claim)]
-    words += ["--container", CONTAINER, "--", "sh", "-c", script]
+    command = [*run.kubectl, "--namespace", run.namespace, "exec", "--stdin", pod_name(claim)]
+    command += ["--container", CONTAINER, "--", "sh", "-c", script]
     pipe = asyncio.subprocess.PIPE
     # In a session of its own: Ctrl-C reaches this process alone, which then removes the pod.
     process = await asyncio.create_subprocess_exec(
-        *words, stdin=pipe, stdout=pipe, stderr=pipe, limit=CHUNK_BYTES, start_new_session=True
+        *command, stdin=pipe, stdout=pipe, stderr=pipe, limit=CHUNK_BYTES, start_new_session=True
     )
     assert process.stdin and process.stdout and process.stderr  # noqa: S101 - they are pipes
     errors = asyncio.create_task(process.stderr.read())
@@ -337,8 +337,8 @@ async def reason_of(run: CopyRun, claim: str, status: int, lines: Sequence[str])
         state = pod.desktop.state.terminated if pod.desktop else None
         if pod.status.reason or (state and state.reason == "OOMKilled"):
             return f"the pod ended: {await _explain(run, claim, pod)}"
-    words = "; ".join(lines[-LAST_LINES:]) or f"exit status {status}"
-    return f"the copy in the pod failed: {words}"
+    last_lines = "; ".join(lines[-LAST_LINES:]) or f"exit status {status}"
+    return f"the copy in the pod failed: {last_lines}"
 
 
 async def result_of(making: "asyncio.Task[T]") -> T | None:

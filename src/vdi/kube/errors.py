@@ -217,9 +217,9 @@ def error_from(
     except msgspec.DecodeError:
         response = _Status()
     if response.kind != "Status":
-        words = body[:300].decode("utf-8", "replace").strip() or "empty answer"
-        return _class_of(status, "", words)(
-            status, "", words, retry_after=retry_after, request=request, api_missing=status == 404
+        text = body[:300].decode("utf-8", "replace").strip() or "empty answer"
+        return _class_of(status, "", text)(
+            status, "", text, retry_after=retry_after, request=request, api_missing=status == 404
         )
     details = response.details or _Details()
     status = response.code or status

@@ -139,7 +139,7 @@ class Store(Generic[T]):
 
     def by_index(self, name: str, key: Hashable) -> list[T]:
         """The objects that the index holds under this key."""
-        return [self._objects[found] for found in self._indices[name].find(key)]
+        return [self._objects[object_key] for object_key in self._indices[name].find(key)]
 
     def mark_of(self, obj: T) -> FieldOwnership | None:
         """Our ownership of this incarnation, as of its last state."""

@@ -294,15 +294,15 @@ class Client:
             "field_selector": field_selector,
         }
         what = f"GET {resource.path(namespace)}"
-        found: list[T] = []
+        objects: list[T] = []
         try:
             async for page in self.pages(resource, **scope):
-                found += [wire.decode(item, into, what) for item in page.items]
+                objects += [wire.decode(item, into, what) for item in page.items]
         except errors.Gone:  # the pages took longer than the server remembers: take all at once
-            found.clear()
+            objects.clear()
             async for page in self.pages(resource, **scope, size=0):
-                found += [wire.decode(item, into, what) for item in page.items]
-        return found
+                objects += [wire.decode(item, into, what) for item in page.items]
+        return objects
 
     async def pages(
         self,

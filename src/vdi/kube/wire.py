@@ -229,10 +229,10 @@ def numeric(version: str, what: str) -> str:
 def name_in(body: bytes | msgspec.Raw) -> str:
     """Kind, namespace and name of an object for messages, whatever else is wrong with it."""
     try:
-        found = _decode_identified(body)
+        identified = _decode_identified(body)
     except _UNREADABLE:
         return "an object without readable metadata"
-    return f"{found.kind} {found.metadata.namespace}/{found.metadata.name}".strip()
+    return f"{identified.kind} {identified.metadata.namespace}/{identified.metadata.name}".strip()
 
 
 def is_terminating(body: bytes) -> bool:

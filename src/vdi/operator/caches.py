@@ -169,8 +169,8 @@ class Caches:
     def homes_of(self, session: VDISession) -> dict[str, PersistentVolumeClaim]:
         """The existing claims, by name, that may be the home of this session."""
         namespace = session.metadata.namespace
-        found = ((name, self.claims.get(namespace, name)) for name in home_names(session))
-        return {name: claim for name, claim in found if claim}
+        named_claims = ((name, self.claims.get(namespace, name)) for name in home_names(session))
+        return {name: claim for name, claim in named_claims if claim}
 
     def retained_home(self, session: VDISession) -> str | None:
         """The claim of a home that this session shares with other sessions of its user, if it has

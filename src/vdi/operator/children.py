@@ -148,13 +148,13 @@ class Builder:
         except ApiError as failure:
             # The second is of an API server with older nodes.
             if failure.api_missing or "without support for resize" in failure.message:
-                words = (
+                advice = (
                     "A restart applies the new size, and closes all programs: save your work first."
                 )
                 return Alert(
                     RESIZE_PENDING,
                     Reason.NEEDS_RESTART,
-                    f"This cluster resizes no running desktop. {words}",
+                    f"This cluster resizes no running desktop. {advice}",
                 )
             if (refusal := explain_refusal(failure, PODS.kind)) is None:
                 raise

@@ -80,9 +80,11 @@ class Metrics:
         self._requests[method, resource, status] += 1
 
     def _measure_requests(self) -> Iterator[Metric]:
-        words = "Requests to the Kubernetes API, by method, resource and status (0: no response)."
+        description = (
+            "Requests to the Kubernetes API, by method, resource and status (0: no response)."
+        )
         requests = CounterMetricFamily(
-            "vdi_api_requests", words, labels=["method", "resource", "status"]
+            "vdi_api_requests", description, labels=["method", "resource", "status"]
         )
         for (method, resource, status), number in sorted(self._requests.items()):
             requests.add_metric([method, resource, str(status)], number)
@@ -131,12 +133,12 @@ class Metrics:
                 "phase",
                 {phase.value: phases[phase] for phase in Phase},
             )
-            words = (
+            description = (
                 "Running sessions whose desktop reports its graphics, by renderer and encoder: gpu"
                 " or software."
             )
             by_graphics = GaugeMetricFamily(
-                "vdi_session_graphics", words, labels=["renderer", "encoder"]
+                "vdi_session_graphics", description, labels=["renderer", "encoder"]
             )
             for renderer in ("gpu", "software"):
                 for encoder in ("gpu", "software"):
@@ -158,8 +160,8 @@ class Metrics:
         def measure() -> Iterator[Metric]:
             if not self._leads():
                 return
-            words = "Desktops of a pool: ready, starting, and used by running sessions."
-            desktops = GaugeMetricFamily("vdi_pool_desktops", words, labels=["pool", "state"])
+            description = "Desktops of a pool: ready, starting, and used by running sessions."
+            desktops = GaugeMetricFamily("vdi_pool_desktops", description, labels=["pool", "state"])
             desired = GaugeMetricFamily(
                 "vdi_pool_desired_desktops",
                 "Desktops that a pool should keep ready now.",
@@ -248,8 +250,10 @@ class _Measured(Collector):
         return iter(())  # nothing is measured before the first scrape
 
 
-def _gauge(name: str, words: str, label: str, values: "Tally[str] | dict[str, int]") -> Metric:
-    gauge = GaugeMetricFamily(name, words, labels=[label])
+def _gauge(
+    name: str, description: str, label: str, values: "Tally[str] | dict[str, int]"
+) -> Metric:
+    gauge = GaugeMetricFamily(name, description, labels=[label])
     for value, number in sorted(values.items()):
         gauge.add_metric([value], number)
     return gauge

@@ -217,9 +217,9 @@ def _publish(
     moment = ""
     if slot:
         moment = format_time(datetime.fromtimestamp(slot / 1000, UTC))
-    words = waiting_message(position, shortage.words, moment, is_dated=slot - now >= _DATED_MS)
+    text = waiting_message(position, shortage.words, moment, is_dated=slot - now >= _DATED_MS)
     if node_request:
-        words = f"{words} {node_request.message}"
+        text = f"{text} {node_request.message}"
     queue = QueueStatus(
         position=position,
         reason=shortage.reason,
@@ -227,9 +227,7 @@ def _publish(
         available_gpu=gpu,
         node_request_time=node_request.time if node_request else "",
     )
-    return PublishedPosition(
-        Blocked(shortage.reason, words, queue=queue), queue, slot, node_request
-    )
+    return PublishedPosition(Blocked(shortage.reason, text, queue=queue), queue, slot, node_request)
 
 
 def _time_of(ending: ExpectedEnd) -> int:

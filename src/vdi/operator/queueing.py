@@ -346,12 +346,12 @@ class QueueManager:
             return None
         if not (obstacle := self.isolate(desktop, home).isolation.obstacle):
             return None
-        words = (
+        message = (
             f"The template requires a user namespace, but {obstacle}. Use another StorageClass, or"
             ' set isolation.userNamespaces: "Off" in the template. Otherwise it is tried again'
             " after an hour."
         )
-        return Blocked(PodReason.NO_IDMAPPED_MOUNTS, words)
+        return Blocked(PodReason.NO_IDMAPPED_MOUNTS, message)
 
     def isolate(self, desktop: Desktop, home: PersistentVolumeClaim | None = None) -> Desktop:
         """The desktop with its isolation decided, for a pod that is created now."""

@@ -77,10 +77,10 @@ async def install_or_upgrade(run: HelmRun, facts: Facts, change: Change) -> Revi
         sorted({str(obj["metadata"]["name"]) for obj in facts.objects if obj["kind"] in _NAMED})
     )
     watch = Watch(run.client, place.namespace, run.view, names)
-    words = arguments.upgrade(run.helm, change, seconds=run.seconds)
+    command = arguments.upgrade(run.helm, change, seconds=run.seconds)
     before, began = await read_revisions(run.client, place.namespace, release), monotonic()
     try:
-        await run_watched(run.helm, words, watch, stdin=change.values.stdin)
+        await run_watched(run.helm, command, watch, stdin=change.values.stdin)
     except (HelmFailedError, HelmInterruptedError) as error:
         after = await read_revisions(run.client, place.namespace, release)
         state = describe_state(release, place, before, after)
@@ -88,12 +88,12 @@ async def install_or_upgrade(run: HelmRun, facts: Facts, change: Change) -> Revi
             str(error), state, interrupted=isinstance(error, HelmInterruptedError)
         ) from error
     run.view.passed("helm upgrade: everything is ready", monotonic() - began)
-    found = deployed(await read_revisions(run.client, place.namespace, release))
-    if found is None:
+    revision = deployed(await read_revisions(run.client, place.namespace, release))
+    if revision is None:
         raise NotDoneError(
             "helm upgrade reported success", f"and no revision of {release} is deployed."
         )
-    return found
+    return revision
 
 
 async def apply_crds(client: Client, crds: Iterable[Object], release: str, namespace: str) -> None:

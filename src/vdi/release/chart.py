@@ -56,16 +56,16 @@ def find_chart(given: Path | None = None) -> Chart:
     file = folder / "Chart.yaml"
     if not file.is_file():
         if given is None:
-            words = "this installation of vdi does not include it, like the one in its image"
-            raise RefusedError(f"no chart: {words}; {_ALLOWED}")
+            reason = "this installation of vdi does not include it, like the one in its image"
+            raise RefusedError(f"no chart: {reason}; {_ALLOWED}")
         raise RefusedError(f"--chart {given}: there is no {file.name} in it; {_ALLOWED}")
     try:
         meta = yaml.safe_load(file.read_text()) or {}
     except (OSError, UnicodeError, yaml.YAMLError) as error:
         raise RefusedError(f"{file} cannot be read: {error}") from error
     if not isinstance(meta, dict) or meta.get("name") != NAME:
-        found = meta.get("name") if isinstance(meta, dict) else None
-        raise RefusedError(f"{file}: name is {found!r}, not {NAME!r}; {_ALLOWED}")
+        chart_name = meta.get("name") if isinstance(meta, dict) else None
+        raise RefusedError(f"{file}: name is {chart_name!r}, not {NAME!r}; {_ALLOWED}")
     return Chart(folder.absolute(), str(meta.get("version", "")), str(meta.get("appVersion", "")))
 
 
@@ -91,11 +91,11 @@ async def release_namespaces(client: Client, release: str) -> list[str]:
 
 def options_of(release: str, place: Place) -> str:
     """Options for a suggested command of ours that choose the same release."""
-    words = ["--release", release] if release != NAME else []
-    words += ["--namespace", place.namespace] if place.namespace != RELEASE_NAMESPACE else []
-    words += ["--kubeconfig", str(place.kubeconfig)] if place.kubeconfig else []
-    words += ["--context", place.context] if place.context else []
-    return "".join(f" {shlex.quote(word)}" for word in words)
+    options = ["--release", release] if release != NAME else []
+    options += ["--namespace", place.namespace] if place.namespace != RELEASE_NAMESPACE else []
+    options += ["--kubeconfig", str(place.kubeconfig)] if place.kubeconfig else []
+    options += ["--context", place.context] if place.context else []
+    return "".join(f" {shlex.quote(word)}" for word in options)
 
 
 def rollback_command(release: str, place: Place, revision: Revision) -> str:
@@ -115,10 +115,10 @@ async def gateway_namespaces(client: Client) -> list[str]:
 
 
 def _namespaces(objects: list[Object], is_ours: Callable[[Object], bool]) -> list[str]:
-    found: dict[str, Object] = {}
+    first_objects: dict[str, Object] = {}
     for obj in objects:
-        found.setdefault(obj["metadata"]["namespace"], obj)
-    return sorted(namespace for namespace, obj in found.items() if is_ours(obj))
+        first_objects.setdefault(obj["metadata"]["namespace"], obj)
+    return sorted(namespace for namespace, obj in first_objects.items() if is_ours(obj))
 
 
 def image_reference(name: str) -> str:

@@ -139,30 +139,30 @@ async def render(
     apis = (*await api_versions(client), *(f"{API_VERSION}/{kind}" for kind in _OWN))
 
     async def template(*, lookups: bool) -> Sequence[Object]:
-        words = arguments.template(
+        command = arguments.template(
             change,
             kubernetes=".".join(map(str, version)),
             apis=apis,
             is_upgrade=is_upgrade,
             lookups=lookups,
         )
-        output = await run_helm(helm, words, stdin=change.values.stdin)
+        output = await run_helm(helm, command, stdin=change.values.stdin)
         return parse_manifest(output.stdout)
 
     try:
-        found = await template(lookups=True)
+        objects = await template(lookups=True)
     except HelmFailedError as error:
         if error.failure.code not in _LEFT_TO_PREFLIGHT:
             raise
-        found = await template(lookups=False)
+        objects = await template(lookups=False)
     kinds = Kinds(client)
     if all([await kinds.find(API_VERSION, kind) for kind in _OWN]):
-        return tuple(found)
+        return tuple(objects)
     # Helm 4 believes `--api-versions` only without lookups, so a second run renders what the first
     # has left out.
     late = [obj for obj in await template(lookups=False) if obj["apiVersion"] == API_VERSION]
-    known = {(obj["kind"], obj["metadata"]["name"]) for obj in found}
-    return (*found, *(obj for obj in late if (obj["kind"], obj["metadata"]["name"]) not in known))
+    known = {(obj["kind"], obj["metadata"]["name"]) for obj in objects}
+    return (*objects, *(obj for obj in late if (obj["kind"], obj["metadata"]["name"]) not in known))
 
 
 class _Secret(Named):
@@ -261,8 +261,8 @@ class _Collector(Reader):
                     return Refusal(shown, error.reason or type(error).__name__, error.message)
                 return None
 
-            found = await asyncio.gather(*map(attempt, objects))
-        return tuple(refusal for refusal in found if refusal)
+            answers = await asyncio.gather(*map(attempt, objects))
+        return tuple(refusal for refusal in answers if refusal)
 
     async def foreign(self, objects: Iterable[Object]) -> tuple[ForeignObject, ...]:
         """Objects that are there and belong to no release, or to another one."""
@@ -272,10 +272,10 @@ class _Collector(Reader):
                 return None
             (resource, where), name = target, obj["metadata"]["name"]
             try:
-                found = await self.client.get(resource, name, namespace=where, into=Named)
+                existing = await self.client.get(resource, name, namespace=where, into=Named)
             except (NotFound, Forbidden):
                 return None
-            notes = found.metadata.annotations
+            notes = existing.metadata.annotations
             owner = notes.get(RELEASE_NAMESPACE, ""), notes.get(RELEASE_NAME, "")
             if owner == self._owner:
                 return None
@@ -283,8 +283,8 @@ class _Collector(Reader):
                 obj["kind"], where or "", name, "/".join(owner) if all(owner) else ""
             )
 
-        found = await asyncio.gather(*map(look, objects))
-        return tuple(foreign for foreign in found if foreign)
+        answers = await asyncio.gather(*map(look, objects))
+        return tuple(foreign for foreign in answers if foreign)
 
     async def read_secrets(self, namespace: str, tls: str) -> None:
         """Note names of Secrets and of their keys, and the certificate in the one for TLS, if a name
@@ -312,15 +312,15 @@ async def look_up(domain: str) -> dict[str, str]:
     """Host names of portal and desktops -> why this machine cannot resolve them; empty: it can."""
     if domain == "localhost" or domain.endswith(".localhost"):
         return {}  # browsers resolve it themselves
-    loop, found = asyncio.get_running_loop(), {}
+    loop, errors = asyncio.get_running_loop(), {}
     for host in (f"portal.{domain}", f"any-desktop.{domain}"):
         try:
             async with asyncio.timeout(_DNS_SECONDS):
                 await loop.getaddrinfo(host, 443, type=socket.SOCK_STREAM)
-            found[host] = ""
+            errors[host] = ""
         except (OSError, TimeoutError, UnicodeError) as error:
-            found[host] = getattr(error, "strerror", None) or str(error) or "no answer"
-    return found
+            errors[host] = getattr(error, "strerror", None) or str(error) or "no answer"
+    return errors
 
 
 def _namespace(obj: Object) -> str:

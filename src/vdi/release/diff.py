@@ -84,17 +84,17 @@ def changes_between(
     none.
     """
     old, new = _by_name(before, namespace), _by_name(after, namespace)
-    found = []
+    changes = []
     for key in sorted({*old, *new}):
         kind, where, name = key
         if key not in old:
-            found.append(ObjectChange("+", kind, where, name))
+            changes.append(ObjectChange("+", kind, where, name))
         elif key not in new:
             kept = old[key]["metadata"].get("annotations", {}).get(KEEP) == "keep"
-            found.append(ObjectChange("=" if kept else "-", kind, where, name))
+            changes.append(ObjectChange("=" if kept else "-", kind, where, name))
         elif fields := tuple(_fields(old[key], new[key])):
-            found.append(ObjectChange("~", kind, where, name, fields))
-    return found
+            changes.append(ObjectChange("~", kind, where, name, fields))
+    return changes
 
 
 def is_hook(obj: Object) -> bool:
@@ -103,14 +103,14 @@ def is_hook(obj: Object) -> bool:
 
 
 def _by_name(objects: Iterable[Object], namespace: str) -> dict[tuple[str, str, str], Object]:
-    found = {}
+    objects_by_name = {}
     for obj in objects:
         meta = obj["metadata"]
         if is_hook(obj):
             continue
         where = meta.get("namespace") or ("" if obj["kind"] in _CLUSTER_SCOPED else namespace)
-        found[str(obj["kind"]), str(where), str(meta["name"])] = obj
-    return found
+        objects_by_name[str(obj["kind"]), str(where), str(meta["name"])] = obj
+    return objects_by_name
 
 
 def _fields(before: Object, after: Object) -> Iterator[Field]:
@@ -238,7 +238,7 @@ def losses(
 ) -> list[Loss]:
     """Losses by replacing the cluster's CRDs with the desired ones."""
     old = {crd.metadata.name: crd for crd in there}
-    found = []
+    all_losses = []
     for new in desired:
         before = old.get(new.metadata.name)
         if before is None:
@@ -251,5 +251,5 @@ def losses(
                 lost += [f"{version.name}: {path}" for path in paths]
         gone = tuple(name for name in before.status.stored_versions if name not in schemas)
         if gone or lost:
-            found.append(Loss(new.metadata.name, gone, tuple(lost)))
-    return found
+            all_losses.append(Loss(new.metadata.name, gone, tuple(lost)))
+    return all_losses

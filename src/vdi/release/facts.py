@@ -255,12 +255,12 @@ def refused_host_network(facts: Facts) -> Iterator[tuple[str, Remedy]]:
         if namespace:
             level = namespace.metadata.labels.get(ENFORCE, "")
         if pods.spec.get("hostNetwork") and level in ("baseline", "restricted"):
-            words = (
+            message = (
                 f"{pods.workload} uses its node's network, and the namespace {pods.namespace}"
                 f" enforces {level!r}."
             )
             yield (
-                words,
+                message,
                 Remedy(
                     "Choose another namespace, or allow it in this one.",
                     (f"kubectl label namespace {pods.namespace} {ENFORCE}=privileged --overwrite",),
@@ -293,11 +293,11 @@ def images_of(facts: Facts) -> list[tuple[str, str]]:
     Beside the containers of pods: templates, image volumes, hooks, and what pods get as a variable
     or a file, from which they make further pods.
     """
-    found: dict[str, str] = {}
+    policies: dict[str, str] = {}
     for obj in (*facts.objects, *facts.hooks):
         for image, policy in _images_in(obj):
-            found[image] = policy or found.get(image, "")
-    return sorted(found.items())
+            policies[image] = policy or policies.get(image, "")
+    return sorted(policies.items())
 
 
 def _images_in(node: Any) -> Iterator[tuple[str, str]]:

@@ -106,24 +106,24 @@ def _documents(archive: tarfile.TarFile) -> Iterator[tuple[str, bytes]]:
 
 
 def _docker_images(documents: Mapping[str, bytes]) -> list[ArchiveImage]:
-    found = []
+    archive_images = []
     for entry in json.loads(documents.get("manifest.json", b"[]")):
         architecture = json.loads(documents[entry["Config"]])["architecture"]
-        found += [ArchiveImage(name, architecture) for name in entry.get("RepoTags") or ()]
-    return found
+        archive_images += [ArchiveImage(name, architecture) for name in entry.get("RepoTags") or ()]
+    return archive_images
 
 
 def _oci_images(documents: Mapping[str, bytes]) -> list[ArchiveImage]:
-    found = []
+    archive_images = []
     for entry in json.loads(documents.get("index.json", b"{}")).get("manifests", ()):
         notes = entry.get("annotations") or {}
         name = next((notes[key] for key in _NAMES if key in notes), "")
         if name:
-            found += [
+            archive_images += [
                 ArchiveImage(name, architecture)
                 for architecture in _architectures(documents, entry)
             ]
-    return found
+    return archive_images
 
 
 def _architectures(documents: Mapping[str, bytes], entry: Mapping[str, Any]) -> Iterator[str]:
@@ -180,9 +180,9 @@ class Containerd:
     ctr: str
     libraries: tuple[str, ...] = ()
 
-    def command(self, *words: str) -> list[str]:
+    def command(self, *arguments: str) -> list[str]:
         """A command of `ctr` on the images that the kubelet sees."""
-        return [self.ctr, "--address", self.socket, "--namespace", "k8s.io", *words]
+        return [self.ctr, "--address", self.socket, "--namespace", "k8s.io", *arguments]
 
 
 def find_containerd(node: NodeWithImages, socket: str | None, ctr: str | None) -> Containerd:
@@ -358,7 +358,7 @@ async def _load_on_node(run: Loading, node: NodeWithImages) -> NodeResult:
             raise LoadFailedError("it is not Ready")
         containerd = find_containerd(node, run.socket, run.ctr)
         fitting = check_architectures(
-            node, {str(path): found for path, found in run.archives.items()}
+            node, {str(path): archive for path, archive in run.archives.items()}
         )
         async with asyncio.timeout(run.seconds), _pod(run, node, containerd) as pod:
             for path, names in fitting.items():
@@ -436,7 +436,7 @@ async def _reason(client: Client, pod: Pod) -> str:
 
 async def _import(run: Loading, node: str, pod: str, containerd: Containerd, archive: Path) -> None:
     shown = -1
-    words = containerd.command("images", "import", "--no-unpack", "-")
+    argv = containerd.command("images", "import", "--no-unpack", "-")
 
     async def feed(stdin: asyncio.StreamWriter) -> None:
         nonlocal shown
@@ -451,13 +451,13 @@ async def _import(run: Loading, node: str, pod: str, containerd: Containerd, arc
                     shown = quarters
                     run.progress(node, f"{archive.name} {25 * quarters}%")
 
-    await _execute(run, pod, words, feed)
+    await _execute(run, pod, argv, feed)
 
 
 async def _execute(
     run: Loading,
     pod: str,
-    words: Sequence[str],
+    argv: Sequence[str],
     feed: Callable[[asyncio.StreamWriter], Any] | None = None,
 ) -> None:
     """Run a command in the pod. Raises LoadFailedError: what it has said, or why the pod ended."""
@@ -471,7 +471,7 @@ async def _execute(
         "--container",
         CONTAINER,
         "--",
-        *words,
+        *argv,
     ]
     # In a session of its own: Ctrl-C reaches this process alone, which then removes the pods.
     pipe = asyncio.subprocess.PIPE
@@ -497,9 +497,7 @@ async def _execute(
         if ended := await _until_ended(run.client, pod):
             raise LoadFailedError(f"its pod ended: {await _reason(run.client, ended)}")
         lines = [line for line in said.splitlines() if line.strip()] or [f"exit status {status}"]
-        raise LoadFailedError(
-            f"{Path(words[0]).name} {' '.join(words[5:7])}: {' '.join(lines[-2:])}"
-        )
+        raise LoadFailedError(f"{Path(argv[0]).name} {' '.join(argv[5:7])}: {' '.join(lines[-2:])}")
 
 
 async def _delete(client: Client, pod: str) -> None:

@@ -41,12 +41,12 @@ _NEWER_CHART = Remedy("Use a newer chart. To go back to an earlier revision: hel
 
 def run_checks(facts: Facts, *, upgrading: bool) -> list[Finding]:
     """All findings, in the order of the checks; unreadable objects come last."""
-    found: list[Finding] = []
+    findings: list[Finding] = []
     for check in (*_CHECKS, _upgradable if upgrading else _installable):
-        found += check(facts)
+        findings += check(facts)
     for unread in facts.snapshot.unread:
         message = f"Not checked: {unread.kind}: {unread.words}"
-        found.append(
+        findings.append(
             Finding(
                 code="readable",
                 severity=Severity.UNKNOWN,
@@ -54,7 +54,7 @@ def run_checks(facts: Facts, *, upgrading: bool) -> list[Finding]:
                 remedy=unread.remedy,
             )
         )
-    return found
+    return findings
 
 
 def _ok(code: str, message: str) -> Finding:
@@ -76,12 +76,12 @@ def _check_versions(facts: Facts) -> Iterator[Finding]:
     version = parse_version(facts.kubernetes) or (0, 0, 0)
     if version[:2] < OLDEST_KUBERNETES:
         oldest = ".".join(map(str, OLDEST_KUBERNETES))
-        words = (
+        message = (
             f"Kubernetes is {facts.kubernetes}; {oldest} or later is required: its API validates"
             " our objects."
         )
         yield _error(
-            "kubernetes", words, "Upgrade the cluster (K3s: run the installation command again)."
+            "kubernetes", message, "Upgrade the cluster (K3s: run the installation command again)."
         )
     else:
         yield _ok("kubernetes", f"Kubernetes {facts.kubernetes} at {facts.server}")
@@ -93,19 +93,21 @@ def _check_namespaces(facts: Facts) -> Iterator[Finding]:
         if namespace and namespace.metadata.deletion_timestamp:
             text = "Wait until it is deleted. If it remains, this command shows what blocks it:"
             remedy = Remedy(text, (f"kubectl get namespace {name} -o yaml",))
-            words = f"The namespace {name} is being deleted; nothing can be created in it."
-            yield _error("namespaces", words, remedy)
-    for words, remedy in refused_host_network(facts):
-        yield _error("namespaces", words, remedy)
+            message = f"The namespace {name} is being deleted; nothing can be created in it."
+            yield _error("namespaces", message, remedy)
+    for message, remedy in refused_host_network(facts):
+        yield _error("namespaces", message, remedy)
 
 
 def _check_nodes(facts: Facts) -> Iterator[Finding]:
     nodes = facts.snapshot.objects.nodes
     usable = [node for node in nodes if node.ready and not node.spec.unschedulable]
     if nodes and not usable:
-        words = f"None of {len(nodes)} nodes is ready and accepts pods."
+        message = f"None of {len(nodes)} nodes is ready and accepts pods."
         yield _error(
-            "nodes", words, Remedy("Read the conditions of the nodes.", ("kubectl describe nodes",))
+            "nodes",
+            message,
+            Remedy("Read the conditions of the nodes.", ("kubectl describe nodes",)),
         )
     elif usable:
         yield _ok("nodes", f"{len(usable)} of {len(nodes)} nodes ready")
@@ -115,7 +117,7 @@ def _check_nodes(facts: Facts) -> Iterator[Finding]:
 
 def _check_placement(facts: Facts) -> Iterator[Finding]:
     for workload, labels in unmatched_selectors(facts):
-        words = (
+        message = (
             f"No node has the labels {labels}, which the values require for {workload}: its pod"
             " would never start."
         )
@@ -127,7 +129,7 @@ def _check_placement(facts: Facts) -> Iterator[Finding]:
         remedy = Remedy(
             "Label the intended node, or change its nodeSelector in the values.", (command,)
         )
-        yield _error("placement", words, remedy)
+        yield _error("placement", message, remedy)
 
 
 def _check_rights(facts: Facts) -> Iterator[Finding]:
@@ -137,16 +139,16 @@ def _check_rights(facts: Facts) -> Iterator[Finding]:
     more = ""
     if len(facts.lacking) > _SHOWN:
         more = f" and {len(facts.lacking) - _SHOWN} more"
-    words = f"Your account may not: {', '.join(facts.lacking[:_SHOWN])}{more}."
+    message = f"Your account may not: {', '.join(facts.lacking[:_SHOWN])}{more}."
     yield _error(
-        "rights", words, "Ask an administrator of the cluster; installing needs cluster-admin."
+        "rights", message, "Ask an administrator of the cluster; installing needs cluster-admin."
     )
 
 
 def _check_kinds(facts: Facts) -> Iterator[Finding]:
     own = {(crd.spec.group, crd.spec.names.kind) for crd in read_crds(facts.objects)}
     if not facts.traefik_known:
-        words = (
+        message = (
             "The cluster does not know Traefik's IngressRoute: neither portal nor desktops would"
             " have an address."
         )
@@ -154,14 +156,14 @@ def _check_kinds(facts: Facts) -> Iterator[Finding]:
             "Install Traefik 3 with its CRDs; K3s since 1.32 includes it (start it without"
             " --disable=traefik)."
         )
-        yield _error("traefik", words, text)
+        yield _error("traefik", message, text)
     for version, kind in sorted(facts.unknown):
         group = version.partition("/")[0]
         if (group, kind) in own or (group == "traefik.io" and not facts.traefik_known):
             continue
-        words = f"The cluster does not know {kind} ({version}), which these values create."
+        message = f"The cluster does not know {kind} ({version}), which these values create."
         yield _error(
-            "kinds", words, _PROVIDERS.get(group, "Install the software that provides this kind.")
+            "kinds", message, _PROVIDERS.get(group, "Install the software that provides this kind.")
         )
 
 
@@ -170,7 +172,7 @@ def _check_traefik(facts: Facts) -> Iterator[Finding]:
         return
     traefiks = find_traefiks(facts.snapshot)
     if not traefiks:
-        words = (
+        message = (
             "No Traefik was found on this cluster. If it runs elsewhere, it must read this"
             " cluster's IngressRoutes."
         )
@@ -178,7 +180,7 @@ def _check_traefik(facts: Facts) -> Iterator[Finding]:
             "Install Traefik 3 with its CRDs (docs/install.md). K3s includes it, in namespace"
             " kube-system."
         )
-        yield _warning("traefik", words, text)
+        yield _warning("traefik", message, text)
         return
     spaces = {facts.namespace, *facts.settings.namespaces}
     watching = []
@@ -188,10 +190,10 @@ def _check_traefik(facts: Facts) -> Iterator[Finding]:
     point = facts.settings.cluster.entry_point
     if not watching:
         seen = ", ".join(sorted(traefiks[0].namespaces))
-        words = f"Traefik watches only {seen}, not {', '.join(sorted(spaces))}."
+        message = f"Traefik watches only {seen}, not {', '.join(sorted(spaces))}."
         yield _error(
             "traefik",
-            words,
+            message,
             "Add them to --providers.kubernetescrd.namespaces (or remove that option).",
         )
     elif not any(traefik.ready for traefik in watching):
@@ -202,8 +204,10 @@ def _check_traefik(facts: Facts) -> Iterator[Finding]:
         traefik.entry_points and point.lower() not in traefik.entry_points for traefik in watching
     ):
         there = ", ".join(sorted(watching[0].entry_points))
-        words = f"Traefik has no entry point {point!r} (traefik.entryPoint); it has: {there}."
-        yield _error("traefik", words, f"Set traefik.entryPoint to one of these with TLS: {there}.")
+        message = f"Traefik has no entry point {point!r} (traefik.entryPoint); it has: {there}."
+        yield _error(
+            "traefik", message, f"Set traefik.entryPoint to one of these with TLS: {there}."
+        )
     else:
         yield _ok("traefik", f"{watching[0].object}, entry point {point}")
 
@@ -214,20 +218,20 @@ def _check_session_namespaces(facts: Facts) -> Iterator[Finding]:
     before, after = settings_of(facts.before.objects()).namespaces, facts.settings.namespaces
     # The first namespace has the operator's Lease and the reservations of host names.
     if before[0] != after[0] and not {*before}.isdisjoint(after):
-        words = (
+        message = (
             f"The first namespace of sessions would be {after[0]} instead of {before[0]}: two"
             " operators would be active at once, and all desktops would get new addresses."
         )
-        yield _error("sessions", words, f"Keep {before[0]} as the first of sessions.namespaces.")
+        yield _error("sessions", message, f"Keep {before[0]} as the first of sessions.namespaces.")
     for namespace in before:
         if namespace not in after:
-            words = (
+            message = (
                 f"The namespace {namespace} would have no operator: its sessions would not be"
                 " processed."
             )
             text = "End them first, or keep the namespace in sessions.namespaces."
             yield _warning(
-                "sessions", words, Remedy(text, (f"kubectl -n {namespace} get vdisessions",))
+                "sessions", message, Remedy(text, (f"kubectl -n {namespace} get vdisessions",))
             )
 
 
@@ -238,24 +242,26 @@ def _check_storage(facts: Facts) -> Iterator[Finding]:
         named = "a default StorageClass"
         if storage_class:
             named = f"the StorageClass {storage_class!r}"
-        words = (
+        message = (
             f"{needer} needs {named}, which does not exist; available:"
             f" {', '.join(there) or 'none at all'}."
         )
-        yield _error("storage", words, "Set one of those in the values, or install a provisioner.")
+        yield _error(
+            "storage", message, "Set one of those in the values, or install a provisioner."
+        )
     if not missing and there:
         yield _ok("storage", f"StorageClasses: {', '.join(there)}")
 
 
 def _check_secrets(facts: Facts) -> Iterator[Finding]:
-    for words, remedy in missing_keys(facts):
-        yield _error("secrets", words, remedy)
+    for message, remedy in missing_keys(facts):
+        yield _error("secrets", message, remedy)
 
 
 def _check_images(facts: Facts) -> Iterator[Finding]:
-    for image, words, certain in unpullable(facts):
+    for image, problem, certain in unpullable(facts):
         make = _error if certain else _warning
-        yield make("images", f"The image {image} {words}", "See docs/install.md, section Images.")
+        yield make("images", f"The image {image} {problem}", "See docs/install.md, section Images.")
 
 
 def _check_certificate(facts: Facts) -> Iterator[Finding]:
@@ -279,16 +285,16 @@ def _check_certificate(facts: Facts) -> Iterator[Finding]:
             "When the namespace exists:" if namespace in facts.new_namespaces else "", (command,)
         )
         if certificate.problem == "missing":
-            words = (
+            message = (
                 f"{where} does not exist; without it, Traefik presents its own certificate, which"
                 " browsers reject."
             )
-            yield _warning("certificate", words, create)
+            yield _warning("certificate", message, create)
         elif certificate.problem:
             yield _error("certificate", f"{where} cannot be used: {certificate.problem}.", create)
         elif not any(covers(name, f"portal.{domain}") for name in certificate.names):
-            words = f"{where} is for {', '.join(certificate.names)}, not for *.{domain}."
-            yield _warning("certificate", words, create)
+            message = f"{where} is for {', '.join(certificate.names)}, not for *.{domain}."
+            yield _warning("certificate", message, create)
         elif parse_time(certificate.ends) < facts.snapshot.now:
             yield _warning("certificate", f"{where} expired on {certificate.ends}.", create)
         else:
@@ -323,8 +329,8 @@ def _check_owners(facts: Facts) -> Iterator[Finding]:
         belongs = "to no release"
         if foreign.owner:
             belongs = f"to the release {foreign.owner}"
-        words = f"{named} already exists and belongs {belongs}, so Helm would not adopt it."
-        yield _error("owners", words, _adoption(facts, foreign))
+        message = f"{named} already exists and belongs {belongs}, so Helm would not adopt it."
+        yield _error("owners", message, _adoption(facts, foreign))
 
 
 def _adoption(facts: Facts, foreign: ForeignObject) -> Remedy:
@@ -346,22 +352,22 @@ def _adoption(facts: Facts, foreign: ForeignObject) -> Remedy:
 def _check_crds(facts: Facts) -> Iterator[Finding]:
     for loss in losses(facts.snapshot.objects.customresourcedefinitions, read_crds(facts.objects)):
         if loss.stored:
-            words = (
+            message = (
                 f"{loss.crd}: objects are stored as {', '.join(loss.stored)}, which this chart's"
                 " CRD does not have."
             )
             yield _error(
                 "crds",
-                words,
+                message,
                 "Install a chart that has it; an older chart cannot read the stored objects.",
             )
         else:
             shown = ", ".join(loss.fields[:_SHOWN]) + (" ..." if len(loss.fields) > _SHOWN else "")
-            words = (
+            message = (
                 f"{loss.crd}: this chart's CRD lacks fields that the cluster's has ({shown}): the"
                 " API server would drop them from every object that is written."
             )
-            yield _error("crds", words, _NEWER_CHART)
+            yield _error("crds", message, _NEWER_CHART)
 
 
 def _installable(facts: Facts) -> Iterator[Finding]:
@@ -370,41 +376,43 @@ def _installable(facts: Facts) -> Iterator[Finding]:
     if facts.revisions[0].status in PENDING:
         yield _pending(facts)
     elif facts.before is not None:
-        words = (
+        message = (
             f"The release {facts.release} is already installed in namespace {facts.namespace},"
             f" revision {facts.before.version}."
         )
-        yield _error("release", words, "Change it with vdi upgrade.")
+        yield _error("release", message, "Change it with vdi upgrade.")
 
 
 def _upgradable(facts: Facts) -> Iterator[Finding]:
     newest = facts.revisions[0] if facts.revisions else None
     if newest is None:
-        words = f"There is no release {facts.release} in the namespace {facts.namespace}."
+        message = f"There is no release {facts.release} in the namespace {facts.namespace}."
         yield _error(
-            "release", words, "Install it with vdi install, or name its namespace with --namespace."
+            "release",
+            message,
+            "Install it with vdi install, or name its namespace with --namespace.",
         )
     elif newest.status in PENDING:
         yield _pending(facts)
     elif facts.before is None:
-        words = (
+        message = (
             f"No revision of {facts.release} is deployed (the newest is {newest.status}:"
             f" {newest.summary})."
         )
-        yield _error("release", words, "Try again with vdi install.")
+        yield _error("release", message, "Try again with vdi install.")
     elif version_numbers(facts.chart.version) < version_numbers(
         facts.before.chart.metadata.version
     ):
-        words = (
+        message = (
             f"The chart is {facts.chart.version}, older than the deployed"
             f" {facts.before.chart.metadata.version}."
         )
-        yield _warning("release", words, _NEWER_CHART)
+        yield _warning("release", message, _NEWER_CHART)
 
 
 def _pending(facts: Facts) -> Finding:
     newest = facts.revisions[0]
-    words = (
+    message = (
         f"Revision {newest.version} of {facts.release} is {newest.status} since"
         f" {newest.info.last_deployed}: helm is working on it, or was killed."
     )
@@ -412,7 +420,7 @@ def _pending(facts: Facts) -> Finding:
     options = options_of(facts.release, facts.place)
     again = (f"vdi uninstall{options}", f"vdi install{options}")
     commands = (rollback_command(facts.release, facts.place, good),) if good else again
-    return _error("release", words, Remedy("If no one is working on it:", commands))
+    return _error("release", message, Remedy("If no one is working on it:", commands))
 
 
 _CHECKS: tuple[Callable[[Facts], Iterator[Finding]], ...] = (

@@ -225,9 +225,9 @@ async def uninstall_release(run: HelmRun, plan: Removal, place: Place) -> None:
     """`helm uninstall`. Raises NotDoneError."""
     began = monotonic()
     run.view.waiting("helm removes the release")
-    words = arguments.uninstall(plan.release, place, seconds=run.seconds)
+    command = arguments.uninstall(plan.release, place, seconds=run.seconds)
     try:
-        await run_helm(run.helm, words, say=run.view.say)
+        await run_helm(run.helm, command, say=run.view.say)
     except HelmInterruptedError as error:
         raise NotDoneError(str(error), _AGAIN, interrupted=True) from error
     except HelmFailedError as error:
@@ -248,8 +248,8 @@ async def delete_homes(run: HelmRun, homes: Sequence[HomeSummary]) -> None:
     names = {home.name for home in homes}
 
     async def left() -> list[str]:
-        found = await _homes(run.client, sorted({home.namespace for home in homes}), ())
-        return [home.name for home in found if home.name in names]
+        remaining = await _homes(run.client, sorted({home.namespace for home in homes}), ())
+        return [home.name for home in remaining if home.name in names]
 
     if still := await _until_none(run, left, "homes are deleted", run.seconds):
         raise RefusedError(

@@ -40,10 +40,10 @@ class CannotVerifyError(Exception):
 
 def find_cosign() -> Path:
     """The cosign in PATH. Raises CannotVerifyError."""
-    found = shutil.which("cosign")
-    if found is None:
+    path = shutil.which("cosign")
+    if path is None:
         raise CannotVerifyError(f"cosign is not in PATH; it verifies signatures. {_GET_COSIGN}")
-    return Path(found)
+    return Path(path)
 
 
 def checksums(folder: Path) -> dict[str, str]:
@@ -53,7 +53,7 @@ def checksums(folder: Path) -> dict[str, str]:
     Only regular files have content that a checksum can cover: a link leads elsewhere, and a FIFO
     never ends.
     """
-    found = {}
+    digests = {}
     try:
         for path in sorted(folder.rglob("*")):
             name = path.relative_to(folder).as_posix()
@@ -62,10 +62,10 @@ def checksums(folder: Path) -> dict[str, str]:
                 raise BadSignatureError(f"{name}: it is {kind}; allowed: regular files and folders")
             if path.is_file() and name not in _UNLISTED:
                 with path.open("rb") as file:
-                    found[name] = hashlib.file_digest(file, "sha256").hexdigest()
+                    digests[name] = hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:
         raise CannotVerifyError(f"{folder} cannot be read: {error}") from error
-    return found
+    return digests
 
 
 def verify_folder(cosign: Path, folder: Path, key: Path) -> list[str]:
@@ -75,19 +75,19 @@ def verify_folder(cosign: Path, folder: Path, key: Path) -> list[str]:
     for name in (SUMS, BUNDLE):
         if not (folder / name).is_file():
             raise BadSignatureError(f"{folder}: it is not signed: {name} is missing")
-    found = checksums(folder)
+    actual = checksums(folder)
     sums = str(folder / SUMS)
     _run(cosign, "verify-blob", key, "--bundle", str(folder / BUNDLE), "--", sums, what=sums)
     lines = (line.split("  ", 1) for line in (folder / SUMS).read_text().splitlines())
     listed = {name: digest for digest, name in lines}
-    for name in sorted(listed.keys() | found.keys()):
-        if name not in found:
+    for name in sorted(listed.keys() | actual.keys()):
+        if name not in actual:
             raise BadSignatureError(f"{name}: it is missing")
         if name not in listed:
             raise BadSignatureError(f"{name}: it is not a file of the release")
-        if found[name] != listed[name]:
+        if actual[name] != listed[name]:
             raise BadSignatureError(
-                f"{name}: it was changed: its SHA-256 is {found[name]}, signed is {listed[name]}"
+                f"{name}: it was changed: its SHA-256 is {actual[name]}, signed is {listed[name]}"
             )
     return sorted(listed)
 
@@ -136,10 +136,10 @@ def _without_registry(repository: str) -> str:
     return re.sub(r"\A(localhost|[^/]*[.:][^/]*)/", "", repository)
 
 
-def _run(cosign: Path, verb: str, key: Path, *words: str, what: str) -> None:
+def _run(cosign: Path, verb: str, key: Path, *arguments: str, what: str) -> None:
     # The key alone is the proof. Without this option cosign asks a transparency log, which an
     # offline site cannot reach and a release with a private key is not in.
-    command = [str(cosign), verb, "--key", str(key), "--insecure-ignore-tlog=true", *words]
+    command = [str(cosign), verb, "--key", str(key), "--insecure-ignore-tlog=true", *arguments]
     try:
         done = subprocess.run(
             command, capture_output=True, text=True, check=False, timeout=_SECONDS

@@ -364,9 +364,9 @@ def is_expired(access: Access, now: datetime) -> bool:
 
 def pending_request(session: VDISession, now: datetime) -> AccessRequest | None:
     """The request that the owner can answer now."""
-    found = session.spec.access_request
-    ends = as_time(found.expires) if found else None
-    return found if ends and ends > now else None
+    request = session.spec.access_request
+    ends = as_time(request.expires) if request else None
+    return request if ends and ends > now else None
 
 
 def drop_expired(

@@ -83,7 +83,7 @@ def find_alerts(observed: Observed, settings: ClusterSettings, now: datetime) ->
     """All alerts that hold for a desktop that runs."""
     if observed.pod is None or observed.pod.terminating or observed.session.spec.suspended:
         return ()
-    found = (
+    alerts = (
         _planned_end(observed.session),
         _expiring(observed, settings, now),
         _closing(observed, now),
@@ -91,7 +91,7 @@ def find_alerts(observed: Observed, settings: ClusterSettings, now: datetime) ->
         _draining(observed, settings, now),
         find_memory_kill(observed, now),
     )
-    return tuple(alert for alert in found if alert)
+    return tuple(alert for alert in alerts if alert)
 
 
 def find_idle(observed: Observed, now: datetime) -> Idle | None:

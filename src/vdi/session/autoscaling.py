@@ -201,13 +201,13 @@ def find_node_requests(
     for pod in pods:
         if not pod.spec.node_name and not pod.terminating:
             waiting[pod.metadata.labels.get(PLACEHOLDER, "")].append(pod)
-    found = {}
+    requests = {}
     for demand in demands:
         if of_shape := waiting.get(shape_key(demand)):
             answers = [newest[pod.metadata.uid] for pod in of_shape if pod.metadata.uid in newest]
             time = min(pod.metadata.creation_timestamp for pod in of_shape)
-            found[demand] = NodeRequest(time, _describe(answers, time))
-    return found
+            requests[demand] = NodeRequest(time, _describe(answers, time))
+    return requests
 
 
 def _name(key: str, number: int) -> str:
@@ -237,8 +237,8 @@ def _describe(answers: Collection[AutoscalerEvent], time: str) -> str:
     # cluster-autoscaler lists its reasons in random order. Sorted, the same answer causes no new
     # status.
     reason = ", ".join(sorted(_NEXT_REASON.split(reason)))
-    for phrase, words in _PHRASES.items():
-        reason = reason.replace(phrase, words)
+    for phrase, replacement in _PHRASES.items():
+        reason = reason.replace(phrase, replacement)
     if not reason:
         return f"The autoscaler has not added a node and reports no reason (requested at {at})."
     return f"The autoscaler cannot add a node: {reason} (requested at {at})."

@@ -190,18 +190,18 @@ def _lost_home(observed: Observed) -> Blocked | None:
         return None
     name = home.metadata.name
     if home.metadata.deletion_timestamp:
-        words = (
+        message = (
             f"The home volume {name!r} is being deleted; the desktop starts with a new one"
             " afterwards."
         )
-        return Blocked(PodReason.HOME_LEAVING, words, condition=HOME_BOUND)
+        return Blocked(PodReason.HOME_LEAVING, message, condition=HOME_BOUND)
     if home.status.phase == "Lost":
-        words = (
+        message = (
             f"The volume of the home {name} no longer exists; its claim is lost. An administrator"
             f" restores the volume, or deletes the claim (kubectl delete pvc {name}); the desktop"
             " then starts with an empty home."
         )
-        return Blocked(PodReason.HOME_LOST, words, condition=HOME_BOUND, needs_change=True)
+        return Blocked(PodReason.HOME_LOST, message, condition=HOME_BOUND, needs_change=True)
     return None
 
 
@@ -217,18 +217,18 @@ def _not_again_yet(observed: Observed, now: datetime) -> Blocked | None:
         node = "Kubernetes"
         if terminating.spec.node_name:
             node = f"node {terminating.spec.node_name}"
-        words = f"The desktop is restarted when {node} has stopped the previous one."
-        return Blocked(PodReason.POD_STOPPING, words, condition=POD_READY)
+        message = f"The desktop is restarted when {node} has stopped the previous one."
+        return Blocked(PodReason.POD_STOPPING, message, condition=POD_READY)
     return None
 
 
 def _session_name_taken(session: VDISession, holder: VDISession) -> Blocked:
     """Portal, REST API and CLI name a session without its namespace."""
-    words = (
+    message = (
         f"The namespace {holder.metadata.namespace!r} already has a session"
         f" {session.metadata.name!r}. Delete it, or choose another session name."
     )
-    return Blocked(Reason.NAME_TAKEN, words)
+    return Blocked(Reason.NAME_TAKEN, message)
 
 
 def host_taken(label: str) -> Blocked:
@@ -289,18 +289,18 @@ def explain_api_error(kind: str, message: str, *, kind_missing: bool = False) ->
     """
     condition = _CONDITIONS.get(kind, ADMITTED)
     if kind_missing:
-        words = (
+        text = (
             f"The cluster does not know {kind}: its CRD is not installed. The session continues"
             " automatically when it is installed."
         )
-        return Blocked(Reason.REFUSED, words, condition=condition)
+        return Blocked(Reason.REFUSED, text, condition=condition)
     # The server's own message at the end of a sentence, without `pods "x" is forbidden:`.
     detail = (
         re.sub(r'^\S+ "[^"]+" is (?:forbidden|invalid): ', "", message.strip()).rstrip(".") + "."
     )
-    for pattern, reason, words, needs_change in _CAUSES:
+    for pattern, reason, text, needs_change in _CAUSES:
         if re.search(pattern, message):
-            sentence = f"The desktop's {kind} {words}: {detail}"
+            sentence = f"The desktop's {kind} {text}: {detail}"
             return Blocked(reason, sentence, condition=condition, needs_change=needs_change)
     sentence = f"The API server refuses the desktop's {kind}: {detail}"
     return Blocked(Reason.REFUSED, sentence, condition=condition, needs_change=True)
@@ -308,12 +308,12 @@ def explain_api_error(kind: str, message: str, *, kind_missing: bool = False) ->
 
 def name_taken(kind: str, name: str) -> Blocked:
     """A foreign object has the name of a child. It is never taken over."""
-    words = (
+    message = (
         f"The {kind} {name!r} already exists and belongs to someone else. Delete it, or choose"
         " another session name."
     )
     return Blocked(
-        Reason.NAME_TAKEN, words, condition=_CONDITIONS.get(kind, ADMITTED), needs_change=True
+        Reason.NAME_TAKEN, message, condition=_CONDITIONS.get(kind, ADMITTED), needs_change=True
     )
 
 
@@ -321,5 +321,5 @@ def leftover(kind: str, name: str) -> Blocked:
     """A child of an earlier session of the same name, which the garbage collector is about to
     remove.
     """
-    words = f"Waiting until the {kind} {name!r} of an earlier session with this name is deleted."
-    return Blocked(Reason.NAME_TAKEN, words, condition=_CONDITIONS.get(kind, ADMITTED))
+    message = f"Waiting until the {kind} {name!r} of an earlier session with this name is deleted."
+    return Blocked(Reason.NAME_TAKEN, message, condition=_CONDITIONS.get(kind, ADMITTED))

@@ -163,29 +163,29 @@ def find_removal(observed: Observed, now: datetime) -> Removal | None:
         return _removal(observed, session.status.failures, now)
     desired = session.metadata.annotations.get(RESTARTED_AT, "")
     if desired and desired != pod.metadata.annotations.get(RESTARTED_AT, ""):
-        words = f"The desktop is being restarted, as requested at {desired}."
+        message = f"The desktop is being restarted, as requested at {desired}."
         return Removal(
-            _with_start(session, pod), Blocked(Reason.RESTARTING, words, condition=POD_READY)
+            _with_start(session, pod), Blocked(Reason.RESTARTING, message, condition=POD_READY)
         )
     # A node that joined after the pod's isolation was decided: its kubelet refuses the pod again
     # and again.
     if not pod.spec.host_users and pod.status.phase == "Pending" and (node := observed.node):
         need = Need(USER_NAMESPACES, pod.spec.runtime_class_name)
         if lacks := find_lack(node.status, need):
-            words = (
+            message = (
                 f"Node {node.metadata.name} has {lacks}: the desktop starts again, on another node"
                 " or without."
             )
             return Removal(
-                _with_start(session, pod), Blocked(Reason.RESTARTING, words, condition=POD_READY)
+                _with_start(session, pod), Blocked(Reason.RESTARTING, message, condition=POD_READY)
             )
     if find_idmap_error(pod):
         # No loss: the next pod has no user namespace, or the session waits without a pod
         # (Required).
-        words = explain(observed.start_state(pod)).sentence
+        message = explain(observed.start_state(pod)).sentence
         return Removal(
             _with_start(session, pod),
-            Blocked(PodReason.NO_IDMAPPED_MOUNTS, words, condition=POD_READY),
+            Blocked(PodReason.NO_IDMAPPED_MOUNTS, message, condition=POD_READY),
         )
     home, copying = observed.home, find_copying(observed.home)
     if copying and home and pod.home_claim == home.metadata.name and pod.status.phase == "Pending":

@@ -246,9 +246,9 @@ def home_bound_at(session: VDISession) -> datetime | None:
     # When a volume is bound in the very moment in which the scheduler looks, the scheduler can miss
     # the event. It would look again only after five minutes (`podMaxInUnschedulablePodsDuration`),
     # so such a pod is replaced earlier.
-    found = find_condition(session.status.conditions, HOME_BOUND)
-    if found and found.status == "True":
-        return parse_time(found.last_transition_time)
+    condition = find_condition(session.status.conditions, HOME_BOUND)
+    if condition and condition.status == "True":
+        return parse_time(condition.last_transition_time)
     return None
 
 
@@ -373,11 +373,11 @@ def find_failure_block(
     again = retry_at(failures)
     if now >= again:
         return None
-    words = (
+    text = (
         f"{failures.message} It is restarted at {again:%H:%M:%S} UTC (failure {failures.count} in a"
         " row)."
     )
-    return Blocked(failures.reason, words, condition=POD_READY)
+    return Blocked(failures.reason, text, condition=POD_READY)
 
 
 def _give_up_message(failures: FailureStatus, session: VDISession) -> str:

@@ -112,8 +112,8 @@ def lacking_node(message: str) -> str:
     """The node whose lack is the reason in `status.isolation.message`; empty: another reason, or
     none.
     """
-    found = _LACKING_NODE.search(message)
-    return found[1] if found else ""
+    match = _LACKING_NODE.search(message)
+    return match[1] if match else ""
 
 
 def describe_storage(

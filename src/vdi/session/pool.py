@@ -122,22 +122,22 @@ def pool_desktop(
     if pool.spec.schedule and (problems := list(find_problems(pool.spec.schedule))):
         return Blocked(PoolReason.INVALID_SCHEDULE, "; ".join(problems) + ".", needs_change=True)
     if template is None:
-        words = f"There is no template {name!r}. The pool starts its desktops when it is created."
-        return Blocked(Reason.TEMPLATE_NOT_FOUND, words)
+        message = f"There is no template {name!r}. The pool starts its desktops when it is created."
+        return Blocked(Reason.TEMPLATE_NOT_FOUND, message)
     if template.spec.persistence.enabled:
-        words = (
+        message = (
             f"Desktops of the template {name!r} have a home volume, which cannot be attached to a"
             " running desktop. Set spec.persistence.enabled: false in the template, or use"
             " spec.prePull there instead of a pool."
         )
-        return Blocked(PoolReason.TEMPLATE_HAS_HOME, words, needs_change=True)
+        return Blocked(PoolReason.TEMPLATE_HAS_HOME, message, needs_change=True)
     if depend_on_user(template.spec):
-        words = (
+        message = (
             f"Desktops of the template {name!r} have volumes of their user or group, which cannot"
             " be attached to a desktop that runs already. Remove groups and {user} from"
             " spec.volumes of the template, or use spec.prePull there instead of a pool."
         )
-        return Blocked(PoolReason.TEMPLATE_HAS_USER_VOLUMES, words, needs_change=True)
+        return Blocked(PoolReason.TEMPLATE_HAS_USER_VOLUMES, message, needs_change=True)
     plain = VDISession(
         ObjectMeta(pool.metadata.name), SessionSpec(user="pool@vdi.localhost", template=name)
     )

@@ -240,11 +240,11 @@ def evaluate_puller(pod: Pod, events: Sequence[Event], now: datetime) -> PullRes
         return None
     scheduled = pod.condition("PodScheduled")
     if not pod.spec.node_name and scheduled and scheduled.status == "False":
-        words = scheduled.message.strip().rstrip(".") or "the scheduler reports no reason"
+        why = scheduled.message.strip().rstrip(".") or "the scheduler reports no reason"
         return PullResult(
             False,
             FailureReason.NO_ROOM,
-            f"The node has no capacity for the small pod that pulls the image ({words}).",
+            f"The node has no capacity for the small pod that pulls the image ({why}).",
         )
     explanation = explain(StartState(pod, events=tuple(events)))
     if explanation.stuck:

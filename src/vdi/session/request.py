@@ -142,8 +142,8 @@ def generate_name(user: str, template: str) -> str:
     """A readable object name: `alice-ubuntu-desktop` for alice@example.com; always the same for the
     same two.
     """
-    words = f"{user.partition('@')[0]}-{template}".lower()
-    return re.sub(r"[^a-z0-9]+", "-", words).strip("-")[:_NAME_LIMIT].strip("-") or "desktop"
+    joined = f"{user.partition('@')[0]}-{template}".lower()
+    return re.sub(r"[^a-z0-9]+", "-", joined).strip("-")[:_NAME_LIMIT].strip("-") or "desktop"
 
 
 def generate_names(user: str, template: str) -> Iterator[str]:

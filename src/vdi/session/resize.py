@@ -48,11 +48,11 @@ def find_resize(observed: Observed, settings: ClusterSettings) -> dict[str, Any]
     for name, quantity in limits.items():
         most = node.status.allocatable.get(name, quantity)
         if parse_quantity(quantity) > parse_quantity(most):
-            words = (
+            text = (
                 f"spec.resources.{name}: {quantity} is more than node {node.metadata.name} has in"
                 f" total ({most})."
             )
-            return Alert(RESIZE_PENDING, Reason.INFEASIBLE, words)
+            return Alert(RESIZE_PENDING, Reason.INFEASIBLE, text)
     requests = {"memory": desktop.request_memory} | (
         {"cpu": desktop.request_cpu} if requested.cpu else {}
     )
@@ -81,13 +81,11 @@ def _find_delay(pod: Pod, requested: SessionResources) -> Alert | None:
     if _BELOW_USAGE in failing.message:
         # The kubelet tries again and again, each time with the usage of that moment in its message,
         # which is left out: each would be a status of its own.
-        words = (
+        text = (
             f"The desktop uses more than its new size of {requested.memory}, which is applied as"
             " soon as it fits"
         )
-        return Alert(
-            RESIZE_PENDING, Reason.IN_USE, f"{words}. Close programs that you do not need."
-        )
+        return Alert(RESIZE_PENDING, Reason.IN_USE, f"{text}. Close programs that you do not need.")
     return Alert(
         RESIZE_PENDING, Reason.NOT_APPLIED, f"Node {node} fails to apply it: {failing.message}"
     )
@@ -113,17 +111,17 @@ def find_memory_alert(
     present = parse_quantity(size_of(session.spec, offer).memory)
     if limit < present - _MIB:
         return None
-    words = f"Your desktop uses {min(100, 100 * used // limit)} % of its memory."
+    message = f"Your desktop uses {min(100, 100 * used // limit)} % of its memory."
     maxima = [maximum_of(offer).memory]
     if (largest := template.status.largest) and largest.memory:
         maxima.append(largest.memory)
     total = int(min(present + 2048 * _MIB, *map(parse_quantity, maxima))) // _MIB
     more = total - int(present) // _MIB
     if more <= 0:
-        return MemoryAlert(f"{words} Close programs that you do not need.")
+        return MemoryAlert(f"{message} Close programs that you do not need.")
     label = f"Give it {more / 1024:.3g} GiB more"
     return MemoryAlert(
-        f"{words} {label}?", f"{total}Mi" if total % 1024 else f"{total // 1024}Gi", label
+        f"{message} {label}?", f"{total}Mi" if total % 1024 else f"{total // 1024}Gi", label
     )
 
 

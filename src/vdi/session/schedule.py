@@ -352,17 +352,17 @@ def _next_time(cron: str, zone: str, minute: datetime) -> datetime | None:
     return None
 
 
-def _first_after(cron: str, zone: str, minute: datetime, found: datetime) -> datetime:
+def _first_after(cron: str, zone: str, minute: datetime, time: datetime) -> datetime:
     """The first time after `minute`, given a later one.
 
     Where a clock change is of half an hour (Australia/Lord_Howe), the library passes over times on
     its way forward, and not on its way back.
     """
     while (
-        earlier := _previous_time(cron, zone, found - timedelta(minutes=1))
+        earlier := _previous_time(cron, zone, time - timedelta(minutes=1))
     ) is not None and earlier > minute:
-        found = earlier
-    return found
+        time = earlier
+    return time
 
 
 @lru_cache(_CACHED_TIMES)

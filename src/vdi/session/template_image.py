@@ -238,13 +238,13 @@ def find_warnings(spec: TemplateSpec) -> Iterator[str]:
 
 def settings_ignored(template: VDITemplate, now: datetime) -> Condition | None:
     """The condition of that name; None where there is nothing to warn of."""
-    words = " ".join(find_warnings(template.spec))
-    if not words:
+    message = " ".join(find_warnings(template.spec))
+    if not message:
         return None
     before = template.status.conditions
     generation = template.metadata.generation
     return renew_condition(
-        before, SETTINGS_IGNORED, True, "OfSelkies1", words, now, generation=generation
+        before, SETTINGS_IGNORED, True, "OfSelkies1", message, now, generation=generation
     )
 
 

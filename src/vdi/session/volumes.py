@@ -79,8 +79,8 @@ def resolve_mounts(spec: TemplateSpec, user: str, groups: Collection[str]) -> Mo
     volumes: dict[str, TemplateVolume] = {}
     mounts: list[Mount] = []
     for volume in spec.volumes:
-        found = tuple(_mounts(volume, user, groups))
-        if not found:
+        first_mounts = tuple(_mounts(volume, user, groups))
+        if not first_mounts:
             continue
         claim = volume.persistent_volume_claim
         if claim:
@@ -91,7 +91,7 @@ def resolve_mounts(spec: TemplateSpec, user: str, groups: Collection[str]) -> Mo
         if first is not volume:
             # The mounts say what may be written.
             volumes[key] = msgspec.structs.replace(first, read_only=False)
-        mounts.extend(replace(mount, volume=first.name) for mount in found)
+        mounts.extend(replace(mount, volume=first.name) for mount in first_mounts)
     for number, program in enumerate(spec.programs):
         mounts.append(
             Mount(

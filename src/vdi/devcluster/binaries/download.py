@@ -86,11 +86,11 @@ class Downloader:
         file = into / (
             f".{recipe.key}.part" if recipe.members else next(iter(recipe.provides.values()))
         )
-        found = self._download(address, file, step)
-        if found != sha256:
+        actual = self._download(address, file, step)
+        if actual != sha256:
             file.unlink()
             raise SourceFailed(
-                f"{address}: its SHA-256 is {found}, but {sha256} is published; the file was"
+                f"{address}: its SHA-256 is {actual}, but {sha256} is published; the file was"
                 " deleted"
             )
         if not recipe.members:
@@ -176,9 +176,9 @@ def find_checksum(text: str, file: str, address: str) -> str:
     """The SHA-256 of `file` in a checksum file, or its only one if it names no file. Raises
     SourceFailed.
     """
-    found = _SHA256.findall(text)
-    for digest, name in found:
-        if name == file or (not name and len(found) == 1):
+    sums = _SHA256.findall(text)
+    for digest, name in sums:
+        if name == file or (not name and len(sums) == 1):
             return str(digest).lower()
     raise SourceFailed(f"{address}: contains no SHA-256 of {file}")
 

@@ -29,9 +29,9 @@ def module_digest(module: Path) -> str:
 
 def needed_version(go_mod: str) -> tuple[int, ...]:
     """The Go version that a go.mod asks for."""
-    found = re.search(r"^go (\d+(?:\.\d+)*)", go_mod, re.MULTILINE)
-    if found:
-        return tuple(int(part) for part in found[1].split("."))
+    match = re.search(r"^go (\d+(?:\.\d+)*)", go_mod, re.MULTILINE)
+    if match:
+        return tuple(int(part) for part in match[1].split("."))
     return (1, 0)
 
 
@@ -47,10 +47,10 @@ def find_toolchain(needed: tuple[int, ...], build_cache: BuildCache) -> Path:
         version = _version(Path(installed), build_cache.env)
         if version is not None and version >= needed:
             return Path(installed)
-        found = "an unknown version"
+        version_text = "an unknown version"
         if version:
-            found = ".".join(map(str, version))
-        reason = f"{installed} is {found}, but {oldest} is required"
+            version_text = ".".join(map(str, version))
+        reason = f"{installed} is {version_text}, but {oldest} is required"
     try:
         entry = build_cache.obtain(
             GO_TOOLCHAIN.key,
@@ -181,9 +181,9 @@ def take_file(recipe: GoFile, build_cache: BuildCache, step: Step, into: Path) -
         )
         file = Path(json.loads(answer.read_text())["Dir"]) / recipe.path
         content = file.read_bytes()
-    found = hashlib.sha256(content).hexdigest()
-    if found != recipe.sha256:
-        raise SourceFailed(f"{file}: its SHA-256 is {found}, expected {recipe.sha256}")
+    actual = hashlib.sha256(content).hexdigest()
+    if actual != recipe.sha256:
+        raise SourceFailed(f"{file}: its SHA-256 is {actual}, expected {recipe.sha256}")
     (into / next(iter(recipe.provides.values()))).write_bytes(content)
 
 
@@ -201,7 +201,7 @@ def _version(go: Path, env: Mapping[str, str]) -> tuple[int, ...] | None:
         )
     except (OSError, subprocess.TimeoutExpired):
         return None
-    found = re.match(r"go(\d+(?:\.\d+)*)", answer.stdout)
-    if found:
-        return tuple(int(part) for part in found[1].split("."))
+    number = re.match(r"go(\d+(?:\.\d+)*)", answer.stdout)
+    if number:
+        return tuple(int(part) for part in number[1].split("."))
     return None

@@ -195,7 +195,7 @@ def context_files(recipe: ImageRecipe, root: Path) -> dict[str, Path]:
     """Files of a build: path in the context -> file. Raises ImageFailed outside a checkout of the
     project.
     """
-    found: dict[str, Path] = {}
+    by_name: dict[str, Path] = {}
     for name in recipe.files:
         start = root / name
         if not start.exists():
@@ -205,8 +205,8 @@ def context_files(recipe: ImageRecipe, root: Path) -> dict[str, Path]:
             )
         for path in [start] if start.is_file() else start.rglob("*"):
             if path.is_file() and "__pycache__" not in path.parts:
-                found[str(path.relative_to(root / recipe.context))] = path
-    return found
+                by_name[str(path.relative_to(root / recipe.context))] = path
+    return by_name
 
 
 def base_digest() -> str:
@@ -216,12 +216,12 @@ def base_digest() -> str:
     file = _ROOT / _VDI.containerfile
     if not file.is_file():
         raise ImageFailed(f"{file} does not exist; images are built from a checkout of the project")
-    found = re.search(
+    match = re.search(
         rf"^ARG BASE={re.escape(BASE)}@(sha256:[0-9a-f]{{64}})$", file.read_text(), re.MULTILINE
     )
-    if found is None:
+    if match is None:
         raise ImageFailed(f"{file} has no line ARG BASE={BASE}@sha256:...")
-    return found[1]
+    return match[1]
 
 
 def is_base_from_registry(*, progress: Progress) -> bool:

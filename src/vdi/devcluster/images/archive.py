@@ -111,13 +111,13 @@ def find_leaks(archive: Path, private: Sequence[str], paths: Sequence[str]) -> l
     the first `/`) that no layer may hold.
     """
     config = _config_bytes(archive).decode()
-    found = []
+    leaks = []
     for text in private:
         if text and text in config:
-            found.append(f"its configuration or history contains {text!r}")
+            leaks.append(f"its configuration or history contains {text!r}")
     for name in layer_paths(archive):
-        found += [f"it contains /{name}" for path in paths if name == path]
-    return found
+        leaks += [f"it contains /{name}" for path in paths if name == path]
+    return leaks
 
 
 def layer_paths(archive: Path) -> Iterator[str]:

@@ -51,10 +51,10 @@ class Builder:
 
     @property
     def _command(self) -> Argv:
-        words = [*self.sudo, self.name]
+        command = [*self.sudo, self.name]
         if self.storage:
-            return [*words, "--root", str(self.storage.root), "--runroot", str(self.storage.run)]
-        return words
+            return [*command, "--root", str(self.storage.root), "--runroot", str(self.storage.run)]
+        return command
 
     @property
     def _platform_option(self) -> Argv:
@@ -117,10 +117,10 @@ class Builder:
 
 def _each(option: str, values: Sequence[str]) -> Argv:
     """The option before each value."""
-    words: Argv = []
+    options: Argv = []
     for value in values:
-        words += [option, value]
-    return words
+        options += [option, value]
+    return options
 
 
 def find_builder(

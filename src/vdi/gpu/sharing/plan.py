@@ -207,10 +207,10 @@ def _is_mps(text: str) -> bool:
 def _plain_problems(state: GpuState, request: SharingRequest) -> Iterator[str]:
     plugin = plain_plugin(state)
     if plugin is None:
-        found = names(f"{plugin.namespace}/{plugin.name}" for plugin in state.plugins)
+        plugin_names = names(f"{plugin.namespace}/{plugin.name}" for plugin in state.plugins)
         yield (
             "There is no ClusterPolicy of the GPU Operator, and these DaemonSets have NVIDIA's"
-            f" device plugin: {found}; allowed: exactly one."
+            f" device plugin: {plugin_names}; allowed: exactly one."
         )
         return
     where = f"DaemonSet {plugin.namespace}/{plugin.name}"
@@ -456,12 +456,12 @@ def plan_undo(state: GpuState) -> SharingPlan:
     record = read_record(there.metadata) if there else None
     if there is None or record is None:
         if there is None:
-            found = "does not exist"
+            problem = "does not exist"
         else:
-            found = f"has no annotation {BEFORE_ANNOTATION}"
+            problem = f"has no annotation {BEFORE_ANNOTATION}"
         raise RefusedError(
             [
-                f"There is nothing to undo: ConfigMap {state.namespace}/{name} {found}, so `vdi gpu"
+                f"There is nothing to undo: ConfigMap {state.namespace}/{name} {problem}, so `vdi gpu"
                 " configure` did not make these settings."
             ]
         )

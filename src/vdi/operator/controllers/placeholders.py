@@ -114,12 +114,12 @@ class Placeholders:
 
     def _publish(self, demands: Iterable[Demand]) -> None:
         caches = self._caches
-        found = autoscaling.find_node_requests(
+        requests = autoscaling.find_node_requests(
             demands, caches.placeholders.values(), caches.autoscaler_events.values()
         )
-        if found != self._requests:
+        if requests != self._requests:
             self._requests.clear()
-            self._requests.update(found)
+            self._requests.update(requests)
 
     def _headroom(self) -> Iterator[tuple[Demand, int]]:
         """The shape of each template's default desktop, for the templates that exist and can be

@@ -132,8 +132,8 @@ class PrePuller:
             refused = explain_refusal(failure, "Pod")
             if refused is None:
                 raise
-            words = f"The pod that pulls the image is refused: {failure.message}"
-            memory.fail(node, refused.reason, words, self._clock.now())
+            text = f"The pod that pulls the image is refused: {failure.message}"
+            memory.fail(node, refused.reason, text, self._clock.now())
 
     async def describe(self, template: VDITemplate) -> VDITemplate:
         """Keep the largest size, and the condition on settings without effect; returns the template

@@ -210,10 +210,10 @@ class Group:
 
     def try_withheld_again(self) -> bool:
         """Try the withheld nodes again. False: there are none."""
-        found = bool(self.withheld)
+        had_withheld = bool(self.withheld)
         self.fresh.update(dict.fromkeys(self.withheld))
         self.withheld.clear()
-        return found
+        return had_withheld
 
 
 def is_hopeless(group: Group) -> bool:

@@ -100,14 +100,14 @@ def explain_shortage(
         return Shortage(Reason.TOO_LARGE, _too_large(demand, offering), hopeless=True)
     closed = [capacity for capacity in large if capacity.closed]
     if len(closed) == len(large):
-        words = _join(
+        reasons = _join(
             [f"node {capacity.name} is {capacity.closed}" for capacity in closed[:_NAMED]]
         )
         more = ""
         if len(closed) > _NAMED:
             more = f", and so are {len(closed) - _NAMED} more"
         home = f"the home is on {_names(closed)}, and " if demand.pin else ""
-        return Shortage(Reason.NODES_UNAVAILABLE, home + words + more)
+        return Shortage(Reason.NODES_UNAVAILABLE, home + reasons + more)
     return _explain_busy(
         demand, [capacity for capacity in large if not capacity.closed], fitting_anywhere
     )
@@ -132,9 +132,9 @@ def expect_slots(group: Group, endings: Iterable[ExpectedEnd], count: int) -> li
     takes = dict(group.demand.takes)
     free: dict[str, dict[str, int]] = {}
     places: dict[str, int] = {}
-    found: list[int] = []
+    slots: list[int] = []
     for ending in endings:
-        if len(found) >= count:
+        if len(slots) >= count:
             break
         capacity = group.capacities.get(ending.node)
         if capacity is None or capacity.closed:
@@ -146,9 +146,9 @@ def expect_slots(group: Group, endings: Iterable[ExpectedEnd], count: int) -> li
         for name, number in ending.takes.items():
             left[name] = left.get(name, 0) + number
         now_places = _places(left, takes)
-        found += [ending.at] * (now_places - places[ending.node])
+        slots += [ending.at] * (now_places - places[ending.node])
         places[ending.node] = now_places
-    return found[:count]
+    return slots[:count]
 
 
 def _places(free: Amounts, takes: Amounts) -> int:
@@ -163,32 +163,35 @@ def _explain_placement(demand: Demand, capacities: Sequence[NodeCapacity]) -> Sh
             suitable.append(node)
     if suitable:
         lacks = {one.name: [one.find_lack(need) for need in demand.needs] for one in suitable}
-        lacking = [f"node {name} has {_join(filter(None, found))}" for name, found in lacks.items()]
-        words = (
+        lacking = [
+            f"node {name} has {_join(filter(None, lacking_parts))}"
+            for name, lacking_parts in lacks.items()
+        ]
+        message = (
             f"the template needs {_join(need.feature for need in demand.needs)}, but"
             f" {_join(lacking[:_NAMED])}"
         )
         more = ""
         if len(lacking) > _NAMED:
             more = f", and {len(lacking) - _NAMED} more have too little"
-        return Shortage(Reason.NODE_FEATURE_MISSING, words + more, hopeless=True)
+        return Shortage(Reason.NODE_FEATURE_MISSING, message + more, hopeless=True)
     if demand.pin:
         homes = [capacity for capacity in capacities if reaches_home(demand, capacity)]
         if not homes:
-            words = f"the home is on {_pinned_to(demand.pin)}, which is not in the cluster"
-            return Shortage(Reason.HOME_NODE_GONE, words, hopeless=True)
-        words = (
+            message = f"the home is on {_pinned_to(demand.pin)}, which is not in the cluster"
+            return Shortage(Reason.HOME_NODE_GONE, message, hopeless=True)
+        message = (
             f"the home is on {_names(homes)}, where the template's placement does not allow this"
             " desktop"
         )
-        return Shortage(Reason.NO_MATCHING_NODE, words, hopeless=True)
+        return Shortage(Reason.NO_MATCHING_NODE, message, hopeless=True)
     labelled = []
     for capacity in capacities:
         if all(capacity.labels.get(key) == value for key, value in demand.selector):
             labelled.append(capacity)
     if not labelled:
         desired = _join(f"{key}={value}" for key, value in demand.selector)
-        words = (
+        message = (
             f"{_none_of(capacities)} has the label {desired} that the template's placement requires"
         )
     else:
@@ -199,11 +202,11 @@ def _explain_placement(demand: Demand, capacities: Sequence[NodeCapacity]) -> Sh
                 for taint in capacity.taints
             }
         )
-        words = (
+        message = (
             f"{_names(labelled)}: reserved by a taint that the template does not tolerate"
             f" ({_join(taints)})"
         )
-    return Shortage(Reason.NO_MATCHING_NODE, words, hopeless=True)
+    return Shortage(Reason.NO_MATCHING_NODE, message, hopeless=True)
 
 
 def _explain_busy(
@@ -213,10 +216,10 @@ def _explain_busy(
 ) -> Shortage:
     fitting = [capacity for capacity in capacities if capacity.fits(demand.takes)]
     if fitting:
-        words = (
+        message = (
             f"the capacity of {_names(fitting)} is reserved for a session that has waited longer"
         )
-        return Shortage(Reason.RESERVED, words)
+        return Shortage(Reason.RESERVED, message)
     order = [name for name, _ in extended(demand)] + list(_USUAL)
     desired = dict(demand.takes)
     short = {
@@ -228,17 +231,17 @@ def _explain_busy(
         name = max(short, key=lambda one: len(short[one]))
     else:
         name = order[0]
-    words = _busy_words(name, desired[name], capacities)
+    message = _busy_words(name, desired[name], capacities)
     if len(short[name]) < len(capacities):
         others = [one for one in short if one != name and short[one]]
-        words += f"; other nodes have too little {_join(_noun(other) for other in others)}"
+        message += f"; other nodes have too little {_join(_noun(other) for other in others)}"
     elsewhere = fitting_anywhere(demand) if demand.pin else ()
     if elsewhere:
-        words += f"; the capacity of {_names(elsewhere)} does not help it"
+        message += f"; the capacity of {_names(elsewhere)} does not help it"
         return Shortage(
-            Reason.HOME_NODE_FULL, f"the home is on {_names(capacities)}, where {words}"
+            Reason.HOME_NODE_FULL, f"the home is on {_names(capacities)}, where {message}"
         )
-    return Shortage(_BUSY.get(name, Reason.GPUS_BUSY), words)
+    return Shortage(_BUSY.get(name, Reason.GPUS_BUSY), message)
 
 
 def _busy_words(name: str, desired: int, capacities: Sequence[NodeCapacity]) -> str:
