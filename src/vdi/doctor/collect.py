@@ -27,7 +27,9 @@ from vdi.doctor.objects.references import (
     local_path_namespaces,
     pods_to_log,
     secrets_to_sign_in,
+    service_to_try,
 )
+from vdi.doctor.objects.routing import SERVICE
 from vdi.findings.model import Finding, Remedy
 from vdi.gpu.sharing.changes import Change, change_between
 from vdi.kasm.installation import containers_to_log, kasm_namespaces
@@ -56,9 +58,17 @@ from vdi.kube.resource import (
 from vdi.kube.transport import Client
 from vdi.snapshot.certificate import read_certificate
 from vdi.snapshot.check import Check, kinds_read
-from vdi.snapshot.model import Certificate, Difference, Scope, Snapshot, Unreadable
+from vdi.snapshot.model import (
+    Certificate,
+    Difference,
+    Scope,
+    ServiceAttempt,
+    Snapshot,
+    Unreadable,
+)
 from vdi.snapshot.objects import KINDS, Objects
 from vdi.snapshot.objects.config import LOCAL_PATH_CONFIG
+from vdi.snapshot.objects.network import Service
 from vdi.snapshot.reader import Reader
 
 BUDGET = 40
@@ -72,6 +82,9 @@ _LOGS = 20
 _LOG_SECONDS = 5.0
 # Time that the API server has for a small request, before it counts as silent.
 _SMALL_REQUEST_SECONDS = 10.0
+_CONNECT_SECONDS = 3.0
+# As above, where a machine outside the cluster waits in vain.
+_API_SERVICE_SECONDS = 0.5
 
 Object = dict[str, Any]
 
@@ -163,6 +176,7 @@ class _Reading(Reader):
     certificates: list[Certificate] = field(default_factory=list)
     differences: list[Difference] = field(default_factory=list)
     api_certificate_ends: str = ""
+    service_attempt: ServiceAttempt | None = None
     api_seconds: float = 0.0
 
     def snapshot(self, taken_at: str) -> Snapshot:
@@ -179,6 +193,7 @@ class _Reading(Reader):
             ),
             differences=tuple(self.differences),
             api_certificate_ends=self.api_certificate_ends,
+            service_attempt=self.service_attempt,
             api_seconds=self.api_seconds,
         )
 
@@ -248,6 +263,10 @@ class _Reading(Reader):
             for namespace in local_path_namespaces(lists):
                 note = "configmaps@local-path"
                 reads.append(self.one(CONFIG_MAPS, LOCAL_PATH_CONFIG, namespace, note=note))
+        service = service_to_try(lists) if "services@address" in self.kinds else None
+        api_service = lists.find("services", "kubernetes", "default")
+        if service and service.spec.ports and api_service and api_service.spec.ports:
+            reads.append(self.try_service(service, api_service))
         if "secrets@release" in self.kinds:
             reads += [self.release(namespace, name) for namespace, name in releases_of(lists)]
         await asyncio.gather(*reads)
@@ -278,6 +297,34 @@ class _Reading(Reader):
                 calls += [self.all_of(kind, namespace=namespace) for kind in unread]
                 calls.append(self.all_of(EVENTS, namespace=namespace, field_selector=_WARNINGS))
             await asyncio.gather(*calls)
+
+    async def try_service(self, service: Service, api_service: Service) -> None:
+        """Note whether connections to a Service and to its pod are accepted. Only a machine of the
+        cluster reaches addresses of Services: the API server's shows whether this is one.
+        """
+        name, namespace = service.metadata.name, service.metadata.namespace
+        api = api_service.spec.cluster_ip, api_service.spec.ports[0].port
+
+        async def read() -> None:
+            slices = await self.client.list(
+                ENDPOINT_SLICES,
+                namespace=namespace,
+                label_selector=f"{SERVICE}={name}",
+                into=Object,
+            )
+            endpoint = next(_ready_endpoints(slices), None)
+            if endpoint is None or not await _connects(*api, _API_SERVICE_SECONDS):
+                return
+            pod, address = await asyncio.gather(
+                _connects(*endpoint, _CONNECT_SECONDS),
+                _connects(service.spec.cluster_ip, service.spec.ports[0].port, _CONNECT_SECONDS),
+            )
+            self.service_attempt = ServiceAttempt(
+                service=f"service/{namespace}/{name}", pod=pod, address=address
+            )
+
+        note = "services@address"
+        await self.attempt(ENDPOINT_SLICES, read, verb="list", namespace=namespace, note=note)
 
     async def certificate(self, namespace: str, name: str) -> None:
         """Read the certificate of a TLS Secret. Its key is dropped at once."""
@@ -344,3 +391,26 @@ class _Reading(Reader):
                 self.logs[key] = [line[:500] async for line in lines]
 
         await self.attempt(PODS, read, namespace=namespace, subresource="/log")
+
+
+def _ready_endpoints(slices: Iterable[Object]) -> Iterator[tuple[str, int]]:
+    """Addresses and ports of the ready pods in EndpointSlices. Snapshots do not contain them, since
+    people send those to others.
+    """
+    for one in slices:
+        for endpoint in one.get("endpoints") or ():
+            is_ready = (endpoint.get("conditions") or {}).get("ready") is not False
+            for address in endpoint.get("addresses") or () if is_ready else ():
+                for port in one.get("ports") or ():
+                    yield address, port["port"]
+
+
+async def _connects(host: str, port: int, seconds: float) -> bool:
+    """Whether a TCP connection is accepted in this time."""
+    try:
+        async with asyncio.timeout(seconds):
+            _, writer = await asyncio.open_connection(host, port)
+    except (OSError, TimeoutError):
+        return False
+    writer.close()
+    return True

@@ -122,6 +122,16 @@ class Difference(msgspec.Struct, frozen=True, kw_only=True):
     time: str = ""
 
 
+class ServiceAttempt(msgspec.Struct, frozen=True, kw_only=True):
+    """Connections from the machine that runs the doctor, to the address of a Service and to that of
+    its pod: whether each was accepted. `service`: as findings name it.
+    """
+
+    service: str
+    pod: bool
+    address: bool
+
+
 class Scope(msgspec.Struct, frozen=True):
     """The requested namespace and session; empty: all. `kasm`: the namespace holds Kasm, whatever
     its chart is.
@@ -149,6 +159,8 @@ class Snapshot(msgspec.Struct, frozen=True, kw_only=True, dict=True, eq=False):
     differences: tuple[Difference, ...] = ()
     # End of the API server's certificate; empty: not known, or no TLS.
     api_certificate_ends: str = ""
+    # None: no desktop has been ready for long enough, or the machine reaches no Service.
+    service_attempt: ServiceAttempt | None = None
     # Time of the slowest of a few small consecutive requests; 0: not measured.
     api_seconds: float = 0.0
 

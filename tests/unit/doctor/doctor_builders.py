@@ -17,7 +17,14 @@ from vdi.session.children import build_home, build_pod, build_route, build_servi
 from vdi.session.cluster_settings import ClusterSettings
 from vdi.session.effective import Desktop, resolve
 from vdi.session.naming import Identity
-from vdi.snapshot.model import Certificate, Difference, Scope, Snapshot, Unreadable
+from vdi.snapshot.model import (
+    Certificate,
+    Difference,
+    Scope,
+    ServiceAttempt,
+    Snapshot,
+    Unreadable,
+)
 from vdi.snapshot.objects import Objects, convert_object
 
 Object = dict[str, Any]
@@ -66,6 +73,7 @@ class Cluster:
         ]
         self.api_certificate_ends = "2027-11-01T00:00:00Z"
         self.api_seconds = 0.012
+        self.service_attempt: ServiceAttempt | None = None
         self.scope = Scope(SPACE)
         for number in range(sessions):
             self.add_session(f"alice-{number}", f"alice{number}@example.com")
@@ -276,6 +284,7 @@ class Cluster:
             differences=tuple(self.differences),
             api_certificate_ends=self.api_certificate_ends,
             api_seconds=self.api_seconds,
+            service_attempt=self.service_attempt,
         )
 
     def findings(self) -> list[Finding]:

@@ -19,7 +19,7 @@ from unit.doctor.doctor_builders import (
     ready_condition,
 )
 from vdi.findings.model import Remedy
-from vdi.snapshot.model import Certificate, Difference, Unreadable
+from vdi.snapshot.model import Certificate, Difference, ServiceAttempt, Unreadable
 
 FAULTS = fault = Faults()
 OLD = "2026-11-20T10:00:00Z"
@@ -31,6 +31,11 @@ LARGE = {"defaultGPU": 0, "defaultMemory": "900Gi"}
 ENCODER_OF_SELKIES_1 = {"name": "SELKIES_ENCODER", "value": "nvh264enc"}
 # As the operator reports it, which alone may read that Secret.
 PASSWORD_REPLACED = "The Secret with the password was replaced after the desktop had started."
+
+
+def attempt(*, pod: bool = True, address: bool = False) -> ServiceAttempt:
+    """Connections to the Service of the first desktop: by default only its own address fails."""
+    return ServiceAttempt(service=f"service/{SPACE}/alice-0", pod=pod, address=address)
 
 
 # Control plane
@@ -731,6 +736,11 @@ FAULTS.table(
         "api_server_slow",
         "each_request_takes_two_seconds",
         lambda cluster: setattr(cluster, "api_seconds", 2.04),
+    ),
+    (
+        "kube_proxy_down",
+        "a_new_service_has_no_address",
+        lambda cluster: setattr(cluster, "service_attempt", attempt()),
     ),
     ("crd_missing", "pool_kind_missing", gone("customresourcedefinitions", "vdipools.vdi.kasm.io")),
     (

@@ -8,13 +8,15 @@ from itertools import chain, repeat
 import pytest
 
 from support.clock import FakeClock
+from unit.doctor.doctor_builders import SPACE, Cluster, meta_of, ready_condition
+from unit.doctor.doctor_server import ApiServer
 from vdi.doctor import collect as collector
 from vdi.doctor.collect import collect
 from vdi.kube.clock import SYSTEM_CLOCK
 from vdi.kube.config import ClusterConfig
 from vdi.kube.errors import ConnectionFailed
 from vdi.kube.transport import Client
-from vdi.snapshot.model import Scope
+from vdi.snapshot.model import Scope, ServiceAttempt
 
 _NOT_FOUND = (
     b"HTTP/1.1 404 Not Found\r\nContent-Type: application/json\r\nContent-Length: 2\r\n\r\n{}"
@@ -64,3 +66,41 @@ async def test_a_hanging_api_server_is_reported_in_bounded_time(
     async with api_server(None) as client:
         with pytest.raises(ConnectionFailed, match=r"has not responded for 0\.2 s: it hangs"):
             await collect(client, Scope("vdi-sessions"), SYSTEM_CLOCK)
+
+
+@asynccontextmanager
+async def listening() -> AsyncIterator[int]:
+    """A port of 127.0.0.1 that accepts connections."""
+    async with await asyncio.start_server(
+        lambda _, writer: writer.close(), "127.0.0.1", 0
+    ) as server:
+        yield server.sockets[0].getsockname()[1]
+
+
+@pytest.mark.parametrize("inside", [True, False])
+@pytest.mark.parametrize("ready", ["11:59:20", "11:59:50"], ids=["settled", "just ready"])
+async def test_newest_service_and_its_pod_are_tried(ready: str, inside: bool) -> None:
+    cluster = Cluster(2)
+    newest = cluster.one("pods", "alice-1")
+    newest["metadata"]["creationTimestamp"] = "2026-11-20T11:59:00Z"
+    ready_condition(newest)["lastTransitionTime"] = f"2026-11-20T{ready}Z"
+    async with listening() as port:
+        for name in ("alice-0", "alice-1"):
+            # Nothing listens at the Service's own address.
+            service = cluster.one("services", name)["spec"]
+            service |= {"clusterIP": "127.0.0.2", "ports": [{"port": port}]}
+            endpoints = cluster.one("endpointslices", f"{name}-x")
+            endpoints["endpoints"][0]["addresses"] = ["127.0.0.1"]
+            endpoints["ports"] = [{"port": port}]
+        address = "127.0.0.1" if inside else "127.0.0.2"
+        spec = {"clusterIP": address, "ports": [{"port": port}]}
+        cluster.add("services", meta_of("default", "kubernetes"), spec=spec)
+        server = ApiServer(cluster)
+        async with server.client() as client:
+            snapshot = await collect(client, Scope(SPACE), FakeClock())
+    name = "alice-1" if ready == "11:59:20" else "alice-0"
+    expected = None
+    if inside:
+        expected = ServiceAttempt(service=f"service/{SPACE}/{name}", pod=True, address=False)
+    assert snapshot.service_attempt == expected
+    assert sum("labelSelector" in path for path in server.requests) == 1, "one Service is tried"

@@ -4,10 +4,11 @@ import pytest
 
 from support.certificates import self_signed
 from unit.doctor.doctor_builders import POD, Cluster, meta_of
+from unit.doctor.doctor_faults import attempt
 from unit.doctor.doctor_gateways import with_gateway
 from vdi.findings.model import Severity
 from vdi.snapshot.certificate import read_certificate
-from vdi.snapshot.model import Certificate
+from vdi.snapshot.model import Certificate, ServiceAttempt
 
 _REFUSED = (
     'sessions vdi-sessions/alice-0: again in {} s: failed calling webhook \\"sessions.audit\\":'
@@ -75,3 +76,14 @@ def test_endpoints_that_someone_has_added_to_a_service_are_named() -> None:
     assert finding.remedy.commands[-1] == (
         "kubectl --namespace kasm delete endpointslice vdi-gateway-restored"
     )
+
+
+@pytest.mark.parametrize(
+    "tried",
+    [None, attempt(pod=False), attempt(address=True)],
+    ids=["outside the cluster", "a policy denies both", "all is well"],
+)
+def test_kube_proxy_is_blamed_only_beside_a_pod_that_responds(tried: ServiceAttempt | None) -> None:
+    cluster = Cluster()
+    cluster.service_attempt = tried
+    assert cluster.findings() == []

@@ -36,6 +36,9 @@ _API_SECONDS = 1.0
 _DAY_SECONDS = 86_400.0
 _INSTANCE = "app.kubernetes.io/instance"
 _ALL = ("operator", "gateway", "desktop")
+KUBE_PROXY_PODS = (
+    "kubectl --namespace kube-system get pods --selector k8s-app=kube-proxy --output wide"
+)
 # Names of the DaemonSets of network plugins that enforce NetworkPolicies. K3s has kube-router's
 # enforcer in its binary.
 _ENFORCERS = re.compile(
@@ -179,6 +182,21 @@ def _party(words: str, workload: Workload, watches: tuple[str, ...] = ()) -> Par
     return Party(words, workload.namespace, workload.pod_labels, watches=watches)
 
 
+@check("services@address", reads=OF_SESSIONS)
+def kube_proxy_down(snapshot: Snapshot) -> Iterator[Finding]:
+    """The newest desktop's Service, whose address leads nowhere although its pod responds."""
+    attempt = snapshot.service_attempt
+    if attempt and attempt.pod and not attempt.address:
+        yield make_finding(
+            "kube_proxy_down",
+            attempt.service,
+            "The Service's pod accepts connections from the machine that runs the doctor, but its"
+            " own address does not: kube-proxy does not work there.",
+            evidence=["the address of the older Service default/kubernetes accepts connections"],
+            remedy=Remedy.run(KUBE_PROXY_PODS),
+        )
+
+
 @check("nodes", "leases@nodes", reads=("deployments",))
 def clocks(snapshot: Snapshot) -> Iterator[Finding]:
     """Times recorded by the cluster that are in the future of the machine that collected the
@@ -248,4 +266,4 @@ def api_server_slow(snapshot: Snapshot) -> Iterator[Finding]:
         )
 
 
-CHECKS = (dns_down, policies_block, clocks, api_certificate, api_server_slow)
+CHECKS = (dns_down, policies_block, kube_proxy_down, clocks, api_certificate, api_server_slow)

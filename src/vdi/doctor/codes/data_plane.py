@@ -196,7 +196,7 @@ DATA_PLANE = (
 )
 
 # Reasons why a program does not reach its servers.
-_NETWORK = ("dns_down", "network_policy_blocks", "probe_network_broken")
+_NETWORK = ("dns_down", "kube_proxy_down", "network_policy_blocks", "probe_network_broken")
 _LOG = "The gateway's log, which reports it every minute as long as it continues."
 
 GATEWAY = (
@@ -389,7 +389,7 @@ PROBES = (
         "The same pod tries a DNS pod's address, that of a new Service which leads to it, and a"
         " name.",
         "Follow the message: it names the first of the three that fails.",
-        follows=("dns_down", "network_policy_blocks", "node_not_ready"),
+        follows=("dns_down", "kube_proxy_down", "network_policy_blocks", "node_not_ready"),
         cluster_wide=True,
     ),
     _probe_warning(

@@ -442,6 +442,15 @@ INFRASTRUCTURE = (
 NETWORK = (
     DNS_DOWN,
     _code(
+        "kube_proxy_down",
+        "kube-proxy of a node does not work: new Services have no address there.",
+        "Connections from the machine that runs the doctor to the newest desktop's Service, its pod"
+        " and the API server's Service. Outside the cluster nothing is known.",
+        "Restart kube-proxy there. K3s contains it: restart the node's service k3s or k3s-agent.",
+        follows=("node_not_ready",),
+        cluster_wide=True,
+    ),
+    _code(
         "network_policy_blocks",
         "NetworkPolicies block connections that Traefik, the gateway or the operator need.",
         "The policies that select the pods, evaluated as a network plugin does; unknown parts count"

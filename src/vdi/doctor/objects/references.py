@@ -9,11 +9,11 @@ from collections.abc import Iterator
 from vdi.api.template import VDITemplate
 from vdi.doctor.objects.components import Gateway, find_operators, gateways_in_scope, operator_for
 from vdi.doctor.objects.routing import route_rules, routes_to
-from vdi.doctor.objects.sessions import diagnose_sessions
+from vdi.doctor.objects.sessions import active_sessions, diagnose_sessions
 from vdi.gpu.sharing.state import DEFAULT_NAME, GpuState, observe
-from vdi.session.naming import assigned_namespace, route_name
+from vdi.session.naming import assigned_namespace, route_name, service_name
 from vdi.snapshot.model import Snapshot, once
-from vdi.snapshot.objects.network import IngressRoute
+from vdi.snapshot.objects.network import IngressRoute, Service
 from vdi.snapshot.objects.workloads import Pod
 
 _LOCAL_PATH_DEPLOYMENT = "local-path-provisioner"
@@ -26,6 +26,8 @@ _MODE = re.compile(
 )
 # Age at which the log of a desktop that is not ready is read.
 _NOT_READY_SECONDS = 45.0
+# Time in which kube-proxy takes up the endpoint of a desktop that is ready.
+_PROXY_SECONDS = 30.0
 
 
 def _namespaces_of(snapshot: Snapshot, template: VDITemplate) -> list[str]:
@@ -133,6 +135,20 @@ def _portal_hosts(snapshot: Snapshot, gateway: Gateway) -> Iterator[tuple[str, s
             for rule in route_rules(route):
                 for host in rule.hosts:
                     yield route.spec.tls.secret_name, host
+
+
+def service_to_try(snapshot: Snapshot) -> Service | None:
+    """The Service of the newest desktop: rules of older Services outlive a kube-proxy that stops."""
+    settled = []
+    for diagnosis in active_sessions(snapshot):
+        pod = diagnosis.pod
+        ready = pod.condition("Ready") if pod and pod.ready else None
+        if pod and ready and snapshot.age(ready.last_transition_time) >= _PROXY_SECONDS:
+            created = pod.metadata.creation_timestamp
+            settled.append((created, diagnosis.namespace, service_name(diagnosis.name)))
+    _, namespace, name = max(settled, default=("", "", ""))
+    service: Service | None = snapshot.find("services", name, namespace)
+    return service
 
 
 def pods_to_log(snapshot: Snapshot, most: int) -> list[tuple[str, str]]:

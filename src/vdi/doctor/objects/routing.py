@@ -27,7 +27,7 @@ _DESKTOP_PATHS = ("/", "/api/websockets")
 _REPETITION, _REPEATED_GROUP = re.compile(r"[*+?{]"), re.compile(r"\)[*+{]")
 _MOST_REPETITIONS = 2
 # Labels of an EndpointSlice: its Service, and the controller that keeps it up to date.
-_SERVICE, KEPT_BY = "kubernetes.io/service-name", "endpointslice.kubernetes.io/managed-by"
+SERVICE, KEPT_BY = "kubernetes.io/service-name", "endpointslice.kubernetes.io/managed-by"
 _RELEASE = {"app.kubernetes.io/name": "vdi"}
 # Kinds by which a request's path is followed.
 OF_ROUTES = (
@@ -216,7 +216,7 @@ def _ready_slices(snapshot: Snapshot) -> Mapping[tuple[str, str], list[EndpointS
     slices: dict[tuple[str, str], list[EndpointSlice]] = defaultdict(list)
     for one in snapshot.objects.endpointslices:
         if any(endpoint.conditions.ready is not False for endpoint in one.endpoints):
-            service = one.metadata.labels.get(_SERVICE, "")
+            service = one.metadata.labels.get(SERVICE, "")
             slices[one.metadata.namespace, service].append(one)
     return slices
 
@@ -239,7 +239,7 @@ def added_by_hand(snapshot: Snapshot, namespace: str, service: str) -> list[Endp
     return [
         one
         for one in snapshot.objects.endpointslices
-        if (one.metadata.namespace, one.metadata.labels.get(_SERVICE)) == (namespace, service)
+        if (one.metadata.namespace, one.metadata.labels.get(SERVICE)) == (namespace, service)
         and KEPT_BY not in one.metadata.labels
     ]
 

@@ -20,7 +20,8 @@ import msgspec
 from vdi.api.template import Scheme, VDITemplate
 from vdi.cluster.explain import StartState, explain
 from vdi.cluster.objects import Event, PersistentVolumeClaim, Pod
-from vdi.doctor.codes import make_finding
+from vdi.doctor.checks.network import KUBE_PROXY_PODS
+from vdi.doctor.codes import CODES, make_finding
 from vdi.findings.model import Finding, Remedy
 from vdi.http_client import (
     HTTP_ERRORS,
@@ -110,8 +111,8 @@ _LAYERS = {
             "reaches the cluster's DNS by its pod's address, but not by a new Service's: its"
             " kube-proxy does not work"
         ),
-        "Restart kube-proxy there. K3s contains it: restart the node's service k3s or k3s-agent.",
-        "kubectl --namespace kube-system get pods --selector k8s-app=kube-proxy --output wide",
+        CODES["kube_proxy_down"].remedy,
+        KUBE_PROXY_PODS,
     ),
     "name": (
         "finds no name, though it reaches addresses: the cluster's DNS does not respond correctly",
