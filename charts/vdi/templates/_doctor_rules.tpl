@@ -43,7 +43,7 @@
   resources: [storageclasses]
   verbs: [list]
 - apiGroups: ["traefik.io"]
-  resources: [ingressroutes, middlewares, serverstransports]
+  resources: [ingressroutes, middlewares, serverstransports, tlsoptions]
   verbs: [list]
 - apiGroups: ["vdi.kasm.io"]
   resources: [vdipools, vdisessions, vditemplates]

@@ -135,6 +135,24 @@ def the_portal_s_copy_of_the_certificate_is_over(cluster: Cluster) -> None:
     )
 
 
+def _tls_option(cluster: Cluster, name: str, **auth: object) -> None:
+    cluster.add("tlsoptions", meta_of("kasm", name), spec={"clientAuth": auth})
+
+
+@fault("client_certificate_demanded")
+def certificates_of_browsers_for_all_hosts(cluster: Cluster) -> None:
+    _tls_option(cluster, "default", clientAuthType="RequireAnyClientCert")
+    _tls_option(cluster, "of-others", clientAuthType="RequireAndVerifyClientCert")
+
+
+@fault("client_certificate_demanded")
+def certificates_of_browsers_for_a_desktop(cluster: Cluster) -> None:
+    _tls_option(cluster, "default", clientAuthType="VerifyClientCertIfGiven", secretNames=["ca"])
+    _tls_option(cluster, "strict", secretNames=["ca"])
+    tls = cluster.one("ingressroutes", "alice-0")["spec"]["tls"]
+    tls["options"] = {"name": "strict", "namespace": "kasm"}
+
+
 @fault("servers_transport_missing")
 def no_transport_to_an_image_with_tls(cluster: Cluster) -> None:
     _office(cluster, _CREDENTIALS)

@@ -101,6 +101,7 @@ KINDS = {
         "rolebinding",
     ),
     *("clusterrolebinding", "vdipool", "certificate", "ingress", "endpointslices"),
+    "tlsoption",
 }
 PLACEHOLDER = re.compile(r"<[a-z]|\.\.\.|\b(?!TLS|CA|CPU|GPU|API|OK)[A-Z]{4,}\b")
 # Words of a sentence that somebody reads at night.

@@ -79,7 +79,7 @@ SPECS: dict[str, Any] = {
         "routes": [
             {"match": "Host(`x`)", "services": [{"name": "x", "healthCheck": {"headers": HEADERS}}]}
         ],
-        "tls": {"secretName": "tls", "options": {"name": MARK}},
+        "tls": {"secretName": "tls", "store": {"name": MARK}},
     },
     "jobs": {"template": {"metadata": {"annotations": {"key": MARK}}, "spec": POD}},
     "middlewares": {"basicAuth": {"realm": MARK}, "headers": {"customRequestHeaders": HEADERS}},

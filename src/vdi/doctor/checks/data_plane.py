@@ -17,12 +17,13 @@ from vdi.doctor.objects.components import (
     troubles,
 )
 from vdi.doctor.objects.references import hosts_by_certificate
+from vdi.doctor.objects.routing import is_ours
 from vdi.doctor.objects.sessions import OF_SESSIONS
 from vdi.findings.model import Finding, Remedy
 from vdi.snapshot.certificate import covers
-from vdi.snapshot.check import check
+from vdi.snapshot.check import check, merge_patch
 from vdi.snapshot.dns import DNS_LOG
-from vdi.snapshot.model import Certificate, Snapshot
+from vdi.snapshot.model import NOT_SET, Certificate, Snapshot
 
 # Time that Traefik has for its start.
 _YOUNG_SECONDS = 60.0
@@ -125,6 +126,33 @@ def traefik_kinds_missing(snapshot: Snapshot) -> Iterator[Finding]:
                 " --disable=traefik."
             ),
         )
+
+
+@check("tlsoptions", "ingressroutes")
+def client_certificate_demanded(snapshot: Snapshot) -> Iterator[Finding]:
+    """TLSOptions that demand a client certificate: `default`, which all routes have, and those of
+    our routes.
+    """
+    named = set()
+    for route in snapshot.objects.ingressroutes:
+        if is_ours(route) and route.spec.tls and (options := route.spec.tls.options):
+            named.add((options.namespace or route.metadata.namespace, options.name))
+    for option in snapshot.objects.tlsoptions:
+        namespace, name = option.metadata.namespace, option.metadata.name
+        auth = option.spec.client_auth
+        if auth.is_demanded and (name == "default" or (namespace, name) in named):
+            patch = {"spec": {"clientAuth": None}}
+            yield make_finding(
+                "client_certificate_demanded",
+                f"tlsoption/{namespace}/{name}",
+                f"The TLSOption {namespace}/{name} demands a client certificate: browsers without"
+                " one reach neither portal nor desktops.",
+                evidence=[f"spec.clientAuth.clientAuthType: {auth.client_auth_type or NOT_SET}"],
+                remedy=Remedy.run(
+                    f"kubectl --namespace {namespace} get tlsoption {name} --output yaml",
+                    merge_patch("tlsoption", name, patch, namespace),
+                ),
+            )
 
 
 @check("vdisessions", "ingressroutes", "secrets@certificate", reads=OF_SESSIONS)
@@ -370,6 +398,7 @@ def _websocket_cut(
 CHECKS = (
     traefik_down,
     traefik_kinds_missing,
+    client_certificate_demanded,
     certificates_bad,
     gateway_down,
     gateway_troubled,

@@ -114,6 +114,13 @@ DATA_PLANE = (
         follows=(RELEASE_DIFFERS, "node_not_ready"),
         cluster_wide=True,
     ),
+    _warning(
+        "client_certificate_demanded",
+        "Traefik demands a client certificate of every browser.",
+        "TLSOptions named `default`, which all routes have, or by our routes.",
+        "Remove clientAuth, unless all users have such a certificate.",
+        cluster_wide=True,
+    ),
     _code(
         "certificate_missing",
         "Routes name a TLS Secret that does not exist or contains no certificate.",
@@ -330,7 +337,7 @@ PROBES = (
         "Nothing listens at the address of a desktop's name.",
         _FROM_HERE,
         "Check Traefik's Service and entry point, the firewall, and the chart's urlPort.",
-        follows=(*_WAY_IN, "route_entry_point_unknown"),
+        follows=(*_WAY_IN, "route_entry_point_unknown", "client_certificate_demanded"),
     ),
     _probe_warning(
         "probe_certificate_refused",

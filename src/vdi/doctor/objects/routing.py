@@ -96,6 +96,12 @@ def route_rules(route: IngressRoute) -> list[Rule]:
     return [Rule(where, rule.match, rule.priority, entry_points) for rule in route.spec.routes]
 
 
+def is_ours(route: IngressRoute) -> bool:
+    """Whether a desktop or a release has this route."""
+    labels = route.metadata.labels.items()
+    return MANAGED_BY.items() <= labels or _RELEASE.items() <= labels
+
+
 def _ingress_rules(ingress: Ingress) -> Iterator[Rule]:
     """The rules that Traefik makes of an Ingress. One without a class counts as Traefik's."""
     meta, spec = ingress.metadata, ingress.spec
@@ -131,11 +137,9 @@ def _host_table(snapshot: Snapshot) -> Mapping[str, list[Rule]]:
     watches_all = any(not traefik.namespaces for traefik in traefiks) or not traefiks
     rules: list[Rule] = []
     for route in snapshot.objects.ingressroutes:
-        labels = route.metadata.labels.items()
         # Releases that share a domain are a finding of their own, as is a host that two sessions
         # request.
-        is_ours = MANAGED_BY.items() <= labels or _RELEASE.items() <= labels
-        if not is_ours and (watches_all or route.metadata.namespace in watched):
+        if not is_ours(route) and (watches_all or route.metadata.namespace in watched):
             rules += route_rules(route)
     rules += [rule for ingress in snapshot.objects.ingresses for rule in _ingress_rules(ingress)]
     table: dict[str, list[Rule]] = defaultdict(list)

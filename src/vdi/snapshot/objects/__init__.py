@@ -49,6 +49,7 @@ from vdi.snapshot.objects.network import (
     Middleware,
     NetworkPolicy,
     Service,
+    TLSOption,
 )
 from vdi.snapshot.objects.storage import Node, PersistentVolume, PersistentVolumeClaim, StorageClass
 from vdi.snapshot.objects.workloads import Job, Pod, WorkloadObject
@@ -84,6 +85,7 @@ class Objects(msgspec.Struct, omit_defaults=True, kw_only=True):
     services: list[Service] = []
     statefulsets: list[WorkloadObject] = []
     storageclasses: list[StorageClass] = []
+    tlsoptions: list[TLSOption] = []
     vdipools: list[Pool] = []
     vdisessions: list[Session] = []
     vditemplates: list[Template] = []
@@ -101,6 +103,7 @@ _KINDS = (
     *(STORAGE_CLASSES, NODES, LEASES, EVENTS, CONFIG_MAPS, SECRETS, CRDS),
     *(MIDDLEWARES, SERVERS_TRANSPORTS, CLUSTER_POLICIES, RUNTIME_CLASSES, NAMESPACES),
     Resource("networking.k8s.io", "v1", "ingressclasses", "IngressClass", namespaced=False),
+    Resource("traefik.io", "v1alpha1", "tlsoptions", "TLSOption"),
     Resource("cert-manager.io", "v1", "certificates", "Certificate"),
     Resource("resource.k8s.io", "v1", "resourceslices", "ResourceSlice", namespaced=False),
 )

@@ -144,6 +144,7 @@ class RouteRule(Record):
 class RouteTLS(Record):
     secret_name: str = ""
     cert_resolver: str = ""
+    options: Reference | None = None
 
 
 class RouteSpec(Record):
@@ -155,6 +156,26 @@ class RouteSpec(Record):
 class IngressRoute(Record):
     metadata: Meta
     spec: RouteSpec = msgspec.field(default_factory=RouteSpec)
+
+
+class ClientAuth(Record):
+    client_auth_type: str = ""
+    # Of authorities. With one, Traefik's default is to demand a certificate.
+    secret_names: tuple[str, ...] = ()
+
+    @property
+    def is_demanded(self) -> bool:
+        kind = self.client_auth_type
+        return kind.startswith("Require") or (not kind and bool(self.secret_names))
+
+
+class TLSOptionSpec(Record):
+    client_auth: ClientAuth = msgspec.field(default_factory=ClientAuth)
+
+
+class TLSOption(Record):
+    metadata: Meta
+    spec: TLSOptionSpec = msgspec.field(default_factory=TLSOptionSpec)
 
 
 class Chain(Record):
