@@ -7,7 +7,7 @@
   resources: [customresourcedefinitions]
   verbs: [get]
 - apiGroups: [""]
-  resources: [nodes, persistentvolumeclaims, persistentvolumes, pods, services]
+  resources: [limitranges, nodes, persistentvolumeclaims, persistentvolumes, pods, services]
   verbs: [list]
 - apiGroups: ["apps"]
   resources: [daemonsets, deployments, statefulsets]

@@ -40,7 +40,7 @@ PLURALS = (
     "pods leases storageclasses vditemplates vdisessions ingressroutes services endpointslices"
     " persistentvolumeclaims events persistentvolumes middlewares clusterpolicies daemonsets"
     " runtimeclasses configmaps networkpolicies secrets serverstransports vdipools certificates"
-    " ingresses tlsoptions"
+    " ingresses tlsoptions limitranges"
 )
 OPERATOR_LABELS = {"app.kubernetes.io/name": "vdi", "app.kubernetes.io/component": "operator"}
 

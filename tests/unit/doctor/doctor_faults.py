@@ -29,6 +29,10 @@ TERMS = "spec.nodeAffinity.required.nodeSelectorTerms"
 NOT_WRITABLE = "mkdir: cannot create directory '/home/user/.config': Permission denied"
 LARGE = {"defaultGPU": 0, "defaultMemory": "900Gi"}
 ENCODER_OF_SELKIES_1 = {"name": "SELKIES_ENCODER", "value": "nvh264enc"}
+OVER_LIMIT_RANGE = (
+    "The desktop's Pod violates the namespace's LimitRange: maximum memory usage per Container is"
+    " 1Gi, but limit is 4Gi."
+)
 # As the operator reports it, which alone may read that Secret.
 PASSWORD_REPLACED = "The Secret with the password was replaced after the desktop had started."
 
@@ -126,6 +130,16 @@ def _said(code: str, name: str, reason: str, **status: Any) -> None:
 
 _said("pod_refused", "quota_used_up", "QuotaExceeded")
 _said("pod_refused", "pod_security", "PodSecurity", phase="Failed")
+
+
+@fault("pod_refused")
+def limit_range_below_the_template(cluster: Cluster) -> None:
+    cluster.without_pod("Refused", OVER_LIMIT_RANGE, phase="Failed")
+    for name, most in (("other-limits", "64Gi"), ("container-limits", "1Gi")):
+        limits = [{"type": "Container", "max": {"memory": most}, "default": {"memory": "1Gi"}}]
+        cluster.add("limitranges", meta_of(SPACE, name), spec={"limits": limits})
+
+
 _said("home_in_use", "home_of_another", "HomeInUse")
 _said("host_taken", "host_of_another", "HostTaken")
 _said("name_taken", "name_of_another", "NameTaken", phase="Failed")

@@ -4,7 +4,7 @@ import pytest
 
 from support.certificates import self_signed
 from unit.doctor.doctor_builders import POD, Cluster, meta_of
-from unit.doctor.doctor_faults import attempt
+from unit.doctor.doctor_faults import FAULTS, attempt
 from unit.doctor.doctor_gateways import with_gateway
 from vdi.findings.model import Severity
 from vdi.snapshot.certificate import read_certificate
@@ -87,3 +87,11 @@ def test_kube_proxy_is_blamed_only_beside_a_pod_that_responds(tried: ServiceAtte
     cluster = Cluster()
     cluster.service_attempt = tried
     assert cluster.findings() == []
+
+
+def test_limit_range_that_refuses_a_pod_is_named() -> None:
+    [finding] = FAULTS.broken("limit_range_below_the_template").findings()
+    assert finding.message.endswith("but limit is 4Gi. LimitRange: container-limits.")
+    assert finding.remedy.commands == (
+        "kubectl --namespace vdi-sessions edit limitrange container-limits",
+    )

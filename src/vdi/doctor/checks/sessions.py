@@ -127,11 +127,10 @@ _ADMISSION = (
     ),
     (
         re.compile(
-            r"(?:maximum|minimum) (?:cpu|memory|storage)[^:]* usage per|per"
-            r" (?:Container|Pod|PersistentVolumeClaim) is"
+            r"(?:maximum|minimum) \S+ usage per|per (?:Container|Pod|PersistentVolumeClaim) is"
         ),
         "Change the LimitRange, or request what it allows.",
-        "kubectl --namespace {namespace} get limitrange --output yaml",
+        "kubectl --namespace {namespace} edit limitrange {limits}",
     ),
     (
         re.compile(r"violates PodSecurity"),
@@ -149,7 +148,14 @@ _ADMISSION = (
 )
 
 
-@check("vdisessions", "vditemplates", "pods", "nodes", "persistentvolumeclaims", reads=OF_SESSIONS)
+@check(
+    "vdisessions",
+    "vditemplates",
+    "pods",
+    "nodes",
+    "persistentvolumeclaims",
+    reads=(*OF_SESSIONS, "limitranges"),
+)
 def sessions_without_pod(snapshot: Snapshot) -> Iterator[Finding]:
     """Sessions that wait for something, or that the operator does not process."""
     for diagnosis in active_sessions(snapshot):
@@ -224,6 +230,9 @@ def operators_stuck(snapshot: Snapshot) -> Iterator[Finding]:
 def _waiting(diagnosis: SessionDiagnosis, problem: Blocked) -> Finding:
     reason, status = problem.reason, diagnosis.session.status
     log = status.failures.log if status.failures else ""
+    limits, named = _limit_ranges(diagnosis, problem.message), ""
+    if limits:
+        named = f" LimitRange: {limits}."
     code, severity = _code_of(diagnosis, problem, log)
     evidence = [f"reason: {reason}"]
     if status.queue and status.queue.position:
@@ -231,7 +240,7 @@ def _waiting(diagnosis: SessionDiagnosis, problem: Blocked) -> Finding:
     evidence += [f"status.failures.log: {line}" for line in log.splitlines()[-3:]]
     return diagnosis.finding(
         code,
-        problem.message,
+        problem.message + named,
         severity=severity,
         evidence=evidence,
         remedy=_remedy_of(code, diagnosis, reason, problem.message)
@@ -311,9 +320,20 @@ def _remedy_of_refusal(diagnosis: SessionDiagnosis, message: str) -> Remedy:
     namespace = diagnosis.namespace
     for pattern, sentence, command in _ADMISSION:
         if match := pattern.search(message):
-            return Remedy(sentence, (command.format(*match.groups(), namespace=namespace),))
+            limits = _limit_ranges(diagnosis, message)
+            words = command.format(*match.groups(), namespace=namespace, limits=limits)
+            return Remedy(sentence, (words.rstrip(),))
     labels = f"kubectl get namespace {namespace} --show-labels"
     return Remedy.run(f"{diagnosis.kubectl} describe resourcequota,limitrange", labels)
+
+
+def _limit_ranges(diagnosis: SessionDiagnosis, message: str) -> str:
+    """Names of the LimitRanges that refuse an object with this message."""
+    names = []
+    for one in diagnosis.snapshot.objects.limitranges:
+        if one.metadata.namespace == diagnosis.namespace and one.refuses(message):
+            names.append(one.metadata.name)
+    return " ".join(names)
 
 
 def _remedy_of_room(code: str, diagnosis: SessionDiagnosis, reason: str) -> Remedy | None:

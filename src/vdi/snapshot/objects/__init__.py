@@ -36,7 +36,7 @@ from vdi.kube.resource import (
     Resource,
 )
 from vdi.kube.wire import convert, decode, name_in, without_nulls
-from vdi.snapshot.objects.config import ConfigMap, CustomResourceDefinition, Secret
+from vdi.snapshot.objects.config import ConfigMap, CustomResourceDefinition, LimitRange, Secret
 from vdi.snapshot.objects.desktops import Pool, Session, Template
 from vdi.snapshot.objects.gpu import ClusterPolicy, ResourceSlice
 from vdi.snapshot.objects.meta import Event, Lease, Named
@@ -71,6 +71,7 @@ class Objects(msgspec.Struct, omit_defaults=True, kw_only=True):
     ingressroutes: list[IngressRoute] = []
     jobs: list[Job] = []
     leases: list[Lease] = []
+    limitranges: list[LimitRange] = []
     middlewares: list[Middleware] = []
     namespaces: list[Named] = []
     networkpolicies: list[NetworkPolicy] = []
@@ -102,6 +103,7 @@ _KINDS = (
     *(ROUTES, INGRESSES, SERVICES, ENDPOINT_SLICES, NETWORK_POLICIES, CLAIMS, VOLUMES),
     *(STORAGE_CLASSES, NODES, LEASES, EVENTS, CONFIG_MAPS, SECRETS, CRDS),
     *(MIDDLEWARES, SERVERS_TRANSPORTS, CLUSTER_POLICIES, RUNTIME_CLASSES, NAMESPACES),
+    Resource("", "v1", "limitranges", "LimitRange"),
     Resource("networking.k8s.io", "v1", "ingressclasses", "IngressClass", namespaced=False),
     Resource("traefik.io", "v1alpha1", "tlsoptions", "TLSOption"),
     Resource("cert-manager.io", "v1", "certificates", "Certificate"),

@@ -76,6 +76,30 @@ class Secret(Record):
         self.metadata = DataMeta(name=self.metadata.name, namespace=self.metadata.namespace)
 
 
+class Limits(Record):
+    type: str = ""
+    max: dict[str, str] = msgspec.field(default_factory=dict)
+    min: dict[str, str] = msgspec.field(default_factory=dict)
+
+
+class LimitRangeSpec(Record):
+    limits: tuple[Limits, ...] = ()
+
+
+class LimitRange(Record):
+    metadata: Meta
+    spec: LimitRangeSpec = msgspec.field(default_factory=LimitRangeSpec)
+
+    def refuses(self, message: str) -> bool:
+        """Whether one of its limits is in this message of the API server."""
+        for limits in self.spec.limits:
+            for word, amounts in (("maximum", limits.max), ("minimum", limits.min)):
+                for resource, amount in amounts.items():
+                    if f"{word} {resource} usage per {limits.type} is {amount}," in message:
+                        return True
+        return False
+
+
 class Schema(Record):
     """The names of the fields, level by level."""
 
