@@ -95,3 +95,15 @@ def test_limit_range_that_refuses_a_pod_is_named() -> None:
     assert finding.remedy.commands == (
         "kubectl --namespace vdi-sessions edit limitrange container-limits",
     )
+
+
+def test_namespace_whose_pod_security_refuses_the_provisioner_is_named() -> None:
+    cluster = FAULTS.broken("provisioner_scaled_to_0")
+    claim = cluster.one("persistentvolumeclaims")["metadata"]["name"]
+    note = 'pods "helper-pod-create-pvc-1" is forbidden: violates PodSecurity "restricted:latest"'
+    cluster.warn("PersistentVolumeClaim", claim, "ProvisioningFailed", note)
+    finding = cluster.findings()[0]
+    assert finding.code == "home_not_provisioned"
+    assert "Pod Security of the namespace kube-system refuses its pod" in finding.message
+    [command] = finding.remedy.commands
+    assert command.startswith("kubectl label namespace kube-system --overwrite pod-security.")

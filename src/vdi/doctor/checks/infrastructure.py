@@ -276,12 +276,20 @@ def _unprovisioned(
     maker, age = _maker_of(snapshot, provisioner), snapshot.age(meta.creation_timestamp)
     message, evidence = _refused_volume(snapshot, meta)
     if message:
+        remedy = Remedy.run(describe)
+        if maker and "violates PodSecurity" in message:
+            message = f"Pod Security of the namespace {maker.namespace} refuses its pod: {message}"
+            level = "pod-security.kubernetes.io/enforce=privileged"
+            remedy = Remedy(
+                "Lower the level of that namespace.",
+                (f"kubectl label namespace {maker.namespace} --overwrite {level}",),
+            )
         yield make_finding(
             "home_not_provisioned",
             where,
             f"The provisioner {provisioner} cannot create the volume: {message.rstrip('.')}.",
             evidence=evidence,
-            remedy=Remedy.run(describe),
+            remedy=remedy,
             related_objects=[f"node/{chosen}"],
         )
     elif maker and not maker.ready:
