@@ -94,6 +94,14 @@ def no_gpu_anywhere(cluster: Cluster) -> None:
     cluster.without_pod("NoGPUs", "No node offers nvidia.com/gpu.", queue={"reason": "NoGPUs"})
 
 
+@fault("gpu_nodes_missing", on=lambda _: None)
+def gpus_of_a_node_are_gone(cluster: Cluster) -> None:
+    """As the kubelet leaves the number when the device plugin has ended."""
+    _advertise(cluster, 0)
+    cluster.template["resources"] = {"defaultGPU": 1}
+    cluster.without_pod("NoGPUs", "No node offers nvidia.com/gpu.", queue={"reason": "NoGPUs"})
+
+
 @fault("gpu_sharing_not_configured")
 def whole_gpus_are_not_enough(cluster: Cluster) -> None:
     spec: Any = cluster.one("daemonsets")["spec"]["template"]["spec"]

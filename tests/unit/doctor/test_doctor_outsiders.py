@@ -6,6 +6,7 @@ from support.certificates import self_signed
 from unit.doctor.doctor_builders import POD, Cluster, meta_of
 from unit.doctor.doctor_faults import FAULTS, attempt
 from unit.doctor.doctor_gateways import with_gateway
+from unit.doctor.doctor_gpus import GPU_FAULTS
 from vdi.findings.model import Severity
 from vdi.snapshot.certificate import read_certificate
 from vdi.snapshot.model import Certificate, ServiceAttempt
@@ -107,3 +108,10 @@ def test_namespace_whose_pod_security_refuses_the_provisioner_is_named() -> None
     assert "Pod Security of the namespace kube-system refuses its pod" in finding.message
     [command] = finding.remedy.commands
     assert command.startswith("kubectl label namespace kube-system --overwrite pod-security.")
+
+
+def test_node_whose_gpus_are_gone_is_named_first() -> None:
+    finding = GPU_FAULTS.broken("gpus_of_a_node_are_gone").findings()[0]
+    assert (finding.code, finding.object) == ("gpu_nodes_missing", "node/node-1")
+    assert "advertises 0 nvidia.com/gpu" in finding.message
+    assert finding.severity is Severity.ERROR

@@ -27,7 +27,7 @@ from vdi.doctor.objects.sessions import (
     find_relabelled,
     pinned_nodes,
 )
-from vdi.findings.model import Finding, Remedy
+from vdi.findings.model import Finding, Remedy, Severity
 from vdi.gpu.sharing import findings as gpu
 from vdi.gpu.sharing.config import RESOURCE
 from vdi.kinds import SESSIONS
@@ -137,16 +137,20 @@ def gpus_missing(snapshot: Snapshot) -> Iterator[Finding]:
         desktop = diagnosis.desktop
         if isinstance(desktop, Desktop) and desktop.gpu and desktop.gpu_resource == RESOURCE:
             requesting.append(diagnosis)
+    waiting = any(diagnosis.pod is None for diagnosis in requesting)
+    lost = list(_nodes_without_their_gpus(snapshot)) if waiting else []
+    yield from lost
     managed = bool(observed.plugins or observed.policy)
     if not managed and (observed.gpu_nodes or not requesting):
         return  # another program advertises the GPUs, or no session requests any
-    waiting = any(diagnosis.pod is None for diagnosis in requesting)
     policies = []
     if observed.policy:
         policies.append(f"clusterpolicy/{observed.policy.metadata.name}")
     for one in gpu.find(observed):
         if one.code == "gpu_sharing_not_configured" and not observed.config_maps and not waiting:
             continue  # whole GPUs, and enough of them: that is meant
+        if one.code == "gpu_nodes_missing" and lost:
+            continue
         message, remedy = one.message, one.remedy
         if one.code == "gpu_nodes_missing" and (sliced := _gpus_in_slices(snapshot)):
             message, remedy = _only_in_slices(one, sliced)
@@ -159,6 +163,25 @@ def gpus_missing(snapshot: Snapshot) -> Iterator[Finding]:
             remedy=remedy,
             related_objects=policies,
         )
+
+
+def _nodes_without_their_gpus(snapshot: Snapshot) -> Iterator[Finding]:
+    severity = Severity.WARNING if observe_gpus(snapshot).gpu_nodes else None
+    for name, node in snapshot.nodes.items():
+        # The kubelet sets the number of a device plugin that has gone to 0 until its restart.
+        if node.status.capacity.get(RESOURCE) == "0":
+            yield make_finding(
+                "gpu_nodes_missing",
+                f"node/{name}",
+                f"The node {name} advertises 0 {RESOURCE}, after it had some: its device plugin"
+                " reports no GPUs.",
+                evidence=[f"status.capacity: {RESOURCE}: 0"],
+                remedy=Remedy(
+                    "On the node, check the driver. Then restart its device plugin.",
+                    ("nvidia-smi", f"kubectl get pods -A --field-selector spec.nodeName={name}"),
+                ),
+                severity=severity,
+            )
 
 
 def _only_in_slices(missing: Finding, sliced: Sequence[str]) -> tuple[str, Remedy]:
