@@ -38,6 +38,7 @@ from vdi.kube.errors import (
     ApiError,
     ConnectionFailed,
     NotFound,
+    ServerError,
     UnexpectedAnswer,
 )
 from vdi.kube.resource import (
@@ -59,6 +60,7 @@ from vdi.kube.transport import Client
 from vdi.snapshot.certificate import read_certificate
 from vdi.snapshot.check import Check, kinds_read
 from vdi.snapshot.model import (
+    NO_RESPONSE,
     Certificate,
     Difference,
     Scope,
@@ -173,6 +175,7 @@ class _Reading(Reader):
     # As checks name them.
     kinds: frozenset[str] = frozenset()
     logs: dict[str, list[str]] = field(default_factory=dict)
+    log_errors: dict[str, str] = field(default_factory=dict)
     certificates: list[Certificate] = field(default_factory=list)
     differences: list[Difference] = field(default_factory=list)
     api_certificate_ends: str = ""
@@ -188,6 +191,7 @@ class _Reading(Reader):
             absent=tuple(sorted(self.absent)),
             unread=tuple(sorted(self.unread.values(), key=lambda unread: unread.kind)),
             logs=dict(sorted(self.logs.items())),
+            log_errors=dict(sorted(self.log_errors.items())),
             certificates=tuple(
                 sorted(self.certificates, key=lambda one: (one.namespace, one.secret))
             ),
@@ -238,6 +242,8 @@ class _Reading(Reader):
             reads.append(self.all_of(LEASES, here, field_selector=_LEASE))
         if "leases@nodes" in self.kinds:
             reads.append(self.all_of(LEASES, NODE_LEASES, note="leases@nodes"))
+        if "leases@kube-system" in self.kinds:
+            reads.append(self.all_of(LEASES, "kube-system", note="leases@kube-system"))
         if "apiserver@certificate" in self.kinds:
             reads.append(self.api_certificate())
         await asyncio.gather(*reads)
@@ -384,11 +390,18 @@ class _Reading(Reader):
             key = f"{namespace}/{pod}"
 
         async def read() -> None:
-            async with asyncio.timeout(_LOG_SECONDS):
-                lines = self.client.log_lines(
-                    namespace, pod, container=container or None, tail=LOG_LINES, max_bytes=LOG_BYTES
-                )
-                self.logs[key] = [line[:500] async for line in lines]
+            lines = self.client.log_lines(
+                namespace, pod, container=container or None, tail=LOG_LINES, max_bytes=LOG_BYTES
+            )
+            try:
+                async with asyncio.timeout(_LOG_SECONDS):
+                    self.logs[key] = [line[:500] async for line in lines]
+            except ServerError as error:
+                self.log_errors[f"{namespace}/{pod}"] = error.message[:500]
+                raise
+            except TimeoutError:
+                self.log_errors[f"{namespace}/{pod}"] = NO_RESPONSE
+                raise
 
         await self.attempt(PODS, read, namespace=namespace, subresource="/log")
 

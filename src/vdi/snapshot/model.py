@@ -29,6 +29,8 @@ T = TypeVar("T")
 FORMAT = 1
 # In place of a value that does not exist.
 NOT_SET = "not set"
+# In place of the error of a log that did not come.
+NO_RESPONSE = "no response within 5 s"
 # In place of an account's name that the API server does not give.
 UNKNOWN_ACCOUNT = "your account"
 _SERVICE_ACCOUNT = re.compile(r"system:serviceaccount:([^:]+):([^:]+)")
@@ -154,6 +156,8 @@ class Snapshot(msgspec.Struct, frozen=True, kw_only=True, dict=True, eq=False):
     # The end of a pod's log, by `namespace/name`; of one of several containers, by
     # `namespace/name/container`.
     logs: dict[str, list[str]] = {}
+    # Errors of the API server in place of a log, by `namespace/name` of the pod.
+    log_errors: dict[str, str] = {}
     certificates: tuple[Certificate, ...] = ()
     # From the manifests of the releases of operators and gateways.
     differences: tuple[Difference, ...] = ()

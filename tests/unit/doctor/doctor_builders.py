@@ -64,6 +64,7 @@ class Cluster:
         }
         self.add("storageclasses", {"name": "local-path"}, **volumes)
         self.logs: dict[str, list[str]] = {}
+        self.log_errors: dict[str, str] = {}
         self.unread: list[Unreadable] = []
         self.differences: list[Difference] = []
         self.absent: list[str] = []
@@ -280,6 +281,7 @@ class Cluster:
             absent=tuple(self.absent),
             unread=tuple(self.unread),
             logs=self.logs,
+            log_errors=self.log_errors,
             certificates=tuple(self.certificates),
             differences=tuple(self.differences),
             api_certificate_ends=self.api_certificate_ends,

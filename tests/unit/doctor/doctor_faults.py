@@ -19,7 +19,13 @@ from unit.doctor.doctor_builders import (
     ready_condition,
 )
 from vdi.findings.model import Remedy
-from vdi.snapshot.model import Certificate, Difference, ServiceAttempt, Unreadable
+from vdi.snapshot.model import (
+    NO_RESPONSE,
+    Certificate,
+    Difference,
+    ServiceAttempt,
+    Unreadable,
+)
 
 FAULTS = fault = Faults()
 OLD = "2026-11-20T10:00:00Z"
@@ -341,6 +347,43 @@ def provisioner_scaled_to_0(cluster: Cluster) -> None:
     local_path(cluster, SETUP.format("0777"))
     provisioner = cluster.one("deployments", "local-path-provisioner")
     provisioner["spec"]["replicas"], provisioner["status"] = 0, {}
+
+
+@fault("kubelet_unreachable")
+def firewall_before_the_kubelet(cluster: Cluster) -> None:
+    words = 'Get "https://192.0.2.1:10250/containerLogs/a/b/c": dial tcp 192.0.2.1:10250: refused'
+    cluster.log_errors = {f"kasm/{POD}": words, "vdi-sessions/alice-0": NO_RESPONSE}
+
+
+@fault("control_plane_silent")
+def scheduler_hangs(cluster: Cluster) -> None:
+    cluster.not_ready()
+    del cluster.pod["spec"]["nodeName"]
+    cluster.pod["metadata"]["creationTimestamp"] = "2026-11-20T11:59:15Z"
+    cluster.pod["status"] = {"phase": "Pending"}
+
+
+@fault("control_plane_silent")
+def controller_manager_hangs(cluster: Cluster) -> None:
+    cluster.one("services", "alice-0")["metadata"]["creationTimestamp"] = BEGAN
+    cluster.drop("endpointslices", "alice-0-x")
+
+
+def system_lease(cluster: Cluster, name: str, time: str) -> None:
+    cluster.add("leases", meta_of("kube-system", name), spec={"renewTime": f"2026-11-20T{time}Z"})
+
+
+@fault("control_plane_silent")
+def controller_manager_does_not_renew(cluster: Cluster) -> None:
+    system_lease(cluster, "apiserver-x", "11:59:55.000000")
+    system_lease(cluster, "kube-scheduler", "11:59:58.000000")
+    system_lease(cluster, "kube-controller-manager", "11:58:50.000000")
+
+
+@fault()
+def all_leases_are_as_old_as_the_power_cut(cluster: Cluster) -> None:
+    system_lease(cluster, "apiserver-x", "11:00:05.000000")
+    system_lease(cluster, "kube-controller-manager", "11:00:00.000000")
 
 
 @fault("storage_class_missing")

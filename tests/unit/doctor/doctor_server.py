@@ -12,11 +12,14 @@ from vdi.kube.transport import Client
 
 
 class ApiServer:
-    """`requests`: paths in the order in which they came."""
+    """`requests`: paths in the order in which they came. `log_error`: the answer in place of
+    logs.
+    """
 
     def __init__(self, cluster: Cluster) -> None:
         self.cluster = cluster
         self.requests: list[str] = []
+        self.log_error = ""
 
     @asynccontextmanager
     async def client(self) -> AsyncIterator[Client]:
@@ -49,6 +52,8 @@ class ApiServer:
     def _answer(self, path: str) -> tuple[int, bytes]:
         url = urlsplit(path)
         plural, namespace, name = _parts(url.path)
+        if plural == "pods/log" and self.log_error:
+            return 500, json.dumps({"kind": "Status", "message": self.log_error}).encode()
         if plural == "pods/log":
             return 200, "\n".join(self.cluster.logs.get(f"{namespace}/{name}", [])).encode()
         objects = self.cluster.objects.get(plural, [])

@@ -8,7 +8,7 @@ from itertools import chain, repeat
 import pytest
 
 from support.clock import FakeClock
-from unit.doctor.doctor_builders import SPACE, Cluster, meta_of, ready_condition
+from unit.doctor.doctor_builders import POD, SPACE, Cluster, meta_of, ready_condition
 from unit.doctor.doctor_server import ApiServer
 from vdi.doctor import collect as collector
 from vdi.doctor.collect import collect
@@ -104,3 +104,13 @@ async def test_newest_service_and_its_pod_are_tried(ready: str, inside: bool) ->
         expected = ServiceAttempt(service=f"service/{SPACE}/{name}", pod=True, address=False)
     assert snapshot.service_attempt == expected
     assert sum("labelSelector" in path for path in server.requests) == 1, "one Service is tried"
+
+
+async def test_log_that_does_not_come_leaves_the_error() -> None:
+    cluster = Cluster()
+    server = ApiServer(cluster)
+    server.log_error = 'Get "https://192.0.2.1:10250/containerLogs": connection refused'
+    async with server.client() as client:
+        snapshot = await collect(client, Scope(SPACE), FakeClock())
+    assert snapshot.log_errors[f"kasm/{POD}"] == server.log_error
+    assert snapshot.logs == {} and snapshot.unread == ()

@@ -3,7 +3,7 @@
 import pytest
 
 from support.certificates import self_signed
-from unit.doctor.doctor_builders import POD, Cluster, meta_of
+from unit.doctor.doctor_builders import JUST_NOW, POD, Cluster, meta_of
 from unit.doctor.doctor_faults import FAULTS, attempt
 from unit.doctor.doctor_gateways import with_gateway
 from unit.doctor.doctor_gpus import GPU_FAULTS
@@ -115,3 +115,37 @@ def test_node_whose_gpus_are_gone_is_named_first() -> None:
     assert (finding.code, finding.object) == ("gpu_nodes_missing", "node/node-1")
     assert "advertises 0 nvidia.com/gpu" in finding.message
     assert finding.severity is Severity.ERROR
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        (
+            "scheduler_hangs",
+            "kube-scheduler does not work: no scheduler has processed the pod alice-0",
+        ),
+        ("controller_manager_hangs", "the Service vdi-sessions/alice-0 has had no EndpointSlice"),
+        ("controller_manager_does_not_renew", "Lease has not been renewed for 68 s"),
+    ],
+)
+def test_part_of_the_control_plane_is_named(name: str, words: str) -> None:
+    finding = FAULTS.broken(name).findings()[0]
+    assert finding.object.startswith("component/kube-")
+    assert words in finding.message
+
+
+def test_a_pod_that_waits_behind_newer_ones_is_not_the_schedulers_fault() -> None:
+    cluster = FAULTS.broken("scheduler_hangs")
+    cluster.add_pod("newer", creationTimestamp=JUST_NOW)
+    assert "control_plane_silent" not in cluster.roots()
+
+
+@pytest.mark.parametrize("answers", ["a log", "an error of the kubelet"])
+def test_kubelet_that_answers_for_one_pod_is_reached(answers: str) -> None:
+    cluster = FAULTS.broken("firewall_before_the_kubelet")
+    if answers == "a log":
+        cluster.logs[f"kasm/{POD}"] = ["serving"]
+        del cluster.log_errors[f"kasm/{POD}"]
+    else:
+        cluster.log_errors[f"kasm/{POD}"] = "failed to open log file"
+    assert cluster.findings() == []

@@ -19,6 +19,7 @@ from vdi.doctor.objects.references import (
     open_modes,
     read_closed_modes,
 )
+from vdi.doctor.objects.routing import SERVICE
 from vdi.doctor.objects.sessions import (
     HOST_NAME,
     OF_SESSIONS,
@@ -34,14 +35,22 @@ from vdi.kinds import SESSIONS
 from vdi.session.autoscaling import PLACEHOLDER
 from vdi.session.effective import Desktop
 from vdi.session.lifetime import idle_timeout
-from vdi.session.naming import HOLD, MANAGED_BY, TEMPLATE_ANNOTATION
+from vdi.session.naming import HOLD, MANAGED_BY, TEMPLATE_ANNOTATION, service_name
 from vdi.snapshot.check import check, merge_patch
-from vdi.snapshot.model import Snapshot
+from vdi.snapshot.model import NO_RESPONSE, Snapshot
 from vdi.snapshot.objects.config import LOCAL_PATH_CONFIG, ConfigMap
 from vdi.snapshot.objects.meta import Meta
+from vdi.snapshot.objects.network import Service
 from vdi.snapshot.objects.storage import Node, PersistentVolumeClaim, StorageClass
 from vdi.snapshot.objects.workloads import Pod
 
+_SYSTEM_LEASES = "leases@kube-system"
+# Time without a renewal after which a component of the control plane does not work: it renews every
+# 2 s.
+_LEASE_SECONDS = 60.0
+# Time that it has for a new pod or Service.
+_CONTROL_PLANE_SECONDS = 30.0
+_KUBELET_PORT = ":10250"
 # Time that a provisioner has for a volume before its silence is reported.
 _PROVISIONER_SECONDS = 60.0
 # Time in which a node that joins gets ready.
@@ -126,6 +135,88 @@ def nodes_unwell(snapshot: Snapshot) -> Iterator[Finding]:
                     evidence=evidence,
                     remedy=remedy,
                 )
+
+
+@check("nodes", "pods", "pods/log")
+def kubelets_unreachable(snapshot: Snapshot) -> Iterator[Finding]:
+    """Nodes that are ready and of whose pods the API server gets no log."""
+    errors: dict[str, str] = {}
+    reached = set()
+    for pod in snapshot.pods:
+        key = f"{pod.metadata.namespace}/{pod.metadata.name}"
+        error = snapshot.log_errors.get(key, "")
+        if _KUBELET_PORT in error or error == NO_RESPONSE:
+            errors[pod.spec.node_name] = error
+        elif error or key in snapshot.logs:
+            reached.add(pod.spec.node_name)
+    for name in sorted(errors.keys() - reached):
+        node = snapshot.nodes.get(name)
+        if node and node.ready:
+            yield make_finding(
+                "kubelet_unreachable",
+                f"node/{name}",
+                f"The API server does not reach the kubelet of node {name} (port 10250), so logs"
+                f" and shells of its pods fail: {errors[name].rstrip('.')}.",
+                evidence=[errors[name]],
+                remedy=Remedy.run(f"systemctl status {node_tools(snapshot, name)[0]}"),
+            )
+
+
+@check("pods", "services", "endpointslices", "vdisessions", reads=(*OF_SESSIONS, _SYSTEM_LEASES))
+def control_plane_silent(snapshot: Snapshot) -> Iterator[Finding]:
+    """kube-scheduler and kube-controller-manager, by their effects and their Leases."""
+    proofs = {
+        "kube-scheduler": _unplaced(snapshot),
+        "kube-controller-manager": _without_slices(snapshot),
+    }
+    for name, proof in proofs.items():
+        if proof := proof or _stale_lease(snapshot, name):
+            yield make_finding(
+                "control_plane_silent",
+                f"component/{name}",
+                f"{name} does not work: {proof}.",
+                evidence=[proof],
+                remedy=Remedy.run("kubectl --namespace kube-system get pods,lease"),
+            )
+
+
+def _stale_lease(snapshot: Snapshot, name: str) -> str:
+    leases = [one for one in snapshot.objects.leases if one.metadata.namespace == "kube-system"]
+    ages = {one.metadata.name: snapshot.age(one.spec.renew_time) for one in leases}
+    # Those of the API servers are among them, by the clocks of the same machines.
+    seconds = ages.get(name, 0.0) - min(ages.values(), default=0.0)
+    if name not in ages or seconds < _LEASE_SECONDS:
+        return ""
+    return f"its Lease has not been renewed for {seconds:.0f} s"
+
+
+def _unplaced(snapshot: Snapshot) -> str:
+    """A clause about the desktop's pod that the scheduler has passed over; empty: there is none."""
+    metas = (pod.metadata for pod in snapshot.pods if pod.condition("PodScheduled"))
+    placed = max((meta.creation_timestamp for meta in metas), default="")
+    for diagnosis in active_sessions(snapshot):
+        pod = diagnosis.pod
+        if pod and not (pod.spec.node_name or pod.condition("PodScheduled")):
+            created = pod.metadata.creation_timestamp
+            age = snapshot.age(created)
+            if created > placed and age > _CONTROL_PLANE_SECONDS:
+                return f"no scheduler has processed the pod {pod.metadata.name} for {age:.0f} s"
+    return ""
+
+
+def _without_slices(snapshot: Snapshot) -> str:
+    # For each Service with a selector there is one, if only an empty one.
+    served = set()
+    for one in snapshot.objects.endpointslices:
+        served.add((one.metadata.namespace, one.metadata.labels.get(SERVICE)))
+    for diagnosis in active_sessions(snapshot):
+        namespace, name = diagnosis.namespace, service_name(diagnosis.name)
+        service: Service | None = snapshot.find("services", name, namespace)
+        if service and service.spec.selector and (namespace, name) not in served:
+            age = snapshot.age(service.metadata.creation_timestamp)
+            if age > _CONTROL_PLANE_SECONDS:
+                return f"the Service {namespace}/{name} has had no EndpointSlice for {age:.0f} s"
+    return ""
 
 
 @check(*_GPU_KINDS, "vditemplates", "vdisessions", reads=(*OF_SESSIONS, "resourceslices"))
@@ -655,6 +746,8 @@ def _describe_desktop(snapshot: Snapshot, session: VDISession, pod: Pod, node: s
 
 CHECKS = (
     nodes_unwell,
+    kubelets_unreachable,
+    control_plane_silent,
     gpus_missing,
     gpu_without_runtime_class,
     homes_pending,

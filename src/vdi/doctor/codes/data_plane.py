@@ -101,7 +101,7 @@ DATA_PLANE = (
         " ports were changed.",
         "The Service's EndpointSlices, and the ports of the pod.",
         "Restart the operator, which corrects Services.",
-        follows=(RELEASE_DIFFERS, *NO_OPERATOR),
+        follows=(RELEASE_DIFFERS, "control_plane_silent", *NO_OPERATOR),
     ),
     _code(
         "backend_unreachable",
@@ -111,7 +111,7 @@ DATA_PLANE = (
         " EndpointSlices.",
         "Make the Service's selector and ports those of its pods. `vdi upgrade` creates a missing"
         " one again.",
-        follows=(RELEASE_DIFFERS, "node_not_ready"),
+        follows=(RELEASE_DIFFERS, "control_plane_silent", "node_not_ready"),
         cluster_wide=True,
     ),
     _warning(

@@ -190,6 +190,22 @@ INFRASTRUCTURE = (
         "Free disk space on the node, or suspend desktops there. local-path does not limit the size"
         " of a home.",
     ),
+    _code(
+        "kubelet_unreachable",
+        "A node is ready, but the API server does not reach its kubelet: no logs, no shells.",
+        "Failed requests for the logs of its pods.",
+        "Open port 10250 of the node for the API server.",
+        follows=("node_not_ready",),
+    ),
+    _code(
+        "control_plane_silent",
+        "kube-scheduler or kube-controller-manager does not work: new pods get no node, or new"
+        " Services no endpoints.",
+        "Pods without PodScheduled, Services without EndpointSlice, or the age of its Lease.",
+        "Read its log; K3s: of the service k3s. Then restart it.",
+        follows=("node_not_ready",),
+        cluster_wide=True,
+    ),
     *_GPUS,
     _warning(
         "node_kept",
@@ -401,7 +417,7 @@ INFRASTRUCTURE = (
         "A home waits for its volume, and the provisioner neither creates it nor reports a reason.",
         "The claim has been Pending for more than a minute, without an Event.",
         "Check whether the provisioner runs, and read its log.",
-        follows=("node_not_ready",),
+        follows=("node_not_ready", "control_plane_silent"),
     ),
     _code(
         "home_lost",
@@ -435,6 +451,7 @@ INFRASTRUCTURE = (
             "image_unavailable",
             *CRASH_CAUSES,
             "api_server_slow",
+            "control_plane_silent",
         ),
     ),
 )
