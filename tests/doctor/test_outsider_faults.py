@@ -53,7 +53,7 @@ def grade_of(fault: Fault, findings: Sequence[Object]) -> Grade:
     """
     if not findings:
         return Grade.NOTHING
-    if _names(fault, _headline(findings[0])):
+    if _names(fault, _headline(findings[0])) or _is_difference(fault, findings[0]):
         return Grade.FIRST
     everything = (
         f"{_headline(finding)} {' '.join(finding.get('evidence', ()))}" for finding in findings
@@ -68,6 +68,16 @@ def _headline(finding: Object) -> str:
 def _names(fault: Fault, text: str) -> bool:
     low = text.lower()
     return all(any(word.lower() in low for word in words) for words in (fault.objects, fault.words))
+
+
+def _is_difference(fault: Fault, finding: Object) -> bool:
+    """Whether it is the difference that the fault has made, with the values and the remedy."""
+    return (
+        finding.get("code") == "release_differs"
+        and finding["object"] == fault.differs
+        and any("; expected: " in line for line in finding["evidence"])
+        and bool(finding["remedy"]["commands"])
+    )
 
 
 def run_doctor(world: World) -> list[Object]:
@@ -138,6 +148,25 @@ def test_grade_ranks_evidence_below_the_message() -> None:
         Grade.OTHER,
         Grade.NOTHING,
     ]
+
+
+def test_difference_with_its_remedy_is_the_cause() -> None:
+    fault = FAULTS["the_identity_provider_is_unknown"]
+    finding: Object = {
+        "code": "release_differs",
+        "object": fault.differs,
+        "message": "It is not as Helm installed it.",
+        "evidence": ["spec.replicas: 2; expected: 1 (kubectl, now)"],
+        "remedy": {"commands": ["vdi upgrade --yes"]},
+    }
+    assert grade_of(fault, [finding]) is Grade.FIRST
+    changes: list[Object] = [
+        {"object": "service/x/y"},
+        {"evidence": []},
+        {"remedy": {"commands": []}},
+    ]
+    for change in changes:
+        assert grade_of(fault, [finding | change]) is Grade.OTHER
 
 
 @pytest.fixture(scope="module")
