@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping
 from typing import Annotated, Any
 
 import msgspec
+from msgspec import UNSET
 from starlette.exceptions import HTTPException
 
 from vdi.api.constraints import doc
@@ -49,7 +50,7 @@ class FieldProblem(msgspec.Struct, omit_defaults=True):
         str, doc("Path of the field in the body (`resources.gpu`), or the name of the parameter.")
     ]
     allowed: Annotated[str, doc("What is allowed.")]
-    value: Annotated[Any, doc("The rejected value; absent if the field is missing.")] = None
+    value: Annotated[Any, doc("The rejected value; absent if the field is missing.")] = UNSET
 
 
 class ActionDenied(Exception):  # noqa: N818 -- read as `except ActionDenied`
@@ -161,11 +162,11 @@ def _fields(error: Invalid, sent: Mapping[str, Any]) -> Iterator[FieldProblem]:
 def _value(sent: Any, path: str) -> Any:
     for part in _PART.findall(path):
         if isinstance(sent, Mapping):
-            sent = sent.get(part)
+            sent = sent.get(part, UNSET)
         elif isinstance(sent, list) and part.isdigit() and int(part) < len(sent):
             sent = sent[int(part)]
         else:
-            return None
+            return UNSET
     return sent
 
 
@@ -180,10 +181,12 @@ def invalid_fields(*fields: FieldProblem) -> ActionDenied:
 
 
 def _describe(problem: FieldProblem) -> str:
-    if problem.value is None:
+    if problem.value is UNSET:
         return f"{problem.field}: allowed: {problem.allowed}."
     shown = msgspec.json.encode(problem.value).decode()
-    return (
-        f"{problem.field}: {shown if len(shown) <= 80 else f'{shown[:77]}...'} is not"
-        f" {problem.allowed}."
-    )
+    if len(shown) > 80:
+        shown = f"{shown[:77]}..."
+    # The description of a field is a sentence of its own; anything else ends this one.
+    if problem.allowed[:1].isupper():
+        return f"{problem.field}: {shown} is not allowed. {problem.allowed}."
+    return f"{problem.field}: {shown} is not {problem.allowed}."

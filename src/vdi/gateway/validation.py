@@ -6,6 +6,7 @@ import re
 from typing import Any
 
 import msgspec
+from msgspec import UNSET
 
 from vdi.gateway.denied import ActionDenied, FieldProblem, invalid, invalid_fields
 
@@ -50,7 +51,11 @@ def _allowed(what: str, shape: type[msgspec.Struct], path: str) -> str:
     if "RFC3339" in what or "timezone" in what:
         return "a time such as 2026-12-24T18:00:00Z"
     expected = _EXPECTED.match(what)
-    if expected is None or "matching regex" in what:
+    kind = _plain(_declared(shape, path))
+    if isinstance(kind, msgspec.inspect.IntType) and None not in (kind.ge, kind.le):
+        return f"a whole number from {kind.ge} to {kind.le}"
+    is_choice = isinstance(kind, msgspec.inspect.LiteralType | msgspec.inspect.EnumType)
+    if expected is None or is_choice or "matching regex" in what:
         return _described(shape, path)
     return _in_words(expected["allowed"])
 
@@ -72,7 +77,7 @@ def _in_words(expected: str) -> str:
 
 def _value(sent: Any, path: str) -> Any:
     for part in filter(None, path.replace("[...]", "").split(".")):
-        sent = sent.get(part) if isinstance(sent, dict) else None
+        sent = sent.get(part, UNSET) if isinstance(sent, dict) else UNSET
     return sent
 
 
@@ -106,12 +111,17 @@ def _plain(kind: Any) -> Any:
     return kind
 
 
+def _declared(shape: type[msgspec.Struct], path: str) -> Any:
+    """The declared type of the field at this path; None: there is none."""
+    parent, _, name = path.rpartition(".")
+    return _field_types(shape, parent).get(name)
+
+
 def _described(shape: type[msgspec.Struct], path: str) -> str:
     """The allowed value by the field's own description, where msgspec's message does not name
     it.
     """
-    parent, _, name = path.rpartition(".")
-    declared = _field_types(shape, parent).get(name)
+    declared = _declared(shape, path)
     if not isinstance(declared, msgspec.inspect.Metadata):
         return "a value of the type given in the API description"
     kind = _plain(declared)

@@ -70,7 +70,7 @@ async def test_another_s_token_is_not_there(stage: ApiStage) -> None:
     [
         ({"label": ""}, "label", "text of length >= 1"),
         ({"label": "a\u202eb"}, "label", "1 to 60 letters, digits and symbols"),
-        ({"label": "x", "days": 366}, "days", "a whole number <= 365"),
+        ({"label": "x", "days": 366}, "days", "a whole number from 1 to 365"),
     ],
 )
 async def test_a_token_s_fields_are_checked(

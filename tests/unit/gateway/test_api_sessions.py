@@ -1,5 +1,6 @@
 """The REST API's sessions and templates: what one sees, what one may do, and how it refuses."""
 
+import json
 from typing import Any
 
 import httpx
@@ -246,6 +247,13 @@ async def test_a_body_is_refused_by_field_value_and_what_is_allowed(
     assert stage.cluster.objects == {}
 
 
+async def test_refused_name_reads_as_a_sentence(stage: ApiStage) -> None:
+    body = {"template": "ubuntu", "name": "Ft X"}
+    answer = await (await stage.program()).post("/api/v1/sessions", json=body)
+    refused = problem(answer, 422, "invalid")
+    assert refused["detail"].startswith('name: "Ft X" is not allowed. Name: lower-case letters,')
+
+
 async def test_local_disk_is_requested_up_to_the_template_s_maximum(stage: ApiStage) -> None:
     stage.template(
         resources={"defaultGPU": 0, "defaultEphemeralStorage": "5Gi", "maxEphemeralStorage": "20Gi"}
@@ -285,10 +293,11 @@ async def test_a_role_and_a_time_are_checked(stage: ApiStage) -> None:
     stage.session()
     alice = await stage.program()
     path, bob = "/api/v1/sessions/alice-desktop/share", {"user": "bob@example.com"}
-    body = problem(await alice.post(path, json=bob | {"role": "owner"}), 422, "invalid")
-    assert body["errors"] == [
-        {"field": "role", "value": "owner", "allowed": "one of collaborator, viewer"}
-    ]
+    for role in ("owner", None, 3):
+        body = problem(await alice.post(path, json=bob | {"role": role}), 422, "invalid")
+        allowed = "one of collaborator, viewer"
+        assert body["errors"] == [{"field": "role", "value": role, "allowed": allowed}]
+        assert body["detail"] == f"role: {json.dumps(role)} is not {allowed}."
     body = problem(
         await alice.post(path, json=bob | {"role": "viewer", "expires": "2026-11-20T14:00:00"}),
         422,

@@ -149,7 +149,7 @@ async def test_official_client_drives_a_desktop(
 ) -> None:
     stage.cluster.then = [QUEUED, RUNNING]
     async with client_of(stage, mode) as client:
-        assert client.instructions == mcp.INSTRUCTIONS
+        assert (client.instructions or "").startswith(mcp.INSTRUCTIONS)
         assert [tool.name for tool in (await client.list_tools()).tools] == list(TOOLS)
         assert text_of(await client.call_tool("list_templates", {})) == "office: Office Letters."
         started = await client.call_tool("start_desktop", {"template": "office", "name": "nightly"})
@@ -243,7 +243,7 @@ POINT = {"x": 1, "y": 2}
             },
         ),
         ("key", {"text": "ctrl+s"}, {"action": "key", "text": "ctrl+s"}),
-        ("run_command", {"command": "ls", "duration": 3}, {"command": "ls", "seconds": 3}),
+        ("run_command", {"command": "ls", "timeout": 3}, {"command": "ls", "seconds": 3}),
     ],
 )
 async def test_tool_is_an_action(
@@ -312,7 +312,15 @@ async def test_refusal_is_a_result_for_the_model(stage: ApiStage, desktop: FakeD
 @pytest.mark.parametrize(
     ("tool", "arguments", "words"),
     [
-        ("click", {"desktop": "nightly", "x": -1, "y": 1}, "x: -1 is not"),
+        ("click", {"desktop": "nightly", "x": -1, "y": 1}, "x: -1 is not a whole number from 0"),
+        *(
+            (
+                "run_command",
+                {"desktop": "nightly", "command": "ls", "timeout": seconds},
+                f"timeout: {seconds} is not a whole number from 1 to 45.",
+            )
+            for seconds in (0, 46)
+        ),
         ("click", {"desktop": "nightly", "x": 1, "y": 1, "kind": "up"}, "kind: "),
         ("click", {"desktop": "nightly", "x": 1}, "y: allowed: Pixels from the top edge"),
         ("type", {"desktop": "nightly", "text": "x" * 4001}, "text: "),
@@ -327,6 +335,26 @@ async def test_bad_argument_reaches_no_desktop(
     failed, text = await use(stage, tool, **arguments)
     assert failed and words in text
     assert desktop.done == []
+
+
+async def test_desktops_are_listed_with_what_the_token_may_do(stage: ApiStage) -> None:
+    stage.session("nightly", template="office", status=RUNNING)
+    expired = {"user": BOB.user, "role": "viewer", "expires": "2020-01-01T00:00:00Z"}
+    viewer = {"user": BOB.user, "role": "viewer"}
+    stage.session("seen", template="office", status=RUNNING, access=[viewer])
+    stage.session("once", template="office", status=RUNNING, access=[expired])
+    _, mine = await use(stage, "list_desktops")
+    assert "nightly: Running, template office, you may drive it" in mine.splitlines()
+    _, shared = await use(stage, "list_desktops", BOB)
+    (line,) = shared.splitlines()
+    assert line.startswith("seen: Running, template office, you may not drive it: As viewer of")
+
+
+async def test_output_that_was_cut_says_so(stage: ApiStage, desktop: FakeDesktop) -> None:
+    stage.session("nightly", template="office", status=RUNNING)
+    desktop.refuses = (200, {"exitCode": 0, "output": "end\n", "leftOut": 84_000})
+    ran = await use(stage, "run_command", desktop="nightly", command="seq 1 99999")
+    assert ran == (False, "Exit code 0.\n[84000 bytes left out]\nend\n")
 
 
 async def test_wait_works_while_a_person_has_taken_over(
@@ -426,17 +454,28 @@ async def test_token_of_one_session_only_acts_in_it(stage: ApiStage) -> None:
     person = await stage.logins.person_by_cookie((await stage.logins.begin(ALICE, Device()))[0])
     assert person
     token, _ = await stage.logins.new_token(person, "bot", timedelta(days=1), "nightly")
-    not_its_own = "can only drive its desktop"
+    bearer, only = f"Bearer {token}", "is for the desktop 'nightly' only"
+    not_its_own = f"{only}, where "
     calls: list[tuple[str, dict[str, Any], str]] = [
         ("screenshot", {"desktop": "nightly"}, ""),
-        ("screenshot", {"desktop": "other"}, "You have no desktop"),
+        ("screenshot", {"desktop": "other"}, only),
         ("list_templates", {}, not_its_own),
         ("start_desktop", {"template": "office", "name": "third"}, not_its_own),
         ("end_desktop", {"desktop": "nightly"}, not_its_own),
     ]
     for tool, arguments, words in calls:
-        failed, text = await use(stage, tool, token=f"Bearer {token}", **arguments)
+        failed, text = await use(stage, tool, token=bearer, **arguments)
         assert (failed, words in text) == (bool(words), True), tool
+    listed = await use(stage, "list_desktops", token=bearer)
+    assert listed == (False, "nightly: Running, template office, you may drive it")
+    begun = await post(stage, PING | {"method": "initialize"}, bearer)
+    assert "Your desktop is 'nightly', and no other." in begun.json()["result"]["instructions"]
+    for run in (True, False):
+        stage.template("office", agents={"enabled": True, "run": run})
+        listed = (await post(stage, PING | {"method": "tools/list"}, bearer)).json()["result"]
+        left_out = {"list_templates", "start_desktop", "end_desktop"}
+        left_out |= set() if run else {"run_command"}
+        assert {tool["name"] for tool in listed["tools"]} == TOOLS.keys() - left_out
     assert sorted(stage.cluster.objects) == ["nightly", "other"]
 
 
@@ -492,7 +531,7 @@ async def test_only_posts_are_served(stage: ApiStage, method: str) -> None:
     ("method", "params", "code", "words"),
     [
         ("resources/list", {}, -32601, "not a method"),
-        ("tools/call", {"name": "rm"}, -32602, "allowed: list_templates"),
+        ("tools/call", {"name": "rm"}, -32602, "allowed: list_desktops, list_templates"),
     ],
 )
 async def test_unknown_name_is_an_error(

@@ -250,6 +250,7 @@ def test_commands_run_as_the_user(
     assert json.loads(body) == {
         "exitCode": code,
         "output": output.replace("{home}", str(desktop.home)),
+        "leftOut": 4001 if "20000" in command else 0,
     }
 
 

@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator
 from typing import Annotated
 
 import msgspec
-from msgspec import Meta
+from msgspec import UNSET, Meta
 from starlette.responses import Response
 
 from vdi.api.constraints import doc
@@ -316,5 +316,5 @@ async def finish_probe(call: Call[Empty, ProbeResult]) -> None:
     """Submit the results of a probe; they count in the metrics."""
     result = call.body.figures or call.body.failed
     if result is None or (call.body.figures and call.body.failed):
-        raise invalid("figures", None, "either `figures` or `failed`, not both")
+        raise invalid("figures", UNSET, "either `figures` or `failed`, not both")
     await call.api.agents.finish_probe(call.user, call.path("name"), call.path("id"), result)

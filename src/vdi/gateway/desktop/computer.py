@@ -53,6 +53,8 @@ DRIVES_SECONDS = 30.0
 # Notices of one owner's agents that ask for a person, and the seconds in which they are counted.
 MAX_HUMAN_REQUESTS, HUMAN_SECONDS = 20, 3600
 MAX_TEXT, MAX_SECONDS, MAX_REASON = 4000, 60, 200
+# Many MCP clients give up on a call after a minute.
+MAX_RUN_SECONDS = 45
 MAX_SIDE = 4096
 # Time beside that of the action itself.
 _ANSWER_SECONDS, _CHARACTERS_PER_SECOND = 20.0, 40
@@ -150,9 +152,13 @@ class _Answer(msgspec.Struct):
     seconds: Annotated[float, Meta(ge=0, le=600)] = 0
 
 
-class _Ran(msgspec.Struct, rename="camel"):
+class CommandResult(msgspec.Struct, rename="camel"):
+    """Exit code of a command (None: killed at its time), and the end of its output."""
+
     exit_code: int | None
     output: str
+    # Bytes of output before it.
+    left_out: Annotated[int, Meta(ge=0, le=2**53)] = 0
 
 
 @dataclass(slots=True)
@@ -231,14 +237,12 @@ class Computer:
         command: str,
         seconds: int,
         until_read: AsyncExitStack | None = None,
-    ) -> tuple[int | None, str]:
-        """Run a command as the desktop's user; exit code (None: killed at its time) and the end of
-        its output.
-        """
+    ) -> CommandResult:
+        """Run a command as the desktop's user."""
         if not 0 < len(command) <= MAX_TEXT:
             raise invalid("command", command[:100], f"1 to {MAX_TEXT} characters")
-        if not 1 <= seconds <= MAX_SECONDS:
-            raise invalid("seconds", seconds, f"1 to {MAX_SECONDS}")
+        if not 1 <= seconds <= MAX_RUN_SECONDS:
+            raise invalid("timeout", seconds, f"a whole number from 1 to {MAX_RUN_SECONDS}")
         async with self._audited(by, name, "run") as attempt:
             if not attempt.agents.run:
                 message = (
@@ -254,10 +258,19 @@ class Computer:
                 "/run",
                 body,
                 seconds=longest,
-                into=_Ran,
+                into=CommandResult,
                 until_read=until_read,
             )
-        return ran.exit_code, escape(ran.output[-_OUTPUT:], keep="\n\t")
+        ran.output = escape(ran.output[-_OUTPUT:], keep="\n\t")
+        return ran
+
+    def refuse(self, by: Actor, session: VDISession) -> str:
+        """Why the actor may not drive this session now; empty: they may."""
+        try:
+            self._find(by, session.metadata.name)
+        except ActionDenied as denied:
+            return denied.sentence
+        return ""
 
     async def request_human(self, by: Actor, name: str, reason: str) -> None:
         """Park the agent until a person gives back, and call the owner."""
@@ -293,7 +306,12 @@ class Computer:
 
     def _find(self, by: Actor, name: str) -> tuple[VDISession, Agents]:
         """The session, if the actor may drive it and its template lets programs do so."""
-        session = self.context.cluster.session(name)
+        cluster = self.context.cluster
+        only = cluster.by_uid(by.session_uid) if by.session_uid else None
+        if only and only.metadata.name != name:
+            message = f"This API token is for the desktop {only.metadata.name!r} only."
+            raise ActionDenied("NotFound", message)
+        session = cluster.session(name)
         refused = refuse_to_drive(by, session, name, self.context.clock())
         if session is None or refused:
             raise ActionDenied(*refused or ("NotFound", name))

@@ -123,13 +123,15 @@ class Computer:
             )
         except OSError as error:
             raise UnknownError(f"the command can't be started: {error}") from error
-        output = b""
+        output, left_out = b"", 0
 
         def drain() -> None:
-            nonlocal output
+            nonlocal output, left_out
             with process.stdout as pipe:
                 while chunk := pipe.read1(1 << 16):
-                    output = (output + chunk)[-MAX_OUTPUT:]
+                    whole = output + chunk
+                    output = whole[-MAX_OUTPUT:]
+                    left_out += len(whole) - len(output)
 
         # Programs that the command leaves behind may keep the pipe: it is read, and not closed
         # before they end.
@@ -144,7 +146,11 @@ class Computer:
             code = None
         reader.join(LATE_OUTPUT_SECONDS)
         self.acted = time.monotonic()
-        result = {"exitCode": code, "output": output.decode(errors="replace")}
+        result = {
+            "exitCode": code,
+            "output": output.decode(errors="replace"),
+            "leftOut": left_out,
+        }
         return 200, json.dumps(result).encode()
 
 
