@@ -109,10 +109,10 @@ async def test_typed_text_is_audited_only_if_the_template_says_so(
     stage: ApiStage, desktop: Agent, record: bool
 ) -> None:
     stage.template(agents={"enabled": True, "recordText": record})
-    body = {"action": "left_click", "coordinate": [1, 2], "text": "se\u202ecret"}
+    body = {"action": "type", "text": "se\u202ecret"}
     assert (await (await stage.program()).post(ONE, json=body)).is_success
     ((_, _, _, detail),) = await audited(stage)
-    expected = {"token": "test", "coordinate": "1,2", "characters": "7"}
+    expected = {"token": "test", "characters": "7"}
     assert detail == expected | ({"text": "se\\u202ecret"} if record else {})
 
 
@@ -152,7 +152,10 @@ async def test_only_owner_and_collaborator_drive(
         {"action": "key", "text": "a", "repeat": 51},
         {"action": "key", "text": "cmd+w"},
         {"action": "key", "text": "Control_L+c"},
+        {"action": "key", "text": "ctrl++"},
         {"action": "hold_key", "text": "Nokey+q", "duration": 1},
+        {"action": "hold_key", "text": "ctrl+q", "duration": 1},
+        {"action": "left_click", "coordinate": [1, 2], "text": "ctrl+shift"},
     ],
 )
 async def test_invalid_action_never_reaches_the_desktop(

@@ -10,6 +10,7 @@ import sys
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -41,6 +42,7 @@ class Desktop:
         }
         env |= {"SELKIES_COMPUTER_USE_TOKEN": "hidden", "PATH": "/usr/bin:/bin"}
         computer = load_library("computer_use").Computer(env, lambda: self.last_input)
+        computer._screen_size = lambda: (800, 600)
         self.agent.services = self.agent.services._replace(computer=computer)
         return computer
 
@@ -104,13 +106,64 @@ def test_a_persons_input_pauses_that_of_agents(
     desktop: Desktop, action: str, last_input: tuple[float, bool], status: int
 ) -> None:
     desktop.last_input = last_input
-    found, body = desktop.post("/computer-use", json.dumps({"action": action}))
+    found, body = desktop.post("/computer-use", json.dumps({"action": action, "text": "a"}))
     assert (found, len(desktop.asked)) == (status, int(status == 200))
     if status == 409:
         assert json.loads(body) == {
             "reason": "HumanInControl",
             "seconds": round(5.0 - last_input[0], 1),
         }
+
+
+@pytest.mark.parametrize(
+    ("text", "is_key"),
+    [
+        *(("a", True), ("ctrl+Return", True), ("ctrl + plus", True), ("PageUp", True)),
+        *(("super", True), ("Nokey", False), ("ctrl+Nokey", False), ("ctrl++", False)),
+    ],
+)
+def test_unknown_key_is_refused_whole(
+    desktop: Desktop, monkeypatch: pytest.MonkeyPatch, text: str, is_key: bool
+) -> None:
+    xkb = SimpleNamespace(xkb_keysym_from_name=lambda name, _: name in (b"Return", b"plus"))
+    monkeypatch.setattr("computer_use.ctypes.CDLL", lambda _: xkb)
+    status, body = desktop.post("/computer-use", json.dumps({"action": "key", "text": text}))
+    assert (status, len(desktop.asked)) == ((200, 1) if is_key else (400, 0))
+    assert is_key or "is no key; allowed: one character, or" in json.loads(body)["error"]
+
+
+@pytest.mark.parametrize(
+    ("action", "status"),
+    [
+        ({"action": "left_click", "coordinate": [799, 599]}, 200),
+        ({"action": "left_click", "coordinate": [800, 0]}, 400),
+        ({"action": "left_click_drag", "start_coordinate": [0, 600], "coordinate": [1, 1]}, 400),
+        ({"action": "zoom", "region": [0, 0, 800, 600]}, 200),
+        ({"action": "zoom", "region": [0, 0, 801, 600]}, 400),
+        ({"action": "mouse_move", "coordinate": ["x", 0]}, 400),
+    ],
+)
+def test_point_outside_the_screen_is_refused(
+    desktop: Desktop, action: dict[str, Any], status: int
+) -> None:
+    found, body = desktop.post("/computer-use", json.dumps(action))
+    assert (found, bool(desktop.asked)) == (status, status == 200)
+    if 800 in action.get("coordinate", ()):
+        allowed = "allowed: x from 0 to 799, y from 0 to 599"
+        assert json.loads(body)["error"] == f"coordinate: [800, 0] is outside the screen; {allowed}"
+
+
+def test_screen_of_wayland_is_that_of_a_screenshot(desktop: Desktop) -> None:
+    computer = desktop.allow("enabled")
+    del computer._screen_size
+    computer.env["WAYLAND_DISPLAY"] = "wayland-1"
+    picture = io.BytesIO()
+    Image.new("RGB", (640, 480)).save(picture, "PNG")
+    shot = {"data": base64.b64encode(picture.getvalue()).decode()}
+    desktop.answer = (200, json.dumps(shot).encode())
+    for x, status in ((639, 200), (640, 400)):
+        body = {"action": "mouse_move", "coordinate": [x, 0]}
+        assert desktop.post("/computer-use", json.dumps(body))[0] == status
 
 
 @pytest.mark.parametrize(

@@ -104,8 +104,8 @@ class ComputerAction(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=T
     text: Annotated[
         Annotated[str, Meta(max_length=MAX_TEXT)] | None,
         doc(
-            "Text to type; keys such as `ctrl+s` for `key` and `hold_key`; keys held during a click"
-            " or scroll."
+            "Text to type; keys such as `ctrl+s` for `key`; the key for `hold_key`; a modifier held"
+            " during a click or scroll."
         ),
     ] = None
     duration: Annotated[
@@ -127,13 +127,17 @@ class ComputerAction(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=T
         missing = [name for name in required if getattr(self, name) is None]
         if missing:
             raise ValueError(f"{self.action} requires {' and '.join(missing)}")
-        if self.action in ("key", "hold_key"):
-            for name in (self.text or "").split("+")[:-1]:
-                # Empty: of the key + itself, as in ctrl++.
-                if name and name.lower() not in _MODIFIERS:
-                    raise ValueError(
-                        f"text: {name[:20]!r} is no modifier; allowed: {', '.join(_MODIFIERS)}"
-                    )
+        held: list[str] = []
+        if self.action == "key":
+            held = (self.text or "").split("+")[:-1]
+        elif self.action == "hold_key" and "+" in (self.text or ""):
+            raise ValueError("text: hold_key holds one key; allowed: a name without +")
+        elif self.action not in ("hold_key", "type") and self.text:
+            held = [self.text]
+        for name in held:
+            if name.strip().lower() not in _MODIFIERS:
+                allowed = f"{', '.join(_MODIFIERS)}, and plus for the key +"
+                raise ValueError(f"text: {name[:20]!r} is no modifier; allowed: {allowed}")
         if self.repeat * (self.duration or 0) > MAX_SECONDS:
             raise ValueError(f"repeat x duration is more than {MAX_SECONDS} seconds")
 

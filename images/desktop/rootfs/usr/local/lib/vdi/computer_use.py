@@ -7,6 +7,7 @@ a moment longer, agents make no input.
 """
 
 import base64
+import ctypes
 import http.client
 import json
 import os
@@ -18,7 +19,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from x11 import UnknownError
+from x11 import UnknownError, connect, screen_size
 
 HUMAN_SECONDS = 5.0
 WITHOUT_INPUT = ("screenshot", "cursor_position", "zoom", "wait")
@@ -32,6 +33,18 @@ LONGEST_RUN = 600
 LATE_OUTPUT_SECONDS = 0.5
 TYPED_AT_ONCE = 50
 """Characters, about a second: what pixelflux types no one can interrupt."""
+# fmt: off
+PIXELFLUX_KEYS = frozenset({
+    "enter", "esc", "pageup", "pagedown", "capslock", "numlock", "scrolllock", "printscreen", "sysrq",
+    "ctrl", "lctrl", "rctrl", "leftctrl", "rightctrl", "shift", "lshift", "rshift", "leftshift", "rightshift",
+    "alt", "lalt", "ralt", "leftalt", "rightalt", "super", "lsuper", "rsuper", "leftsuper", "rightsuper",
+    "meta", "leftmeta", "rightmeta", "windows", "leftwindows", "rightwindows", "compose",
+    *(f"kp{digit}" for digit in range(10)), "kp_dot", "kp_slash", "kp_asterisk", "kp_minus", "kp_plus",
+})
+"""Names of keys that pixelflux 2.2.1 has beside those of X."""
+# fmt: on
+_ANY_CASE = 1
+"""XKB_KEYSYM_CASE_INSENSITIVE"""
 
 
 class Computer:
@@ -73,6 +86,7 @@ class Computer:
             raise TypeError(
                 'an action is an object such as {"action": "left_click", "coordinate": [10, 20]}'
             )
+        self._check(action)
         if action["action"] in WITHOUT_INPUT:
             return 200, self._ask(action)
         answer = b""
@@ -86,7 +100,32 @@ class Computer:
             self.acted = time.monotonic()
         return 200, answer
 
+    def _check(self, action: Mapping[str, Any]) -> None:
+        """Refuse keys and points that are not there: pixelflux reports success for what it leaves
+        out of a key, and for the nearest point. Raises TypeError, ValueError, UnknownError.
+        """
+        if action["action"] in ("key", "hold_key"):
+            check_key(str(action.get("text", "")).rpartition("+")[2].strip())
+        if any(action.get(field) for field in ("coordinate", "start_coordinate", "region")):
+            check_points(action, *self._screen_size())
+
+    def _screen_size(self) -> tuple[int, int]:
+        if self.env.get("WAYLAND_DISPLAY"):
+            _, found = self._request({"action": "screenshot"})
+            head = base64.b64decode(str(found.get("data"))[:32])  # a PNG's, with its size
+            return int.from_bytes(head[16:20], "big"), int.from_bytes(head[20:24], "big")
+        try:
+            connection, setup = connect(self.env["DISPLAY"], Path(self.env["XAUTHORITY"]))
+            with connection:
+                return screen_size(connection, setup.root)
+        except OSError as error:
+            raise UnknownError(f"the X server can't be asked: {error}") from error
+
     def _ask(self, action: Mapping[str, Any]) -> bytes:
+        body, found = self._request(action)
+        return body if len(body) <= MAX_PICTURE else reduce_colours(found.get("data"))
+
+    def _request(self, action: Mapping[str, Any]) -> tuple[bytes, dict[str, Any]]:
         connection = http.client.HTTPConnection(self.address, timeout=ACTION_SECONDS)
         try:
             connection.request("POST", "/computer-use", json.dumps(action), self.headers)
@@ -104,7 +143,7 @@ class Computer:
             connection.close()
         if error is not None:
             raise ValueError(str(error)[:500])
-        return body if len(body) <= MAX_PICTURE else reduce_colours(found.get("data"))
+        return body, found
 
     def run(self, body: bytes) -> tuple[int, bytes]:
         """Status and JSON for one command. Raises TypeError, ValueError, UnknownError."""
@@ -168,6 +207,32 @@ def read_command(body: bytes) -> tuple[str, float]:
             f"seconds: {seconds!r} is not allowed; it is a number from 1 to {LONGEST_RUN}"
         )
     return command, seconds
+
+
+def check_key(name: str) -> None:
+    """Raises ValueError for what is no key."""
+    if len(name) == 1 or name.lower() in PIXELFLUX_KEYS:
+        return
+    try:
+        find = ctypes.CDLL("libxkbcommon.so.0").xkb_keysym_from_name
+    except OSError:  # of an image without it nothing is known
+        return
+    if not name.isprintable() or not find(name.encode(errors="replace"), _ANY_CASE):
+        allowed = "one character, or an X key name such as Return, Page_Down, F5 or plus"
+        raise ValueError(f"text: {name[:20]!r} is no key; allowed: {allowed}")
+
+
+def check_points(action: Mapping[str, Any], width: int, height: int) -> None:
+    """Raises TypeError, ValueError for a point outside the screen."""
+    for field in ("coordinate", "start_coordinate", "region"):
+        # A region ends behind its last pixel.
+        most = (width, height) if field == "region" else (width - 1, height - 1)
+        for place, value in enumerate(action.get(field) or ()):
+            if not 0 <= value <= most[place % 2]:
+                allowed = f"x from 0 to {most[0]}, y from 0 to {most[1]}"
+                raise ValueError(
+                    f"{field}: {action[field]} is outside the screen; allowed: {allowed}"
+                )
 
 
 def reduce_colours(picture: Any) -> bytes:
