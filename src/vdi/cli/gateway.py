@@ -20,7 +20,7 @@ from vdi.api.meta import RELEASE_NAMESPACE
 from vdi.cli.errors import FINDINGS, USAGE, CliError
 from vdi.cli.gateway_client import GatewayClient, quote
 from vdi.cli.helm_options import locate
-from vdi.cli.login import ask_gateway, gateway_of
+from vdi.cli.login import ask_gateway
 from vdi.cli.operator import become
 from vdi.cli.options import (
     CLUSTER_OPTIONS,
@@ -44,7 +44,7 @@ from vdi.cli.output import (
     print_lines,
 )
 from vdi.cli.session.backend import Target
-from vdi.cli.session.target import with_backend
+from vdi.cli.session.target import gateway_of, with_backend
 from vdi.cli.terminal import confirm, style
 from vdi.gateway.login.local_users import (
     USERS_KEY,

@@ -1,7 +1,7 @@
 """`vdi login`, `logout`, `whoami` and `usage`: a user at a gateway, whose token replaces access to
 the cluster.
 
-`gateway_of` and `ask_gateway` also serve `vdi gateway user release`. The login is an OAuth
+`ask_gateway` also serves `vdi gateway user release`. The login is an OAuth
 authorization code flow with PKCE: the user agrees in the browser, and a code comes back. With a
 browser on this machine it comes to a port on the loopback address (RFC 8252, 7.3); otherwise the
 user types it. A code alone is useless: it needs the verifier, which this process sends to the
@@ -44,10 +44,10 @@ from vdi.cli.output import (
 from vdi.cli.session.backend import Target
 from vdi.cli.session.gateway_backend import GatewayTarget
 from vdi.cli.session.kube_backend import KubeTarget
-from vdi.cli.session.target import choose_target, server_url, with_backend
+from vdi.cli.session.target import choose_target, gateway_of, server_url, with_backend
 from vdi.http_client import BadResponseError
 from vdi.kube.config import load_config
-from vdi.kube.resource import DEPLOYMENTS, Resource
+from vdi.kube.resource import Resource
 from vdi.kube.transport import Client
 from vdi.printable import escape
 
@@ -379,47 +379,9 @@ class UsageOutput(StrEnum):
     CSV = "csv"
 
 
-def gateway_of(target: Target, what: str) -> GatewayTarget:
-    """The target, if it is a gateway. Raises CliError; `what` says why only a gateway can
-    answer.
-    """
-    if isinstance(target, GatewayTarget):
-        return target
-    raise CliError(
-        f"{what}, and you are not logged in to one: {PROGRAM} login {_portal_of(target)}", USAGE
-    )
-
-
-def _portal_of(target: Target) -> str:
-    """The portal's address by the operator's settings in that cluster; a placeholder where they
-    cannot be read.
-    """
-    from vdi.release.facts import settings_of
-
-    found: list[dict[str, Any]] = []
-    if isinstance(target, KubeTarget):
-        with suppress(CliError):
-            found = target.run(
-                lambda backend: backend.client.list(
-                    DEPLOYMENTS, label_selector="app.kubernetes.io/name=vdi", into=dict[str, Any]
-                )
-            )
-    cluster = settings_of({**deployment, "kind": "Deployment"} for deployment in found).cluster
-    if found:
-        return cluster.url(cluster.host(cluster.portal_label))
-    return "https://portal.DOMAIN"
-
-
 def ask_gateway(target: GatewayTarget, work: Callable[[GatewayClient], Awaitable[T]]) -> T:
     """The answer to requests with the user's token. Raises CliError."""
-
-    async def ask() -> T:
-        async with GatewayClient(
-            target.server, token=target.login.token, ca=target.login.ca
-        ) as client:
-            return await work(client)
-
-    return asyncio.run(ask())
+    return target.run(lambda backend: work(backend.client))
 
 
 @app.command(epilog=examples("whoami", "whoami -o json"))

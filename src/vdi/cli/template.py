@@ -51,9 +51,10 @@ from vdi.cli.output import (
     print_objects,
     without_managed_fields,
 )
-from vdi.cli.session.backend import Backend, Target
+from vdi.cli.session.backend import Target
 from vdi.cli.session.kube_backend import KubeBackend
-from vdi.cli.session.target import with_backend
+from vdi.cli.session.operations import get_template
+from vdi.cli.session.target import complete_templates, with_backend
 from vdi.cli.terminal import end_on_interrupt
 from vdi.findings.model import exit_code
 from vdi.kube.errors import AlreadyExists
@@ -105,7 +106,12 @@ def list_(
 def show(
     target: Target,
     name: Annotated[
-        str, typer.Argument(help="Name of the template.", callback=of_kind("vditemplate"))
+        str,
+        typer.Argument(
+            help="Name of the template.",
+            callback=of_kind("vditemplate"),
+            autocompletion=complete_templates,
+        ),
     ],
     output: OutputOption = Output.TABLE,
 ) -> None:
@@ -215,17 +221,6 @@ def _read_template(file: str) -> Raw:
     except msgspec.ValidationError as error:
         raise CliError(f"{file} is not a VDITemplate of {API_VERSION}: {error}", USAGE) from error
     return raw
-
-
-async def get_template(backend: Backend, name: str) -> Raw:
-    """The template; one that is missing is an error that says which there are."""
-    found = await backend.template(name)
-    if found is None:
-        known = (
-            ", ".join(str(raw["metadata"]["name"]) for raw in await backend.templates()) or "none"
-        )
-        raise CliError(f"there is no template {name}; {backend.offers}: {known}")
-    return found
 
 
 def template_table(items: Sequence[Raw], wide: bool) -> list[str]:

@@ -38,7 +38,8 @@ _LAYOUT = "\n\t"
 def style(text: str, fg: str | None = None, *, bold: bool = False) -> str:
     """The text in a colour, for a terminal; elsewhere the colour is left out."""
     codes = ([_FOREGROUND[fg]] if fg else []) + ([_BOLD] if bold else [])
-    if codes:
+    is_plain = os.environ.get("NO_COLOR") or os.environ.get("TERM") == "dumb"  # as rich has it
+    if codes and not is_plain:
         return "".join(map(_sequence, codes)) + text + _sequence(_RESET)
     return text
 

@@ -12,7 +12,7 @@ import pytest
 
 from unit.cli.conftest import Vdi
 from unit.cli.fake_cluster import FakeCluster
-from unit.cli.objects import SESSIONS, TEMPLATES
+from unit.cli.objects import SESSIONS, TEMPLATES, a_template
 from vdi.cli.main import NOUNS, load_noun
 from vdi.cli.options import KubeConnection, program_name
 
@@ -66,6 +66,7 @@ def test_a_refusal_of_the_api_server_says_what_is_missing(
     said: str,
     shown: str,
 ) -> None:
+    fake.put(TEMPLATES, a_template("x"))
     reason = {401: "Unauthorized", 403: "Forbidden", 404: "NotFound"}[status]
     fake.refuse(method, path, status, reason=reason, message=said, details={})
     ran = vdi(*command.split())
@@ -184,6 +185,7 @@ def test_refused_fields_are_named_and_a_pattern_only_without_words(
             "message": "'alice' is not an e-mail address",
         },
     ]
+    fake.put(TEMPLATES, a_template("x"))
     fake.refuse(
         "POST",
         SESSIONS,

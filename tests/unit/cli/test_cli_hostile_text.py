@@ -308,12 +308,26 @@ def test_progress_with_hostile_text() -> None:
     check(written, "progress")
 
 
-def test_our_own_colours_reach_a_terminal() -> None:
+def test_our_own_colours_reach_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.delenv("NO_COLOR", raising=False)
     with screen() as shown:
         typer.echo(columns(["PHASE"], [["Running"]])[1])
         typer.echo(style(HOSTILE, typer.colors.RED, bold=True))
     assert "\x1b[32mRunning\x1b[0m\n\x1b[31m\x1b[1mx\\u001b]0;title" in shown.getvalue()
     check(shown.getvalue(), "styles")
+
+
+@pytest.mark.parametrize(("name", "value"), [("NO_COLOR", "1"), ("TERM", "dumb")])
+def test_no_colour_reaches_a_terminal_that_wants_none(
+    monkeypatch: pytest.MonkeyPatch, name: str, value: str
+) -> None:
+    monkeypatch.setenv(name, value)
+    with screen() as shown, ProgressView() as view:
+        typer.echo(style("text", typer.colors.RED, bold=True))
+        view.passed("a stage", 1.0)
+    assert not re.search(r"\x1b\[[0-9;]*3[0-9]m", shown.getvalue()), shown.getvalue()
+    assert "text\n" in shown.getvalue()
 
 
 def test_no_row_or_fact_can_be_forged_with_a_new_line() -> None:

@@ -12,7 +12,7 @@ from typing import IO
 
 from support.waiting import is_waiting, wait_until
 from unit.cli.fake_cluster import FakeCluster
-from unit.cli.objects import SESSIONS, a_session, running
+from unit.cli.objects import SESSIONS, TEMPLATES, a_session, a_template, running
 from unit.cli.remote_stage import RemoteGateway
 
 RUN_MAIN = "import sys; from vdi.cli.main import main; sys.exit(main())"
@@ -62,6 +62,7 @@ def line_with(stream: IO[str] | None, words: str) -> str:
 def test_interrupting_a_wait_leaves_the_session_and_says_so(
     fake: FakeCluster, tmp_path: Path
 ) -> None:
+    fake.put(TEMPLATES, a_template("x"))
     fake.after_write({"phase": "Creating", "message": "The image is being pulled."})
     kubeconfig = {"KUBECONFIG": str(fake.kubeconfig(tmp_path))}
     with typed(

@@ -33,6 +33,7 @@ pytestmark = pytest.mark.usefixtures("five_past_eight")
 
 
 def test_create_sends_only_what_was_typed(vdi: Vdi, fake: FakeCluster) -> None:
+    fake.put(TEMPLATES, a_template())
     ran = vdi("session", "create", "--template", "ubuntu-desktop", "--user", "alice@example.com")
     assert (ran.code, ran.err) == (0, "")
     assert (
@@ -40,6 +41,17 @@ def test_create_sends_only_what_was_typed(vdi: Vdi, fake: FakeCluster) -> None:
         == "session alice-ubuntu-desktop created; see vdi session show alice-ubuntu-desktop\n"
     )
     assert fake.bodies[0]["spec"] == {"user": "alice@example.com", "template": "ubuntu-desktop"}
+
+
+def test_create_of_an_unknown_template_is_refused(vdi: Vdi, fake: FakeCluster) -> None:
+    fake.put(TEMPLATES, a_template("cad"))
+    words = ("session", "create", "-t", "nope", "--user", "a@b.cd")
+    refused = vdi(*words)
+    said = "Error: there is no template nope; available on this cluster: cad\n"
+    assert (refused.code, refused.err, fake.bodies) == (1, said, [])
+    for path in (TEMPLATES, f"{TEMPLATES}/nope"):
+        fake.refuse("GET", path, 403, reason="Forbidden", message="no", details={})
+    assert vdi(*words).code == 0, "whoever may not read templates may still use them"
 
 
 def test_create_sends_every_flag(vdi: Vdi, fake: FakeCluster) -> None:
@@ -73,6 +85,7 @@ def test_create_adds_the_template_s_other_resources(vdi: Vdi, fake: FakeCluster)
 def test_create_takes_the_user_from_the_environment(
     vdi: Vdi, fake: FakeCluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    fake.put(TEMPLATES, a_template("x"))
     ran = vdi("session", "create", "-t", "x")
     assert ran.code == 2 and "--user alice@example.com, or set VDI_USER" in ran.err
     monkeypatch.setenv("VDI_USER", "bob@example.com")
@@ -81,6 +94,7 @@ def test_create_takes_the_user_from_the_environment(
 
 
 def test_a_taken_name_is_reported_with_its_owner(vdi: Vdi, alice: FakeCluster) -> None:
+    alice.put(TEMPLATES, a_template("x"))
     ran = vdi("session", "create", "alice-desktop", "-t", "x", "--user", "bob@example.com")
     assert ran.code == 1
     assert "already exists" in ran.err
@@ -103,6 +117,7 @@ def test_wait_shows_the_stages_and_the_total(
         texts.append(text)
 
     monkeypatch.setattr(ProgressView, "waiting", waiting)
+    fake.put(TEMPLATES, a_template())
     found = conditions(TemplateFound=True)
     fake.after_write(
         {
@@ -135,7 +150,8 @@ def test_wait_shows_the_stages_and_the_total(
     assert json.loads(ran.out)["status"]["phase"] == "Running"
 
 
-def test_wait_names_the_missing_operator(vdi: Vdi) -> None:
+def test_wait_names_the_missing_operator(vdi: Vdi, fake: FakeCluster) -> None:
+    fake.put(TEMPLATES, a_template("x"))
     ran = vdi(
         "session", "create", "s", "-t", "x", "--user", "a@b.cd", "--wait", "--timeout-wait", "1s"
     )
@@ -205,7 +221,7 @@ def test_notice_plans_the_end_of_all_sessions_of_a_template(vdi: Vdi, fake: Fake
         "session", "suspend", "--template", "cad", "--notice", "15m", "--message", "Maintenance"
     )
     assert ran.out.splitlines() == [
-        f"session {name}: Suspend at 2026-11-20T08:20:00Z" for name in "ab"
+        f"session {name} has a planned end: Suspend at 2026-11-20T08:20:00Z" for name in "ab"
     ], ran.err
     planned = {"time": "2026-11-20T08:20:00Z", "action": "Suspend", "message": "Maintenance"}
     assert [fake.objects[f"{SESSIONS}/{name}"]["spec"].get("plannedEnd") for name in "abc"] == [
@@ -214,9 +230,9 @@ def test_notice_plans_the_end_of_all_sessions_of_a_template(vdi: Vdi, fake: Fake
         None,
     ]
     ended = vdi("session", "rm", "vdisession/c", "--notice", "1h")
-    assert ended.out == "session c: Terminate at 2026-11-20T09:05:00Z\n"
+    assert ended.out == "session c has a planned end: Terminate at 2026-11-20T09:05:00Z\n"
     partly = vdi("session", "suspend", "gone", "b", "--notice", "off")
-    assert (partly.code, partly.out) == (1, "session b: no planned end\n")
+    assert (partly.code, partly.out) == (1, "session b has no planned end\n")
     assert "there is no session gone" in partly.err
     assert "no session matches" in vdi("session", "rm", "--node", "n", "--notice", "1m").err
     wrong = [

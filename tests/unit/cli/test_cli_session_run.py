@@ -89,7 +89,7 @@ def test_a_failed_resume_shows_the_reason(vdi: Vdi, fake: FakeCluster) -> None:
             ["1h"],
             {"phase": "Suspended"},
             "9h",
-            "the next run of session alice-desktop may last 9h\n",
+            "session alice-desktop may last 9h in its next run\n",
         ),
     ],
 )
@@ -124,7 +124,7 @@ def test_schedule_is_set_shown_and_removed(vdi: Vdi, fake: FakeCluster) -> None:
     )
     assert (
         ran.out
-        == "schedule of session alice-desktop: 08:30 to 18:00, Monday, Tuesday, Wednesday, Sunday,"
+        == "session alice-desktop has a schedule: 08:30 to 18:00, Monday, Tuesday, Wednesday, Sunday,"
         " Europe/Berlin\n"
     )
     assert fake.objects[ALICE]["spec"]["schedule"] == {

@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 
 from unit.cli.conftest import Vdi
+from unit.cli.fake_cluster import FakeCluster
+from unit.cli.objects import SESSIONS, TEMPLATES, a_session, a_template
 
 SHELL = """
 source completion
@@ -20,11 +22,22 @@ echo "${{COMPREPLY[*]}}"
 
 @pytest.mark.parametrize(
     ("words", "offered"),
-    [("vdi session l", "logs ls"), ("vdi session ls --all", "--all-namespaces")],
+    [
+        ("vdi session l", "logs ls"),
+        ("vdi session ls --all", "--all-namespaces"),
+        ("vdi session show alice-d", "alice-desktop"),
+        ("vdi session rm other alice", "alice-cad alice-desktop"),
+        ("vdi session create -t c", "cad"),
+        ("vdi template show c", "cad"),
+        ("vdi session show --kubeconfig /nowhere a", ""),
+    ],
 )
-def test_bash_completes_commands_and_options(
-    vdi: Vdi, tmp_path: Path, words: str, offered: str
+def test_bash_completes_commands_options_and_names(
+    vdi: Vdi, fake: FakeCluster, tmp_path: Path, words: str, offered: str
 ) -> None:
+    for name in ("alice-desktop", "alice-cad", "$(id)"):
+        fake.put(SESSIONS, a_session(name))
+    fake.put(TEMPLATES, a_template("cad"))
     if shutil.which("bash") is None:
         pytest.skip("no bash in PATH")
     (tmp_path / "completion").write_text(vdi("completion", "bash").out)
@@ -33,6 +46,7 @@ def test_bash_completes_commands_and_options(
     *_, before, word = words.split()
     script = SHELL.format(words=words, last=len(words.split()) - 1, word=word, before=before)
     env = os.environ | {"PATH": f"{tmp_path}:{os.environ['PATH']}"}
+    env["KUBECONFIG"] = str(fake.kubeconfig(tmp_path))
     done = subprocess.run(
         ["bash", "-c", script],
         cwd=tmp_path,
@@ -42,4 +56,4 @@ def test_bash_completes_commands_and_options(
         timeout=30,
         check=True,
     )
-    assert sorted(done.stdout.split()) == offered.split(), done.stderr
+    assert (sorted(done.stdout.split()), done.stderr) == (offered.split(), "")

@@ -96,7 +96,8 @@ def test_actions_reach_the_gateway(remote: Vdi, gateway: RemoteGateway) -> None:
         "Europe/Berlin",
     )
     assert (
-        at.out == f"schedule of session {name}: 08:30 to 18:00, Monday to Friday, Europe/Berlin\n"
+        at.out
+        == f"session {name} has a schedule: 08:30 to 18:00, Monday to Friday, Europe/Berlin\n"
     )
     assert remote("session", "schedule", name, "--off").out == f"session {name} has no schedule\n"
     shared = remote("session", "share", name, "bob@example.com", "--expires-in", "2h")
@@ -342,7 +343,8 @@ def test_shell_drives_a_desktop(
     picture = b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR" + (9).to_bytes(4) * 2
     data = b64encode(picture).decode()
     desktop.body = {"data": data}
-    assert remote(*command, "screenshot", "-f", str(file)).out == f"{file} is written\n"
+    shown = remote(*command, "screenshot", "-f", str(file)).out
+    assert shown == f"session alice-desktop: the screenshot is in {file}\n"
     assert file.read_bytes() == picture
     assert json.loads(remote(*command, "screenshot", "-o", "json").out) == {
         "text": None,
@@ -379,6 +381,21 @@ def test_usage_that_cannot_be_asked_is_refused(remote: Vdi) -> None:
     assert refused.code == 2 and "month" in refused.err
     refused = remote("usage", "--everyone")
     assert refused.code == 1 and "administrator" in refused.err
+
+
+def test_login_counts_more_than_kubeconfig_where_only_a_gateway_answers(
+    remote: Vdi, gateway: RemoteGateway, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("KUBECONFIG", "/of/the/demo")
+    assert remote("usage", "--month", "2026-10").code == 0
+    for command in ("computer nope screenshot", "probe nope"):
+        refused = remote("session", *command.split())
+        said = f"Asked {gateway.url}: "
+        assert "You have no desktop 'nope'" in refused.err and said in refused.err, refused.err
+        assert "KUBECONFIG names a cluster" in refused.err
+    assert "/of/the/demo" in remote("session", "ls").err, "a cluster can answer"
+    explicit = remote("usage", "--kubeconfig", "/of/the/demo")
+    assert explicit.code == 2 and "--kubeconfig or --context" in explicit.err
 
 
 def test_usage_without_a_gateway_says_where_to_log_in(vdi: Vdi) -> None:

@@ -43,7 +43,12 @@ from vdi.cli.session import operations
 from vdi.cli.session.backend import Backend, Opening, Target
 from vdi.cli.session.computer import ACTIONS, parse_action
 from vdi.cli.session.kube_backend import KubeBackend, KubeTarget, collect_details, log_lines
-from vdi.cli.session.target import with_backend
+from vdi.cli.session.target import (
+    complete_sessions,
+    complete_templates,
+    gateway_of,
+    with_backend,
+)
 from vdi.cli.session.view import SessionDetails, details_lines, session_table
 from vdi.cli.terminal import confirm
 from vdi.cluster.units import format_time, parse_duration
@@ -66,12 +71,20 @@ from vdi.session.users import same_user
 
 app = new_app("Desktops: create, list, open, explain, suspend, remove.")
 
-Name = Annotated[str, typer.Argument(help="Name of the session.", callback=of_kind("vdisession"))]
+Name = Annotated[
+    str,
+    typer.Argument(
+        help="Name of the session.",
+        callback=of_kind("vdisession"),
+        autocompletion=complete_sessions,
+    ),
+]
 _NAMES = typer.Argument(
     help="Names of the sessions.",
     callback=of_kind("vdisession"),
     default_factory=list,
     show_default=False,
+    autocompletion=complete_sessions,
 )
 Names = Annotated[list[str], _NAMES]
 Guest = Annotated[str, typer.Argument(help="E-mail address of the guest.")]
@@ -89,7 +102,11 @@ class EndPlan(NamedTuple):
     """Options of `suspend` and `rm` with which administrators announce the end in the desktops."""
 
     template: Annotated[
-        str, typer.Option(help="All sessions of this template; needs --notice.")
+        str,
+        typer.Option(
+            help="All sessions of this template; needs --notice.",
+            autocompletion=complete_templates,
+        ),
     ] = ""
     node: Annotated[str, typer.Option(help="All sessions on this node; needs --notice.")] = ""
     notice: Annotated[
@@ -124,7 +141,13 @@ def create(
     ] = None,
     *,
     template: Annotated[
-        str, typer.Option("--template", "-t", help="The template; see `template ls`.")
+        str,
+        typer.Option(
+            "--template",
+            "-t",
+            help="The template; see `template ls`.",
+            autocompletion=complete_templates,
+        ),
     ],
     user: Annotated[
         str | None,
@@ -225,8 +248,7 @@ def create(
             )
     else:
         started = target.run(lambda backend: backend.create(request))
-        name = started["metadata"]["name"]
-    said = f"session {name} created; see {PROGRAM} session show {name}{target.flags}"
+    said = _see(target, started["metadata"]["name"], "created")
     _tell(started, "" if wait else said, output)
 
 
@@ -593,13 +615,10 @@ def _plan_end(
         chosen, refused = names or [session.metadata.name for session in mine], []
         for name in chosen:
             try:
-                planned = operations.as_session(
-                    await _action(name, PlanEnd(end))(backend)
-                ).spec.planned_end
-                typer.echo(
-                    f"session {name}:"
-                    f" {f'{planned.action} at {planned.time}' if planned else 'no planned end'}"
-                )
+                raw = await _action(name, PlanEnd(end))(backend)
+                planned = operations.as_session(raw).spec.planned_end
+                until = f"a planned end: {planned.action} at {planned.time}" if planned else ""
+                typer.echo(f"session {name} has {until or 'no planned end'}")
             except (CliError, ApiError) as error:
                 refused.append(f"session {name}: {error}")
         return refused if chosen else ["no session matches"]
@@ -638,11 +657,7 @@ def resume(
             )
 
     raw, changed = target.run(work)
-    see = f"see {PROGRAM} session show {name}{target.flags}"
-    if changed:
-        said = f"session {name} is starting again; {see}"
-    else:
-        said = f"session {name} is not suspended; {see}"
+    said = _see(target, name, "is starting again" if changed else "is not suspended")
     _tell(raw, "" if wait else said, output)
 
 
@@ -655,11 +670,7 @@ def restart(target: Target, name: Name, output: OutputOption = Output.TABLE) -> 
     The time limit of the run does not change.
     """
     raw = target.run(_action(name, Restart()))
-    _tell(
-        raw,
-        f"session {name} is being restarted; see {PROGRAM} session show {name}{target.flags}",
-        output,
-    )
+    _tell(raw, _see(target, name, "is being restarted"), output)
 
 
 @app.command(
@@ -695,7 +706,7 @@ def extend(
             f" {duration((ends - now_utc()).total_seconds())})"
         )
     else:
-        said = f"the next run of session {name} may last {session.spec.timeout}"
+        said = f"session {name} may last {session.spec.timeout} in its next run"
     _tell(raw, said, output)
 
 
@@ -718,11 +729,7 @@ def resize(
     if memory is None and cpu is None:
         raise CliError("name the new size: --memory 6Gi, --cpu 2, or both", USAGE)
     raw = target.run(_action(name, Resize(memory, cpu)))
-    _tell(
-        raw,
-        f"session {name} has a new size; see {PROGRAM} session show {name}{target.flags}",
-        output,
-    )
+    _tell(raw, _see(target, name, "has a new size"), output)
 
 
 @app.command(
@@ -773,7 +780,7 @@ def schedule(
     raw = target.run(_action(name, SetSchedule(chosen)))
     words = operations.as_session(raw).spec.schedule
     if words:
-        said = f"schedule of session {name}: {describe_schedule(words)}"
+        said = f"session {name} has a schedule: {describe_schedule(words)}"
     else:
         said = f"session {name} has no schedule"
     _tell(raw, said, output)
@@ -822,6 +829,10 @@ def _local_time_zone() -> str:
             USAGE,
         )
     return zone
+
+
+def _see(target: Target, name: str, said: str) -> str:
+    return f"session {name} {said}; see {PROGRAM} session show {name}{target.flags}"
 
 
 def _tell(raw: Raw, said: str, output: Output) -> None:
@@ -885,24 +896,17 @@ def computer(
 
     The template must enable agents.
     """
-    # Its HTTP client takes long to import.
-    from vdi.cli.session.gateway_backend import (
-        GatewayTarget,
-    )
-
-    if not isinstance(target, GatewayTarget):
-        raise CliError(
-            f"actions go through a gateway, but this would use a cluster: {target.why}", USAGE
-        )
     body = parse_action(words)
-    found = target.run(lambda backend: backend.computer(name, body))
+    found = gateway_of(target, "actions go through a gateway").run(
+        lambda backend: backend.computer(name, body)
+    )
     lines = [text] if (text := found.get("text")) else []
     if output is Output.TABLE and (picture := found.get("png")):
         try:
             file.write_bytes(b64decode(picture))
         except (OSError, ValueError) as error:
             raise CliError(f"{file} cannot be written: {error}", COULD_NOT_LOOK) from error
-        lines.append(f"{file} is written")
+        lines.append(f"session {name}: the screenshot is in {file}")
     print_object(found, output, lambda: map(escape, lines))
 
 
@@ -940,6 +944,7 @@ def probe(
         typer.Argument(
             help="Name of the session: one of your running desktops.",
             callback=of_kind("vdisession"),
+            autocompletion=complete_sessions,
         ),
     ],
     keys: Annotated[int, typer.Option(min=20, max=100, help="Number of keys to press.")] = 40,

@@ -128,6 +128,7 @@ class GatewayTarget:
     login: Login
     why: str
     named: bool = False  # commands must name it: it is not the gateway of the last login
+    says_why: bool = False  # with an error: other commands go to a cluster
 
     @property
     def flags(self) -> str:
@@ -148,7 +149,12 @@ class GatewayTarget:
             ) as client:
                 return await work(GatewayBackend(client, self.login.user))
 
-        return asyncio.run(run())
+        try:
+            return asyncio.run(run())
+        except CliError as error:
+            if self.says_why:
+                error.message += f"\nAsked {self.server}: {self.why}."
+            raise
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,6 +16,7 @@ from vdi.cli.errors import FINDINGS, USAGE, CliError
 from vdi.cli.options import KubeConnection
 from vdi.cli.output import Raw, now_utc, parse_time
 from vdi.cli.session.backend import Backend, Opening, Watch
+from vdi.cli.session.operations import get_template
 from vdi.cli.session.view import SessionDetails, condition_reason, phase
 from vdi.cluster.explain import StartState, explain, explain_unschedulable
 from vdi.cluster.objects import Event, PersistentVolumeClaim, Pod
@@ -95,12 +96,12 @@ class KubeBackend:
 
     async def create(self, request: SessionRequest) -> Raw:
         # Without the right to read templates, unnamed resources get the schema's defaults.
-        raw = None
-        if request.names_resources:
-            raw = await self.template(request.template)
-        body = build_session(
-            request, self.namespace, msgspec.convert(raw, VDITemplate) if raw else None
-        )
+        template = None
+        with suppress(Forbidden):
+            raw = await get_template(self, request.template)
+            if request.names_resources:
+                template = msgspec.convert(raw, VDITemplate)
+        body = build_session(request, self.namespace, template)
         try:
             return await self.client.create(
                 SESSIONS, body, namespace=self.namespace, into=dict[str, Any]

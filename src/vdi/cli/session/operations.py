@@ -44,6 +44,15 @@ async def get_session(backend: Backend, name: str) -> VDISession:
     return as_session(await backend.get(name))
 
 
+async def get_template(backend: Backend, name: str) -> Raw:
+    """The template; one that is missing is an error that says which there are."""
+    found = await backend.template(name)
+    if found is None:
+        known = ", ".join(str(raw["metadata"]["name"]) for raw in await backend.templates())
+        raise CliError(f"there is no template {name}; {backend.offers}: {known or 'none'}")
+    return found
+
+
 async def running_session(backend: Backend, name: str) -> VDISession:
     """A session whose desktop can be opened. Raises CliError with the reason when it does not
     run.

@@ -29,13 +29,13 @@ import typer
 
 from vdi.cli.errors import COULD_NOT_LOOK, CliError
 from vdi.cli.gateway_client import GatewayClient, quote
-from vdi.cli.options import PROGRAM
 from vdi.cli.output import columns
 from vdi.cli.progress import ProgressView
 from vdi.cli.session.backend import Target
-from vdi.cli.session.gateway_backend import GatewayBackend, GatewayTarget
+from vdi.cli.session.gateway_backend import GatewayBackend
 from vdi.cli.session.operations import as_session
 from vdi.cli.session.stages import Outcome, Start
+from vdi.cli.session.target import gateway_of
 from vdi.cli.session.wait import failure_message, watch_start
 from vdi.cli.terminal import guarded_output
 from vdi.http_client import HTTP_ERRORS, open_client, reason_of
@@ -55,12 +55,8 @@ def probe_session(target: Target, name: str, keys: int) -> ProbeReport:
     """Press `keys` keys in the desktop and measure their effect, for the command. Raises
     CliError.
     """
-    if not isinstance(target, GatewayTarget):
-        raise CliError(
-            "a probe connects through a gateway, as users do, but this command would use a"
-            f" cluster: {target.why}. Log in to the portal: {PROGRAM} login https://portal.DOMAIN",
-            COULD_NOT_LOOK,
-        )
+    what = "a probe connects through a gateway, as users do"
+    gateway = gateway_of(target, what, COULD_NOT_LOOK)
     missing = []
     for module in ("av", "websockets"):
         if importlib.util.find_spec(module) is None:
@@ -71,7 +67,7 @@ def probe_session(target: Target, name: str, keys: int) -> ProbeReport:
             " not installed: pip install 'vdi-kubernetes[probe]'",
             COULD_NOT_LOOK,
         )
-    return target.run(lambda backend: measure_session(backend.client, name, keys))
+    return gateway.run(lambda backend: measure_session(backend.client, name, keys))
 
 
 async def measure_session(client: GatewayClient, name: str, keys: int) -> ProbeReport:

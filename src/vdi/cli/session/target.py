@@ -1,10 +1,14 @@
 """Chooses a command's target, a cluster or a gateway, by options, environment and login."""
 
+import asyncio
 import os
-from collections.abc import Callable, Mapping
+import re
+from collections.abc import Awaitable, Callable, Mapping
+from contextlib import suppress
+from dataclasses import replace
 from functools import wraps
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Concatenate, ParamSpec
+from typing import TYPE_CHECKING, Annotated, Any, Concatenate, ParamSpec, cast
 from urllib.parse import urlsplit
 
 import typer
@@ -18,14 +22,18 @@ from vdi.cli.options import (
     KubeConnection,
     signature_with,
 )
-from vdi.cli.session.backend import Target
+from vdi.cli.output import Raw
+from vdi.cli.session.backend import Backend, Target
 from vdi.cli.session.kube_backend import KubeTarget
 from vdi.kube.http import url_host
+from vdi.kube.resource import DEPLOYMENTS
 
 if TYPE_CHECKING:
     from vdi.cli.session.gateway_backend import GatewayTarget
 
 P = ParamSpec("P")
+_COMPLETION_SECONDS = 2.0
+_NAME = re.compile(r"[a-z0-9][a-z0-9.-]*")
 
 
 def choose_target(
@@ -61,6 +69,71 @@ def choose_target(
             logins, logins.current, connection, f"you are logged in there ({PROGRAM} login)"
         )
     return KubeTarget(connection, "you are not logged in to a gateway, so ~/.kube/config is used")
+
+
+def gateway_of(target: Target, what: str, exit_code: int = USAGE) -> "GatewayTarget":
+    """The target, if it is a gateway; else the login, which counts more than KUBECONFIG here.
+    Raises CliError; `what` says why only a gateway can answer.
+    """
+    if not isinstance(target, KubeTarget):
+        return cast("GatewayTarget", target)
+    connection = target.connection
+    if not connection.cluster_words and (logins := read_logins()).current:
+        why = f"{what}; {target.why}"
+        return replace(_gateway(logins, logins.current, connection, why), says_why=True)
+    raise CliError(
+        f"{what}, and you are not logged in to one ({target.why}):"
+        f" {PROGRAM} login {_portal_of(target)}",
+        exit_code,
+    )
+
+
+def _portal_of(target: KubeTarget) -> str:
+    """The portal's address by the operator's settings in that cluster; a placeholder where they
+    cannot be read.
+    """
+    from vdi.release.facts import settings_of
+
+    found: list[dict[str, Any]] = []
+    with suppress(CliError):
+        found = target.run(
+            lambda backend: backend.client.list(
+                DEPLOYMENTS, label_selector="app.kubernetes.io/name=vdi", into=dict[str, Any]
+            )
+        )
+    cluster = settings_of({**deployment, "kind": "Deployment"} for deployment in found).cluster
+    if found:
+        return cluster.url(cluster.host(cluster.portal_label))
+    return "https://portal.DOMAIN"
+
+
+def complete(read: Callable[[Backend], Awaitable[list[Raw]]]) -> Callable[..., list[str]]:
+    """For a shell: the names that the command's target has; none where it does not answer."""
+
+    def names(ctx: typer.Context, incomplete: str) -> list[str]:
+        given = ctx.params
+        connection = KubeConnection(
+            given.get("namespace") or DEFAULT_NAMESPACE,
+            given.get("kubeconfig"),
+            given.get("context"),
+        )
+
+        async def bounded(backend: Backend) -> list[Raw]:
+            async with asyncio.timeout(_COMPLETION_SECONDS):
+                return await read(backend)
+
+        try:
+            target = choose_target(connection, given.get("server"), os.environ)
+            found = [str(raw["metadata"]["name"]) for raw in target.run(bounded)]
+        except Exception:  # whatever it is: a message would stand in the line that is typed
+            return []
+        return [name for name in found if name.startswith(incomplete) and _NAME.fullmatch(name)]
+
+    return names
+
+
+complete_sessions = complete(lambda backend: backend.list(None, everywhere=False))
+complete_templates = complete(lambda backend: backend.templates())
 
 
 def _gateway(logins: Logins, server: str, connection: KubeConnection, why: str) -> "GatewayTarget":
