@@ -204,6 +204,21 @@ def priorities(objects: list[Object]) -> dict[str, str | None]:
     }
 
 
+@pytest.mark.parametrize("base", ["", "https://docs.example.com/vdi/monitoring.html"])
+def test_alerts_link_to_an_absolute_address_or_to_none(helm: Path, base: str) -> None:
+    chosen = f"monitoring.rules=true,doctor.schedule=@hourly,monitoring.runbookUrl={base}"
+    objects = render(helm, "values.yaml", "--set", chosen)
+    links = []
+    for made in objects:
+        for group in made["spec"]["groups"] if made["kind"] == "PrometheusRule" else ():
+            links += [rule["annotations"] for rule in group["rules"] if "alert" in rule]
+    assert len(links) > 20
+    for annotations in links:
+        page = annotations["runbook_url"] if base else annotations["runbook"]
+        assert page.startswith(f"{base or 'docs/monitoring.md'}#vdi"), page
+        assert base or "runbook_url" not in annotations
+
+
 def test_servers_outrank_desktops_in_production_alone(helm: Path) -> None:
     names = ("operator", "gateway", "postgresql", "redis", "coturn")
     found = priorities(render(helm, "values-production.yaml"))

@@ -36,6 +36,21 @@ async def test_the_document_is_valid_openapi(stage: ApiStage) -> None:
     assert "x-kubernetes" not in str(document)
 
 
+async def test_document_is_compressed_and_revalidated(stage: ApiStage) -> None:
+    anybody, where = await stage.anybody(), "/api/v1/openapi.json"
+    plain = await anybody.get(where, headers={"Accept-Encoding": "identity"})
+    packed = await anybody.get(where, headers={"Accept-Encoding": "gzip"})
+    assert packed.json() == plain.json()
+    assert (plain.headers.get("content-encoding"), packed.headers["content-encoding"]) == (
+        None,
+        "gzip",
+    )
+    assert int(packed.headers["content-length"]) < int(plain.headers["content-length"]) / 4
+    assert packed.headers["cache-control"] == "no-cache"
+    same = await anybody.get(where, headers={"If-None-Match": packed.headers["etag"]})
+    assert (same.status_code, same.content) == (304, b"")
+
+
 async def test_every_enumeration_says_of_what_type_it_is(stage: ApiStage) -> None:
     def untyped(schema: Any, where: str) -> Iterator[str]:
         if isinstance(schema, dict):

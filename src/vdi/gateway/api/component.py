@@ -20,6 +20,7 @@ from vdi.gateway.api.problems import MEDIA_TYPE, TITLES, Problem
 from vdi.gateway.component import Component
 from vdi.gateway.services import Services
 from vdi.gateway.store.database import DatabaseUnavailableError
+from vdi.gateway.web.assets import Asset, pack, send_asset
 from vdi.gateway.web.render import Renderer
 
 _TABLES = (
@@ -97,12 +98,8 @@ class Api(Component):
             Route("/api/{rest:path}", unknown_address, methods=_ALL_METHODS),
         ]
 
-    async def _serve_document(self, _request: Request) -> Response:
-        return Response(
-            msgspec.json.encode(self.document),
-            media_type=JSON,
-            headers={"Cache-Control": "no-cache"},
-        )
+    async def _serve_document(self, request: Request) -> Response:
+        return send_asset(_packed(self.services.context.settings.portal_url), request, "no-cache")
 
     async def _serve_page(self, request: Request) -> Response:
         try:
@@ -160,6 +157,11 @@ def _document(url: str) -> Schema:
             },
         },
     }
+
+
+@cache
+def _packed(url: str) -> Asset:
+    return pack(msgspec.json.encode(_document(url)), JSON)
 
 
 def _structs() -> list[type[msgspec.Struct]]:

@@ -47,17 +47,18 @@ class Asset:
 def assets(brand: Brand) -> dict[str, Asset]:
     """All files by their name below `static/`, and the brand's stylesheet."""
     files = {
-        path.relative_to(folder).as_posix(): _load(path.read_bytes(), path.suffix)
+        path.relative_to(folder).as_posix(): pack(path.read_bytes(), _TYPES[path.suffix])
         for folder in _FOLDERS
         for path in sorted(folder.rglob("*"))
         if path.suffix in _TYPES
     }
-    return files | {BRAND: _load(stylesheet(brand).encode(), ".css")}
+    return files | {BRAND: pack(stylesheet(brand).encode(), _TYPES[".css"])}
 
 
-def _load(body: bytes, suffix: str) -> Asset:
+def pack(body: bytes, media_type: str) -> Asset:
+    """The body, compressed too."""
     digest = hashlib.sha256(body).hexdigest()[:16]
-    return Asset(body, gzip.compress(body, mtime=0), _TYPES[suffix], digest)
+    return Asset(body, gzip.compress(body, mtime=0), media_type, digest)
 
 
 def asset_url(brand: Brand, prefix: str, name: str) -> str:
@@ -80,8 +81,15 @@ async def serve_asset(brand: Brand, request: Request) -> Response:
     if asset is None:
         return PlainTextResponse("This file does not exist.", 404)
     known = request.query_params.get("v") == asset.digest
+    return send_asset(asset, request, _FOR_EVER if known else _BRIEFLY)
+
+
+def send_asset(asset: Asset, request: Request, caching: str) -> Response:
+    """The response with the asset, compressed where the client takes it; 304 if the client has
+    it.
+    """
     headers = {
-        "Cache-Control": _FOR_EVER if known else _BRIEFLY,
+        "Cache-Control": caching,
         "ETag": f'"{asset.digest}"',
         "Vary": "Accept-Encoding",
         "X-Content-Type-Options": "nosniff",
