@@ -2,6 +2,7 @@
 
 from pathlib import Path
 from typing import Annotated
+from urllib.parse import urlsplit
 
 import typer
 
@@ -57,6 +58,7 @@ def up(
             people, left_out = scene.seed(demo, progress=progress)
         else:
             people, left_out = [], ""
+    authority = demo.kubeconfig.parent / "pki/web-ca.crt"
     lines = [
         *("", f"The portal: {demo.login.portal}"),
         f"  sign in as {demo.login.user} with {demo.login.password} (an administrator)",
@@ -65,13 +67,15 @@ def up(
         *([f"  a picture of it: {screenshot}"] if screenshot else []),
         *([f"Left out: {left_out}"] if left_out else []),
         "This cluster enforces no NetworkPolicies: its desktops reach each other.",
+        "Programs that find no *.localhost, such as Python's, need in /etc/hosts: 127.0.0.1"
+        f" {urlsplit(demo.login.portal).hostname}, and SSL_CERT_FILE={authority}",
         *("", "Try this:", f"  export KUBECONFIG={demo.kubeconfig} PATH={demo.tools}:$PATH"),
     ]
     if with_scene:
         lines += [
             "  vdi session show alice-cad      # why it waits, and when a GPU is expected",
             "  vdi session suspend bob-cad      # its GPUs go to alice-cad",
-            f"  vdi login {demo.login.portal} --ca-file {demo.kubeconfig.parent}/pki/web-ca.crt",
+            f"  vdi login {demo.login.portal} --ca-file {authority}",
         ]
     else:
         lines.append(f"  vdi session show {run.SESSION}")

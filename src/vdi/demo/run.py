@@ -10,6 +10,7 @@ import os
 import secrets
 import subprocess
 import sys
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -25,6 +26,7 @@ from vdi.devcluster.host_settings import without_proxies
 from vdi.devcluster.layout import give_to_invoker, write_private
 from vdi.devcluster.node import NODE_BINARIES
 from vdi.devcluster.progress import Progress
+from vdi.session.naming import pod_name
 
 RELEASE = "vdi"
 NAMESPACE, DOMAIN = "vdi-sessions", "vdi.localhost"
@@ -33,6 +35,7 @@ SESSION, USER, TEMPLATE = "first", "you@example.com", "small"
 # can be tried.
 FAKE_GPUS = 8
 
+_PIXELS_OF_A_TITLE = 200
 _INSTALL_SECONDS, SESSION_SECONDS, _COMMAND_SECONDS = 600.0, 300.0, 60.0
 
 
@@ -217,10 +220,15 @@ def take_picture(url: str, demo: Demo, file: Path, *, progress: Progress) -> Non
     ):
         browser.log_in()
         browser.open()
-        before = browser.picture()
+        before, terminals = browser.picture(), _count_terminals(demo)
         try:
             browser.open_terminal()
-            browser.wait_for_change(before, pixels=20_000)
+            # Not by the picture alone: the new window may cover another one of the same size.
+            deadline = time.monotonic() + _COMMAND_SECONDS * demo.timeout_factor
+            while _count_terminals(demo) <= terminals:
+                if time.monotonic() > deadline:
+                    raise NoPictureError("no terminal was opened")
+            browser.wait_for_change(before, pixels=_PIXELS_OF_A_TITLE)
             before = browser.picture()
             browser.type("cat /etc/os-release | head -1; id; df -h ~ /dev/shm\n")
             browser.wait_for_change(before, pixels=2_000)
@@ -228,6 +236,12 @@ def take_picture(url: str, demo: Demo, file: Path, *, progress: Progress) -> Non
             browser.picture().save(file)
             raise NoPictureError(f"{error}; see {file}") from error
         browser.picture().save(file)
+
+
+def _count_terminals(demo: Demo) -> int:
+    pod = ("exec", pod_name(SESSION), "-c", "desktop", "--")
+    listed = kubectl(demo.kubeconfig, demo.tools / "kubectl", *pod, "ls", "/dev/pts")
+    return len(listed.split())
 
 
 def portal_url(websecure_port: int) -> str:

@@ -76,7 +76,7 @@ TEMPLATES: Specs = {
 # One pod takes all GPUs, so that the next session waits. It is created when that pod runs: the
 # queue would start the smaller request first.
 _RUNNING: Specs = {
-    "alice-desktop": {
+    "alice-small": {
         "user": ALICE,
         "template": run.TEMPLATE,
         "access": [{"user": BOB, "role": "viewer"}],

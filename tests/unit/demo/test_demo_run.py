@@ -7,10 +7,12 @@ import stat
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import NoReturn
+from types import SimpleNamespace
+from typing import NoReturn, cast
 
 import pytest
 from PIL import Image
+from playwright.sync_api import Page
 from typer.testing import CliRunner
 
 from unit.devcluster.binaries_servers import script
@@ -80,12 +82,47 @@ def test_a_desktop_without_its_panel_leaves_its_picture(
 ) -> None:
     demo, file = run.Demo(tmp_path / "admin.conf", tmp_path / "bin", LOGIN), tmp_path / "demo.png"
     monkeypatch.setattr(run, "DesktopBrowser", DesktopWithoutPanel)
+    monkeypatch.setattr(run, "kubectl", lambda *_: "ptmx")
     with (
         Progress(tmp_path) as progress,
         pytest.raises(NoPictureError, match=f"^no terminal; see {file}$"),
     ):
         run.take_picture("https://first.vdi.localhost", demo, file, progress=progress)
     assert Image.open(file).getpixel((0, 0)) == (0, 0, 128)
+
+
+class DesktopWithTerminal(DesktopWithoutPanel):
+    """A browser whose desktop has a terminal already: a new one covers it, and changes a title."""
+
+    def __init__(self, *_: object, **__: object) -> None:
+        self.page = cast(Page, SimpleNamespace(wait_for_timeout=lambda _: None))
+        self._timeout_factor, self.windows, self.typed = 0.1, 1, ""
+
+    def picture(self) -> Image.Image:
+        shown = Image.new("RGB", (300, 100), "navy")
+        shown.paste("white", (0, 0, 300, self.windows))
+        shown.paste("green", (0, 50, 300 if self.typed else 0, 60))
+        return shown
+
+    def open_terminal(self) -> None:
+        self.windows += 1
+
+    def type(self, text: str) -> None:
+        assert self.windows == 2
+        self.typed += text
+
+
+def test_picture_is_taken_of_a_desktop_with_windows(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    demo, file = run.Demo(tmp_path / "admin.conf", tmp_path / "bin", LOGIN), tmp_path / "demo.png"
+    listed = iter(["0 ptmx", "0 ptmx", "0 1 ptmx"])
+    monkeypatch.setattr(run, "kubectl", lambda *_: next(listed))
+    monkeypatch.setattr(run, "DesktopBrowser", DesktopWithTerminal)
+    with Progress(tmp_path) as progress:
+        run.take_picture("https://first.vdi.localhost", demo, file, progress=progress)
+    assert Image.open(file).getpixel((0, 55)) == (0, 128, 0)
+    assert next(listed, None) is None, "it waited until the desktop had opened the terminal"
 
 
 def test_interrupted_demo_names_the_running_cluster(

@@ -36,7 +36,7 @@ def test_waiting_session_is_created_when_the_gpus_are_taken(pool: bool, last: li
     kubectl = Kubectl()
     scene.create_objects(kubectl, pool=pool, seconds=600)
     assert kubectl.typed == [
-        "create alice-desktop",
+        "create alice-small",
         "create bob-cad",
         "wait",
         "create alice-cad",
@@ -48,7 +48,7 @@ def test_waiting_session_is_created_when_the_gpus_are_taken(pool: bool, last: li
 
 
 def test_second_run_waits_and_goes_on() -> None:
-    kubectl = Kubectl("vdisession.vdi.kasm.io/alice-desktop", "vdisession.vdi.kasm.io/bob-cad")
+    kubectl = Kubectl("vdisession.vdi.kasm.io/alice-small", "vdisession.vdi.kasm.io/bob-cad")
     scene.create_objects(kubectl, pool=False, seconds=600)
     assert kubectl.typed == ["wait", "create alice-cad"]
 
@@ -80,5 +80,7 @@ def test_up_prints_logins_and_five_lines_to_try(
     printed, _, lines = capsys.readouterr().out.partition("Try this:\n")
     assert "alice@example.com with p2" in printed
     assert "Left out: the pool" in printed
+    hosts = "need in /etc/hosts: 127.0.0.1 portal.vdi.localhost, and SSL_CERT_FILE="
+    assert f"{hosts}{tmp_path}/pki/web-ca.crt\n" in printed
     assert len(lines.splitlines()) == 5
     assert f"vdi login {login.portal} --ca-file {tmp_path}/pki/web-ca.crt\n" in lines
