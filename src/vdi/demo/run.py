@@ -35,7 +35,6 @@ SESSION, USER, TEMPLATE = "first", "you@example.com", "small"
 # can be tried.
 FAKE_GPUS = 8
 
-_PIXELS_OF_A_TITLE = 200
 _INSTALL_SECONDS, SESSION_SECONDS, _COMMAND_SECONDS = 600.0, 300.0, 60.0
 
 
@@ -228,7 +227,7 @@ def take_picture(url: str, demo: Demo, file: Path, *, progress: Progress) -> Non
             while _count_terminals(demo) <= terminals:
                 if time.monotonic() > deadline:
                     raise NoPictureError("no terminal was opened")
-            browser.wait_for_change(before, pixels=_PIXELS_OF_A_TITLE)
+            browser.wait_for_change(before, pixels=200)  # of its title
             before = browser.picture()
             browser.type("cat /etc/os-release | head -1; id; df -h ~ /dev/shm\n")
             browser.wait_for_change(before, pixels=2_000)

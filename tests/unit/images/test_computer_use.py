@@ -130,6 +130,10 @@ def test_unknown_key_is_refused_whole(
     status, body = desktop.post("/computer-use", json.dumps({"action": "key", "text": text}))
     assert (status, len(desktop.asked)) == ((200, 1) if is_key else (400, 0))
     assert is_key or "is no key; allowed: one character, or" in json.loads(body)["error"]
+    held = {"action": "hold_key", "text": text, "duration": 0.1}
+    assert desktop.post("/computer-use", json.dumps(held))[0] == (
+        200 if is_key and "+" not in text else 400
+    )
 
 
 @pytest.mark.parametrize(

@@ -22,9 +22,9 @@ from vdi.gateway.api.operation import JSON, Call, Empty, OperationTable, unauthe
 from vdi.gateway.api.problems import ProblemError, problem_of
 from vdi.gateway.cluster_cache import session_topic
 from vdi.gateway.denied import ActionDenied, invalid
-from vdi.gateway.desktop.computer import MAX_REASON, MAX_RUN_SECONDS, MAX_TEXT
+from vdi.gateway.desktop.computer import MAX_REASON, MAX_TEXT
 from vdi.gateway.desktop.stage import describe_stage
-from vdi.gateway.rights import User, enables_agents, role_in
+from vdi.gateway.rights import User, enables_agents, refuse_to_drive, role_in
 from vdi.gateway.validation import from_validation
 from vdi.gateway.web.credentials import bearer
 from vdi.session.actions import Resume
@@ -110,8 +110,7 @@ def _templates(call: McpCall, user: User) -> Mapping[str, VDITemplate]:
 
 def _only_desktop(call: McpCall) -> VDISession | None:
     """The desktop that the token is for; None: it is for all that its user may do."""
-    uid = call.actor.session_uid
-    return call.cluster.by_uid(uid) if uid else None
+    return call.cluster.by_uid(call.actor.session_uid)
 
 
 def _tools(call: McpCall) -> Mapping[str, "Tool"]:
@@ -126,26 +125,17 @@ def _tools(call: McpCall) -> Mapping[str, "Tool"]:
     return tools
 
 
-def _refuse_tool(call: McpCall, name: str) -> ActionDenied:
-    only = _only_desktop(call)
-    desktop = only.metadata.name if only else ""
-    return ActionDenied(
-        "Forbidden",
-        f"This API token is for the desktop {desktop!r} only, where {name} is not possible;"
-        f" allowed: {', '.join(_tools(call))}.",
-    )
-
-
 async def _list_desktops(call: McpCall, _: Any) -> str:
-    only, user = _only_desktop(call), User(call.actor.user)
     lines = []
-    for session in [only] if only else call.api.subscriptions.sessions_with(user):
-        if role_in(session, user.email, call.now()) is None:
-            continue  # a share that has expired
-        name, refused = session.metadata.name, call.api.computer.refuse(call.actor, session)
-        may = f"you may not drive it: {refused}" if refused else "you may drive it"
-        lines.append(f"{name}: {session.status.phase}, template {session.spec.template}, {may}")
-    return "\n".join(lines) or "You have no desktop. start_desktop starts one."
+    for session in call.api.subscriptions.sessions_with(User(call.actor.user)):
+        name, template = session.metadata.name, session.spec.template
+        refused = refuse_to_drive(call.actor, session, name, call.now())
+        if refused and refused[0] == "NotFound":  # also for a token of another desktop
+            continue
+        may = not refused and enables_agents(call.cluster.template(template))
+        drive = f"you {'may' if may else 'may not'} drive it"
+        lines.append(f"{name}: {session.status.phase}, template {template}, {drive}")
+    return "\n".join(lines) or "You have no desktop."
 
 
 async def _list_templates(call: McpCall, _: Any) -> str:
@@ -288,7 +278,7 @@ _ARGUMENTS: Mapping[str, tuple[Any, ...]] = {
     "text": (_text("What to type or press.", MAX_TEXT),),
     "repeat": (_whole("How often.", 1, 50), 1),
     "duration": (_whole("Seconds.", 0, CALL_SECONDS), 10),
-    "timeout": (_whole("Seconds after which the command is killed.", 1, MAX_RUN_SECONDS), 10),
+    "timeout": (_whole("Seconds after which the command is killed.", 1, CALL_SECONDS), 10),
     "command": (_text("For `sh -c`.", MAX_TEXT),),
     "reason": (_text("What the person is to do.", MAX_REASON),),
 }
@@ -405,10 +395,12 @@ async def _answer(call: McpCall) -> Mapping[str, Any]:
         case "tools/list":
             result = {"tools": [tool.describe(name) for name, tool in _tools(call).items()]}
         case "tools/call":
-            name = params.name
-            if name not in TOOLS:
-                return _error(-32602, f"{name[:50]!r} is not a tool; allowed: {', '.join(TOOLS)}.")
-            result = await _use(call, name, params.arguments or {})
+            name, tools, only = params.name, _tools(call), _only_desktop(call)
+            if name not in tools:
+                whose = f" of an API token for the desktop {only.metadata.name!r}" if only else ""
+                why = f"{name[:50]!r} is not a tool{whose}; allowed: {', '.join(tools)}."
+                return _error(-32602, why)
+            result = await _use(call, tools[name], params.arguments or {})
         case method:
             return _error(-32601, f"{method[:50]!r} is not a method of this server.")
     return {"result": result}
@@ -418,11 +410,8 @@ def _error(code: int, message: str) -> Mapping[str, Any]:
     return {"error": {"code": code, "message": message}}
 
 
-async def _use(call: McpCall, name: str, arguments: Any) -> dict[str, Any]:
-    tool = TOOLS[name]
+async def _use(call: McpCall, tool: Tool, arguments: Any) -> dict[str, Any]:
     try:
-        if name not in _tools(call):
-            raise _refuse_tool(call, name)
         found = await tool.use(call, msgspec.convert(arguments, tool.shape))
     except Exception as error:
         if isinstance(error, msgspec.ValidationError):

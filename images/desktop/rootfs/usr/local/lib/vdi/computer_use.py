@@ -105,7 +105,9 @@ class Computer:
         out of a key, and for the nearest point. Raises TypeError, ValueError, UnknownError.
         """
         if action["action"] in ("key", "hold_key"):
-            check_key(str(action.get("text", "")).rpartition("+")[2].strip())
+            text = str(action.get("text", ""))
+            # pixelflux holds one key.
+            check_key((text if action["action"] == "hold_key" else text.rpartition("+")[2]).strip())
         if any(action.get(field) for field in ("coordinate", "start_coordinate", "region")):
             check_points(action, *self._screen_size())
 
