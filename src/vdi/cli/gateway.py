@@ -18,9 +18,8 @@ import typer
 
 from vdi.api.meta import RELEASE_NAMESPACE
 from vdi.cli.errors import FINDINGS, USAGE, CliError
-from vdi.cli.gateway_client import GatewayClient, quote
+from vdi.cli.gateway_client import quote
 from vdi.cli.helm_options import locate
-from vdi.cli.login import ask_gateway
 from vdi.cli.operator import become
 from vdi.cli.options import (
     CLUSTER_OPTIONS,
@@ -44,6 +43,7 @@ from vdi.cli.output import (
     print_lines,
 )
 from vdi.cli.session.backend import Target
+from vdi.cli.session.gateway_backend import GatewayBackend
 from vdi.cli.session.target import gateway_of, with_backend
 from vdi.cli.terminal import confirm, style
 from vdi.gateway.login.local_users import (
@@ -388,7 +388,8 @@ def release(
     address = _address(user) if user is not None else ""
     at = gateway_of(target, "the gateway keeps whose address it is")
 
-    async def send(client: GatewayClient) -> list[str]:
+    async def send(backend: GatewayBackend) -> list[str]:
+        client = backend.client
         if not every:
             await client.send("POST", f"/admin/users/{quote(address)}/release")
             return [address]
@@ -404,7 +405,7 @@ def release(
         )
         if not confirm("Release all addresses?"):
             raise CliError("nothing was changed")
-    released = ask_gateway(at, send)
+    released = at.run(send)
     for one in released:
         typer.echo(
             f"the next account of the identity provider that logs in as {one} has this address",

@@ -1,11 +1,10 @@
 """`vdi login`, `logout`, `whoami` and `usage`: a user at a gateway, whose token replaces access to
 the cluster.
 
-`ask_gateway` also serves `vdi gateway user release`. The login is an OAuth
-authorization code flow with PKCE: the user agrees in the browser, and a code comes back. With a
-browser on this machine it comes to a port on the loopback address (RFC 8252, 7.3); otherwise the
-user types it. A code alone is useless: it needs the verifier, which this process sends to the
-gateway only.
+The login is an OAuth authorization code flow with PKCE: the user agrees in the browser, and a code
+comes back. With a browser on this machine it comes to a port on the loopback address (RFC 8252,
+7.3); otherwise the user types it. A code alone is useless: it needs the verifier, which this
+process sends to the gateway only.
 """
 
 import asyncio
@@ -16,7 +15,7 @@ import os
 import secrets
 import socket
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -379,11 +378,6 @@ class UsageOutput(StrEnum):
     CSV = "csv"
 
 
-def ask_gateway(target: GatewayTarget, work: Callable[[GatewayClient], Awaitable[T]]) -> T:
-    """The answer to requests with the user's token. Raises CliError."""
-    return target.run(lambda backend: work(backend.client))
-
-
 @app.command(epilog=examples("whoami", "whoami -o json"))
 @with_backend
 def whoami(
@@ -418,7 +412,7 @@ def describe_use(use: Mapping[str, Any]) -> str:
 
 
 def _at_gateway(target: GatewayTarget) -> dict[str, Any]:
-    me: dict[str, Any] = ask_gateway(target, lambda client: client.get("/me"))
+    me: dict[str, Any] = target.run(lambda backend: backend.client.get("/me"))
     return {
         **{field: me[field] for field in ("user", "groups", "admin")},
         "way": "through the gateway",
@@ -478,10 +472,10 @@ def usage(
     if output is UsageOutput.CSV:
         query |= {"what": "usage", "format": "csv", "by": by}
         typer.echo(
-            ask_gateway(gateway, lambda client: client.text(f"{area}/export", **query)), nl=False
+            gateway.run(lambda backend: backend.client.text(f"{area}/export", **query)), nl=False
         )
         return
-    report = ask_gateway(gateway, lambda client: client.get(f"{area}/usage", **query))
+    report = gateway.run(lambda backend: backend.client.get(f"{area}/usage", **query))
     if output is not UsageOutput.TABLE:
         print_data(report, Output(output.value))
         return
