@@ -154,6 +154,7 @@ class ResponseStream:
         self.status = response.status_code
         self.headers = response.headers
         self._response = response
+        self.piece_bytes = 0  # that `pieces` has given
 
     async def read(self, max_bytes: int = MAX_BYTES) -> bytes:
         """The whole body, which may not be larger."""
@@ -178,6 +179,7 @@ class ResponseStream:
             self._refuse_encoding()
             # Chunks of one byte that have arrived together would keep the event loop.
             await asyncio.sleep(0)
+            self.piece_bytes += len(piece)
             yield piece
 
     async def start(self, max_bytes: int) -> bytes:

@@ -16,6 +16,7 @@ import pytest
 from support.postgres import Postgres, postgres_server, postgres_url
 from support.waiting import eventually
 from unit.gateway.history_stage import Life, Replica, at, open_database, rows_of, without_marks
+from unit.gateway.test_store_audit import check_sizes
 from unit.gateway.test_store_migrations import differences
 from vdi.api.session import VDISession
 from vdi.gateway.history.export import Dataset, ExportFormat, export
@@ -112,6 +113,10 @@ async def test_concurrent_recorders_write_each_run_once(postgres_url: str, seed:
         ]
         assert (of_it[0].queue_seconds, of_it[0].ready, of_it[1].ready) == (300, at(6), at(61))
         assert without_marks(session).ended == at(90)
+
+
+async def test_sizes_of_transfers(database: Database) -> None:
+    await check_sizes(database)
 
 
 async def test_the_audit_the_export_and_the_end_of_a_session(database: Database) -> None:

@@ -9,7 +9,7 @@ import base64
 import binascii
 from collections.abc import Callable, Iterable, Sequence
 from datetime import datetime
-from typing import Annotated, Generic, TypeVar
+from typing import Annotated, Any, Generic, TypeVar
 
 import msgspec
 
@@ -108,17 +108,17 @@ async def read_audit(
     *,
     limit: int,
     cursor: str | None,
-    transfers: bool = False,
-    **filters: str | None,
+    by_size: bool = False,
+    **filters: Any,
 ) -> ListPage[Entry]:
-    """Entries of the audit log, newest first; the cursor is the number of an entry. For `filters`
-    see `Audit`.
+    """Entries of the audit log, newest first; the cursor is the number of an entry. `by_size`: the
+    largest transfers, one page.
     """
     if cursor and not (cursor.isdecimal() and len(cursor) < 19):
         raise _bad_cursor(cursor)
     before = int(cursor) if cursor else None
     entries = await services.audit.entries(
-        limit=limit + 1, before=before, transfers=transfers, **filters
+        limit=limit if by_size else limit + 1, before=before, by_size=by_size, **filters
     )
     return ListPage(
         tuple(entries[:limit]), str(entries[limit - 1].number) if len(entries) > limit else ""
@@ -138,6 +138,14 @@ def read_month(text: str | None, now: datetime) -> Month:
         return Month.parse(text) if text else Month.of(now)
     except ValueError as error:
         raise invalid("month", text, "a month such as 2026-11") from error
+
+
+def read_day(field: str, text: str) -> datetime | None:
+    """The beginning (UTC) of a day such as 2026-11-30; None without text."""
+    try:
+        return datetime.fromisoformat(f"{text}T00:00:00Z") if text else None
+    except ValueError as error:
+        raise invalid(field, text, "a day such as 2026-11-30") from error
 
 
 def read_by(text: str | None) -> By:

@@ -180,6 +180,17 @@ async def test_transfers_are_listed_apart_from_actions() -> None:
     row = "one of a@x.y, b@x.y File out alice-desktop of alice@example.com done"
     assert f"{row} bytes: 2.0 kB, path: &lt;i&gt;plan, type: text/plain" in text_of(page)
     assert 'href="/api/v1/admin/export?what=transfers&amp;user=Alice%40example.com"' in page
+    sums = "Out of desktops in the last 7 days Person Size one of several 2.0 kB"
+    assert sums in text_of(page)
+    day = "2026-11-20T00%3A00%3A00Z&amp;until=2026-11-21T00%3A00%3A00Z"
+    page = await admin.html("/admin/transfers?since=2026-11-20&until=2026-11-21&order=size")
+    assert f"what=transfers&amp;since={day}" in page
+    assert "Out of desktops Person" in text_of(page)
+    assert "File out" in text_of(page).partition("Details")[2]
+    page = await admin.text("/admin/transfers?since=2026-11-21")
+    assert "No entry matches" in page and "Out of desktops" not in page
+    for wrong in ("since=yesterday", "until=2026-11-31"):
+        assert (await admin.get(f"/admin/transfers?{wrong}")).status_code == 422
     assert "plan" not in await admin.html("/admin/audit")
     assert (await stage.browser(ALICE).get("/admin/transfers")).status_code == 403
 

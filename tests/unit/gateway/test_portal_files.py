@@ -2,6 +2,7 @@
 may answer.
 """
 
+import asyncio
 import io
 from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack
@@ -30,7 +31,7 @@ from unit.gateway.portal_stage import (
 from vdi.gateway.in_flight import USER_ANSWERS_BYTES
 from vdi.gateway.portal import files
 from vdi.gateway.rights import User
-from vdi.gateway.store.audit import audit
+from vdi.gateway.store.audit import Act, audit
 from vdi.gateway.web import middleware
 from vdi.session.template_image import file_transfers
 
@@ -132,7 +133,9 @@ async def test_a_folder_is_downloaded_as_zip(stage: PortalStage) -> None:
     answer = await stage.browser().get(f"{CONTENT}?path=", **FROM_PAGE)
     assert ZipFile(io.BytesIO(answer.content)).namelist() == [".profile", "Desktop/report.html"]
     assert answer.headers["content-disposition"].endswith("alice-desktop.zip")
-    assert copies(stage)[0][3] == {"path": "", "bytes": ""}
+    await stage.services.audit.write_soon()
+    detail = {"path": "", "bytes": str(len(answer.content))}
+    assert copies(stage) == [(ALICE.email, "files.download", "done", detail)]
 
 
 async def test_an_upload_passes_on_more_than_a_form_may_have(
@@ -286,6 +289,29 @@ async def test_a_zip_that_is_not_complete_fails() -> None:
         point(stage, port)
         with pytest.raises(RuntimeError):
             await stage.browser().get(f"{CONTENT}?path=", **FROM_PAGE)
+    await stage.services.audit.write_soon()
+    assert copies(stage)[0][2:] == ("done", {"path": "", "bytes": "4"})
+
+
+async def test_a_zip_whose_browser_left_counts_what_went(
+    stage: PortalStage, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun, written = asyncio.Event(), []
+
+    async def record(act: Act, outcome: str) -> None:
+        assert outcome == "begun"
+        begun.set()
+
+    async def record_soon(act: Act) -> None:
+        written.append(act)
+
+    monkeypatch.setattr(stage.services.audit, "record", record)
+    monkeypatch.setattr(stage.services.audit, "record_soon", record_soon)
+    download = asyncio.create_task(stage.browser().get(f"{CONTENT}?path=", **FROM_PAGE))
+    await begun.wait()
+    download.cancel()
+    await asyncio.wait([download])
+    assert [act.detail["bytes"] for act in written] == ["0"]
 
 
 async def test_a_page_of_long_paths_is_cut(stage: PortalStage) -> None:

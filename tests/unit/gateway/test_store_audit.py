@@ -1,6 +1,8 @@
 """Who did what is written down before it is done; what that means when it cannot be."""
 
 import asyncio
+import csv
+import io
 import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
@@ -14,7 +16,15 @@ from support.clock import FakeClock
 from support.waiting import PATIENCE, eventually
 from unit.gateway.history_stage import at
 from vdi.gateway.denied import ActionDenied
-from vdi.gateway.store.audit import Act, Audit, NotAuditedError, audit, came_from, enders
+from vdi.gateway.history.export import Dataset, ExportFormat, export
+from vdi.gateway.store.audit import (
+    Act,
+    Audit,
+    NotAuditedError,
+    audit,
+    came_from,
+    enders,
+)
 from vdi.gateway.store.database import Database
 
 ACT = Act(
@@ -25,6 +35,40 @@ ACT = Act(
     owner="alice@example.com",
     detail={"deleteHome": "true"},
 )
+
+
+async def check_sizes(database: Database) -> None:
+    """Sums and order by size, on each kind of database: what a browser sent as size is no number."""
+    trail = Audit(database, lambda: at(5))
+    for number, (actor, action, size) in enumerate(
+        [
+            ("bob@example.com", "files.download", "5000000000"),
+            ("bob@example.com", "files.upload", "7"),
+            ("alice@example.com", "clipboard.send", "20"),
+            ("alice@example.com", "print.document", "30"),
+            ("", "files.download", "40"),
+            ("eve@example.com", "files.upload", "9" * 30),
+            ("eve@example.com", "files.upload", ""),
+            ("eve@example.com", "session.share", "60"),
+        ]
+    ):
+        act = Act(actor=actor, action=action, target="desk", detail={"bytes": size})
+        await trail.add_events({f"{number:032}": (act, at(number))})
+    assert await trail.sum_bytes(since=at(0), until=at(10)) == [
+        ("bob@example.com", 5_000_000_000),
+        ("alice@example.com", 50),
+        ("", 40),
+    ]
+    assert await trail.sum_bytes(since=at(3), until=at(4)) == [("alice@example.com", 30)]
+    largest = await trail.entries(limit=3, transfers=True, by_size=True)
+    assert [entry.detail["bytes"] for entry in largest] == ["5000000000", "40", "30"]
+    pieces = [piece async for piece in export(database, Dataset.TRANSFERS, ExportFormat.CSV)]
+    rows = csv.DictReader(io.StringIO(b"".join(pieces).decode(), newline=""))
+    assert [row["bytes"] for row in rows] == ["5000000000", "7", "20", "30", "40", "", ""]
+
+
+async def test_sizes_are_added_up_and_put_in_order(database: Database) -> None:
+    await check_sizes(database)
 
 
 @pytest.fixture

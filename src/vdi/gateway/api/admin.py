@@ -21,6 +21,8 @@ from vdi.gateway.api.schemas import (
     Metadata,
     Page,
     Session,
+    SinceTime,
+    UntilTime,
     WholeTemplate,
     metadata_of,
     session_of,
@@ -89,6 +91,8 @@ class AuditQuery(Page, rename="camel", forbid_unknown_fields=True):
         bool,
         Meta(description="true: transfers alone. false: without them, unless `action` names one."),
     ] = False
+    since: SinceTime = None
+    until: UntilTime = None
 
 
 @admin_operation("GET /admin/sessions")
@@ -233,6 +237,8 @@ async def list_audit(call: Call[AuditQuery, None]) -> ListPage[Entry]:
         action=query.action,
         target=query.target,
         owner=query.owner,
+        since=query.since,
+        until=query.until,
     )
 
 

@@ -3,7 +3,6 @@ below `/admin`.
 """
 
 from collections.abc import AsyncIterator
-from datetime import datetime
 from typing import Annotated, Literal
 
 import msgspec
@@ -13,7 +12,7 @@ from starlette.responses import Response, StreamingResponse
 from vdi.api.constraints import doc
 from vdi.gateway import queries
 from vdi.gateway.api.operation import Call, Empty, OperationTable
-from vdi.gateway.api.schemas import Address, Page
+from vdi.gateway.api.schemas import Address, Page, SinceTime, UntilTime
 from vdi.gateway.denied import ActionDenied, invalid
 from vdi.gateway.history.component import SessionHistory
 from vdi.gateway.history.export import Dataset, ExportFormat, export_usage
@@ -63,18 +62,8 @@ class _Export(UsageQuery, rename="camel", forbid_unknown_fields=True, kw_only=Tr
     format: Annotated[ExportFormat, Meta(description="CSV, or one JSON object per line.")] = (
         ExportFormat.CSV
     )
-    since: Annotated[
-        Annotated[datetime, Meta(tz=True)] | None,
-        Meta(
-            description=(
-                "Only records from this time on, such as 2026-11-01T00:00:00Z. Not with usage."
-            )
-        ),
-    ] = None
-    until: Annotated[
-        Annotated[datetime, Meta(tz=True)] | None,
-        Meta(description="Only records from before this time. Not with usage."),
-    ] = None
+    since: SinceTime = None
+    until: UntilTime = None
     by: Annotated[
         Literal["user", "template"] | None, Meta(description="Rows of usage. Default: user.")
     ] = None

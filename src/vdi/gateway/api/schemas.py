@@ -35,6 +35,14 @@ PAGE = 100
 MOST = 500
 
 Address = Annotated[str, Meta(max_length=254)]
+SinceTime = Annotated[
+    Annotated[datetime, Meta(tz=True)] | None,
+    Meta(description="Only records from this time on, such as 2026-11-01T00:00:00Z."),
+]
+UntilTime = Annotated[
+    Annotated[datetime, Meta(tz=True)] | None,
+    Meta(description="Only records from before this time."),
+]
 
 
 class Page(msgspec.Struct, rename="camel", forbid_unknown_fields=True):

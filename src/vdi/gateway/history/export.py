@@ -17,7 +17,7 @@ import msgspec
 from sqlalchemy import Column, ColumnElement, FromClause, Table, select, tuple_
 
 from vdi.gateway.history.usage import By, Usage, UsageReport
-from vdi.gateway.store.audit import TRANSFERS, AuditRow, audit
+from vdi.gateway.store.audit import SIZE, TRANSFERS, AuditRow, audit
 from vdi.gateway.store.database import Database
 from vdi.gateway.store.history import PastRun, SessionFacts, runs, sessions
 from vdi.session.users import normal_user
@@ -53,7 +53,7 @@ class ExportFormat(StrEnum):
 @dataclass(frozen=True, slots=True)
 class _Source:
     # Columns by the names that they have outside.
-    columns: Mapping[str, Column[Any]]
+    columns: Mapping[str, ColumnElement[Any]]
     tables: FromClause
     # Order of the pages. Its first column is the time that `since` and `until` are compared with.
     key: tuple[Column[Any], ...]
@@ -84,7 +84,7 @@ _SOURCES = {
     ),
     Dataset.AUDIT: _Source(_columns_of(audit, AuditRow), audit, (_A.at, _A.id), _A.actor),
     Dataset.TRANSFERS: _Source(
-        _columns_of(audit, AuditRow),
+        {**_columns_of(audit, AuditRow), "bytes": SIZE},
         audit,
         (_A.at, _A.id),
         _A.target_owner,

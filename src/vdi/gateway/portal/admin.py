@@ -4,8 +4,9 @@ log, transfers.
 
 from collections import Counter
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 from urllib.parse import urlencode
 
@@ -54,6 +55,8 @@ AUDIT_SIZE = 100
 LIMITS_SIZE = 100
 PHASES = ("Pending", "Creating", "Running", "Suspended", "Failed", "Terminating")
 _STATES = {"Pending": "waiting", "Creating": "starting", "Terminating": "ending"}
+# Period of the sums by person where none is chosen.
+_SUM_DAYS = 7
 # Durations that the list and the form below it offer.
 IDLE_TIMES = ("30m", "1h", "4h", "24h")
 NOTICE_TIMES = ("5m", "15m", "30m", "1h", "4h")
@@ -420,20 +423,35 @@ class AdminPages(PortalPages):
             )
         query = request.query_params
         kinds = [Choice("", "any"), *(Choice(kind, name) for kind, name in words.items())]
-        filters = {name: query.get(name, "").strip()[:254] for name in (who, "action", "target")}
-        given = {**filters, who: normal_user(filters[who])}
-        cursor, transfers = query.get("before"), tab == "transfers"
-        try:
+        names = (who, "action", "target", "since", "until", "order")
+        filters = {name: query.get(name, "").strip()[:254] for name in names}
+        days = {name: queries.read_day(name, filters[name]) for name in ("since", "until")}
+        given: dict[str, Any] = {name: filters[name] for name in ("action", "target")}
+        given |= {who: normal_user(filters[who]), **days}
+        summed = given | {"since": days["since"] or self._clock() - timedelta(days=_SUM_DAYS)}
+        entries, sums = None, []
+        with suppress(DatabaseUnavailableError):
+            sums = await self._services.audit.sum_bytes(**summed) if words else []
             entries = await queries.read_audit(
-                self._services, limit=AUDIT_SIZE, cursor=cursor, transfers=transfers, **given
+                self._services,
+                limit=AUDIT_SIZE,
+                cursor=query.get("before"),
+                transfers=tab == "transfers",
+                by_size=filters["order"] == "size",
+                **given,
             )
-        except DatabaseUnavailableError:
-            entries = None
+        exported = {"what": tab, "user": filters[who]}
+        for name, day in days.items():
+            exported[name] = format_time(day) if day else ""
         shown: dict[str, Any] = {
             "entries": entries,
             "filters": filters,
             "words": words,
             "kinds": kinds,
+            "orders": [Choice("", "newest first"), Choice("size", "largest first")],
+            "sums": sums,
+            "sum_days": 0 if days["since"] else _SUM_DAYS,
+            "csv": urlencode({name: value for name, value in exported.items() if value}),
         }
         return self._page(
             request, user, "admin_audit.html", here="admin", tab=tab, who=who, title=title, **shown

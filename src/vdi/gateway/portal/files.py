@@ -2,10 +2,12 @@
 
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import replace
 from datetime import UTC, datetime
 from http import HTTPStatus
 from typing import Annotated, Literal, Unpack
 from urllib.parse import parse_qs, quote, unquote
+from uuid import uuid4
 
 import msgspec
 from starlette.background import BackgroundTask
@@ -20,7 +22,7 @@ from vdi.gateway.in_flight import FILES, SMALL_ANSWER_BYTES, HeldResponse
 from vdi.gateway.portal import pages
 from vdi.gateway.portal.pages import PortalPages, done_message
 from vdi.gateway.rights import Action, User, refusal
-from vdi.gateway.store.audit import act_on, show_name
+from vdi.gateway.store.audit import BEGUN, DONE, act_on, show_name
 from vdi.gateway.web.middleware import STREAMED
 from vdi.http_client import RequestOptions, ResponseStream, decode_json
 from vdi.printable import escape
@@ -162,8 +164,8 @@ class FilePages(PortalPages):
         where: str = "/files",
         **options: Unpack[RequestOptions],
     ) -> AsyncIterator[ResponseStream]:
-        """The agent's response. The audit has downloads that have begun, and uploads that are
-        complete.
+        """The agent's response. The audit has downloads that have begun, uploads that are complete,
+        and the bytes of zips that are over.
         """
         name = request.path_params["name"]
         await find_to_act(self._services.context, user, Action.BROWSE, name)
@@ -185,12 +187,22 @@ class FilePages(PortalPages):
                 else:
                     code = "Conflict"
                 raise ActionDenied(code, f"{escape(path) or 'The home'}: {why}.")
-            if way == "upload" or where != "/files":
-                length = (request if way == "upload" else answer).headers.get("Content-Length", "")
-                shown = show_name(path, is_hashed=self._settings.hash_file_names)
-                act = act_on(session, user.email, f"files.{way}", {"path": shown, "bytes": length})
-                await self._services.audit.record(act)
-            yield answer
+            if way == "download" and where == "/files":
+                yield answer
+                return
+            length = (request if way == "upload" else answer).headers.get("Content-Length", "")
+            shown = show_name(path, is_hashed=self._settings.hash_file_names)
+            act = act_on(session, user.email, f"files.{way}", {"path": shown, "bytes": length})
+            act, audit = replace(act, id=uuid4().hex), self._services.audit
+            is_zip = way == "download" and not length
+            await audit.record(act, BEGUN if is_zip else DONE)
+            try:
+                yield answer
+            finally:
+                if is_zip:
+                    detail = {"path": shown, "bytes": str(answer.piece_bytes)}
+                    # Not `record`: the browser may have left, and this task is cancelled then.
+                    await audit.record_soon(replace(act, detail=detail))
 
     def _find(self, request: Request, user: User, direction: Direction) -> VDISession:
         """The running desktop whose files the user may copy in this direction now. Raises

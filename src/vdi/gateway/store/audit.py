@@ -22,7 +22,20 @@ from typing import Annotated, Any
 from uuid import uuid4
 
 import msgspec
-from sqlalchemy import BigInteger, Index, Integer, String, delete, func, select
+from sqlalchemy import (
+    JSON,
+    BigInteger,
+    ColumnElement,
+    Index,
+    Integer,
+    String,
+    Text,
+    case,
+    cast,
+    delete,
+    func,
+    select,
+)
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
@@ -69,6 +82,9 @@ TRANSFERS = {
     **_BY_AGENTS,
 }
 _ONLY_TRANSFERS = TRANSFERS.keys() - _BY_AGENTS.keys()
+_OUT_OF_DESKTOPS = ("clipboard.send", "files.download", "print.document")
+# Rows of a list by person.
+_MAX_PEOPLE = 20
 
 # The address of the browser whose request is being answered; the app sets it for each request.
 came_from: ContextVar[str] = ContextVar("came_from", default="")
@@ -102,6 +118,10 @@ audit = table_of(
     *(Index(None, column) for column in ("at", "actor", "target_uid")),
     key=("id",),
 )
+_SIZE_TEXT = cast(audit.c.detail, JSON().with_variant(Text(), "sqlite"))["bytes"].as_string()
+# Bytes of a transfer; NULL where the row has none. A browser sends the size of an upload: one that
+# is no number would fail the query for all rows.
+SIZE = case((_SIZE_TEXT.regexp_match("^[0-9]{1,18}$"), cast(_SIZE_TEXT, BigInteger)))
 
 
 class NotAuditedError(Exception):
@@ -122,6 +142,8 @@ class Act:
     owner: str = ""
     # Parameters of the action; nothing secret.
     detail: Mapping[str, str] = field(default_factory=dict)
+    # The same in all rows of one act; empty: it has one row.
+    id: str = ""
 
 
 def act_on(session: VDISession, actor: str, action: str, detail: Mapping[str, str]) -> Act:
@@ -300,41 +322,23 @@ class Audit:
         *,
         limit: int,
         before: int | None = None,
-        actor: str | None = None,
-        action: str | None = None,
-        target: str | None = None,
-        owner: str | None = None,
-        transfers: bool = False,
+        by_size: bool = False,
+        **filters: Any,
     ) -> list[Entry]:
-        """Acts, newest first; `before` is the number of the last one read. Raises
-        DatabaseUnavailableError.
-
-        `transfers`: these alone; else they are left out, unless `action` names one. Actions of
-        agents, which can be ten a second, are left out unless `action` or `target` is named.
+        """Acts, newest first; `before` is the number of the last one read. `by_size`: the largest
+        first. `filters`: of `_conditions`. Raises DatabaseUnavailableError.
         """
         await self.write_soon()  # those who look see what they have just done
         later = audit.alias()
         is_last = (
             ~select(later.c.id).where(later.c.act == audit.c.act, later.c.id > audit.c.id).exists()
         )
-        query = select(audit).where(is_last).order_by(audit.c.id.desc()).limit(limit)
+        query = select(audit).where(is_last, *_conditions(**filters)).limit(limit)
+        if by_size:
+            query = query.where(SIZE.is_not(None)).order_by(SIZE.desc())
         if before is not None:
             query = query.where(audit.c.id < before)
-        if transfers:
-            query = query.where(audit.c.action.in_(TRANSFERS))
-        elif not action:
-            query = query.where(audit.c.action.not_in(_ONLY_TRANSFERS))
-        if not (transfers or action or target):
-            query = query.where(audit.c.action.not_like("computer.%"))
-        wanted = {
-            audit.c.actor: actor,
-            audit.c.action: action,
-            audit.c.target: target,
-            audit.c.target_owner: owner,
-        }
-        for column, value in wanted.items():
-            if value:
-                query = query.where(column == value)
+        query = query.order_by(audit.c.id.desc())
         async with self._database.connect() as connection:
             return [
                 Entry(
@@ -351,6 +355,17 @@ class Audit:
                 )
                 for row in await connection.execute(query)
             ]
+
+    async def sum_bytes(self, **filters: Any) -> list[tuple[str, int]]:
+        """Bytes that left desktops by person, most first; "": one of several people. Raises
+        DatabaseUnavailableError.
+        """
+        total = func.sum(SIZE)
+        left = audit.c.action.in_(_OUT_OF_DESKTOPS) & SIZE.is_not(None)
+        query = select(audit.c.actor, total).where(left, *_conditions(transfers=True, **filters))
+        query = query.group_by(audit.c.actor).order_by(total.desc()).limit(_MAX_PEOPLE)
+        async with self._database.connect() as connection:
+            return [(actor, int(size)) for actor, size in await connection.execute(query)]
 
     async def add_events(self, events: Mapping[str, tuple[Act, datetime]]) -> set[str]:
         """Add what has happened, by a key of 32 characters, in this order. Returns the keys that
@@ -373,7 +388,7 @@ class Audit:
 
     def _row(self, act: Act) -> dict[str, Any]:
         return {
-            "act": uuid4().hex,
+            "act": act.id or uuid4().hex,
             "at": self._clock(),
             "actor": act.actor[:254],
             "address": came_from.get()[:64],
@@ -394,6 +409,44 @@ class Audit:
             await self._add(row)
         except (DatabaseUnavailableError, SQLAlchemyError) as error:
             _log_row(row, error)
+
+
+def _conditions(
+    *,
+    actor: str | None = None,
+    action: str | None = None,
+    target: str | None = None,
+    owner: str | None = None,
+    since: datetime | None = None,
+    until: datetime | None = None,
+    transfers: bool = False,
+) -> list[ColumnElement[bool]]:
+    """`until` is exclusive. `transfers`: these alone; else they are left out, unless `action` names
+    one. Actions of agents, which can be ten a second, are left out unless `action` or `target` is
+    named.
+    """
+    columns = audit.c
+    found: list[ColumnElement[bool]] = []
+    if transfers:
+        found.append(columns.action.in_(TRANSFERS))
+    elif not action:
+        found.append(columns.action.not_in(_ONLY_TRANSFERS))
+    if not (transfers or action or target):
+        found.append(columns.action.not_like("computer.%"))
+    if since:
+        found.append(columns.at >= since)
+    if until:
+        found.append(columns.at < until)
+    wanted = {
+        columns.actor: actor,
+        columns.action: action,
+        columns.target: target,
+        columns.target_owner: owner,
+    }
+    for column, value in wanted.items():
+        if value:
+            found.append(column == value)
+    return found
 
 
 def show_name(name: str, *, is_hashed: bool) -> str:
