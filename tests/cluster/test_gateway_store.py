@@ -16,7 +16,7 @@ import pytest
 from support.postgres import Postgres, postgres_server, postgres_url
 from support.waiting import eventually
 from unit.gateway.history_stage import Life, Replica, at, open_database, rows_of, without_marks
-from unit.gateway.test_store_audit import check_sizes
+from unit.gateway.test_store_audit import check_search, check_sizes
 from unit.gateway.test_store_migrations import differences
 from vdi.api.session import VDISession
 from vdi.gateway.history.export import Dataset, ExportFormat, export
@@ -117,6 +117,10 @@ async def test_concurrent_recorders_write_each_run_once(postgres_url: str, seed:
 
 async def test_sizes_of_transfers(database: Database) -> None:
     await check_sizes(database)
+
+
+async def test_search(database: Database) -> None:
+    await check_search(database)
 
 
 async def test_the_audit_the_export_and_the_end_of_a_session(database: Database) -> None:

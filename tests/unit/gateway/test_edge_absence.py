@@ -91,6 +91,17 @@ async def test_strangers_do_not_learn_that_a_desktop_was_there(stage: EdgeStage)
     assert await read(stranger, "never-there") == present.replace("alice-desktop", "never-there")
 
 
+async def test_an_administrator_reads_why_and_the_audit_has_it(stage: EdgeStage) -> None:
+    admin = await stage.logged_in("root@example.com", admin=True)
+    page = await read(admin)
+    assert "Only alice@example.com, the owner of desktop" in page and "request access" in page
+    refused = ("root@example.com", "session.open", "alice-desktop", "Forbidden")
+    assert stage.acts[-1] == refused
+    assert NOT_HERE in await read(admin, "never-there")
+    await read(await stage.logged_in(STRANGER))
+    assert [act for act in stage.acts if act[1] == "session.open"] == [refused]
+
+
 async def test_a_past_session_says_nothing_of_one_that_exists(stage: EdgeStage) -> None:
     """The user's session of this name has another host by now."""
     stage.remember(a_past("uid-alice-desktop", user=OWNER, template="office"))

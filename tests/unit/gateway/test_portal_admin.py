@@ -398,6 +398,11 @@ async def test_the_audit_is_filtered_and_read_on() -> None:
     older = await browser.html("/admin/audit?actor=user1@example.com&before=51")
     assert older.count("user1@example.com") >= 25
     assert "Older" not in older
+    page = await browser.text("/admin/audit?action=har&target=desk-25&since=2026-11-20")
+    assert "desk-25 " in page and "desk-250 " in page and "desk-24" not in page
+    page = await browser.html("/admin/audit?actor=user1@example.com&until=2026-11-19")
+    csv = "what=audit&amp;user=user1%40example.com&amp;until=2026-11-19T00%3A00%3A00Z"
+    assert f'href="/api/v1/admin/export?{csv}"' in page and "No entry matches" in page
     assert (await browser.get("/admin/audit?before=x")).status_code == 422
     stage.lose_audit()
     down = await browser.get("/admin/audit")

@@ -67,6 +67,33 @@ async def check_sizes(database: Database) -> None:
     assert [row["bytes"] for row in rows] == ["5000000000", "7", "20", "30", "40", "", ""]
 
 
+async def check_search(database: Database) -> None:
+    trail = Audit(database, lambda: at(5))
+    for actor, action, target in (
+        ("bob@example.com", "computer.type", "Desk_1"),
+        ("jimbob@example.com", "computer.run", "desk-1"),
+        ("bob@example.com", "files.upload", "100%"),
+        ("bob@example.com", "files.upload-error", "desk/1"),
+    ):
+        await trail.record(Act(actor=actor, action=action, target=target))
+
+    async def found(**filters: str) -> list[str]:
+        return [entry.target for entry in await trail.entries(limit=9, **filters)]  # type: ignore[arg-type]
+
+    assert await found(action="computer") == ["desk-1", "Desk_1"]
+    assert await found(action="puter.R") == ["desk-1"]
+    assert await found(action="files.upload") == ["100%"], "a kind of transfer"
+    assert await found(action=".", target="desk_") == ["Desk_1"]
+    assert await found(action=".", target="%") == ["100%"]
+    assert await found(action=".", target="/") == ["desk/1"]
+    assert await found(action="computer", actor="bob@example.com") == ["Desk_1"]
+    assert await found(action="computer", actor="bob") == ["desk-1", "Desk_1"]
+
+
+async def test_names_are_found_by_a_part(database: Database) -> None:
+    await check_search(database)
+
+
 async def test_sizes_are_added_up_and_put_in_order(database: Database) -> None:
     await check_sizes(database)
 

@@ -78,11 +78,11 @@ class AuditQuery(Page, rename="camel", forbid_unknown_fields=True):
     actor: Annotated[Address | None, Meta(description="Only actions of this user.")] = None
     action: Annotated[
         Annotated[str, Meta(max_length=64)] | None,
-        Meta(description="Only this action, such as session.end."),
+        Meta(description="Only actions with this in their name, such as session.end or computer."),
     ] = None
     target: Annotated[
         Annotated[str, Meta(max_length=512)] | None,
-        Meta(description="Only actions on this target."),
+        Meta(description="Only actions on targets with this in their name."),
     ] = None
     owner: Annotated[Address | None, Meta(description="Only actions on targets of this user.")] = (
         None

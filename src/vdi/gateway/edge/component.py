@@ -95,6 +95,7 @@ class Edge(Component):
             revoker=revoker,
             tables=tables,
             history=history,
+            audit=actions.audit,
         )
         self._waiting = WaitingPage(
             context=context,

@@ -44,8 +44,9 @@ from vdi.gateway.edge.token_tables import TokenTablePublisher
 from vdi.gateway.history.component import History
 from vdi.gateway.login.guard import Guard
 from vdi.gateway.login.logins import Logins, hash_of
-from vdi.gateway.rights import ACTIONS, Action, User, role_in
+from vdi.gateway.rights import ACTIONS, Action, User, refusal, role_in
 from vdi.gateway.shared_state import SharedState
+from vdi.gateway.store.audit import Audit, act_on
 from vdi.gateway.web.credentials import cookies_in, drop_cookie, find_foreign_origin, set_cookie
 from vdi.gateway.web.render import Renderer
 
@@ -93,6 +94,7 @@ class TicketHandoff:
     revoker: Revoker
     tables: TokenTablePublisher
     history: History
+    audit: Audit
 
     async def start(self, request: Request) -> Response:
         """Send the browser to the portal. Does not tell whether there is a desktop here."""
@@ -123,7 +125,14 @@ class TicketHandoff:
                 400,
             )
         session = self.context.cluster.by_host(label)
-        if session is None or role_in(session, user.email, self.context.clock()) is None:
+        now = self.context.clock()
+        if session and user.admin and (refused := refusal(user, Action.OPEN, session, now)):
+            code, why = refused
+            act = act_on(session, user.email, "session.open", {})
+            await self.audit.refuse(act, code, user.login_id)
+            sentence = f"{why} To help, request access on the desktop's page in the portal."
+            return self._page(request, "This desktop is not yours", sentence, 403)
+        if session is None or role_in(session, user.email, now) is None:
             cluster, grants = self.context.cluster, self.authorizer.store
             if absence := await explain_absence(
                 cluster, self.history, grants, user, label, session

@@ -440,7 +440,7 @@ class AdminPages(PortalPages):
                 by_size=filters["order"] == "size",
                 **given,
             )
-        exported = {"what": tab, "user": filters[who]}
+        exported = {"what": tab, "user": filters[who] if "@" in filters[who] else ""}
         for name, day in days.items():
             exported[name] = format_time(day) if day else ""
         shown: dict[str, Any] = {

@@ -421,9 +421,9 @@ def _conditions(
     until: datetime | None = None,
     transfers: bool = False,
 ) -> list[ColumnElement[bool]]:
-    """`until` is exclusive. `transfers`: these alone; else they are left out, unless `action` names
-    one. Actions of agents, which can be ten a second, are left out unless `action` or `target` is
-    named.
+    """Names may be parts; `until` is exclusive. `transfers`: these alone; else they are left out,
+    unless `action` names one. Actions of agents, which can be ten a second, are left out unless
+    `action` or `target` is named.
     """
     columns = audit.c
     found: list[ColumnElement[bool]] = []
@@ -444,8 +444,11 @@ def _conditions(
         columns.target_owner: owner,
     }
     for column, value in wanted.items():
-        if value:
+        # A whole address, or a kind that a list offers, is no part of another one.
+        if value and ("@" in value or value in TRANSFERS):
             found.append(column == value)
+        elif value:
+            found.append(column.icontains(value, autoescape=True))
     return found
 
 
