@@ -100,7 +100,7 @@ def warning_of_a_namesake(cluster: Cluster) -> None:
 @normal()
 def session_announces_its_end(cluster: Cluster) -> None:
     cluster.session["status"]["conditions"].append(condition("Expiring", "True", "ExpiringSoon"))
-    for reason in ("ExpiringSoon", "ClosingSoon", "Idle", "NodeCordoned"):
+    for reason in ("ExpiringSoon", "ClosingSoon", "Idle", "NodeCordoned", "EndPlanned"):
         cluster.warn(
             "VDISession", cluster.session["metadata"]["name"], reason, "soon", at=SECONDS_AGO
         )

@@ -90,7 +90,7 @@ _LASTING |= {Reason.TEMPLATE_NOT_FOUND, Reason.INVALID_TEMPLATE, Reason.INFEASIB
 _ALWAYS, _ON = "Always", "On"
 # Warnings of a cluster that is well: probes and restarts show in the state of the pod, a session
 # announces its end.
-_NORMAL_EVENTS = {"Unhealthy", "BackOff", "NodeNotReady", "DNSConfigForming"}
+_NORMAL_EVENTS = {"Unhealthy", "BackOff", "NodeNotReady", "DNSConfigForming", Reason.END_PLANNED}
 _NORMAL_EVENTS |= {Reason.EXPIRING_SOON, Reason.CLOSING_SOON, Reason.IDLE, Reason.NODE_CORDONED}
 # Warnings of the catalogue that keep a desktop from starting. Other warnings are advice, and
 # explain nothing.
