@@ -34,7 +34,7 @@ OF_ALICE = (
     "/desktops/alice-ubuntu/suspend", "/desktops/alice-ubuntu/restart", "/desktops/alice-render/end",
 )  # fmt: skip
 OF_ADMIN = (
-    "/admin", "/admin/sessions", "/admin/templates", "/admin/pools", "/admin/limits", "/admin/doctor", "/admin/audit",
+    "/admin", "/admin/sessions", "/admin/templates", "/admin/pools", "/admin/people", "/admin/doctor", "/admin/audit",
     "/history?of=everyone", "/recordings", "/history/usage?of=everyone", "/desktops/alice-ubuntu",
 )  # fmt: skip
 HANGS = {

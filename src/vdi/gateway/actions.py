@@ -206,14 +206,15 @@ class Actions:
                         CLAIMS, claim, namespace=meta.namespace, into=msgspec.Raw
                     )
 
-    async def delete_home(self, user: User, name: str) -> None:
-        """Delete one of the user's own homes with all files in it. Refused while a session uses
-        it.
+    async def delete_home(self, user: User, name: str, *, owner: str = "") -> None:
+        """Delete one of the user's own homes with all files in it, or as an administrator one of
+        `owner`. Refused while a session uses it.
         """
         with self._counted("delete-home", name):
-            home = self.own_home(user, name)
+            whose = User(owner) if owner and user.admin else user
+            home = self.own_home(whose, name)
             same_name = []
-            for other in self.context.cluster.homes_of(user.email):
+            for other in self.context.cluster.homes_of(whose.email):
                 if other.name == name:
                     same_name.append(other.namespace)
             if len(same_name) > 1:

@@ -219,6 +219,7 @@ def build_gateway(
         guard=guard,
         logins=logins,
         sign_out=sign_out,
+        local=login.services.local,
         limits=limits,
         actions=actions,
         session_actions=session_actions,

@@ -58,8 +58,11 @@ def use_of(cluster: ClusterCache, limit: Limit, user: str, hours: float, gpu_hou
     return _add_up(cluster, limit, mine, cluster.homes_of(user), hours, gpu_hours)
 
 
-def uses(cluster: ClusterCache, limits: Limits, used: Mapping[str, Usage]) -> dict[str, Use]:
-    """The same of all users who have sessions, homes, hours in `used`, or limits of their own.
+def uses(
+    cluster: ClusterCache, limits: Limits, used: Mapping[str, Usage], others: Iterable[str] = ()
+) -> dict[str, Use]:
+    """The same of all users who have sessions, homes, hours in `used`, or limits of their own, and
+    of `others`.
 
     The groups of a user are known only while they are logged in: limits of groups are not in these
     numbers.
@@ -81,7 +84,7 @@ def uses(cluster: ClusterCache, limits: Limits, used: Mapping[str, Usage]) -> di
             cluster, limits.of(User(user)), sessions[user], homes[user], hours, gpu_hours
         )
 
-    return {user: use(user) for user in {*sessions, *homes, *used, *limits.users} if user}
+    return {user: use(user) for user in {*sessions, *homes, *used, *limits.users, *others} if user}
 
 
 def _add_up(

@@ -19,6 +19,7 @@ from vdi.gateway.history.component import History
 from vdi.gateway.in_flight import TokenRequests, WaitingCalls
 from vdi.gateway.limits import Limits
 from vdi.gateway.login.guard import Guard
+from vdi.gateway.login.local_users import LocalUsers
 from vdi.gateway.login.logins import Logins, SignOut
 from vdi.gateway.session_actions import SessionActions
 from vdi.gateway.starting import HomesAhead
@@ -34,6 +35,7 @@ class Services:
     guard: Guard
     logins: Logins
     sign_out: SignOut
+    local: LocalUsers
     limits: Limits
     actions: Actions
     session_actions: SessionActions

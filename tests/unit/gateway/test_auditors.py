@@ -18,7 +18,7 @@ from vdi.gateway.settings import Settings
 CAROL = User("carol@example.com", "Carol", auditor=True, login_id="login-carol")
 AUDITORS = Settings(auditor_users=frozenset({CAROL.email}))
 READS = {"listAllHistory", "getAllUsage", "exportAll", "listAudit"}
-OTHERS = ("", "/sessions", "/templates", "/pools", "/limits", "/doctor")
+OTHERS = ("", "/sessions", "/templates", "/pools", "/people", "/doctor")
 
 
 @pytest.mark.parametrize("action", Action)

@@ -167,30 +167,6 @@ async def test_signing_out_everywhere(stage: LoginStage, alice: Browser, with_to
     assert await status_with(stage, token) == (401 if with_tokens else 200)
 
 
-async def test_an_administrator_signs_somebody_out(stage: LoginStage, alice: Browser) -> None:
-    root = stage.browser()
-    await root.log_in("root")
-    token = await make_token(alice)
-    page = (await root.get("/account")).text
-    answer = await root.submit("/account/sign-out-user", page, user=" Alice@Example.com")
-    assert answer.status_code == 303
-    assert [ended["user"] for ended in stage.grants.ended] == ["alice@example.com"]
-    assert stage.acts[-1] == ("root@example.com", "login.end_all", "alice@example.com", "done")
-    assert (await alice.get("/api/v1/me")).status_code == 401
-    assert await status_with(stage, token) == 401
-    assert (await root.get("/api/v1/me")).status_code == 200
-    assert (await root.submit("/account/sign-out-user", page, user="nobody")).status_code == 422
-
-
-async def test_no_one_else_signs_others_out(stage: LoginStage, alice: Browser) -> None:
-    page = (await alice.get("/account")).text
-    assert "sign-out-user" not in page
-    assert (
-        await alice.submit("/account/sign-out-user", page, user="root@example.com")
-    ).status_code == 403
-    assert stage.grants.ended == []
-
-
 async def test_a_removed_user_s_tokens_end(stage: LoginStage, alice: Browser) -> None:
     token = await make_token(alice)
     stage.set_users()

@@ -70,7 +70,6 @@ _DONE = {
     "ended": "That browser is signed out.",
     "revoked": "The token is revoked.",
     "notices": "Your e-mail notices are saved.",
-    "person": "The user is signed out everywhere: browsers, API tokens and open desktops.",
 }
 _LONGEST_NEXT = 1024  # it is in the login's form, three bytes for each character that is escaped
 # Attempts that are held up at a time: each takes one of the listener's connections.
@@ -510,7 +509,6 @@ class AccountPages(Pages):
             Route("/account", self.show_account, methods=["GET"]),
             Route("/account/logins/{id}/end", self.end_one, methods=["POST"]),
             Route("/account/logout-everywhere", self.end_everywhere, methods=["POST"]),
-            Route("/account/sign-out-user", self.sign_out_user, methods=["POST"]),
             Route("/account/tokens", self.make_token, methods=["POST"]),
             Route("/account/tokens/{id}/revoke", self.revoke_token, methods=["POST"]),
         ]
@@ -533,20 +531,6 @@ class AccountPages(Pages):
         tokens = (await request.form()).get("tokens") == "yes"
         await self._login.sign_out.end_own_logins(user, tokens=tokens)
         return self._logged_out(request)
-
-    async def sign_out_user(self, request: Request) -> Response:
-        """Administrators: end all logins, API tokens and desktop pictures of a user."""
-        user = await self._user_of_form(request)
-        await self._login.guard.require_admin(request)
-        try:
-            email = check_address(str((await request.form()).get("user", "")))
-        except ValueError as why:
-            return await self._page(request, user, status=422, error=f"{why}.")
-        async with self._login.audit.act(
-            Act(actor=user.email, action="login.end_all", target=email, owner=email), closed=True
-        ):
-            await self._login.sign_out.end_everything(email, tokens=True)
-        return RedirectResponse("/account?done=person", 303)
 
     async def subscribe(self, request: Request) -> Response:
         """Choose the notices that are sent by e-mail."""

@@ -1,5 +1,5 @@
-"""Pages below `/admin`: overview, all sessions, templates, pools, limits, the doctor, the audit
-log, transfers.
+"""Pages below `/admin`: overview, all sessions, templates, pools, the doctor, the audit log,
+transfers.
 """
 
 from collections import Counter
@@ -19,11 +19,9 @@ from vdi.api.session import Phase, VDISession
 from vdi.api.template import TimeoutAction, VDITemplate
 from vdi.cluster.units import format_time, parse_duration
 from vdi.gateway import queries
-from vdi.gateway.current_use import Use, uses
 from vdi.gateway.denied import ActionDenied, invalid
 from vdi.gateway.desktop.view import Choice, DesktopView
 from vdi.gateway.doctor import CHECK_COUNT
-from vdi.gateway.history.usage import Month, Usage
 from vdi.gateway.portal.pages import (
     ITEM,
     LIST,
@@ -52,7 +50,6 @@ from vdi.session.users import normal_user
 PAGE_SIZE = 50
 QUEUE_SHOWN = 20
 AUDIT_SIZE = 100
-LIMITS_SIZE = 100
 PHASES = ("Pending", "Creating", "Running", "Suspended", "Failed", "Terminating")
 _STATES = {"Pending": "waiting", "Creating": "starting", "Terminating": "ending"}
 # Period of the sums by person where none is chosen.
@@ -65,8 +62,6 @@ END_ACTIONS = {
     TimeoutAction.TERMINATE: "End",
     "cancel": "Take the announcement back",
 }
-# Less than this in a month is not listed, of a user who has nothing else.
-_NOTHING_HOURS = 0.05
 
 
 def _phase(session: VDISession) -> str:
@@ -182,21 +177,6 @@ def overview_pieces(services: Services, user: User) -> Pieces:
     }
 
 
-def limit_rows(services: Services, used: Mapping[str, Usage]) -> list[tuple[str, Use]]:
-    """Users with what they use, or with limits of their own; most GPUs first."""
-    known = services.limits.users
-    rows = []
-    for user, use in uses(services.context.cluster, services.limits, used).items():
-        if (
-            use.sessions.used
-            or use.home_storage.used
-            or user in known
-            or use.hours_per_month.used >= _NOTHING_HOURS
-        ):
-            rows.append((user, use))
-    return sorted(rows, key=lambda row: (-row[1].gpus.used, -row[1].sessions.used, row[0]))
-
-
 def _choices(*values: str) -> list[Choice]:
     return [Choice("", "any"), *(Choice(value, value) for value in values)]
 
@@ -219,7 +199,6 @@ class AdminPages(PortalPages):
             self._post("/admin/sessions", self.plan_ends, admin=True),
             self._get("/admin/templates", self.templates, admin=True),
             self._get("/admin/pools", self.pools, admin=True),
-            self._get("/admin/limits", self.limits, admin=True),
             self._get("/admin/doctor", self.doctor, admin=True),
             self._post("/admin/doctor", self.run_doctor, admin=True),
             self._get("/admin/audit", self.audit),
@@ -358,35 +337,6 @@ class AdminPages(PortalPages):
         """GET /admin/pools: desktops that are started in advance."""
         pools = sorted(self._cluster.pools.values(), key=lambda pool: pool.metadata.name)
         return self._tab(request, user, "pools", pools=pools)
-
-    async def limits(self, request: Request, user: User) -> Response:
-        """GET /admin/limits: limits of all users beside their current use."""
-        month, now, limits = Month.of(self._clock()), self._clock(), self._services.limits
-        try:
-            report = await self._services.history.usage(month, now)
-            used: dict[str, Usage] | None = {usage.name: usage for usage in report.users}
-        except DatabaseUnavailableError:
-            used = None
-        number = page_number(request.query_params.get("page", ""))
-        asked = request.query_params.get("q", "").strip()[:254]
-        rows = []
-        for row in limit_rows(self._services, used or {}):
-            if asked.casefold() in row[0].casefold():
-                rows.append(row)
-        return self._tab(
-            request,
-            user,
-            "limits",
-            rows=paged(rows, number, LIMITS_SIZE),
-            asked=asked,
-            month=str(month),
-            hours_known=used is not None,
-            default=limits.default,
-            groups=sorted(limits.groups.items()),
-            limits_address=lambda number: (
-                "/admin/limits?" + urlencode({"q": asked, "page": number})
-            ),
-        )
 
     async def doctor(self, request: Request, user: User) -> Response:
         """GET /admin/doctor: the last report, and a button for a new one."""

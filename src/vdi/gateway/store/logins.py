@@ -6,6 +6,7 @@ is stored and nothing slower is needed. An account has one address and an addres
 of them per issuer.
 """
 
+from collections import Counter, defaultdict
 from collections.abc import AsyncIterator, Collection, Sequence
 from contextlib import asynccontextmanager
 from datetime import datetime
@@ -254,6 +255,19 @@ async def end_all_of(connection: AsyncConnection, user: str, source: str, now: d
     for table in (logins, api_tokens):
         mine = and_(table.c.user == user, table.c.source == source, table.c.ended.is_(None))
         await connection.execute(update(table).where(mine).values(ended=now))
+
+
+async def count_credentials(database: Database, now: datetime) -> dict[str, Counter[str]]:
+    """How many accounts at the provider, open logins and API tokens each person has, by table."""
+    found = defaultdict[str, Counter[str]](Counter)
+    async with database.connect() as connection:
+        for table in (oidc_subjects, logins, api_tokens):
+            query = select(table.c.user, func.count()).group_by(table.c.user)
+            if table is not oidc_subjects:
+                query = query.where(is_open(table, now))
+            for user, count in await connection.execute(query):
+                found[user][table.name] = count
+    return found
 
 
 def is_open(table: Table, now: datetime) -> ColumnElement[bool]:
