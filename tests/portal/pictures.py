@@ -63,7 +63,7 @@ SHOTS = {
     ),
     "portal-history": Shot(path="/history", user="alice", until="tbody tr:nth-child(6)", margin=0),
     "portal-usage": Shot(path="/history/usage?of=everyone", user="grace", until=".columns"),
-    "portal-admin": Shot(path="/admin", user="grace", until="#slots"),
+    "portal-admin": Shot(path="/admin", user="grace", until="#nodes"),
     "portal-doctor": Shot(path="/admin/doctor", user="grace", until="article"),
     "portal-login": Shot(
         path="/of/login", user="alice", until="html", margin=0, width=720, height=580

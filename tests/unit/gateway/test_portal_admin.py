@@ -164,6 +164,34 @@ async def test_chosen_sessions_get_a_planned_end() -> None:
     assert plans() == [None, None, end]
 
 
+async def test_outdated_sessions_are_found_and_restarted() -> None:
+    newer = {"type": "TemplateFound", "status": "True", "reason": "NewerRevision", "message": "m"}
+    old = [running(name, status={"conditions": [newer]}) for name in ("old", "older")]
+    stage = PortalStage(a_template(), running("new"), *old)
+    browser, path = stage.browser(ADMIN), "/admin/sessions/restart"
+    page = await browser.html("/admin/sessions?outdated=yes")
+    assert text_of(page).count("Running yes 1 gpu-node-1") == 2 and ">new<" not in page
+    assert f'formaction="{path}"' in page
+
+    def restarted() -> set[str]:
+        return {target for _, action, target, _ in stage.acts if action == "session.restart"}
+
+    form = {"pick-uid-old": "on", "pick-uid-new": "on"}
+    question = await browser.post(path, at="/admin/sessions", **form)
+    assert "Restart 2 sessions now?" in question.text and "<li>old</li>" in question.text
+    assert restarted() == set()
+    answer = await browser.post(path, at="/admin/sessions", confirmed="yes", **form)
+    assert answer.headers["location"].endswith("&done=restart&name=2+sessions")
+    assert restarted() == {"old", "new"}
+    stage.put(running("gone", deleting=True))
+    refused = await browser.post(
+        path, at="/admin/sessions", confirmed="yes", **{"pick-uid-gone": "on"}
+    )
+    assert (refused.status_code, "gone: " in refused.text) == (409, True)
+    assert (await browser.post(path, at="/admin/sessions")).status_code == 409
+    assert (await stage.browser(ALICE).post(path, at="/", **form)).status_code == 403
+
+
 async def test_transfers_are_listed_apart_from_actions() -> None:
     stage = PortalStage()
     event = {"action": "files.download", "target": "alice-desktop", "owner": ALICE.email}
@@ -246,8 +274,12 @@ async def test_gpu_slots_are_counted_by_node_or_unknown() -> None:
         {"metadata": {"name": "cpu-node"}, "spec": {}, "status": {"allocatable": {"cpu": "8"}}},
     ]
     page = await stage.browser(ADMIN).text("/admin")
-    assert "gpu-node-1 3 of 8" in page and "3 of 8 GPUs in use" in page
-    assert "cpu-node" not in page
+    assert "gpu-node-1 3 of 8 2" in page and "3 of 8 GPUs in use" in page
+    assert "cpu-node" not in page and "kubectl drain NODE" in page
+    stage.put(running("c", resources={"gpu": 0}, status={"nodeName": "cpu-node"}), a_session("waits"))
+    page = await stage.browser(ADMIN).html("/admin")
+    assert 'href="/admin/sessions?q=cpu-node">1</a>' in page
+    assert 'href="/admin/sessions?phase=Running">running</a>' in page
     stage.cluster.refuses = Forbidden(403, "Forbidden", "cannot list nodes")
     page = await stage.browser(ADMIN).text("/admin")
     assert "Unknown The gateway may not read nodes" in page and "3 GPUs in use" in page

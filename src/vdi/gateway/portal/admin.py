@@ -15,6 +15,7 @@ from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 from starlette.routing import Route
 
+from vdi.api.meta import find_condition
 from vdi.api.session import Phase, VDISession
 from vdi.api.template import TimeoutAction, VDITemplate
 from vdi.cluster.units import format_time, parse_duration
@@ -41,7 +42,8 @@ from vdi.gateway.store.audit import TRANSFERS
 from vdi.gateway.store.database import DatabaseUnavailableError
 from vdi.gateway.web.render import macro
 from vdi.gateway.web.template_filters import count, in_words
-from vdi.session.actions import AnnouncedEnd, PlanEnd
+from vdi.session.actions import AnnouncedEnd, PlanEnd, Restart
+from vdi.session.conditions import TEMPLATE_FOUND, Reason
 from vdi.session.effective import gpus_of
 from vdi.session.failures import find_failure
 from vdi.session.lifetime import idle_since, max_timeout
@@ -72,6 +74,11 @@ def _phase(session: VDISession) -> str:
     return session.status.phase or Phase.PENDING
 
 
+def _is_outdated(session: VDISession) -> bool:
+    found = find_condition(session.status.conditions, TEMPLATE_FOUND)
+    return bool(found and found.reason == Reason.NEWER_REVISION)
+
+
 def _place(session: VDISession) -> tuple[int, int, str]:
     queue = session.status.queue
     place = queue.position if queue else 0
@@ -87,6 +94,7 @@ class Filter:
     template: str = ""
     gpu: str = ""
     idle: str = ""
+    outdated: str = ""
 
     def address(self, page: int) -> str:
         """The address of a page of this list."""
@@ -103,6 +111,8 @@ class Filter:
             return False
         if self.gpu and not (session.status.pod_name and gpus_of(session, template)):
             return False
+        if self.outdated and not _is_outdated(session):
+            return False
         if self.idle and now - (idle_since(session, template) or now) < parse_duration(self.idle):
             return False
         text = f"{session.metadata.name} {session.spec.user} {session.status.node_name}".casefold()
@@ -116,6 +126,7 @@ def read_filter(query: Mapping[str, str]) -> Filter:
         phase=query["phase"] if query.get("phase") in PHASES else "",
         template=query.get("template", "")[:253],
         gpu="yes" if query.get("gpu") == "yes" else "",
+        outdated="yes" if query.get("outdated") == "yes" else "",
         idle=query["idle"] if query.get("idle") in IDLE_TIMES else "",
     )
 
@@ -197,6 +208,7 @@ class AdminPages(PortalPages):
             self._post("/admin/banner", self.set_banner, admin=True),
             self._get("/admin/sessions", self.sessions, admin=True),
             self._post("/admin/sessions", self.plan_ends, admin=True),
+            self._post("/admin/sessions/restart", self.restart, admin=True),
             self._get("/admin/templates", self.templates, admin=True),
             self._get("/admin/pools", self.pools, admin=True),
             self._get("/admin/doctor", self.doctor, admin=True),
@@ -209,11 +221,18 @@ class AdminPages(PortalPages):
         """GET /admin: figures, queue, GPU slots."""
         slots = await self._services.gpu_slots.read()
         pieces = overview_pieces(self._services, user)
+        nodes = {node.name: node for node in slots.nodes}
+        desktops = Counter[str]()
+        for session in self._cluster.sessions.values():
+            if session.status.pod_name:
+                desktops[session.status.node_name] += 1
         return self._tab(
             request,
             user,
             "overview",
             slots=slots,
+            nodes=nodes,
+            desktops=desktops,
             pieces=pieces,
             seen=digest(pieces),
             doctor=self._services.doctor.last,
@@ -288,6 +307,39 @@ class AdminPages(PortalPages):
             fields=fields,
         )
 
+    async def restart(self, request: Request, user: User, form: Form) -> Response:
+        """POST /admin/sessions/restart: the chosen sessions, after a question that names them."""
+        names, fields, refused = [], {"confirmed": "yes"}, []
+        for session in self._cluster.sessions.values():
+            pick = f"pick-{session.metadata.uid}"
+            if pick in form:
+                names.append(session.metadata.name)
+                fields[pick] = "on"
+        chosen, back = count(len(names), "session"), Filter(outdated="yes").address(1)
+        if names and form.get("confirmed") != "yes":
+            return self._confirm(
+                request,
+                user,
+                here="admin",
+                path="/admin/sessions/restart",
+                back=back,
+                question=f"Restart {chosen} now?",
+                consequence="Open programs are closed at once. Home folders are kept.",
+                label="Restart",
+                dangerous=True,
+                names=names,
+                fields=fields,
+            )
+        for name in names:
+            try:
+                await self._services.actions.act(user, name, Restart())
+            except ActionDenied as why:
+                refused.append(f"{name}: {why.sentence}")
+        if refused or not names:
+            error = " ".join(refused) or "No session is chosen."
+            return await self.sessions(request, user, status=409, error=error)
+        return RedirectResponse(f"{back}&{urlencode({'done': 'restart', 'name': chosen})}", 303)
+
     async def sessions(
         self, request: Request, user: User, *, status: int = 200, error: str = ""
     ) -> Response:
@@ -310,6 +362,7 @@ class AdminPages(PortalPages):
             templates=_choices(*templates),
             idles=_times(*IDLE_TIMES),
             gpus=[Choice("", "any"), Choice("yes", "holds a GPU")],
+            versions=[Choice("", "any"), Choice("yes", "outdated")],
             notices=_times(*NOTICE_TIMES)[1:],
             actions=[Choice(action, words) for action, words in END_ACTIONS.items()],
             pieces=pieces,
