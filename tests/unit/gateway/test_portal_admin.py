@@ -169,7 +169,7 @@ async def test_outdated_sessions_are_found_and_restarted() -> None:
     old = [running(name, status={"conditions": [newer]}) for name in ("old", "older")]
     stage = PortalStage(a_template(), running("new"), *old)
     browser, path = stage.browser(ADMIN), "/admin/sessions/restart"
-    page = await browser.html("/admin/sessions?outdated=yes")
+    page = await browser.html("/admin/sessions?phase=Outdated")
     assert text_of(page).count("Running yes 1 gpu-node-1") == 2 and ">new<" not in page
     assert f'formaction="{path}"' in page
 
@@ -276,7 +276,9 @@ async def test_gpu_slots_are_counted_by_node_or_unknown() -> None:
     page = await stage.browser(ADMIN).text("/admin")
     assert "gpu-node-1 3 of 8 2" in page and "3 of 8 GPUs in use" in page
     assert "cpu-node" not in page and "kubectl drain NODE" in page
-    stage.put(running("c", resources={"gpu": 0}, status={"nodeName": "cpu-node"}), a_session("waits"))
+    stage.put(
+        running("c", resources={"gpu": 0}, status={"nodeName": "cpu-node"}), a_session("waits")
+    )
     page = await stage.browser(ADMIN).html("/admin")
     assert 'href="/admin/sessions?q=cpu-node">1</a>' in page
     assert 'href="/admin/sessions?phase=Running">running</a>' in page

@@ -1,9 +1,10 @@
-"""Pages below `/admin`: overview, all sessions, templates, pools, the doctor, the audit log,
-transfers.
+"""Pages below `/admin`: overview, all sessions, people, templates, pools, the doctor, the audit
+log, transfers.
 """
 
+import shlex
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Awaitable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from datetime import datetime, timedelta
@@ -20,9 +21,12 @@ from vdi.api.session import Phase, VDISession
 from vdi.api.template import TimeoutAction, VDITemplate
 from vdi.cluster.units import format_time, parse_duration
 from vdi.gateway import queries
-from vdi.gateway.denied import ActionDenied, invalid
+from vdi.gateway.current_use import uses
+from vdi.gateway.denied import ActionDenied, invalid, refused_address
 from vdi.gateway.desktop.view import Choice, DesktopView
 from vdi.gateway.doctor import CHECK_COUNT
+from vdi.gateway.history.usage import Month, Usage
+from vdi.gateway.login.local_users import UsersUnavailableError
 from vdi.gateway.portal.pages import (
     ITEM,
     LIST,
@@ -38,21 +42,26 @@ from vdi.gateway.portal.pages import (
 )
 from vdi.gateway.rights import User
 from vdi.gateway.services import Services
-from vdi.gateway.store.audit import TRANSFERS
+from vdi.gateway.store.audit import TRANSFERS, Act, NotAuditedError
 from vdi.gateway.store.database import DatabaseUnavailableError
+from vdi.gateway.store.logins import count_credentials
 from vdi.gateway.web.render import macro
 from vdi.gateway.web.template_filters import count, in_words
-from vdi.session.actions import AnnouncedEnd, PlanEnd, Restart
+from vdi.session.actions import AnnouncedEnd, PlanEnd, Restart, Unshare
 from vdi.session.conditions import TEMPLATE_FOUND, Reason
 from vdi.session.effective import gpus_of
 from vdi.session.failures import find_failure
+from vdi.session.homes import HomeSummary
 from vdi.session.lifetime import idle_since, max_timeout
-from vdi.session.users import normal_user
+from vdi.session.users import AddressError, check_address, normal_user, same_user
 
 PAGE_SIZE = 50
+PEOPLE_SIZE = 100
 QUEUE_SHOWN = 20
 AUDIT_SIZE = 100
-PHASES = ("Pending", "Creating", "Running", "Suspended", "Failed", "Terminating")
+# Another revision of the template is there: no phase, but a state to look for.
+_OUTDATED = "Outdated"
+PHASES = ("Pending", "Creating", "Running", "Suspended", "Failed", "Terminating", _OUTDATED)
 _STATES = {"Pending": "waiting", "Creating": "starting", "Terminating": "ending"}
 # Period of the sums by person where none is chosen.
 _SUM_DAYS = 7
@@ -63,6 +72,15 @@ END_ACTIONS = {
     TimeoutAction.SUSPEND: "Suspend",
     TimeoutAction.TERMINATE: "End",
     "cancel": "Take the announcement back",
+}
+# Steps when a person leaves: the button, and what it does.
+_STEPS = {
+    "sign-out": ("Sign out", "Ends logins, API tokens and open pictures. Desktops keep running."),
+    "end-access": (
+        "Take everything away",
+        "Signs out, ends the desktops and the access to those of others. Files are kept.",
+    ),
+    "delete-files": ("Delete the files", "All files in the homes are deleted permanently."),
 }
 
 
@@ -94,7 +112,6 @@ class Filter:
     template: str = ""
     gpu: str = ""
     idle: str = ""
-    outdated: str = ""
 
     def address(self, page: int) -> str:
         """The address of a page of this list."""
@@ -105,13 +122,13 @@ class Filter:
 
     def fits(self, session: VDISession, template: VDITemplate | None, now: datetime) -> bool:
         """Whether the session is in the list."""
-        if self.phase and _phase(session) != self.phase:
+        if self.phase not in ("", _OUTDATED, _phase(session)):
+            return False
+        if self.phase == _OUTDATED and not _is_outdated(session):
             return False
         if self.template and session.spec.template != self.template:
             return False
         if self.gpu and not (session.status.pod_name and gpus_of(session, template)):
-            return False
-        if self.outdated and not _is_outdated(session):
             return False
         if self.idle and now - (idle_since(session, template) or now) < parse_duration(self.idle):
             return False
@@ -126,7 +143,6 @@ def read_filter(query: Mapping[str, str]) -> Filter:
         phase=query["phase"] if query.get("phase") in PHASES else "",
         template=query.get("template", "")[:253],
         gpu="yes" if query.get("gpu") == "yes" else "",
-        outdated="yes" if query.get("outdated") == "yes" else "",
         idle=query["idle"] if query.get("idle") in IDLE_TIMES else "",
     )
 
@@ -199,6 +215,19 @@ def _times(*values: str) -> list[Choice]:
     ]
 
 
+@dataclass(frozen=True, slots=True)
+class _Person:
+    email: str
+    # Names of the desktops: their own, and those that others share with them.
+    own: list[str]
+    shared: list[str]
+    homes: list[HomeSummary]
+
+    @property
+    def address(self) -> str:
+        return "/admin/people?" + urlencode({"user": self.email})
+
+
 class AdminPages(PortalPages):
     """Pages under `/admin`, for administrators only."""
 
@@ -209,6 +238,8 @@ class AdminPages(PortalPages):
             self._get("/admin/sessions", self.sessions, admin=True),
             self._post("/admin/sessions", self.plan_ends, admin=True),
             self._post("/admin/sessions/restart", self.restart, admin=True),
+            self._get("/admin/people", self.people, admin=True),
+            self._post("/admin/people", self.remove_person, admin=True),
             self._get("/admin/templates", self.templates, admin=True),
             self._get("/admin/pools", self.pools, admin=True),
             self._get("/admin/doctor", self.doctor, admin=True),
@@ -315,7 +346,7 @@ class AdminPages(PortalPages):
             if pick in form:
                 names.append(session.metadata.name)
                 fields[pick] = "on"
-        chosen, back = count(len(names), "session"), Filter(outdated="yes").address(1)
+        chosen, back = count(len(names), "session"), Filter(phase=_OUTDATED).address(1)
         if names and form.get("confirmed") != "yes":
             return self._confirm(
                 request,
@@ -362,7 +393,6 @@ class AdminPages(PortalPages):
             templates=_choices(*templates),
             idles=_times(*IDLE_TIMES),
             gpus=[Choice("", "any"), Choice("yes", "holds a GPU")],
-            versions=[Choice("", "any"), Choice("yes", "outdated")],
             notices=_times(*NOTICE_TIMES)[1:],
             actions=[Choice(action, words) for action, words in END_ACTIONS.items()],
             pieces=pieces,
@@ -390,6 +420,124 @@ class AdminPages(PortalPages):
         """GET /admin/pools: desktops that are started in advance."""
         pools = sorted(self._cluster.pools.values(), key=lambda pool: pool.metadata.name)
         return self._tab(request, user, "pools", pools=pools)
+
+    async def people(
+        self, request: Request, user: User, *, status: int = 200, error: str = ""
+    ) -> Response:
+        """GET /admin/people: everyone, who uses most GPUs first; with `user` this person alone."""
+        query, limits, month = request.query_params, self._services.limits, Month.of(self._clock())
+        accounts, hours_known = await self._accounts(), True
+        person = self._find_person(request) if query.get("user") else None
+        used: dict[str, Usage] = {}
+        try:
+            report = await self._services.history.usage(month, self._clock())
+            used = {usage.name: usage for usage in report.users}
+        except DatabaseUnavailableError:
+            hours_known = False
+        asked = person.email if person else query.get("q", "").strip()[:254]
+        rows = []
+        for row in uses(self._cluster, limits, used, accounts).items():
+            if row[0] == asked or (not person and asked.casefold() in row[0]):
+                rows.append(row)
+        rows.sort(key=lambda row: (-row[1].gpus.used, -row[1].sessions.used, row[0]))
+        return self._tab(
+            request,
+            user,
+            "people",
+            status=status,
+            error=error,
+            done=done_message(request),
+            rows=paged(rows, page_number(query.get("page", "")), PEOPLE_SIZE),
+            accounts=accounts,
+            asked=asked,
+            person=person,
+            steps=_STEPS,
+            quoted=shlex.quote(asked),
+            month=str(month),
+            hours_known=hours_known,
+            default=limits.default,
+            groups=sorted(limits.groups.items()),
+            address=lambda number: "/admin/people?" + urlencode({"q": asked, "page": number}),
+        )
+
+    async def remove_person(self, request: Request, user: User, form: Form) -> Response:
+        """POST /admin/people: one of the steps, after a question."""
+        person, action = self._find_person(request), form.get("action", "")
+        if action not in _STEPS:
+            raise invalid("action", action, f"one of {', '.join(_STEPS)}")
+        if form.get("confirmed") != "yes":
+            names = {
+                "end-access": person.own + person.shared,
+                "delete-files": [home.name for home in person.homes],
+            }
+            label, consequence = _STEPS[action]
+            return self._confirm(
+                request,
+                user,
+                here="admin",
+                path=person.address,
+                back=person.address,
+                question=f"{label}: {person.email}?",
+                consequence=consequence,
+                label=label,
+                dangerous=action != "sign-out",
+                names=names.get(action, ()),
+                fields={"action": action, "confirmed": "yes"},
+            )
+        refused = []
+        for step in self._steps_of(user, person, action):
+            try:
+                await step
+            except ActionDenied as why:
+                refused.append(why.sentence)
+        if refused:
+            return await self.people(request, user, status=409, error=" ".join(refused))
+        done = urlencode({"done": action, "name": person.email})
+        return RedirectResponse(f"{person.address}&{done}", 303)
+
+    def _steps_of(self, user: User, person: _Person, action: str) -> Iterator[Awaitable[object]]:
+        actions = self._services.actions
+        if action == "delete-files":
+            for home in person.homes:
+                yield actions.delete_home(user, home.name, owner=person.email)
+            return
+        yield self._sign_out(user, person.email)
+        if action == "end-access":
+            for name in person.own:
+                yield actions.end(user, name)
+            for name in person.shared:
+                yield actions.act(user, name, Unshare(person.email))
+
+    async def _sign_out(self, user: User, email: str) -> None:
+        act = Act(actor=user.email, action="login.end_all", target=email, owner=email)
+        try:
+            async with self._services.audit.act(act, closed=True):
+                await self._services.sign_out.end_everything(email, tokens=True)
+        except NotAuditedError as error:
+            raise ActionDenied("Unavailable", str(error)) from error
+
+    async def _accounts(self) -> dict[str, Counter[str]]:
+        """What each person signs in with: `password`, and what the database has."""
+        accounts = await count_credentials(self._services.context.database, self._clock())
+        try:
+            for email in await self._services.local.read():
+                accounts.setdefault(email, Counter())["password"] = 1
+        except UsersUnavailableError as error:
+            raise ActionDenied("Unavailable", f"{error}.") from error
+        return accounts
+
+    def _find_person(self, request: Request) -> _Person:
+        try:
+            email = check_address(request.query_params.get("user", ""))
+        except AddressError as error:
+            raise refused_address(error) from error
+        own, shared = [], []
+        for session in self._cluster.sessions.values():
+            if same_user(session.spec.user, email):
+                own.append(session.metadata.name)
+            elif any(same_user(access.user, email) for access in session.spec.access):
+                shared.append(session.metadata.name)
+        return _Person(email, own, shared, self._cluster.homes_of(email))
 
     async def doctor(self, request: Request, user: User) -> Response:
         """GET /admin/doctor: the last report, and a button for a new one."""

@@ -20,7 +20,6 @@ from vdi.gateway.portal.files import FilePages
 from vdi.gateway.portal.help import HelpPages
 from vdi.gateway.portal.history import HistoryPages
 from vdi.gateway.portal.pages import Pieces, View, digest, news
-from vdi.gateway.portal.people import PeoplePages
 from vdi.gateway.rights import User
 from vdi.gateway.services import Services
 from vdi.gateway.web.assets import asset_routes
@@ -161,7 +160,6 @@ class Portal(Component):
             HomePages,
             HelpPages,
             AdminPages,
-            PeoplePages,
         )
         return (
             *asset_routes(self.services.context.settings.brand, "/static"),
