@@ -35,6 +35,7 @@ OF_ALICE = (
 )  # fmt: skip
 OF_ADMIN = (
     "/admin", "/admin/sessions", "/admin/templates", "/admin/pools", "/admin/people", "/admin/doctor", "/admin/audit",
+    "/admin/people?user=alice@example.com", "/admin/transfers?order=size",
     "/history?of=everyone", "/recordings", "/history/usage?of=everyone", "/desktops/alice-ubuntu",
 )  # fmt: skip
 HANGS = {

@@ -471,6 +471,33 @@ def test_administrators_filter_and_stay_live(browser: Browser, server: Server) -
         assert quiet(guest) == []
 
 
+def test_administrator_takes_everything_from_a_person(browser: Browser, server: Server) -> None:
+    with visitor(browser, server, ADMIN) as guest:
+        guest.go("/admin/people")
+        main = guest.page.get_by_role("main")
+        main.get_by_role("link", name="alice@example.com").click()
+        expect(main).to_contain_text("vdi gateway user release alice@example.com")
+        main.get_by_role("button", name="Take everything away").click()
+        expect(main).to_contain_text("Take everything away: alice@example.com?")
+        expect(main.get_by_role("listitem").filter(has_text="alice-ubuntu")).to_be_visible()
+        main.get_by_role("button", name="Take everything away").click()
+        expect(guest.page.get_by_text("has no desktops and no access any longer")).to_be_visible()
+        assert "alice-ubuntu" not in server.do(lambda: list(server.stage.cluster.objects))
+        assert quiet(guest) == []
+
+
+def test_administrator_restarts_outdated_desktops(browser: Browser, server: Server) -> None:
+    newer = {"type": "TemplateFound", "status": "True", "reason": "NewerRevision", "message": "m"}
+    server.put(running("alice-maps", template="qgis", status={"conditions": [newer]}))
+    with visitor(browser, server, ADMIN) as guest:
+        guest.go("/admin/sessions?phase=Outdated")
+        guest.page.get_by_label("All sessions on this page").check()
+        guest.page.get_by_role("button", name="Restart the chosen").click()
+        guest.page.get_by_role("main").get_by_role("button", name="Restart", exact=True).click()
+        expect(guest.page.get_by_text("You restarted 1 session.")).to_be_visible()
+        assert quiet(guest) == []
+
+
 def test_a_form_below_a_live_list_keeps_what_was_chosen(browser: Browser, server: Server) -> None:
     with visitor(browser, server, ADMIN) as guest:
         guest.go("/admin/sessions?q=alice")
