@@ -78,7 +78,7 @@ POLLED_WITHIN = timedelta(minutes=2)
 GRAPHICS_PAUSE = 5.0
 # Seconds within which a new process polls the desktops that are taken to have no agent, each once.
 # With thousands of them, each poll waits for its whole timeout.
-AGENTLESS_SPREAD = 4 * 3600.0
+AGENTLESS_SPREAD = 24 * 3600.0
 # The longest time between two polls of an agent that answers: it says when the kernel has killed a
 # program.
 MEMORY_INTERVAL = timedelta(minutes=1)
