@@ -130,7 +130,10 @@ class RemoteGateway(InThread):
             await stop.wait()
             await finish_accepting(listening)
             self._server.should_exit = True
-            await serving
+            # Once, on a busy machine, it did not end.
+            _, running = await asyncio.wait({serving}, timeout=5)
+            for task in running:
+                task.cancel()
 
     async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
         await self._app(scope, receive, send)
