@@ -310,6 +310,7 @@ class _Reading(Reader):
         """
         name, namespace = service.metadata.name, service.metadata.namespace
         api = api_service.spec.cluster_ip, api_service.spec.ports[0].port
+        own = service.spec.cluster_ip, service.spec.ports[0].port
 
         async def read() -> None:
             slices = await self.client.list(
@@ -322,8 +323,7 @@ class _Reading(Reader):
             if endpoint is None or not await _connects(*api, _API_SERVICE_SECONDS):
                 return
             pod, address = await asyncio.gather(
-                _connects(*endpoint, _CONNECT_SECONDS),
-                _connects(service.spec.cluster_ip, service.spec.ports[0].port, _CONNECT_SECONDS),
+                _connects(*endpoint, _CONNECT_SECONDS), _connects(*own, _CONNECT_SECONDS)
             )
             self.service_attempt = ServiceAttempt(
                 service=f"service/{namespace}/{name}", pod=pod, address=address

@@ -79,29 +79,34 @@ async def listening() -> AsyncIterator[int]:
 
 @pytest.mark.parametrize("inside", [True, False])
 @pytest.mark.parametrize("ready", ["11:59:20", "11:59:50"], ids=["settled", "just ready"])
-async def test_newest_service_and_its_pod_are_tried(ready: str, inside: bool) -> None:
-    cluster = Cluster(2)
-    newest = cluster.one("pods", "alice-1")
-    newest["metadata"]["creationTimestamp"] = "2026-11-20T11:59:00Z"
-    ready_condition(newest)["lastTransitionTime"] = f"2026-11-20T{ready}Z"
+async def test_service_of_the_newest_pod_is_tried(ready: str, inside: bool) -> None:
+    """Not a desktop's, which has no address."""
+    cluster = Cluster(1)
     async with listening() as port:
-        for name in ("alice-0", "alice-1"):
+        for name, labels in (
+            ("gateway", {"app.kubernetes.io/name": "vdi"}),
+            ("dns", {"k8s-app": "kube-dns"}),
+        ):
+            pod = cluster.add_pod(f"{name}-1", "kube-system", labels=labels)
+            ready_condition(pod)["lastTransitionTime"] = "2026-11-20T11:00:00Z"
             # Nothing listens at the Service's own address.
-            service = cluster.one("services", name)["spec"]
-            service |= {"clusterIP": "127.0.0.2", "ports": [{"port": port}]}
-            endpoints = cluster.one("endpointslices", f"{name}-x")
-            endpoints["endpoints"][0]["addresses"] = ["127.0.0.1"]
-            endpoints["ports"] = [{"port": port}]
+            spec = {"clusterIP": "127.0.0.2", "ports": [{"port": port}], "selector": labels}
+            service = cluster.add("services", meta_of("kube-system", name), spec=spec)
+            service["metadata"]["labels"] = labels
+            cluster.add_slice("kube-system", name, ("http", port))
+            cluster.one("endpointslices", f"{name}-x")["endpoints"][0]["addresses"] = ["127.0.0.1"]
+        newest = ready_condition(cluster.one("pods", "gateway-1"))
+        newest["lastTransitionTime"] = f"2026-11-20T{ready}Z"
         address = "127.0.0.1" if inside else "127.0.0.2"
         spec = {"clusterIP": address, "ports": [{"port": port}]}
         cluster.add("services", meta_of("default", "kubernetes"), spec=spec)
         server = ApiServer(cluster)
         async with server.client() as client:
             snapshot = await collect(client, Scope(SPACE), FakeClock())
-    name = "alice-1" if ready == "11:59:20" else "alice-0"
+    name = "gateway" if ready == "11:59:20" else "dns"
     expected = None
     if inside:
-        expected = ServiceAttempt(service=f"service/{SPACE}/{name}", pod=True, address=False)
+        expected = ServiceAttempt(service=f"service/kube-system/{name}", pod=True, address=False)
     assert snapshot.service_attempt == expected
     assert sum("labelSelector" in path for path in server.requests) == 1, "one Service is tried"
 

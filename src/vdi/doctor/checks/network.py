@@ -184,7 +184,7 @@ def _party(words: str, workload: Workload, watches: tuple[str, ...] = ()) -> Par
 
 @check("services@address", reads=OF_SESSIONS)
 def kube_proxy_down(snapshot: Snapshot) -> Iterator[Finding]:
-    """The newest desktop's Service, whose address leads nowhere although its pod responds."""
+    """A Service whose address leads nowhere although its pod responds."""
     attempt = snapshot.service_attempt
     if attempt and attempt.pod and not attempt.address:
         yield make_finding(
@@ -192,7 +192,7 @@ def kube_proxy_down(snapshot: Snapshot) -> Iterator[Finding]:
             attempt.service,
             "The Service's pod accepts connections from the machine that runs the doctor, but its"
             " own address does not: kube-proxy does not work there.",
-            evidence=["the address of the older Service default/kubernetes accepts connections"],
+            evidence=["the address of the Service default/kubernetes accepts connections"],
             remedy=Remedy.run(KUBE_PROXY_PODS),
         )
 

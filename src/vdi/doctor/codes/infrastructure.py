@@ -461,8 +461,8 @@ NETWORK = (
     _code(
         "kube_proxy_down",
         "kube-proxy of a node does not work: new Services have no address there.",
-        "Connections from the machine that runs the doctor to the newest desktop's Service, its pod"
-        " and the API server's Service. Outside the cluster nothing is known.",
+        "Connections from the machine that runs the doctor to the gateway's or the DNS's Service, its"
+        " pod and the API server's Service. Outside the cluster nothing is known.",
         "Restart kube-proxy there. K3s contains it: restart the node's service k3s or k3s-agent.",
         follows=("node_not_ready",),
         cluster_wide=True,

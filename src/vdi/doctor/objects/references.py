@@ -8,10 +8,10 @@ from collections.abc import Iterator
 
 from vdi.api.template import VDITemplate
 from vdi.doctor.objects.components import Gateway, find_operators, gateways_in_scope, operator_for
-from vdi.doctor.objects.routing import route_rules, routes_to
-from vdi.doctor.objects.sessions import active_sessions, diagnose_sessions
+from vdi.doctor.objects.routing import is_of_release, route_rules, routes_to
+from vdi.doctor.objects.sessions import diagnose_sessions
 from vdi.gpu.sharing.state import DEFAULT_NAME, GpuState, observe
-from vdi.session.naming import assigned_namespace, route_name, service_name
+from vdi.session.naming import assigned_namespace, route_name
 from vdi.snapshot.model import Snapshot, once
 from vdi.snapshot.objects.network import IngressRoute, Service
 from vdi.snapshot.objects.workloads import Pod
@@ -26,7 +26,7 @@ _MODE = re.compile(
 )
 # Age at which the log of a desktop that is not ready is read.
 _NOT_READY_SECONDS = 45.0
-# Time in which kube-proxy takes up the endpoint of a desktop that is ready.
+# Time in which kube-proxy takes up the endpoint of a pod that is ready.
 _PROXY_SECONDS = 30.0
 
 
@@ -138,17 +138,25 @@ def _portal_hosts(snapshot: Snapshot, gateway: Gateway) -> Iterator[tuple[str, s
 
 
 def service_to_try(snapshot: Snapshot) -> Service | None:
-    """The Service of the newest desktop: rules of older Services outlive a kube-proxy that stops."""
-    settled = []
-    for diagnosis in active_sessions(snapshot):
-        pod = diagnosis.pod
-        ready = pod.condition("Ready") if pod and pod.ready else None
-        if pod and ready and snapshot.age(ready.last_transition_time) >= _PROXY_SECONDS:
-            created = pod.metadata.creation_timestamp
-            settled.append((created, diagnosis.namespace, service_name(diagnosis.name)))
-    _, namespace, name = max(settled, default=("", "", ""))
-    service: Service | None = snapshot.find("services", name, namespace)
-    return service
+    """Of the Services with an address of ours and of the cluster's DNS, the one whose pod became
+    ready last: rules for older pods outlive a kube-proxy that stops. Desktops have headless ones.
+    """
+    latest, chosen = "", None
+    for service in snapshot.objects.services:
+        labels, spec = service.metadata.labels, service.spec
+        is_known = labels.get("k8s-app") == "kube-dns" or is_of_release(labels)
+        has_address = spec.ports and spec.cluster_ip not in ("", "None")
+        if not (is_known and has_address and spec.selector):
+            continue
+        for pod in snapshot.pods:
+            if pod.metadata.namespace != service.metadata.namespace or not pod.ready:
+                continue
+            ready = pod.condition("Ready")
+            if ready and spec.selector.items() <= pod.metadata.labels.items():
+                time = ready.last_transition_time
+                if time > latest and snapshot.age(time) >= _PROXY_SECONDS:
+                    latest, chosen = time, service
+    return chosen
 
 
 def pods_to_log(snapshot: Snapshot, most: int) -> list[tuple[str, str]]:

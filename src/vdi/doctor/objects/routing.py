@@ -98,8 +98,13 @@ def route_rules(route: IngressRoute) -> list[Rule]:
 
 def is_ours(route: IngressRoute) -> bool:
     """Whether a desktop or a release has this route."""
-    labels = route.metadata.labels.items()
-    return MANAGED_BY.items() <= labels or _RELEASE.items() <= labels
+    labels = route.metadata.labels
+    return MANAGED_BY.items() <= labels.items() or is_of_release(labels)
+
+
+def is_of_release(labels: Mapping[str, str]) -> bool:
+    """Whether these are labels of an object of a release of ours."""
+    return _RELEASE.items() <= labels.items()
 
 
 def _ingress_rules(ingress: Ingress) -> Iterator[Rule]:
