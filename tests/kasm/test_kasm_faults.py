@@ -59,13 +59,13 @@ FAULTS = {
     ),
     "Secret of the certificate missing": Fault(
         "b", {"certificate__secretName": "kasm-tls"}, "kasm_reference_missing", "pod/kasm-proxy-default-deployment-",
-        message=("needs the Secret kasm-tls",),
+        message=("needs the Secret 'kasm-tls'",),
         remedy=("create secret tls kasm-tls",),
     ),
     "ConfigMap missing": Fault(
         "c", {"components__proxy__configMap": "kasm-own-settings"},
         "kasm_reference_missing", "pod/kasm-proxy-default-",
-        message=("the ConfigMap kasm-own-settings",),
+        message=("the ConfigMap 'kasm-own-settings'",),
     ),
     "program missing": Fault(
         "b", {"components__guac__program": "/usr/bin/no-such-program"},
@@ -144,7 +144,7 @@ def test_key_of_a_secret_missing(ward: KasmStage) -> None:
     )
     # The first one that needs it.
     found = ward.finds("kasm_reference_missing", "pod/kasm-db-init-job-")
-    assert "the key 'manager-token' of the Secret kasm-secrets" in found.message
+    assert "'manager-token', which is missing in the Secret 'kasm-secrets'" in found.message
     ward.follows(
         "kasm-proxy-deployment-",
         "kasm_pod_waiting kasm-api-deployment-",

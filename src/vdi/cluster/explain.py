@@ -443,10 +443,38 @@ def _image(start: StartState) -> Explanation | None:
 
 
 _MISSING = {
-    "secret": (PodReason.MISSING_SECRET, "Secret"),
-    "configmap": (PodReason.MISSING_CONFIG_MAP, "ConfigMap"),
-    "persistentvolumeclaim": (PodReason.MISSING_CLAIM, "PersistentVolumeClaim"),
+    "Secret": PodReason.MISSING_SECRET,
+    "ConfigMap": PodReason.MISSING_CONFIG_MAP,
+    "PersistentVolumeClaim": PodReason.MISSING_CLAIM,
 }
+_KINDS = {kind.lower(): kind for kind in _MISSING} | {"config": "ConfigMap"}
+
+
+class Reference(NamedTuple):
+    """An object that a container or a volume names and that does not exist. `key`: what is missing
+    in it; `name` empty: the message does not say it.
+    """
+
+    kind: str
+    name: str = ""
+    key: str = ""
+
+    @property
+    def clause(self) -> str:
+        name = f" {self.name!r}" if self.name else ""
+        if self.key:
+            return f"the key {self.key!r}, which is missing in the {self.kind}{name}"
+        return f"the {self.kind}{name}, which does not exist"
+
+
+def read_reference(message: str) -> Reference | None:
+    """The missing object in a message of the kubelet."""
+    if key := re.search(r"couldn't find key (\S+) in (Secret|ConfigMap) (?:\S+/)?(\S+)", message):
+        return Reference(key[2], key[3], key[1])
+    if key := re.search(r"references non-existent (secret|config) key: (\S+)", message):
+        return Reference(_KINDS[key[1]], key=key[2])
+    gone = re.search(r'(secret|configmap|persistentvolumeclaim) "([^"]+)" not found', message)
+    return Reference(_KINDS[gone[1]], gone[2]) if gone else None
 
 
 def _missing_reference(start: StartState) -> Explanation | None:
@@ -458,18 +486,9 @@ def _missing_reference(start: StartState) -> Explanation | None:
     elif reason in ("", "ContainerCreating", "PodInitializing"):
         event = start.newest("FailedMount")
         text = event.note if event else ""
-    if key := re.search(r"couldn't find key (\S+) in (Secret|ConfigMap) (?:\S+/)?(\S+)", text):
-        return Explanation(
-            PodReason.MISSING_KEY,
-            f"{start.subject.title} needs the key {key[1]!r}, which is missing in the {key[2]}"
-            f" {key[3]!r}.",
-        )
-    if gone := re.search(r'(secret|configmap|persistentvolumeclaim) "([^"]+)" not found', text):
-        reason_missing, kind = _MISSING[gone[1]]
-        return Explanation(
-            reason_missing,
-            f"{start.subject.title} needs the {kind} {gone[2]!r}, which does not exist.",
-        )
+    if missing := read_reference(text):
+        code = PodReason.MISSING_KEY if missing.key else _MISSING[missing.kind]
+        return Explanation(code, f"{start.subject.title} needs {missing.clause}.")
     if reason == "CreateContainerConfigError":
         return Explanation(
             PodReason.BAD_POD_CONFIG,

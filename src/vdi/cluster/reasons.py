@@ -122,3 +122,20 @@ LASTING_REASONS = frozenset(
         *(PodReason.NODES_CORDONED, PodReason.BAD_COMMAND, PodReason.HOME_LOST),
     }
 )
+
+# A Secret, ConfigMap or key that does not exist.
+REFERENCE_REASONS = frozenset(
+    {
+        *(PodReason.MISSING_SECRET, PodReason.MISSING_CONFIG_MAP, PodReason.MISSING_KEY),
+        PodReason.BAD_POD_CONFIG,
+    }
+)
+# A volume that cannot be mounted.
+VOLUME_REASONS = frozenset(
+    {
+        *(PodReason.VOLUME_PERMISSION, PodReason.VOLUME_MOUNT, PodReason.VOLUME_ELSEWHERE),
+        PodReason.BAD_MOUNT,
+    }
+)
+# A program that cannot be started.
+START_REASONS = frozenset({PodReason.BAD_COMMAND, PodReason.CANNOT_START})

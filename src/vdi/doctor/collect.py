@@ -319,7 +319,7 @@ class _Reading(Reader):
                 label_selector=f"{SERVICE}={name}",
                 into=Object,
             )
-            endpoint = next(_ready_endpoints(slices), None)
+            endpoint = _endpoint_of(slices)
             if endpoint is None or not await _connects(*api, _API_SERVICE_SECONDS):
                 return
             pod, address = await asyncio.gather(
@@ -406,16 +406,16 @@ class _Reading(Reader):
         await self.attempt(PODS, read, namespace=namespace, subresource="/log")
 
 
-def _ready_endpoints(slices: Iterable[Object]) -> Iterator[tuple[str, int]]:
-    """Addresses and ports of the ready pods in EndpointSlices. Snapshots do not contain them, since
+def _endpoint_of(slices: Iterable[Object]) -> tuple[str, int] | None:
+    """Address and port of a ready pod in EndpointSlices. Snapshots do not contain them, since
     people send those to others.
     """
     for one in slices:
+        ports = [port["port"] for port in one.get("ports") or () if "port" in port]
         for endpoint in one.get("endpoints") or ():
-            is_ready = (endpoint.get("conditions") or {}).get("ready") is not False
-            for address in endpoint.get("addresses") or () if is_ready else ():
-                for port in one.get("ports") or ():
-                    yield address, port["port"]
+            if ports and (endpoint.get("conditions") or {}).get("ready"):
+                return endpoint["addresses"][0], ports[0]
+    return None
 
 
 async def _connects(host: str, port: int, seconds: float) -> bool:

@@ -5,7 +5,14 @@ import msgspec
 import pytest
 
 from support.builders import a_pod
-from vdi.cluster.explain import StartState, explain, explain_pull, find_idmap_error, last_lines
+from vdi.cluster.explain import (
+    StartState,
+    explain,
+    explain_pull,
+    find_idmap_error,
+    last_lines,
+    read_reference,
+)
 from vdi.cluster.objects import ChildMeta, Event, PersistentVolumeClaim, Pod
 from vdi.cluster.reasons import PodReason
 
@@ -316,3 +323,32 @@ def test_gated_pod_is_not_stuck() -> None:
         words,
         False,
     )
+
+
+@pytest.mark.parametrize(
+    ("message", "reference", "clause"),
+    [
+        (
+            "couldn't find key a in Secret vdi/keys",
+            ("Secret", "keys", "a"),
+            "the key 'a', which is missing in the Secret 'keys'",
+        ),
+        (
+            "references non-existent config key: a",
+            ("ConfigMap", "", "a"),
+            "the key 'a', which is missing in the ConfigMap",
+        ),
+        (
+            'configmap "keys" not found',
+            ("ConfigMap", "keys", ""),
+            "the ConfigMap 'keys', which does not exist",
+        ),
+        ("no space left on device", None, ""),
+    ],
+)
+def test_missing_object_is_read_from_the_message(
+    message: str, reference: tuple[str, str, str] | None, clause: str
+) -> None:
+    found = read_reference(message)
+    assert found == reference
+    assert (found.clause if found else "") == clause

@@ -389,3 +389,32 @@ def test_an_image_fixed_by_the_chart_is_to_be_mirrored() -> None:
     assert (
         "no value to change the image busybox of proxy-data-perms: mirror it" in first.remedy.text
     )
+
+
+@pytest.mark.parametrize(
+    ("fault", "words"),
+    [
+        (
+            "kasm_image_of_an_init_container",
+            "The init container kasm-api-is-ready of kasm-guac-deployment-0 is not ready: the image"
+            " alpine/curl:8.8.0 cannot be pulled: the registry does not respond to the node.",
+        ),
+        (
+            "kasm_secret_of_a_volume_missing",
+            "is not ready: it needs the Secret 'kasm-tls', which does not exist.",
+        ),
+        ("kasm_sandbox_fails", "the node cannot set up the pod: no IP addresses available."),
+        ("kasm_node_gone", "the node node-9 no longer exists."),
+    ],
+)
+def test_container_is_named_with_the_reason_of_a_desktops(fault: str, words: str) -> None:
+    finding = KASM_FAULTS.broken(fault, 0).findings()[0]
+    assert words in finding.message
+
+
+def test_mount_that_failed_before_a_container_has_run_is_over() -> None:
+    kasm = Kasm(Cluster(0), C)
+    kasm.unready("db", state={"running": {"startedAt": NOW}})
+    kasm.pod("db")["metadata"]["creationTimestamp"] = NOW
+    kasm.warn_pod("db", "FailedMount", 'secret "kasm-tls" not found')
+    assert run_checks(kasm_scope(kasm.cluster), CHECKS) == []

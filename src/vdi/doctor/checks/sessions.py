@@ -10,7 +10,13 @@ from contextlib import suppress
 
 from vdi.cluster.capacity import allows_placement, read_capacity
 from vdi.cluster.explain import IMAGE_CODES, Explanation, explain_probe, not_responding_since
-from vdi.cluster.reasons import LASTING_REASONS, PodReason
+from vdi.cluster.reasons import (
+    LASTING_REASONS,
+    REFERENCE_REASONS,
+    START_REASONS,
+    VOLUME_REASONS,
+    PodReason,
+)
 from vdi.cluster.units import amount
 from vdi.doctor.checks.desktops import code_of_log
 from vdi.doctor.checks.infrastructure import node_tools
@@ -62,8 +68,7 @@ _CODE_OF_PROBLEM: Mapping[str, str] = {
 # Reason why a pod is not ready -> code.
 _CODE_OF_POD_REASON: Mapping[str, str] = {
     **dict.fromkeys(IMAGE_CODES, "image_unavailable"),
-    **dict.fromkeys((PodReason.MISSING_SECRET, PodReason.MISSING_CONFIG_MAP), "reference_missing"),
-    **dict.fromkeys((PodReason.MISSING_KEY, PodReason.BAD_POD_CONFIG), "reference_missing"),
+    **dict.fromkeys(REFERENCE_REASONS, "reference_missing"),
     **dict.fromkeys((PodReason.CRASH_LOOP, PodReason.POD_FAILED), "desktop_crashes"),
     PodReason.OUT_OF_MEMORY: "desktop_out_of_memory",
     PodReason.EVICTED: "desktop_evicted",
@@ -72,9 +77,8 @@ _CODE_OF_POD_REASON: Mapping[str, str] = {
     PodReason.NODE_LOST: "desktop_on_lost_node",
     PodReason.HOME_LOST: "home_lost",
     PodReason.HOME_NOT_PROVISIONED: "home_not_provisioned",
-    **dict.fromkeys((PodReason.VOLUME_PERMISSION, PodReason.VOLUME_MOUNT), "volume_not_mounted"),
-    **dict.fromkeys((PodReason.VOLUME_ELSEWHERE, PodReason.BAD_MOUNT), "volume_not_mounted"),
-    **dict.fromkeys((PodReason.BAD_COMMAND, PodReason.CANNOT_START), "desktop_cannot_start"),
+    **dict.fromkeys(VOLUME_REASONS, "volume_not_mounted"),
+    **dict.fromkeys(START_REASONS, "desktop_cannot_start"),
     PodReason.NO_GPU_FREE: "gpu_insufficient",
     PodReason.NO_IDMAPPED_MOUNTS: "user_namespace_unavailable",
     PodReason.NODE_NETWORK: "node_network_broken",

@@ -1,18 +1,28 @@
-"""Rules for causes in the pod itself: image, references, capacity, crashes. Pure."""
+"""Rules for causes in the pod itself: capacity, crashes, probes, and what `vdi.cluster.explain` says
+of a container. Pure.
+"""
 
+import dataclasses
 import re
 import shlex
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+
+from msgspec.structs import replace
 
 from vdi.cluster.capacity import NodeCapacity
 from vdi.cluster.explain import (
-    IMAGE_REASONS,
+    IMAGE_CODES,
+    Reference,
+    StartState,
     Subject,
-    explain_pull,
+    explain,
     explain_unschedulable,
     first_line,
+    read_reference,
 )
+from vdi.cluster.objects import ContainerStatus
+from vdi.cluster.reasons import REFERENCE_REASONS, START_REASONS, VOLUME_REASONS, PodReason
 from vdi.findings.model import Remedy
 from vdi.kasm.capacity import free_capacity
 from vdi.kasm.generations import of_label
@@ -66,11 +76,23 @@ def _memory(number: int) -> str:
 
 
 _KASM_POD = Subject(
+    name="it",
+    title="It",
     volume="volume",
     node_selector="its nodeSelector",
     image="the values",
     pull_secrets="pull secrets",
 )
+# Reason of `explain` -> code.
+_CODE_OF_REASON: Mapping[str, str] = {
+    **dict.fromkeys(IMAGE_CODES, "kasm_image_unavailable"),
+    **dict.fromkeys(REFERENCE_REASONS, "kasm_reference_missing"),
+    **dict.fromkeys(START_REASONS, "kasm_cannot_start"),
+    **dict.fromkeys(VOLUME_REASONS, "kasm_volume_not_mounted"),
+    PodReason.NODE_LOST: "kasm_on_lost_node",
+    PodReason.NODE_NETWORK: "kasm_network_broken",
+    PodReason.OUT_OF_MEMORY: "kasm_out_of_memory",
+}
 _DENIED = re.compile(
     r"(?:mkdir|initdb|cannot create|could not (?:create|change|open)|chown|chmod).*permission"
     r" denied",
@@ -122,33 +144,24 @@ def describe(pod: KasmPod, sentence: str = "") -> Remedy:
     return Remedy(sentence, (f"kubectl --namespace {pod.namespace} describe pod {pod.name}",))
 
 
-def _lost(pod: KasmPod, _: KasmContainer | None) -> PodProblem | None:
-    node = pod.snapshot.nodes.get(pod.node)
-    if not pod.node or not pod.snapshot.nodes or (node and node.ready):
+def _unbound(pod: KasmPod, _: KasmContainer | None) -> PodProblem | None:
+    """A claim that the pod waits for. For some, the scheduler has to choose its node first."""
+    condition = pod.pod.condition("PodScheduled")
+    message = condition.message.lower() if condition else ""
+    if pod.has_begun or not (pod.node or "persistentvolume" in message or not message):
         return None
-    return PodProblem(
-        "kasm_on_lost_node",
-        f"{pod.name} is on the node {pod.node}, which"
-        f" {'does not respond' if node else 'no longer exists'}.",
-        (f"spec.nodeName: {pod.node}",),
-        Remedy.run(f"kubectl describe node {pod.node}"),
-        (f"node/{pod.node}",),
-    )
+    for name in pod.claims:
+        there = pod.snapshot.claims.get((pod.namespace, name))
+        if there is None or there.status.phase != "Bound":
+            return PodProblem("", f"{pod.name} waits for its volume.", claim=name)
+    return None
 
 
 def _unscheduled(pod: KasmPod, _: KasmContainer | None) -> PodProblem | None:
     if pod.node:
         return None
     condition = pod.pod.condition("PodScheduled")
-    message = condition.message if condition else ""
-    if missing := re.search(r'persistentvolumeclaim "([^"]+)" not found', message):
-        return PodProblem("", f"{pod.name} needs the claim {missing[1]}.", claim=missing[1])
-    if pod.claims and ("persistentvolume" in message.lower() or not message):
-        return PodProblem("", f"{pod.name} waits for its volume.", claim=pod.claims[0])
-    if condition:
-        age = pod.snapshot.age(condition.last_transition_time)
-    else:
-        age = pod.age
+    age = pod.snapshot.age(condition.last_transition_time) if condition else pod.age
     if age < _PATIENCE:
         return PodProblem("", f"{pod.name} waits for a node.")
     if condition is None or condition.status != "False":
@@ -158,11 +171,12 @@ def _unscheduled(pod: KasmPod, _: KasmContainer | None) -> PodProblem | None:
             ("no condition PodScheduled",),
             Remedy.run("kubectl --namespace kube-system get pods"),
         )
-    sentence = explain_unschedulable(message, replace(_KASM_POD, name=pod.name, title=pod.name))[1]
+    subject = dataclasses.replace(_KASM_POD, name=pod.name, title=pod.name)
+    sentence = explain_unschedulable(condition.message, subject)[1]
     return PodProblem(
         "kasm_unschedulable",
         f"{pod.name} cannot be scheduled. {sentence} {_arithmetic(pod)}".strip(),
-        (f"PodScheduled: {first_line(message)}", *_request_lines(pod)),
+        (f"PodScheduled: {first_line(condition.message)}", *_request_lines(pod)),
         describe(
             pod,
             f"Request less in the values (resources of {_component_words(pod)}), or add a node.",
@@ -176,25 +190,6 @@ def _component_words(pod: KasmPod) -> str:
         pod.labels.get("app.kubernetes.io/component")
         or pod.labels.get("app.kubernetes.io/name")
         or pod.name
-    )
-
-
-def _image(pod: KasmPod, container: KasmContainer | None) -> PodProblem | None:
-    reason, message = container.waiting if container else ("", "")
-    if container is None or reason not in IMAGE_REASONS:
-        return None
-    event = pod.newest("Failed")
-    if event and reason == "ImagePullBackOff":
-        said = event.note
-    else:
-        said = message
-    sentence = explain_pull(container.image, reason, said, _KASM_POD)[1]
-    return PodProblem(
-        "kasm_image_unavailable",
-        f"The {whose(container)} of {pod.name} cannot start: {sentence[0].lower()}{sentence[1:]}",
-        (f"{container.name}: {reason}", f"Failed: {event.note}" if event else first_line(said)),
-        describe(pod, _image_remedy(pod, container)),
-        (f"node/{pod.node}",),
     )
 
 
@@ -216,117 +211,68 @@ def _image_remedy(pod: KasmPod, container: KasmContainer) -> str:
     return f"Correct the image of {container.name} in the values and run helm upgrade."
 
 
-@dataclass(frozen=True, slots=True)
-class _Reference:
-    """A missing object that a container or a volume names; `key`: what is missing in it."""
-
-    kind: str
-    name: str
-    key: str = ""
-
-    @property
-    def words(self) -> str:
-        whole = f"the {self.kind} {self.name}"
-        if self.key:
-            return f"the key {self.key!r} of {whole}"
-        return whole
-
-
-_KINDS = {"secret": "Secret", "configmap": "ConfigMap", "config": "ConfigMap"}
-
-
-def _read_reference(text: str) -> _Reference | None:
-    """The missing object in a message of the kubelet."""
-    if match := re.search(r"couldn't find key (\S+) in (Secret|ConfigMap) (?:\S+/)?(\S+)", text):
-        return _Reference(match[2], match[3], match[1])
-    if match := re.search(r"references non-existent (secret|config) key: (\S+)", text):
-        return _Reference(_KINDS[match[1]], "that it mounts", match[2])
-    if match := re.search(r'(secret|configmap) "([^"]+)" not found', text):
-        return _Reference(_KINDS[match[1]], match[2])
-    return None
-
-
-def _reference(pod: KasmPod, container: KasmContainer | None) -> PodProblem | None:
-    reason, message = container.waiting if container else ("", "")
-    is_refused = reason == "CreateContainerConfigError"
-    event = None if pod.has_begun else pod.newest("FailedMount")
-    text = message
-    if not is_refused:
-        text = event.note if event else ""
-    missing = _read_reference(text)
-    if missing is None and not is_refused:
-        return None
-    if container and is_refused:
-        who = f"The {whose(container)} of {pod.name}"
-    else:
-        who = pod.name
-    evidence = (
-        f"{container.name}: {reason}" if container and reason else "",
-        f"{event.reason}: {event.note}" if event else text,
-    )
-    if missing is None:
-        words = f"{who} cannot be created: {first_line(text)}"
-        return PodProblem("kasm_reference_missing", words, evidence, describe(pod))
-    return PodProblem(
-        "kasm_reference_missing",
-        f"{who} needs {missing.words}, which does not exist.",
-        evidence,
-        _supply(pod, missing, text),
-        (f"{missing.kind.lower()}/{pod.namespace}/{missing.name}",),
-    )
-
-
-def _supply(pod: KasmPod, missing: _Reference, text: str) -> Remedy:
+def _supply(pod: KasmPod, missing: Reference, text: str) -> Remedy:
     """Remedy that creates the missing object or key."""
-    name = missing.name
     if missing.key:
-        command = f"edit {missing.kind.lower()} {name}"
+        command = f"edit {missing.kind.lower()} {missing.name}"
     elif missing.kind == "ConfigMap":
-        command = f"create configmap {name} --from-file files"
+        command = f"create configmap {missing.name} --from-file files"
     elif re.search(r"tls|cert", text):
-        command = f"create secret tls {name} --cert fullchain.pem --key key.pem"
+        command = f"create secret tls {missing.name} --cert fullchain.pem --key key.pem"
     else:
-        command = f"create secret generic {name} --from-file files"
+        command = f"create secret generic {missing.name} --from-file files"
     return Remedy(
         "Run helm upgrade if it belongs to the chart; otherwise create it yourself.",
         (f"kubectl --namespace {pod.namespace} {command}",),
     )
 
 
-def _bad_start(pod: KasmPod, container: KasmContainer | None) -> PodProblem | None:
-    if container is None:
+def _explained(pod: KasmPod, container: KasmContainer | None) -> PodProblem | None:
+    """The reason that `vdi.cluster.explain` gives for the container at which the pod is."""
+    limit = ""
+    if container:
+        limit = container.spec.resources.limits.get("memory", "none")
+    answer = explain(_start_state(pod, container, limit))
+    code = _CODE_OF_REASON.get(answer.reason)
+    if code is None:
         return None
-    reason, message = container.waiting
-    ended = container.ended
-    if ended and ended.reason in ("StartError", "ContainerCannotRun"):
-        reason, message = ended.reason, ended.message or message
-    if reason not in (
-        "RunContainerError",
-        "CreateContainerError",
-        "StartError",
-        "ContainerCannotRun",
-    ):
-        return None
-    return PodProblem(
-        "kasm_cannot_start",
-        f"The {whose(container)} of {pod.name} cannot be started: {first_line(message) or reason}",
-        (f"{container.name}: {reason}", " ".join(message.split())),
-        describe(pod, f"Correct image or command of {container.name}."),
-    )
+    subject, evidence = pod.name, [f"spec.nodeName: {pod.node}"]
+    if container:
+        subject = f"The {whose(container)} of {pod.name}"
+        reason, message = container.waiting
+        evidence += [f"{container.name}: {reason}", message, f"limits.memory: {limit}"]
+    evidence += [f"{event.reason}: {event.note.strip()}" for event in pod.events[-2:]]
+    related, remedy = [f"node/{pod.node}"], describe(pod)
+    text = "\n".join(evidence)
+    missing = read_reference(text) if code == "kasm_reference_missing" else None
+    if missing and missing.name:
+        remedy = _supply(pod, missing, text)
+        related.append(f"{missing.kind.lower()}/{pod.namespace}/{missing.name}")
+    elif container and code == "kasm_image_unavailable":
+        remedy = describe(pod, _image_remedy(pod, container))
+    elif code in ("kasm_on_lost_node", "kasm_network_broken"):
+        remedy = Remedy.run(f"kubectl describe node {pod.node}")
+    sentence = answer.sentence[0].lower() + answer.sentence[1:]
+    words = f"{subject} is not ready: {sentence}"
+    return PodProblem(code, words, tuple(evidence), remedy, tuple(related))
 
 
-def _memory_out(pod: KasmPod, container: KasmContainer | None) -> PodProblem | None:
-    if container is None or container.ended is None or container.ended.reason != "OOMKilled":
-        return None
-    limit = container.spec.resources.limits.get("memory", "none set")
-    return PodProblem(
-        "kasm_out_of_memory",
-        f"The {whose(container)} of {pod.name} used more memory than its limit ({limit}) and was"
-        " stopped.",
-        (f"{container.name}: OOMKilled, restarts: {container.restarts}", f"limits.memory: {limit}"),
-        Remedy(
-            f"Raise the memory limit of {_component_words(pod)} in the values and run helm upgrade."
-        ),
+def _start_state(pod: KasmPod, container: KasmContainer | None, limit: str) -> StartState:
+    """The pod as if this container were its only one."""
+    node = pod.snapshot.nodes.get(pod.node)
+    statuses: tuple[ContainerStatus, ...] = ()
+    if container and (container.waiting[0] or container.status.is_started):
+        statuses = (replace(container.status, image=container.image),)
+    status = replace(pod.pod.status, init_container_statuses=(), container_statuses=statuses)
+    # Mounts that failed before a container has run are over.
+    events = [one for one in pod.events if not pod.has_begun or "Mount" not in one.reason]
+    return StartState(
+        replace(pod.pod, status=status),
+        None,
+        tuple(events),
+        node,
+        node_lost=bool(pod.snapshot.nodes) and not (node and node.ready),
+        subject=dataclasses.replace(_KASM_POD, memory=f"the values (the limit is {limit})"),
     )
 
 
@@ -396,40 +342,6 @@ def _is_preparing(container: KasmContainer | None) -> bool:
     )
 
 
-def _unmounted(pod: KasmPod, _: KasmContainer | None) -> PodProblem | None:
-    if pod.has_begun:
-        return None
-    for name in pod.claims:
-        if not _is_bound(pod, name):
-            return PodProblem("", f"{pod.name} waits for its volume.", claim=name)
-    if event := pod.newest("FailedCreatePodSandBox"):
-        return PodProblem(
-            "kasm_network_broken",
-            f"The node {pod.node} cannot set up {pod.name}: {first_line(event.note)}",
-            (f"{event.reason}: {event.note}",),
-            Remedy(
-                "Describe the node; on the node itself, read the journal.",
-                (f"kubectl describe node {pod.node}", "journalctl -u k3s"),
-            ),
-            (f"node/{pod.node}",),
-        )
-    event = pod.newest("FailedMount", "FailedAttachVolume")
-    if event is None:
-        return None
-    return PodProblem(
-        "kasm_volume_not_mounted",
-        f"A volume cannot be mounted into {pod.name}: {first_line(event.note)}",
-        (f"{event.reason}: {event.note}",),
-        describe(pod),
-        (f"node/{pod.node}",),
-    )
-
-
-def _is_bound(pod: KasmPod, claim: str) -> bool:
-    there = pod.snapshot.claims.get((pod.namespace, claim))
-    return there is not None and there.status.phase == "Bound"
-
-
 def _probe_fails(pod: KasmPod, container: KasmContainer | None) -> PodProblem | None:
     if container is None or container.is_init or not container.running_since:
         return None
@@ -471,14 +383,6 @@ def _on_its_way(pod: KasmPod, container: KasmContainer | None) -> PodProblem:
 
 
 RULES: tuple[Rule, ...] = (
-    _lost,
-    _unscheduled,
-    _memory_out,
-    _image,
-    _reference,
-    _bad_start,
-    _not_writable,
-    _crash,
-    _unmounted,
-    _probe_fails,
+    *(_unbound, _unscheduled, _explained),
+    *(_not_writable, _crash, _probe_fails),
 )
