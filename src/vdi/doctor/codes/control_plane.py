@@ -37,8 +37,8 @@ CONTROL_PLANE = (
     ),
     _code(
         "crd_outdated",
-        "The cluster's CRD lacks fields of this version of vdi. The API server drops them silently,"
-        " both from requests of users and from the operator's status.",
+        "The cluster's CRD lacks fields of this version of vdi. The API server drops them"
+        " silently.",
         "The schema in the CustomResourceDefinition, compared with the one of this version.",
         "Apply the CRDs of this version. If the operator is older than they are, upgrade the"
         " release.",
@@ -92,8 +92,7 @@ CONTROL_PLANE = (
         "operator_stuck",
         "The operator leads and responds, but does not process several sessions: no pod, no reason,"
         " no clean-up.",
-        "The operator's own functions find no reason to wait, and nothing has happened for more"
-        " than 30 seconds.",
+        "Nothing has happened for more than 30 seconds.",
         "Read the operator's log, then restart it.",
         follows=(RELEASE_DIFFERS, *NO_OPERATOR),
     ),
@@ -122,8 +121,7 @@ CONTROL_PLANE = (
     _code(
         "session_ignored",
         "A session has no desktop although nothing blocks it: the operator does not process it.",
-        "It has had no pod and no update for over 30 seconds; the operator's own functions find no"
-        " reason to wait.",
+        "It has had no pod and no update for over 30 seconds.",
         "Read the operator's log, then restart it.",
         follows=(RELEASE_DIFFERS, *NO_OPERATOR, "operator_stuck"),
     ),

@@ -105,8 +105,8 @@ DATA_PLANE = (
     ),
     _code(
         "backend_unreachable",
-        "A Service that every request needs, such as the gateway's, leads to no ready pod, or does"
-        " not exist: desktops respond with 500, although all pods are ready.",
+        "A Service that every request needs, such as the gateway's, leads to no ready pod, or"
+        " does not exist: desktops respond with 500.",
         "The Services that routes and Middlewares (forwardAuth) name, and Traefik's, with their"
         " EndpointSlices.",
         "Make the Service's selector and ports those of its pods. `vdi upgrade` creates a missing"
@@ -157,8 +157,7 @@ DATA_PLANE = (
     ),
     _code(
         "desktop_port_wrong",
-        "The desktop listens on another port than its template has, so its probe never succeeds:"
-        " first its start is slow, then it is restarted repeatedly.",
+        "The desktop listens on another port than its template has, so its probe never succeeds.",
         "spec.port of the template, compared with its SELKIES_PORT or with the port in the"
         " desktop's log.",
         "Set the template's port to the one that the desktop listens on.",
@@ -209,8 +208,7 @@ _LOG = "The gateway's log, which reports it every minute as long as it continues
 GATEWAY = (
     _code(
         "gateway_down",
-        "No replica of the gateway is ready: no one can log in or open a desktop. Open desktops are"
-        " not affected.",
+        "No replica of the gateway is ready: no one can log in or open a desktop.",
         "status.readyReplicas of its Deployment, the state of its pods, and their logs.",
         "Follow the message.",
         follows=(
@@ -247,8 +245,8 @@ GATEWAY = (
     ),
     _code(
         "redis_unreachable",
-        "Redis does not respond or accepts no writes: no one can log in, open a desktop or use the"
-        " REST API. Open desktops are not affected.",
+        "Redis does not respond or accepts no writes: no one can log in, open a desktop or use"
+        " the REST API.",
         _LOG,
         "Check the server in the url of the Secret: its memory, and that it is no replica.",
         follows=("node_not_ready", *_NETWORK),
@@ -263,8 +261,8 @@ GATEWAY = (
     ),
     _warning(
         "websocket_cut",
-        "The connections of a desktop repeatedly end at the same age, and its page opens new ones:"
-        " the picture stops each time. Proxies and load balancers do this, often after 60 s.",
+        "A proxy or load balancer ends the connections of a desktop at the same age, often 60"
+        " s: the picture stops each time.",
         "The gateway is called before each connection; its log has four gaps of the same length."
         " Timeouts of Traefik are read from its arguments (respondingTimeouts).",
         "Raise the idle timeout of the proxy in front of Traefik, or of Traefik's entry point"
@@ -391,10 +389,9 @@ PROBES = (
     ),
     _probe(
         "probe_network_broken",
-        "A pod with a desktop's labels does not reach the cluster's DNS by its address (policy or"
-        " network plugin), by a Service's address (kube-proxy), or by name (DNS).",
-        "The same pod tries a DNS pod's address, that of a new Service which leads to it, and a"
-        " name.",
+        "A pod with a desktop's labels does not reach DNS by its address (policy or network"
+        " plugin), by a Service's (kube-proxy), or by name (DNS).",
+        "The same pod tries a DNS pod's address, a new Service's, and a name.",
         "Follow the message: it names the first of the three that fails.",
         follows=("dns_down", "kube_proxy_down", "network_policy_blocks", "node_not_ready"),
         cluster_wide=True,

@@ -69,14 +69,12 @@ _GPUS = (
     ),
     _gpu(
         "gpu_default_key_missing",
-        "The default is not a key of the ConfigMap: the device plugin does not start on nodes"
-        " without their own label.",
+        "The default is not a key of the ConfigMap: the device plugin does not start.",
         "Configure the sharing again: this sets an existing key.",
     ),
     _gpu(
         "gpu_default_key_unset",
-        "The ConfigMap is set without a default key, so no node uses it: GPUs are advertised once,"
-        " not eight times.",
+        "The ConfigMap is set without a default key, so no node uses it.",
         "Configure the sharing again: this sets the key.",
     ),
     _gpu(
@@ -86,8 +84,7 @@ _GPUS = (
     ),
     _gpu(
         "gpu_config_not_read",
-        "The device plugin's pods are older than the last change of the ConfigMap, which they read"
-        " only at the start.",
+        "The device plugin's pods are older than the last change of the ConfigMap.",
         "Restart the device plugin: running desktops keep their GPUs.",
         follows=("gpu_config_invalid", "gpu_config_map_missing", "gpu_default_key_missing"),
     ),
@@ -120,8 +117,7 @@ _GPUS = (
     ),
     _gpu(
         "gpu_capacity_wrong",
-        "A node advertises another number of GPUs than its GPUs times the replicas, such as 1"
-        " instead of 8.",
+        "A node advertises another number of GPUs than its GPUs times the replicas.",
         "Restart the device plugin, then check the node again.",
         follows=(
             *(
@@ -135,8 +131,7 @@ _GPUS = (
     ),
     _gpu(
         "gpu_count_unknown",
-        "The number of GPUs of a node is unknown, so it is also unknown whether it advertises the"
-        " right number.",
+        "The number of GPUs of a node is unknown.",
         "Run GPU Feature Discovery: it labels nodes with their number of GPUs.",
         severity=Severity.UNKNOWN,
     ),
@@ -317,8 +312,7 @@ INFRASTRUCTURE = (
     ),
     _warning(
         "memory_limit_high",
-        "A desktop's memory limit is more than twice the memory of the largest node: no desktop can"
-        " use that much.",
+        "A desktop's memory limit is more than twice the memory of the largest node.",
         "The effective memory limit of the session, and the allocatable memory of all nodes.",
         "Lower the memory of the session or of its template (also resources.maxMemory).",
     ),
@@ -406,8 +400,7 @@ INFRASTRUCTURE = (
     ),
     _code(
         "local_path_mode_wrong",
-        "The local-path provisioner creates folders that only root can write to: desktops and"
-        " databases that run as another user fail with Permission denied.",
+        "The local-path provisioner creates folders that only root can write to.",
         "The mode in the script `setup` of the ConfigMap local-path-config.",
         "Give new volumes the mode 0777, as K3s does. Existing folders keep their mode.",
         cluster_wide=True,
@@ -460,9 +453,9 @@ NETWORK = (
     DNS_DOWN,
     _code(
         "kube_proxy_down",
-        "kube-proxy of a node does not work: new Services have no address there.",
-        "Connections from the machine that runs the doctor to the gateway's or the DNS's Service, its"
-        " pod and the API server's Service. Outside the cluster nothing is known.",
+        "kube-proxy of a node does not work: addresses of Services lead to pods that are gone.",
+        "Connections from the machine that runs the doctor to a Service of ours or of DNS, and to its"
+        " pod. Outside the cluster nothing is known.",
         "Restart kube-proxy there. K3s contains it: restart the node's service k3s or k3s-agent.",
         follows=("node_not_ready",),
         cluster_wide=True,

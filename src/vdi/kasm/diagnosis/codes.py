@@ -22,9 +22,7 @@ _NODES = ("node_not_ready", "node_under_pressure")
 ROOTS = (
     _code(
         "kasm_circular_wait",
-        "Pods of Kasm wait for each other in a cycle: none of them can ever start. The gateways"
-        " wait for the API through the proxy, so a proxy that waits for a gateway closes the"
-        " cycle.",
+        "Pods of Kasm wait for each other in a cycle: none of them can ever start.",
         "The current init container of each pod, and the Services that they wait for.",
         "Remove one of the waits: upgrade to chart 1.1190.1 or newer, or correct"
         " extraInitContainers in the values.",
@@ -51,8 +49,8 @@ ROOTS = (
     ),
     _code(
         "kasm_pod_security",
-        "Pod Security refuses a pod of Kasm. Init containers that change the owner of files"
-        " (data-perms) run as root, which the level restricted does not allow.",
+        "Pod Security refuses a pod of Kasm, such as for init containers that run as root"
+        " (data-perms).",
         "The API server's message about the refused pod.",
         "Give the namespace the level baseline, or turn off the hardening in the values.",
     ),
@@ -77,8 +75,7 @@ ROOTS = (
     ),
     _code(
         "kasm_unschedulable",
-        "No node can run a pod of Kasm: it requests more than is free, or labels that no node has."
-        " The charts request several CPUs in total.",
+        "No node can run a pod of Kasm: it requests more than is free, or labels that no node has.",
         "The scheduler's message; the requests of the pod, and what each node has left.",
         "Request less (components.*.resources), remove what you do not need, or add a node.",
         follows=_NODES,
@@ -93,8 +90,7 @@ ROOTS = (
     ),
     _code(
         "kasm_reference_missing",
-        "A pod of Kasm needs a Secret, a ConfigMap or a key that does not exist. With a volume the"
-        " pod shows Init:0/y, although its first init container has never run.",
+        "A pod of Kasm needs a Secret, a ConfigMap or a key that does not exist.",
         "The container's reason, or Event FailedMount.",
         "Create it, or run helm upgrade if the chart creates it.",
     ),
@@ -197,16 +193,15 @@ ROOTS = (
     ),
     _code(
         "kasm_database_not_initialised",
-        "The database responds, but API and manager cannot read what they wait for (a row in the"
-        " table zones): it has not been initialised, or its password differs from the Secret's.",
+        "The database responds, but API and manager cannot read the table zones: it has not"
+        " been initialised, or its password differs from the Secret's.",
         "The pod still waits although the database is ready; the state of the db-init Job.",
         "Initialise an empty database. If the Secret is newer than its volume, restore the old"
         " password.",
     ),
     _code(
         "kasm_start_stalled",
-        "A pod of Kasm has been starting for minutes without a reported reason, or has spent ten"
-        " minutes in an init container whose command line does not name a host.",
+        "A pod of Kasm has been starting for minutes without a reported reason.",
         "Its age, its state, and the absence of Events; how long the init container has run.",
         "Read the Events of the pod and the log of its init container.",
         follows=_NODES,
@@ -218,8 +213,7 @@ _ALL = (
     *ROOTS,
     _code(
         "kasm_pod_waiting",
-        "A pod of Kasm is at an init container that waits for another pod. Init:1/5 is a different"
-        " container in each chart, so use the container's name.",
+        "A pod of Kasm is at an init container that waits for another pod.",
         "status.initContainerStatuses, and the init container's command line.",
         "Fix what it waits for. It then continues automatically.",
         follows=("dns_down", *(root.code for root in ROOTS)),
