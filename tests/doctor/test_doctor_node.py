@@ -6,6 +6,9 @@ import asyncio
 import base64
 import contextlib
 import json
+import os
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -14,6 +17,7 @@ from typing import Any
 import pytest
 
 from doctor.node_faults import FAULTS, RELEASE
+from doctor.outsider_faults import component_of, stopped
 from doctor.test_outsider_faults import OLDER_NODE
 from e2e.desktops import start
 from e2e.world import NAMESPACE, World
@@ -118,6 +122,31 @@ def test_without_names_the_probe_shows_no_second_cause(sessions: World) -> None:
         causes = {finding["code"] for finding in found if not finding["caused_by"]}
         assert causes - {"network_policy_not_enforced"} == {"dns_down"}, found
     is_healthy(sessions)
+
+
+def test_stopped_kube_proxy_is_found_on_the_node(sessions: World) -> None:
+    """By a plain run in the node's network: only there a Service's address leads anywhere."""
+    kubelet = str(component_of("kubelet").pid)
+    doctor = ["nsenter", "--target", kubelet, "--net", sys.executable, "-m", "vdi", "doctor"]
+    env = {**os.environ, "KUBECONFIG": str(sessions.kubeconfig)}
+
+    def first_code() -> str:
+        done = subprocess.run(
+            [*doctor, "-o", "json"], env=env, capture_output=True, text=True, check=False
+        )
+        found = json.loads(done.stdout)["findings"]
+        return next((one["code"] for one in found if one["code"] != OLDER_NODE), "")
+
+    with stopped("kube-proxy"):
+        start(sessions, "addressless", "small")
+        wait_until(
+            "kube-proxy is named first",
+            lambda: first_code() == "kube_proxy_down",
+            PATIENCE,
+            every=3.0,
+        )
+    sessions.kubectl("delete", "vdi", "addressless", "--wait=true", "--timeout=60s")
+    wait_until("nothing is found there", lambda: first_code() == "", PATIENCE, every=3.0)
 
 
 def test_an_upgrade_and_ordinary_starts_are_no_findings(sessions: World) -> None:
