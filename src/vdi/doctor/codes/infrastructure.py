@@ -190,7 +190,7 @@ INFRASTRUCTURE = (
         "A node is ready, but the API server does not reach its kubelet: no logs, no shells.",
         "Failed requests for the logs of its pods.",
         "Open port 10250 of the node for the API server.",
-        follows=("node_not_ready",),
+        follows=("api_server_slow",),
     ),
     _code(
         "control_plane_silent",
