@@ -111,8 +111,7 @@ CONTROL_PLANE = (
     ),
     _code(
         RELEASE_DIFFERS,
-        "An object that Helm installed is missing, or differs in a field: a route, a right, a"
-        " setting, a policy.",
+        "An object that Helm installed is missing, or differs in a field.",
         "Helm's manifest, compared with the cluster. metadata.managedFields names the program that"
         " changed it.",
         "Upgrade the release, which puts it back. To keep a change, make it in the chart's values.",

@@ -164,8 +164,7 @@ DATA_PLANE = (
     ),
     _warning(
         "shm_too_small",
-        "A template's /dev/shm is too small: browsers crash, and Selkies may not have enough memory"
-        " for a picture.",
+        "A template's /dev/shm is too small: browsers crash, and Selkies may have no picture.",
         "spec.shmSize of the template.",
         "Raise spec.shmSize (default: 1Gi). It counts towards the desktop's memory.",
     ),

@@ -52,8 +52,8 @@ _GPUS = (
     ),
     _gpu(
         "gpu_sharing_not_configured",
-        "Each GPU serves one desktop, because the device plugin is not configured to share; and"
-        " desktops wait for GPUs, or a ConfigMap for time-slicing exists but is not used.",
+        "The device plugin is not configured to share GPUs, and desktops wait for them, or a"
+        " ConfigMap for time-slicing is not used.",
         "Configure how GPUs are shared.",
         follows=("gpu_nodes_missing", "gpu_device_plugin_missing"),
     ),
@@ -204,16 +204,16 @@ INFRASTRUCTURE = (
     *_GPUS,
     _warning(
         "node_kept",
-        "An autoscaler can never remove a node for desktops: a desktop without idleTimeout, timeout"
-        " and schedule, a pod that autoscalers do not evict, or an annotation keeps it.",
+        "An autoscaler can never remove a node: a desktop without an end, a pod that"
+        " autoscalers do not evict, or an annotation keeps it.",
         "Annotations of the node and its pods, and the end of each desktop.",
         "Suspend unused desktops, and set lifecycle.idleTimeout with onIdle Suspend in their"
         " template. Remove the annotations that no one needs.",
     ),
     _warning(
         "gpu_runtime_class_unset",
-        "On K3s a pod without runtimeClassName gets no GPU devices, unless nvidia is the default"
-        " runtime: the picture stays black, or is rendered by the CPU.",
+        "On K3s a pod without runtimeClassName gets no GPU devices, unless nvidia is the"
+        " default runtime.",
         "A GPU desktop on a K3s node without spec.runtimeClassName.",
         "Set the RuntimeClass in the template, for desktops that start from now on.",
     ),

@@ -145,8 +145,7 @@ ROOTS = (
     ),
     _code(
         "kasm_probe_fails",
-        "A component of Kasm is running but does not pass its probe, so its Service has no"
-        " endpoint.",
+        "A component of Kasm is running but does not pass its probe.",
         "Event Unhealthy.",
         "Read its log.",
     ),
@@ -159,7 +158,7 @@ ROOTS = (
     ),
     _code(
         "kasm_service_selects_nothing",
-        "A Service of Kasm selects labels that no pod has, so pods that wait for it wait forever.",
+        "A Service of Kasm selects labels that no pod has.",
         "Its selector, compared with the labels of the workloads.",
         "Give the Service the labels of its workload; helm upgrade does so too.",
     ),
@@ -173,8 +172,8 @@ ROOTS = (
     ),
     _code(
         "kasm_service_silent",
-        "A Service of Kasm has ready pods, but a wait for it continues: a network policy, DNS in"
-        " the pod, or a service mesh may block it.",
+        "A Service of Kasm has ready pods, but a wait for it continues: a policy, DNS or a"
+        " service mesh may block it.",
         "How long the wait has lasted, and the Service's endpoints.",
         "Send the request from inside the waiting pod.",
     ),
@@ -186,8 +185,7 @@ ROOTS = (
     ),
     _code(
         "kasm_db_init_failed",
-        "The Job that creates the database's tables has given up: API and manager wait for the"
-        " tables forever.",
+        "The Job that creates the database's tables has given up.",
         "The Job's condition Failed.",
         "Fix what its message says, delete the Job, and run helm upgrade, which creates it again.",
     ),
