@@ -939,14 +939,7 @@ def unshare(target: Target, name: Name, guest: Guest, output: OutputOption = Out
 @with_backend
 def probe(
     target: Target,
-    name: Annotated[
-        str,
-        typer.Argument(
-            help="Name of the session: one of your running desktops.",
-            callback=of_kind("vdisession"),
-            autocompletion=complete_sessions,
-        ),
-    ],
+    name: Name,
     keys: Annotated[int, typer.Option(min=20, max=100, help="Number of keys to press.")] = 40,
     output: OutputOption = Output.TABLE,
 ) -> None:
