@@ -12,7 +12,7 @@ from typing import Any
 import msgspec
 
 from vdi.cluster.units import parse_time
-from vdi.doctor.checks.network import enforcement_note
+from vdi.doctor.checks.cluster import enforcement_note
 from vdi.doctor.checks.run import CHECKS
 from vdi.doctor.codes import CODES
 from vdi.doctor.codes.control_plane import RELEASE_DIFFERS

@@ -1,7 +1,7 @@
 """Writes of objects that a session owns: created, repaired, adopted and deleted, never an object of
 somebody else.
 
-Used by `children` for all five kinds of a session's objects, and by `pools` for pods.
+Used by `child_writes` for all five kinds of a session's objects, and by `pools` for pods.
 """
 
 from collections.abc import Hashable, Mapping

@@ -6,7 +6,7 @@ import pytest
 
 from network.matrix import load
 from unit.doctor.doctor_gateways import GATEWAY_FAULTS
-from vdi.doctor.checks.network import PROMISED
+from vdi.doctor.checks.cluster import PROMISED
 from vdi.doctor.objects.access import Party, Port, blocking
 from vdi.findings.model import roots
 from vdi.snapshot.model import Snapshot

@@ -17,7 +17,7 @@ from vdi.kube.errors import (
     NotFound,
     ServerError,
 )
-from vdi.operator.children import Builder, _collect_failures
+from vdi.operator.child_writes import Builder, _collect_failures
 from vdi.operator.owned_resources import OwnedResources
 from vdi.session.alerts import Alert
 from vdi.session.cluster_settings import ClusterSettings

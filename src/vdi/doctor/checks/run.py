@@ -11,11 +11,11 @@ from collections.abc import Iterator, Mapping
 import msgspec
 
 from vdi.doctor.checks import (
+    cluster,
     control_plane,
     data_plane,
     desktops,
     infrastructure,
-    network,
     request_path,
     sessions,
     unexplained,
@@ -33,7 +33,7 @@ CHECKS: tuple[Check, ...] = (
     *control_plane.CHECKS,
     *sessions.CHECKS,
     *infrastructure.CHECKS,
-    *network.CHECKS,
+    *cluster.CHECKS,
     *request_path.CHECKS,
     *data_plane.CHECKS,
     *desktops.CHECKS,

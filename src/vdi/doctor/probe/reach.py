@@ -20,7 +20,7 @@ import msgspec
 from vdi.api.template import Scheme, VDITemplate
 from vdi.cluster.explain import StartState, explain
 from vdi.cluster.objects import Event, PersistentVolumeClaim, Pod
-from vdi.doctor.checks.network import KUBE_PROXY_PODS
+from vdi.doctor.checks.cluster import KUBE_PROXY_PODS
 from vdi.doctor.codes import CODES, make_finding
 from vdi.findings.model import Finding, Remedy
 from vdi.http_client import (

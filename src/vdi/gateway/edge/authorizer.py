@@ -1,5 +1,4 @@
-"""Admission to desktops: the one place that decides whether a request to a desktop's host may
-enter.
+"""Who may enter a desktop: grants and tokens. Which of their requests pass: `verify`.
 
 All routes of the edge call `Authorizer`. A valid token is the common case and needs memory alone:
 its claims (cached), the session of this host (watched), what was revoked (published), and the

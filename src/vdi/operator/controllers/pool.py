@@ -24,7 +24,7 @@ from vdi.kube.errors import KubeError, NotFound
 from vdi.kube.queue import Result
 from vdi.kube.resource import PODS, SECRETS
 from vdi.operator.caches import ClusterContext
-from vdi.operator.children import explain_refusal
+from vdi.operator.child_writes import explain_refusal
 from vdi.operator.owned_resources import UncertainCreates, is_uncertain
 from vdi.operator.pool_claims import BY_POOLED_TEMPLATE, PoolClaims
 from vdi.operator.queueing import QueueManager

@@ -19,7 +19,7 @@ from vdi.kube.meta import key_of
 from vdi.kube.queue import Result
 from vdi.operator.agents import Agents
 from vdi.operator.caches import ClusterContext, SessionKey
-from vdi.operator.children import Builder, Built, Cleanup, pods_of
+from vdi.operator.child_writes import Builder, Built, Cleanup, pods_of
 from vdi.operator.end_reports import EndReports
 from vdi.operator.observe import Observer
 from vdi.operator.owned_resources import OwnedResources, UncertainCreates

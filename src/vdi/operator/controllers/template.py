@@ -21,7 +21,7 @@ from vdi.kube.errors import ApiError, NotFound
 from vdi.kube.queue import Result
 from vdi.kube.resource import PODS
 from vdi.operator.caches import ClusterContext
-from vdi.operator.children import explain_refusal
+from vdi.operator.child_writes import explain_refusal
 from vdi.operator.status import ClusterStatusWriter, printable
 from vdi.session.naming import SESSIONS_NAMESPACE, assigned_namespace
 from vdi.session.prepull import (
