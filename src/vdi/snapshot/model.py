@@ -163,7 +163,7 @@ class Snapshot(msgspec.Struct, frozen=True, kw_only=True, dict=True, eq=False):
     differences: tuple[Difference, ...] = ()
     # End of the API server's certificate; empty: not known, or no TLS.
     api_certificate_ends: str = ""
-    # None: no desktop has been ready for long enough, or the machine reaches no Service.
+    # None: there was no Service to try, or the machine reaches none.
     service_attempt: ServiceAttempt | None = None
     # Time of the slowest of a few small consecutive requests; 0: not measured.
     api_seconds: float = 0.0
