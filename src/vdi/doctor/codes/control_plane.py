@@ -98,8 +98,7 @@ CONTROL_PLANE = (
     ),
     _warning(
         "lease_of_a_stranger",
-        "A process that is not a pod of the installed operator leads, such as `vdi operator run` on"
-        " someone's machine.",
+        "A process that is not a pod of the installed operator leads.",
         "The holder's name in the Lease, compared with the names of the operator's pods.",
         "Stop the other operator.",
     ),
@@ -175,8 +174,7 @@ CONTROL_PLANE = (
     ),
     _code(
         "name_taken",
-        "An object of someone else has the name that a child of the session needs. Nothing is"
-        " overwritten.",
+        "An object of someone else has the name that a child of the session needs.",
         "The session's status.",
         "Delete that object if it is a leftover, or give the session another name.",
     ),

@@ -29,8 +29,8 @@ ROOTS = (
     ),
     _code(
         "kasm_claim_class_missing",
-        "A claim of Kasm (usually the database's) requests a StorageClass that does not exist, or"
-        " none where the cluster has no default.",
+        "A claim of Kasm requests a StorageClass that does not exist, or none where the cluster"
+        " has no default.",
         "spec.storageClassName of the claim, compared with the StorageClasses.",
         "Name an existing class in the values and delete the claim, which is still empty.",
     ),
