@@ -157,12 +157,12 @@ def find_lack(status: NodeStatus, need: Need) -> str:
     # false` by the same report of its runtime.
     info = status.node_info
     runtime, _, version = info.container_runtime_version.partition("://")
-    found = {"kubelet": info.kubelet_version, "kernel": info.kernel_version, runtime: version}
+    versions = {"kubelet": info.kubelet_version, "kernel": info.kernel_version, runtime: version}
     lacks = []
     for program, oldest in _OLDEST[need.feature].items():
-        if program in found and _numbers(found[program]) < _numbers(oldest):
+        if program in versions and _numbers(versions[program]) < _numbers(oldest):
             lacks.append(
-                f"{program} {found[program] or 'of unknown version'} ({oldest} or newer is needed)"
+                f"{program} {versions[program] or 'of unknown version'} ({oldest} or newer is needed)"
             )
     able = []
     for one in status.runtime_handlers:

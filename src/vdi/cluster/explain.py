@@ -130,8 +130,8 @@ def explain_unschedulable(message: str, subject: Subject = DESKTOP) -> tuple[Pod
     # Commas separate the clauses, but a taint may contain one. Each clause begins with a number of
     # nodes.
     clauses = re.split(r", (?=\d+ )", summary[3])
-    found = [_explain_clause(clause.strip(), subject) for clause in clauses]
-    codes = [code for code, _ in found]
+    causes = [_explain_clause(clause.strip(), subject) for clause in clauses]
+    codes = [code for code, _ in causes]
     code = next((one for one in _ORDER if one in codes), PodReason.UNSCHEDULABLE)
     if int(summary[2]) == 0:
         return PodReason.NO_NODE, "The cluster has no node."
@@ -141,20 +141,20 @@ def explain_unschedulable(message: str, subject: Subject = DESKTOP) -> tuple[Pod
         nodes = f"any of {summary[2]} nodes"
     return (
         code,
-        f"There is not enough capacity on {nodes}: {', '.join(words for _, words in found)}.",
+        f"There is not enough capacity on {nodes}: {', '.join(clause_text for _, clause_text in causes)}.",
     )
 
 
 def _explain_clause(clause: str, subject: Subject) -> tuple[PodReason, str]:
     count, _, rest = clause.partition(" ")
-    for pattern, code, words in _CLAUSES:
+    for pattern, code, text in _CLAUSES:
         if match := re.match(pattern, rest):
             named = match.groupdict().get("what") or ""
             if named.startswith("{"):
                 taint = f"taint {named.strip('{}: ')}"
             else:
                 taint = named
-            return code, words.format(
+            return code, text.format(
                 n=count,
                 what=taint or "tainted",
                 volume=subject.volume,
@@ -256,9 +256,9 @@ def explain_pull(
 ) -> tuple[PodReason, str]:
     """Code and sentence for a failed pull; the kubelet's own message where no rule fits."""
     said = _NAMES.sub("", message)
-    for pattern, code, words in _CAUSES:
+    for pattern, code, text in _CAUSES:
         if reason == pattern or re.search(pattern, said, re.IGNORECASE):
-            why = words.format(field=subject.image, secrets=subject.pull_secrets)
+            why = text.format(field=subject.image, secrets=subject.pull_secrets)
             return code, f"The image {image} cannot be pulled: {why}."
     return _UNKNOWN, f"The image {image} cannot be pulled: {first_line(message) or reason}"
 
@@ -344,11 +344,11 @@ def _pod_failed(start: StartState) -> Explanation | None:
     if status.message:
         detail = f" ({status.message.strip().rstrip('.')})"
     if status.reason == "Evicted" and _OVER_DISK_LIMIT.search(status.message):
-        words = (
+        sentence = (
             f"{start.subject.title} used more local disk than its limit, and {node} evicted"
             f" it{detail}."
         )
-        return Explanation(PodReason.OUT_OF_EPHEMERAL_STORAGE, words)
+        return Explanation(PodReason.OUT_OF_EPHEMERAL_STORAGE, sentence)
     if status.reason == "Evicted":
         return Explanation(
             PodReason.EVICTED,
@@ -540,11 +540,11 @@ def _no_idmapped_mounts(start: StartState) -> Explanation | None:
     error = find_idmap_error(start.pod)
     if not error:
         return None
-    words = (
+    sentence = (
         f"Node {start.pod.spec.node_name} cannot mount a volume in the user namespace of"
         f" {start.subject.name}"
     )
-    return Explanation(PodReason.NO_IDMAPPED_MOUNTS, f"{words}: {error}")
+    return Explanation(PodReason.NO_IDMAPPED_MOUNTS, f"{sentence}: {error}")
 
 
 def _bad_start(start: StartState) -> Explanation | None:
@@ -585,15 +585,15 @@ def _crash_loop(start: StartState) -> Explanation | None:
         desktop.state.running and (not desktop.restart_count or not_responding_since(start.pod))
     ):
         return None
-    words = last_line(ended.message)
+    last_log = last_line(ended.message)
     # runc starts the program after the container counts as started.
-    if words.endswith("exec format error"):
+    if last_log.endswith("exec format error"):
         return _built_for_another(start)
     if desktop.restart_count <= 1:
         times = "once"
     else:
         times = f"{desktop.restart_count} times"
-    why = f"last log line: {words!r}" if words else "it left no message"
+    why = f"last log line: {last_log!r}" if last_log else "it left no message"
     return Explanation(
         PodReason.CRASH_LOOP,
         f"{start.subject.title} stopped with exit code {ended.exit_code} and was restarted {times};"
@@ -617,14 +617,14 @@ def _volume(start: StartState) -> Explanation | None:
     if not start.pod.spec.node_name or not _is_creating(start) or event is None:
         return None
     if "Multi-Attach" in event.note:
-        words = (
+        sentence = (
             "A volume is still attached to another node; it is attached here when that node"
             " releases it."
         )
-        return Explanation(PodReason.VOLUME_ELSEWHERE, words)
+        return Explanation(PodReason.VOLUME_ELSEWHERE, sentence)
     if re.search(r"permission denied", event.note, re.IGNORECASE):
-        words = f"A volume cannot be mounted, permission denied: {first_line(event.note)}"
-        return Explanation(PodReason.VOLUME_PERMISSION, words)
+        sentence = f"A volume cannot be mounted, permission denied: {first_line(event.note)}"
+        return Explanation(PodReason.VOLUME_PERMISSION, sentence)
     return Explanation(
         PodReason.VOLUME_MOUNT, f"A volume cannot be mounted: {first_line(event.note)}"
     )
@@ -642,8 +642,8 @@ def _sandbox(start: StartState) -> Explanation | None:
 def _gated(start: StartState) -> Explanation | None:
     if not start.pod.gated:
         return None
-    words = f"{start.subject.title} waits until another controller removes its scheduling gate."
-    return Explanation(PodReason.SCHEDULING_GATED, words, stuck=False)
+    sentence = f"{start.subject.title} waits until another controller removes its scheduling gate."
+    return Explanation(PodReason.SCHEDULING_GATED, sentence, stuck=False)
 
 
 def _unschedulable(start: StartState) -> Explanation | None:
@@ -703,11 +703,11 @@ def explain_probe(start: StartState) -> str:
     """A clause that says how the kubelet's last probe failed; empty: no Event says so."""
     event = start.newest("Unhealthy")
     matches = (
-        ((re.search(pattern, event.note), words) for pattern, words in _PROBE_FAILURES)
+        ((re.search(pattern, event.note), sentence) for pattern, sentence in _PROBE_FAILURES)
         if event
         else ()
     )
-    return next((words.format(*match.groups()) for match, words in matches if match), "")
+    return next((sentence.format(*match.groups()) for match, sentence in matches if match), "")
 
 
 def not_responding_since(pod: Pod) -> str:
@@ -743,10 +743,10 @@ def _probe_refused(start: StartState) -> Explanation | None:
     desktop, event = start.pod.desktop, start.newest("Unhealthy")
     if desktop is None or desktop.ready or not desktop.state.running or event is None:
         return None
-    why = next((words for pattern, words in _REFUSALS if re.search(pattern, event.note)), "")
-    words = f"{start.subject.title} responds to its health check, but {why}."
+    why = next((sentence for pattern, sentence in _REFUSALS if re.search(pattern, event.note)), "")
+    sentence = f"{start.subject.title} responds to its health check, but {why}."
     if why:
-        return Explanation(PodReason.PROBE_REFUSED, words, stuck=False)
+        return Explanation(PodReason.PROBE_REFUSED, sentence, stuck=False)
     return None
 
 

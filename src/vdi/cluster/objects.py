@@ -135,25 +135,25 @@ class NodeSelectorRequirement(msgspec.Struct, rename="camel", gc=False, frozen=T
     operator: str
     values: tuple[str, ...] = ()
 
-    def holds(self, found: str | None) -> bool:
+    def holds(self, value: str | None) -> bool:
         """Whether it selects a node with this value of the key (None: without the key)."""
         match self.operator:
             case "In":
-                return found is not None and found in self.values
+                return value is not None and value in self.values
             case "NotIn":
-                return found is None or found not in self.values
+                return value is None or value not in self.values
             case "Exists":
-                return found is not None
+                return value is not None
             case "DoesNotExist":
-                return found is None
+                return value is None
             case "Gt" | "Lt":
-                return self._compares(found)
+                return self._compares(value)
             case _:
                 return False
 
-    def _compares(self, found: str | None) -> bool:
+    def _compares(self, value: str | None) -> bool:
         try:
-            here, there = int(found or ""), int(self.values[0])
+            here, there = int(value or ""), int(self.values[0])
         except (ValueError, IndexError):
             return False
         if self.operator == "Gt":

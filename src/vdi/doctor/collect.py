@@ -355,11 +355,11 @@ class _Reading(Reader):
         try:
             self.differences += await read_differences(self.client, namespace, name)
         except (ApiError, UnexpectedAnswer) as error:
-            words = (
+            reason = (
                 f"The release {namespace}/{name} is not compared with what Helm installed: {error}"
             )
             self.unread["secrets@release"] = Unreadable(
-                "secrets@release", words, Remedy("Run it as an administrator.")
+                "secrets@release", reason, Remedy("Run it as an administrator.")
             )
 
     async def api_certificate(self) -> None:

@@ -62,8 +62,10 @@ async def _compare_kind(
         live = await _read_live(client, revision, objects)
     except NotFound:
         return []  # the API server does not know the kind: that is a finding of its own
-    found = (compare(desired, live.get(_key(desired)), release, rollback) for desired in objects)
-    return [difference for differences in found for difference in differences]
+    by_object = (
+        compare(desired, live.get(_key(desired)), release, rollback) for desired in objects
+    )
+    return [difference for differences in by_object for difference in differences]
 
 
 async def _read_live(
@@ -77,10 +79,8 @@ async def _read_live(
             labelled.append(one)
     if labelled:
         selector = f"{_INSTANCE}={revision.name}"
-        for found in await client.list(
-            _resource(labelled[0]), label_selector=selector, into=Object
-        ):
-            live[_key(found)] = found
+        for obj in await client.list(_resource(labelled[0]), label_selector=selector, into=Object):
+            live[_key(obj)] = obj
     for desired in objects:
         # Without the label, or the label was taken from it, or it does not exist.
         namespace, name = _key(desired)
@@ -95,21 +95,19 @@ async def _read_live(
     return live
 
 
-def _key(found: Object) -> tuple[str, str]:
-    return found["metadata"].get("namespace", ""), found["metadata"]["name"]
+def _key(obj: Object) -> tuple[str, str]:
+    return obj["metadata"].get("namespace", ""), obj["metadata"]["name"]
 
 
-def _resource(found: Object) -> Resource:
+def _resource(obj: Object) -> Resource:
     """The kind of an object, with the plural that Kubernetes guesses, too. The chart names every
     namespace.
     """
-    group, _, version = found["apiVersion"].rpartition("/")
-    kind = found["kind"]
+    group, _, version = obj["apiVersion"].rpartition("/")
+    kind = obj["kind"]
     plural = kind.lower()
     if plural.endswith("y"):
         plural = f"{plural[:-1]}ies"
     else:
         plural += "es" if plural.endswith("s") else "s"
-    return Resource(
-        group, version, plural, kind, namespaced=bool(found["metadata"].get("namespace"))
-    )
+    return Resource(group, version, plural, kind, namespaced=bool(obj["metadata"].get("namespace")))

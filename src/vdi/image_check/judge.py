@@ -131,7 +131,7 @@ def _judge_contract(seen: Observation) -> Iterator[Finding]:
 def _judge_tokens(seen: Observation) -> Finding:
     if seen.without_token == _OK:
         return _found(seen, TOKENS, Severity.ERROR, "Accepts visitors without a token")
-    words = (
+    message = (
         f"POST /api/tokens responds with {seen.token_table}, GET /api/sessions with a token with"
         f" {seen.with_token}"
     )
@@ -140,7 +140,7 @@ def _judge_tokens(seen: Observation) -> Finding:
         seen,
         TOKENS,
         Severity.OK if good else Severity.ERROR,
-        f"{words}, without {seen.without_token}",
+        f"{message}, without {seen.without_token}",
     )
 
 
@@ -149,8 +149,8 @@ def _judge_agent(seen: Observation) -> Finding:
         return _found(seen, AGENT, Severity.ERROR, "The agent responds without a token")
     if seen.agent == _OK:
         return _found(seen, AGENT, Severity.OK, "Responds, and only with its token")
-    words = f"No agent (status {seen.agent}): a desktop is never idle and shows no notices"
-    return _found(seen, AGENT, Severity.WARNING, words)
+    message = f"No agent (status {seen.agent}): a desktop is never idle and shows no notices"
+    return _found(seen, AGENT, Severity.WARNING, message)
 
 
 def _not_checked(seen: Observation, what: str) -> Finding:

@@ -177,16 +177,16 @@ def _ready_seconds(pod: Pod) -> float:
 
 async def _diagnose(check: Check) -> list[Finding]:
     """The doctor's findings about the session and its template, with their causes."""
-    found = run_checks(await collect(check.client, Scope(check.namespace, TRIAL), SYSTEM_CLOCK))
+    findings = run_checks(await collect(check.client, Scope(check.namespace, TRIAL), SYSTEM_CLOCK))
     subjects = {
         f"vdisession/{check.namespace}/{TRIAL}",
         f"vditemplate/{check.template.metadata.name}",
     }
-    kept = {finding.key for finding in found if finding.object in subjects}
-    for finding in reversed(found):  # a cause comes before what follows from it
+    kept = {finding.key for finding in findings if finding.object in subjects}
+    for finding in reversed(findings):  # a cause comes before what follows from it
         if finding.key in kept and finding.caused_by:
             kept.add(finding.caused_by)
-    return [finding for finding in found if finding.key in kept]
+    return [finding for finding in findings if finding.key in kept]
 
 
 async def _observe_answers(check: Check, seen: Observation, pod: str) -> None:
@@ -246,11 +246,11 @@ async def _forward(check: Check, pod: str, port: int) -> AsyncIterator[int]:
         line = (await asyncio.wait_for(process.stdout.readline(), 2 * _ANSWER_SECONDS)).decode(
             "utf-8", "replace"
         )
-        if not (found := _FORWARDING.search(line)):
+        if not (match := _FORWARDING.search(line)):
             raise ConnectionError(
                 f"kubectl port-forward does not reach the desktop: {line.strip()}"
             )
-        yield int(found[1])
+        yield int(match[1])
     finally:
         with suppress(ProcessLookupError):
             process.kill()

@@ -102,9 +102,9 @@ async def _kubectl() -> Tool:
     path = shutil.which("kubectl")
     if path is None:
         return Tool(problem="kubectl is not in PATH")
-    words = (path, "version", "--client", "--output", "json")
+    command = (path, "version", "--client", "--output", "json")
     run = partial(
-        subprocess.run, words, capture_output=True, text=True, timeout=_TOOL_SECONDS, check=False
+        subprocess.run, command, capture_output=True, text=True, timeout=_TOOL_SECONDS, check=False
     )
     try:
         done = await asyncio.to_thread(run)

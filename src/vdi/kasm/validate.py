@@ -188,14 +188,14 @@ def check_workloads(
         )
         name = _expected_name(component.name, chart)
         return error(f"no {component.kind} {name}", message, remedy)
-    words, is_ready = [], True
+    counts, is_ready = [], True
     for workload in workloads:
         ready, desired = _ready_pods(workload), workload.spec.replicas
-        words.append(f"{workload.metadata.name} {ready} of {desired} ready")
+        counts.append(f"{workload.metadata.name} {ready} of {desired} ready")
         is_ready = is_ready and ready >= desired
     if is_ready:
-        return passed("; ".join(words))
-    return error("; ".join(words), "Not all of its pods are ready.", _diagnose(namespace))
+        return passed("; ".join(counts))
+    return error("; ".join(counts), "Not all of its pods are ready.", _diagnose(namespace))
 
 
 def _expected_name(pattern: str, chart: InstalledChart) -> str:
@@ -431,8 +431,8 @@ def _load_balancers(kasm: Installation) -> Iterator[WayIn]:
             yield WayIn("service", name, (), (name,), tuple(service.status.addresses))
 
 
-def _unique(words: Iterable[str]) -> tuple[str, ...]:
-    return tuple(dict.fromkeys(word for word in words if word))
+def _unique(values: Iterable[str]) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(word for word in values if word))
 
 
 def _component_behind(kasm: Installation, chart: InstalledChart, name: str) -> str:

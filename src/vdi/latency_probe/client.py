@@ -400,7 +400,7 @@ async def _acknowledge(socket: "ClientConnection", stream: Stream) -> None:
 
 
 def _first(group: BaseExceptionGroup[Exception]) -> Exception:
-    found = group.exceptions[0]
-    if isinstance(found, BaseExceptionGroup):
-        return _first(found)
-    return found
+    error = group.exceptions[0]
+    if isinstance(error, BaseExceptionGroup):
+        return _first(error)
+    return error

@@ -19,29 +19,29 @@ def read_certificate(namespace: str, secret: str, pem: bytes, key: bytes = b"") 
     if not pem.strip():
         return made(problem="it has no key tls.crt")
     try:
-        found = x509.load_pem_x509_certificate(pem)
+        parsed = x509.load_pem_x509_certificate(pem)
     except ValueError:
         return made(problem="its tls.crt is not a certificate in PEM")
-    if key and not _belong_together(found, key):
+    if key and not _belong_together(parsed, key):
         return made(problem="its private key does not belong to its certificate")
-    begins, ends = found.not_valid_before_utc, found.not_valid_after_utc
-    return made(names=_names(found), begins=format_time(begins), ends=format_time(ends))
+    begins, ends = parsed.not_valid_before_utc, parsed.not_valid_after_utc
+    return made(names=_names(parsed), begins=format_time(begins), ends=format_time(ends))
 
 
-def _belong_together(found: x509.Certificate, key: bytes) -> bool:
+def _belong_together(parsed: x509.Certificate, key: bytes) -> bool:
     try:
-        return load_pem_private_key(key, None).public_key() == found.public_key()
+        return load_pem_private_key(key, None).public_key() == parsed.public_key()
     except (ValueError, TypeError, UnsupportedAlgorithm):
         return False
 
 
-def _names(found: x509.Certificate) -> tuple[str, ...]:
+def _names(parsed: x509.Certificate) -> tuple[str, ...]:
     try:
-        other = found.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+        other = parsed.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
     except x509.ExtensionNotFound:
         return tuple(
             str(attribute.value)
-            for attribute in found.subject.get_attributes_for_oid(NameOID.COMMON_NAME)
+            for attribute in parsed.subject.get_attributes_for_oid(NameOID.COMMON_NAME)
         )
     return tuple(other.get_values_for_type(x509.DNSName))
 

@@ -252,22 +252,22 @@ class Snapshot(msgspec.Struct, frozen=True, kw_only=True, dict=True, eq=False):
     @cached_property
     def events(self) -> dict[tuple[str, str, str], list[Event]]:
         """Warnings, by kind, namespace and name of the object they are about."""
-        found: dict[tuple[str, str, str], list[Event]] = defaultdict(list)
+        by_object: dict[tuple[str, str, str], list[Event]] = defaultdict(list)
         for event in self.objects.events:
-            found[event.regarding.kind, event.metadata.namespace, event.regarding.name].append(
+            by_object[event.regarding.kind, event.metadata.namespace, event.regarding.name].append(
                 event
             )
-        return found
+        return by_object
 
     @cached_property
     def events_by_uid(self) -> dict[str, list[Event]]:
         """Warnings by the uid of their object. They outlive it by an hour, so its name is also that
         of a namesake.
         """
-        found: dict[str, list[Event]] = defaultdict(list)
+        by_uid: dict[str, list[Event]] = defaultdict(list)
         for event in self.objects.events:
-            found[event.regarding.uid].append(event)
-        return found
+            by_uid[event.regarding.uid].append(event)
+        return by_uid
 
     def volume_path(self, name: str) -> str:
         """The folder of a PersistentVolume on its node; empty where it has none."""
@@ -337,10 +337,10 @@ def save(snapshot: Snapshot) -> bytes:
 def load(data: bytes) -> Snapshot:
     """The snapshot in a document of `save`. Raises BadSnapshotError."""
     try:
-        found = msgspec.json.decode(data, type=Snapshot)
-        parse_time(found.taken_at)
+        snapshot = msgspec.json.decode(data, type=Snapshot)
+        parse_time(snapshot.taken_at)
     except (msgspec.DecodeError, ValueError) as error:
         raise BadSnapshotError(f"it is not a bundle of vdi doctor: {error}") from error
-    if found.format != FORMAT:
-        raise BadSnapshotError(f"its format is {found.format}; this version reads {FORMAT}")
-    return found
+    if snapshot.format != FORMAT:
+        raise BadSnapshotError(f"its format is {snapshot.format}; this version reads {FORMAT}")
+    return snapshot

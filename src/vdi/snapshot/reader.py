@@ -107,9 +107,9 @@ class Reader:
         note = note or plural
         if not subresource:
             if self.budget and self.requests >= self.budget:
-                words = f"{plural} were not read: a run makes at most {self.budget} requests."
+                reason = f"{plural} were not read: a run makes at most {self.budget} requests."
                 remedy = Remedy("Check one namespace at a time: vdi doctor --namespace.")
-                self.unread[note] = Unreadable(note, words, remedy)
+                self.unread[note] = Unreadable(note, reason, remedy)
                 return False
             self.requests += 1
         try:

@@ -85,12 +85,12 @@ def _claim(user: str, template: str) -> str:
 
 
 def _homes(snapshot: Snapshot) -> set[tuple[str, str]]:
-    found = {(session.spec.user, session.spec.template) for session in snapshot.all_sessions}
+    owners = {(session.spec.user, session.spec.template) for session in snapshot.all_sessions}
     for claim in snapshot.objects.persistentvolumeclaims:
         notes = claim.metadata.annotations
         if USER_ANNOTATION in notes and TEMPLATE_ANNOTATION in notes:
-            found.add((notes[USER_ANNOTATION], notes[TEMPLATE_ANNOTATION]))
-    return found
+            owners.add((notes[USER_ANNOTATION], notes[TEMPLATE_ANNOTATION]))
+    return owners
 
 
 def _texts(value: Any) -> Iterator[str]:

@@ -30,11 +30,11 @@ class Target:
         return self.scheme == "postgresql" and self.path == "/zones"
 
 
-def read_wait(words: Iterable[str], environment: Mapping[str, str]) -> str:
+def read_wait(command: Iterable[str], environment: Mapping[str, str]) -> str:
     """The address that this container waits for; empty where its command line does not say."""
     text = _VARIABLE.sub(
         lambda match: environment.get(next(name for name in match.groups() if name), ""),
-        " ".join(words),
+        " ".join(command),
     )
     readers = (_database, _redis, _url, _connection, _lookup)
     return next((address for read in readers if (address := read(text, environment))), "")

@@ -135,33 +135,33 @@ def _find_parties(snapshot: Snapshot) -> defaultdict[str, list[Party]]:
     need.
     """
     gateways, operators = find_gateways(snapshot), find_operators(snapshot)
-    found: defaultdict[str, list[Party]] = defaultdict(list)
-    found["gateway"] = [_party("the gateway", one, one.watches) for one in gateways]
-    found["operator"] = [_party("the operator", one, one.watches) for one in operators]
+    parties: defaultdict[str, list[Party]] = defaultdict(list)
+    parties["gateway"] = [_party("the gateway", one, one.watches) for one in gateways]
+    parties["operator"] = [_party("the operator", one, one.watches) for one in operators]
     # Policies do not select pods on the host's network.
     servers: tuple[tuple[str, Iterable[Workload]], ...] = (
         ("Traefik", find_traefiks(snapshot)),
         ("coturn", find_servers(snapshot, "coturn")),
     )
     for name, group in servers:
-        found[name] = [_party(name, one) for one in group if not one.pod_spec.host_network]
+        parties[name] = [_party(name, one) for one in group if not one.pod_spec.host_network]
     for workload in workloads(snapshot):
         if workload.raw.metadata.labels.get("k8s-app") == "kube-dns":
-            found["DNS"].append(_party("the cluster's DNS", workload))
+            parties["DNS"].append(_party("the cluster's DNS", workload))
     if api := snapshot.find("endpointslices", "kubernetes", "default"):
         for port in api.ports:
-            found["API server"].append(Party("the API server", "", {}, {"": port.port}))
+            parties["API server"].append(Party("the API server", "", {}, {"": port.port}))
     # Servers that a gateway's release has brought.
     releases = {(one.namespace, one.raw.metadata.labels.get(_INSTANCE, "")) for one in gateways}
     for name in ("PostgreSQL", "Redis"):
-        found[name] = [
+        parties[name] = [
             Party(name, pod.metadata.namespace, dict(pod.metadata.labels))
             for pod in snapshot.pods
             if pod.metadata.labels.get("app.kubernetes.io/name") == name.lower()
             and (pod.metadata.namespace, pod.metadata.labels.get(_INSTANCE)) in releases
         ]
-    found["desktop"] = _desktop_parties(snapshot)
-    return found
+    parties["desktop"] = _desktop_parties(snapshot)
+    return parties
 
 
 def _desktop_parties(snapshot: Snapshot) -> list[Party]:

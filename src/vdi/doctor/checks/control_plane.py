@@ -149,7 +149,7 @@ def operator_down(snapshot: Snapshot) -> Iterator[Finding]:
             )
         new = operator.desired and snapshot.age(operator.created) <= _YOUNG_SECONDS
         if not (operator.ready or new) or operator.desired == 0:
-            words, evidence = operator.explain_down(snapshot)
+            why, evidence = operator.explain_down(snapshot)
             show = (
                 f"{operator.kubectl} logs deployment/{operator.name}",
                 f"{operator.kubectl} describe pods",
@@ -157,7 +157,7 @@ def operator_down(snapshot: Snapshot) -> Iterator[Finding]:
             yield make_finding(
                 "operator_down",
                 operator.object,
-                f"No replica of the operator is ready, so sessions do not start: {words}.",
+                f"No replica of the operator is ready, so sessions do not start: {why}.",
                 evidence=evidence,
                 remedy=Remedy.run(*show) if operator.desired else operator.scale_up(2),
                 related_objects=snapshot.nodes_of(operator.raw),

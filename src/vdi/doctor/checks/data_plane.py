@@ -241,24 +241,24 @@ def gateway_down(snapshot: Snapshot) -> Iterator[Finding]:
             gateway.ready or gateway.unavailable_for(snapshot) <= _RESTART_SECONDS
         ):
             continue
-        words, evidence = gateway.explain_down(snapshot)
-        is_older = "at revision" in words
+        why, evidence = gateway.explain_down(snapshot)
+        is_older = "at revision" in why
         yield make_finding(
             "database_newer" if is_older else "gateway_down",
             gateway.object,
-            f"No replica of the gateway is ready: {words}.",
+            f"No replica of the gateway is ready: {why}.",
             evidence=evidence,
-            remedy=Remedy.run(gateway.upgrade) if is_older else _remedy_of_start(gateway, words),
+            remedy=Remedy.run(gateway.upgrade) if is_older else _remedy_of_start(gateway, why),
             related_objects=gateway.depends_on(snapshot),
         )
 
 
-def _remedy_of_start(gateway: Gateway, words: str) -> Remedy:
+def _remedy_of_start(gateway: Gateway, why: str) -> Remedy:
     if not gateway.desired:
         return gateway.scale_up()
     for _, secret, key in gateway.secret_keys():
-        is_gone = f"Secret {secret!r}, which does not exist" in words
-        if is_gone or f"{key!r}, which is missing in the Secret {secret!r}" in words:
+        is_gone = f"Secret {secret!r}, which does not exist" in why
+        if is_gone or f"{key!r}, which is missing in the Secret {secret!r}" in why:
             show = f"{gateway.kubectl} describe secret {secret}"
             return Remedy(
                 f"Write the key {key} into the Secret {secret}. The gateway then starts by itself.",
@@ -288,7 +288,7 @@ def gateway_troubled(snapshot: Snapshot) -> Iterator[Finding]:
             if what.startswith(_CUT):
                 yield _websocket_cut(snapshot, gateway, what.removeprefix(_CUT), reason, evidence)
                 continue
-            code, words = _TROUBLES.get(what, ("gateway_troubled", f"It lacks {what}"))
+            code, consequence = _TROUBLES.get(what, ("gateway_troubled", f"It lacks {what}"))
             yield make_finding(
                 code,
                 (
@@ -296,7 +296,7 @@ def gateway_troubled(snapshot: Snapshot) -> Iterator[Finding]:
                     if code == "gateway_troubled"
                     else gateway.object
                 ),
-                f"{words}: {reason}.",
+                f"{consequence}: {reason}.",
                 evidence=[evidence],
                 remedy=_remedy_of_server(snapshot, gateway, what)
                 or _remedy_of_trouble(gateway, what, why, pod_name),

@@ -85,8 +85,8 @@ def _read_log(lines: Iterable[str]) -> tuple[str, re.Match[str]] | None:
 
 def code_of_log(text: str) -> str:
     """The code of the cause that a desktop's last words name; empty: none that is known."""
-    found = _read_log([text])
-    return found[0] if found else ""
+    match = _read_log([text])
+    return match[0] if match else ""
 
 
 @check("vdisessions", "pods", reads=(*OF_SESSIONS, "pods/log"))
@@ -103,16 +103,16 @@ def logs_speak(snapshot: Snapshot) -> Iterator[Finding]:
 
 def _log_finding(diagnosis: SessionDiagnosis, pod: Pod, code: str, match: re.Match[str]) -> Finding:
     where, name = f"pod/{diagnosis.namespace}/{pod.metadata.name}", pod.metadata.name
-    words = next((group for group in match.groups() if group), "").strip().rstrip(".")
+    captured = next((group for group in match.groups() if group), "").strip().rstrip(".")
     if code == "library_missing":
         template = diagnosis.template_name
         if pod.ready:
             shown = "waits for a stream that never starts"
         else:
             shown = "does not start"
-        message = f"The image of {template!r} lacks the library {words}: the desktop {shown}."
+        message = f"The image of {template!r} lacks the library {captured}: the desktop {shown}."
         remedy = Remedy(
-            f"Add the package with {words.split('/')[-1]} to the image, then set the new image"
+            f"Add the package with {captured.split('/')[-1]} to the image, then set the new image"
             " here:",
             (f"kubectl edit vditemplate {template}", diagnosis.restart_command),
         )
@@ -138,7 +138,7 @@ def _log_finding(diagnosis: SessionDiagnosis, pod: Pod, code: str, match: re.Mat
         )
     elif code == "home_not_writable":
         message = (
-            f"The desktop cannot write to its home ({words}): the volume's folder belongs to root,"
+            f"The desktop cannot write to its home ({captured}): the volume's folder belongs to root,"
             " or has mode 0700."
         )
         remedy = _give_home(diagnosis, pod)
@@ -153,11 +153,11 @@ def _log_finding(diagnosis: SessionDiagnosis, pod: Pod, code: str, match: re.Mat
             (f"kubectl edit vditemplate {template}", diagnosis.restart_command),
         )
     else:
-        if words.lower().startswith("address"):
+        if captured.lower().startswith("address"):
             problem = "listen"
         else:
             problem = "create a picture"
-        message = f"Selkies cannot {problem}: {words}."
+        message = f"Selkies cannot {problem}: {captured}."
         remedy = Remedy.run(f"{diagnosis.kubectl} logs {name}")
     return diagnosis.finding(
         code, message, object_name=where, evidence=[f"log: {match.string.strip()}"], remedy=remedy

@@ -456,8 +456,8 @@ def _maker_of(snapshot: Snapshot, provisioner: str) -> Workload | None:
     """The workload that makes volumes for this provisioner, by its name: one that is ready, where
     there are several.
     """
-    words = {*re.split(r"[./]", provisioner)} - _COMMON_WORDS
-    named = [one for one in workloads(snapshot) if any(word in one.name for word in words)]
+    names = {*re.split(r"[./]", provisioner)} - _COMMON_WORDS
+    named = [one for one in workloads(snapshot) if any(word in one.name for word in names)]
     return max(named, key=lambda one: one.ready, default=None)
 
 

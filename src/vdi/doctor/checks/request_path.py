@@ -288,9 +288,11 @@ def backends_unreachable(snapshot: Snapshot) -> Iterator[Finding]:
 def _shared_backends(snapshot: Snapshot) -> Iterator[Backend]:
     entry_points = {"websecure"}
     for diagnosis in active_sessions(snapshot):
-        if found := snapshot.find("ingressroutes", route_name(diagnosis.name), diagnosis.namespace):
-            entry_points |= set(found.spec.entry_points)
-            yield from backends_of(snapshot, found)
+        if route_of_session := snapshot.find(
+            "ingressroutes", route_name(diagnosis.name), diagnosis.namespace
+        ):
+            entry_points |= set(route_of_session.spec.entry_points)
+            yield from backends_of(snapshot, route_of_session)
     for operator in operators_in_scope(snapshot):
         for namespace in operator.watches if operator.settings.edge_middleware else ():
             yield from middleware_backends(

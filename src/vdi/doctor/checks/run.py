@@ -121,10 +121,10 @@ def _of_operator(operator: Operator, alike: list[Finding], served: int) -> Findi
     )
 
 
-def _run(check: Check, snapshot: Snapshot, found: list[Finding]) -> Iterator[Finding]:
+def _run(check: Check, snapshot: Snapshot, findings: list[Finding]) -> Iterator[Finding]:
     # One check that meets an object of an unknown shape must not hide what the others find.
     try:
-        yield from check.run(snapshot, found) if check.last else check.run(snapshot)
+        yield from check.run(snapshot, findings) if check.last else check.run(snapshot)
     except Exception as error:
         problem = f"{type(error).__name__}: {error}"
         yield make_finding(

@@ -206,7 +206,7 @@ def operators_stuck(snapshot: Snapshot) -> Iterator[Finding]:
         deleted = snapshot.age(diagnosis.session.metadata.deletion_timestamp) > 2 * _SLOW_SECONDS
         if deleted or (not diagnosis.resting and diagnosis.idle_seconds > _SLOW_SECONDS):
             ignored.setdefault(diagnosis.namespace, []).append(diagnosis)
-    for namespace, found in sorted(ignored.items()):
+    for namespace, diagnoses in sorted(ignored.items()):
         operator = operator_for(snapshot, namespace)
         # One session may be a special case. Several without a reason are a fault of the operator
         # that leads.
@@ -214,10 +214,10 @@ def operators_stuck(snapshot: Snapshot) -> Iterator[Finding]:
             operator is None
             or not operator.ready
             or not is_led(snapshot, namespace)
-            or len(found) < 2
+            or len(diagnoses) < 2
         ):
             continue
-        names = sorted(diagnosis.name for diagnosis in found)
+        names = sorted(diagnosis.name for diagnosis in diagnoses)
         yield make_finding(
             "operator_stuck",
             operator.object,
@@ -226,8 +226,8 @@ def operators_stuck(snapshot: Snapshot) -> Iterator[Finding]:
             evidence=[
                 f"without pod or reason, or deleted but still present: {', '.join(names[:5])}"
             ],
-            remedy=found[0].restart_operator,
-            related_objects=found[0].related_objects,
+            remedy=diagnoses[0].restart_operator,
+            related_objects=diagnoses[0].related_objects,
         )
 
 
@@ -308,7 +308,7 @@ def _remedy_of(
 
 
 def _usual_commands(code: str, diagnosis: SessionDiagnosis) -> Remedy:
-    words = {
+    values = {
         "edit": f"{diagnosis.kubectl} edit vdisession {diagnosis.name}",
         "edit_template": f"kubectl edit vditemplate {diagnosis.template_name}",
         "kubectl": diagnosis.kubectl,
@@ -317,7 +317,7 @@ def _usual_commands(code: str, diagnosis: SessionDiagnosis) -> Remedy:
         "node": diagnosis.bound.spec.node_name if diagnosis.bound else "",
         "reservation": reservation_name(diagnosis.session.spec.hostname or diagnosis.name),
     }
-    return Remedy.run(*(command.format(**words).rstrip() for command in _COMMANDS[code]))
+    return Remedy.run(*(command.format(**values).rstrip() for command in _COMMANDS[code]))
 
 
 def _remedy_of_refusal(diagnosis: SessionDiagnosis, message: str) -> Remedy:
@@ -325,8 +325,8 @@ def _remedy_of_refusal(diagnosis: SessionDiagnosis, message: str) -> Remedy:
     for pattern, sentence, command in _ADMISSION:
         if match := pattern.search(message):
             limits = _limit_ranges(diagnosis, message)
-            words = command.format(*match.groups(), namespace=namespace, limits=limits)
-            return Remedy(sentence, (words.rstrip(),))
+            filled = command.format(*match.groups(), namespace=namespace, limits=limits)
+            return Remedy(sentence, (filled.rstrip(),))
     labels = f"kubectl get namespace {namespace} --show-labels"
     return Remedy.run(f"{diagnosis.kubectl} describe resourcequota,limitrange", labels)
 

@@ -166,11 +166,11 @@ class _Subject:
     reads=(*OF_SESSIONS, "certificates", "daemonsets", "statefulsets", "vdipools", "pods/log"),
     last=True,
 )
-def unexplained(snapshot: Snapshot, found: Collection[Finding]) -> Iterator[Finding]:
+def unexplained(snapshot: Snapshot, findings: Collection[Finding]) -> Iterator[Finding]:
     """Conditions, Warning Events, deletions and restarts that none of the findings so far
     explains.
     """
-    explained = {finding.object for finding in found if _explains(finding)}
+    explained = {finding.object for finding in findings if _explains(finding)}
     subjects: dict[str, _Subject] = {}
     for subject in _subjects(snapshot):
         subjects.setdefault(subject.object, subject)
@@ -312,7 +312,7 @@ def _deletion(snapshot: Snapshot, subject: _Subject) -> Finding | None:
         for name in names
     }
     kept = (
-        ", ".join(f"{name} ({words})" for name, words in whose.items())
+        ", ".join(f"{name} ({doing})" for name, doing in whose.items())
         or "its node, which has not stopped it"
     )
     evidence = [
@@ -331,9 +331,9 @@ def _condition(snapshot: Snapshot, subject: _Subject) -> Finding | None:
         return None
     lines = []
     for one in bad:
-        words = ": ".join(part for part in (one.reason, one.message) if part)
+        text = ": ".join(part for part in (one.reason, one.message) if part)
         lines.append(
-            _quote(f"condition {one.type} is {one.status}: {words or 'it gives no reason'}")
+            _quote(f"condition {one.type} is {one.status}: {text or 'it gives no reason'}")
         )
     warnings = []
     for line in last_warnings(events):
@@ -348,8 +348,8 @@ def _condition(snapshot: Snapshot, subject: _Subject) -> Finding | None:
 def _bad_conditions(
     snapshot: Snapshot, subject: _Subject, events: list[Event]
 ) -> Iterator[PodCondition]:
-    if subject.pod and (words := _unready(snapshot, subject, subject.pod, events)):
-        yield PodCondition("Ready", "False", message=words)
+    if subject.pod and (text := _unready(snapshot, subject, subject.pod, events)):
+        yield PodCondition("Ready", "False", message=text)
     # A StatefulSet has no conditions: without a pod, only its Events speak.
     if subject.kind == "statefulset" and events and not snapshot.pods_of(subject.raw):
         newest = max(events, key=lambda event: event.seen)
@@ -412,11 +412,11 @@ def _unready(snapshot: Snapshot, subject: _Subject, pod: Pod, events: list[Event
         return ""
     kind, _, name = subject.chain[0].rpartition("/")
     if kind.startswith(("deployment/", "daemonset/", "statefulset/")):
-        words = chart_subject(name)
+        named = chart_subject(name)
     else:
-        words = DESKTOP
+        named = DESKTOP
     answer = explain(
-        StartState(pod, None, tuple(events), snapshot.nodes.get(pod.spec.node_name), subject=words)
+        StartState(pod, None, tuple(events), snapshot.nodes.get(pod.spec.node_name), subject=named)
     )
     patience = _PATIENCE_SECONDS if answer.stuck else _START_SECONDS
     return answer.sentence if age >= patience else ""
@@ -436,14 +436,14 @@ def _restart(snapshot: Snapshot, subject: _Subject) -> Finding | None:
             return _lost_desktop(snapshot, subject, session, failures)
     for container in subject.pod.status.container_statuses if subject.pod else ():
         ended = container.last_state.terminated
-        words = _end_of_container(snapshot, subject.pod, ended)
-        if ended is None or not words:
+        how = _end_of_container(snapshot, subject.pod, ended)
+        if ended is None or not how:
             continue
         name, age = container.name, int(snapshot.age(ended.finished_at))
         logs = subject.kubectl("logs").replace(" pod ", " ")
         return subject.finding(
             "container_restarted",
-            f"Its container {name} {words} {age} s ago, and was restarted.",
+            f"Its container {name} {how} {age} s ago, and was restarted.",
             [
                 f"lastState.terminated: exit code {ended.exit_code}, {ended.finished_at}",
                 _quote(last_line(ended.message)),
@@ -463,12 +463,12 @@ def _lost_desktop(
     for one in events:
         if abs(snapshot.age(one.seen) - lost) < _PATIENCE_SECONDS:
             near.append(one)
-    words = " ".join([failures.message, *last_warnings(near)])
+    why = " ".join([failures.message, *last_warnings(near)])
     sentence = _REMEDIES.get(failures.reason)
     edit = f"kubectl edit vditemplate {session.spec.template}"
     return subject.finding(
         "container_restarted",
-        f"Its desktop was lost and started again: {words}",
+        f"Its desktop was lost and started again: {why}",
         [f"status.failures: {failures.count}, {failures.reason}"],
         Remedy(sentence, (edit,)) if sentence else None,
     )

@@ -198,7 +198,7 @@ class Component(Workload):
         runtime and log.
         """
         subject = chart_subject(type(self).__name__.lower())
-        words = "it is scaled to 0" if self.desired == 0 else ""
+        why_down = "it is scaled to 0" if self.desired == 0 else ""
         evidence = [f"status.readyReplicas: {self.ready} of {self.desired}"]
         for pod in self.pods(snapshot):
             events, log = snapshot.events_of(pod.metadata.uid), snapshot.log_of(pod)
@@ -216,10 +216,10 @@ class Component(Workload):
                 " ".join(raw.split()),
             ]
             evidence += [*last_warnings(events), *(f"log: {line}" for line in log[-3:])]
-            words = words or last_words(log) or why
+            why_down = why_down or last_words(log) or why
         failures = (one for one in self.raw.status.conditions if one.type == "ReplicaFailure")
         evidence += [f"{condition.type}: {condition.message}" for condition in failures]
-        return words or "it has no pods", evidence
+        return why_down or "it has no pods", evidence
 
 
 def _find_components(
@@ -262,23 +262,27 @@ def find_operators(snapshot: Snapshot) -> tuple[Operator, ...]:
 
 
 def operators_among(deployments: Iterable[WorkloadObject]) -> tuple[Operator, ...]:
-    found = []
+    operators = []
     for raw, environment in _find_components(deployments, "operator", "VDI_NAMESPACE"):
         try:
             read = read_settings(environment)
         except SettingsError as error:
             watches = tuple(environment["VDI_NAMESPACE"].split(","))
-            found.append(Operator("deployment", raw, watches, ClusterSettings(), str(error)))
+            operators.append(Operator("deployment", raw, watches, ClusterSettings(), str(error)))
         else:
             requests = read.autoscaling.enabled
-            found.append(Operator("deployment", raw, read.namespaces, read.cluster, "", requests))
-    return tuple(found)
+            operators.append(
+                Operator("deployment", raw, read.namespaces, read.cluster, "", requests)
+            )
+    return tuple(operators)
 
 
 def operators_in_scope(snapshot: Snapshot) -> list[Operator]:
     """Operators that watch the requested namespace; all, where none does."""
-    scope, found = snapshot.scope.namespace, find_operators(snapshot)
-    return [operator for operator in found if scope in ("", *operator.watches)] or list(found)
+    scope, operators = snapshot.scope.namespace, find_operators(snapshot)
+    return [operator for operator in operators if scope in ("", *operator.watches)] or list(
+        operators
+    )
 
 
 def operator_for(snapshot: Snapshot, namespace: str) -> Operator | None:
@@ -444,15 +448,15 @@ class Traefik(Workload):
         """Timeouts of its entry points: argument -> seconds; 0: none. Defaults are not among
         them.
         """
-        found = {}
+        seconds_by_arg = {}
         for arg in self.args:
             name, _, value = arg.partition("=")
             if (
                 ".transport.respondingtimeouts." in name.lower()
                 and (seconds := read_go_duration(value)) is not None
             ):
-                found[arg] = seconds
-        return found
+                seconds_by_arg[arg] = seconds
+        return seconds_by_arg
 
     def _named(self, prefix: str) -> list[str]:
         # Traefik's options are case-insensitive, their values are not.
@@ -481,13 +485,13 @@ def find_traefiks(snapshot: Snapshot) -> tuple[Traefik, ...]:
 
 
 def traefiks_among(workloads: Iterable[Workload]) -> tuple[Traefik, ...]:
-    found = []
+    traefiks = []
     for workload in workloads:
         for container in workload.pod_spec.containers:
             name = PurePosixPath(container.image).name.partition(":")[0].partition("@")[0]
             if name in ("traefik", "mirrored-library-traefik"):
-                found.append(Traefik(workload.kind, workload.raw, container.args))
-    return tuple(found)
+                traefiks.append(Traefik(workload.kind, workload.raw, container.args))
+    return tuple(traefiks)
 
 
 def release_workloads(snapshot: Snapshot) -> list[Workload]:

@@ -187,14 +187,14 @@ def _step(owners: Sequence[_Owner], key: str) -> list[_Owner]:
 
 def _element(owners: Sequence[_Owner], key: str, value: Any) -> list[_Owner]:
     """The managers of an element of a list."""
-    found = []
+    inner = []
     for owner in owners:
         if not owner.fields:
-            found.append(owner)
+            inner.append(owner)
         for text, fields in owner.fields.items():
             if text.startswith("k:") and json.loads(text[2:]).get(key) == value:
-                found.append(owner._replace(fields=fields))
-    return found
+                inner.append(owner._replace(fields=fields))
+    return inner
 
 
 def _keyed(wanted: Sequence[Any], found: Sequence[Any]) -> str:

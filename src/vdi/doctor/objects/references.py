@@ -32,27 +32,27 @@ _PROXY_SECONDS = 30.0
 
 def _namespaces_of(snapshot: Snapshot, template: VDITemplate) -> list[str]:
     """Namespaces in scope with a gateway, where desktops of this template may run."""
-    found = set()
+    namespaces = set()
     for operator in find_operators(snapshot):
         if operator.settings.edge_middleware is not None and assigned_namespace(
             template.metadata, operator.watches
         ):
             for namespace in operator.watches:
                 if snapshot.scope.namespace in ("", namespace):
-                    found.add(namespace)
-    return sorted(found)
+                    namespaces.add(namespace)
+    return sorted(namespaces)
 
 
 def secrets_to_sign_in(snapshot: Snapshot) -> dict[tuple[str, str], list[VDITemplate]]:
     """Namespace and name of each Secret in `basicAuthSecret` -> the templates that name it."""
-    found: dict[tuple[str, str], list[VDITemplate]] = {}
+    secrets: dict[tuple[str, str], list[VDITemplate]] = {}
     for template in snapshot.templates.values():
         if template.spec.basic_auth_secret:
             for namespace in _namespaces_of(snapshot, template):
-                found.setdefault((namespace, template.spec.basic_auth_secret.name), []).append(
+                secrets.setdefault((namespace, template.spec.basic_auth_secret.name), []).append(
                     template
                 )
-    return dict(sorted(found.items()))
+    return dict(sorted(secrets.items()))
 
 
 def local_path_namespaces(snapshot: Snapshot) -> list[str]:
@@ -106,7 +106,7 @@ def hosts_by_certificate(snapshot: Snapshot) -> dict[tuple[str, str], list[str]]
     A desktop whose route names no Secret has the portal's: Traefik presents a certificate for every
     host it covers.
     """
-    found: dict[tuple[str, str], set[str]] = {}
+    hosts_of: dict[tuple[str, str], set[str]] = {}
     others: list[tuple[str, str]] = []
     for diagnosis in diagnose_sessions(snapshot):
         route: IngressRoute | None = snapshot.find(
@@ -114,18 +114,18 @@ def hosts_by_certificate(snapshot: Snapshot) -> dict[tuple[str, str], list[str]]
         )
         name = route.spec.tls.secret_name if route and route.spec.tls else ""
         if name and diagnosis.host:
-            found.setdefault((diagnosis.namespace, name), set()).add(diagnosis.host)
+            hosts_of.setdefault((diagnosis.namespace, name), set()).add(diagnosis.host)
         elif route and diagnosis.host:
             others.append((diagnosis.namespace, diagnosis.host))
     for gateway in gateways_in_scope(snapshot):
         for name, host in _portal_hosts(snapshot, gateway):
-            found.setdefault((gateway.namespace, name), set()).add(host)
+            hosts_of.setdefault((gateway.namespace, name), set()).add(host)
         operator = operator_for(snapshot, gateway.watches[0])
         if operator and operator.settings.tls_secret:
-            served = found.setdefault((gateway.namespace, operator.settings.tls_secret), set())
+            served = hosts_of.setdefault((gateway.namespace, operator.settings.tls_secret), set())
             served.add(operator.settings.host("portal"))
             served |= {host for namespace, host in others if namespace in gateway.watches}
-    return {key: sorted(hosts) for key, hosts in sorted(found.items())}
+    return {key: sorted(hosts) for key, hosts in sorted(hosts_of.items())}
 
 
 def _portal_hosts(snapshot: Snapshot, gateway: Gateway) -> Iterator[tuple[str, str]]:

@@ -222,11 +222,11 @@ class SessionDiagnosis:
     @cached_property
     def homes(self) -> dict[str, PersistentVolumeClaim]:
         """Existing claims that may be its home."""
-        found = (
+        named_claims = (
             (name, self.snapshot.claims.get((self.namespace, name)))
             for name in home_names(self.session)
         )
-        return {name: claim for name, claim in found if claim}
+        return {name: claim for name, claim in named_claims if claim}
 
     @cached_property
     def home(self) -> PersistentVolumeClaim | None:
@@ -355,7 +355,7 @@ class SessionDiagnosis:
     def related_objects(self) -> list[str]:
         """Objects that it depends on, as findings name them."""
         name = naming.service_name(self.name)
-        found = [
+        objects = [
             self.object,
             f"namespace/{self.namespace}",
             f"vditemplate/{self.template_name}",
@@ -364,18 +364,18 @@ class SessionDiagnosis:
             f"service/{self.namespace}/{name}",
         ]
         if self.template and self.template.spec.basic_auth_secret:
-            found.append(f"secret/{self.namespace}/{self.template.spec.basic_auth_secret.name}")
+            objects.append(f"secret/{self.namespace}/{self.template.spec.basic_auth_secret.name}")
         if self.operator:
-            found.append(self.operator.object)
+            objects.append(self.operator.object)
         if self.bound:
-            found += [
+            objects += [
                 f"pod/{self.namespace}/{self.bound.metadata.name}",
                 f"node/{self.bound.spec.node_name}",
             ]
         if self.home:
-            found += [f"persistentvolumeclaim/{self.namespace}/{self.home.metadata.name}"]
-            found += [f"node/{name}" for name in pinned_nodes(self.snapshot, self.home)]
-        return found
+            objects += [f"persistentvolumeclaim/{self.namespace}/{self.home.metadata.name}"]
+            objects += [f"node/{name}" for name in pinned_nodes(self.snapshot, self.home)]
+        return objects
 
 
 @once

@@ -371,10 +371,10 @@ async def probe_pod(
         await asyncio.shield(_remove(client, namespace, name, setup))
     if not failure:
         if denied and "denied" in wrong:
-            found = [_not_enforced(namespace, denied, address)]
+            findings = [_not_enforced(namespace, denied, address)]
         else:
-            found = []
-        return [*found, *judge_network(pod.spec.node_name, namespace, wrong)]
+            findings = []
+        return [*findings, *judge_network(pod.spec.node_name, namespace, wrong)]
     storage = template.spec.persistence
     volume = ", with a new volume," if storage.enabled else ""
     events = (
@@ -487,11 +487,11 @@ async def _wait(
     while True:
         pod = await client.get(PODS, name, namespace=namespace, into=Pod)
         ended = pod.desktop.state.terminated if pod.desktop else None
-        words = ended.message.strip() if ended else ""
+        output = ended.message.strip() if ended else ""
         if pod.status.phase == "Succeeded":
-            return pod, "", words.split()
+            return pod, "", output.split()
         if pod.status.phase == "Failed":
-            return pod, words or pod.status.message or "it failed without a message", []
+            return pod, output or pod.status.message or "it failed without a message", []
         if clock.monotonic() > deadline:
             return pod, await _why_waiting(client, pod), []
         await clock.sleep(_POLL_SECONDS)

@@ -94,8 +94,8 @@ async def probe(client: Client, snapshot: Snapshot, clock: Clock) -> list[Findin
         _if_allowed("nodes/proxy", probe_process_limits(client, nodes)),
     )
     # The same missing permission stops several probes, and is one finding.
-    found = {finding.key: finding for findings in results for finding in findings}
-    return list(found.values())
+    by_key = {finding.key: finding for findings in results for finding in findings}
+    return list(by_key.values())
 
 
 async def _if_allowed(kind: str, probing: Awaitable[list[Finding]]) -> list[Finding]:
@@ -315,13 +315,13 @@ def judge_memory(measured: GpuMeasurements) -> Iterator[Finding]:
     for node, gpus in sorted(measured.nodes.items()):
         for gpu in gpus:
             if gpu.memory and gpu.memory_used is not None and gpu.memory_used / gpu.memory >= _FULL:
-                words = f"{gpu.memory_used} of {gpu.memory} MiB"
+                used = f"{gpu.memory_used} of {gpu.memory} MiB"
                 yield make_finding(
                     "gpu_memory_full",
                     f"node/{node}",
-                    f"The memory of GPU {gpu.index} ({gpu.model}) is nearly used up, {words}: the"
+                    f"The memory of GPU {gpu.index} ({gpu.model}) is nearly used up, {used}: the"
                     " next desktop that needs more fails, because slicing does not limit memory.",
-                    evidence=[f"DCGM_FI_DEV_FB_USED: {words}"],
+                    evidence=[f"DCGM_FI_DEV_FB_USED: {used}"],
                     remedy=Remedy(
                         "Suspend a desktop on that node (vdi session suspend), or share the GPU"
                         " among fewer (vdi gpu configure --replicas).",

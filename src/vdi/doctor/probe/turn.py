@@ -66,8 +66,8 @@ async def allocate(host: str, port: int, username: str, password: str) -> None:
 
 
 def _refusal(answer: _Answer) -> str:
-    words = answer.attributes.get(_ERROR, b"")[4:].decode("utf-8", "replace")
-    return f"it responds with {answer.error} {words}".rstrip()
+    reason = answer.attributes.get(_ERROR, b"")[4:].decode("utf-8", "replace")
+    return f"it responds with {answer.error} {reason}".rstrip()
 
 
 class _Mailbox(asyncio.DatagramProtocol):

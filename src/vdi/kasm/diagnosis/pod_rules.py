@@ -42,20 +42,20 @@ def _arithmetic(pod: KasmPod) -> str:
     """Its requests, and the free capacity of the roomiest node."""
     requested, lines = pod.pod.spec.takes, []
     nodes = _nodes(pod).values()
-    for resource, words in (("cpu", _cpu), ("memory", _memory)):
+    for resource, show in (("cpu", _cpu), ("memory", _memory)):
         most = max((node.free.get(resource, 0) for node in nodes), default=None)
         if most is not None and requested.get(resource, 0) > most:
-            has = f"the node with the most free capacity has {words(most)} left"
-            lines.append(f"It requests {words(requested[resource])}; {has}")
+            has = f"the node with the most free capacity has {show(most)} left"
+            lines.append(f"It requests {show(requested[resource])}; {has}")
     return f"{'; '.join(lines)}." if lines else ""
 
 
 def _request_lines(pod: KasmPod) -> Iterator[str]:
     """Its requests, and the free capacity of each node, one line each."""
     requested = []
-    for resource, words in (("cpu", _cpu), ("memory", _memory)):
+    for resource, show in (("cpu", _cpu), ("memory", _memory)):
         if resource in pod.pod.spec.takes:
-            requested.append(f"{resource} {words(pod.pod.spec.takes[resource])}")
+            requested.append(f"{resource} {show(pod.pod.spec.takes[resource])}")
     if requested:
         yield f"requested: {', '.join(requested)}"
     for name, node in _nodes(pod).items():
@@ -280,8 +280,8 @@ def _crash(pod: KasmPod, container: KasmContainer | None) -> PodProblem | None:
     ended = container.ended if container else None
     if container is None or ended is None or not (container.is_crashing or container.restarts >= 3):
         return None
-    words = pod.log(container)
-    last = f" Last log line: {words[-1].strip()[:200]}" if words else ""
+    log_lines = pod.log(container)
+    last = f" Last log line: {log_lines[-1].strip()[:200]}" if log_lines else ""
     return PodProblem(
         "kasm_crashes",
         f"The {whose(container)} of {pod.name} ended with exit code {ended.exit_code}"
@@ -289,7 +289,7 @@ def _crash(pod: KasmPod, container: KasmContainer | None) -> PodProblem | None:
         + ".",
         (
             f"{container.name}: exit code {ended.exit_code}, {ended.reason}",
-            *(f"log: {word}" for word in words),
+            *(f"log: {word}" for word in log_lines),
         ),
         Remedy.run(
             f"kubectl --namespace {pod.namespace} logs {pod.name} --container {container.name}"
@@ -304,13 +304,13 @@ def _not_writable(pod: KasmPod, container: KasmContainer | None) -> PodProblem |
     refusals = list(filter(_DENIED.search, pod.log(container, 20)))
     if not refusals:
         return None
-    words = refusals[-1]
+    refusal = refusals[-1]
     claim = pod.snapshot.claims.get((pod.namespace, pod.claims[0]))
     volume = claim.spec.volume_name if claim else ""
     path = pod.snapshot.volume_path(volume)
     if not path:
         remedy = Remedy.run(f"kubectl --namespace {pod.namespace} describe pvc {pod.claims[0]}")
-    elif _NOTHING_MADE.search(words):
+    elif _NOTHING_MADE.search(refusal):
         folder = shlex.quote(path)
         remedy = Remedy(
             f"On the node {pod.node}, make the folder of the volume writable.",
@@ -327,7 +327,7 @@ def _not_writable(pod: KasmPod, container: KasmContainer | None) -> PodProblem |
         f"The {whose(container)} of {pod.name} cannot write to its volume {pod.claims[0]}.",
         (
             f"{container.name}: exit code {container.ended.exit_code if container.ended else None}",
-            f"log: {words.strip()}",
+            f"log: {refusal.strip()}",
         ),
         remedy,
         (f"persistentvolumeclaim/{pod.namespace}/{pod.claims[0]}", f"node/{pod.node}"),
@@ -351,12 +351,12 @@ def _probe_fails(pod: KasmPod, container: KasmContainer | None) -> PodProblem | 
         _STARTUP_PATIENCE if "Startup" in event.note else _PROBE_PATIENCE
     ):
         return None
-    words = pod.log(container)
+    log_lines = pod.log(container)
     return PodProblem(
         "kasm_probe_fails",
         f"The {whose(container)} of {pod.name} has run for {int(seconds)} s but does not pass its"
         f" probe: {first_line(event.note)}",
-        (f"Unhealthy: {event.note.strip()}", *(f"log: {word}" for word in words)),
+        (f"Unhealthy: {event.note.strip()}", *(f"log: {word}" for word in log_lines)),
         Remedy.run(
             f"kubectl --namespace {pod.namespace} logs {pod.name} --container {container.name}"
         ),

@@ -72,8 +72,8 @@ def _refusal(kasm: Installation, workload: Workload) -> str:
     return ""
 
 
-def _refused(kasm: Installation, where: str, name: str, words: str) -> Link:
-    if violation := re.search(r'violates PodSecurity "([^":]+)[^"]*": (.*)', words, re.DOTALL):
+def _refused(kasm: Installation, where: str, name: str, message: str) -> Link:
+    if violation := re.search(r'violates PodSecurity "([^":]+)[^"]*": (.*)', message, re.DOTALL):
         containers = re.findall(r'container "([^"]+)"', violation[2])
         named = ""
         if containers:
@@ -86,7 +86,7 @@ def _refused(kasm: Installation, where: str, name: str, words: str) -> Link:
             where,
             f"Pod Security {violation[1]!r} of the namespace {kasm.namespace} refuses the pods of"
             f" {name}{named}: {first_line(violation[2])}",
-            evidence=[words],
+            evidence=[message],
             remedy=Remedy(
                 (
                     f"Relax Pod Security of the namespace, or set {path}: false in the values."
@@ -102,12 +102,12 @@ def _refused(kasm: Installation, where: str, name: str, words: str) -> Link:
             ),
             related_objects=[f"namespace/{kasm.namespace}"],
         )
-    reason = re.sub(r'^.*?pods? "[^"]*" is forbidden: ', "", words)
+    reason = re.sub(r'^.*?pods? "[^"]*" is forbidden: ', "", message)
     return link(
         "kasm_pods_refused",
         where,
         f"The API server refuses the pods of {name}: {first_line(reason)}",
-        evidence=[f"FailedCreate: {words}"],
+        evidence=[f"FailedCreate: {message}"],
         remedy=Remedy(
             "Correct what the message names.",
             (f"kubectl --namespace {kasm.namespace} get resourcequota,limitrange,serviceaccount",),

@@ -60,9 +60,9 @@ def of_chart(name: str, version: str) -> Generation | None:
     for generation in ALL:
         if name and name == generation.umbrella:  # its own versions follow another scheme
             return generation
-    found = next((generation for generation in ALL if generation.chart == name), None)
-    if found and _is_of_scheme(found, version):
-        return found
+    known = next((generation for generation in ALL if generation.chart == name), None)
+    if known and _is_of_scheme(known, version):
+        return known
     return None
 
 

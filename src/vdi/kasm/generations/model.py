@@ -220,9 +220,9 @@ def blocks_of(path: str) -> Iterator[str]:
 
 def _parse_keys(text: str) -> Iterator[str]:
     for line in text.strip().splitlines():
-        block, _, words = line.partition(":")
+        block, _, keys = line.partition(":")
         for path in _expand(block.strip()):
-            for word in words.split():
+            for word in keys.split():
                 yield from (f"{path}.{leaf}" if path else leaf for leaf in _expand(word))
 
 

@@ -152,10 +152,10 @@ def _is_answered_inside(subject: Subject, path: str, value: Mapping[str, Any]) -
 
 
 def _span_words(since: Version | None, until: Version | None) -> str:
-    words = f"from {words_of(since)}" if since else ""
+    span = f"from {words_of(since)}" if since else ""
     if until:
-        return f"{words} up to {words_of(until)}".lstrip()
-    return words
+        return f"{span} up to {words_of(until)}".lstrip()
+    return span
 
 
 # Keys of other charts and of tutorials, which no chart of Kasm's has ever read: which setting they

@@ -128,10 +128,10 @@ def read_object(plural: str, item: bytes | msgspec.Raw) -> Any:
         return convert_object(plural, msgspec.json.decode(item))
 
 
-def convert_object(plural: str, found: Mapping[str, Any]) -> Any:
+def convert_object(plural: str, obj: Mapping[str, Any]) -> Any:
     """The object that was decoded to maps and lists. Raises UnexpectedAnswer."""
     try:
-        return convert(without_nulls(found), STRUCTS[plural])
+        return convert(without_nulls(obj), STRUCTS[plural])
     except msgspec.ValidationError as error:
-        name = name_in(msgspec.json.encode(found))
+        name = name_in(msgspec.json.encode(obj))
         raise UnexpectedAnswer(f"{plural} {name} has an unknown shape: {error}") from error

@@ -67,11 +67,11 @@ class NodeMeta(Meta, rename="camel", omit_defaults=True, kw_only=True):
 
 def _read_disabled(node_args: str) -> tuple[str, ...]:
     try:
-        words = msgspec.json.decode(node_args, type=list[str])
+        arguments = msgspec.json.decode(node_args, type=list[str])
     except msgspec.DecodeError:
         return ()
     parts: list[str] = []
-    for option, value in zip(["", *words], words, strict=False):
+    for option, value in zip(["", *arguments], arguments, strict=False):
         if option == "--disable" or value.startswith("--disable="):
             parts += value.removeprefix("--disable=").split(",")
     return tuple(parts)

@@ -74,9 +74,9 @@ class Container(pruned.Container, rename="camel", omit_defaults=True, kw_only=Tr
     secrets: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        words = (*self.command, *self.args)
+        command_line = (*self.command, *self.args)
         values = {variable.name: variable.value for variable in self.env}
-        self.waits_for = self.waits_for or read_wait(words, values)
+        self.waits_for = self.waits_for or read_wait(command_line, values)
         sources = (variable.value_from for variable in self.env)
         keys = (source.secret_key_ref for source in sources if source)
         self.secrets = self.secrets or tuple(sorted({key.name for key in keys if key}))
@@ -86,7 +86,7 @@ class Container(pruned.Container, rename="camel", omit_defaults=True, kw_only=Tr
             if variable.name.startswith(_SETTINGS) or is_read(variable)
         )
         self.env = read_env(kept)
-        self.args = tuple(word for word in words if _READ_ARGS.match(word))
+        self.args = tuple(word for word in command_line if _READ_ARGS.match(word))
         self.command = tuple(word for word in self.command if word == _READ_COMMAND)
 
 
