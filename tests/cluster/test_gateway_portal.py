@@ -176,7 +176,7 @@ async def test_administrator_pages_show_everyones_sessions(stage: Stage, tmp_pat
             ("/admin", "1 running"),
             ("/admin/sessions?q=alice", "mine alice@example.com"),
             ("/admin/templates", template),
-            ("/admin/people", "alice@example.com 1 1"),
+            ("/admin/people", "alice@example.com password 0 1 1"),
             ("/admin/audit?actor=alice@example.com", "session.start mine done"),
             ("/history?of=everyone", "mine alice@example.com"),
         ):

@@ -249,7 +249,7 @@ class AdminPages(PortalPages):
         ]
 
     async def overview(self, request: Request, user: User) -> Response:
-        """GET /admin: figures, queue, GPU slots."""
+        """GET /admin: figures, queue, nodes."""
         slots = await self._services.gpu_slots.read()
         pieces = overview_pieces(self._services, user)
         nodes = {node.name: node for node in slots.nodes}
