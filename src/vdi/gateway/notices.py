@@ -57,7 +57,7 @@ HUMAN_REQUESTED = "session.human_requested"
 KINDS = {
     "session.ready": "Desktop is ready",
     "session.first_in_line": "Desktop is first in line",
-    "session.ends_soon": "Desktop ends soon",
+    "session.ends_soon": "Desktop is about to stop",
     "session.failed": "Desktop has failed",
     "session.shared": "Desktop is shared with you",
     HUMAN_REQUESTED: "Agent asks for a person",

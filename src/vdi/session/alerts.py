@@ -49,8 +49,9 @@ from vdi.session.lifetime import (
 from vdi.session.schedule import Closing, find_closing, working_hours
 
 WARNING_TITLES = {
-    PLANNED_END: "This desktop ends soon",
-    EXPIRING: "This desktop ends soon",
+    # No verb: the message says whether the desktop ends or is suspended.
+    PLANNED_END: "Announced by an administrator",
+    EXPIRING: "The time limit is near",
     CLOSING: "Working hours end soon",
     IDLE: "This desktop is idle",
     DRAINING: "This desktop will move",

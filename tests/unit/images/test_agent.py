@@ -167,6 +167,23 @@ def test_a_notice_is_shown_once_replaced_and_withdrawn(port: int, screen: Screen
     assert closed.endswith("CloseNotification uint32:7")
 
 
+def test_notice_has_times_in_the_zone_of_the_desktop(
+    screen: Screen, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    notices = agent_module("notices")
+    end = "It is suspended at 16:05 UTC."
+    monkeypatch.delenv("TZ", raising=False)
+    assert notices.in_local_time(end) == end
+    monkeypatch.setenv("TZ", "Asia/Kolkata")
+    time.tzset()
+    try:
+        screen.notices.post(notices.Notice("end", "", end, float("inf"), until_input=False))
+    finally:
+        monkeypatch.undo()
+        time.tzset()
+    assert screen.lines[-1].endswith("It is suspended at 21:35.")
+
+
 def test_what_is_over_is_taken_away(screen: Screen) -> None:
     notice_of = agent_module("notices").Notice
     now = 1_000_000.0

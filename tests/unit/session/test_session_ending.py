@@ -205,7 +205,7 @@ def test_terminating_desktop_has_no_alerts() -> None:
 def test_notices_follow_the_warnings_and_go_with_them() -> None:
     alerts = find_alerts(running(timeout="1m"), SETTINGS, START + timedelta(seconds=40))
     (notice,) = find_notices(a_session(), alerts, NOW)
-    assert (notice.id, notice.title) == (EXPIRING, "This desktop ends soon")
+    assert (notice.id, notice.title) == (EXPIRING, "The time limit is near")
     assert notice.text == alerts[0].message
     assert find_notices(a_session(status=up(EXPIRING, CREATED)), (), NOW) == [Notice(EXPIRING)]
 

@@ -4,11 +4,13 @@ one.
 
 import html
 import json
+import os
+import re
 import subprocess
 import threading
 import time
 from collections.abc import Callable, Mapping
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 from typing import NamedTuple
 
 from x11 import UnknownError
@@ -24,6 +26,26 @@ _OPTIONS = (
     "--icon=dialog-warning",
     "--print-id",
 )
+
+
+_TIME = re.compile(r"\b([01]\d|2[0-3]):([0-5]\d) UTC\b")
+
+
+def in_local_time(text: str) -> str:
+    """The text with its times, such as `16:05 UTC`, in the desktop's zone; the nearest is meant.
+
+    A desktop from a pool has no zone of its user's: its times stay as they are.
+    """
+    if not os.environ.get("TZ"):
+        return text
+    now = datetime.now(UTC)
+
+    def local(found: "re.Match[str]") -> str:
+        moment = now.replace(hour=int(found[1]), minute=int(found[2]))
+        moment += timedelta(days=round((now - moment) / timedelta(days=1)))
+        return f"{moment.astimezone():%H:%M}"
+
+    return _TIME.sub(local, text)
 
 
 class Notice(NamedTuple):
@@ -111,7 +133,7 @@ class Notices:
     def _show(self, notice: Notice, replaced: int) -> int:
         """Put it on the screen; returns its number."""
         replace = [f"--replace-id={replaced}"] if replaced else []
-        text = html.escape(notice.text, quote=False)
+        text = html.escape(in_local_time(notice.text), quote=False)
         number = self.run(["notify-send", *_OPTIONS, *replace, "--", notice.title, text])
         try:
             return int(number)
