@@ -26,6 +26,7 @@ from vdi.api.session import VDISession
 from vdi.gateway.component import GatewayContext
 from vdi.gateway.denied import ActionDenied, FieldProblem, invalid, refused_by_cluster
 from vdi.gateway.rights import Action, User, knows_of, no_desktop, refusal
+from vdi.gateway.shared_state import SharedUnavailableError
 from vdi.gateway.starting import Starter
 from vdi.gateway.store.audit import Act, Audit, NotAuditedError, act_on
 from vdi.gateway.store.banner import MAX_CHARACTERS, save_banner
@@ -58,6 +59,8 @@ log = logging.getLogger(__name__)
 
 # Checked before a name is put into a path of the API server: `..` would lead to another resource.
 _NAME = re.compile(r"[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?")
+# After so long a desktop no longer shows a message that its users have not closed.
+MESSAGE_SECONDS = 28_800.0
 _MAX_ATTEMPTS = 20
 _PAUSE_SECONDS = 0.01  # grows by as much with each attempt
 
@@ -249,6 +252,17 @@ class Actions:
             async with self._written(administrator, act):
                 await save_banner(self.context.database, text)
 
+    async def show_message(self, administrator: User, name: str, text: str) -> None:
+        """Show a text over a desktop until its users close it."""
+        if not text or len(text) > MAX_CHARACTERS or not is_printable(text):
+            raise invalid("message", text[:100], f"1 to {MAX_CHARACTERS} printable characters")
+        detail = {"message": text}
+        async with self._authorized(administrator, Action.MESSAGE, name, detail) as session:
+            try:
+                await self.context.shared.put(message_key(session), text, MESSAGE_SECONDS)
+            except SharedUnavailableError as error:
+                raise ActionDenied("Unavailable", f"{error}.") from error
+
     def own_home(self, user: User, name: str) -> HomeSummary:
         """One of the user's own homes. Refused alike where there is none and where it is another
         user's.
@@ -412,6 +426,11 @@ class Actions:
             raise
         finally:
             self.context.metrics.actions.labels(action, outcome).inc()
+
+
+def message_key(session: VDISession) -> str:
+    """The key in the shared state of the text that `Actions.show_message` shows."""
+    return f"message/{session.metadata.uid}"
 
 
 @contextmanager

@@ -133,11 +133,13 @@ class Action(StrEnum):
     SHARE = "share"
     UNSHARE = "unshare"
     PLAN_END = "plan-end"
+    # Show a text over the desktop.
+    MESSAGE = "message"
     # Send keys and clicks from a program, take over from one and give back.
     DRIVE = "drive"
     # Start and end a recording on demand.
     RECORD = "record"
-    # An administrator asks the owner for access; the owner alone answers.
+    # An administrator or a viewer asks the owner for access; the owner alone answers.
     REQUEST_ACCESS = "request-access"
     ANSWER_ACCESS = "answer-access"
 
@@ -147,11 +149,11 @@ class Action(StrEnum):
 def _allowed(role: Role) -> frozenset[Action]:
     match role:
         case Role.OWNER:
-            return frozenset(Action) - {Action.PLAN_END, Action.REQUEST_ACCESS}
+            return frozenset(Action) - {Action.PLAN_END, Action.MESSAGE, Action.REQUEST_ACCESS}
         case Role.COLLABORATOR:
             return frozenset({Action.SEE, Action.OPEN, Action.BROWSE, Action.RESUME, Action.DRIVE})
         case Role.VIEWER:
-            return frozenset({Action.SEE, Action.OPEN})
+            return frozenset({Action.SEE, Action.OPEN, Action.REQUEST_ACCESS})
     return frozenset()
 
 
@@ -177,6 +179,7 @@ def _is_for_admins(action: Action) -> bool:
             | Action.SCHEDULE
             | Action.UNSHARE
             | Action.PLAN_END
+            | Action.MESSAGE
             | Action.REQUEST_ACCESS
         ):
             return True

@@ -185,7 +185,8 @@ class PlanEnd(SessionAction):
 
 
 class RequestAccess(SessionAction):
-    """Ask the owner of a desktop to share it with you, for a time. For administrators.
+    """Ask the owner of a desktop to share it with you, for a time. For administrators and for
+    guests with view only.
 
     The owner answers over the desktop, in the portal or with this API, within a minute; then the
     request lapses.

@@ -121,6 +121,28 @@ async def test_list_of_gpus_names_their_users_and_the_idle_ones() -> None:
     assert "idle alice@example.com ubuntu" in page and "gpu-node-1" in page
 
 
+async def test_chosen_sessions_get_a_message() -> None:
+    stage = PortalStage(a_template(), running("one"), running("two"))
+    browser, path = stage.browser(ADMIN), "/admin/sessions"
+    form = {"action": "message", "notice": "15m", "pick-uid-two": "on"}
+    for message in ("", "x" * 201, "a\x00"):
+        refused = await browser.post(path, at=path, **form, message=message, confirmed="yes")
+        assert refused.status_code in (409, 422), message
+    form["message"] = "Licences are short today."
+    question = text_of((await browser.post(path, at=path, **form)).text)
+    assert "Show the message in 1 desktop?" in question and form["message"] in question
+    done = await browser.post(path, at=path, **form, confirmed="yes")
+    assert "done=message&name=1+session" in done.headers["location"]
+    shown = [
+        await stage.services.context.shared.get(f"message/uid-{name}") for name in ("one", "two")
+    ]
+    assert shown == [None, form["message"]]
+    assert "plannedEnd" not in stage.cluster.objects["two"]["spec"]
+    entry = (await stage.services.audit.entries(limit=1))[0]
+    assert (entry.action, entry.target) == ("session.message", "two")
+    assert entry.detail == {"message": form["message"]}
+
+
 async def test_chosen_sessions_get_a_planned_end() -> None:
     names = ("one", "two", "three")
     stage = PortalStage(a_template(), *map(running, names), running("gone", deleting=True))

@@ -91,9 +91,9 @@ def test_who_may_do_what(action: Action) -> None:
         "stranger": refusal(User(EVE), action, shared(), NOW) is None,
     }
     assert may == {
-        "owner": action not in ("plan-end", "request-access"),
+        "owner": action not in ("plan-end", "message", "request-access"),
         "collaborator": action in ("see", "open", "browse", "resume", "drive"),
-        "viewer": action in ("see", "open"),
+        "viewer": action in ("see", "open", "request-access"),
         "admin": action not in ("open", "browse", "drive", "share", "record", "answer-access"),
         "stranger": False,
     }
@@ -136,7 +136,7 @@ def test_a_refusal_names_what_is_allowed_and_whom_to_ask() -> None:
     code, words = refusal(User(BOB), Action.SUSPEND, shared("viewer"), NOW) or ("", "")
     assert code == "Forbidden"
     assert "viewer" in words and "may not suspend" in words
-    assert "open, see" in words and f"Ask {ALICE}" in words
+    assert "open, request-access, see" in words and f"Ask {ALICE}" in words
 
 
 def test_a_stranger_learns_nothing_of_a_session() -> None:

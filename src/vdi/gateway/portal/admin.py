@@ -71,6 +71,7 @@ NOTICE_TIMES = ("5m", "15m", "30m", "1h", "4h")
 END_ACTIONS = {
     TimeoutAction.SUSPEND: "Suspend",
     TimeoutAction.TERMINATE: "End",
+    "message": "Show the message",
     "cancel": "Take the announcement back",
 }
 # Steps when a person leaves: the button, and what it does.
@@ -275,8 +276,8 @@ class AdminPages(PortalPages):
         return RedirectResponse("/admin", 303)
 
     async def plan_ends(self, request: Request, user: User, form: Form) -> Response:
-        """POST /admin/sessions: announce the end of the chosen sessions, or take that back, after
-        a question that names them.
+        """POST /admin/sessions: announce the end of the chosen sessions, take that back, or show a
+        message in them, after a question that names them.
         """
         action, notice, end = form.get("action", ""), form.get("notice", ""), None
         if action not in END_ACTIONS:
@@ -288,22 +289,30 @@ class AdminPages(PortalPages):
             if f"pick-{session.metadata.uid}" in form:
                 names.append(session.metadata.name)
         time = form.get("time") or format_time(self._clock() + parse_duration(notice))
+        message = form.get("message", "")
+        if action == "message" and not message:
+            raise invalid("message", message, "a text")
         if names and form.get("confirmed") != "yes":
             return self._ask_for_ends(request, user, form, time, names)
-        if action != "cancel":
-            end = AnnouncedEnd(time, TimeoutAction(action), form.get("message", ""))
+        if action in set(TimeoutAction):
+            end = AnnouncedEnd(time, TimeoutAction(action), message)
         refused: list[str] = []
         for name in names:
             try:
-                await self._services.actions.act(user, name, PlanEnd(end))
+                if action == "message":
+                    await self._services.actions.show_message(user, name, message)
+                else:
+                    await self._services.actions.act(user, name, PlanEnd(end))
             except ActionDenied as why:
                 refused.append(f"{name}: {why.sentence}")
         if refused or not names:
             done = f"Done for {len(names) - len(refused)} of {len(names)} chosen sessions."
             return await self.sessions(request, user, status=409, error=" ".join([done, *refused]))
-        done = urlencode(
-            {"done": "plan-end" if end else "cancel-end", "name": count(len(names), "session")}
-        )
+        if action == "message":
+            code = action
+        else:
+            code = "plan-end" if end else "cancel-end"
+        done = urlencode({"done": code, "name": count(len(names), "session")})
         return RedirectResponse(f"{read_filter(request.query_params).address(1)}&{done}", 303)
 
     def _ask_for_ends(
@@ -314,12 +323,11 @@ class AdminPages(PortalPages):
         fields = {"time": time, "confirmed": "yes", **{name: form[name] for name in sent}}
         fields |= {name: "on" for name in form if name.startswith("pick-")}
         chosen = count(len(names), "desktop")
-        if action == "cancel":
-            label, at, consequence = (
-                f"{END_ACTIONS[action]} in {chosen}",
-                "",
-                "These desktops go on.",
-            )
+        if action in ("cancel", "message"):
+            label, at = f"{END_ACTIONS[action]} in {chosen}", ""
+            consequence = "These desktops go on."
+            if action == "message":
+                consequence = f"{form['message']} (until a user closes it)"
         else:
             label, at = f"{END_ACTIONS[action]} {chosen}", time
             consequence = "Until then each shows the time and the message. Home folders are kept."

@@ -35,6 +35,7 @@ DONE = {
     # In the past, so that they stay true while the page below them changes.
     "start": "You started {name}.",
     "plan-end": "The end is announced in {name}.",
+    "message": "The message is shown in {name}.",
     "cancel-end": "The end is no longer announced in {name}.",
     "extend": "The time limit of {name} is now {limit}.",
     "resize": "{name} has a new size. While it runs, it gets that without a restart.",
