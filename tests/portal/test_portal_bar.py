@@ -16,7 +16,7 @@ from portal.portal_browser import Visitor, visitor
 from portal.portal_server import Server
 from portal.test_portal_accessibility import grave_violations
 from unit.gateway.edge_stage import changed, publish, shared_with
-from unit.gateway.portal_stage import ALICE
+from unit.gateway.portal_stage import ADMIN, ALICE
 from vdi.api.template import Agents
 from vdi.gateway.rights import Actor, User
 
@@ -39,10 +39,16 @@ SELKIES = """<!doctype html><html lang="en"><head><meta charset="utf-8"><title>S
 <meta name="viewport" content="width=device-width,initial-scale=1"><style>.hidden { display: none; }</style>
 <script src="stream-watch.js"></script></head>
 <body style="margin:0;background:#2d5a4a"><main id="app"><div id="status-display">Connecting...</div>
+<div class="sidebar" id="sidebar"><button>Video</button></div>
 <div class="toggle-handle">Selkies' menu</div><button class="virtual-keyboard-button">Keys</button></main><script>
 window.heard = []; window.keys = [];
 window.webrtcInput = {resetKeyboard: () => heard.push('resetKeyboard')};
 addEventListener('message', ({data}) => heard.push(data));
+addEventListener('message', ({data}) => {
+  if (data?.type !== 'toggleDashboard') return;
+  const isOpen = document.getElementById('sidebar').classList.toggle('is-open');
+  postMessage({type: 'sidebarVisibilityChanged', isOpen}, location.origin);
+});
 addEventListener('requestFileUpload', () => heard.push('upload'));
 addEventListener('keydown', (event) => { if (!event.target.closest?.('.allow-native-input')) keys.push(event.key); });
 window.selkiesTransport = Object.assign(new EventTarget(), {readyState: 1, send: () => {}, close: () => {}});
@@ -137,6 +143,9 @@ def test_bar_is_used_by_keyboard_alone(inside: Visitor) -> None:
     expect(bar(page)).to_have_accessible_name("Desktop alice-ubuntu")
     expect(bar(page).get_by_role("button", name="Extend")).to_be_focused()
     page.keyboard.press("Tab")
+    expect(handle(page)).to_be_focused()
+    page.keyboard.press("Shift+Tab")
+    page.keyboard.press("ArrowRight")
     expect(bar(page).get_by_role("button", name="Files")).to_be_focused()
     page.keyboard.press("Enter")
     expect(page.get_by_role("region", name="Files")).to_be_visible()
@@ -190,6 +199,62 @@ def test_handle_is_dragged_aside_and_stays_there(inside: Visitor) -> None:
     expect(bar(page)).to_be_visible()
 
 
+def test_handle_stays_in_the_window(server: Server, inside: Visitor) -> None:
+    page = inside.page
+
+    def edges() -> tuple[float, float]:
+        box = handle(page).bounding_box()
+        assert box
+        return box["x"], box["x"] + box["width"]
+
+    def drag(to: float, end: str) -> None:
+        page.mouse.move(sum(edges()) / 2, 8)
+        page.mouse.down()
+        page.mouse.move(to, 8, steps=4)
+        handle(page).dispatch_event(end, {"pointerId": 1, "clientX": to})
+        page.mouse.up()
+
+    drag(1279, "pointerup")
+    assert edges()[1] == pytest.approx(1280, abs=1)
+    page.set_viewport_size({"width": 400, "height": 700})
+    assert edges()[1] == pytest.approx(400, abs=1)
+    kept = page.evaluate("localStorage['vdi-bar-place']")
+    drag(0, "pointercancel")
+    assert edges()[0] == pytest.approx(0, abs=1)
+    assert page.evaluate("localStorage['vdi-bar-place']") == kept
+
+
+def test_handle_has_at_most_30_characters(inside: Visitor) -> None:
+    page = inside.page
+    state = page.evaluate("fetch('/.vdi/bar').then((answer) => answer.json())") | {
+        "recorded": True,
+        "driver": {"state": "Parked", "line": "The agent asks"},
+        "watching": ["bob (view only)", "carol (view only)"],
+    }
+    page.route(
+        "**/.vdi/bar", lambda route: route.fulfill(json=state, headers={"X-VDI-Gateway": "1"})
+    )
+    handle(page).click()
+    expect(handle(page)).to_have_text("Menu · ● Rec · Agent asks +1")
+    assert len(handle(page).inner_text()) <= 30
+    expect(bar(page)).to_contain_text("Watching: bob (view only), carol (view only)")
+
+
+def test_message_stays_until_it_is_closed(server: Server, inside: Visitor) -> None:
+    page = inside.page
+    actions = server.stage.services.actions
+    server.run(actions.show_message(ADMIN, "alice-ubuntu", "Please save at 18:00 UTC."))
+    handle(page).click()
+    message = page.get_by_role("status").filter(has_text="Please save at ")
+    expect(message).not_to_contain_text("UTC")
+    message.get_by_role("button", name="Close").click()
+    expect(message).to_have_count(0)
+    page.reload()
+    handle(page).click()
+    expect(bar(page)).to_be_visible()
+    expect(message).to_have_count(0)
+
+
 def test_bar_steers_selkies(inside: Visitor) -> None:
     page = inside.page
     for selkies_own in (".toggle-handle", ".virtual-keyboard-button"):
@@ -218,6 +283,40 @@ def test_bar_steers_selkies(inside: Visitor) -> None:
     bar(page).get_by_role("button", name="Advanced").click()
     page.wait_for_function("heard.some((one) => one?.type === 'toggleDashboard')")
     assert page.evaluate(SENT, "toggleDashboard") == [{"type": "toggleDashboard", "advanced": True}]
+
+
+@pytest.mark.parametrize("way", ["Escape", "click"])
+def test_advanced_settings_close_and_return_the_focus(inside: Visitor, way: str) -> None:
+    page = inside.page
+    setting = page.get_by_role("button", name="Video")
+    expect(setting).to_have_count(0)
+    handle(page).click()
+    bar(page).get_by_role("button", name="Advanced").click()
+    expect(setting).to_be_visible()
+    close = page.get_by_role("button", name="Close the advanced settings")
+    expect(close).to_be_focused()
+    if way == "click":
+        close.click()
+    else:
+        setting.focus()
+        page.keyboard.press(way)
+    expect(setting).to_have_count(0)
+    expect(close).to_have_count(0)
+    expect(handle(page)).to_be_focused()
+
+
+def test_refused_clipboard_is_reported_until_it_is_granted(inside: Visitor) -> None:
+    page = inside.page
+    page.evaluate("addEventListener('focus', () => heard.push('focus'))")
+    warning = page.get_by_role("status").filter(has_text="did not let this page read the clipboard")
+    expect(warning).to_have_count(0)
+    page.keyboard.press("Control+v")
+    expect(warning).to_be_visible()
+    inside.context.grant_permissions(["clipboard-read"], origin=page.url.partition("/?")[0])
+    expect(warning).to_have_count(0)
+    assert "focus" in page.evaluate("heard"), "Selkies reads the clipboard when it hears this"
+    page.keyboard.press("Control+v")
+    expect(warning).to_have_count(0)
 
 
 def test_phone_opens_the_on_screen_keyboard(browser: Browser, server: Server) -> None:
@@ -253,7 +352,13 @@ def test_guest_reads_whose_desktop_and_until_when(browser: Browser, server: Serv
             "You are watching bob@example.com's desktop, view only, until "
         )
         offered = bar(guest.page).get_by_role("button").all_inner_texts()
-        assert offered == ["Screen"]
+        assert offered == ["Screen", "Sound", "Control"]
+        assert "Microphone" not in opened(guest.page, "Sound").inner_text()
+        opened(guest.page, "Control").get_by_role("button", name="Ask for control").click()
+        expect(guest.page.get_by_role("region", name="Control")).to_have_count(0)
+    session = server.stage.world.session("bob-review")
+    assert session and session.spec.access_request
+    assert session.spec.access_request.role == "collaborator"
 
 
 def test_share_panel_has_a_guest_who_came_since(server: Server, inside: Visitor) -> None:
@@ -264,14 +369,9 @@ def test_share_panel_has_a_guest_who_came_since(server: Server, inside: Visitor)
 
     with inside.page.expect_response("**/.vdi/bar"):
         handle(inside.page).click()
-    server.do(lambda: share(**shared_with("dave@example.com", "viewer")))
-    with inside.page.expect_response("**/.vdi/bar"):
-        handle(inside.page).click()
-    handle(inside.page).click()
-    # Who comes is told at once: with a guest the bar asks every 2 s, alone every 30.
-    for _ in range(2):
-        with inside.page.expect_response("**/.vdi/bar", timeout=10_000):
-            pass
+    # The bar asks because the gateway tells it of the change: alone it asks every 30 s.
+    with inside.page.expect_response("**/.vdi/bar", timeout=5_000):
+        server.do(lambda: share(**shared_with("dave@example.com", "viewer")))
     panel = opened(inside.page, "Share")
     expect(panel.get_by_role("button", name="End access of dave@example.com")).to_be_visible()
     with inside.context.expect_page():
@@ -315,7 +415,7 @@ def test_bar_loads_at_most_30_kb(inside: Visitor) -> None:
     def keep(
         answer: Response,
     ) -> None:  # its body is read later: waiting for it here could outlast the test's own wait
-        if "/.vdi/" in answer.url and "/fonts/" not in answer.url:
+        if answer.url.rpartition("/.vdi/")[2].startswith(("bar", "static/bar")):
             of_bar.append(answer)
 
     inside.page.on("response", keep)
@@ -376,13 +476,16 @@ def test_person_takes_over_from_an_agent_and_gives_back(
         assert grave_violations(page) == []
         page.get_by_role("button", name="Give back").click()
         expect(handle(page)).not_to_contain_text("Agent waits")
+        page.mouse.move(200, 600)
+        expect(bar(page)).to_have_count(0)
+        page.keyboard.press("Control+Shift+M")
         asked = "Solve the captcha, <b>please</b>"
         server.run(
             server.stage.services.computer.request_human(agent_drives, "alice-ubuntu", asked)
         )
         expect(handle(page)).to_have_text("Menu · Agent asks", timeout=15_000)
         expect(handle(page)).to_have_attribute("title", re.compile(f"asks for a person: {asked}"))
-        opened(page, "Agent")
+        bar(page).get_by_role("button", name="Agent ● asks").click()
         expect(bar(page)).to_contain_text(f"asks for a person: {asked}")
         page.goto(f"{server.url}/desktops/alice-ubuntu")
         expect(page.get_by_role("alert").filter(has_text="Solve the captcha")).to_be_visible()

@@ -11,7 +11,7 @@ import pytest
 
 from support.builders import a_session, a_template
 from unit.gateway.api_stage import ALICE, BOB, ROOT, RUNNING, ApiStage
-from unit.gateway.edge_stage import EdgeStage, address, changed
+from unit.gateway.edge_stage import GUEST, EdgeStage, address, changed, shared_with
 from unit.gateway.gateway_stage import NOW
 from unit.gateway.portal_stage import ADMIN, PortalStage, text_of
 from unit.gateway.portal_stage import running as running_desktop
@@ -172,6 +172,20 @@ async def test_edge_lets_an_administrator_in_by_consent_only(edge: EdgeStage) ->
     assert (await root.post(unshare, headers=OURS)).status_code == 403
     assert (await owner.post(unshare, headers=OURS)).status_code == 204
     assert (await root.get(BAR)).status_code == 401
+
+
+async def test_viewer_asks_the_owner_for_control(edge: EdgeStage) -> None:
+    edge.change(spec=shared_with(GUEST, "viewer") | {"access_request": None})
+    viewer, owner = await edge.entered(GUEST), await edge.entered()
+    asked = address(path="/.vdi/request-access?role=collaborator&length=60m")
+    assert (await viewer.post(asked, headers=OURS)).status_code == 204
+    assert (await viewer.get(BAR)).json()["actions"] == ["open"], "one request at a time"
+    request = (await owner.get(BAR)).json()["request"]
+    assert (request["user"], request["role"], request["length"]) == (GUEST, "collaborator", "1h")
+    answer = address(path=f"/.vdi/answer-access?request={request['expires']}&allow=true")
+    assert (await owner.post(answer, headers=OURS)).status_code == 204
+    assert (await viewer.get(BAR)).status_code == 401, "the page enters again, with its new role"
+    assert (await (await edge.entered(GUEST)).get(BAR)).json()["viewOnly"] is False
 
 
 async def test_portal_asks_and_answers() -> None:

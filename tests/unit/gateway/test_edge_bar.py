@@ -11,6 +11,7 @@ from aiohttp import web
 
 from support.builders import a_template
 from support.clock import FakeClock
+from unit.gateway.api_stream import events_of
 from unit.gateway.edge_selkies import FakeSelkies
 from unit.gateway.edge_stage import (
     GUEST,
@@ -22,12 +23,14 @@ from unit.gateway.edge_stage import (
     shared_with,
 )
 from unit.gateway.gateway_stage import Browser
+from vdi.api.meta import Condition
 from vdi.api.session import Role
 from vdi.cluster.units import format_time
 from vdi.gateway.edge.bar import Connection, describe_guests
 from vdi.gateway.in_flight import PAGES
-from vdi.gateway.rights import Actor
+from vdi.gateway.rights import Actor, User
 from vdi.gateway.store.logins import Grant
+from vdi.session.conditions import PLANNED_END
 
 BAR = address(path="/.vdi/bar")
 OURS = {"Origin": address(path=""), "X-VDI-Bar": "1", "Accept": "*/*"}
@@ -57,7 +60,7 @@ async def entered(stage: EdgeStage, user: str = OWNER, **spec: Any) -> Browser:
             "browse end extend open resize restart schedule share suspend unshare",
         ),
         (GUEST, "collaborator", OWNER, False, "browse open"),
-        (GUEST, "viewer", OWNER, True, "open"),
+        (GUEST, "viewer", OWNER, True, "open request-access"),
     ],
 )
 async def test_each_role_gets_its_own_bar(
@@ -113,6 +116,20 @@ async def test_image_with_its_own_page_has_no_bar(stage: EdgeStage) -> None:
     assert (await browser.get(BAR)).status_code == 404
     assert (await browser.post(address(path="/.vdi/suspend"), headers=OURS)).status_code == 404
     assert stage.acts == []
+
+
+async def test_texts_of_administrators_are_over_the_desktop(stage: EdgeStage) -> None:
+    browser = await entered(stage)
+    assert (await browser.get(BAR)).json()["messages"] == []
+    admin = User("root@example.com", admin=True)
+    await stage.services.actions.set_banner(admin, "Maintenance at 18:00")
+    await stage.services.actions.show_message(admin, "alice-desktop", "Please save.")
+    end = Condition(PLANNED_END, "True", "EndPlanned", "It is suspended at 18:00 UTC.")
+    stage.change(status={"conditions": (end,)})
+    guest = await entered(stage, GUEST, **shared_with(GUEST, "viewer"))
+    for reader in (browser, guest):
+        texts = ["Maintenance at 18:00", "Please save.", "It is suspended at 18:00 UTC."]
+        assert (await reader.get(BAR)).json()["messages"] == texts
 
 
 async def test_owner_extends_restarts_and_suspends(stage: EdgeStage) -> None:
@@ -191,6 +208,34 @@ async def test_owner_sees_who_is_watching(stage: EdgeStage, desktop: FakeSelkies
     stage.edge.tables.address = lambda _: "http://127.0.0.1:9"
     assert (await owner.get(BAR)).json()["watching"] is None
     desktop.sockets.clear()
+
+
+async def test_owner_is_told_at_once_that_a_first_guest_watches(
+    stage: EdgeStage, desktop: FakeSelkies
+) -> None:
+    owner, host = await entered(stage), SETTINGS.host("alice-desktop")
+    headers = {"Host": host, "Cookie": owner.stolen(host)}
+    async with events_of(stage.public, "/.vdi/presence", headers) as events:
+        assert await events.next() == ("presence", [])
+        stage.change(spec=shared_with(GUEST, "viewer"))
+        assert await events.next() == ("presence", []), "the bar asks for the new guest"
+        await stage.entered(GUEST)
+        desktop.sockets[web.WebSocketResponse()] = ("", "viewer")
+        assert await events.next(seconds=2.0) == ("presence", [f"{GUEST} (view only)"])
+    desktop.sockets.clear()
+
+
+async def test_guests_are_not_told_who_watches(stage: EdgeStage) -> None:
+    guest, host = (
+        await entered(stage, GUEST, **shared_with(GUEST, "viewer")),
+        SETTINGS.host("alice-desktop"),
+    )
+    headers = {"Host": host, "Cookie": guest.stolen(host)}
+    async with events_of(stage.public, "/.vdi/presence", headers) as events:
+        assert await events.next() == ("presence", None)
+        stage.change(spec={"access": []})
+        assert await events.next() == ("end", None)
+    assert (await stage.browser().get(address(path="/.vdi/presence"))).status_code == 401
 
 
 @pytest.mark.parametrize(

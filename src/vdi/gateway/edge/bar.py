@@ -5,17 +5,21 @@ the address in the state. A program in the desktop may put a page on the same ho
 is about any other session, and each request has the rights of its visitor.
 """
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
 
 import msgspec
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 
+from vdi.api.meta import find_condition
 from vdi.api.session import FULL_CONTROL, Role, VDISession
 from vdi.api.template import VDITemplate
+from vdi.gateway.actions import message_key
 from vdi.gateway.brand import stylesheet
+from vdi.gateway.cluster_cache import Subscriptions, session_topic
 from vdi.gateway.component import GatewayContext
 from vdi.gateway.denied import BusyError, CrossSiteError
 from vdi.gateway.desktop.agent import NO_AUTHORITIES, DesktopAgent, DesktopKeyError
@@ -26,25 +30,31 @@ from vdi.gateway.edge.headers import OURS
 from vdi.gateway.edge.ticket_handoff import TicketHandoff
 from vdi.gateway.edge.token_tables import TokenTablePublisher
 from vdi.gateway.in_flight import PAGES, SMALL_ANSWER_BYTES
-from vdi.gateway.rights import Action, User
+from vdi.gateway.rights import Action, User, taken_by
 from vdi.gateway.session_actions import SessionActions
+from vdi.gateway.store.banner import read_banner
+from vdi.gateway.store.database import DatabaseUnavailableError
 from vdi.gateway.store.logins import Grant
 from vdi.gateway.web.assets import asset_url
+from vdi.gateway.web.streams import StreamLimit, sse_event
 from vdi.http_client import HTTP_ERRORS, open_client
 from vdi.session.actions import is_expired, pending_request
+from vdi.session.conditions import PLANNED_END
 from vdi.session.recording import is_recorded, recording_note
 from vdi.session.status import is_running
 from vdi.session.template_image import takes_tokens
 
 CHANGES = (
     *(Action.SUSPEND, Action.RESTART, Action.RECORD, Action.RESIZE),
-    *(Action.UNSHARE, Action.ANSWER_ACCESS, Action.DRIVE, Action.EXTEND),
+    *(Action.UNSHARE, Action.ANSWER_ACCESS, Action.REQUEST_ACCESS, Action.DRIVE, Action.EXTEND),
 )
 # A page of another host cannot send it without a preflight, to which no one here consents.
 HEADER = "x-vdi-bar"
 _NOT_ENTERED = "You have not opened this desktop."
 # Selkies measures the round trip of each connection first, for at most 1 s.
 _SECONDS = 3.0
+# Between two questions to a desktop that has guests, while its owner's page is open.
+_PRESENCE_SECONDS = 1.0
 
 
 class Connection(msgspec.Struct):
@@ -61,7 +71,7 @@ class _Connections(msgspec.Struct):
 
 @dataclass(eq=False, kw_only=True)
 class DesktopBar:
-    """The two handlers."""
+    """The three handlers."""
 
     context: GatewayContext
     agent: DesktopAgent
@@ -69,6 +79,8 @@ class DesktopBar:
     authorizer: Authorizer
     handoff: TicketHandoff
     tables: TokenTablePublisher
+    subscriptions: Subscriptions
+    _streams: StreamLimit = field(default_factory=StreamLimit, init=False)
 
     async def show(self, request: Request) -> Response:
         """`/.vdi/bar`: the state of the bar."""
@@ -77,6 +89,13 @@ class DesktopBar:
         response = Response(body, headers=OURS, media_type="application/json")
         self.authorizer.renew_cookie(response, admitted.token)
         return response
+
+    async def presence(self, request: Request) -> Response:
+        """`/.vdi/presence`: an event whenever the state of the bar has changed."""
+        admitted, _ = await self._admit(request)
+        return self._streams.response(
+            self.context, admitted.claims.sub, self._follow(admitted), OURS
+        )
 
     async def change(self, request: Request) -> Response:
         """`/.vdi/suspend`, `/.vdi/extend?timeout=10h`, `/.vdi/record?on=true` and the
@@ -139,6 +158,7 @@ class DesktopBar:
             "expires": view.expires,
             "accessEnds": view.access_ends,
             "notices": notices,
+            "messages": await self._messages(session),
             "actions": sorted(view.actions),
             # null: no program may drive it, or none has lately.
             "driver": driver and {"line": driver.line, "state": driver.state},
@@ -153,6 +173,35 @@ class DesktopBar:
             # null: not known, or not for guests.
             "watching": await self._watching(session) if view.mine else None,
         }
+
+    async def _messages(self, session: VDISession) -> list[str]:
+        """Texts of administrators: the banner, one for this desktop, and its announced end."""
+        texts = [await self.context.shared.get(message_key(session))]
+        with suppress(DatabaseUnavailableError):
+            texts.insert(0, await read_banner(self.context.database))
+        end = find_condition(session.status.conditions, PLANNED_END)
+        if end and end.status == "True":
+            texts.append(end.message)
+        return [text for text in texts if text]
+
+    async def _follow(self, admitted: Admitted) -> AsyncIterator[bytes]:
+        """An event at each change of what the bar shows of the session, for the owner with the
+        guests who are connected.
+        """
+        meta, is_owner, before = admitted.session.metadata, admitted.claims.role is Role.OWNER, None
+        with self.subscriptions.subscribe(None, {session_topic(meta.name)}) as subscription:
+            while True:
+                session = self.context.cluster.by_uid(meta.uid)
+                if session is None or not self.authorizer.still_holds(session, admitted.claims):
+                    return
+                watching = await self._watching(session) if is_owner else None
+                shown = (session.spec, session.status.conditions, taken_by(session), watching)
+                if shown != before:
+                    yield sse_event(msgspec.json.encode(watching).decode(), event="presence")
+                    before = shown
+                # No change of the cluster tells that a guest has connected.
+                has_guests = is_owner and bool(session.spec.access)
+                await subscription.wait(_PRESENCE_SECONDS if has_guests else None)
 
     async def _watching(self, session: VDISession) -> tuple[str, ...] | None:
         if not session.spec.access or not is_running(session):

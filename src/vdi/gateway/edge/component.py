@@ -112,6 +112,7 @@ class Edge(Component):
             authorizer=authorizer,
             handoff=self.handoff,
             tables=tables,
+            subscriptions=subscriptions,
         )
         self._turn = TurnPage(context=context, authorizer=authorizer)
         self._transport = TransportPage(context=context, authorizer=authorizer, key=tables.key)
@@ -148,6 +149,7 @@ class Edge(Component):
             Route("/.vdi/events", self._waiting.events),
             Route("/.vdi/resume", self._waiting.resume, methods=["POST"]),
             Route("/.vdi/bar", self._bar.show),
+            Route("/.vdi/presence", self._bar.presence),
             *(Route(f"/.vdi/{change}", self._bar.change, methods=["POST"]) for change in CHANGES),
             Route(TRANSPORT_PATH, self._transport.page),
             *asset_routes(self._context.settings.brand, "/.vdi/static"),

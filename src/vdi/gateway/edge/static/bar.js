@@ -2,7 +2,6 @@
 
 const ASK_MS = 30000;
 const AGENT_MS = 5000; /* While an agent drives: its line is about now. */
-const GUESTS_MS = 2000; /* While somebody may watch: the owner is told when they come. */
 const IDLE_MS = 300000; /* A page without input asks nothing: its requests would keep the login alive. */
 const LOST_SECONDS = 10;
 const HIDE_MS = 3000;
@@ -16,12 +15,14 @@ const STYLE = `
   font: 14px/1.4 Inter, system-ui, -apple-system, "Segoe UI", Roboto, "Noto Sans", "Liberation Sans", sans-serif;
 }
 [hidden] { display: none !important; }
-.handle, .bar, .panel, .lost { pointer-events: auto; background: var(--surface); color: var(--ink); border: 1px solid var(--line); }
-.handle { border-top: 0; border-radius: 0 0 10px 10px; padding: 1px 14px 3px; white-space: nowrap; font: inherit; font-size: 12px; cursor: pointer; touch-action: none; }
+.handle, .close, .bar, .panel, .lost { pointer-events: auto; background: var(--surface); color: var(--ink); border: 1px solid var(--line); }
+.handle, .close { border-top: 0; border-radius: 0 0 10px 10px; padding: 1px 14px 3px; white-space: nowrap; font: inherit; font-size: 12px; cursor: pointer; touch-action: none; }
+.close { position: fixed; top: 0; left: 280px; font-size: 20px; } /* Beside Selkies' side menu. */
 .bar { display: flex; flex-wrap: wrap; gap: 2px; align-items: center; justify-content: center; box-sizing: border-box; max-width: 100vw; max-height: 60vh; overflow: auto; padding: 4px 10px; border-top: 0; border-radius: 0 0 10px 10px; }
 .bar p { margin: 0 10px 0 0; overflow-wrap: anywhere; }
 .soft { color: var(--ink-soft); }
-.warn { color: var(--warn); }
+.warn, .asks [data-panel=Agent] { color: var(--warn) !important; }
+.asks [data-panel=Agent]::after { content: " \u25cf asks"; }
 .panel, .lost { display: grid; gap: 8px; box-sizing: border-box; width: min(24rem, 96vw); max-height: 70vh; overflow: auto; padding: 12px; border-radius: 10px; }
 .panel p, .lost p, h2 { margin: 0; font-size: 14px; }
 .panel div, .lost div { display: flex; flex-wrap: wrap; gap: 6px; }
@@ -58,16 +59,19 @@ const text = (words, kind = "") => make("p", { class: kind }, words);
 const row = (...children) => make("div", {}, ...children);
 
 const PLACE = "vdi-bar-place"; /* The handle's distance from the middle, in parts of the window's width. */
-const place = (part) => { handle.style.translate = `${Math.max(-0.4, Math.min(0.4, part)) * 100}vw`; };
+let part = Number(localStorage.getItem(PLACE)) || 0;
+/* Percentages are of the handle's own width: both of its ends stay in the window, also when either changes. */
+const place = () => { handle.style.translate = `clamp(50% - 50vw, ${part * 100}vw, 50vw - 50%)`; };
 let dragged = null; /* Where the drag of the handle began, and how far it has come. */
 const drag = ({ type, clientX, pointerId, buttons }) => {
-  if (type === "pointermove" && !buttons) dragged = null;
+  if (type === "pointercancel" || (type === "pointermove" && !buttons)) dragged = null;
   if (type === "pointerdown") {
-    dragged = { from: clientX - (parseFloat(handle.style.translate) / 100 || 0) * innerWidth, at: clientX, moved: false };
+    const { left: edge, width } = handle.getBoundingClientRect();
+    dragged = { from: clientX - (edge + width / 2 - innerWidth / 2), at: clientX, moved: false };
     handle.setPointerCapture(pointerId);
   } else if (dragged && (dragged.moved ||= Math.abs(clientX - dragged.at) > 4)) {
-    const part = (clientX - dragged.from) / innerWidth;
-    place(part);
+    part = (clientX - dragged.from) / innerWidth;
+    place();
     if (type === "pointerup") localStorage.setItem(PLACE, String(part));
   }
 };
@@ -80,10 +84,13 @@ const panel = make("section", { id: "panel", class: "panel", hidden: true });
 const left = make("span", { class: "soft" });
 const lines = make("p", { class: "soft" }); /* What the handle says in short. */
 const asked = make("div", { class: "lost", role: "alert", "data-request": "", hidden: true });
+const closeAdvanced = button("\u00d7", () => { flipAdvanced(); handle.focus(); }, { class: "close", "aria-label": "Close the advanced settings", hidden: true });
+const told = make("div", { class: "lost", role: "status", "data-messages": "", hidden: true });
 const lost = make("div", { class: "lost", role: "alert", hidden: true });
 const memory = make("div", { class: "lost", role: "status", hidden: true });
 
 const selkies = (message) => window.postMessage(message, location.origin);
+const flipAdvanced = () => selkies({ type: "toggleDashboard", advanced: true }); /* Selkies' side menu. */
 const input = () => window.webrtcInput; /* Selkies' keyboard and pointer, over either transport. */
 /* The template's setting: not one of the values that switch the feature off. A guest who only watches has none. */
 const has = (field, ...off) => !state.viewOnly && !off.includes(state.streaming?.[field]);
@@ -94,10 +101,11 @@ const clock = (instant) => {
   const day = end - Date.now() > 72e6 ? { weekday: "short", day: "numeric", month: "short" } : {};
   return end.toLocaleString([], { hour: "2-digit", minute: "2-digit", ...day });
 };
+const span = (minutes) => minutes < 60 ? `${minutes} min` : `${Math.floor(minutes / 60)} h ${minutes % 60} min`;
+const minutesTo = (instant) => Math.floor((new Date(instant) - Date.now()) / 60000);
 const timeLeft = () => {
-  const minutes = Math.floor((new Date(state.expires) - Date.now()) / 60000);
-  if (!state.expires || minutes < 0) return "";
-  return minutes < 60 ? `${minutes} min left` : `${Math.floor(minutes / 60)} h ${minutes % 60} min left`;
+  const minutes = minutesTo(state.expires);
+  return !state.expires || minutes < 0 ? "" : `${span(minutes)} left`;
 };
 
 const change = async (action, query = "") => {
@@ -122,6 +130,11 @@ const change = async (action, query = "") => {
   if (busy) location.replace("/.vdi/wait");
 };
 
+/* Until the share ends, at most the longest that can be asked for. */
+const controlLength = () => {
+  const minutes = state.accessEnds ? minutesTo(state.accessEnds) : 480;
+  return `${Math.max(1, Math.min(480, minutes))}m`;
+};
 const sure = (action, words, label) => [text(words), row(button(label, () => change(action)))];
 const flip = (pipeline, label) => button(`${label}: ${known[pipeline] ? "on" : "off"}`, () => {
   known[pipeline] = !known[pipeline];
@@ -142,7 +155,6 @@ const PANELS = {
     button(words, () => change("extend", `?timeout=${encodeURIComponent(value)}`))))]],
   Files: [() => has("fileTransfer", "None", "Download") || has("fileTransfer", "None", "Upload"), () => [row(
     has("fileTransfer", "None", "Download") && button("Upload", () => window.dispatchEvent(new CustomEvent("requestFileUpload"))),
-    has("fileTransfer", "None", "Upload") && link("Download from Desktop", "/api/files/"),
     may("browse") && link("All files", page("/files")),
   )]],
   Clipboard: [() => has("clipboard", "None"), clipboard],
@@ -151,12 +163,15 @@ const PANELS = {
     has("resize", false) && button("Size of this window", () => selkies({ type: "resetResolutionToWindow" })),
     has("resize", false) && button("1920 × 1080", () => selkies({ type: "setManualResolution", width: 1920, height: 1080 })),
   )]],
-  Sound: [() => has("audio", false), () => [row(flip("audio", "Sound"), has("microphone", false) && flip("microphone", "Microphone"))]],
+  Sound: [() => state.streaming?.audio !== false, () => [row(flip("audio", "Sound"), has("microphone", false) && flip("microphone", "Microphone"))]],
   Keyboard: [() => !state.viewOnly, () => [row(button("On-screen keyboard", () => {
     toggle(false); /* A tap beside the bar, which closes it, would close the keyboard too. */
     document.getElementById("keyboard-input-assist")?.focus(); /* iOS shows it within the tap alone: a message is later. */
     selkies({ type: "showVirtualKeyboard" });
   })), text("Ctrl+Shift+M opens this bar, Ctrl+Shift+F the full screen.", "soft")]],
+  Control: [() => state.viewOnly && may("request-access"), () => [
+    text(`${state.owner} is asked over the desktop, and has a minute to answer.`),
+    row(button("Ask for control", () => change("request-access", `?role=collaborator&length=${controlLength()}`)))]],
   Share: [() => may("share"), () => [
     text(state.watching === null ? "It is not known who is watching now." : state.watching.length ? "Watching now:" : "No one else is watching now."),
     ...(state.watching ?? []).map((guest) => text(guest)),
@@ -181,6 +196,43 @@ const show = (name) => {
   if (name === "Share") ask(); /* Somebody may have shared it in the portal. */
   for (const one of bar.querySelectorAll("[data-panel]")) one.setAttribute("aria-expanded", String(one.dataset.panel === name));
   if (opener && !bar.hidden) bar.querySelector(`[data-panel="${opener}"]`)?.focus();
+};
+
+const REFUSED = "Your browser did not let this page read the clipboard, so an older text was pasted. Use Menu, Clipboard, or allow the clipboard for this site.";
+let isClipboardRefused = false;
+/* Selkies reads the clipboard when its window gets the focus. Where Chromium refuses that, the desktop pastes what it
+   had before. Other browsers have no such permission: they give the text with the key that pastes. */
+const watchClipboard = async () => {
+  const permission = await navigator.permissions?.query({ name: "clipboard-read" }).catch(() => null);
+  if (!permission) return;
+  addEventListener("keydown", ({ code, ctrlKey, metaKey, shiftKey, target }) => {
+    const isPaste = (code === "KeyV" && (ctrlKey || metaKey)) || (code === "Insert" && shiftKey);
+    if (!isPaste || target === host || permission.state === "granted" || !has("clipboard", "None", "Out")) return;
+    isClipboardRefused = true;
+    drawMessages();
+  }, true);
+  permission.addEventListener("change", () => {
+    if (permission.state !== "granted") return;
+    isClipboardRefused = false;
+    drawMessages();
+    dispatchEvent(new Event("focus"));
+  });
+};
+
+const CLOSED = "vdi-closed"; /* Messages that were closed in this tab. */
+const drawMessages = () => {
+  const closed = JSON.parse(sessionStorage.getItem(CLOSED) ?? "[]");
+  const now = state.messages.filter((message) => !closed.includes(message));
+  if (isClipboardRefused) now.push(REFUSED);
+  if (told.dataset.messages === now.join("\n")) return; /* Buttons stay where somebody is about to press one. */
+  told.dataset.messages = now.join("\n");
+  told.hidden = !now.length;
+  const close = () => {
+    sessionStorage.setItem(CLOSED, JSON.stringify(state.messages));
+    isClipboardRefused = false;
+    drawMessages();
+  };
+  told.replaceChildren(...now.map((message) => text(localTimes(message), "warn")), row(button("Close", close)));
 };
 
 const MAY = { viewer: "watch", collaborator: "watch and control" };
@@ -209,45 +261,67 @@ const offerMemory = () => {
 
 const DRIVES = { Agent: "Agent drives", Parked: "Agent asks", Human: "Agent waits" };
 /* Messages of the operator have times such as `16:05 UTC`: the nearest is meant. */
-const localTimes = (words) => words.replace(/\b(\d\d):(\d\d) UTC/g, (_, hour, minute) => {
+const localTimes = (words, isLive = false) => words.replace(/\b(\d\d):(\d\d) UTC/g, (_, hour, minute) => {
   const time = new Date();
   time.setUTCHours(hour, minute, 0, 0);
   const days = Math.round((Date.now() - time) / 864e5);
-  return clock(time.getTime() + days * 864e5);
+  const instant = time.getTime() + days * 864e5;
+  const ahead = minutesTo(instant);
+  return isLive && ahead >= 0 ? `${clock(instant)} (in ${span(ahead)})` : clock(instant);
 });
+
+const LONGEST = 30;
+const shorten = (words) => {
+  let kept = words.length;
+  let label;
+  do {
+    const rest = words.length - kept;
+    label = ["Menu", ...words.slice(0, kept)].join(" \u00b7 ") + (rest ? ` +${rest}` : "");
+  } while (label.length > LONGEST && kept--);
+  return label;
+};
+
+/* The toolbar is one stop of the Tab key: the button that had the focus last. */
+const rove = (stop) => { for (const one of bar.querySelectorAll("button, a")) one.tabIndex = one === stop ? 0 : -1; };
 
 const draw = () => {
   drawRequest();
   offerMemory();
+  drawMessages();
   const until = state.accessEnds ? `${state.viewOnly ? "," : ""} until ${clock(state.accessEnds)}` : "";
   const guest = state.viewOnly ? `You are watching ${state.owner}'s desktop, view only` : `You have full control of ${state.owner}'s desktop`;
-  const notices = state.owner ? [] : state.notices.map(localTimes);
-  const facts = [ /* The word for the handle, and the line for the open bar. */
+  const notices = state.owner ? [] : state.notices.map((notice) => localTimes(notice, true));
+  const driver = state.driver && [DRIVES[state.driver.state], state.driver.line];
+  const isAsked = state.driver?.state === "Parked";
+  const facts = [ /* The word for the handle, and the line for the open bar; the most important first. */
     state.recorded && ["\u25cf Rec", "Recorded."],
-    state.driver && [DRIVES[state.driver.state], state.driver.line],
-    state.owner && [state.viewOnly ? "View only" : "Full control", `${guest}${until}`],
-    state.watching?.length && [`${state.watching.length} watching`, `Watching: ${state.watching.join(", ")}`],
+    isAsked && driver,
     ...notices.map((notice) => ["!", notice]),
+    state.watching?.length && [`${state.watching.length} watching`, `Watching: ${state.watching.join(", ")}`],
+    state.owner && [state.viewOnly ? "View only" : "Full control", `${guest}${until}`],
+    !isAsked && driver,
   ].filter(Boolean);
-  handle.textContent = ["Menu", ...new Set(facts.map(([word]) => word))].join(" \u00b7 ");
+  handle.textContent = shorten([...new Set(facts.map(([word]) => word))]);
   handle.title = facts.map(([, line]) => line).join("\n");
   lines.replaceChildren(...facts.flatMap(([, line]) => [line, make("br")]));
   lines.hidden = !facts.length;
-  const isWarned = notices.length > 0 || state.driver?.state === "Parked";
+  const isWarned = notices.length > 0 || isAsked;
   for (const one of [handle, lines]) one.classList.toggle("warn", isWarned);
   left.textContent = timeLeft();
   document.title = state.name;
   bar.setAttribute("aria-label", `Desktop ${state.name}`);
   /* Guests come and go. */
   if (open === "Share" && !root.activeElement?.closest(".panel")) fill();
+  bar.classList.toggle("asks", isAsked);
   if (root.activeElement?.closest(".bar")) return; /* Buttons stay where somebody is about to press one. */
   bar.replaceChildren(
     make("p", {}, make("strong", {}, state.name), " ", left), lines,
     ...Object.entries(PANELS).filter(([, [offered]]) => offered()).map(([name]) =>
-      button(name, () => show(open === name ? "" : name), { "data-panel": name, class: name === "Agent" && state.driver?.state === "Parked" ? "warn" : "", "aria-expanded": String(open === name), "aria-controls": "panel" })),
-    ...(state.viewOnly ? [] : [button("Advanced", () => { toggle(false); selkies({ type: "toggleDashboard", advanced: true }); })]),
+      button(name, () => show(open === name ? "" : name), { "data-panel": name, "aria-expanded": String(open === name), "aria-controls": "panel" })),
+    ...(state.viewOnly ? [] : [button("Advanced", () => { toggle(false); flipAdvanced(); })]),
     make("a", { href: `${state.portal}/` }, "Portal"),
   );
+  rove(bar.querySelector("button, a"));
 };
 
 const toggle = (wanted = bar.hidden) => {
@@ -276,6 +350,20 @@ const ask = async () => {
   draw();
 };
 
+/* Events of the gateway tell at once who comes to watch, also a page without input; a refused stream is tried again. */
+let events;
+const follow = () => {
+  if (events && events.readyState !== EventSource.CLOSED) return;
+  let isFirst = true;
+  events = new EventSource("/.vdi/presence");
+  events.addEventListener("presence", ({ data }) => {
+    state.watching = JSON.parse(data);
+    draw();
+    if (!isFirst && Date.now() - lastInput < IDLE_MS) ask();
+    isFirst = false;
+  });
+};
+
 const AWAY = "You are offline, or the portal cannot be reached. Your desktop goes on. The picture returns by itself.";
 const watchStream = () => {
   const isLost = !busy && (window.vdiUnheard ?? 0) >= LOST_SECONDS;
@@ -294,6 +382,11 @@ const watchStream = () => {
 };
 
 const onKey = (event) => {
+  if (event.key === "Escape" && !closeAdvanced.hidden) {
+    event.stopImmediatePropagation();
+    closeAdvanced.click();
+    return;
+  }
   if (event.key === "Escape" && (root.activeElement || !bar.hidden)) {
     event.stopImmediatePropagation();
     if (open) show("");
@@ -318,17 +411,21 @@ const onMessage = (event) => {
   if (event.source !== window || event.origin !== location.origin || !event.data) return;
   const { type, text: copied } = event.data;
   if (type === "clipboardContentUpdate" && typeof copied === "string") known.text = copied;
-  else if (type === "pipelineStatusUpdate") {
+  else if (type === "sidebarVisibilityChanged") {
+    closeAdvanced.hidden = !event.data.isOpen;
+    if (event.data.isOpen) closeAdvanced.focus();
+  } else if (type === "pipelineStatusUpdate") {
     for (const name of ["audio", "microphone"]) known[name] = event.data[name] ?? known[name];
   }
 };
 
 export const start = (first) => {
   state = first;
-  root.append(make("style", {}, STYLE + state.colours), bar, handle, asked, panel, lost, memory);
-  document.head.append(make("style", {}, ".toggle-handle, .virtual-keyboard-button, .vdi-lost #status-display { display: none !important; }")); /* Selkies' own. */
-  place(Number(localStorage.getItem(PLACE)) || 0);
-  for (const name of ["pointerdown", "pointermove", "pointerup"]) handle.addEventListener(name, drag);
+  root.append(make("style", {}, STYLE + state.colours), bar, handle, closeAdvanced, asked, told, panel, lost, memory);
+  document.head.append(make("style", {}, ".toggle-handle, .virtual-keyboard-button, .vdi-lost #status-display { display: none !important; } .sidebar:not(.is-open) { visibility: hidden; }")); /* Selkies' own. */
+  place();
+  bar.addEventListener("focusin", ({ target }) => rove(target));
+  for (const name of ["pointerdown", "pointermove", "pointerup", "pointercancel"]) handle.addEventListener(name, drag);
   document.body.append(host);
   draw();
   let hiding;
@@ -348,9 +445,12 @@ export const start = (first) => {
     }, { capture: true, passive: true });
   }
   setInterval(() => {
-    const pause = state.guests.length ? GUESTS_MS : state.driver ? AGENT_MS : ASK_MS;
+    const pause = state.driver ? AGENT_MS : ASK_MS;
     const isDue = Date.now() - lastAsk >= pause - 500;
     if (isDue && !document.hidden && Date.now() - lastInput < IDLE_MS) ask();
-  }, GUESTS_MS);
+  }, AGENT_MS);
+  watchClipboard();
+  follow();
+  setInterval(follow, ASK_MS);
   setInterval(watchStream, 1000);
 };
