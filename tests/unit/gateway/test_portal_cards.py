@@ -2,9 +2,11 @@
 undone is elsewhere.
 """
 
+import json
 import re
 from typing import Any
 
+import msgspec
 import pytest
 
 from unit.gateway.portal_stage import (
@@ -16,6 +18,7 @@ from unit.gateway.portal_stage import (
     running,
     text_of,
 )
+from vdi.session.naming import DRIVER
 
 # A primary button: its class says nothing else.
 _STANDS_OUT = re.compile(r'<(?:a class="button"|button type="submit" form="act")[^>]*>([^<]+)<')
@@ -165,3 +168,15 @@ async def test_desktops_that_need_attention_come_first() -> None:
         r'<article class="card( attention)?" id="card-uid-(\w+)"', await stage.browser().html("/")
     )
     assert found == [(" attention", "failed"), ("", "newest"), ("", "older")]
+
+
+async def test_card_has_the_request_of_an_agent_that_waits() -> None:
+    desktop = running("alice-desktop")
+    note = {"state": "Parked", "user": "alice@example.com", "reason": "Enter the <code>."}
+    for state, is_shown in (("Parked", True), ("Human", False)):
+        notes = {DRIVER: json.dumps(note | {"state": state})}
+        metadata = msgspec.structs.replace(desktop.metadata, annotations=notes)
+        stage = PortalStage(a_template(), msgspec.structs.replace(desktop, metadata=metadata))
+        page = await stage.browser().html("/")
+        assert ("asks for a person: Enter the &lt;code&gt;." in page) is is_shown
+        assert ('card attention"' in page) is is_shown

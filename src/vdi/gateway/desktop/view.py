@@ -16,7 +16,7 @@ from vdi.api.template import VDITemplate
 from vdi.cluster.units import format_duration, parse_duration, parse_time
 from vdi.gateway.desktop.thumbnail import has_thumbnail
 from vdi.gateway.queue_message import queue_message
-from vdi.gateway.rights import Action, User, access_ends, enables_agents, refusal, role_in
+from vdi.gateway.rights import Action, User, access_ends, enables_agents, refusal, role_in, taken_by
 from vdi.gateway.web.assets import shown_icon
 from vdi.gateway.web.template_filters import in_words
 from vdi.session.actions import pending_request
@@ -123,6 +123,8 @@ class DesktopView:
     idle_timeout: str
     # What everyone is told of its recording, before they open it; empty: it is not recorded.
     recording: str
+    # The sentence of an agent that waits for a person; empty: none does.
+    agent_request: str
     # Whether this user gets a small picture of its screen.
     thumbnail: bool
     # Whether its files are there again after it was suspended or restarted.
@@ -147,8 +149,12 @@ class DesktopView:
 
     @property
     def needs_attention(self) -> bool:
-        """Whether its user should do something about it: it has failed, ends soon, or was lost."""
-        return any(notice.kind in ("warn", "bad") for notice in self.notices)
+        """Whether its user should do something about it: it has failed, ends soon, was lost, or
+        an agent asks.
+        """
+        return bool(self.agent_request) or any(
+            notice.kind in ("warn", "bad") for notice in self.notices
+        )
 
 
 def desktop_view(
@@ -172,7 +178,7 @@ def desktop_view(
     gpu, memory, cpu, ephemeral_storage = _size(session, template)
     sees_guests = role is Role.OWNER or user.admin
     has_home, outlives = keeps_files(session, template)
-    failure = find_failure(session)
+    failure, driver = find_failure(session), taken_by(session)
     message = status.message if user.admin else queue_message(session)
     notices = _notices(session, phase, template, cluster, now)
     if failure:
@@ -210,6 +216,7 @@ def desktop_view(
         or (template.spec.lifecycle.idle_timeout if template else None)
         or "",
         recording=_recording(session, template),
+        agent_request=driver.line if role and driver and driver.state == "Parked" else "",
         thumbnail=has_thumbnail(session, template, role),
         has_home=has_home,
         keeps_files=outlives,
