@@ -33,7 +33,8 @@ in_each_look = pytest.mark.parametrize(
 )
 
 LARGEST_BYTES = 30_000
-WATCH = Path(__file__).parents[2] / "images" / "desktop" / "stream-watch.js"
+IMAGE = Path(__file__).parents[2] / "images" / "desktop"
+WATCH, LOAD_AGAIN = IMAGE / "stream-watch.js", IMAGE / "load-again.js"
 # As much of Selkies' page as the bar steers. `heard`: messages that its core would have got.
 SELKIES = """<!doctype html><html lang="en"><head><meta charset="utf-8"><title>Selkies</title>
 <meta name="viewport" content="width=device-width,initial-scale=1"><style>.hidden { display: none; }</style>
@@ -401,6 +402,37 @@ def test_offline_page_says_that_the_desktop_goes_on(inside: Visitor) -> None:
     inside.context.set_offline(False)
     expect(alert).to_contain_text("The desktop does not respond.", timeout=15_000)
     expect(alert.get_by_role("button", name="Restart")).to_be_visible()
+
+
+def test_page_stays_while_the_gateway_is_away(inside: Visitor) -> None:
+    page, alert = inside.page, inside.page.get_by_role("alert")
+    page.route("**/.vdi/bar", lambda route: route.fulfill(status=404, body="404 page not found"))
+    page.evaluate("vdiUnheard = 9")
+    expect(alert).to_contain_text("Your desktop goes on.", timeout=15_000)
+    assert "/.vdi/wait" not in page.url
+    page.unroute("**/.vdi/bar")
+    expect(alert).to_contain_text("The desktop does not respond.", timeout=15_000)
+
+
+def test_page_without_a_part_is_loaded_again_once_there_is_an_answer(
+    browser: Browser, server: Server
+) -> None:
+    page_of_image = f"<head><script>{LOAD_AGAIN.read_text()}</script></head><body></body>"
+    part = "<script src='/part.js'></script>"
+    with visitor(browser, server) as guest:
+        direct = "https://direct.test/"
+        answers = iter(
+            [(200, f"{page_of_image}{part}"), (500, ""), (200, ""), (200, "<h1>Back</h1>")]
+        )
+
+        def answer(route: Route) -> None:
+            status, body = next(answers) if route.request.url == direct else (503, "")
+            route.fulfill(status=status, body=body, content_type="text/html")
+
+        guest.page.route(f"{direct}**", answer)
+        guest.page.goto(direct)
+        expect(guest.page.get_by_text("This page tries again by itself.")).to_be_visible()
+        expect(guest.page.get_by_role("heading", name="Back")).to_be_visible(timeout=15_000)
 
 
 def test_page_that_hears_words_but_has_no_picture_requests_one(inside: Visitor) -> None:

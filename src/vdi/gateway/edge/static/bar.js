@@ -130,11 +130,8 @@ const change = async (action, query = "") => {
   if (busy) location.replace("/.vdi/wait");
 };
 
-/* Until the share ends, at most the longest that can be asked for. */
-const controlLength = () => {
-  const minutes = state.accessEnds ? minutesTo(state.accessEnds) : 480;
-  return `${Math.max(1, Math.min(480, minutes))}m`;
-};
+/* Until the share ends, within what can be asked for. */
+const controlLength = () => `${Math.max(1, Math.min(480, state.accessEnds ? minutesTo(state.accessEnds) : 480))}m`;
 const sure = (action, words, label) => [text(words), row(button(label, () => change(action)))];
 const flip = (pipeline, label) => button(`${label}: ${known[pipeline] ? "on" : "off"}`, () => {
   known[pipeline] = !known[pipeline];
@@ -221,14 +218,14 @@ const watchClipboard = async () => {
 
 const CLOSED = "vdi-closed"; /* Messages that were closed in this tab. */
 const drawMessages = () => {
-  const closed = JSON.parse(sessionStorage.getItem(CLOSED) ?? "[]");
+  const closed = sessionStorage.getItem(CLOSED)?.split("\n") ?? [];
   const now = state.messages.filter((message) => !closed.includes(message));
   if (isClipboardRefused) now.push(REFUSED);
   if (told.dataset.messages === now.join("\n")) return; /* Buttons stay where somebody is about to press one. */
   told.dataset.messages = now.join("\n");
   told.hidden = !now.length;
   const close = () => {
-    sessionStorage.setItem(CLOSED, JSON.stringify(state.messages));
+    sessionStorage.setItem(CLOSED, state.messages.join("\n"));
     isClipboardRefused = false;
     drawMessages();
   };
@@ -271,14 +268,10 @@ const localTimes = (words, isLive = false) => words.replace(/\b(\d\d):(\d\d) UTC
 });
 
 const LONGEST = 30;
-const shorten = (words) => {
-  let kept = words.length;
-  let label;
-  do {
-    const rest = words.length - kept;
-    label = ["Menu", ...words.slice(0, kept)].join(" \u00b7 ") + (rest ? ` +${rest}` : "");
-  } while (label.length > LONGEST && kept--);
-  return label;
+const shorten = (words, kept = words.length) => {
+  const rest = words.length - kept;
+  const label = ["Menu", ...words.slice(0, kept)].join(" \u00b7 ") + (rest ? ` +${rest}` : "");
+  return label.length > LONGEST && kept ? shorten(words, kept - 1) : label;
 };
 
 /* The toolbar is one stop of the Tab key: the button that had the focus last. */
@@ -344,9 +337,9 @@ const toggle = (wanted = bar.hidden) => {
 const ask = async () => {
   lastAsk = Date.now();
   const answer = await fetch("/.vdi/bar", { cache: "no-store" }).catch(() => null);
-  isReached = Boolean(answer) && answer.status < 500;
-  if (answer?.status === 401 || answer?.status === 404) state = { ...state, running: false };
-  else if (answer?.ok && answer.headers.has("X-VDI-Gateway")) state = await answer.json();
+  isReached = Boolean(answer?.headers.has("X-VDI-Gateway")); /* Traefik answers without it while the gateway is away. */
+  if (isReached && answer.ok) state = await answer.json();
+  else if (isReached && [401, 404].includes(answer.status)) state = { ...state, running: false };
   draw();
 };
 
