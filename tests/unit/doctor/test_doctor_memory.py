@@ -47,14 +47,14 @@ def test_a_released_snapshot_does_not_wait_for_the_garbage_collector() -> None:
         gc.enable()
 
 
-_SESSIONS = 10_000
+_SESSIONS = 2_000
 _RUNS = 20
 # What is kept after the last run, and the most that a run has needed, beside the first one.
 _KEPT, _PEAK = 1.1, 1.25
 
 
 @pytest.mark.long
-@pytest.mark.timeout(900)
+@pytest.mark.timeout(300)
 async def test_the_gateways_page_needs_no_more_memory_at_its_20th_run() -> None:
     """Python keeps an arena while one block in it is used. So resident memory after a run grows up
     to the most that a run needs, and no further: the container's limit has to allow that anyway.
