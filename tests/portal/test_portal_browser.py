@@ -23,6 +23,7 @@ from support.waiting import wait_until
 from unit.gateway.files_agent import files_agent
 from unit.gateway.portal_stage import ADMIN, ALICE, BOB, a_session, running
 from vdi.cluster.units import format_time
+from vdi.gateway.store.audit import Act
 
 pytestmark = pytest.mark.timeout(120)
 
@@ -181,6 +182,22 @@ def test_extend_link_works_on_a_page_opened_before_the_run(server: Server, guest
     server.put(running("alice-training", template="pytorch", timeout="1h", status=status))
     guest.page.get_by_role("link", name="Extend time limit").click()
     expect(guest.page.get_by_label("Extend the time limit")).to_be_visible()
+
+
+def test_more_time_and_what_happened_are_live(server: Server, guest: Visitor) -> None:
+    guest.go("/desktops/alice-ubuntu")
+    session = server.stage.world.session("alice-ubuntu")
+    assert session
+    act = Act(actor=ALICE.email, action="session.extend", target="t", uid=session.metadata.uid)
+    server.run(server.stage.services.audit.record(act))
+    status = {"startTime": format_time(server.stage.clock.wall)}
+    ubuntu = {"template": "ubuntu-desktop", "status": status}
+    server.put(running("alice-ubuntu", **ubuntu, timeout="9h", generation=2))
+    extend = guest.page.get_by_role("button", name="Extend")
+    expect(extend).to_have_attribute("formaction", "/desktops/alice-ubuntu/extend?from=9h")
+    expect(guest.page.locator(".timeline")).to_contain_text("Time limit changed")
+    extend.click()
+    expect(guest.page.get_by_text("The time limit of alice-ubuntu is now 10 h.")).to_be_visible()
 
 
 def test_free_gpus_are_offered_live_and_start_the_desktop(server: Server, guest: Visitor) -> None:

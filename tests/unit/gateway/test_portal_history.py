@@ -11,7 +11,7 @@ import pytest
 from msgspec.structs import replace
 
 from unit.gateway.gateway_stage import NOW, a_past
-from unit.gateway.portal_stage import ADMIN, ALICE, PortalStage, a_template, running
+from unit.gateway.portal_stage import ADMIN, ALICE, BOB, PortalStage, a_template, running, text_of
 from vdi.gateway.history.component import SessionHistory
 from vdi.gateway.history.memory_kills import MemoryKills
 from vdi.gateway.limits import read_limits
@@ -165,6 +165,25 @@ async def test_what_happened_has_restarts_and_seconds(stage: PortalStage) -> Non
         in page
     )
     assert page.count("Restarted") == 1
+
+
+async def test_what_happened_has_shares_but_not_for_guests(stage: PortalStage) -> None:
+    stage.put(a_template(), running(access=[{"user": BOB.email}]))
+    stage.remember(a_past("uid-alice-desktop", created=NOW - timedelta(hours=1)))
+    for action, detail in (
+        ("session.share", {"user": "eve@example.com", "role": "viewer", "length": "8h"}),
+        ("session.resize", {"memory": "8Gi"}),
+        ("computer.request_human", {"reason": "Sign in.", "token": "t"}),
+        ("computer.type", {"characters": "7"}),
+    ):
+        act = Act(actor=ALICE.email, action=action, target="d", uid="uid-alice-desktop", detail=detail)
+        await stage.services.audit.record(act)
+    by = f"by {ALICE.email}"
+    for browser, sees in ((stage.browser(), True), (stage.browser(BOB), False)):
+        text = text_of((await browser.get("/desktops/alice-desktop/happened")).text)
+        assert f"Resized 8Gi, {by}" in text and "7" not in text.replace("2026", "")
+        assert f"An agent asked for a person Sign in., {by}" in text
+        assert (f"Shared eve@example.com, view only, {by}" in text) is sees
 
 
 def test_shares_are_of_the_largest_and_the_rest_is_one() -> None:

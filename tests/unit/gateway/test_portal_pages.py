@@ -334,16 +334,16 @@ async def test_a_run_can_be_extended_up_to_what_the_template_allows() -> None:
 
 async def test_an_extension_of_an_outdated_page_is_refused(stage: PortalStage) -> None:
     alice = stage.browser()
-    assert '<input type="hidden" name="from" value="8h">' in await alice.html(PAGE)
+    assert f'formaction="{PAGE}/extend?from=8h"' in await alice.html(PAGE)
     stage.put(running(timeout="12h"))
-    refused = await alice.post(f"{PAGE}/extend", at=PAGE, timeout="9h", **{"from": "8h"})
+    refused = await alice.post(f"{PAGE}/extend?from=8h", at=PAGE, timeout="9h")
     assert (refused.status_code, stage.acts) == (409, [])
     assert (
         'id="extend-error" role="alert">The time limit is 12h now. Choose again.</p>'
         in refused.text
     )
     assert '<option value="13h">1 hour more</option>' in refused.text
-    again = await alice.post(f"{PAGE}/extend", at=PAGE, timeout="13h", **{"from": "12h"})
+    again = await alice.post(f"{PAGE}/extend?from=12h", at=PAGE, timeout="13h")
     assert again.status_code == 303
 
 

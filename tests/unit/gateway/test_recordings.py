@@ -195,6 +195,8 @@ async def test_recording_in_a_bucket_is_sent_in_small_pieces() -> None:
 async def test_recording_in_the_making_is_shown_to_no_one(stage: RecordedStage) -> None:
     await stage.fetch(b"begin")
     (row,) = stage.rows.rows(recordings)
+    page = await stage.browser(ADMIN).html("/recordings")
+    assert "still being recorded" in page and 'href="/recordings/' not in page
     with pytest.raises(ActionDenied, match="still being made"):
         await stage.services.recordings.watch(ADMIN, row.id)
     assert stage.audited("recording.view") == []

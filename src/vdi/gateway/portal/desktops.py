@@ -7,7 +7,7 @@ from contextlib import suppress
 from urllib.parse import quote
 
 from starlette.requests import Request
-from starlette.responses import RedirectResponse, Response
+from starlette.responses import HTMLResponse, RedirectResponse, Response
 from starlette.routing import Route
 
 from vdi.api.schedule import SessionSchedule
@@ -17,7 +17,7 @@ from vdi.gateway.cluster_cache import session_topic
 from vdi.gateway.denied import ActionDenied
 from vdi.gateway.desktop.access import find_session
 from vdi.gateway.desktop.agent_requests import StartupScriptResult, ask_memory
-from vdi.gateway.desktop.view import Choice, DesktopView, extensions, template_title
+from vdi.gateway.desktop.view import Choice, DesktopView, template_title
 from vdi.gateway.login.pages import safe_next
 from vdi.gateway.portal import pages
 from vdi.gateway.portal.catalogue import size_choices
@@ -25,9 +25,9 @@ from vdi.gateway.portal.history import read_timeline
 from vdi.gateway.portal.pages import Form, PortalPages, done, done_message
 from vdi.gateway.rights import Action, User, role_in
 from vdi.gateway.session_actions import SHARE_LENGTHS, read_schedule
+from vdi.gateway.web.render import macro
 from vdi.gateway.web.template_filters import byte_size, duration
 from vdi.session.homes import HomeSummary
-from vdi.session.lifetime import max_timeout
 from vdi.session.schedule import day_names
 from vdi.session.status import is_running
 from vdi.session.template_image import refuse_view_only
@@ -38,7 +38,7 @@ _ADDRESS_SECONDS = 5.0
 _FIRST_SCHEDULE = SessionSchedule(start="08:30")
 # Actions whose refusal is shown beside their form.
 _FORMS = (Action.SHARE, Action.EXTEND, Action.RESIZE, Action.SCHEDULE)
-_NOTHING_TYPED = {"timeout": "", "user": "", "role": GuestRole.VIEWER, "length": "8h"}
+_NOTHING_TYPED = {"user": "", "role": GuestRole.VIEWER, "length": "8h"}
 # The page of the list that a desktop is in, by `_place`.
 _LISTS = {"desktops": "/", "shared": "/shared", "admin": "/admin/sessions"}
 
@@ -88,6 +88,7 @@ class DesktopPages(PortalPages):
             self._get("/shared", self.shared),
             self._get("/desktops/{name}", self.desktop),
             self._get("/desktops/{name}/open", self.open_desktop),
+            Route("/desktops/{name}/happened", self.happened, methods=["GET"]),
             Route("/desktops/{name}/thumbnail", self.thumbnail, methods=["GET"]),
             # After the others, since these take any word: for an unknown one, the desktop's page is
             # shown.
@@ -146,6 +147,14 @@ class DesktopPages(PortalPages):
                         found = pages.find_desktop(self._services, user, name)
         address = safe_next(found.url, self._settings)
         return RedirectResponse(f"/desktops/{name}" if address == "/" else f"{address}/", 303)
+
+    async def happened(self, request: Request) -> Response:
+        """What happened in the desktop, which its page reads again when the desktop changes."""
+        user = await self._services.guard.require_unattended(request)
+        session, _ = find_session(self._services.context, user, _name(request))
+        events = await read_timeline(self._services, session, user)
+        text = macro("parts.html", "timeline")(events)
+        return HTMLResponse(text, headers={"Cache-Control": "no-store"})
 
     async def thumbnail(self, request: Request) -> Response:
         """A small picture of the screen, for the owner alone; the page's script requests it again
@@ -228,7 +237,7 @@ class DesktopPages(PortalPages):
         session, _ = find_session(self._services.context, user, name)
         found = pages.view_of(self._services, session, user)
         template = self._cluster.template(session.spec.template)
-        pieces = pages.desktop_pieces(found)
+        pieces = pages.desktop_pieces(self._services, session, user)
         without_viewers = refuse_view_only(template)
         scripts, scripts_problem = await self._read_scripts(user, session, template)
         return self._page(
@@ -240,7 +249,13 @@ class DesktopPages(PortalPages):
             desktop=found,
             pieces=pieces,
             seen=pages.digest(pieces),
-            extensions=extensions(session, template, self._settings.cluster, self._clock()),
+            more_time=pages.more_time(
+                self._services,
+                session,
+                found,
+                form.get("timeout", "") if form else "",
+                refusal if beside == Action.EXTEND else "",
+            ),
             sizes=size_choices(template, found.memory, found.cpu) if template else ((), ()),
             memory=(
                 await ask_memory(self._services.agents.agent, session, template)
@@ -248,15 +263,13 @@ class DesktopPages(PortalPages):
                 else None
             ),
             driver=await self._services.computer.driver(session),
-            longest=max_timeout(template, self._settings.cluster),
             roles=[role for role in ROLES if role.value in FULL_CONTROL or not without_viewers],
             without_viewers=without_viewers,
             share_lengths=[Choice(length, words) for length, words in SHARE_LENGTHS.items()],
-            happened=await read_timeline(self._services, session),
+            happened=await read_timeline(self._services, session, user),
             scripts=scripts,
             scripts_problem=scripts_problem,
-            typed=_NOTHING_TYPED
-            | (form if form and action in (Action.SHARE, Action.EXTEND) else {}),
+            typed=_NOTHING_TYPED | (form if form and action == Action.SHARE else {}),
             times=schedule or session.spec.schedule or _FIRST_SCHEDULE,
             guesses_zone=not (schedule or session.spec.schedule),
             day_names=day_names(),

@@ -13,6 +13,7 @@ from starlette.routing import Route
 
 from vdi.api.session import VDISession
 from vdi.gateway import queries
+from vdi.gateway.desktop.recordings import ENDED_AFTER
 from vdi.gateway.desktop.view import Choice
 from vdi.gateway.history.component import SessionHistory
 from vdi.gateway.history.usage import By, Month
@@ -22,13 +23,28 @@ from vdi.gateway.services import Services
 from vdi.gateway.store.audit import DONE, OUT_OF_MEMORY_ACT, Entry
 from vdi.gateway.store.database import DatabaseUnavailableError
 from vdi.gateway.store.history import EndReason, RunRow
-from vdi.gateway.web.template_filters import count, end_reason, hours, seconds
-from vdi.session.users import normal_user
+from vdi.gateway.web.template_filters import access, count, end_reason, hours, seconds
+from vdi.session.users import normal_user, same_user
 
 PAGE_SIZE = 50
 # Months that the usage page offers.
 MONTHS = 12
 _TIMELINE_SIZE = 30
+# Acts in a desktop's timeline, and those that only its owner and administrators see.
+_TIMELINE_ACTS = {
+    "session.restart": "Restarted",
+    "session.resize": "Resized",
+    "session.extend": "Time limit changed",
+    "session.share": "Shared",
+    "session.unshare": "Access ended",
+    "session.answer-access": "Request for access answered",
+    "computer.request_human": "An agent asked for a person",
+    "computer.take_over": "Taken over from agents",
+    "computer.give_back": "Given back to agents",
+    OUT_OF_MEMORY_ACT: "Out of memory",
+}
+_OF_GUESTS = {"session.share", "session.unshare", "session.answer-access"}
+_TIMELINE_DETAILS = ("answer", "user", "role", "memory", "cpu", "timeout", "reason")
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,21 +56,20 @@ class TimelineEntry:
     more: str = ""
 
 
-async def read_timeline(services: Services, session: VDISession) -> list[TimelineEntry] | None:
+async def read_timeline(
+    services: Services, session: VDISession, user: User
+) -> list[TimelineEntry] | None:
     """Events of a session, newest first; None: the database does not respond."""
-    name, uid = session.metadata.name, session.metadata.uid
+    uid, actions = session.metadata.uid, set(_TIMELINE_ACTS)
+    if not (user.admin or same_user(session.spec.user, user.email)):
+        actions -= _OF_GUESTS
     try:
         past = await services.history.session(uid)
-        acts = await services.audit.entries(
-            limit=_TIMELINE_SIZE, action="session.restart", target=name
-        )
-        acts += await services.audit.entries(
-            limit=_TIMELINE_SIZE, action=OUT_OF_MEMORY_ACT, target=name
-        )
+        acts = await services.audit.entries(limit=_TIMELINE_SIZE, uid=uid, actions=actions)
     except DatabaseUnavailableError:
         return None
-    acts = [act for act in acts if act.uid == uid and act.outcome == DONE]
     if past:
+        acts = [act for act in acts if act.outcome == DONE]
         return timeline_of(past, acts)[:_TIMELINE_SIZE]
     return []
 
@@ -72,10 +87,12 @@ def timeline_of(past: SessionHistory, acts: Sequence[Entry] = ()) -> list[Timeli
         by = f"by {session.ended_by}" if session.ended_by else ""
         found.append(TimelineEntry(session.ended, end_reason(session.end_reason), by))
     for act in acts:
+        more = [access(act.detail[name]) for name in _TIMELINE_DETAILS if act.detail.get(name)]
         if act.action == OUT_OF_MEMORY_ACT:
-            found.append(TimelineEntry(act.at, "Out of memory", act.detail.get("message", "")))
+            more = [act.detail.get("message", "")]
         else:
-            found.append(TimelineEntry(act.at, "Restarted", f"by {act.actor}"))
+            more.append(f"by {act.actor}")
+        found.append(TimelineEntry(act.at, _TIMELINE_ACTS[act.action], ", ".join(more)))
     return sorted(found, key=lambda entry: entry.at)[::-1]
 
 
@@ -237,6 +254,8 @@ class HistoryPages(PortalPages):
             "recordings.html",
             here="history",
             recordings=recordings,
+            # One that ended later is still being made, and its page would be a refusal.
+            made_before=self._clock() - ENDED_AFTER,
             everyone=everyone,
         )
 

@@ -19,11 +19,13 @@ from vdi.api.session import VDISession
 from vdi.api.template import VDITemplate
 from vdi.gateway.denied import ActionDenied
 from vdi.gateway.desktop.access import find_session
-from vdi.gateway.desktop.view import DesktopView, desktop_view, template_title
+from vdi.gateway.desktop.view import DesktopView, desktop_view, extensions, template_title
 from vdi.gateway.rights import User, role_in
 from vdi.gateway.services import Services
 from vdi.gateway.store.banner import read_banner
 from vdi.gateway.web.render import Renderer, macro
+from vdi.session.lifetime import max_timeout
+from vdi.session.naming import DRIVER, RESTARTED_AT
 from vdi.session.users import same_user
 
 T = TypeVar("T")
@@ -302,24 +304,44 @@ def list_of(here: str, services: Services, user: User) -> Pieces:
 
 def page_of(services: Services, user: User, name: str) -> Pieces | None:
     """The live pieces of the page of this desktop, if the user may know of it."""
-    desktop = desktop_of(services, user, name)
-    return desktop_pieces(desktop) if desktop else None
+    with suppress(ActionDenied):
+        return desktop_pieces(services, find_session(services.context, user, name)[0], user)
+    return None
 
 
-def desktop_pieces(desktop: DesktopView) -> Pieces:
+def desktop_pieces(services: Services, session: VDISession, user: User) -> Pieces:
     """The live pieces of one desktop's own page."""
+    desktop, meta = view_of(services, session, user), session.metadata
     macros = {
         "head": "desktop_head",
         "facts": "desktop_facts",
         "guests": "guest_list",
         "end": "desktop_end",
     }
-    return {name: macro("parts.html", made_by)(desktop) for name, made_by in macros.items()}
+    pieces = {name: macro("parts.html", made_by)(desktop) for name, made_by in macros.items()}
+    driver, restarted = (meta.annotations.get(name, "") for name in (DRIVER, RESTARTED_AT))
+    return pieces | {
+        "time": more_time(services, session, desktop),
+        # Not shown: at this event the page reads again what happened.
+        "changed": digest({"": f"{meta.generation} {desktop.phase} {restarted} {driver}"}),
+    }
+
+
+def more_time(
+    services: Services, session: VDISession, desktop: DesktopView, chosen: str = "", error: str = ""
+) -> str:
+    """The card with the longer runs that can be chosen; after a refusal with the reason."""
+    context = services.context
+    template, cluster = context.cluster.template(session.spec.template), context.settings.cluster
+    offered = extensions(session, template, cluster, context.clock())
+    longest = max_timeout(template, cluster)
+    return macro("parts.html", "more_time")(desktop, offered, longest, chosen, error)
 
 
 def ended_pieces(name: str) -> Pieces:
     """The pieces of the page of a desktop that no longer exists."""
-    return {"head": macro("parts.html", "desktop_gone")(name), "facts": "", "guests": "", "end": ""}
+    head = macro("parts.html", "desktop_gone")(name)
+    return {"head": head, "facts": "", "guests": "", "time": "", "end": ""}
 
 
 def digest(pieces: Pieces) -> str:

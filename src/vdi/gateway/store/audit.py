@@ -12,7 +12,7 @@ from their desktops; the log gets the row.
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Collection, Mapping
 from contextlib import asynccontextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
@@ -417,13 +417,15 @@ def _conditions(
     action: str | None = None,
     target: str | None = None,
     owner: str | None = None,
+    uid: str | None = None,
+    actions: Collection[str] = (),
     since: datetime | None = None,
     until: datetime | None = None,
     transfers: bool = False,
 ) -> list[ColumnElement[bool]]:
-    """Names may be parts; `until` is exclusive. `transfers`: these alone; else they are left out,
-    unless `action` names one. Actions of agents, which can be ten a second, are left out unless
-    `action` or `target` is named.
+    """Names may be parts; `until` is exclusive. `uid`: of the target. `actions`: one of these.
+    `transfers`: these alone; else they are left out, unless `action` names one. Actions of agents,
+    which can be ten a second, are left out unless actions or a target are named.
     """
     columns = audit.c
     found: list[ColumnElement[bool]] = []
@@ -431,8 +433,12 @@ def _conditions(
         found.append(columns.action.in_(TRANSFERS))
     elif not action:
         found.append(columns.action.not_in(_ONLY_TRANSFERS))
-    if not (transfers or action or target):
+    if not (transfers or action or target or actions):
         found.append(columns.action.not_like("computer.%"))
+    if actions:
+        found.append(columns.action.in_(actions))
+    if uid:
+        found.append(columns.target_uid == uid)
     if since:
         found.append(columns.at >= since)
     if until:
