@@ -6,8 +6,10 @@ The portal and the waiting page show it; administrators, kubectl and the command
 
 from collections.abc import Mapping
 
+from vdi.api.meta import find_condition
 from vdi.api.session import VDISession
-from vdi.session.conditions import Reason
+from vdi.cluster.reasons import PodReason
+from vdi.session.conditions import POD_READY, Reason
 from vdi.session.queueing.messages import waiting_message
 
 _ASK = "Ask your administrator"
@@ -35,6 +37,9 @@ def queue_message(session: VDISession) -> str:
     """The message for the user; `status.message` of a session that is not in the queue."""
     queue = session.status.queue
     if queue is None or queue.reason not in REASONS:
+        pod = find_condition(session.status.conditions, POD_READY)
+        if pod and pod.reason == PodReason.MISSING_HOME:
+            return "Preparing your files."
         return session.status.message
     slot = queue.earliest_slot
     # The operator's message has the date where it is needed, which takes a clock to know.

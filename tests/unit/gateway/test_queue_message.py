@@ -48,3 +48,8 @@ def test_each_reason_of_the_queue_has_words() -> None:
 )
 def test_the_message_says_place_reason_and_time(queue: dict[str, Any] | None, message: str) -> None:
     assert said(queue) == message
+
+
+def test_a_missing_claim_is_files_being_prepared() -> None:
+    pod = {"type": "PodReady", "status": "False", "reason": "MissingHome", "message": RAW}
+    assert queue_message(a_session(status={"conditions": [pod]})) == "Preparing your files."

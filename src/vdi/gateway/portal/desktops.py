@@ -4,7 +4,7 @@ its actions, homes.
 
 import asyncio
 from contextlib import suppress
-from urllib.parse import quote
+from urllib.parse import quote, urlencode
 
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, RedirectResponse, Response
@@ -102,7 +102,7 @@ class DesktopPages(PortalPages):
             user,
             "desktops",
             "My desktops",
-            "Your desktops. This page updates automatically.",
+            "This page updates automatically.",
         )
 
     async def shared(self, request: Request, user: User) -> Response:
@@ -214,6 +214,9 @@ class DesktopPages(PortalPages):
         elif before and before.mine and action == Action.RESUME:
             # The waiting page, which opens the desktop.
             return RedirectResponse(f"/desktops/{name}/open", 303)
+        elif action == Action.SHARE:
+            query = {"done": action, "name": name, "user": form["user"], "role": form["role"]}
+            return RedirectResponse(f"/desktops/{name}?{urlencode(query)}", 303)
         else:
             where = f"/desktops/{name}"
         return done(where, _done_code(action, form, before), name)

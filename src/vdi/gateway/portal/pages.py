@@ -24,6 +24,7 @@ from vdi.gateway.rights import User, role_in
 from vdi.gateway.services import Services
 from vdi.gateway.store.banner import read_banner
 from vdi.gateway.web.render import Renderer, macro
+from vdi.gateway.web.template_filters import access
 from vdi.session.lifetime import max_timeout
 from vdi.session.naming import DRIVER, RESTARTED_AT
 from vdi.session.users import same_user
@@ -54,7 +55,8 @@ DONE = {
     "schedule": "The schedule of {name} is set.",
     "unschedule": "The schedule of {name} was removed.",
     "share": (
-        "{name} is shared. To open it, your guest needs a login here. Send them the invitation."
+        "You shared {name} with {guest}. To open it, your guest needs a login here. Send them the"
+        " invitation."
     ),
     "request-access": (
         "The owner of {name} is asked. Without an answer, the request lapses after a minute."
@@ -126,7 +128,9 @@ def done_message(request: Request, limit: str = "") -> str:
     sentence = DONE.get(request.query_params.get("done", ""))
     name = request.query_params.get("name", "")
     if sentence and 0 < len(name) <= 253:
-        return sentence.format(name=name, limit=limit)
+        query = request.query_params
+        guest = f"{query.get('user', '')[:254]}, {access(query.get('role', '')[:20])}"
+        return sentence.format(name=name, limit=limit, guest=guest)
     return ""
 
 
@@ -294,7 +298,12 @@ def list_pieces(
     card, card_list = macro("parts.html", "card"), macro("parts.html", "card_list")
     title, text = _EMPTY_LISTS[here]
     cards = {f"{ITEM}{desktop.uid}": card(desktop) for desktop in desktops}
-    return cards | {LIST: card_list(cards, title, text, templates)}
+    pieces = cards | {LIST: card_list(cards, title, text, templates)}
+    if here == "desktops":
+        # Else guests would learn of a share only when they look for it.
+        shared = desktops_of(services, user, "shared")
+        return {"guest-of": macro("parts.html", "guest_of")(shared)} | pieces
+    return pieces
 
 
 def list_of(here: str, services: Services, user: User) -> Pieces:

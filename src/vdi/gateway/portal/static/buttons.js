@@ -38,13 +38,23 @@
     update();
   };
 
-  document.addEventListener("click", async ({ target }) => {
+  /* Refused by the browser, the text takes the place of its button, chosen for Ctrl+C. */
+  const copy = async (button) => {
+    try {
+      await navigator.clipboard.writeText(button.dataset.copy);
+      button.textContent = "Copied";
+    } catch {
+      const text = document.createElement("textarea");
+      [text.readOnly, text.value, text.ariaLabel] = [true, button.dataset.copy, "Text to copy"];
+      button.replaceWith(text);
+      text.select();
+    }
+  };
+
+  document.addEventListener("click", ({ target }) => {
     const button = target.closest("[data-copy], [data-notify]");
     if (button?.dataset.notify) ask(button.dataset.notify);
-    else if (button) {
-      const refused = () => "The browser does not allow copying";
-      button.textContent = await navigator.clipboard.writeText(button.dataset.copy).then(() => "Copied", refused);
-    }
+    else if (button) copy(button);
   });
   new MutationObserver(update).observe(document.documentElement, { childList: true, subtree: true });
   document.addEventListener("DOMContentLoaded", update);
