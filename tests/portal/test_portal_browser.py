@@ -200,6 +200,21 @@ def test_more_time_and_what_happened_are_live(server: Server, guest: Visitor) ->
     expect(guest.page.get_by_text("The time limit of alice-ubuntu is now 10 h.")).to_be_visible()
 
 
+def test_chosen_desktops_are_suspended_together(server: Server, guest: Visitor) -> None:
+    guest.go("/")
+    suspend = guest.page.get_by_role("button", name="Suspend…")
+    expect(suspend).to_be_hidden()
+    for name in ("alice-web", "alice-ubuntu"):
+        guest.page.get_by_label(f"Choose {name}").check()
+    server.put(running("alice-ubuntu", template="ubuntu-desktop", timeout="9h"))
+    suspend.click()
+    names = guest.page.locator("#confirm li")
+    expect(names).to_have_text(["alice-ubuntu", "alice-web: its files are deleted"])
+    guest.page.get_by_role("button", name="Suspend 2 desktops").click()
+    expect(guest.page.get_by_text("You suspended 2 desktops.")).to_be_visible()
+    assert acts(server) == ["session.suspend"], "alice-web is suspended already"
+
+
 def test_free_gpus_are_offered_live_and_start_the_desktop(server: Server, guest: Visitor) -> None:
     queue = {"position": 2, "reason": "GPUsBusy", "availableGpu": 2}
     status = {"phase": "Pending", "queue": queue, "url": "https://alice-training.vdi.localhost"}
@@ -696,6 +711,7 @@ def test_files_are_uploaded_dropped_and_downloaded(
         assert (home / "Documents/a.bin").read_bytes() == content
         files.set_input_files({"name": "a.bin", "mimeType": "", "buffer": b"other"})
         expect(guest.page.get_by_role("alert")).to_contain_text("File exists")
+        expect(guest.page.get_by_text("uploaded.")).to_have_count(0)
         guest.page.evaluate(_DROP)
         expect(guest.page.get_by_role("status").first).to_have_text("b & ä.txt uploaded.")
         with guest.page.expect_download() as download:

@@ -387,6 +387,30 @@ async def test_a_guest_is_told_of_a_share_on_their_own_page(stage: PortalStage) 
     assert said in await stage.browser(BOB).text("/")
 
 
+async def test_several_desktops_end_after_one_question(stage: PortalStage) -> None:
+    stage.put(a_template("bare", persistence=NO_HOME), running("two", template="bare"))
+    stage.put(running("bobs", user=BOB.email, access=[CAROL | {"user": "alice@example.com"}]))
+    alice = stage.browser()
+    assert 'name="pick-uid-two"' in await alice.html("/")
+    assert "pick-" not in await alice.html("/shared")
+    picks = {f"pick-uid-{name}": "on" for name in ("alice-desktop", "two", "bobs")}
+    asked = await alice.post("/desktops", at="/", action="end", **picks)
+    said = text_of(asked.text)
+    assert "End 2 desktops? Open programs" in said
+    assert "alice-desktop two: its files are deleted" in said and stage.acts == []
+    sent = dict(re.findall(r'type="hidden" name="([^"]+)" value="([^"]+)"', asked.text))
+    del sent["csrf"]
+    answer = await alice.post("/desktops", at="/", **sent)
+    assert answer.headers["location"] == "/?done=end-chosen&name=2%20desktops"
+    assert "You ended 2 desktops." in await alice.text(answer.headers["location"])
+    assert {name for _, act, name, _ in stage.acts if act == "session.end"} == {
+        "alice-desktop",
+        "two",
+    }
+    assert (await alice.post("/desktops", at="/", action="end")).status_code == 409
+    assert (await alice.post("/desktops", at="/", action="resize")).status_code == 422
+
+
 async def test_removing_a_collaborator_warns_of_running_programs(stage: PortalStage) -> None:
     stage.put(running(access=[{"user": "carol@example.com", "role": "collaborator"}]))
     alice = stage.browser()

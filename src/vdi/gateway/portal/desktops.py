@@ -14,7 +14,7 @@ from vdi.api.schedule import SessionSchedule
 from vdi.api.session import FULL_CONTROL, GuestRole, Phase, Role, VDISession, describe_role
 from vdi.api.template import HomeScope, VDITemplate
 from vdi.gateway.cluster_cache import session_topic
-from vdi.gateway.denied import ActionDenied
+from vdi.gateway.denied import ActionDenied, invalid
 from vdi.gateway.desktop.access import find_session
 from vdi.gateway.desktop.agent_requests import StartupScriptResult, ask_memory
 from vdi.gateway.desktop.view import Choice, DesktopView, template_title
@@ -26,7 +26,7 @@ from vdi.gateway.portal.pages import Form, PortalPages, done, done_message
 from vdi.gateway.rights import Action, User, role_in
 from vdi.gateway.session_actions import SHARE_LENGTHS, read_schedule
 from vdi.gateway.web.render import macro
-from vdi.gateway.web.template_filters import byte_size, duration
+from vdi.gateway.web.template_filters import byte_size, count, duration
 from vdi.session.homes import HomeSummary
 from vdi.session.schedule import day_names
 from vdi.session.status import is_running
@@ -86,6 +86,7 @@ class DesktopPages(PortalPages):
         return [
             self._get("/", self.my_desktops),
             self._get("/shared", self.shared),
+            self._post("/desktops", self.act_on_chosen),
             self._get("/desktops/{name}", self.desktop),
             self._get("/desktops/{name}/open", self.open_desktop),
             Route("/desktops/{name}/happened", self.happened, methods=["GET"]),
@@ -109,6 +110,41 @@ class DesktopPages(PortalPages):
         return self._list(
             request, user, "shared", "Shared with me", "Desktops that others let you watch or use."
         )
+
+    async def act_on_chosen(self, request: Request, user: User, form: Form) -> Response:
+        """POST /desktops: suspend or end the chosen desktops, after a question that names them."""
+        action = form.get("action", "")
+        if action not in (Action.SUSPEND, Action.END):
+            raise invalid("action", action, "suspend or end")
+        chosen = {}
+        for desktop in pages.desktops_of(self._services, user, "desktops"):
+            if f"pick-{desktop.uid}" in form:
+                kept = desktop.keeps_files if action == Action.END else desktop.has_home
+                chosen[desktop.name] = "" if kept else ": its files are deleted"
+        number = count(len(chosen), "desktop")
+        if chosen and form.get("confirmed") != "yes":
+            return self._confirm(
+                request,
+                user,
+                here="desktops",
+                path="/desktops",
+                back="/",
+                question=f"{action.capitalize()} {number}?",
+                consequence="Open programs are closed, so save your work first.",
+                label=f"{action.capitalize()} {number}",
+                dangerous=action == Action.END,
+                names=[f"{name}{files}" for name, files in sorted(chosen.items())],
+                fields={name: form[name] for name in form if name != "csrf"} | {"confirmed": "yes"},
+            )
+        refused = []
+        for name in chosen:
+            try:
+                await self._services.session_actions.carry_out_form(user, name, action, {})
+            except ActionDenied as why:
+                refused.append(f"{name}: {why.sentence}")
+        if refused or not chosen:
+            raise ActionDenied("Conflict", " ".join(refused) or "No desktop is chosen.")
+        return done("/", f"{action}-chosen", number)
 
     def _list(
         self, request: Request, user: User, here: str, heading: str, subtitle: str

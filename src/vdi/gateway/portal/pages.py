@@ -43,6 +43,8 @@ DONE = {
     "extend": "The time limit of {name} is now {limit}.",
     "resize": "{name} has a new size. While it runs, it gets that without a restart.",
     "suspend": "You suspended {name}. Its address is kept.",
+    "suspend-chosen": "You suspended {name}. Their addresses are kept.",
+    "end-chosen": "You ended {name}.",
     "resume": "You resumed {name}.",
     "restart": "You restarted {name}.",
     "end": "You ended {name}. Its files are kept.",

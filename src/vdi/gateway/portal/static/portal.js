@@ -136,6 +136,7 @@
     if (!files.length || !bar.hidden) return; // the end of one upload loads the page again, which would end another
     const headers = { "Content-Type": "application/octet-stream", "X-CSRF-Token": form.elements.csrf.value };
     [bar.hidden, error.hidden] = [false, true];
+    document.querySelector(".notice.good")?.remove(); // of the upload before
     for (const body of files) {
       const answer = await fetch(folder + encodeURIComponent(body.name), { method: "POST", headers, body }).catch(() => null);
       if (answer?.status === 201) continue;
