@@ -176,7 +176,9 @@ async def test_what_happened_has_shares_but_not_for_guests(stage: PortalStage) -
         ("computer.request_human", {"reason": "Sign in.", "token": "t"}),
         ("computer.type", {"characters": "7"}),
     ):
-        act = Act(actor=ALICE.email, action=action, target="d", uid="uid-alice-desktop", detail=detail)
+        act = Act(
+            actor=ALICE.email, action=action, target="d", uid="uid-alice-desktop", detail=detail
+        )
         await stage.services.audit.record(act)
     by = f"by {ALICE.email}"
     for browser, sees in ((stage.browser(), True), (stage.browser(BOB), False)):

@@ -121,7 +121,9 @@ async def test_a_page_that_is_up_to_date_is_reported_only_what_changes(stage: Po
 async def test_a_page_that_missed_something_gets_the_list_then_changes(stage: PortalStage) -> None:
     async with reading(stage, mine(stage), seen="of yesterday") as reader:
         pieces = await reader.next()
-        assert list(pieces) == ["guest-of", LIST] and "one" in pieces[LIST] and "two" in pieces[LIST]
+        assert (
+            list(pieces) == ["guest-of", LIST] and "one" in pieces[LIST] and "two" in pieces[LIST]
+        )
         assert reader.last_event_id == digest(mine(stage)() or {})
         suspended = a_session("one", status={"phase": "Suspended"})
         for change, names in ((suspended, ["item-uid-one"]), (running("three"), [LIST])):

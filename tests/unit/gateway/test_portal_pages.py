@@ -383,8 +383,7 @@ async def test_a_share_ends_with_the_desktop_at_the_latest(stage: PortalStage) -
 async def test_a_guest_is_told_of_a_share_on_their_own_page(stage: PortalStage) -> None:
     assert "Shared with you" not in await stage.browser(BOB).text("/")
     stage.put(running(access=SHARED))
-    said = "Shared with you: alice-desktop of alice@example.com"
-    assert said in await stage.browser(BOB).text("/")
+    assert "Shared with you: alice-desktop" in await stage.browser(BOB).text("/")
 
 
 async def test_several_desktops_end_after_one_question(stage: PortalStage) -> None:
