@@ -28,7 +28,7 @@ from unit.gateway.gateway_stage import PASSWORD, PORTAL, Browser
 NO_COOKIE_COUNTS = {"/cli/token"}
 # Answers for what is no address: 404, 401 or 503, whoever asks.
 NOTHING_THERE = {"/api/{rest:path}", "/{path:path}"}
-STREAMS = {"/events", "/api/v1/events", "/.vdi/events"}
+STREAMS = {"/events", "/api/v1/events", "/.vdi/events", "/.vdi/presence"}
 OWN = {"Origin": PORTAL, "Sec-Fetch-Site": "same-origin"}
 WORDS = (
     "did not come from a page of",

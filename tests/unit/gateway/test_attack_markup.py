@@ -60,7 +60,7 @@ FIELDS = (
 _ACTIONS = sorted(Action, key=lambda action: action is Action.END)
 # What the agent in the desktop is asked for, which does not respond here.
 OF_THE_AGENT = ("/desktops/{name}/thumbnail", "/api/v1/sessions/{name}/startup-scripts")
-STREAMS = {"/events", "/api/v1/events", "/.vdi/events"}
+STREAMS = {"/events", "/api/v1/events", "/.vdi/events", "/.vdi/presence"}
 # Routes that answer a GET with something else; the API's addresses bring JSON.
 NO_PAGES = {
     "/desktops/{name}/thumbnail", "/desktops/{name}/files/content",

@@ -34,7 +34,7 @@ BODIES = (
     (b"--x\r\nContent-Disposition: form-data; name=a; filename=b\r\n\r\nc\r\n--x--", "multipart/form-data; boundary=x"),
     (b"--", "multipart/form-data"), (b"<x/>", "text/xml"),
 )  # fmt: skip
-STREAMS = ("/events", "/.vdi/events")
+STREAMS = ("/events", "/.vdi/events", "/.vdi/presence")
 
 
 @pytest.fixture
