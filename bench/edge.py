@@ -55,7 +55,6 @@ class FakeCluster:
         self._keys: dict[str, Any] = {"metadata": {"resourceVersion": "1"}, "data": {}}
 
     async def get(self, _resource: Any, name: str, *, into: Any, **_: Any) -> Any:
-        """One Secret."""
         of_desktops = {"data": {KEY_ENTRY: base64.b64encode(b"k" * 32).decode()}}
         return msgspec.convert(of_desktops if name == KEY_SECRET else self._keys, into)
 
@@ -257,7 +256,6 @@ def _question(of: int, cookie: str) -> dict[str, str]:
 
 
 async def measure(client: Client, seconds: float) -> list[dict[str, Any]]:
-    """All figures."""
     plan = (
         ("good token", 1),
         ("good token", 8),

@@ -82,7 +82,6 @@ class Sightings:
 
 
 async def measure(cluster: Cluster, count: int) -> dict[str, Any]:
-    """The figures."""
     own = {
         "VDI_NAMESPACE": objects.NAMESPACE,
         "VDI_OPERATOR_NAMESPACE": objects.NAMESPACE,
@@ -143,7 +142,6 @@ async def run(binaries: Mapping[str, Path], count: int) -> dict[str, Any]:
 
 
 def table(figures: Mapping[str, Any]) -> str:
-    """The figures for people."""
     lines = [
         "session applied, and no node for it -> request for a node:",
         "",

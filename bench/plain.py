@@ -62,8 +62,6 @@ def node_port(name: str, pod: Object) -> Object:
 
 @dataclass(frozen=True)
 class Plain:
-    """A running one."""
-
     name: str
     port: int
 

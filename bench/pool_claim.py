@@ -55,7 +55,6 @@ def template(name: str) -> objects.Object:
 
 
 def session(name: str, of: str) -> objects.Object:
-    """A session of that template."""
     made = objects.session(name)
     return {**made, "spec": {**made["spec"], "template": of}}
 
@@ -171,7 +170,6 @@ async def run(binaries: Mapping[str, Path], size: int) -> dict[str, Any]:
 
 
 def table(figures: Mapping[str, Any]) -> str:
-    """The figures for people."""
     lines = [
         (
             f"a pool of {figures['pool']} desktops, full after {figures['filled_s']} s; session"

@@ -252,7 +252,6 @@ def _own(process: asyncio.subprocess.Process) -> float:
 
 
 def table(figures: Figures) -> str:
-    """For people."""
     lines = [
         f"| page, {figures['sessions']} sessions | KiB | p50 ms | p99 ms | p99 ms, {CLIENTS} at"
         " once | per second |"

@@ -54,8 +54,6 @@ class NoCluster:
 
 
 class FilledGateway:
-    """The gateway and its world."""
-
     def __init__(self, folder: Path) -> None:
         self.settings = Settings(database_url=f"sqlite+aiosqlite:///{folder}/vdi.db")
         client = cast(Client, NoCluster())

@@ -62,7 +62,6 @@ class Operator:
         self.posted[name] = time.monotonic()
 
     async def delete(self, name: str) -> None:
-        """Delete a session."""
         async with self.cluster.http.delete(f"{objects.SESSIONS}/{name}") as response:
             await response.read()
 

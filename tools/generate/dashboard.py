@@ -201,7 +201,6 @@ ROWS: dict[str, list[Panel]] = {
 
 
 def build() -> dict[str, Any]:
-    """The dashboard."""
     panels: list[dict[str, Any]] = []
     y = 0
     for title, row in ROWS.items():

@@ -50,7 +50,6 @@ class Node:
 
 
 def server(cores: int, gigabytes: int, shares: int | None = None) -> Node:
-    """The one node of a cluster."""
     return Node("one node", cores, gigabytes, SERVER, K3S_PODS, shares)
 
 
@@ -92,7 +91,6 @@ class Row:
         return least if self.node.shares is None else min(least, self.node.shares)
 
     def text(self) -> str:
-        """As Markdown."""
         node, left = self.node, self.node.left(self.ours)
         shares = "" if node.shares is None else f", {node.shares} GPU shares"
         bounds = {

@@ -11,7 +11,6 @@ PAGES = {DESIGN / "operator.md": OPERATOR, DESIGN / "gateway.md": GATEWAY}
 
 
 def page_text(page: str, roles: Sequence[Role]) -> str:
-    """The page with its tables."""
     return replace_generated(page, "\n\n".join(_role(role) for role in roles))
 
 

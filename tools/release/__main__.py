@@ -119,7 +119,6 @@ def private_key(name: str) -> Path:
 
 
 def existing_file(name: str) -> Path:
-    """A file that an option names."""
     if not Path(name).is_file():
         raise argparse.ArgumentTypeError(
             f"{name!r} is no file; `cosign generate-key-pair` makes a key and its .pub"

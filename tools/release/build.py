@@ -62,7 +62,6 @@ class Release:
         return datetime.fromtimestamp(self.epoch, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
     def annotations(self, image: str) -> dict[str, str]:
-        """Annotations of an image."""
         labels = {
             "created": self.created,
             "licenses": "Apache-2.0",
@@ -263,7 +262,6 @@ def write_files(
 
 
 def export(folder: Path, commit: str, root: Path) -> None:
-    """The files of a commit."""
     folder.mkdir()
     archive = folder.with_suffix(".tar")
     git("archive", "--format=tar", f"--output={archive}", commit, root=root)

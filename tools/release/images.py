@@ -127,7 +127,6 @@ def _unpack(archive: Path, folder: Path) -> list[str]:
 
 
 def read_json(archive: tarfile.TarFile, name: str) -> Any:
-    """A document in an archive."""
     return json.load(_open(archive, name))
 
 

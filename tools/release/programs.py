@@ -61,8 +61,6 @@ RECIPES = {
 
 
 class Programs:
-    """The programs of one run."""
-
     def __init__(self, names: Iterable[str], progress: Progress) -> None:
         """Raises BinaryUnavailable."""
         self._paths: dict[str, Path] = {}
@@ -75,7 +73,6 @@ class Programs:
         self._paths |= binaries.ensure(missing, progress=progress, recipes=RECIPES)
 
     def path(self, name: str) -> Path:
-        """Where it is."""
         return self._paths[name]
 
     def run(self, name: str, *arguments: str | Path, cwd: Path | None = None) -> str:

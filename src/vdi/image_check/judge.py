@@ -88,7 +88,6 @@ def find_level(findings: Sequence[Finding]) -> str:
 
 
 def make_report(seen: Observation) -> Report:
-    """The check as a report."""
     findings = judge(seen)
     level = find_level(findings)
     summary = f"{seen.subject}: level {level or 'none'}; {count_findings(findings)}."

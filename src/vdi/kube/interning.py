@@ -118,7 +118,6 @@ class _Plan(NamedTuple):
 
     @classmethod
     def of(cls, kind: type[msgspec.Struct]) -> "_Plan":
-        """The plan for this struct."""
         texts: list[str] = []
         wholes: list[str] = []
         structs: list[str] = []

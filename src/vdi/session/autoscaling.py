@@ -247,7 +247,6 @@ def _describe(answers: Collection[AutoscalerEvent], time: str) -> str:
 def build_placeholder(
     demand: Demand, name: str, namespace: str, *, image: str, priority_class: str
 ) -> dict[str, Any]:
-    """The placeholder of this name and shape."""
     metadata = {
         "name": name,
         "namespace": namespace,

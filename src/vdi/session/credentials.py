@@ -77,7 +77,6 @@ def _token(key: bytes, purpose: str) -> str:
 
 
 def grant_token(master: str, grant_id: str) -> str:
-    """The token of one grant in one session."""
     return _derived_token(master, f"vdi-grant/{grant_id}")
 
 

@@ -23,8 +23,6 @@ _LACKING_NODE = re.compile(r"\bnode (\S+) has ")
 
 @dataclass(frozen=True, slots=True)
 class Isolation:
-    """The isolation of one desktop."""
-
     needs: tuple[Need, ...] = ()
     # Auto: used where all nodes have it.
     option: Need | None = None

@@ -258,7 +258,6 @@ class Identity:
 
     @classmethod
     def of(cls, session: VDISession) -> "Identity":
-        """The identity of that session."""
         meta, spec = session.metadata, session.spec
         return cls(
             namespace=meta.namespace,
@@ -300,7 +299,6 @@ class PoolIdentity:
 
     @classmethod
     def of(cls, pool: VDIPool, namespace: str) -> "PoolIdentity":
-        """The identity of that pool."""
         return cls(
             namespace=namespace,
             name=pool.metadata.name,

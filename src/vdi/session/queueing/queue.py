@@ -218,7 +218,6 @@ class Queue:
             self._order_changed()
 
     def waiting(self, uid: str) -> PendingSession | None:
-        """The pending session with this uid."""
         known = self._waiting.get(uid)
         return known[0] if known else None
 
