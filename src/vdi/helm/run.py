@@ -14,7 +14,6 @@ import subprocess
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import TracebackType
 from typing import Any, NamedTuple, Protocol, Self
 
 from vdi.cluster.explain import StartState, chart_subject, explain, first_line
@@ -196,12 +195,7 @@ class _SignalsHandedOn:
                 self._before[number] = before
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         loop = asyncio.get_running_loop()
         for number, before in self._before.items():
             loop.remove_signal_handler(number)
@@ -341,7 +335,7 @@ def refused(event: Event) -> NotReady:
 
 
 async def run_watched(
-    helm: Helm, arguments: Sequence[str], watch: Watch, *, stdin: bytes | None = None
+    helm: Helm, arguments: Sequence[str], watch: Watch, *, stdin: bytes | None
 ) -> Output:
     """Run helm while the view shows its waits. Raises HelmFailedError with the reasons, or
     HelmInterruptedError.
