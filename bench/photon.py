@@ -20,6 +20,7 @@ from vdi.demo.browser import DesktopBrowser, NoPictureError
 # Keys at the start of a block that do not count: the page has just been opened.
 WARM_UP = 5
 LIMIT_MS = 2000
+_LETTER_SECONDS = 30.0
 # Between two keys: not a whole number of frames, so that no key meets the encoder always at the
 # same moment.
 REST_MS = (150, 250)
@@ -121,13 +122,13 @@ class Window(DesktopBrowser):
         self.page.add_init_script(_FIRST_OF_ALL)
         return self
 
-    def find_letter(self, *, timeout_s: float = 30.0) -> Patch:
+    def find_letter(self) -> Patch:
         """Type a letter and take it back, until it is seen where it stands. Opens the terminal when
         nothing comes.
 
         Raises NoPictureError.
         """
-        deadline = time.monotonic() + timeout_s
+        deadline = time.monotonic() + _LETTER_SECONDS
         while time.monotonic() < deadline:
             before = self.picture()
             self.page.keyboard.press("x")
@@ -144,7 +145,7 @@ class Window(DesktopBrowser):
                 self.open_terminal()
                 self.page.wait_for_timeout(2000)
         raise NoPictureError(
-            f"no letter was seen within {timeout_s:g} s of typing into the desktop's terminal"
+            f"no letter was seen within {_LETTER_SECONDS:g} s of typing into the desktop's terminal"
         )
 
     def photons(self, count: int) -> list[float | None]:

@@ -226,11 +226,9 @@ def qemu_command(installed: Path, disks: Sequence[Path], folder: Path, *, kvm: b
     )
 
 
-def run_machine(
-    command: Sequence[str], folder: Path, *, limit_s: float = _LIMIT_SECONDS
-) -> list[dict[str, object]]:
+def run_machine(command: Sequence[str], folder: Path) -> list[dict[str, object]]:
     """Run the machine through its restart, or until its time is over; what it has reported."""
-    deadline, events = time.monotonic() + limit_s, folder / "events.jsonl"
+    deadline, events = time.monotonic() + _LIMIT_SECONDS, folder / "events.jsonl"
     for _start in range(2):
         with (folder / "qemu.log").open("ab") as log:
             process = subprocess.Popen(

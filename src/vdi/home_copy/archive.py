@@ -135,7 +135,7 @@ class Copied:
 
 
 async def export_home(
-    run: CopyRun, claim: str, template: VDITemplate, sink: BinaryIO, *, image: str | None = None
+    run: CopyRun, claim: str, template: VDITemplate, sink: BinaryIO, *, image: str | None
 ) -> Copied:
     """Write the home's archive. A desktop may run meanwhile.
 

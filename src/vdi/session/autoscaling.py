@@ -138,7 +138,7 @@ def count_placeholders(
     waiting: Iterable[tuple[Demand, int]],
     *,
     limit: int,
-    headroom: Iterable[tuple[Demand, int]] = (),
+    headroom: Iterable[tuple[Demand, int]],
 ) -> dict[Demand, int]:
     """The number of placeholders of each shape. `waiting`: sessions by shape, in the order of the
     queue.

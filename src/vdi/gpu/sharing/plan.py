@@ -82,7 +82,7 @@ class SharingRequest:
 
 
 def parse_request(
-    sharing: Sharing, default: str, configs: Iterable[str] = (), nodes: Iterable[str] = ()
+    sharing: Sharing, default: str, configs: Iterable[str], nodes: Iterable[str]
 ) -> SharingRequest:
     """The request of `NAME=REPLICAS` and `NODE=NAME`. `sharing` is the default's; the others differ
     in replicas.
