@@ -155,7 +155,6 @@ async def serve_gateway(pipe: Connection, folder: Path, desktops: str) -> None:
 
 
 def run_gateway(pipe: Connection, folder: Path, desktops: str) -> None:
-    """The gateway's process."""
     uvloop.run(serve_gateway(pipe, folder, desktops))
 
 

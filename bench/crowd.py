@@ -71,8 +71,6 @@ Playing = Callable[[str], AbstractContextManager[None]]
 
 @dataclass(frozen=True)
 class Desktop:
-    """One of them, running."""
-
     name: str
     url: str
     pod: str

@@ -52,8 +52,6 @@ examples:
 
 
 class Gateway:
-    """The process that is measured."""
-
     def __init__(
         self, process: asyncio.subprocess.Process, port: int, cookies: dict[str, str]
     ) -> None:

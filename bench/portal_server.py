@@ -116,7 +116,6 @@ def now() -> datetime:
 
 
 def user(number: int) -> str:
-    """One of five hundred."""
     return f"user{number:03}@example.com"
 
 

@@ -114,7 +114,6 @@ class FullCluster:
         )
 
     def end(self, pod: Pod) -> None:
-        """A desktop is gone."""
         self.caches.pods.observe_deleted(
             msgspec.structs.replace(pod, metadata=self._newer(pod.metadata))
         )
@@ -202,7 +201,6 @@ def _on(node: str) -> dict[str, Any]:
 
 
 def timed(calls: list[Callable[[], object]]) -> list[float]:
-    """Milliseconds of each."""
     lengths = []
     for call in calls:
         began = time.thread_time()
@@ -212,7 +210,6 @@ def timed(calls: list[Callable[[], object]]) -> list[float]:
 
 
 def measure(waiting: int, placeholders: int) -> dict[str, dict[str, float]]:
-    """All figures, in milliseconds."""
     world = FullCluster(waiting, placeholders)
     enough = min(400, len(world.pods))
     settle_memory()  # as the operator does once its caches are full
@@ -280,7 +277,6 @@ def _sum_up(lengths: list[float]) -> dict[str, float]:
 
 
 def main() -> None:
-    """Measure and print."""
     parser = argparse.ArgumentParser(
         prog="python -m bench.queue", description="How long the queue's decisions take."
     )

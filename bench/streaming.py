@@ -89,7 +89,6 @@ class Door:
     address: str
 
     def window(self, size: tuple[int, int]) -> Window:
-        """A browser of that size at this door."""
         args = () if self.login else (f"--host-resolver-rules=MAP {plain.HOST} {self.address}",)
         return Window(self.url, self.login, width=size[0], height=size[1], args=args)
 
@@ -457,7 +456,6 @@ def measure(place: Place, login: Login, options: argparse.Namespace, progress: P
 def measure_crowd(
     place: Place, login: Login, options: argparse.Namespace, progress: Progress
 ) -> int:
-    """Everything of `--crowd`, and its report."""
     taken = crowd.measure(
         place.name, place.kubeconfig, login, progress, template=options.template,
         sizes=options.crowd, keys=options.keys, playing=lambda pod: playing(place, pod),

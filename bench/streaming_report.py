@@ -172,7 +172,6 @@ def _verdicts_of_recording(figures: Figures, by_name: dict[str, Figures]) -> lis
 
 
 def table(figures: Figures) -> str:
-    """All that people read."""
     machine = figures["machine"]
     head = (
         f"one node of {machine['cpus']} CPUs that runs cluster, desktop and browser; software"

@@ -57,7 +57,6 @@ class Operator:
         )
 
     async def create(self, name: str) -> None:
-        """Post a session."""
         await self.cluster.post(objects.SESSIONS, objects.session(name))
         self.posted[name] = time.monotonic()
 

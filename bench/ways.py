@@ -63,7 +63,6 @@ class ThroughOperator:
         self._client, self._template, self.login = client, template, login
 
     async def apply(self, desktop: str) -> None:
-        """Create the session."""
         session = {
             "apiVersion": SESSIONS.api_version,
             "kind": SESSIONS.kind,
@@ -152,7 +151,6 @@ class Raw:
         return self._url.replace(self._model, desktop)
 
     async def remove(self, desktop: str) -> None:
-        """Delete the copies."""
         for resource in CHILDREN:
             await remove(self._client, resource, self._named(resource, desktop))
 

@@ -370,7 +370,6 @@ def run_all(names: Sequence[str], cache: Path) -> bool:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """The exit status."""
     parser = argparse.ArgumentParser(
         prog="python -m tools.machines", description=__doc__.splitlines()[0]
     )

@@ -76,8 +76,6 @@ def fits(left: Amounts, desktop: Amounts) -> int:
 
 @dataclass(frozen=True)
 class Row:
-    """A line of the table."""
-
     node: Node
     words: str
     ours: Amounts

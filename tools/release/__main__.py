@@ -187,7 +187,6 @@ def parser() -> argparse.ArgumentParser:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command."""
     options = parser().parse_args(arguments)
     refused = (
         build.ReleaseError,

@@ -80,7 +80,6 @@ class Release:
 
 
 def git(*arguments: str, root: Path = ROOT) -> str:
-    """Output of git in the checkout."""
     done = subprocess.run(
         ["git", "-C", root, *arguments], capture_output=True, text=True, check=False, timeout=60
     )

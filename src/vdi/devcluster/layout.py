@@ -151,7 +151,6 @@ class Layout:
         return f"vdi-{self.name}"
 
     def of_node(self, number: int) -> "Layout":
-        """The files of node `number` of this cluster."""
         if number == 1:
             return self
         return Layout(self.root / "nodes" / str(number), self, number)

@@ -85,7 +85,6 @@ class Connection(asyncio.BufferedProtocol):
         return self._ended and self._keep and not self.lost
 
     def send(self, request: bytes, *, tunnel: bool = False) -> None:
-        """Send a request: head and body."""
         self._read = Connection._read_head
         self._whole = True
         self._to_the_end = False

@@ -320,7 +320,6 @@ class Relist(Generic[T]):
             self._rewind()
 
     def put(self, obj: T, mark: FieldOwnership | None = None) -> None:
-        """One object of the list."""
         store, key, uid = self._store, key_of(obj), obj.metadata.uid
         self._listed.add(key)
         self._uids.add(uid)

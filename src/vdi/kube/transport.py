@@ -520,7 +520,6 @@ class Client:
         return self._http
 
     def _request(self, method: str, there: str, data: bytes, content_type: str) -> bytes:
-        """Head and body of a request."""
         own = "".join(f"{name}: {value}\r\n" for name, value in self._credentials.headers().items())
         if data or method != "GET":
             own += f"Content-Type: {content_type}\r\nContent-Length: {len(data)}\r\n"

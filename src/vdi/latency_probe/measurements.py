@@ -111,7 +111,6 @@ def percentile(values: Sequence[float], share: float) -> float | None:
 
 
 def evaluate(session: str, through: str, measurements: Measurements) -> ProbeReport:
-    """Compare the measurements with the goal."""
     p50, p95 = (percentile(measurements.input_to_photon_ms, share) for share in (0.5, 0.95))
     kept = p95 is not None and p95 <= GOAL_MS and not measurements.keys_without_effect
     return ProbeReport(session, through, measurements, p50, p95, GOAL_MS, kept)

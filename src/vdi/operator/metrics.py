@@ -71,7 +71,6 @@ class Metrics:
         self._reconciled_in = lru_cache(self._reconcile_seconds.labels)
 
     def count_reconcile(self, controller: str, outcome: str, seconds: float) -> None:
-        """Count a reconcile that has ended."""
         self._reconciled(controller, outcome).inc()
         self._reconciled_in(controller).observe(seconds)
 

@@ -170,8 +170,6 @@ class _Secret(Named):
 
 
 class _Collector(Reader):
-    """Reads for one release."""
-
     def __init__(self, client: Client, change: Change) -> None:
         super().__init__(client, "vdi-install", decode=self._decode)
         self._owner = change.place.namespace, change.release

@@ -48,8 +48,6 @@ class ForeignObject(NamedTuple):
 
 
 class Pods(NamedTuple):
-    """The pods of one workload of the release."""
-
     workload: str
     namespace: str
     spec: Object

@@ -105,8 +105,6 @@ class NodeRequest:
 
 @dataclass(frozen=True, slots=True)
 class PlaceholderPlan:
-    """Placeholders to create and to delete."""
-
     # Names, with the shape of each.
     create: tuple[tuple[str, Demand], ...]
     delete: tuple[Pod, ...]

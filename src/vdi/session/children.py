@@ -529,14 +529,10 @@ def _folder_maker(desktop: Desktop, folders: list[str]) -> dict[str, Any]:
 
 
 class RouteAnnotations(msgspec.Struct, gc=False):
-    """`metadata.annotations` of an IngressRoute."""
-
     host: str = msgspec.field(name=HOST, default="")
 
 
 class RouteMeta(BareMeta, rename="camel", gc=False, kw_only=True):
-    """`metadata` of an IngressRoute."""
-
     annotations: RouteAnnotations = msgspec.field(default_factory=RouteAnnotations)
 
 

@@ -224,7 +224,6 @@ def poll_interval(timeout: timedelta) -> timedelta:
 
 
 def warning_time(timeout: timedelta) -> timedelta:
-    """The time between the warning and the end."""
     return min(LONGEST_WARNING, timeout / 2)
 
 

@@ -145,7 +145,6 @@ def pool_pod_name(pool_name: str, token: str) -> str:
 
 
 def pool_secret_name(pod: str) -> str:
-    """The name of the Secret of a pool's desktop."""
     return pod + "-auth"
 
 

@@ -349,7 +349,6 @@ def _made(pod: Pod, now: datetime) -> datetime:
 
 
 def build_puller(template: VDITemplate, node: str, namespace: str) -> dict[str, Any]:
-    """The puller of this template's image for this node."""
     placement = template.spec.placement
     only_there = {"matchFields": [{"key": "metadata.name", "operator": "In", "values": [node]}]}
     spec: dict[str, Any] = {

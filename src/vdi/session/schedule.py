@@ -105,7 +105,6 @@ def find_problems(schedule: PoolSchedule | TemplateSchedule) -> Iterator[str]:
 
 
 def is_open(schedule: PoolSchedule | TemplateSchedule, now: datetime) -> bool:
-    """Whether one of the windows is open."""
     return any(
         _end_of_open(window, schedule.time_zone, now) is not None for window in schedule.windows
     )

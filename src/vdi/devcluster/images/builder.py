@@ -63,7 +63,6 @@ class Builder:
         return []
 
     def pull(self, tag: str) -> Argv:
-        """Fetch `tag` from its registry."""
         return [
             *self._command,
             "pull",
@@ -76,7 +75,6 @@ class Builder:
         return [*self._command, "tag", image, tag]
 
     def load(self, archive: Path) -> Argv:
-        """Take an image in from its archive."""
         if self.name == "buildah":
             return [*self._command, "pull", f"docker-archive:{archive}"]
         return [*self._command, "load", "--input", str(archive)]
@@ -104,7 +102,6 @@ class Builder:
         return [*self._command, "build", *options, str(context)]
 
     def save(self, tag: str, archive: Path) -> Argv:
-        """Write an image to an archive."""
         match self.name:
             case "docker":
                 return [*self._command, "save", "--output", str(archive), tag]

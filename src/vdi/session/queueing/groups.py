@@ -114,7 +114,6 @@ class GroupQueue:
         self._push(row, now)
 
     def remove(self, uid: str, now: int) -> None:
-        """Remove a session of this queue."""
         pending = self._pending.pop(uid)
         row = (pending.user, pending.priority)
         entries = self._rows[row]

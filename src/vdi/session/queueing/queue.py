@@ -242,7 +242,6 @@ class Queue:
                 yield capacity
 
     def groups(self) -> list[Group]:
-        """The groups with pending sessions."""
         return list(self._occupied.values())
 
     def order(self, now: int, *, can_grow: bool = False) -> list[PendingSession]:
@@ -419,7 +418,6 @@ class Queue:
                     self._holding.setdefault(capacity.name, {})[group.demand] = group
 
     def _lift(self, group: Group) -> None:
-        """End the reservation of this group."""
         node, group.hold = group.hold, ""
         if not node:
             return
