@@ -18,7 +18,7 @@ from vdi.operator.agents import CONCURRENT_NOTICES, CONCURRENT_POLLS, Agents, No
 from vdi.operator.caches import ClusterContext, SessionKey
 from vdi.operator.controllers.homes_ahead import HomesAhead
 from vdi.operator.controllers.placeholders import PLACEHOLDERS, Placeholders
-from vdi.operator.controllers.pool import PoolController
+from vdi.operator.controllers.pool import PoolController, PoolDesktops
 from vdi.operator.controllers.session import SessionController
 from vdi.operator.controllers.template import TemplateController
 from vdi.operator.end_reports import CONCURRENT_REPORTS, EndReports
@@ -148,9 +148,7 @@ def build_wiring(context: OperatorContext) -> Wiring:
     pool_controller = PoolController(
         cluster,
         claims,
-        queue,
-        uncertain_creates,
-        context.desktop_key,
+        PoolDesktops(cluster, claims, queue, uncertain_creates, context.desktop_key),
         enqueue=pools.enqueue_after,
         enqueue_session=sessions.enqueue,
     )

@@ -22,7 +22,7 @@ from vdi.kube.errors import ConnectionFailed, ServerError
 from vdi.kube.resource import PODS
 from vdi.kube.store import Store
 from vdi.kube.transport import NO_RETRY, Client
-from vdi.operator.controllers.pool import PoolController
+from vdi.operator.controllers.pool import PoolController, PoolDesktops
 from vdi.operator.owned_resources import OwnedResource, UncertainCreates
 from vdi.operator.pool_claims import CALM_SECONDS, PoolClaims
 from vdi.operator.queueing import QueueManager
@@ -58,9 +58,9 @@ class PoolWorld(OperatorWorld):
         self.controller = PoolController(
             self.cluster,
             self.pools,
-            cast(QueueManager, self),
-            UncertainCreates(pods),
-            self.key,
+            PoolDesktops(
+                self.cluster, self.pools, cast(QueueManager, self), UncertainCreates(pods), self.key
+            ),
             enqueue=lambda name, _: self.due.add(name),
             enqueue_session=self.woken.append,
         )

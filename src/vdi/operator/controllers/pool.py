@@ -184,9 +184,7 @@ class PoolController:
         self,
         cluster: ClusterContext,
         pools: PoolClaims,
-        queue: QueueManager,
-        uncertain_creates: UncertainCreates,
-        key: ReleaseKey,
+        desktops: PoolDesktops,
         *,
         enqueue: Callable[[str, float], None],
         enqueue_session: Callable[[tuple[str, str]], None],
@@ -201,7 +199,7 @@ class PoolController:
             cluster.client, POOLS, VDIPool, cluster.caches.pools, cluster.clock
         )
         self._pools = pools
-        self._desktops = PoolDesktops(cluster, pools, queue, uncertain_creates, key)
+        self._desktops = desktops
         self._settings = cluster.settings
         self._namespaces = cluster.namespaces
         self._clock = cluster.clock
