@@ -210,14 +210,9 @@ def find_session_problem(schedule: SessionSchedule) -> tuple[str, str, str] | No
     The CRD says the same, but for time zones that no one knows. Asked before untrusted text is kept
     anywhere.
     """
-    times = (("start", schedule.start), ("end", schedule.end))
-    wrong = [
-        (field, time)
-        for field, time in times
-        if time is not None and not _TIME_OF_DAY.fullmatch(time)
-    ]
-    for field, time in wrong:
-        return field, time, "a time of day from 00:00 to 23:59, such as 08:30"
+    for field, time in (("start", schedule.start), ("end", schedule.end)):
+        if time is not None and not _TIME_OF_DAY.fullmatch(time):
+            return field, time, "a time of day from 00:00 to 23:59, such as 08:30"
     if (
         schedule.end is not None
         and (_minutes(schedule.start) - _minutes(schedule.end)) % (24 * 60) <= 5
