@@ -68,7 +68,6 @@ STAGES: Sequence[Callable[[], Files]] = (files_from_code, files_from_values, fil
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Write or check all files."""
     parser = argparse.ArgumentParser(
         prog="python -m tools.generate", description=__doc__.splitlines()[0]
     )

@@ -269,5 +269,4 @@ def _panel(panel: Panel) -> dict[str, Any]:
 
 
 def text() -> str:
-    """The file's content."""
     return json.dumps(build(), indent=1) + "\n"

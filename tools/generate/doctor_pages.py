@@ -51,7 +51,6 @@ _INDEX_HEAD = """# The doctor: what each code means
 
 
 def render() -> dict[Path, str]:
-    """Every page with its text."""
     pages = {_page(layer): "\n".join(_layer_lines(layer)) + "\n" for layer in LAYERS}
     return {INDEX: "\n".join(_index_lines()) + "\n", **pages}
 

@@ -121,5 +121,4 @@ HEAD = (
 
 
 def table(rows: Iterable[Row]) -> str:
-    """The table of docs/sizing.md."""
     return "\n".join([HEAD, *(row.text() for row in rows)])

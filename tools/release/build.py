@@ -75,7 +75,6 @@ class Release:
         }
 
     def reference(self, name: str) -> str:
-        """An image's name, with its tag."""
         return f"{self.registry or SOURCE_REGISTRY}/{name}:{self.version}"
 
 

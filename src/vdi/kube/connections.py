@@ -44,7 +44,6 @@ class Target:
 
     @property
     def address(self) -> tuple[str, int]:
-        """Host and port of the server."""
         return _address(self.url)
 
     @property

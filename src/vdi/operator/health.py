@@ -90,7 +90,6 @@ class _Connection(asyncio.Protocol):
             )
 
     def cut(self) -> None:
-        """End the connection at once."""
         self._transport.abort()
 
     def _answer(self) -> None:

@@ -137,7 +137,6 @@ def session_of(obj: HasMetadata) -> OwnerReference | None:
 
 
 def owner_uid(obj: HasMetadata) -> str | None:
-    """The uid of the session that owns this object."""
     owner = session_of(obj)
     return owner.uid if owner else None
 

@@ -75,7 +75,6 @@ class Hosts:
         return label == session.spec.hostname and self.owner_of(label) is None
 
     def is_owned_by_another(self, session: VDISession, label: str) -> bool:
-        """Whether the label is reserved for another user."""
         return self.owner_of(label) not in (None, session.spec.user)
 
     def owner_of(self, label: str) -> str | None:

@@ -225,7 +225,6 @@ class Loss(NamedTuple):
 
 
 def crds_of(objects: Iterable[Object]) -> list[Object]:
-    """The CRDs among a release's objects."""
     return [obj for obj in objects if obj["kind"] == CRD_KIND]
 
 

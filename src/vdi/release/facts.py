@@ -108,7 +108,6 @@ class Facts:
 
     @cached_property
     def before(self) -> Revision | None:
-        """The revision that is in place."""
         return deployed(self.revisions)
 
     @cached_property

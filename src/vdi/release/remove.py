@@ -277,7 +277,6 @@ async def delete_crds(run: HelmRun, names: Sequence[str]) -> None:
 
 
 async def left_sessions(client: Client, namespaces: Sequence[str]) -> list[str]:
-    """Names of the sessions that are there."""
     return [session.metadata.name for session in await _sessions(client, namespaces)]
 
 

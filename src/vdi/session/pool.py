@@ -75,8 +75,6 @@ class Fault:
 
 @dataclass(frozen=True, slots=True)
 class PoolPlan:
-    """The next step of a pool."""
-
     # Number of desktops to start, if there is capacity.
     make: int = 0
     # Surplus, or outdated.

@@ -128,8 +128,6 @@ class PullMemory:
 
 @dataclass(frozen=True, slots=True)
 class PullPlan:
-    """The next step for one template."""
-
     # Nodes that get a puller.
     create: tuple[Node, ...]
     # Pullers that are done, have failed or are no longer needed.

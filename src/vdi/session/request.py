@@ -122,7 +122,6 @@ class SessionRequest(
 
     @property
     def names_resources(self) -> bool:
-        """Whether any of the resources is given."""
         return self.resources not in (None, RequestedResources())
 
     @property

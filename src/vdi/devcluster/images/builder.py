@@ -71,7 +71,6 @@ class Builder:
         ]
 
     def tag(self, image: str, tag: str) -> Argv:
-        """Give an image another name."""
         return [*self._command, "tag", image, tag]
 
     def load(self, archive: Path) -> Argv:

@@ -77,7 +77,6 @@ class GpuNode:
         return self.node.metadata.labels.get(name, "")
 
     def capacity(self, resource: str) -> int:
-        """The node's amount of a resource."""
         return _whole(self.node.status.capacity, resource)
 
     def allocatable(self, resource: str) -> int:

@@ -89,7 +89,6 @@ class Queue:
         self._occupied: dict[Demand, Group] = {}  # with pending sessions
 
     def __len__(self) -> int:
-        """The number of pending sessions."""
         return len(self._waiting)
 
     def __iter__(self) -> Iterator[PendingSession]:
