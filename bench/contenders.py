@@ -36,6 +36,7 @@ class OperatorContender:
 
     @asynccontextmanager
     async def on(self, cluster: Cluster) -> AsyncIterator[Subject]:
+        """Start the program."""
         yield Operator.start(cluster, self._argv, self._environment())
 
     def _environment(self) -> Mapping[str, str]:
@@ -54,6 +55,7 @@ class FloorContender:
 
     @asynccontextmanager
     async def on(self, cluster: Cluster) -> AsyncIterator[Subject]:
+        """Open its connections."""
         async with cluster.client(cluster.operator_token) as http:
             yield Floor(cluster, http)
 

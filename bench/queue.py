@@ -201,6 +201,7 @@ def _on(node: str) -> dict[str, Any]:
 
 
 def timed(calls: list[Callable[[], object]]) -> list[float]:
+    """Milliseconds of each."""
     lengths = []
     for call in calls:
         began = time.thread_time()
@@ -210,6 +211,7 @@ def timed(calls: list[Callable[[], object]]) -> list[float]:
 
 
 def measure(waiting: int, placeholders: int) -> dict[str, dict[str, float]]:
+    """All figures, in milliseconds."""
     world = FullCluster(waiting, placeholders)
     enough = min(400, len(world.pods))
     settle_memory()  # as the operator does once its caches are full

@@ -64,6 +64,7 @@ def figure(run: dict[str, Any], path: str) -> float | None:
 
 
 def values(runs: Sequence[dict[str, Any]], name: str, path: str) -> list[float]:
+    """One figure of all the runs of one contender."""
     return [
         value for run in runs if run["name"] == name and (value := figure(run, path)) is not None
     ]

@@ -8,6 +8,7 @@ _HEADER = "# Generated from src/vdi/api by `make generate`. Edit there.\n"
 
 
 def render_files() -> dict[str, str]:
+    """Contents by file name."""
     return {f"{crd['spec']['names']['plural']}.yaml": _HEADER + _yaml(crd) for crd in build_crds()}
 
 

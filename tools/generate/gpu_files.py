@@ -24,6 +24,7 @@ _POLICY_PATCH = """\
 
 
 def render_manifests() -> dict[str, str]:
+    """Contents by file name."""
     data = {DEFAULT_KEY: render_config(Sharing())}
     config_map = build_config_map(OPERATOR_NAMESPACE, DEFAULT_NAME, data)
     patch = {"spec": {"devicePlugin": {"config": {"name": DEFAULT_NAME, "default": DEFAULT_KEY}}}}

@@ -64,12 +64,16 @@ class ComponentStatus(msgspec.Struct, frozen=True):
 
 
 class AddonStatus(msgspec.Struct, frozen=True):
+    """One add-on's Deployment."""
+
     name: str
     ready: bool
     detail: str
 
 
 class NodeStatus(msgspec.Struct, frozen=True):
+    """One node of a cluster that has several."""
+
     name: str
     # Running; stopped, when none of its processes runs; cut, when its network is cut.
     state: str

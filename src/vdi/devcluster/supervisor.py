@@ -78,6 +78,8 @@ class State:
 
 
 class Process:
+    """One component and its current process."""
+
     def __init__(self, component: Component, logs: Path, listen_fd: int) -> None:
         self._listen_fd = listen_fd if component.listen_name else -1
         self.component, self.log, self.state = component, logs / f"{component.name}.log", State()

@@ -64,6 +64,8 @@ async def serve_pages(pages: Mapping[str, Page], host: str, port: int) -> AsyncI
 
 
 class _Connection(asyncio.Protocol):
+    """One connection with one request and its response."""
+
     def __init__(self, pages: Mapping[str, Page], connections: "set[_Connection]") -> None:
         self._pages = pages
         self._connections = connections

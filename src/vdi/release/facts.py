@@ -48,6 +48,8 @@ class ForeignObject(NamedTuple):
 
 
 class Pods(NamedTuple):
+    """The pods of one workload of the release."""
+
     workload: str
     namespace: str
     spec: Object
@@ -108,6 +110,7 @@ class Facts:
 
     @cached_property
     def before(self) -> Revision | None:
+        """The revision that is in place."""
         return deployed(self.revisions)
 
     @cached_property

@@ -241,6 +241,7 @@ class Queue:
                 yield capacity
 
     def groups(self) -> list[Group]:
+        """The groups with pending sessions."""
         return list(self._occupied.values())
 
     def order(self, now: int, *, can_grow: bool = False) -> list[PendingSession]:
