@@ -152,6 +152,10 @@ def test_content_that_the_chart_leaves_to_others_is_theirs() -> None:
     live = copy.deepcopy(users) | {"data": {"alice": "aGlkZGVu"}}
     live["metadata"]["managedFields"] = [write("vdi-cli", {"f:data": {"f:alice": {}}})]
     assert differences(live, users) == []
+    # As a backup of a Secret that the operator has filled brings it back.
+    live |= {"immutable": True}
+    live["metadata"]["managedFields"] = [write("kubectl-create", {"f:immutable": {}})]
+    assert differences(live, users) == []
 
 
 def test_each_rule_of_a_role_is_compared() -> None:

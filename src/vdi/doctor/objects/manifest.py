@@ -171,8 +171,10 @@ def _added(wanted: Object, found: Object, path: _Path, owners: Sequence[_Owner])
         # A map such as a selector is written as a whole.
         keys = [key.removeprefix("f:") for key in owner.fields] or list(found)
         for key in keys if owner.is_person else ():
-            # Whoever scales a workload decides about its replicas.
-            if key in found and key not in wanted and key not in (*_OPEN, _STATUS, "replicas"):
+            # Who scales a workload decides about its replicas, who writes a Secret's content about
+            # `immutable`, as a backup has it.
+            others = (*_OPEN, _STATUS, "replicas", "immutable")
+            if key in found and key not in wanted and key not in others:
                 yield (*path, key), None, found[key], [owner]
 
 
