@@ -66,14 +66,14 @@ def _forbidden(error: ApiError, namespace: str) -> str:
     """Name the permission that is missing: the server's sentence has user, verb, resource and
     namespace in it.
     """
-    found = _DENIED.search(error.message)
-    if found is None:
+    match = _DENIED.search(error.message)
+    if match is None:
         return f"the API server refuses: {error.message}"
     where = "in the whole cluster"
-    if found["namespace"]:
-        where = f"in namespace {found['namespace']}"
+    if match["namespace"]:
+        where = f"in namespace {match['namespace']}"
     return (
-        f"{found['user']} may not {found['verb']} {found['resource']} {where} (in namespace"
+        f"{match['user']} may not {match['verb']} {match['resource']} {where} (in namespace"
         f" {namespace}): an administrator of the cluster must grant that verb with a Role"
     )
 
@@ -90,5 +90,5 @@ def _invalid(error: ApiError) -> str:
         if _PATTERN not in cause.message or cause.field not in in_words:
             shown.append(cause)
     said = [(escape(cause.field), escape(cause.words)) for cause in shown]
-    lines = [f"  {field}: {words}" if field else f"  {words}" for field, words in said]
+    lines = [f"  {field}: {problem}" if field else f"  {problem}" for field, problem in said]
     return "the API server refuses this:\n" + "\n".join(lines)

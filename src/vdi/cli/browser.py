@@ -25,10 +25,10 @@ def check_address(url: str, domain: str) -> None:
     """
     from vdi.http_client import is_local
 
-    found = _ADDRESS.fullmatch(url)
-    host = found["host"].lower().strip("[]") if found else ""
+    match = _ADDRESS.fullmatch(url)
+    host = match["host"].lower().strip("[]") if match else ""
     is_inside = not domain or host == domain or host.endswith(f".{domain}")
-    if not (found and is_inside and (found["scheme"] == "https" or is_local(host))):
+    if not (match and is_inside and (match["scheme"] == "https" or is_local(host))):
         where = f" at or below {domain}" if domain else ""
         raise CliError(
             f"the browser does not get the address {url!r}; allowed: an https:// address of a"

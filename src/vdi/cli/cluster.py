@@ -213,10 +213,16 @@ def nodes(
             cluster.stop_node(name, stop_node)
         elif cut_node:
             cluster.cut_node(name, cut_node)
-        found = cluster.status(name)
-    print_object(msgspec.to_builtins(found.nodes), output, lambda: _node_lines(found))
+        cluster_status = cluster.status(name)
+    print_object(
+        msgspec.to_builtins(cluster_status.nodes), output, lambda: _node_lines(cluster_status)
+    )
     if not any(requested):
-        raise typer.Exit(0 if found.nodes and all(node.ready for node in found.nodes) else FINDINGS)
+        raise typer.Exit(
+            0
+            if cluster_status.nodes and all(node.ready for node in cluster_status.nodes)
+            else FINDINGS
+        )
 
 
 @app.command(epilog=examples("cluster status", "cluster status -o json"))
@@ -228,9 +234,9 @@ def status(
     broken.
     """
     with errors_in_words():
-        found = cluster.status(name)
-    print_object(msgspec.to_builtins(found), output, lambda: _status_lines(found))
-    raise typer.Exit(0 if found.state == "running" else FINDINGS)
+        cluster_status = cluster.status(name)
+    print_object(msgspec.to_builtins(cluster_status), output, lambda: _status_lines(cluster_status))
+    raise typer.Exit(0 if cluster_status.state == "running" else FINDINGS)
 
 
 @app.command(epilog=examples("cluster logs kube-apiserver -f", "cluster logs vdi-demo-2/kubelet"))
@@ -280,12 +286,14 @@ def kubeconfig(
     print(path.read_text() if content else path)
 
 
-def _status_lines(found: ClusterStatus) -> list[str]:
-    if found.state == "absent":
-        return [f"There is no cluster {found.name!r}: `vdi cluster up` creates one."]
-    components = [(component.name, component) for component in found.components]
+def _status_lines(cluster_status: ClusterStatus) -> list[str]:
+    if cluster_status.state == "absent":
+        return [f"There is no cluster {cluster_status.name!r}: `vdi cluster up` creates one."]
+    components = [(component.name, component) for component in cluster_status.components]
     components += [
-        (f"{node.name}/{each.name}", each) for node in found.nodes for each in node.components
+        (f"{node.name}/{each.name}", each)
+        for node in cluster_status.nodes
+        for each in node.components
     ]
     rows = [
         [label, each.state, str(each.pid or "-"), str(each.restarts), each.last_exit or "-"]
@@ -293,26 +301,28 @@ def _status_lines(found: ClusterStatus) -> list[str]:
     ]
     rows += [
         [addon.name, "running" if addon.ready else "not ready", "-", "-", addon.detail]
-        for addon in found.addons
+        for addon in cluster_status.addons
     ]
-    lines = [f"Cluster {found.name!r} is {found.state}: {found.server}"]
+    lines = [f"Cluster {cluster_status.name!r} is {cluster_status.state}: {cluster_status.server}"]
     lines += columns(["COMPONENT", "STATE", "PID", "RESTARTS", "LAST EXIT"], rows)
-    if found.control_plane_only:
+    if cluster_status.control_plane_only:
         return lines
-    several = len(found.nodes) > 1
+    several = len(cluster_status.nodes) > 1
     gpus = ""
-    if found.fake_gpus:
+    if cluster_status.fake_gpus:
         each = " on each node" if several else ""
-        gpus = f", {found.fake_gpus} simulated GPUs{each}"
-    ready = "" if several else f"Node {_READY[found.node_ready]}; "
-    lines += _node_lines(found) if several else []
-    return [*lines, f"{ready}HTTPS for desktops on 127.0.0.1:{found.websecure_port}{gpus}"]
+        gpus = f", {cluster_status.fake_gpus} simulated GPUs{each}"
+    ready = "" if several else f"Node {_READY[cluster_status.node_ready]}; "
+    lines += _node_lines(cluster_status) if several else []
+    return [*lines, f"{ready}HTTPS for desktops on 127.0.0.1:{cluster_status.websecure_port}{gpus}"]
 
 
-def _node_lines(found: ClusterStatus) -> list[str]:
-    if not found.nodes:
-        return [f"There is no cluster {found.name!r} with nodes: `vdi cluster up` creates one."]
+def _node_lines(cluster_status: ClusterStatus) -> list[str]:
+    if not cluster_status.nodes:
+        return [
+            f"There is no cluster {cluster_status.name!r} with nodes: `vdi cluster up` creates one."
+        ]
     return columns(
         ["NODE", "STATE", "READY"],
-        [[node.name, node.state, _READY[node.ready]] for node in found.nodes],
+        [[node.name, node.state, _READY[node.ready]] for node in cluster_status.nodes],
     )

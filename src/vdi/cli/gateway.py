@@ -296,12 +296,12 @@ def list_(
     output: ListOutputOption = ListOutput.TABLE,
 ) -> None:
     """List the users who log in with a password. Hashes are not shown."""
-    found, problems = users.read()
+    accounts, problems = users.read()
     for problem in problems:
         typer.echo(
             style(f"Warning: {problem}; this user cannot log in", fg=typer.colors.YELLOW), err=True
         )
-    known = sorted(found.items())
+    known = sorted(accounts.items())
     match output:
         case ListOutput.JSON | ListOutput.YAML:
             shown = [

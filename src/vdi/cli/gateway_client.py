@@ -295,11 +295,11 @@ def _refusal(server: str, response: Response) -> CliError:
         problem = response.json(dict[str, Any])
         detail = str(problem["detail"])
     except (BadResponseError, KeyError):
-        words = (
+        message = (
             f"{server} responds with {status}, which a gateway of VDI does not do; check the"
             " address"
         )
-        return CliError(words, COULD_NOT_LOOK)
+        return CliError(message, COULD_NOT_LOOK)
     if status == 401:
         return LoggedOutError(
             f"{server} rejects the login that is stored here: {detail} Log in again: vdi login"

@@ -304,10 +304,10 @@ async def _change(
         state, left = await wait_until_settled(
             client, findings, view.waiting, seconds=seconds, clock=SYSTEM_CLOCK
         )
-        words = "the nodes advertise what they should"
+        outcome = "the nodes advertise what they should"
         if left:
-            words = "the nodes do not advertise what they should"
-        view.passed(words, time.monotonic() - began, well=not left)
+            outcome = "the nodes do not advertise what they should"
+        view.passed(outcome, time.monotonic() - began, well=not left)
     return Changed(plan, state, notes, left)
 
 

@@ -97,13 +97,13 @@ def list_(
 ) -> None:
     """List the homes: owner, size, the desktop that uses each, and last use."""
     homes, _ = connection.run(lambda client: read_homes(client, connection.namespace))
-    found = [msgspec.to_builtins(home) for home in homes if user is None or home.user == user]
+    shown = [msgspec.to_builtins(home) for home in homes if user is None or home.user == user]
     name, empty = (
         (lambda raw: f"persistentvolumeclaim/{raw['name']}"),
         f"no homes{f' of {user}' if user else ''}",
     )
     print_objects(
-        found,
+        shown,
         output,
         name=name,
         table=home_table,

@@ -83,7 +83,7 @@ def load(
         if path is not None and not path.startswith("/"):
             raise CliError(f"{option} {path}: allowed: an absolute path on the nodes", USAGE)
     try:
-        found = {archive: read_archive(archive) for archive in archives}
+        by_archive = {archive: read_archive(archive) for archive in archives}
     except BadArchiveError as error:
         raise CliError(str(error), USAGE) from error
     command = connection.kubectl(kubectl)
@@ -102,7 +102,7 @@ def load(
                 text = result.problem or f"{len(result.images)} images"
                 view.passed(f"{result.node}: {text}", result.seconds, well=not result.problem)
 
-            run = Loading(client, command, found, containerd, ctr, seconds, progress)
+            run = Loading(client, command, by_archive, containerd, ctr, seconds, progress)
             return await load_images(run, node or (), done)
 
     try:
@@ -121,7 +121,7 @@ def load(
         }
         for result in results
     ]
-    names = sorted({image.name for images in found.values() for image in images})
+    names = sorted({image.name for images in by_archive.values() for image in images})
     line = f"{len(results) - len(failed)} of {len(results)} nodes have all images. {_LATER}"
     print_object({"images": names, "nodes": nodes}, output, lambda: [line])
     if failed:

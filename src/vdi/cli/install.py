@@ -84,9 +84,9 @@ def change_release(
             f"-o {options.at.output} is for --dry-run: it prints the checks alone", USAGE
         )
     with failures_in_words():
-        found = find_chart(options.chart)
+        given = find_chart(options.chart)
         # The copy lasts until helm has ended: helm reads the chart again after the question.
-        with verified_copy(found, options.key) if options.key else nullcontext(found) as chart:
+        with verified_copy(given, options.key) if options.key else nullcontext(given) as chart:
             _change(
                 options,
                 options.at.located(),
@@ -304,8 +304,8 @@ def plan_lines(plan: Mapping[str, Any]) -> list[str]:
 def summary_line(changes: Sequence[ObjectChange]) -> str:
     """`12 new, 3 changed, 1 removed`."""
     counted = Counter(change.action for change in changes)
-    words = {"+": "new", "~": "changed", "-": "removed", "=": "remains on the cluster"}
-    shown = ", ".join(f"{counted[sign]} {word}" for sign, word in words.items() if counted[sign])
+    names = {"+": "new", "~": "changed", "-": "removed", "=": "remains on the cluster"}
+    shown = ", ".join(f"{counted[sign]} {word}" for sign, word in names.items() if counted[sign])
     return shown or "chart and values are the same"
 
 

@@ -276,11 +276,11 @@ async def exchange_code(
             return Login(answer["user"], answer["token"], answer.get("expires", ""), ca)
         why = str(answer["error_description"])
     except (BadResponseError, KeyError) as error:
-        words = (
+        message = (
             f"{request.server} responds with {response.status} to the code, which a gateway of VDI"
             " does not do"
         )
-        raise CliError(words) from error
+        raise CliError(message) from error
     raise CliError(f"{request.server} issues no token for this code: {why}")
 
 
@@ -325,8 +325,10 @@ class LoopbackReceiver:
                 line = await reader.readline()
                 while (await reader.readline()).strip():
                     pass
-            words = line.decode("latin-1").split(" ")
-            url = urlsplit(words[1] if len(words) == 3 and words[0] == "GET" else "")
+            request_line = line.decode("latin-1").split(" ")
+            url = urlsplit(
+                request_line[1] if len(request_line) == 3 and request_line[0] == "GET" else ""
+            )
             found = {name: values[0] for name, values in parse_qs(url.query).items()}
             ours = url.path == "/callback" and "state" in found
             if ours:
@@ -389,7 +391,7 @@ def whoami(
         known = _at_gateway(target)
     else:
         known = _at_cluster(target)
-    words = {
+    facts = {
         "User": known["user"],
         "Groups": ", ".join(known["groups"]),
         "Way": f"{known['way']}, because {known['why']}",
@@ -398,7 +400,7 @@ def whoami(
         "Until": known.get("expires", ""),
         "Use": describe_use(known.get("use", {})),
     }
-    print_object(known, output, lambda: fact_lines(words))
+    print_object(known, output, lambda: fact_lines(facts))
 
 
 def describe_use(use: Mapping[str, Any]) -> str:
@@ -431,8 +433,8 @@ def _at_cluster(target: Target) -> dict[str, Any]:
     async def ask(client: Client) -> dict[str, Any]:
         review = {"apiVersion": "authentication.k8s.io/v1", "kind": "SelfSubjectReview"}
         answer = await client.create(_REVIEWS, review, into=dict[str, Any])
-        found: dict[str, Any] = answer["status"]["userInfo"]
-        return found
+        info: dict[str, Any] = answer["status"]["userInfo"]
+        return info
 
     who = connection.run(ask)
     return {

@@ -110,19 +110,19 @@ class KubeConnection:
     def cluster_words(self) -> list[str]:
         """The options that choose the cluster, for kubectl and for our own commands."""
         if self.kubeconfig:
-            words = ["--kubeconfig", str(self.kubeconfig)]
+            options = ["--kubeconfig", str(self.kubeconfig)]
         else:
-            words = []
-        return [*words, *(["--context", self.context] if self.context else [])]
+            options = []
+        return [*options, *(["--context", self.context] if self.context else [])]
 
     @property
     def flags(self) -> str:
         """Options for a suggested command that choose the same namespace and cluster."""
         if self.namespace != DEFAULT_NAMESPACE:
-            words = ["-n", self.namespace]
+            options = ["-n", self.namespace]
         else:
-            words = []
-        return "".join(f" {shlex.quote(word)}" for word in [*words, *self.cluster_words])
+            options = []
+        return "".join(f" {shlex.quote(word)}" for word in [*options, *self.cluster_words])
 
     def kubectl(self, given: Path | None) -> list[str]:
         """The first words of a kubectl command on this cluster. Raises CliError without kubectl."""
@@ -198,18 +198,18 @@ def read_yaml(file: Path) -> dict[str, Any]:
             text = typer.get_text_stream("stdin").read()
         else:
             text = file.read_text()
-        found = yaml.safe_load(text)
+        document = yaml.safe_load(text)
     except (OSError, UnicodeDecodeError) as error:
         raise CliError(f"{file}: {error}", COULD_NOT_LOOK) from error
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         where = f" in line {mark.line + 1}" if mark else ""
         raise CliError(f"{file} is not a single YAML document{where}", USAGE) from error
-    if found is None:
+    if document is None:
         return {}
-    if not isinstance(found, dict) or any(not isinstance(key, str) for key in found):
+    if not isinstance(document, dict) or any(not isinstance(key, str) for key in document):
         raise CliError(f"{file} is not a mapping; allowed: keys with values", USAGE)
-    return found
+    return document
 
 
 # Annotation and default of options, by the name of their parameter.

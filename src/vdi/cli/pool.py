@@ -42,10 +42,10 @@ def list_(
     output: ListOutputOption = ListOutput.TABLE,
 ) -> None:
     """List the pools of the cluster."""
-    found = connection.run(lambda client: client.list(POOLS, into=dict[str, Any]))
-    found.sort(key=lambda raw: str(raw["metadata"]["name"]))
+    pools = connection.run(lambda client: client.list(POOLS, into=dict[str, Any]))
+    pools.sort(key=lambda raw: str(raw["metadata"]["name"]))
     name, empty = (lambda raw: f"vdipool/{raw['metadata']['name']}"), "no pools on this cluster"
-    print_objects(found, output, name=name, table=pool_table, empty=empty)
+    print_objects(pools, output, name=name, table=pool_table, empty=empty)
 
 
 @app.command(epilog=examples("pool show warm", "pool show warm -o yaml"))

@@ -142,8 +142,8 @@ def new(
             f"the template's name is {name!r}; allowed: lower-case letters, digits, - and .", USAGE
         )
     title = name.replace("-", " ").capitalize()
-    words = {"name": name, "title": json.dumps(title), "image": json.dumps(image)}
-    typer.echo(_NEW.format(program=PROGRAM, api=API_VERSION, **words), nl=False)
+    values = {"name": name, "title": json.dumps(title), "image": json.dumps(image)}
+    typer.echo(_NEW.format(program=PROGRAM, api=API_VERSION, **values), nl=False)
 
 
 @app.command(
@@ -215,8 +215,8 @@ def _read_template(file: str) -> Raw:
     """
     try:
         raw = read_yaml(Path(file))
-        if (found := (raw.get("apiVersion"), raw.get("kind"))) != (API_VERSION, "VDITemplate"):
-            raise msgspec.ValidationError(f"its apiVersion and kind are {found}")
+        if (kind := (raw.get("apiVersion"), raw.get("kind"))) != (API_VERSION, "VDITemplate"):
+            raise msgspec.ValidationError(f"its apiVersion and kind are {kind}")
         msgspec.convert(raw, VDITemplate)
     except msgspec.ValidationError as error:
         raise CliError(f"{file} is not a VDITemplate of {API_VERSION}: {error}", USAGE) from error

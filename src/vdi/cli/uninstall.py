@@ -107,17 +107,17 @@ def refuse_unsafe(plan: Removal, *, crds: bool, force: bool) -> None:
     if plan.sessions and not plan.operator_works and not force:
         raise CliError(no_operator(plan))
     if crds and plan.elsewhere:
-        words = (
+        reason = (
             f"--crds would delete {plan.elsewhere} sessions in other namespaces, which another"
             " operator looks after"
         )
-        raise CliError(f"{words}; allowed once they no longer exist")
+        raise CliError(f"{reason}; allowed once they no longer exist")
     if crds and plan.other_operators:
-        words = (
+        reason = (
             "--crds would delete the kinds, templates and pools of"
             f" {', '.join(plan.other_operators)}"
         )
-        raise CliError(f"{words}; allowed when no other release exists, or without --crds")
+        raise CliError(f"{reason}; allowed when no other release exists, or without --crds")
 
 
 async def _apply(

@@ -117,8 +117,8 @@ def changed_pixels(before: Image.Image, after: Image.Image) -> int:
 def find_chromium() -> Path | None:
     """Return the machine's own Chromium or Chrome, if there is one."""
     for name in CHROMIUM_NAMES:
-        if found := shutil.which(name):
-            return Path(found)
+        if path := shutil.which(name):
+            return Path(path)
     return None
 
 

@@ -75,8 +75,8 @@ def add_user(
 ) -> None:
     """Create a local user, or give an existing one this password. Raises PeopleError."""
     known = user in _run(kubeconfig, "ls", "-o", "name", seconds=seconds).split()
-    words = ["passwd", user] if known else ["add", user, *more]
-    _run(kubeconfig, *words, "--password-stdin", stdin=f"{password}\n", seconds=seconds)
+    command = ["passwd", user] if known else ["add", user, *more]
+    _run(kubeconfig, *command, "--password-stdin", stdin=f"{password}\n", seconds=seconds)
 
 
 def remove_user(kubeconfig: Path, user: str) -> None:
@@ -84,8 +84,10 @@ def remove_user(kubeconfig: Path, user: str) -> None:
     _run(kubeconfig, "rm", user, "--yes")
 
 
-def _run(kubeconfig: Path, *words: str, stdin: str = "", seconds: float = _COMMAND_SECONDS) -> str:
-    command = [sys.executable, "-m", "vdi", "gateway", "user", *words]
+def _run(
+    kubeconfig: Path, *arguments: str, stdin: str = "", seconds: float = _COMMAND_SECONDS
+) -> str:
+    command = [sys.executable, "-m", "vdi", "gateway", "user", *arguments]
     environment = {**os.environ, "KUBECONFIG": str(kubeconfig), "NO_COLOR": "1"}
     try:
         done = subprocess.run(
@@ -99,11 +101,11 @@ def _run(kubeconfig: Path, *words: str, stdin: str = "", seconds: float = _COMMA
         )
     except subprocess.TimeoutExpired as error:
         raise PeopleError(
-            f"`vdi gateway user {words[0]}` did not end in {seconds:g} s; on a slow machine set"
+            f"`vdi gateway user {arguments[0]}` did not end in {seconds:g} s; on a slow machine set"
             " VDI_TIMEOUT_FACTOR=10"
         ) from error
     if done.returncode != 0:
-        raise PeopleError(f"`vdi gateway user {words[0]}`: {done.stderr.strip()}")
+        raise PeopleError(f"`vdi gateway user {arguments[0]}`: {done.stderr.strip()}")
     return done.stdout
 
 
@@ -152,7 +154,7 @@ def up(
     """
     checkout()
     with privileged.rights("The demo"):
-        found, (vdi_image, desktop_image) = _make_parts(browser, progress)
+        programs, (vdi_image, desktop_image) = _make_parts(browser, progress)
         made = cluster.up(
             name,
             fake_gpus=FAKE_GPUS,
@@ -162,7 +164,7 @@ def up(
             timeout_factor=timeout_factor,
             progress=progress,
         )
-        tools = _folder_of_tools(made.state_dir / "tools", found)
+        tools = _folder_of_tools(made.state_dir / "tools", programs)
         repository, _, tag = images.VDI.rpartition(":")
         values = {
             "image": {"repository": repository, "tag": tag},
@@ -285,11 +287,11 @@ def _install(
 ) -> None:
     here = ("--all-namespaces", "--selector", f"owner=helm,name={RELEASE},status=deployed")
     there = kubectl(kubeconfig, tools / "kubectl", "get", "secrets", *here, "-o", "name").strip()
-    words = ["upgrade" if there else "install", "--yes"]
+    verb = ["upgrade" if there else "install", "--yes"]
     options: list[str | Path] = ["--helm", tools / "helm", "--values", values]
     limit = ["--timeout", f"{_INSTALL_SECONDS * timeout_factor:.0f}s"]
-    command: list[str | Path] = [sys.executable, "-m", "vdi", *words, *options, *limit]
-    with progress.step(f"vdi {' '.join(words)}") as step:
+    command: list[str | Path] = [sys.executable, "-m", "vdi", *verb, *options, *limit]
+    with progress.step(f"vdi {' '.join(verb)}") as step:
         step.run(command, env=_environment(kubeconfig))
 
 
@@ -315,12 +317,12 @@ def _environment(kubeconfig: Path) -> dict[str, str]:
     return {**without_proxies(os.environ), "KUBECONFIG": str(kubeconfig)}
 
 
-def kubectl(kubeconfig: Path, program: Path, *words: str, stdin: str = "") -> str:
+def kubectl(kubeconfig: Path, program: Path, *arguments: str, stdin: str = "") -> str:
     """Output of kubectl in the sessions' namespace. Raises DemoError."""
-    argv, environment = [str(program), "-n", NAMESPACE, *words], _environment(kubeconfig)
+    argv, environment = [str(program), "-n", NAMESPACE, *arguments], _environment(kubeconfig)
     done = subprocess.run(
         argv, input=stdin, env=environment, capture_output=True, text=True, check=False
     )
     if done.returncode != 0:
-        raise DemoError(f"`kubectl {' '.join(words)}`: {done.stderr.strip()}")
+        raise DemoError(f"`kubectl {' '.join(arguments)}`: {done.stderr.strip()}")
     return done.stdout

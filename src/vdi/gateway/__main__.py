@@ -65,7 +65,7 @@ def _among(error: BaseException, kind: type[Exception]) -> BaseException | None:
     """The error of this kind that a task has failed with, if any."""
     if isinstance(error, BaseExceptionGroup):
         return next(
-            (found for exception in error.exceptions if (found := _among(exception, kind))), None
+            (cause for exception in error.exceptions if (cause := _among(exception, kind))), None
         )
     return error if isinstance(error, kind) else None
 

@@ -53,8 +53,8 @@ class DoctorMetrics(Component):
         name, namespace = self._settings.doctor_record, self._settings.gateway_namespace
         said = ""
         try:
-            found = await self._client.get(CONFIG_MAPS, name, namespace=namespace, into=dict)
-            if record := read_record(found):
+            config_map = await self._client.get(CONFIG_MAPS, name, namespace=namespace, into=dict)
+            if record := read_record(config_map):
                 self._show(record)
         except (KubeError, BadRecordError) as error:
             said = f"ConfigMap {namespace}/{name}: {error}"

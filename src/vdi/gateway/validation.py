@@ -67,9 +67,9 @@ def _below(path: str, name: str) -> str:
 def _in_words(expected: str) -> str:
     """`int | null` >= 1 -> a whole number >= 1."""
 
-    def words(found: re.Match[str]) -> str:
+    def words(match: re.Match[str]) -> str:
         return " or ".join(
-            _TYPES.get(kind, kind) for kind in found[1].split(" | ") if kind != "null"
+            _TYPES.get(kind, kind) for kind in match[1].split(" | ") if kind != "null"
         )
 
     return _QUOTED.sub(words, expected)
@@ -85,17 +85,17 @@ def _field_types(shape: type[msgspec.Struct], path: str) -> dict[str, Any]:
     """Types of the fields of the struct at this path, by their names in JSON; empty where no struct
     is.
     """
-    found: Any = msgspec.inspect.type_info(shape)
+    described: Any = msgspec.inspect.type_info(shape)
     for part in filter(None, path.split(".")):
-        found = next(
+        described = next(
             (
                 _plain(field.type)
-                for field in getattr(found, "fields", ())
+                for field in getattr(described, "fields", ())
                 if field.encode_name == part
             ),
             None,
         )
-    return {field.encode_name: field.type for field in getattr(found, "fields", ())}
+    return {field.encode_name: field.type for field in getattr(described, "fields", ())}
 
 
 def _plain(kind: Any) -> Any:

@@ -281,8 +281,8 @@ def list_(
             lambda backend: watch_list(backend, user=user, wide=wide, everywhere=all_namespaces)
         )
         return
-    found = target.run(lambda backend: backend.list(user, everywhere=all_namespaces))
-    if not found and output in (ListOutput.TABLE, ListOutput.WIDE):
+    sessions = target.run(lambda backend: backend.list(user, everywhere=all_namespaces))
+    if not sessions and output in (ListOutput.TABLE, ListOutput.WIDE):
         typer.echo(
             f"no sessions {'in any namespace' if all_namespaces else target.where}", err=True
         )
@@ -294,7 +294,7 @@ def list_(
         )
 
     print_objects(
-        found, output, name=lambda raw: f"vdisession/{raw['metadata']['name']}", table=table
+        sessions, output, name=lambda raw: f"vdisession/{raw['metadata']['name']}", table=table
     )
 
 
@@ -379,26 +379,28 @@ def _open_directly(target: Target, name: str, *, print_only: bool, output: Outpu
 
     connection, desktop, secret = find_desktop(target, name)
     with forward(connection, desktop.pod) as forwarding:
-        found = open_locally(desktop, secret, forwarding.wait_for_port())
+        opening = open_locally(desktop, secret, forwarding.wait_for_port())
         until = "This address works on this machine until Ctrl-C."
-        _show_opening(found, until, print_only=print_only, output=output)
+        _show_opening(opening, until, print_only=print_only, output=output)
         forwarding.wait_for_end()
 
 
-def _show_opening(found: Opening, sentence: str, *, print_only: bool, output: Output) -> None:
-    check_address(found.url, found.domain)
+def _show_opening(opening: Opening, sentence: str, *, print_only: bool, output: Output) -> None:
+    check_address(opening.url, opening.domain)
     if output is not Output.TABLE:
-        if found.password:
-            asked = {"user": found.user, "password": found.password}
+        if opening.password:
+            asked = {"user": opening.user, "password": opening.password}
         else:
             asked = {}
-        print_data({"url": found.url, **asked}, output)
+        print_data({"url": opening.url, **asked}, output)
         return
-    if found.password:
-        typer.echo(f"URL:      {found.url}\nUser:     {found.user}\nPassword: {found.password}")
+    if opening.password:
+        typer.echo(
+            f"URL:      {opening.url}\nUser:     {opening.user}\nPassword: {opening.password}"
+        )
     else:
-        typer.echo(f"URL:      {found.url}\n{sentence}")
-    if not print_only and not opens_browser(found.url, found.domain):
+        typer.echo(f"URL:      {opening.url}\n{sentence}")
+    if not print_only and not opens_browser(opening.url, opening.domain):
         typer.echo("There is no graphical browser here. Open the address yourself.", err=True)
 
 
@@ -604,12 +606,12 @@ def _plan_end(
         end = AnnouncedEnd(format_time(time), action, plan.message)
 
     async def work(backend: Backend) -> list[str]:
-        found = (
+        sessions = (
             [] if names else map(operations.as_session, await backend.list("", everywhere=False))
         )
         mine = (
             s
-            for s in found
+            for s in sessions
             if plan.template in ("", s.spec.template) and plan.node in ("", s.status.node_name)
         )
         chosen, refused = names or [session.metadata.name for session in mine], []
@@ -778,9 +780,9 @@ def schedule(
             time_zone=time_zone or _local_time_zone(),
         )
     raw = target.run(_action(name, SetSchedule(chosen)))
-    words = operations.as_session(raw).spec.schedule
-    if words:
-        said = f"session {name} has a schedule: {describe_schedule(words)}"
+    chosen_schedule = operations.as_session(raw).spec.schedule
+    if chosen_schedule:
+        said = f"session {name} has a schedule: {describe_schedule(chosen_schedule)}"
     else:
         said = f"session {name} has no schedule"
     _tell(raw, said, output)
@@ -795,10 +797,10 @@ def _action(name: str, request: PatchAction) -> Callable[[Backend], Awaitable[Ra
 
 def _time_of_day(option: str, text: str) -> str:
     """The time as the CRD wants it: `8:30` as `08:30`."""
-    found = re.fullmatch(r"([01]?[0-9]|2[0-3]):([0-5][0-9])", text)
-    if not found:
+    match = re.fullmatch(r"([01]?[0-9]|2[0-3]):([0-5][0-9])", text)
+    if not match:
         raise CliError(f"{option}: {text!r} is not a time of day; allowed: 00:00 to 23:59", USAGE)
-    return f"{int(found[1]):02}:{found[2]}"
+    return f"{int(match[1]):02}:{match[2]}"
 
 
 def _days(text: str) -> tuple[str, ...]:
@@ -821,8 +823,8 @@ def _days(text: str) -> tuple[str, ...]:
 def _local_time_zone() -> str:
     if zone := os.environ.get("TZ", "").removeprefix(":"):
         return zone
-    _, found, zone = os.path.realpath("/etc/localtime").partition("/zoneinfo/")
-    if not found:
+    _, separator, zone = os.path.realpath("/etc/localtime").partition("/zoneinfo/")
+    if not separator:
         raise CliError(
             "--time-zone: the time zone of this machine is not known; name one, such as"
             " Europe/Berlin",
@@ -865,10 +867,10 @@ def share(
         expires = now_utc() + timedelta(seconds=seconds_of("--expires-in", expires_in))
     raw = target.run(_action(name, Share(guest, role, expires)))
     session = operations.as_session(raw)
-    found = next(share for share in session.spec.access if same_user(share.user, guest))
-    until = f" until {found.expires}" if found.expires else ""
+    made = next(share for share in session.spec.access if same_user(share.user, guest))
+    until = f" until {made.expires}" if made.expires else ""
     url = session.status.url
-    said = f"session {name} is shared with {found.user} as {found.role}{until}"
+    said = f"session {name} is shared with {made.user} as {made.role}{until}"
     _tell(raw, f"{said}; send them its address: {url}" if url else said, output)
 
 
@@ -897,17 +899,17 @@ def computer(
     The template must enable agents.
     """
     body = parse_action(words)
-    found = gateway_of(target, "actions go through a gateway").run(
+    answer = gateway_of(target, "actions go through a gateway").run(
         lambda backend: backend.computer(name, body)
     )
-    lines = [text] if (text := found.get("text")) else []
-    if output is Output.TABLE and (picture := found.get("png")):
+    lines = [text] if (text := answer.get("text")) else []
+    if output is Output.TABLE and (picture := answer.get("png")):
         try:
             file.write_bytes(b64decode(picture))
         except (OSError, ValueError) as error:
             raise CliError(f"{file} cannot be written: {error}", COULD_NOT_LOOK) from error
         lines.append(f"session {name}: the screenshot is in {file}")
-    print_object(found, output, lambda: map(escape, lines))
+    print_object(answer, output, lambda: map(escape, lines))
 
 
 @app.command(epilog=examples("session unshare alice-desktop bob@example.com"))

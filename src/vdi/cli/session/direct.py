@@ -36,8 +36,8 @@ class Forwarding:
     def wait_for_port(self) -> int:
         """The local port. Raises CliError when kubectl ends instead."""
         for line in self._lines():
-            if found := _FORWARDING.search(line):
-                return int(found[1])
+            if match := _FORWARDING.search(line):
+                return int(match[1])
         raise CliError(
             f"`kubectl port-forward` cannot reach the desktop: {self._last}", COULD_NOT_LOOK
         )
@@ -67,13 +67,13 @@ def forward(connection: KubeConnection, pod: str) -> Iterator[Forwarding]:
             " (https://kubernetes.io/docs/tasks/tools/), or open the desktop without --direct",
             COULD_NOT_LOOK,
         )
-    words = [kubectl, "--namespace", connection.namespace, *connection.cluster_words]
-    words += ["port-forward", "--address", LOOPBACK, f"pod/{pod}", f":{PORT_NAME}"]
+    command = [kubectl, "--namespace", connection.namespace, *connection.cluster_words]
+    command += ["port-forward", "--address", LOOPBACK, f"pod/{pod}", f":{PORT_NAME}"]
     # SIGTERM would end this process at once and leave kubectl behind, with the port open. As a
     # KeyboardInterrupt it passes through `finally`.
     before = signal.signal(signal.SIGTERM, signal.default_int_handler)
     with subprocess.Popen(
-        words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     ) as process:
         try:
             yield Forwarding(process)

@@ -128,8 +128,8 @@ class KubeBackend:
 
     async def list(self, user: str | None, *, everywhere: bool) -> list[Raw]:
         namespace = None if everywhere else self.namespace
-        found = await self.client.list(SESSIONS, namespace=namespace, into=dict[str, Any])
-        mine = [session for session in found if not user or session["spec"].get("user") == user]
+        sessions = await self.client.list(SESSIONS, namespace=namespace, into=dict[str, Any])
+        mine = [session for session in sessions if not user or session["spec"].get("user") == user]
         return sorted(
             mine,
             key=lambda session: (
@@ -294,7 +294,7 @@ async def watch_pod(
     to read them.
     """
     async with AsyncExitStack() as stack:
-        found = None
+        watch = None
         if isinstance(backend, KubeBackend):
             meta = session.metadata
             pods = watch_objects(
@@ -306,8 +306,8 @@ async def watch_pod(
                 on_change=on_change,
             )
             with suppress(Forbidden):
-                found = await stack.enter_async_context(pods)
-        yield found
+                watch = await stack.enter_async_context(pods)
+        yield watch
 
 
 @asynccontextmanager
@@ -367,11 +367,11 @@ async def collect_details(client: Client, session: VDISession) -> SessionDetails
                 return f"missing: the {resource.group} CRDs are not on this cluster"
             return _ABSENT.get(session.status.phase, "missing")
 
-    *found, events = await asyncio.gather(
+    *answers, events = await asyncio.gather(
         *(read(f"{resource.kind} {name}", find(resource, name)) for resource, name in states),
         read("the events", _events(client, session, {meta.name, pod, claim})),
     )
-    raws = dict(zip(states, found, strict=True))
+    raws = dict(zip(states, answers, strict=True))
     return SessionDetails(
         session=session,
         objects=[

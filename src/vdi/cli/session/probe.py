@@ -92,32 +92,35 @@ async def measure_session(client: GatewayClient, name: str, keys: int) -> ProbeR
     return evaluate(name, url, measurements)
 
 
-def report_lines(found: ProbeReport) -> list[str]:
+def report_lines(report: ProbeReport) -> list[str]:
     """The report as a table."""
-    seen = found.measurements
+    seen = report.measurements
     counted = len(seen.input_to_photon_ms)
     lost_frames = f"{seen.frames_dropped} of {seen.frames + seen.frames_dropped} frames"
     lost_keys = f"{seen.keys_without_effect} of {counted + seen.keys_without_effect} keys"
     rows = [
         ["first picture", f"{seen.first_picture_seconds:.2f} s"],
         ["frames", f"{seen.frames_per_second:.1f} per second"],
-        ["input to photon", f"p50 {_ms(found.p50_ms)}, p95 {_ms(found.p95_ms)}, of {counted} keys"],
+        [
+            "input to photon",
+            f"p50 {_ms(report.p50_ms)}, p95 {_ms(report.p95_ms)}, of {counted} keys",
+        ],
         ["bitrate", f"{seen.bitrate_kbps:.0f} kbit/s"],
         ["lost", f"{lost_frames}, {lost_keys}"],
     ]
-    return columns(["SESSION", found.session], [["through", found.through], *rows])
+    return columns(["SESSION", report.session], [["through", report.through], *rows])
 
 
 def _ms(value: float | None) -> str:
     return "-" if value is None else f"{value:.1f} ms"
 
 
-def over_goal(found: ProbeReport) -> str:
+def over_goal(report: ProbeReport) -> str:
     """The reason why the goal is missed."""
-    lost = found.measurements.keys_without_effect
+    lost = report.measurements.keys_without_effect
     if lost:
         return f"{lost} of the keys had no visible effect in time"
-    return f"above the goal: p95 is {_ms(found.p95_ms)}, allowed: {found.goal_ms:.0f} ms"
+    return f"above the goal: p95 is {_ms(report.p95_ms)}, allowed: {report.goal_ms:.0f} ms"
 
 
 class _Issued(msgspec.Struct):

@@ -155,11 +155,11 @@ class Start:
         if (queue := session.status.queue) and not queue.position:
             return session.status.message or "no node can ever run it"
         for kind in _FINAL_CONDITIONS:
-            found = condition(session, kind)
-            if found and found.status == "False" and found.reason not in TEMPORARY_REASONS:
+            one = condition(session, kind)
+            if one and one.status == "False" and one.reason not in TEMPORARY_REASONS:
                 return (
-                    found.message
+                    one.message
                     or session.status.message
-                    or f"condition {kind} is False: {found.reason}"
+                    or f"condition {kind} is False: {one.reason}"
                 )
         return None

@@ -94,15 +94,17 @@ def _portal_of(target: KubeTarget) -> str:
     """
     from vdi.release.facts import settings_of
 
-    found: list[dict[str, Any]] = []
+    deployments: list[dict[str, Any]] = []
     with suppress(CliError):
-        found = target.run(
+        deployments = target.run(
             lambda backend: backend.client.list(
                 DEPLOYMENTS, label_selector="app.kubernetes.io/name=vdi", into=dict[str, Any]
             )
         )
-    cluster = settings_of({**deployment, "kind": "Deployment"} for deployment in found).cluster
-    if found:
+    cluster = settings_of(
+        {**deployment, "kind": "Deployment"} for deployment in deployments
+    ).cluster
+    if deployments:
         return cluster.url(cluster.host(cluster.portal_label))
     return "https://portal.DOMAIN"
 
@@ -124,10 +126,10 @@ def complete(read: Callable[[Backend], Awaitable[list[Raw]]]) -> Callable[..., l
 
         try:
             target = choose_target(connection, given.get("server"), os.environ)
-            found = [str(raw["metadata"]["name"]) for raw in target.run(bounded)]
+            known = [str(raw["metadata"]["name"]) for raw in target.run(bounded)]
         except Exception:  # whatever it is: a message would stand in the line that is typed
             return []
-        return [name for name in found if name.startswith(incomplete) and _NAME.fullmatch(name)]
+        return [name for name in known if name.startswith(incomplete) and _NAME.fullmatch(name)]
 
     return names
 

@@ -300,11 +300,11 @@ def condition(session: VDISession, kind: str) -> Condition | None:
 
 def condition_reason(session: VDISession, kind: str) -> str:
     """The reason of a condition, empty without one."""
-    found = condition(session, kind)
-    return found.reason if found else ""
+    one = condition(session, kind)
+    return one.reason if one else ""
 
 
 def holds(session: VDISession, kind: str) -> bool:
     """Whether the condition is there and True."""
-    found = condition(session, kind)
-    return found is not None and found.status == "True"
+    one = condition(session, kind)
+    return one is not None and one.status == "True"

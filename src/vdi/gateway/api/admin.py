@@ -107,8 +107,8 @@ async def list_all_sessions(call: Call[AllSessionsQuery, None]) -> ListPage[Sess
             and query.phase in (None, session.status.phase or "Pending")
         )
 
-    found = filter(is_selected, call.cluster.sessions.values())
-    page = queries.cut(found, age, limit=query.limit, cursor=query.cursor)
+    selected = filter(is_selected, call.cluster.sessions.values())
+    page = queries.cut(selected, age, limit=query.limit, cursor=query.cursor)
     return ListPage(tuple(session_of(session, call.user, now) for session in page.items), page.next)
 
 

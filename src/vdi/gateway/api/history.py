@@ -178,12 +178,12 @@ async def _export(call: Call[ExportQuery | AllExportQuery, None], user: str | No
         headers["Content-Disposition"] = f'attachment; filename="vdi-{name}-{month}.{query.format}"'
         content = export_usage(report, query.format, By(query.by or By.USER))
         return Response(content, headers=headers, media_type=query.format.media_type)
-    found = history.export(
+    chunks = history.export(
         Dataset(name), query.format, since=query.since, until=query.until, user=user
     )
     # Read the first rows before the headers are sent: a database that is down is then an error
     # response, not a file that breaks off.
-    rows = _chain(await anext(found, b""), found)
+    rows = _chain(await anext(chunks, b""), chunks)
     return StreamingResponse(rows, headers=headers, media_type=query.format.media_type)
 
 

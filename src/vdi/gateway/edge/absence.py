@@ -43,7 +43,7 @@ async def explain_absence(
             return _SHARE_OVER
         return None
     past = await history.past(limit=_NEWEST, user=user.email)
-    row = next((found.session for found in past if is_label_of(label, found.session.name)), None)
+    row = next((run.session for run in past if is_label_of(label, run.session.name)), None)
     if row is None or cluster.by_uid(row.uid):
         return None
     if row.end_reason is EndReason.USER:

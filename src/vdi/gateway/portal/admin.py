@@ -94,8 +94,8 @@ def _phase(session: VDISession) -> str:
 
 
 def _is_outdated(session: VDISession) -> bool:
-    found = find_condition(session.status.conditions, TEMPLATE_FOUND)
-    return bool(found and found.reason == Reason.NEWER_REVISION)
+    condition = find_condition(session.status.conditions, TEMPLATE_FOUND)
+    return bool(condition and condition.reason == Reason.NEWER_REVISION)
 
 
 def _place(session: VDISession) -> tuple[int, int, str]:
@@ -155,17 +155,17 @@ def sessions_page(
     place in line.
     """
     cluster, now = services.context.cluster, services.context.clock()
-    found = []
+    selected = []
     for s in cluster.sessions.values():
         if filters.fits(s, cluster.template(s.spec.template), now):
-            found.append(s)
-    found.sort(
+            selected.append(s)
+    selected.sort(
         key=lambda session: (session.metadata.creation_timestamp, session.metadata.name),
         reverse=True,
     )
     if filters.phase == Phase.PENDING:
-        found.sort(key=_place)
-    part = paged(found, number, PAGE_SIZE)
+        selected.sort(key=_place)
+    part = paged(selected, number, PAGE_SIZE)
     # Views are made of this page only: with thousands of sessions, all of them would take seconds.
     views = [view_of(services, session, user) for session in part.items]
     return Pages(views, part.number, part.last, part.total, part.size)
@@ -402,7 +402,7 @@ class AdminPages(PortalPages):
             idles=_times(*IDLE_TIMES),
             gpus=[Choice("", "any"), Choice("yes", "holds a GPU")],
             notices=_times(*NOTICE_TIMES)[1:],
-            actions=[Choice(action, words) for action, words in END_ACTIONS.items()],
+            actions=[Choice(action, label) for action, label in END_ACTIONS.items()],
             pieces=pieces,
             seen=digest(pieces),
             done=done_message(request),

@@ -204,14 +204,14 @@ def session_request(form: Mapping[str, str], template: VDITemplate, user: User) 
     gpu = form.get("gpu", "")
     if gpu and not re.fullmatch(r"[0-9]{1,4}", gpu):
         raise ValueError(f"GPUs: {gpu!r} is not a whole number.")
-    for field, words in (
+    for field, label in (
         ("memory", "Memory"),
         ("cpu", "CPUs"),
         ("ephemeral_storage", "Local disk"),
     ):
-        _check(words, form.get(field, ""), parse_quantity)
-    for field, words in (("timeout", "Time limit"), ("idle", "Idle timeout")):
-        _check(words, form.get(field, ""), parse_duration)
+        _check(label, form.get(field, ""), parse_quantity)
+    for field, label in (("timeout", "Time limit"), ("idle", "Idle timeout")):
+        _check(label, form.get(field, ""), parse_duration)
 
     def chosen(field: str, usual: str) -> str | None:
         given = form.get(field, "")
@@ -271,20 +271,20 @@ def sharing_home(sessions: Iterable[VDISession], template: VDITemplate, user: Us
     ]
 
 
-def _check(words: str, value: str, parse: Callable[[str], object]) -> None:
+def _check(label: str, value: str, parse: Callable[[str], object]) -> None:
     if value:
         try:
             parse(value)
         except ValueError as why:
-            raise ValueError(f"{words}: {why}.") from why
+            raise ValueError(f"{label}: {why}.") from why
 
 
 def _up_to(steps: Iterable[str], default: str, maximum: str | None) -> list[str]:
     """The steps up to the maximum, with default and maximum themselves among them."""
     limit = parse_quantity(maximum or default)
-    found = {parse_quantity(step): step for step in steps if parse_quantity(step) <= limit}
-    found |= {parse_quantity(step): step for step in (maximum or default, default)}
-    return [found[size] for size in sorted(found)]
+    sizes = {parse_quantity(step): step for step in steps if parse_quantity(step) <= limit}
+    sizes |= {parse_quantity(step): step for step in (maximum or default, default)}
+    return [sizes[size] for size in sorted(sizes)]
 
 
 def _times(maximum: str | None) -> list[str]:
@@ -449,6 +449,6 @@ class CataloguePages(PortalPages):
 
     def _template(self, request: Request, user: User) -> VDITemplate:
         name = request.path_params["template"]
-        if found := self._cluster.templates_for(user).get(name):
-            return found
+        if template := self._cluster.templates_for(user).get(name):
+            return template
         raise ActionDenied("NotFound", f"There is no template {name!r} that you can start.")

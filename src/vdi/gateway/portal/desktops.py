@@ -57,26 +57,26 @@ CONSEQUENCES = {
 }
 
 
-def _place(found: DesktopView) -> str:
-    if found.mine:
+def _place(desktop: DesktopView) -> str:
+    if desktop.mine:
         return "desktops"
-    if found.role == "administrator":
+    if desktop.role == "administrator":
         return "admin"
     return "shared"
 
 
-def _consequence(found: DesktopView, action: Action) -> str:
-    words = CONSEQUENCES[action]
+def _consequence(desktop: DesktopView, action: Action) -> str:
+    sentence = CONSEQUENCES[action]
     if action is not Action.END:
         return (
-            f"{words}"
-            f" {'The files in its home folder are kept.' if found.has_home else 'Its files are deleted.'}"
+            f"{sentence}"
+            f" {'The files in its home folder are kept.' if desktop.has_home else 'Its files are deleted.'}"
         )
-    if found.phase == Phase.SUSPENDED:
-        words = "Its address is released."
-    if found.mine and found.keeps_files:  # the page asks below whether to delete them
-        return words
-    return f"{words} Its files are {'kept' if found.keeps_files else 'deleted'}."
+    if desktop.phase == Phase.SUSPENDED:
+        sentence = "Its address is released."
+    if desktop.mine and desktop.keeps_files:  # the page asks below whether to delete them
+        return sentence
+    return f"{sentence} Its files are {'kept' if desktop.keeps_files else 'deleted'}."
 
 
 class DesktopPages(PortalPages):
@@ -175,13 +175,13 @@ class DesktopPages(PortalPages):
         # Listen before looking: an address that the operator sets in between would be missed, and
         # waited for in vain.
         with self._services.subscriptions.subscribe(None, {session_topic(name)}) as subscription:
-            found = pages.find_desktop(self._services, user, name)
+            view = pages.find_desktop(self._services, user, name)
             with suppress(TimeoutError):
                 async with asyncio.timeout(_ADDRESS_SECONDS):
-                    while not found.url:
+                    while not view.url:
                         await subscription.wait(None)
-                        found = pages.find_desktop(self._services, user, name)
-        address = safe_next(found.url, self._settings)
+                        view = pages.find_desktop(self._services, user, name)
+        address = safe_next(view.url, self._settings)
         return RedirectResponse(f"/desktops/{name}" if address == "/" else f"{address}/", 303)
 
     async def happened(self, request: Request) -> Response:
@@ -208,10 +208,10 @@ class DesktopPages(PortalPages):
     async def ask(self, request: Request, user: User) -> Response:
         """The question before an action; shown in place where scripts run."""
         action = request.path_params["action"]
-        found = pages.find_desktop(self._services, user, _name(request))
-        if action not in CONSEQUENCES or action not in found.actions:
+        view = pages.find_desktop(self._services, user, _name(request))
+        if action not in CONSEQUENCES or action not in view.actions:
             return await self._show(request, user)
-        return self._ask(request, user, found, Action(action))
+        return self._ask(request, user, view, Action(action))
 
     async def act(self, request: Request, user: User, form: Form) -> Response:
         """An action of one of the forms. A refusal is shown where it was asked for, with what was
@@ -233,12 +233,12 @@ class DesktopPages(PortalPages):
                 )
             await self._services.session_actions.carry_out_form(user, name, action, form)
         except ActionDenied as why:
-            found = pages.desktop_of(self._services, user, name)
-            if found and action in CONSEQUENCES:
+            view = pages.desktop_of(self._services, user, name)
+            if view and action in CONSEQUENCES:
                 return self._ask(
                     request,
                     user,
-                    found,
+                    view,
                     Action(action),
                     form=form,
                     error=why.sentence,
@@ -274,7 +274,7 @@ class DesktopPages(PortalPages):
         if action in _FORMS and not (form and form.get("gpu")):
             beside = action
         session, _ = find_session(self._services.context, user, name)
-        found = pages.view_of(self._services, session, user)
+        view = pages.view_of(self._services, session, user)
         template = self._cluster.template(session.spec.template)
         pieces = pages.desktop_pieces(self._services, session, user)
         without_viewers = refuse_view_only(template)
@@ -284,27 +284,27 @@ class DesktopPages(PortalPages):
             user,
             "desktop.html",
             status=status,
-            here=_place(found),
-            desktop=found,
+            here=_place(view),
+            desktop=view,
             pieces=pieces,
             seen=pages.digest(pieces),
             more_time=pages.more_time(
                 self._services,
                 session,
-                found,
+                view,
                 form.get("timeout", "") if form else "",
                 refusal if beside == Action.EXTEND else "",
             ),
-            sizes=size_choices(template, found.memory, found.cpu) if template else ((), ()),
+            sizes=size_choices(template, view.memory, view.cpu) if template else ((), ()),
             memory=(
                 await ask_memory(self._services.agents.agent, session, template)
-                if found.mine
+                if view.mine
                 else None
             ),
             driver=await self._services.computer.driver(session),
             roles=[role for role in ROLES if role.value in FULL_CONTROL or not without_viewers],
             without_viewers=without_viewers,
-            share_lengths=[Choice(length, words) for length, words in SHARE_LENGTHS.items()],
+            share_lengths=[Choice(length, label) for length, label in SHARE_LENGTHS.items()],
             happened=await read_timeline(self._services, session, user),
             scripts=scripts,
             scripts_problem=scripts_problem,
@@ -333,7 +333,7 @@ class DesktopPages(PortalPages):
         self,
         request: Request,
         user: User,
-        found: DesktopView,
+        view: DesktopView,
         action: Action,
         *,
         form: Form | None = None,
@@ -346,15 +346,15 @@ class DesktopPages(PortalPages):
             request,
             user,
             status=status,
-            here=_place(found),
-            path=f"/desktops/{found.name}/{action}",
-            back=f"/desktops/{found.name}",
-            question=f"{action.capitalize()} {found.name}?",
-            consequence=_consequence(found, action),
+            here=_place(view),
+            path=f"/desktops/{view.name}/{action}",
+            back=f"/desktops/{view.name}",
+            question=f"{action.capitalize()} {view.name}?",
+            consequence=_consequence(view, action),
             label="End the desktop" if ends else action.capitalize(),
             dangerous=ends,
             error=error,
-            asks_for_home=ends and found.mine and found.keeps_files,
+            asks_for_home=ends and view.mine and view.keeps_files,
             delete_home=form is not None and form.get("deleteHome") == "true",
         )
 

@@ -33,7 +33,7 @@ def help_pages() -> Mapping[str, tuple[str, Markup]]:
 
     markdown = MarkdownIt("commonmark", {"html": False}).enable("table")
     files = [path for place in _PLACES for path in sorted((place / "docs" / "use").glob("*.md"))]
-    found: dict[str, tuple[str, Markup]] = {}
+    help_by_name: dict[str, tuple[str, Markup]] = {}
     for file in files:
         text = _LINK.sub(r"](/help/\1", _PICTURE.sub("", file.read_text(encoding="utf-8")))
         heading, _, rest = text.partition("\n")
@@ -43,8 +43,8 @@ def help_pages() -> Mapping[str, tuple[str, Markup]]:
                 opening.attrSet("id", _NO_WORD.sub("", content.content.lower()).replace(" ", "-"))
         html = markdown.renderer.render(tokens, markdown.options, {})
         body = html.replace("<table>", _TABLE).replace("</table>", "</table></div>")
-        found[file.stem] = heading.removeprefix("# "), Markup(body)  # noqa: S704 -- a file of ours, and without HTML
-    return found
+        help_by_name[file.stem] = heading.removeprefix("# "), Markup(body)  # noqa: S704 -- a file of ours, and without HTML
+    return help_by_name
 
 
 class HelpPages(PortalPages):

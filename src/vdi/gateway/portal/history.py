@@ -79,38 +79,38 @@ def timeline_of(past: SessionHistory, acts: Sequence[Entry] = ()) -> list[Timeli
     first.
     """
     session = past.session
-    found = [
+    entries = [
         TimelineEntry(session.created, "Requested"),
         *(entry for run in past.runs for entry in _of_run(run)),
     ]
     if session.ended and session.end_reason:
         by = f"by {session.ended_by}" if session.ended_by else ""
-        found.append(TimelineEntry(session.ended, end_reason(session.end_reason), by))
+        entries.append(TimelineEntry(session.ended, end_reason(session.end_reason), by))
     for act in acts:
         more = [access(act.detail[name]) for name in _TIMELINE_DETAILS if act.detail.get(name)]
         if act.action == OUT_OF_MEMORY_ACT:
             more = [act.detail.get("message", "")]
         else:
             more.append(f"by {act.actor}")
-        found.append(TimelineEntry(act.at, _TIMELINE_ACTS[act.action], ", ".join(more)))
-    return sorted(found, key=lambda entry: entry.at)[::-1]
+        entries.append(TimelineEntry(act.at, _TIMELINE_ACTS[act.action], ", ".join(more)))
+    return sorted(entries, key=lambda entry: entry.at)[::-1]
 
 
 def _of_run(run: RunRow) -> list[TimelineEntry]:
     waited = ""
     if run.queue_seconds:
         waited = f"after {seconds(run.queue_seconds)} in line"
-    found = [TimelineEntry(run.start, "Started", waited)]
+    entries = [TimelineEntry(run.start, "Started", waited)]
     if run.ready:
-        found.append(TimelineEntry(run.ready, "Ready", f"after {seconds(run.startup_seconds)}"))
+        entries.append(TimelineEntry(run.ready, "Ready", f"after {seconds(run.startup_seconds)}"))
     # A run that somebody ended, or that went with its session, is told by the entry of the session.
     if (
         run.ended
         and run.end_reason
         and run.end_reason not in (EndReason.USER, EndReason.ADMIN, EndReason.DELETED)
     ):
-        found.append(TimelineEntry(run.ended, end_reason(run.end_reason), run.end_detail))
-    return found
+        entries.append(TimelineEntry(run.ended, end_reason(run.end_reason), run.end_detail))
+    return entries
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,15 +130,15 @@ def shares(used: Sequence[tuple[str, float]], most: int = 10) -> list[Share]:
     ordered = sorted(
         ((name, value) for name, value in used if value > 0), key=lambda pair: (-pair[1], pair[0])
     )
-    found = [
+    all_shares = [
         Share(name, hours(value), round(100 * value / ordered[0][1], 1))
         for name, value in ordered[:most]
     ]
     if others := ordered[most:]:
-        found.append(
+        all_shares.append(
             Share(count(len(others), "other"), hours(sum(value for _, value in others)), 0.0)
         )
-    return found
+    return all_shares
 
 
 def run_time(past: SessionHistory, now: datetime) -> timedelta:
@@ -172,15 +172,15 @@ class HistoryPages(PortalPages):
         cursor = request.query_params.get("cursor")
         older = ""
         try:
-            found = await queries.read_past_sessions(
+            past = await queries.read_past_sessions(
                 self._services, user=email, limit=PAGE_SIZE, cursor=cursor
             )
         except DatabaseUnavailableError:
-            found = None
-        if found and found.next:
+            past = None
+        if past and past.next:
             filters = {"of": "everyone", "user": email} if everyone else {}
             given = {name: value for name, value in filters.items() if value} | {
-                "cursor": found.next
+                "cursor": past.next
             }
             older = f"/history?{urlencode(given)}"
         return self._page(
@@ -188,7 +188,7 @@ class HistoryPages(PortalPages):
             user,
             "history.html",
             here="history",
-            rows=None if found is None else found.items,
+            rows=None if past is None else past.items,
             run_time=run_time,
             now=self._clock(),
             older=older,
@@ -267,8 +267,10 @@ class HistoryPages(PortalPages):
 
 def _months(now: datetime, shown: Month) -> list[Choice]:
     """The last months, and the shown one if it is older."""
-    found, month = [], Month.of(now)
+    choices, month = [], Month.of(now)
     for _ in range(MONTHS):
-        found.append(month)
+        choices.append(month)
         month = Month.of(month.begin - timedelta(days=1))
-    return [Choice(str(month), f"{month.begin:%B %Y}") for month in dict.fromkeys([*found, shown])]
+    return [
+        Choice(str(month), f"{month.begin:%B %Y}") for month in dict.fromkeys([*choices, shown])
+    ]

@@ -428,21 +428,21 @@ def _conditions(
     which can be ten a second, are left out unless actions or a target are named.
     """
     columns = audit.c
-    found: list[ColumnElement[bool]] = []
+    conditions: list[ColumnElement[bool]] = []
     if transfers:
-        found.append(columns.action.in_(TRANSFERS))
+        conditions.append(columns.action.in_(TRANSFERS))
     elif not action:
-        found.append(columns.action.not_in(_ONLY_TRANSFERS))
+        conditions.append(columns.action.not_in(_ONLY_TRANSFERS))
     if not (transfers or action or target or actions):
-        found.append(columns.action.not_like("computer.%"))
+        conditions.append(columns.action.not_like("computer.%"))
     if actions:
-        found.append(columns.action.in_(actions))
+        conditions.append(columns.action.in_(actions))
     if uid:
-        found.append(columns.target_uid == uid)
+        conditions.append(columns.target_uid == uid)
     if since:
-        found.append(columns.at >= since)
+        conditions.append(columns.at >= since)
     if until:
-        found.append(columns.at < until)
+        conditions.append(columns.at < until)
     wanted = {
         columns.actor: actor,
         columns.action: action,
@@ -452,10 +452,10 @@ def _conditions(
     for column, value in wanted.items():
         # A whole address, or a kind that a list offers, is no part of another one.
         if value and ("@" in value or value in TRANSFERS):
-            found.append(column == value)
+            conditions.append(column == value)
         elif value:
-            found.append(column.icontains(value, autoescape=True))
-    return found
+            conditions.append(column.icontains(value, autoescape=True))
+    return conditions
 
 
 def show_name(name: str, *, is_hashed: bool) -> str:

@@ -259,15 +259,15 @@ async def end_all_of(connection: AsyncConnection, user: str, source: str, now: d
 
 async def count_credentials(database: Database, now: datetime) -> dict[str, Counter[str]]:
     """How many accounts at the provider, open logins and API tokens each person has, by table."""
-    found = defaultdict[str, Counter[str]](Counter)
+    counts = defaultdict[str, Counter[str]](Counter)
     async with database.connect() as connection:
         for table in (oidc_subjects, logins, api_tokens):
             query = select(table.c.user, func.count()).group_by(table.c.user)
             if table is not oidc_subjects:
                 query = query.where(is_open(table, now))
             for user, count in await connection.execute(query):
-                found[user][table.name] = count
-    return found
+                counts[user][table.name] = count
+    return counts
 
 
 def is_open(table: Table, now: datetime) -> ColumnElement[bool]:
