@@ -236,7 +236,7 @@ async def test_lines_have_a_largest_length_and_a_start_has_its_bytes() -> None:
 
 # Who may import a client: httpx decompresses what it reads, so no one else meets a response of its.
 CLIENTS = {
-    "httpx": ["http_client.py"],
+    "httpx": ["client/desktop.py", "client/transport.py", "http_client.py"],
     "websockets": ["latency_probe/client.py"],
     "urllib.request": [
         "devcluster/binaries/download.py",

@@ -3,15 +3,11 @@
 import asyncio
 import base64
 import gc
-import re
 import tracemalloc
-import urllib.request
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from datetime import timedelta
-from pathlib import Path
 from typing import Any, cast
-from urllib.request import Request
 
 import httpx
 import httpx2
@@ -41,7 +37,6 @@ QUEUED = {
     "queue": {"position": 3, "reason": "GPUsBusy", "earliestSlot": "2026-11-20T14:00:00Z"},
 }
 HOST = {"host": "portal.vdi.localhost"}
-[TOOL_LOOP] = re.findall(r"```python\n(.*?)```", Path("docs/agents.md").read_text(), re.DOTALL)
 PING = {"jsonrpc": "2.0", "id": 1, "method": "ping"}
 
 
@@ -169,53 +164,6 @@ async def test_official_client_drives_a_desktop(
         "computer.type",
         "session.end",
     ]
-
-
-async def test_tool_loop_of_the_docs_drives_a_desktop(
-    stage: ApiStage, desktop: FakeDesktop, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    stage.session("nightly", template="office", status=RUNNING)
-    _, token = (await token_of(stage)).split()
-    asked: list[Any] = []
-    actions = (
-        {"action": "screenshot"},
-        {"action": "left_click", "coordinate": [1, -2]},
-        {"action": "key", "text": "q"},
-    )
-
-    def ask(messages: list[Any]) -> list[Any]:
-        asked.append(messages[-1]["content"])
-        return [
-            {"type": "tool_use", "id": "1", "input": action}
-            for action in actions[len(asked) - 1 : len(asked)]
-        ]
-
-    def open_locally(wanted: Request) -> Any:
-        wanted.add_header("Host", HOST["host"])
-        return urlopen(wanted, timeout=PATIENCE)
-
-    async with serving(stage) as url:
-        for name, value in {
-            "VDI_PORTAL": url,
-            "VDI_DESKTOP": "nightly",
-            "VDI_TOKEN": token,
-            "no_proxy": "*",
-        }.items():
-            monkeypatch.setenv(name, value)
-        urlopen = urllib.request.urlopen
-        monkeypatch.setattr(urllib.request, "urlopen", open_locally)
-        loop: dict[str, Any] = {}
-        exec(TOOL_LOOP, loop)
-        loop["ask"] = ask
-        await asyncio.to_thread(loop["run"], "Press q.")
-    task, picture, refused, done = asked
-    assert (task, picture[0]["content"][0]["source"]["data"]) == (
-        "Press q.",
-        base64.b64encode(PNG).decode(),
-    )
-    assert "coordinate" in refused[0]["content"][0]["text"]
-    assert done[0]["content"] == [{"type": "text", "text": "Done."}]
-    assert desktop.done == [{"action": "screenshot"}, {"action": "key", "text": "q"}]
 
 
 POINT = {"x": 1, "y": 2}

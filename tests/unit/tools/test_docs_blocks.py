@@ -22,7 +22,7 @@ from vdi.cli.main import app
 RUN = (
     ("README.md", "tests/e2e/test_demo_scene.py"),
     ("README.md", "tests/k3s/run"),
-    ("docs/agents.md", "tests/unit/gateway/test_mcp.py"),
+    ("docs/agents.md", "tests/unit/client/test_client.py"),
     ("docs/backup.md", "tests/cluster/test_backup_rehearsal.py"),
     ("docs/install-variants.md", "tests/cluster/test_chart_values_files.py"),
 )
