@@ -12,7 +12,6 @@ from typing import Any, cast
 import pytest
 
 from support.docs_blocks import ROOT
-from support.waiting import eventually
 from unit.gateway.api_stage import RUNNING, ApiStage
 from unit.gateway.test_mcp import PNG, QUEUED, FakeDesktop, serving, token_of
 from unit.gateway.test_takeover import take
@@ -161,20 +160,18 @@ async def test_refusals_have_types(stage: Stage, monkeypatch: pytest.MonkeyPatch
 async def test_started_desktop_ends_with_its_block(stage: Stage) -> None:
     stage.gateway.template("office", agents={"enabled": True, "run": True})
 
+    stage.gateway.cluster.then = [RUNNING]
+
     async def as_async() -> None:
         async with await AsyncDesktop.start("office") as desktop:
             await desktop.type("hello")
 
     if stage.kind is Desktop:
-        started = asyncio.create_task(asyncio.to_thread(exec, BLOCK, {}))
+        await asyncio.to_thread(exec, BLOCK, {})
     else:
-        started = asyncio.create_task(as_async())
-    objects = stage.gateway.cluster.objects
-    name = await eventually(lambda: next(iter(objects.keys() - {ONE}), None))
-    stage.gateway.session(name, template="office", status=RUNNING)
-    await started
+        await as_async()
     assert {"action": "type", "text": "hello"} in stage.agent.done
-    assert name not in objects
+    assert list(stage.gateway.cluster.objects) == [ONE]
 
 
 async def test_place_in_the_queue_is_in_the_error(stage: Stage) -> None:
