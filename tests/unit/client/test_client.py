@@ -111,6 +111,13 @@ async def test_screenshot_and_command_have_results(stage: Stage, desktop: Any) -
     assert stage.agent.done[-1] == {"command": "ls", "seconds": 3}
 
 
+async def test_recording_begins_and_ends(stage: Stage, desktop: Any) -> None:
+    stage.agent.refuses = 200, {"mode": "OnDemand", "state": "Recording"}
+    await stage.do(desktop.recording.start)
+    await stage.do(desktop.recording.stop)
+    assert [sent["on"] for sent in stage.agent.done] == [True, False]
+
+
 async def test_invalid_field_is_named(stage: Stage, desktop: Any) -> None:
     with pytest.raises(Refused) as refused:
         await stage.do(desktop.click, -1, 2)
