@@ -18,7 +18,7 @@ class Unreachable(VdiError):
 class Refused(VdiError):
     """The portal refused the request.
 
-    `code`: the problem code, such as `conflict` or `over-limit`; docs/rest-api.md lists where they are described.
+    `code`: the problem code, such as `conflict`; docs/rest-api.md.
     `message`: what happened and what to do. `status`: the HTTP status, 0 without one. `fields`: the fields with
     invalid values, each with `field`, `allowed` and, if it was sent, `value`. `retry_after`: seconds, or None.
     """
