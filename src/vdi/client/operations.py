@@ -1,6 +1,5 @@
 """What a program may do with a desktop, without I/O: for `Desktop` and `AsyncDesktop` alike."""
 
-import re
 from collections.abc import Mapping
 from datetime import datetime
 from typing import Any, Literal, TypeVar
@@ -19,10 +18,6 @@ _SESSIONS = "/api/v1/sessions"
 # Seconds between two looks at a desktop that starts: doubled, so that 50 stay below a user's limit.
 _FIRST_LOOK, _LAST_LOOK = 0.25, 10.0
 _PNG = b"\x89PNG\r\n\x1a\n"
-# `_run` of the gateway's `api/mcp.py` writes this text.
-_RAN = re.compile(
-    r"(?:Exit code (-?\d+)|Killed after \d+ s)\.\n(?:\[(\d+) bytes left out\]\n)?(.*)", re.DOTALL
-)
 
 
 class _Metadata(msgspec.Struct):
@@ -67,14 +62,14 @@ class ActionResult(msgspec.Struct):
     text: str | None = None
 
 
-class CommandResult(msgspec.Struct):
+class CommandResult(msgspec.Struct, rename="camel"):
     """`exit_code`: None if killed at its time. `output`: the last 16,000 bytes of both outputs.
     `left_out`: bytes before them.
     """
 
     exit_code: int | None
     output: str
-    left_out: int
+    left_out: int = 0
 
 
 class _Page(msgspec.Struct):
@@ -86,24 +81,6 @@ class _Problem(msgspec.Struct):
     code: str
     detail: str = ""
     errors: tuple[dict[str, Any], ...] = ()
-
-
-class _Content(msgspec.Struct):
-    text: str
-
-
-class _ToolResult(msgspec.Struct, rename="camel"):
-    content: tuple[_Content]
-    is_error: bool = False
-
-
-class _ToolError(msgspec.Struct):
-    message: str
-
-
-class _ToolAnswer(msgspec.Struct):
-    result: _ToolResult | None = None
-    error: _ToolError | None = None
 
 
 def _ask(request: Request, into: type[T]) -> Steps[T]:
@@ -153,25 +130,6 @@ def _act(name: str, action: str, **fields: Any) -> Steps[ActionResult]:
     return (yield from _ask(request, ActionResult))
 
 
-def _use_tool(tool: str, **arguments: Any) -> Steps[str]:
-    # The REST API has no operation for these two yet.
-    body = {
-        "jsonrpc": "2.0",
-        "id": 1,
-        "method": "tools/call",
-        "params": {"name": tool, "arguments": arguments},
-    }
-    answer = yield from _ask(Request("POST", "/mcp", body), _ToolAnswer)
-    if answer.error:
-        raise Refused("not-available", answer.error.message)
-    if not answer.result:
-        raise _unreadable(tool)
-    text = answer.result.content[0].text
-    if answer.result.is_error:
-        raise Refused("tool-error", text)
-    return text
-
-
 class CommandOperations:
     """Shell commands, where the template has `agents.run`."""
 
@@ -181,16 +139,10 @@ class CommandOperations:
     def run(self, command: str, timeout: int = 10) -> Steps[CommandResult]:
         """Run a command as the desktop's user, and kill it after `timeout` seconds (1 to 45).
 
-        Raises Refused: `tool-error` while a person drives or if the template runs no commands,
-        `not-available` for a token of one desktop without them.
+        Raises Refused: `conflict` if the template runs no commands.
         """
-        text = yield from _use_tool(
-            "run_command", desktop=self.name, command=command, timeout=timeout
-        )
-        if (ran := _RAN.fullmatch(text)) is None:
-            raise _unreadable("run_command")
-        code, left_out, output = ran.groups()
-        return CommandResult(int(code) if code else None, output, int(left_out or 0))
+        body = {"command": command, "timeout": timeout}
+        return (yield from _ask(Request("POST", _path(self.name, "/run"), body), CommandResult))
 
 
 class RecordingOperations:
@@ -305,7 +257,8 @@ class DesktopOperations:
         """Ask a person to act, in at most 200 characters. Until they give the desktop back, actions
         raise HumanInControl.
         """
-        yield from _use_tool("request_human", desktop=self.name, reason=message)
+        body = {"reason": message}
+        yield from _ask(Request("POST", _path(self.name, "/human-request"), body), object)
 
 
 def _not_ready(found: DesktopInfo) -> NotReady:

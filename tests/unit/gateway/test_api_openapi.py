@@ -115,11 +115,15 @@ async def test_every_operation_answers_as_documented(
         asked.body = {"scripts": [script]}
         assert (await program.get(f"{one}/startup-scripts")).is_success
         asked.body = {"text": "X=1,Y=2"}
-        stage.template(agents={"enabled": True})
+        stage.template(agents={"enabled": True, "run": True})
         assert (
             await program.post(f"{one}/computer", json={"action": "cursor_position"})
         ).is_success
+        asked.body = {"exitCode": 0, "output": "done"}
+        assert (await program.post(f"{one}/run", json={"command": "true"})).is_success
         assert (await owner.post(f"{one}/record", json={"on": True})).is_success
+        assert (await program.post(f"{one}/human-request", json={"reason": "captcha"})).is_success
+        assert (await owner.post(f"{one}/drive", json={"human": False})).is_success
     assert begun.is_success, begun.text
     for answer in (
         await program.put(f"{one}/probe/{begun.json()['id']}", json={"figures": FIGURES}),

@@ -22,7 +22,7 @@ from vdi.gateway.api.operation import JSON, Call, Empty, OperationTable, unauthe
 from vdi.gateway.api.problems import ProblemError, problem_of
 from vdi.gateway.cluster_cache import session_topic
 from vdi.gateway.denied import ActionDenied, invalid
-from vdi.gateway.desktop.computer import MAX_REASON, MAX_TEXT
+from vdi.gateway.desktop.computer import MAX_REASON, MAX_RUN_SECONDS, MAX_TEXT
 from vdi.gateway.desktop.stage import describe_stage
 from vdi.gateway.rights import User, enables_agents, refuse_to_drive, role_in
 from vdi.gateway.validation import from_validation
@@ -278,7 +278,7 @@ _ARGUMENTS: Mapping[str, tuple[Any, ...]] = {
     "text": (_text("What to type or press.", MAX_TEXT),),
     "repeat": (_whole("How often.", 1, 50), 1),
     "duration": (_whole("Seconds.", 0, CALL_SECONDS), 10),
-    "timeout": (_whole("Seconds after which the command is killed.", 1, CALL_SECONDS), 10),
+    "timeout": (_whole("Seconds after which the command is killed.", 1, MAX_RUN_SECONDS), 10),
     "command": (_text("For `sh -c`.", MAX_TEXT),),
     "reason": (_text("What the person is to do.", MAX_REASON),),
 }

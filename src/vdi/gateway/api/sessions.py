@@ -25,7 +25,13 @@ from vdi.gateway.cluster_cache import session_topic, user_topic
 from vdi.gateway.denied import ActionDenied, invalid
 from vdi.gateway.desktop.access import find_session
 from vdi.gateway.desktop.agent_requests import Begun, Stage, StartupScriptResult
-from vdi.gateway.desktop.computer import ComputerAction
+from vdi.gateway.desktop.computer import (
+    MAX_REASON,
+    MAX_RUN_SECONDS,
+    MAX_TEXT,
+    CommandResult,
+    ComputerAction,
+)
 from vdi.gateway.queries import Key, ListPage, cut
 from vdi.gateway.rights import knows_of, role_in
 from vdi.gateway.web.streams import sse_event
@@ -192,6 +198,47 @@ async def act_in_session(call: Call[Empty, ComputerAction]) -> Response:
         else {"png": done, "text": None}
     )
     return Response(msgspec.json.encode(result), media_type=JSON)
+
+
+class Command(msgspec.Struct, forbid_unknown_fields=True):
+    """A shell command."""
+
+    command: Annotated[str, Meta(min_length=1, max_length=MAX_TEXT, description="For `sh -c`.")]
+    timeout: Annotated[
+        int, Meta(ge=1, le=MAX_RUN_SECONDS, description="Seconds after which it is killed.")
+    ] = 10
+
+
+@operation(
+    "POST /sessions/{name}/run",
+    answer=CommandResult,
+    problems=("not-found", "forbidden", "conflict", *_TAKEN),
+    drives=True,
+)
+async def run_in_session(call: Call[Empty, Command]) -> CommandResult:
+    """Run a command as the desktop's user, if its template allows that."""
+    command, seconds = call.body.command, call.body.timeout
+    return await call.api.computer.run(
+        call.actor, call.path("name"), command, seconds, call.until_read
+    )
+
+
+class HumanRequest(msgspec.Struct, forbid_unknown_fields=True):
+    """A request for a person."""
+
+    reason: Annotated[
+        str, Meta(min_length=1, max_length=MAX_REASON, description="What the person is to do.")
+    ]
+
+
+@operation(
+    "POST /sessions/{name}/human-request",
+    problems=("not-found", "forbidden", "conflict", *_TAKEN),
+    drives=True,
+)
+async def request_human(call: Call[Empty, HumanRequest]) -> None:
+    """Ask a person to act; actions of programs are refused until they give the desktop back."""
+    await call.api.computer.request_human(call.actor, call.path("name"), call.body.reason)
 
 
 class EventsQuery(msgspec.Struct, rename="camel", forbid_unknown_fields=True):

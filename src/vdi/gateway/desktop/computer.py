@@ -54,6 +54,8 @@ DRIVES_SECONDS = 30.0
 MAX_HUMAN_REQUESTS, HUMAN_SECONDS = 20, 3600
 MAX_TEXT, MAX_SECONDS, MAX_REASON = 4000, 60, 200
 MAX_SIDE = 4096
+# Many clients give up on a call after a minute.
+MAX_RUN_SECONDS = 45
 # Time beside that of the action itself.
 _ANSWER_SECONDS, _CHARACTERS_PER_SECOND = 20.0, 40
 # Refusals that the audit counts: the gateway's own, before anything reaches the desktop.
@@ -153,12 +155,13 @@ class _Answer(msgspec.Struct):
 
 
 class CommandResult(msgspec.Struct, rename="camel"):
-    """Exit code of a command (None: killed at its time), and the end of its output."""
+    """The end of a command."""
 
-    exit_code: int | None
-    output: str
-    # Bytes of output before it.
-    left_out: Annotated[int, Meta(ge=0, le=2**53)] = 0
+    exit_code: Annotated[int | None, doc("null: it was killed at its time.")]
+    output: Annotated[str, doc("The last 16,000 bytes of its output.")]
+    left_out: Annotated[
+        Annotated[int, Meta(ge=0, le=2**53)], doc("Bytes of output before these.")
+    ] = 0
 
 
 @dataclass(slots=True)
