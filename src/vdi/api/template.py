@@ -625,8 +625,8 @@ class Agents(msgspec.Struct, rename="camel", omit_defaults=True):
     counts_as_use: Annotated[
         bool,
         doc(
-            "Whether an agent's actions count as input for the idle timeout. false: only people's"
-            " input does."
+            "Whether an agent's actions count as input for the idle timeout. false: they only keep"
+            " the desktop for 10 minutes, or for the timeout if it is shorter."
         ),
     ] = False
     run: Annotated[bool, doc("true: agents may also run commands in the desktop, as its user.")] = (

@@ -129,6 +129,8 @@ class Report(msgspec.Struct, rename="camel"):
     recording: RecordingReport | None = None
     # Since the kernel last killed a program for want of memory; None: it has not.
     memory_kill_seconds: Annotated[float, msgspec.Meta(ge=0, le=1e9)] | None = None
+    # Since the last action or command of a software agent; None: there has been none.
+    work_seconds: Annotated[float, msgspec.Meta(ge=0, le=1e9)] | None = None
 
     def as_activity(self, seen: datetime, before: Activity | None) -> Activity:
         """The report as points in time. Unchanged ones are those of `before`, so that a delay is no
@@ -152,7 +154,12 @@ class Report(msgspec.Struct, rename="camel"):
             kill = None
         else:
             kill = seen - timedelta(seconds=self.memory_kill_seconds)
-        return Activity(last_input, seen, connect, graphics, recording, kill)
+        work = None
+        if self.work_seconds is not None:
+            work = seen - timedelta(seconds=self.work_seconds)
+            if before and before.last_work and abs(work - before.last_work) < timedelta(seconds=1):
+                work = before.last_work
+        return Activity(last_input, seen, connect, graphics, recording, kill, work)
 
 
 @dataclass(slots=True)

@@ -33,6 +33,7 @@ from vdi.session.conditions import (
 )
 from vdi.session.decide import Observed
 from vdi.session.lifetime import (
+    LONGEST_WARNING,
     Idle,
     as_time,
     evaluate_idle,
@@ -45,6 +46,7 @@ from vdi.session.lifetime import (
     started_at,
     timeout_action,
     warned_at,
+    warning_time,
 )
 from vdi.session.schedule import Closing, find_closing, working_hours
 
@@ -60,6 +62,14 @@ WARNING_TITLES = {
 }
 # A desktop that ran out of memory says so for this long: its user may be away.
 MEMORY_KILL_SHOWN = timedelta(hours=1)
+# Software agents learn of a time limit or a planned end this long before.
+_ANNOUNCED_BEFORE = timedelta(minutes=15)
+_END_CAUSES = {
+    PLANNED_END: "an administrator has planned this",
+    EXPIRING: "its time limit is reached",
+    CLOSING: "working hours end",
+    IDLE: "it is idle; actions prevent this",
+}
 # A new size that was waited for is announced in the desktop for this long.
 _RESIZED_SHOWN = timedelta(minutes=5)
 
@@ -104,7 +114,7 @@ def find_idle(observed: Observed, now: datetime) -> Idle | None:
     started = started_at(session, observed.pod)
     if timeout is None or started is None or observed.pod is None or not observed.pod.ready:
         return None
-    since = _since(observed, IDLE)
+    since = _since(observed.session, IDLE)
     return evaluate_idle(
         started=started, activity=observed.activity, timeout=timeout, warned_at=since, now=now
     )
@@ -126,7 +136,7 @@ def closing_of(observed: Observed, now: datetime) -> Closing | None:
             started=started,
             activity=observed.activity,
             last_known_activity=parse_time(known) if known else None,
-            warned_at=_since(observed, CLOSING),
+            warned_at=_since(observed.session, CLOSING),
             now=now,
         )
         for schedule in schedules
@@ -154,7 +164,7 @@ def evictable_at(observed: Observed, settings: ClusterSettings) -> datetime | No
     """
     if observed.node is None or not observed.node.spec.unschedulable:
         return None
-    since = _since(observed, DRAINING)
+    since = _since(observed.session, DRAINING)
     return since + settings.drain_notice if since else None
 
 
@@ -212,12 +222,17 @@ def _idle(observed: Observed, now: datetime) -> Alert | None:
         return None
     what = describe_end(idle_action(observed.session, observed.template))
     message = (
-        f"This desktop has been idle since {clock_time(idle.since)}; it {what} at"
+        f"This desktop has been idle since {clock_time(idle.last_use)}; it {what} at"
         f" {clock_time(idle.over_at)} unless someone uses mouse or keyboard."
     )
-    # A warning from before the last input announced another end, which that input prevented.
+    # A warning from before the last use announced another end, which that use prevented.
     return Alert(
-        IDLE, Reason.IDLE, message, format_time(idle.over_at), until_input=True, begins=idle.since
+        IDLE,
+        Reason.IDLE,
+        message,
+        format_time(idle.over_at),
+        until_input=True,
+        begins=idle.last_use,
     )
 
 
@@ -234,7 +249,7 @@ def _draining(observed: Observed, settings: ClusterSettings, now: datetime) -> A
     node = observed.node
     if node is None or not node.spec.unschedulable:
         return None
-    free_from = (_since(observed, DRAINING) or now) + settings.drain_notice
+    free_from = (_since(observed.session, DRAINING) or now) + settings.drain_notice
     if observed.pod and observed.pod.home_claim:
         keeps = "The files in the home are kept"
     else:
@@ -257,7 +272,7 @@ def find_memory_kill(observed: Observed, now: datetime) -> Alert | None:
     # While one kill is shown, later ones are not: whatever a desktop reports, it costs one status
     # an hour.
     shown = find_condition(observed.session.status.conditions, OUT_OF_MEMORY)
-    since = _since(observed, OUT_OF_MEMORY)
+    since = _since(observed.session, OUT_OF_MEMORY)
     if (
         shown
         and since
@@ -295,12 +310,46 @@ def _memory_kill(reason: Reason, what: str, killed: datetime, until: datetime) -
     return Alert(OUT_OF_MEMORY, reason, message, format_time(until))
 
 
-def _since(observed: Observed, kind: str) -> datetime | None:
+def _since(session: VDISession, kind: str) -> datetime | None:
     """The time since when this warning is shown."""
-    up = find_condition(observed.session.status.conditions, kind)
+    up = find_condition(session.status.conditions, kind)
     if up and up.status == "True" and up.last_transition_time:
         return parse_time(up.last_transition_time)
     return None
+
+
+@dataclass(frozen=True, slots=True)
+class AnnouncedEnd:
+    """The next end of a run, which the gateway announces to software agents that act in it."""
+
+    at: datetime
+    # Type of the condition that warns of it.
+    type: str
+
+    @property
+    def message(self) -> str:
+        """One sentence for a model."""
+        return f"This desktop stops at {clock_time(self.at)}: {_END_CAUSES[self.type]}."
+
+
+def announced_end(
+    session: VDISession, template: VDITemplate | None, now: datetime
+) -> AnnouncedEnd | None:
+    """The first end that is near or that a condition warns of; None: there is none. From the status
+    alone: the gateway does not have the reports of desktops.
+    """
+    ends = []
+    end, planned = as_time(session.status.expires_at), planned_at(session)
+    if end and end <= now + _ANNOUNCED_BEFORE:
+        ends.append(AnnouncedEnd(end, PLANNED_END if planned and planned <= end else EXPIRING))
+    # These ends follow their warnings by as much as `evaluate_idle` and `find_closing` say.
+    timeout, warned = idle_timeout(session, template), _since(session, IDLE)
+    if timeout and warned:
+        ends.append(AnnouncedEnd(warned + warning_time(timeout), IDLE))
+    started, warned = as_time(session.status.start_time), _since(session, CLOSING)
+    if started and warned:
+        ends.append(AnnouncedEnd(warned + min(LONGEST_WARNING, warned - started), CLOSING))
+    return min(ends, key=lambda end: end.at, default=None)
 
 
 def clock_time(moment: datetime) -> str:

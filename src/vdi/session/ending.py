@@ -121,7 +121,7 @@ def _due_endings(
         )
     idle = find_idle(observed, now)
     if idle and idle.over(now):
-        cause = f"This desktop has been idle since {clock_time(idle.since)}"
+        cause = f"This desktop has been idle since {clock_time(idle.last_use)}"
         yield (
             idle.over_at,
             _end(observed, Reason.IDLE_TOO_LONG, idle_action(session, template), cause),

@@ -28,6 +28,8 @@ _LONGEST_POLL = timedelta(seconds=15)
 _LONGEST_PAUSE = timedelta(minutes=10)
 _PACE_WHILE_WARNED = timedelta(seconds=5)
 _POLLS_UNTIL_UNKNOWN = 3
+# A desktop is not idle for so long after an agent's last action. The longest command takes as long.
+_WORK_COUNTS = timedelta(minutes=10)
 
 
 # The time limit
@@ -156,7 +158,8 @@ def _as_length(text: str | None) -> timedelta | None:
 
 
 # Idleness. Real input, or a browser that connects, is activity; an open browser alone is not. A
-# desktop whose agent does not respond is not idle.
+# software agent's work does not count as a person's, but no desktop ends in the minutes after it. A
+# desktop whose own agent does not respond is not idle.
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,13 +178,18 @@ class Activity:
     recording: RecordingStatus | None = None
     # When the kernel last killed a program of the desktop for want of memory; None: it has not.
     memory_kill: datetime | None = None
+    # The last action or command of a software agent; None: there has been none.
+    last_work: datetime | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Idle:
     """An idle desktop: since when, and the times of its warning and its end if nothing happens."""
 
+    # The last activity of a person.
     since: datetime
+    # The same, or the last work of a software agent.
+    last_use: datetime
     warn_at: datetime
     over_at: datetime
     # The time of the last report.
@@ -258,18 +266,21 @@ def evaluate_idle(
         return None
     since = last_activity(started, activity)
     lead = warning_time(timeout)
-    over_at = since + timeout
+    over_at, last_use = since + timeout, since
+    if activity.last_work:
+        over_at = max(over_at, activity.last_work + min(_WORK_COUNTS, timeout))
+        last_use = max(since, activity.last_work)
     warn_at = over_at - lead
     if now >= warn_at:
         # The end always follows a full warning. An operator that was away when the warning was due
-        # gives it late, and then waits. A warning from before the last input announced another end,
+        # gives it late, and then waits. A warning from before the last use announced another end,
         # and does not count.
-        if warned_at is not None and warned_at >= since:
+        if warned_at is not None and warned_at >= last_use:
             shown_at = warned_at
         else:
             shown_at = now
         over_at = max(over_at, shown_at + lead)
-    return Idle(since=since, warn_at=warn_at, over_at=over_at, seen=activity.seen)
+    return Idle(since, last_use, warn_at=warn_at, over_at=over_at, seen=activity.seen)
 
 
 def next_poll(idle: Idle, timeout: timedelta, now: datetime) -> timedelta:

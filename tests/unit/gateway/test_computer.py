@@ -18,6 +18,7 @@ from unit.gateway.gateway_stage import a_past
 from unit.gateway.history_stage import at
 from unit.gateway.probe_agent import Agent, agent
 from unit.gateway.test_api_sessions import problem
+from vdi.cluster.units import format_time
 from vdi.gateway.api.component import OPERATIONS
 from vdi.gateway.denied import ActionDenied
 from vdi.gateway.in_flight import ACTION_ANSWER_BYTES, ACTIONS, USER_ANSWERS_BYTES
@@ -102,6 +103,15 @@ async def test_a_picture_comes_back_and_its_hash_is_audited(
     assert [
         entry.action for entry in await stage.audit.entries(limit=9, target="alice-desktop")
     ] == [action]
+
+
+async def test_a_near_end_is_in_the_headers(stage: ApiStage, desktop: Agent) -> None:
+    program = await stage.program()
+    assert "vdi-ends-at" not in (await program.post(ONE, json=SHOT)).headers
+    end = format_time(stage.clock.now() + timedelta(minutes=10))
+    stage.session(status={**RUNNING, "expiresAt": end})
+    headers = (await program.post(ONE, json=SHOT)).headers
+    assert (headers["vdi-ends-at"], headers["vdi-ends-reason"]) == (end, "Expiring")
 
 
 @pytest.mark.parametrize("record", [False, True])

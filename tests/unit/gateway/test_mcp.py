@@ -298,6 +298,17 @@ async def test_desktops_are_listed_with_what_the_token_may_do(stage: ApiStage) -
     assert line == "seen: Running, template office, you may not drive it"
 
 
+async def test_results_announce_the_end(stage: ApiStage, desktop: FakeDesktop) -> None:
+    status = {**RUNNING, "expiresAt": "2026-11-20T12:10:00Z"}
+    stage.session("nightly", template="office", status=status)
+    arguments = {"name": "screenshot", "arguments": {"desktop": "nightly"}}
+    answer = await post(stage, PING | {"method": "tools/call", "params": arguments})
+    picture, text = answer.json()["result"]["content"]
+    assert picture["type"] == "image"
+    assert text["text"] == "This desktop stops at 12:10 UTC: its time limit is reached."
+    assert (await use(stage, "wait", duration=0)) == (False, "Done.")
+
+
 async def test_output_that_was_cut_says_so(stage: ApiStage, desktop: FakeDesktop) -> None:
     stage.session("nightly", template="office", status=RUNNING)
     desktop.refuses = (200, {"exitCode": 0, "output": "end\n", "leftOut": 84_000})

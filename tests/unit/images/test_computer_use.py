@@ -287,6 +287,19 @@ def test_actions_count_as_use_where_the_template_says_so(
     assert computer.idle() == idle
 
 
+def test_screenshots_and_commands_are_work(
+    desktop: Desktop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    computer, now = desktop.allow("enabled,run"), [1000.0]
+    monkeypatch.setattr("computer_use.time.monotonic", lambda: now[0])
+    assert computer.work_seconds() is None
+    computer.act(b'{"action": "screenshot"}')
+    now[0] += 7.0
+    assert computer.work_seconds() == 7.0
+    computer.run(b'{"command": "true", "seconds": 5}')
+    assert computer.work_seconds() == 0.0
+
+
 @pytest.mark.parametrize(
     ("command", "seconds", "code", "output"),
     [

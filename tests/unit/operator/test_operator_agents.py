@@ -143,6 +143,22 @@ async def test_session_is_woken_by_a_due_warning_and_by_input(running: ActivityW
     assert running.was_woken()
 
 
+async def test_work_of_an_agent_keeps_the_desktop(running: ActivityWorld) -> None:
+    running.clock.wall = START + timedelta(minutes=58)
+    running.agent.answer |= {"idleSeconds": 58 * 60.0, "workSeconds": 120.0}
+    assert await running.poll() == 60.0
+    assert not running.was_woken()
+    running.clock.wall += timedelta(seconds=60.4)
+    running.agent.answer["workSeconds"] = 180.0
+    await running.poll()
+    activity = running.agents.report("uid-alice")
+    assert activity and activity.last_work == START + timedelta(minutes=56)
+    running.clock.wall = START + timedelta(minutes=61)
+    running.agent.answer["workSeconds"] = 300.0
+    assert await running.poll() == 5.0
+    assert running.was_woken()
+
+
 async def test_a_delay_on_the_way_is_no_input(running: ActivityWorld) -> None:
     await running.poll()
     running.clock.wall = START + timedelta(seconds=60.4)
@@ -340,6 +356,7 @@ async def test_new_idle_timeout_of_a_template_polls_its_desktops(running: Activi
         ("no JSON", 200),
         ({"idleSeconds": -1, "viewers": 0}, 200),
         ({"idleSeconds": 1e300, "viewers": 0}, 200),
+        ({"idleSeconds": 1, "viewers": 0, "workSeconds": -1}, 200),
         ({"viewers": 0}, 200),
         ("x" * 10_000, 200),
         ('{"a":' + "[" * 2000, 200),

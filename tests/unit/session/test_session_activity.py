@@ -1,5 +1,6 @@
 """Who is idle, who is warned, and who never is."""
 
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -48,7 +49,7 @@ def judge(
 
 def test_an_hour_without_input_is_warned_of_five_minutes_before() -> None:
     verdict = judge(reported(minutes(0), seen=minutes(30)), now=minutes(30))
-    assert verdict == Idle(since=START, warn_at=minutes(55), over_at=minutes(60), seen=minutes(30))
+    assert verdict == Idle(START, START, minutes(55), minutes(60), seen=minutes(30))
     assert not verdict.warned(minutes(54.9))
     assert verdict.warned(minutes(55))
 
@@ -120,6 +121,28 @@ def test_a_warning_from_before_the_last_input_is_none() -> None:
     assert not verdict.warned(minutes(58))
     again = judge(reported(minutes(57), seen=minutes(117)), now=minutes(117), warned_at=minutes(55))
     assert again.over_at == minutes(122)
+
+
+@pytest.mark.parametrize(
+    ("timeout", "work", "now", "over"),
+    [(60, 20, 54, 60), (60, 53, 54, 63), (4, 3, 3, 7), (60, -30, 54, 60)],
+    ids=["work long ago", "ten minutes", "no longer than the timeout", "of an earlier run"],
+)
+def test_work_of_an_agent_delays_the_end_only(
+    timeout: float, work: float, now: float, over: float
+) -> None:
+    activity = replace(reported(START, seen=minutes(now)), last_work=minutes(work))
+    verdict = judge(activity, minutes(now), timedelta(minutes=timeout))
+    assert verdict.over_at == minutes(over)
+    assert verdict.since == START, "it is no activity of a person"
+
+
+def test_work_after_a_warning_calls_for_another() -> None:
+    working = replace(reported(START, seen=minutes(57)), last_work=minutes(56))
+    assert not judge(working, minutes(57), warned_at=minutes(55)).warned(minutes(57))
+    late = replace(working, seen=minutes(70))
+    assert judge(late, minutes(70), warned_at=minutes(55)).over_at == minutes(75)
+    assert judge(late, minutes(70), warned_at=minutes(61)).over(minutes(70))
 
 
 def test_whose_timeout_holds() -> None:

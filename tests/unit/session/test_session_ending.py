@@ -22,9 +22,17 @@ from support.builders import (
 from vdi.api.meta import Condition
 from vdi.cluster.objects import NodeInfo, RuntimeHandler
 from vdi.cluster.units import format_time, parse_time
-from vdi.session.alerts import Notice, clock_time, evictable_at, find_alerts, find_notices
+from vdi.session.alerts import (
+    AnnouncedEnd,
+    Notice,
+    announced_end,
+    clock_time,
+    evictable_at,
+    find_alerts,
+    find_notices,
+)
 from vdi.session.cluster_settings import ClusterSettings
-from vdi.session.conditions import DRAINING, EXPIRING, IDLE
+from vdi.session.conditions import CLOSING, DRAINING, EXPIRING, IDLE, PLANNED_END
 from vdi.session.decide import Observed, decide, host_taken
 from vdi.session.effective import Blocked
 from vdi.session.ending import find_ending, find_removal, next_requeue
@@ -63,6 +71,37 @@ def up(kind: str, since: str) -> dict[str, Any]:
             {"type": kind, "status": "True", "reason": kind, "lastTransitionTime": since}
         ]
     }
+
+
+@pytest.mark.parametrize(
+    ("status", "planned", "expected"),
+    [
+        ({"expiresAt": "2026-11-20T09:15:00Z"}, "", (75, EXPIRING)),
+        ({"expiresAt": "2026-11-20T09:15:01Z"}, "", None),
+        ({"expiresAt": "2026-11-20T09:10:00Z"}, "2026-11-20T09:10:00Z", (70, PLANNED_END)),
+        ({"expiresAt": "2026-11-20T09:10:00Z"}, "2026-11-20T10:00:00Z", (70, EXPIRING)),
+        (up(IDLE, "2026-11-20T08:59:00Z"), "", (63, IDLE)),
+        (up(CLOSING, "2026-11-20T08:59:00Z"), "", (64, CLOSING)),
+        (up(CLOSING, "2026-11-20T08:02:00Z"), "", (4, CLOSING)),
+        (
+            {**up(IDLE, "2026-11-20T08:59:00Z"), "expiresAt": "2026-11-20T09:02:00Z"},
+            "",
+            (62, EXPIRING),
+        ),
+        ({"expiresAt": "soon"}, "", None),
+    ],
+)
+def test_programs_learn_of_the_first_end(
+    status: dict[str, Any], planned: str, expected: tuple[int, str] | None
+) -> None:
+    end: dict[str, Any] = {"plannedEnd": {"time": planned, "action": "Suspend"}} if planned else {}
+    session = a_session(status={"startTime": CREATED, **status}, idleTimeout="8m", **end)
+    found = announced_end(session, a_template(), START + timedelta(hours=1))
+    if expected is None:
+        assert found is None
+    else:
+        minutes, kind = expected
+        assert found == AnnouncedEnd(START + timedelta(minutes=minutes), kind)
 
 
 def test_time_limit_deletes_or_suspends_by_template() -> None:

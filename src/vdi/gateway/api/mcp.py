@@ -420,6 +420,9 @@ async def _use(call: McpCall, tool: Tool, arguments: Any) -> dict[str, Any]:
         if problem.status == 500:
             raise
         return {"content": [{"type": "text", "text": problem.problem.detail}], "isError": True}
+    content: list[dict[str, Any]] = [{"type": "image", "data": found, "mimeType": "image/png"}]
     if isinstance(found, str):
-        return {"content": [{"type": "text", "text": found}]}
-    return {"content": [{"type": "image", "data": found, "mimeType": "image/png"}]}
+        content = [{"type": "text", "text": found}]
+    if end := call.api.computer.announced_end(arguments.get("desktop", "")):
+        content.append({"type": "text", "text": end.message})
+    return {"content": content}

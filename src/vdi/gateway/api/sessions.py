@@ -12,6 +12,7 @@ from starlette.responses import Response
 
 from vdi.api.constraints import doc
 from vdi.api.session import VDISession
+from vdi.cluster.units import format_time
 from vdi.gateway.api.operation import JSON, Call, Empty, OperationTable, created
 from vdi.gateway.api.schemas import (
     EndQuery,
@@ -188,16 +189,22 @@ async def act_in_session(call: Call[Empty, ComputerAction]) -> Response:
     """See the screen of a desktop, or send it keys and clicks.
 
     For its owner, guests with full control, and API tokens of this session. One program drives at a
-    time, at most 600 actions in a minute, and none while a person does.
+    time, at most 600 actions in a minute, and none while a person does. An end that is announced,
+    or less than 15 minutes away, is in the response's headers `VDI-Ends-At`, a time, and
+    `VDI-Ends-Reason`: `Expiring`, `PlannedEnd`, `Closing` or `Idle`.
     """
-    done = await call.api.computer.act(call.actor, call.path("name"), call.body, call.until_read)
+    name = call.path("name")
+    done = await call.api.computer.act(call.actor, name, call.body, call.until_read)
     # In the shape of `ActionResult`; a picture goes out as the desktop sent it.
     result = (
         {"png": None, "text": done or None}
         if isinstance(done, str)
         else {"png": done, "text": None}
     )
-    return Response(msgspec.json.encode(result), media_type=JSON)
+    headers = {}
+    if end := call.api.computer.announced_end(name):
+        headers = {"VDI-Ends-At": format_time(end.at), "VDI-Ends-Reason": end.type}
+    return Response(msgspec.json.encode(result), headers=headers, media_type=JSON)
 
 
 class Command(msgspec.Struct, forbid_unknown_fields=True):

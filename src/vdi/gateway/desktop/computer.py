@@ -40,6 +40,7 @@ from vdi.http_client import BadResponseError, Response
 from vdi.kinds import SESSIONS
 from vdi.kube.errors import KubeError
 from vdi.printable import escape, shorten
+from vdi.session.alerts import AnnouncedEnd, announced_end
 from vdi.session.naming import DRIVER
 from vdi.session.recording import refuse_picture
 from vdi.session.status import is_running
@@ -294,6 +295,14 @@ class Computer:
             return None
         held = await self.context.shared.get(_driver_key(session))
         return taken_by(session) or (_decode_driver(held) if held else None)
+
+    def announced_end(self, name: str) -> AnnouncedEnd | None:
+        """The end of a desktop that a program is to learn of; None: there is none."""
+        session = self.context.cluster.session(name)
+        if session is None:
+            return None
+        template = self.context.cluster.template(session.spec.template)
+        return announced_end(session, template, self.context.clock())
 
     def _find(self, by: Actor, name: str) -> tuple[VDISession, Agents]:
         """The session, if the actor may drive it and its template lets programs do so."""

@@ -69,6 +69,7 @@ class Computer:
         self.env = {name: value for name, value in env.items() if not name.startswith(unused)}
         self.last_input = last_input
         self.acted: float | None = None
+        self.worked: float | None = None
 
     def idle(self) -> float:
         """Seconds since the last input that counts as use. Raises UnknownError."""
@@ -76,6 +77,12 @@ class Computer:
         if self.acted is None or not self.counts_as_use:
             return seconds
         return min(seconds, time.monotonic() - self.acted)
+
+    def work_seconds(self) -> float | None:
+        """Seconds since the last action, a screenshot also, or command of an agent; None: there has
+        been none.
+        """
+        return None if self.worked is None else time.monotonic() - self.worked
 
     def act(self, body: bytes) -> tuple[int, bytes]:
         """Status and JSON for one action, in pixelflux' shape. Raises TypeError, ValueError,
@@ -87,6 +94,7 @@ class Computer:
                 'an action is an object such as {"action": "left_click", "coordinate": [10, 20]}'
             )
         self._check(action)
+        self.worked = time.monotonic()
         if action["action"] in WITHOUT_INPUT:
             return 200, self._ask(action)
         answer = b""
@@ -150,6 +158,7 @@ class Computer:
     def run(self, body: bytes) -> tuple[int, bytes]:
         """Status and JSON for one command. Raises TypeError, ValueError, UnknownError."""
         command, seconds = read_command(body)
+        self.worked = time.monotonic()
         # As all that a person starts (vdi-desktop): picture and keys stay fast while it computes.
         words = ["nice", "-n", "10", "sh", "-c", command]
         try:
@@ -186,7 +195,7 @@ class Computer:
             process.wait()
             code = None
         reader.join(LATE_OUTPUT_SECONDS)
-        self.acted = time.monotonic()
+        self.acted = self.worked = time.monotonic()
         result = {
             "exitCode": code,
             "output": output.decode(errors="replace"),

@@ -5,6 +5,7 @@ actions count as use. viewers: browsers that Selkies says are connected; connect
 last of them came (null: none has been seen). graphics: what draws OpenGL and what encodes
 (prove-graphics, prove-picture). recording: its state (recordings.py), where VDI_RECORDING is set.
 memoryKillSeconds: since the kernel last killed a program for want of memory; absent if it has not.
+workSeconds: since an agent's last action or command; absent if there was none.
 """
 
 import json
@@ -41,6 +42,8 @@ class Activity(NamedTuple):
             report["recording"] = self.recordings.report()
         if kill_seconds := self.memory.kill_seconds():
             report["memoryKillSeconds"] = kill_seconds
+        if (work_seconds := self.computer.work_seconds()) is not None:
+            report["workSeconds"] = work_seconds
         return report
 
 
