@@ -720,3 +720,35 @@ def test_files_are_uploaded_dropped_and_downloaded(
             "b & ä.txt",
             "dropped",
         )
+
+
+def test_files_are_renamed_and_deleted_in_a_new_folder(
+    browser: Browser, server: Server, tmp_path: Path
+) -> None:
+    home = tmp_path / "home"
+    home.mkdir()
+    (home / ".hidden").write_text("h")
+    (home / "draft").write_text("d")
+    with files_agent(server.stage, home, "alice-ubuntu"), visitor(browser, server) as guest:
+        page, notice = guest.page, guest.page.get_by_role("status").first
+        guest.go("/desktops/alice-ubuntu/files")
+        expect(page.get_by_text(".hidden")).to_have_count(0)
+        page.get_by_role("link", name="Show hidden files").click()
+        expect(page.get_by_role("rowheader", name=".hidden")).to_be_visible()
+        page.get_by_role("link", name="New folder").click()
+        page.get_by_label("Name").fill("Reports")
+        page.get_by_role("button", name="Create the folder").click()
+        expect(notice).to_have_text("The folder Reports is created.")
+        page.get_by_role("link", name="Rename draft").click()
+        expect(page.get_by_label("New name")).to_have_value("draft")
+        page.get_by_label("New name").fill("/Reports/final")
+        page.get_by_role("button", name="Rename").click()
+        expect(notice).to_have_text("draft is moved.")
+        expect(page.get_by_role("rowheader", name=".hidden")).to_be_visible()
+        assert (home / "Reports/final").read_text() == "d"
+        page.get_by_role("link", name="Delete Reports").click()
+        expect(page.get_by_role("heading", name="Delete Reports?")).to_be_visible()
+        assert (home / "Reports").exists()
+        page.get_by_role("button", name="Delete").click()
+        expect(notice).to_have_text("Reports is deleted.")
+        assert not (home / "Reports").exists()

@@ -4,6 +4,7 @@ may answer.
 
 import asyncio
 import io
+import os
 from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack
 from pathlib import Path
@@ -33,6 +34,7 @@ from vdi.gateway.portal import files
 from vdi.gateway.rights import User
 from vdi.gateway.store.audit import Act, audit
 from vdi.gateway.web import middleware
+from vdi.session.homes import HomeClaim
 from vdi.session.template_image import file_transfers
 
 PAGE = "/desktops/alice-desktop/files"
@@ -85,12 +87,99 @@ def copies(stage: PortalStage) -> list[tuple[str, str, str, dict[str, str]]]:
 async def test_a_folder_is_listed_with_sizes_and_space(stage: PortalStage, person: User) -> None:
     browser = stage.browser(person)
     page = await browser.html(PAGE)
-    assert "Desktop/" in text_of(page) and ".profile 2.5 kB" in text_of(page)
-    assert "<meter" in page
+    assert "Desktop/" in text_of(page) and ".profile" not in page
+    shown = await browser.html(f"{PAGE}?hidden=1")
+    assert ".profile 2.5 kB" in text_of(shown) and f"{PAGE}?path=Desktop&amp;hidden=1" in shown
     assert f'href="{CONTENT}?path=Desktop/report.html" download' in await browser.html(
         f"{PAGE}?path=Desktop"
     )
     assert copies(stage) == []
+
+
+@pytest.mark.parametrize(
+    ("disk", "shown", "absent"),
+    [
+        (10 << 30, "1 Byte of 10.7 GB used", "Size"),
+        (100 << 30, "Size of this home: 10 GiB", "used"),
+    ],
+)
+async def test_space_is_that_of_the_home_not_of_the_nodes_disk(
+    stage: PortalStage, disk: int, shown: str, absent: str
+) -> None:
+    notes = {"annotations": {"vdi.kasm.io/user": ALICE.email}, "resourceVersion": "1"}
+    meta = {"name": "home", "namespace": "vdi-sessions", "uid": "h"} | notes
+    claim = {"metadata": meta, "status": {"capacity": {"storage": "10Gi"}}}
+    stage.world.homes.observe(msgspec.convert(claim, HomeClaim))
+    put(stage, status={"homeClaim": "home"})
+    folder = FOLDER | {"entries": [], "sizeBytes": disk}
+    stage.agent.real, stage.agent.folders["alice-desktop"] = None, msgspec.json.encode(folder)
+    page = text_of(await stage.browser().html(PAGE))
+    assert shown in page and absent not in page.partition("Name Size")[0].partition("replaced")[
+        2
+    ].replace(shown, "")
+
+
+async def change(browser: PageBrowser, action: str, path: str, to: str = "") -> Any:
+    where = f"{PAGE}/{action}?path={path}"
+    return await browser.post(where, at="/homes", **({"to": to} if to else {}))
+
+
+async def test_entries_are_created_moved_and_deleted_with_one_row_each(
+    stage: PortalStage, home: Path
+) -> None:
+    browser = stage.browser(BOB)
+    assert (await change(browser, "mkdir", "Desktop", "neu ä")).status_code == 303
+    answer = await change(browser, "move", "Desktop/report.html", "/Desktop/neu ä/a & b")
+    assert answer.headers["location"] == f"{PAGE}?path=Desktop&done=file-move&name=report.html"
+    assert (home / "Desktop/neu ä/a & b").exists()
+    question = text_of(await browser.html(f"{PAGE}/delete?path=Desktop"))
+    assert "Delete Desktop?" in question and "with all files and folders in it" in question
+    assert (home / "Desktop").exists()
+    assert (await change(browser, "delete", "Desktop")).status_code == 303
+    assert not (home / "Desktop").exists()
+    moved = {"path": "Desktop/report.html", "to": "Desktop/neu ä/a & b"}
+    assert copies(stage) == [
+        (BOB.email, "files.mkdir", "done", {"path": "Desktop/neu ä"}),
+        (BOB.email, "files.move", "done", moved),
+        (BOB.email, "files.delete", "done", {"path": "Desktop"}),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("action", "path", "to", "status"),
+    [
+        ("mkdir", "", "a\u0007b", 422), ("mkdir", "", "a\u202eb", 422), ("mkdir", "", "", 422),
+        ("move", ".profile", "a\nb", 422), ("move", ".profile", "Desktop", 409), ("move", ".profile", "../x", 409),
+        ("mkdir", "", "Desktop", 409), ("delete", "", "", 409), ("delete", "gone", "", 404), ("delete", "..", "", 409),
+    ],
+)  # fmt: skip
+async def test_a_refused_change_says_why_and_is_not_in_the_audit(
+    stage: PortalStage, home: Path, action: str, path: str, to: str, status: int
+) -> None:
+    answer = await change(stage.browser(), action, path, to)
+    assert (answer.status_code, 'role="alert"' in answer.text) == (status, True)
+    assert sorted(os.listdir(home)) == [".profile", "Desktop"]
+    assert copies(stage) == []
+
+
+@pytest.mark.parametrize(
+    ("person", "session", "status"),
+    [
+        (BOB, {"role": "viewer"}, 403),
+        (EVE, {}, 404),
+        (ALICE, {"spec": {"streaming": {"fileTransfer": "Download"}}}, 403),
+        (ALICE, {"status": {"recording": {"mode": "Always", "state": "Failed"}}}, 409),
+    ],
+)
+async def test_changes_need_the_rights_of_an_upload(
+    stage: PortalStage, home: Path, person: User, session: dict[str, Any], status: int
+) -> None:
+    put(stage, **session)
+    browser = stage.browser(person)
+    assert (await change(browser, "delete", ".profile")).status_code == status
+    assert (await browser.get(f"{PAGE}/delete?path=.profile")).status_code == status
+    assert (home / ".profile").exists() and copies(stage) == []
+    assert "Rename" not in (await browser.get(PAGE)).text
 
 
 async def test_files_are_closed_while_a_recorded_desktop_has_no_recording(

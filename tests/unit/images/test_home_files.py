@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from http.client import HTTPConnection
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 from urllib.parse import quote
 from zipfile import ZipFile
@@ -178,3 +179,102 @@ def test_an_upload_that_breaks_off_or_does_not_fit_leaves_nothing(port: int, hom
         client.shutdown(socket.SHUT_WR)
         assert client.recv(100).startswith(b"HTTP/1.1 409")
     assert not {"big", "part"} & {entry.name for entry in home.iterdir()}
+
+
+def test_a_folder_is_made_and_an_entry_moved_without_replacing(port: int, home: Path) -> None:
+    assert ask(port, "MKCOL", "/files", "Desktop/new") == (200, b"{}")
+    for old, new in (
+        ("Desktop/report.txt", "Desktop/new/r%26.txt"),
+        ("Desktop/new", "moved"),
+        ("link", "link2"),
+    ):
+        assert ask(port, "MOVE", "/files", f"{old}&{new}") == (200, b"{}")
+    assert (home / "moved/r&.txt").read_text() == "report" and (home / "link2").is_symlink()
+    (home / "Desktop/keep").write_text("kept")
+    (home / "empty").mkdir()
+    for old, new in (
+        ("moved/r%26.txt", "Desktop/keep"), ("moved/r%26.txt", "link2"), ("moved", "empty"), ("moved", "moved"),
+        ("moved", "moved/below"), ("moved", "Desktop/keep"),
+    ):  # fmt: skip
+        assert ask(port, "MOVE", "/files", f"{old}&{new}")[0] == 409, (old, new)
+    assert [entry.name for entry in (home / "moved").iterdir()] == ["r&.txt"]
+    assert (home / "Desktop/keep").read_text() == "kept" and (home / "empty").is_dir()
+
+
+BAD = (
+    "", ".", "..", "Desktop/..", "Desktop/", "../out", "Desktop%2F..%2F..%2Fsecret", "folder-link/secret",
+    "self/fd", "Desktop/report.txt/x", "%00", "n" * 300, "missing/x",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("path", BAD)
+def test_no_change_leaves_the_home_or_is_of_the_home(port: int, home: Path, path: str) -> None:
+    before = sorted(home.parent.rglob("*"))
+    requests = (
+        ("MKCOL", path),
+        ("DELETE", path),
+        ("MOVE", f"{path}&x"),
+        ("MOVE", f"Desktop&{path}"),
+    )
+    for method, query in requests:
+        assert ask(port, method, "/files", query)[0] in (404, 409), (method, query)
+    assert sorted(home.parent.rglob("*")) == before
+    wrong = {"headers": {"Authorization": "Bearer wrong"}}
+    assert ask(port, "DELETE", "/files", "Desktop", **wrong)[0] == 401
+
+
+def test_a_deleted_folder_takes_what_is_in_it_and_no_target_of_a_link(
+    home_files: Any, port: int, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (home / "Desktop/sub/out").symlink_to(home.parent)
+    assert ask(port, "DELETE", "/files", "folder-link") == (200, b"{}")
+    with monkeypatch.context() as patch:
+        patch.setattr(home_files, "MAX_DELETED", 3)
+        status, body = ask(port, "DELETE", "/files", "Desktop")
+        assert (status, b"more than 3 entries" in body) == (409, True)
+    assert (home / "Desktop/report.txt").exists()
+    assert ask(port, "DELETE", "/files", "Desktop") == (200, b"{}")
+    assert not (home / "Desktop").exists() and (home.parent / "secret").exists()
+
+
+def test_a_folder_with_another_volume_in_it_is_not_deleted(
+    home_files: Any, port: int, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fstat, inode = os.fstat, (home / "Desktop/sub").stat().st_ino
+
+    def of_team(opened: int) -> Any:
+        found = fstat(opened)
+        return os.stat_result([*found[:2], -1, *found[3:10]]) if found.st_ino == inode else found
+
+    monkeypatch.setattr(home_files, "os", SimpleNamespace(**vars(os) | {"fstat": of_team}))
+    status, body = ask(port, "DELETE", "/files", "Desktop")
+    assert (status, b"another volume" in body) == (409, True)
+    assert (home / "Desktop/sub").exists()
+
+
+@pytest.mark.parametrize(
+    ("method", "query"),
+    [
+        ("DELETE", "Desktop/secret"),
+        ("MKCOL", "Desktop/new"),
+        ("MOVE", "Desktop/secret&Desktop/new"),
+    ],
+)
+def test_a_folder_swapped_during_a_change_is_not_followed(
+    home_files: Any, port: int, home: Path, monkeypatch: pytest.MonkeyPatch, method: str, query: str
+) -> None:
+    opened = home_files._opened
+
+    @contextmanager
+    def swap(name: Any, folder: int | None = None) -> Iterator[int]:
+        with opened(name, folder) as found:
+            if name == b"Desktop" and not (home / "moved").exists():
+                (home / "Desktop").rename(home / "moved")
+                (home / "Desktop").symlink_to(home.parent)
+            yield found
+
+    (home / "Desktop/secret").write_text("of the user")
+    monkeypatch.setattr(home_files, "_opened", swap)
+    ask(port, method, "/files", query)
+    assert (home.parent / "secret").read_text() == "hidden from the user"
+    assert sorted(entry.name for entry in home.parent.iterdir()) == ["home", "secret"]

@@ -54,6 +54,9 @@ DONE = {
     "end-access": "{name} has no desktops and no access any longer. Files are kept.",
     "delete-files": "The files of {name} are being deleted.",
     "upload": "{name} uploaded.",
+    "file-mkdir": "The folder {name} is created.",
+    "file-move": "{name} is moved.",
+    "file-delete": "{name} is deleted.",
     "schedule": "The schedule of {name} is set.",
     "unschedule": "The schedule of {name} was removed.",
     "share": (
@@ -215,9 +218,11 @@ class PortalPages:
         """The question before `path` gets a POST. `more`: what only some questions have.
 
         `at`: when it happens. `names`: of what. `fields`: sent again. `asks_for_home` and
-        `delete_home`: the tick for the files, and whether it is set.
+        `delete_home`: the tick for the files, and whether it is set. `text_field`: label of a text
+        named `to`, and what it begins with.
         """
         rest = {"at": "", "names": (), "fields": {}, "asks_for_home": False, "delete_home": False}
+        rest["text_field"] = ""
         return self._page(
             request,
             user,

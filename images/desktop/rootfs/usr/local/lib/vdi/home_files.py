@@ -1,5 +1,5 @@
 """Files of the home, for the portal: the list of a folder, the content of a file, a folder as zip,
-and a new file.
+a new file or folder, another name, and deletion.
 
 The agent has the uid of the user's programs, so the kernel refuses it what it refuses them. The one
 exception is /proc/self: there the agent could read its own memory, with its tokens. A link in the
@@ -11,6 +11,7 @@ in a /proc is refused. All raise OSError, or ValueError for the path.
 import errno
 import heapq
 import os
+import shutil
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from itertools import islice
@@ -23,6 +24,7 @@ from urllib.parse import quote_from_bytes
 
 MAX_ENTRIES = 2000
 MAX_ZIP_FILES, MAX_ZIP_BYTES = 10_000, 8 << 30
+MAX_DELETED = 10_000
 _PROC = Path("/proc").stat().st_dev
 
 
@@ -49,6 +51,16 @@ def open_path(home: Path, path: bytes) -> Iterator[int]:
                 raise ValueError(f"path: {path!r} is not allowed; it has no . and no ..")
             opened = stack.enter_context(_opened(name, opened))
         yield opened
+
+
+@contextmanager
+def _open_parent(home: Path, path: bytes) -> Iterator[tuple[int, bytes]]:
+    """A descriptor of the folder of an entry, and the entry's name, which need not exist."""
+    above, _, name = path.rpartition(b"/")
+    if name in (b"", b".", b".."):
+        raise ValueError("it is not the name of an entry of the home")
+    with open_path(home, above) as folder:
+        yield folder, name
 
 
 def list_folder(home: Path, path: bytes) -> dict[str, Any]:
@@ -145,8 +157,7 @@ def write_content(opened: int, size: int | None, target: socket) -> None:
 
 def store(home: Path, path: bytes, size: int, read: Callable[[int], bytes]) -> None:
     """Write a new file, never over another one."""
-    above, _, name = path.rpartition(b"/")
-    with open_path(home, above) as folder:
+    with _open_parent(home, path) as (folder, name):
         volume = os.fstatvfs(folder)
         if not 0 <= size <= volume.f_bavail * volume.f_frsize:
             raise OSError(errno.ENOSPC, "the file is larger than the free space")
@@ -160,3 +171,59 @@ def store(home: Path, path: bytes, size: int, read: Callable[[int], bytes]) -> N
         except BaseException:
             os.unlink(name, dir_fd=folder)
             raise
+
+
+def make_folder(home: Path, path: bytes) -> None:
+    """Create one folder; its own folder exists."""
+    with _open_parent(home, path) as (folder, name):
+        os.mkdir(name, dir_fd=folder)
+
+
+def move(home: Path, path: bytes, to: bytes) -> None:
+    """Give an entry another path below the home, never over another entry."""
+    with _open_parent(home, path) as (old, name), _open_parent(home, to) as (new, new_name):
+        is_folder = S_ISDIR(os.lstat(name, dir_fd=old).st_mode)
+        # A rename replaces a file, and Python has no RENAME_NOREPLACE. So the name is first taken by
+        # an empty entry, which fails where there is one.
+        if is_folder:
+            os.mkdir(new_name, dir_fd=new)
+        else:
+            os.close(os.open(new_name, os.O_WRONLY | os.O_CREAT | os.O_EXCL, dir_fd=new))
+        try:
+            os.rename(name, new_name, src_dir_fd=old, dst_dir_fd=new)
+        except OSError:
+            _remove_entry(new_name, new, is_folder=is_folder)
+            raise
+
+
+def _remove_entry(name: bytes, folder: int, *, is_folder: bool) -> None:
+    if is_folder:
+        os.rmdir(name, dir_fd=folder)
+    else:
+        os.unlink(name, dir_fd=folder)
+
+
+def remove(home: Path, path: bytes) -> None:
+    """Delete a file, a link, or a folder with all that is in it."""
+    with _open_parent(home, path) as (folder, name):
+        if not S_ISDIR(os.lstat(name, dir_fd=folder).st_mode):
+            os.unlink(name, dir_fd=folder)
+            return
+        _check_removable(name, folder)
+        # `rmtree` opens each folder in the one before it, never through a link.
+        shutil.rmtree(name, dir_fd=folder)
+
+
+def _check_removable(name: bytes, folder: int) -> None:
+    """Raises OSError for a folder with too many entries, or with another volume in it, such as a
+    team's.
+    """
+    volume, found = os.fstat(folder).st_dev, 0
+    for _, folders, files, opened in os.fwalk(name, dir_fd=folder):
+        if os.fstat(opened).st_dev != volume:
+            raise OSError(errno.EXDEV, "another volume is mounted in it")
+        found += len(folders) + len(files)
+        if found > MAX_DELETED:
+            raise OSError(
+                errno.EFBIG, f"it has more than {MAX_DELETED} entries: delete it in the desktop"
+            )

@@ -178,8 +178,10 @@ class Handler(BaseHTTPRequestHandler):
         self._answer(200, "{}")
 
     def do_PUT(self) -> None:
-        """A new file."""
+        """A new file; as in WebDAV, DELETE, MKCOL and MOVE change what there is."""
         self._serve_files()
+
+    do_DELETE = do_MKCOL = do_MOVE = do_PUT  # noqa: N815
 
     def _serve_files(self) -> None:
         where, is_query, quoted = self.path.partition("?")
@@ -190,9 +192,8 @@ class Handler(BaseHTTPRequestHandler):
         path, home = unquote_to_bytes(quoted), self.services.home
         with ExitStack() as stack:
             try:
-                if self.command == "PUT":
-                    length = int(self.headers.get("Content-Length", ""))
-                    home_files.store(home, path, length, self.rfile.read)
+                if self.command != "GET":
+                    self._change_files(home, quoted)
                     self._answer(200, "{}")
                     return
                 if where == "/files":
@@ -205,6 +206,19 @@ class Handler(BaseHTTPRequestHandler):
                 return
             # An error from here on ends the connection before the content does.
             self._send_content(opened, size)
+
+    def _change_files(self, home: Path, quoted: str) -> None:
+        path, _, to = map(unquote_to_bytes, quoted.partition("&"))
+        match self.command:
+            case "PUT":
+                length = int(self.headers.get("Content-Length", ""))
+                home_files.store(home, path, length, self.rfile.read)
+            case "MKCOL":
+                home_files.make_folder(home, path)
+            case "MOVE":
+                home_files.move(home, path, to)
+            case "DELETE":
+                home_files.remove(home, path)
 
     def _refuse_file(self, error: OSError | ValueError) -> None:
         status = 404 if isinstance(error, FileNotFoundError) else 409
