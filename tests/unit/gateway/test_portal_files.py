@@ -4,7 +4,6 @@ may answer.
 
 import asyncio
 import io
-import os
 from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack
 from pathlib import Path
@@ -74,6 +73,10 @@ async def send(
         token = csrf_of(await browser.html("/homes"))
     headers = FROM_PAGE | {"X-CSRF-Token": token, "Content-Type": "application/octet-stream"} | more
     return await browser.client.post(f"{PAGE}?path={path}", content=content, headers=headers)
+
+
+def names_in(folder: Path) -> list[str]:
+    return sorted(entry.name for entry in folder.iterdir())
 
 
 def copies(stage: PortalStage) -> list[tuple[str, str, str, dict[str, str]]]:
@@ -158,7 +161,7 @@ async def test_a_refused_change_says_why_and_is_not_in_the_audit(
 ) -> None:
     answer = await change(stage.browser(), action, path, to)
     assert (answer.status_code, 'role="alert"' in answer.text) == (status, True)
-    assert sorted(os.listdir(home)) == [".profile", "Desktop"]
+    assert names_in(home) == [".profile", "Desktop"]
     assert copies(stage) == []
 
 
