@@ -23,7 +23,7 @@ from unit.gateway.api_stage import ALICE, BOB, RUNNING, ApiStage
 from unit.gateway.gateway_stage import PORTAL
 from vdi.api.session import VDISession
 from vdi.gateway.api import mcp
-from vdi.gateway.api.mcp import TOOLS, VERSIONS
+from vdi.gateway.api.mcp import MODERN, TOOLS, VERSIONS
 from vdi.gateway.app import _Server, _uvicorn_config, listen
 from vdi.gateway.desktop.agent import DesktopAgent
 from vdi.gateway.in_flight import WAITING_CALL_BYTES
@@ -144,6 +144,7 @@ async def test_official_client_drives_a_desktop(
 ) -> None:
     stage.cluster.then = [QUEUED, RUNNING]
     async with client_of(stage, mode) as client:
+        assert client.protocol_version == (MODERN if mode == "auto" else VERSIONS[0])
         assert (client.instructions or "").startswith(mcp.INSTRUCTIONS)
         assert [tool.name for tool in (await client.list_tools()).tools] == list(TOOLS)
         assert text_of(await client.call_tool("list_templates", {})) == "office: Office Letters."
@@ -442,7 +443,7 @@ async def test_token_of_one_session_only_acts_in_it(stage: ApiStage) -> None:
         (PING, {"mcp-protocol-version": VERSIONS[0]}, 200),
         ({"jsonrpc": "2.0", "method": "notifications/initialized"}, {}, 202),
         ({"jsonrpc": "2.0", "id": 1, "result": {}}, {}, 202),
-        (PING, {"mcp-protocol-version": "2026-07-28"}, 400),
+        (PING, {"mcp-protocol-version": "2027-01-01"}, 400),
         (PING, {"authorization": "Bearer vdi_nothing"}, 401),
         (PING, {"authorization": "Basic YWxpY2U6eA=="}, 401),
         (PING, {"origin": "https://alice-desktop.vdi.localhost"}, 403),
@@ -504,6 +505,93 @@ async def test_version_is_negotiated(stage: ApiStage, asked: str, answered: str)
         stage, {**PING, "method": "initialize", "params": {"protocolVersion": asked}}
     )
     assert answer.json()["result"]["protocolVersion"] == answered
+
+
+META = "io.modelcontextprotocol/"
+
+
+async def post_modern(
+    stage: ApiStage,
+    method: str,
+    meta: Mapping[str, Any] | None = None,
+    name: str = "",
+    **headers: str,
+) -> httpx.Response:
+    """A request of the modern era, with these headers in place of the right ones."""
+    capabilities = {"elicitation": {"form": {}}, "extensions": {}}
+    about = {f"{META}protocolVersion": MODERN, f"{META}clientCapabilities": capabilities}
+    params = {"_meta": about if meta is None else meta, "name": name, "arguments": {}}
+    right = {"mcp-protocol-version": MODERN, "mcp-method": method, "mcp-name": name}
+    given = right | {header.replace("_", "-"): value for header, value in headers.items()}
+    return await post(stage, {**PING, "method": method, "params": params}, **given)
+
+
+async def test_modern_results_say_what_they_are(stage: ApiStage) -> None:
+    found = (await post_modern(stage, "server/discover")).json()["result"]
+    assert (found["supportedVersions"], found["capabilities"]) == ([MODERN], {"tools": {}})
+    listed = (await post_modern(stage, "tools/list")).json()["result"]
+    assert [tool["name"] for tool in listed["tools"]] == list(TOOLS)
+    coded = f"=?base64?{base64.b64encode(b'list_desktops').decode()}?="
+    called = await post_modern(stage, "tools/call", name="list_desktops", mcp_name=coded)
+    for result in (found, listed, called.json()["result"]):
+        assert result["resultType"] == "complete"
+        assert result["_meta"][f"{META}serverInfo"]["name"] == "vdi"
+    for result in (found, listed):
+        assert (result["ttlMs"], result["cacheScope"]) == (60_000, "private")
+
+
+@pytest.mark.parametrize("method", ["initialize", "ping", "resources/list"])
+async def test_modern_unknown_method_is_404(stage: ApiStage, method: str) -> None:
+    answer = await post_modern(stage, method)
+    assert (answer.status_code, answer.json()["error"]["code"]) == (404, -32601)
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"mcp_method": "tools/list"},
+        {"mcp_method": ""},
+        {"mcp_name": "list_desktops"},
+        {"mcp_name": ""},
+        {"mcp_name": "=?base64?!?="},
+        {"mcp_name": "=?base64?/w==?="},
+        {"mcp_protocol_version": VERSIONS[0]},
+        {"mcp_protocol_version": ""},
+    ],
+)
+async def test_headers_unlike_the_body_reach_no_tool(
+    stage: ApiStage, headers: dict[str, str]
+) -> None:
+    stage.session("nightly", template="office", status=RUNNING)
+    answer = await post_modern(stage, "tools/call", name="end_desktop", **headers)
+    assert (answer.status_code, answer.json()["error"]["code"]) == (400, -32020)
+
+
+async def test_header_that_is_there_twice_is_refused(stage: ApiStage) -> None:
+    about = {f"{META}protocolVersion": MODERN, f"{META}clientCapabilities": {}}
+    body = {**PING, "method": "tools/list", "params": {"_meta": about}}
+    headers = [
+        *HOST.items(),
+        ("authorization", await token_of(stage)),
+        ("content-type", "application/json"),
+        ("mcp-protocol-version", MODERN),
+        ("mcp-method", "tools/list"),
+        ("mcp-method", "tools/call"),
+    ]
+    async with httpx.AsyncClient(transport=stage.transport(), base_url=PORTAL) as http:
+        answer = await http.post("/mcp", content=msgspec.json.encode(body), headers=headers)
+    assert (answer.status_code, answer.json()["error"]["code"]) == (400, -32020)
+
+
+async def test_modern_request_without_its_meta_or_of_another_version(stage: ApiStage) -> None:
+    for meta in ({}, {f"{META}protocolVersion": MODERN}, {f"{META}clientCapabilities": {}}):
+        answer = await post_modern(stage, "tools/list", meta)
+        assert (answer.status_code, answer.json()["error"]["code"]) == (400, -32602)
+    meta = {f"{META}protocolVersion": "2027-01-01", f"{META}clientCapabilities": {}}
+    answer = await post_modern(stage, "tools/list", meta, mcp_protocol_version="2027-01-01")
+    error = answer.json()["error"]
+    assert (answer.status_code, error["code"]) == (400, -32022)
+    assert error["data"] == {"supported": [MODERN], "requested": "2027-01-01"}
 
 
 def test_each_tool_and_argument_is_described() -> None:

@@ -5,6 +5,8 @@ not admitted gets the REST API's response. The server keeps nothing between two 
 replica answers any of them.
 """
 
+import base64
+import binascii
 from asyncio import get_running_loop, sleep
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -32,8 +34,9 @@ from vdi.session.request import Name, SessionRequest
 from vdi.session.users import same_user
 from vdi.version import package_version
 
-# Newest first. A client of 2026-07-28, which has no `initialize`, falls back to one of these when
-# it is refused.
+# Of the era without `initialize`: each request names its version in `_meta`.
+MODERN = "2026-07-28"
+# Of the era that begins with `initialize`, newest first.
 VERSIONS = ("2025-11-25", "2025-06-18", "2025-03-26")
 # Many clients give up on a call after a minute.
 CALL_SECONDS = 45
@@ -49,14 +52,30 @@ _BEGIN_AND_END = (
 )
 
 
+class Capabilities(msgspec.Struct, frozen=True):
+    """What the client can do. Nothing is read: no tool asks the client for anything."""
+
+
+class About(msgspec.Struct, frozen=True):
+    """What a request of the modern era says of itself, in `_meta`."""
+
+    version: str | UnsetType = msgspec.field(
+        name="io.modelcontextprotocol/protocolVersion", default=UNSET
+    )
+    capabilities: Capabilities | UnsetType = msgspec.field(
+        name="io.modelcontextprotocol/clientCapabilities", default=UNSET
+    )
+
+
 class Params(msgspec.Struct, frozen=True, rename="camel"):
-    """The parameters of a request that are read. `_meta` and the like are dropped: a call that
-    waits keeps no more.
+    """The parameters of a request that are read. The rest is dropped: a call that waits keeps
+    no more.
     """
 
     name: str = ""
     arguments: dict[str, Any] | None = None
     protocol_version: str = ""
+    about: About = msgspec.field(name="_meta", default=About())
 
 
 class Message(msgspec.Struct):
@@ -363,32 +382,100 @@ async def serve_message(call: Call[Empty, Message]) -> Response:
             "forbidden", f"Origin is {headers['origin'][:100]!r}; allowed: {portal!r}, or none."
         )
     version = headers.get("mcp-protocol-version", VERSIONS[-1])
-    if version not in VERSIONS:
+    modern = call.body.params.about.version is not UNSET or version == MODERN
+    if not modern and version not in VERSIONS:
         raise ProblemError(
             "malformed",
-            f"MCP-Protocol-Version is {version[:20]!r}; allowed: {', '.join(VERSIONS)}.",
+            f"MCP-Protocol-Version is {version[:20]!r}; allowed: {MODERN}, {', '.join(VERSIONS)}.",
         )
     if call.body.id is UNSET or not call.body.method:
         return Response(status_code=202)
-    answer = {"jsonrpc": "2.0", "id": call.body.id, **await _answer(call)}
-    return Response(msgspec.json.encode(answer), media_type=JSON)
+    if modern:
+        answer = _refuse_modern(call) or await _answer_modern(call)
+    else:
+        answer = await _answer(call)
+    status = 200
+    if modern and "error" in answer:
+        status = 404 if answer["error"]["code"] == -32601 else 400
+    encoded = msgspec.json.encode({"jsonrpc": "2.0", "id": call.body.id, **answer})
+    return Response(encoded, status, media_type=JSON)
+
+
+def _refuse_modern(call: McpCall) -> Mapping[str, Any] | None:
+    """The error of a request whose headers are unlike its body, or whose `_meta` is not served."""
+    params = call.body.params
+    about = params.about
+    if about.version is UNSET or about.capabilities is UNSET:
+        return _error(-32602, "_meta lacks protocolVersion or clientCapabilities.")
+    expected = {"MCP-Protocol-Version": about.version, "Mcp-Method": call.body.method}
+    if call.body.method == "tools/call":
+        expected["Mcp-Name"] = params.name
+    for header, value in expected.items():
+        # Of a header that is there twice, a proxy may have read the other.
+        given = [_decode_header(text) for text in call.request.headers.getlist(header)]
+        if given != [value]:
+            return _error(-32020, f"The header {header} is missing or unlike the body.")
+    if about.version != MODERN:
+        data = {"supported": [MODERN], "requested": about.version[:20]}
+        return _error(-32022, "This protocol version is not supported.", data)
+    return None
+
+
+def _decode_header(text: str) -> str | None:
+    """A header's value, which may be `=?base64?...?=`; None: it is malformed."""
+    if not (text.startswith("=?base64?") and text.endswith("?=")):
+        return text
+    try:
+        return base64.b64decode(text[9:-2], validate=True).decode()
+    except (binascii.Error, UnicodeDecodeError):
+        return None
+
+
+async def _answer_modern(call: McpCall) -> Mapping[str, Any]:
+    """`result` or `error` of the response in the modern era."""
+    method = call.body.method
+    # Lists differ by token, and change with the template.
+    cached: dict[str, Any] = {"ttlMs": 60_000, "cacheScope": "private"}
+    if method == "server/discover":
+        result: dict[str, Any] = {"supportedVersions": [MODERN]}
+        result |= _describe_server(call) | cached
+    elif method in ("tools/list", "tools/call"):
+        answer = await _answer(call)
+        if "error" in answer:
+            return answer
+        result = dict(answer["result"])
+        if method == "tools/list":
+            result |= cached
+    else:
+        return _unknown(method)
+    result["resultType"] = "complete"
+    result["_meta"] = {"io.modelcontextprotocol/serverInfo": _server_info()}
+    return {"result": result}
+
+
+def _server_info() -> Mapping[str, str]:
+    return {"name": "vdi", "version": package_version()}
+
+
+def _describe_server(call: McpCall) -> dict[str, Any]:
+    only = _only_desktop(call)
+    which = _BEGIN_AND_END
+    if only:
+        which = f" Your desktop is {only.metadata.name!r}, and no other."
+    return {"capabilities": {"tools": {}}, "instructions": INSTRUCTIONS + which}
 
 
 async def _answer(call: McpCall) -> Mapping[str, Any]:
-    """`result` or `error` of the response."""
+    """`result` or `error` of the response in the era of `initialize`."""
     params = call.body.params
     result: dict[str, Any] = {}
     match call.body.method:
         case "initialize":
-            version, only = params.protocol_version, _only_desktop(call)
-            which = _BEGIN_AND_END
-            if only:
-                which = f" Your desktop is {only.metadata.name!r}, and no other."
+            version = params.protocol_version
             result = {
                 "protocolVersion": version if version in VERSIONS else VERSIONS[0],
-                "capabilities": {"tools": {}},
-                "serverInfo": {"name": "vdi", "version": package_version()},
-                "instructions": INSTRUCTIONS + which,
+                "serverInfo": _server_info(),
+                **_describe_server(call),
             }
         case "ping":
             pass
@@ -402,12 +489,19 @@ async def _answer(call: McpCall) -> Mapping[str, Any]:
                 return _error(-32602, why)
             result = await _use(call, tools[name], params.arguments or {})
         case method:
-            return _error(-32601, f"{method[:50]!r} is not a method of this server.")
+            return _unknown(method)
     return {"result": result}
 
 
-def _error(code: int, message: str) -> Mapping[str, Any]:
-    return {"error": {"code": code, "message": message}}
+def _unknown(method: str) -> Mapping[str, Any]:
+    return _error(-32601, f"{method[:50]!r} is not a method of this server.")
+
+
+def _error(code: int, message: str, data: Mapping[str, Any] | None = None) -> Mapping[str, Any]:
+    error: dict[str, Any] = {"code": code, "message": message}
+    if data:
+        error["data"] = data
+    return {"error": error}
 
 
 async def _use(call: McpCall, tool: Tool, arguments: Any) -> dict[str, Any]:
