@@ -518,7 +518,7 @@ async def post_modern(
     **headers: str,
 ) -> httpx.Response:
     """A request of the modern era, with these headers in place of the right ones."""
-    capabilities = {"elicitation": {"form": {}}, "extensions": {}}
+    capabilities: dict[str, Any] = {"elicitation": {"form": {}}, "extensions": {}}
     about = {f"{META}protocolVersion": MODERN, f"{META}clientCapabilities": capabilities}
     params = {"_meta": about if meta is None else meta, "name": name, "arguments": {}}
     right = {"mcp-protocol-version": MODERN, "mcp-method": method, "mcp-name": name}
@@ -563,7 +563,7 @@ async def test_headers_unlike_the_body_reach_no_tool(
     stage: ApiStage, headers: dict[str, str]
 ) -> None:
     stage.session("nightly", template="office", status=RUNNING)
-    answer = await post_modern(stage, "tools/call", name="end_desktop", **headers)
+    answer = await post_modern(stage, "tools/call", None, "end_desktop", **headers)
     assert (answer.status_code, answer.json()["error"]["code"]) == (400, -32020)
 
 
@@ -584,11 +584,21 @@ async def test_header_that_is_there_twice_is_refused(stage: ApiStage) -> None:
 
 
 async def test_modern_request_without_its_meta_or_of_another_version(stage: ApiStage) -> None:
-    for meta in ({}, {f"{META}protocolVersion": MODERN}, {f"{META}clientCapabilities": {}}):
+    half: list[dict[str, Any]] = [
+        {},
+        {f"{META}protocolVersion": MODERN},
+        {f"{META}clientCapabilities": {}},
+        {f"{META}protocolVersion": "2" * 65, f"{META}clientCapabilities": {}},
+    ]
+    for meta in half[:3]:
         answer = await post_modern(stage, "tools/list", meta)
         assert (answer.status_code, answer.json()["error"]["code"]) == (400, -32602)
-    meta = {f"{META}protocolVersion": "2027-01-01", f"{META}clientCapabilities": {}}
-    answer = await post_modern(stage, "tools/list", meta, mcp_protocol_version="2027-01-01")
+    assert (await post_modern(stage, "tools/list", half[3])).status_code == 422, "a long version"
+    later: dict[str, Any] = {
+        f"{META}protocolVersion": "2027-01-01",
+        f"{META}clientCapabilities": {},
+    }
+    answer = await post_modern(stage, "tools/list", later, mcp_protocol_version="2027-01-01")
     error = answer.json()["error"]
     assert (answer.status_code, error["code"]) == (400, -32022)
     assert error["data"] == {"supported": [MODERN], "requested": "2027-01-01"}

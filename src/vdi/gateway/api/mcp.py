@@ -59,7 +59,7 @@ class Capabilities(msgspec.Struct, frozen=True):
 class About(msgspec.Struct, frozen=True):
     """What a request of the modern era says of itself, in `_meta`."""
 
-    version: str | UnsetType = msgspec.field(
+    version: Annotated[str, Meta(max_length=64)] | UnsetType = msgspec.field(
         name="io.modelcontextprotocol/protocolVersion", default=UNSET
     )
     capabilities: Capabilities | UnsetType = msgspec.field(
