@@ -604,6 +604,14 @@ async def test_modern_request_without_its_meta_or_of_another_version(stage: ApiS
     assert error["data"] == {"supported": [MODERN], "requested": "2027-01-01"}
 
 
+def test_hints_tell_what_a_tool_may_change() -> None:
+    hints = {name: tool.describe(name)["annotations"] for name, tool in TOOLS.items()}
+    assert hints["screenshot"] == {"readOnlyHint": True, "destructiveHint": False}
+    assert hints["move"] == {"readOnlyHint": False, "destructiveHint": False}
+    assert hints["run_command"] == {"readOnlyHint": False, "destructiveHint": True}
+    assert TOOLS["run_command"].describe("run_command")["title"] == "Run command"
+
+
 def test_each_tool_and_argument_is_described() -> None:
     for name, tool in TOOLS.items():
         schema = tool.describe(name)["inputSchema"]

@@ -114,8 +114,16 @@ class Tool:
 
     def describe(self, name: str) -> dict[str, Any]:
         """The tool as `tools/list` has it."""
-        schema = msgspec.json.schema(self.shape)["$defs"]["Arguments"]
-        return {"name": name, "description": self.description, "inputSchema": schema}
+        return {
+            "name": name,
+            "title": name.replace("_", " ").capitalize(),
+            "description": self.description,
+            "inputSchema": msgspec.json.schema(self.shape)["$defs"]["Arguments"],
+            "annotations": {
+                "readOnlyHint": name in _READ_ONLY,
+                "destructiveHint": name not in _READ_ONLY | _HARMLESS,
+            },
+        }
 
 
 def _templates(call: McpCall, user: User) -> Mapping[str, VDITemplate]:
@@ -301,6 +309,9 @@ _ARGUMENTS: Mapping[str, tuple[Any, ...]] = {
     "command": (_text("For `sh -c`.", MAX_TEXT),),
     "reason": (_text("What the person is to do.", MAX_REASON),),
 }
+# Hints by which clients ask their user before a tool is used.
+_READ_ONLY = {"list_desktops", "list_templates", "screenshot", "wait"}
+_HARMLESS = {"start_desktop", "move", "scroll", "request_human"}
 TOOLS: Mapping[str, Tool] = {
     "list_desktops": Tool(
         "List the desktops: name, state, template, and whether you may drive it.",
