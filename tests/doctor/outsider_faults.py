@@ -1057,6 +1057,7 @@ def a_finalizer_of_others_holds_a_session(world: World) -> Iterator[None]:
     ),
     objects=("vdi-gateway",),
     words=("Redis", "SQLite", "PostgreSQL"),
+    differs=f"deployment/{RELEASE_NAMESPACE}/vdi-gateway",
 )
 def two_gateways_use_one_file(world: World) -> Iterator[None]:
     """The chart refuses this, kubectl does not."""

@@ -266,7 +266,7 @@ def operators_collide(snapshot: Snapshot) -> Iterator[Finding]:
         if shared := [namespace for namespace in operator.watches if namespace in other.watches]:
             where, evidence = f"namespace/{shared[0]}", [_describe(other), _describe(operator)]
             problem = f"watch the namespace {', '.join(shared)}. " + (
-                "The active one changes with each restart"
+                "They share a Lease: the leader changes with each restart"
                 if operator.lease_namespace == other.lease_namespace
                 else "Both are active there and revert each other's changes"
             )
@@ -313,13 +313,13 @@ def _difference_finding(snapshot: Snapshot, differences: list[Difference]) -> Fi
         for difference in differences[:_MOST_LINES]:
             by = ""
             if difference.manager:
-                by = f" ({difference.manager}, {difference.time})"
+                by = f" ({', '.join(filter(None, (difference.manager, difference.time)))})"
             lines.append(
                 f"{difference.field}: {difference.observed}; expected: {difference.expected}{by}"
             )
         by = ""
         if first.manager:
-            by = f", changed with {first.manager} at {first.time}"
+            by = f", changed with {first.manager}" + (f" at {first.time}" if first.time else "")
         others = ""
         if len(differences) > 1:
             others = f", and {len(differences) - 1} more"

@@ -311,10 +311,8 @@ def _deletion(snapshot: Snapshot, subject: _Subject) -> Finding | None:
         name: _FINALIZERS.get(name, f"the controller of {name.partition('/')[0]} removes it")
         for name in names
     }
-    kept = (
-        ", ".join(f"{name} ({doing})" for name, doing in whose.items())
-        or "its node, which has not stopped it"
-    )
+    kept = ", ".join(f"the finalizer {name} ({doing})" for name, doing in whose.items())
+    kept = kept or "its node, which has not stopped it"
     evidence = [
         f"metadata.deletionTimestamp: {subject.meta.deletion_timestamp}",
         f"metadata.finalizers: {names}",
