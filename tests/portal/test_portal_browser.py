@@ -582,7 +582,7 @@ def test_portal_works_without_javascript(browser: Browser, server: Server) -> No
         guest.go("/desktops/alice-ubuntu")
         guest.page.get_by_label("E-mail address").fill("dave@example.com")
         guest.page.get_by_role("button", name="Share").click()
-        expect(guest.page.get_by_text("alice-ubuntu is shared.")).to_be_visible()
+        expect(guest.page.get_by_text("You shared alice-ubuntu with")).to_be_visible()
         guest.page.get_by_role("link", name="End alice-ubuntu", exact=True).click()
         guest.page.get_by_role("button", name="End the desktop").click()
         expect(guest.page.get_by_text("You ended alice-ubuntu.")).to_be_visible()
