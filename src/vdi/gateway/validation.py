@@ -15,6 +15,7 @@ _MISSING = re.compile(r"^Object missing required field `(?P<name>[^`]+)`")
 _UNKNOWN = re.compile(r"^Object contains unknown field `(?P<name>[^`]+)`")
 _EXPECTED = re.compile(r"^Expected (?P<allowed>.*?)(?:, got .*)?$")
 _QUOTED = re.compile(r"`([^`]+)`")
+_RULE = re.compile(r"^(?P<field>\w+): .*; allowed: (?P<allowed>.*)$", re.DOTALL)
 _TYPES = {
     "str": "text",
     "int": "a whole number",
@@ -36,6 +37,12 @@ def from_validation(
         what, path = found["what"], found["path"] or ""
     else:
         what, path = str(error), ""
+    if error.__cause__:  # a rule of the struct's own, which says what is allowed
+        rule = _RULE.match(what)
+        field = _below(path, rule["field"]) if rule else path or "body"
+        allowed = rule["allowed"] if rule else what
+        problem = FieldProblem(field, allowed, _value(sent, field))
+        return ActionDenied("Invalid", f"{what}.", problem)
     if missing := _MISSING.match(what):
         field = _below(path, missing["name"])
         return invalid_fields(FieldProblem(field, f"{_described(shape, field)} (required)"))

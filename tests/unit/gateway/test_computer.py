@@ -176,6 +176,21 @@ async def test_invalid_action_never_reaches_the_desktop(
     assert desktop.asked == []
 
 
+@pytest.mark.parametrize(
+    ("body", "field", "detail"),
+    [
+        ({"action": "key", "text": "cmd+w"}, "text", "text: 'cmd' is no modifier; allowed: ctrl, "),
+        ({"action": "left_click_drag"}, "body", "left_click_drag requires coordinate."),
+    ],
+)
+async def test_rule_of_an_action_says_what_is_allowed(
+    stage: ApiStage, body: dict[str, Any], field: str, detail: str
+) -> None:
+    answer = problem(await (await stage.program()).post(ONE, json=body), 422, "invalid")
+    assert answer["detail"].startswith(detail)
+    assert answer["errors"][0]["field"] == field
+
+
 @pytest.mark.parametrize("size", [1 << 20, 5 << 20])
 async def test_large_body_is_refused_before_it_is_parsed(
     stage: ApiStage, desktop: Agent, size: int
