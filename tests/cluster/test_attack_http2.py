@@ -161,7 +161,9 @@ async def test_wrong_body_length_smuggles_no_request(
             async with asking(edge) as h2:
                 fields = request(edge, label, cookie, ("content-length", said), method="POST")
                 answer = await h2.ask(fields, smuggled(edge))
-            assert answer.status in (0, 400, 404, 405, 499, 500, 502), (label, said, answer)
+            # A desktop may answer before it has the whole body.
+            early = (200,) if said == "1000" else ()
+            assert answer.status in (0, 400, 404, 405, 499, 500, 502, *early), (label, said, answer)
             # A connection to the desktop that was left half full would give its next user the rest
             # of this body.
             async with alice.get(edge.url(path="/after")) as after:
