@@ -38,6 +38,7 @@ from vdi.gateway.portal.pages import (
     done_message,
     page_number,
     paged,
+    try_each,
     view_of,
 )
 from vdi.gateway.rights import User
@@ -91,6 +92,11 @@ def _phase(session: VDISession) -> str:
     if session.metadata.deletion_timestamp:
         return Phase.TERMINATING
     return session.status.phase or Phase.PENDING
+
+
+def _ticks(form: Form) -> dict[str, str]:
+    """The ticks of the list, to be sent again."""
+    return {name: "on" for name in form if name.startswith("pick-")}
 
 
 def _is_outdated(session: VDISession) -> bool:
@@ -284,10 +290,7 @@ class AdminPages(PortalPages):
             raise invalid("action", action, f"one of {', '.join(END_ACTIONS)}")
         if notice not in NOTICE_TIMES:
             raise invalid("notice", notice, f"one of {', '.join(NOTICE_TIMES)}")
-        names = []
-        for session in self._cluster.sessions.values():
-            if f"pick-{session.metadata.uid}" in form:
-                names.append(session.metadata.name)
+        names = self._chosen(form)
         time = form.get("time") or format_time(self._clock() + parse_duration(notice))
         message = form.get("message", "")
         if action == "message" and not message:
@@ -296,15 +299,14 @@ class AdminPages(PortalPages):
             return self._ask_for_ends(request, user, form, time, names)
         if action in set(TimeoutAction):
             end = AnnouncedEnd(time, TimeoutAction(action), message)
-        refused: list[str] = []
-        for name in names:
-            try:
-                if action == "message":
-                    await self._services.actions.show_message(user, name, message)
-                else:
-                    await self._services.actions.act(user, name, PlanEnd(end))
-            except ActionDenied as why:
-                refused.append(f"{name}: {why.sentence}")
+
+        async def announce(name: str) -> None:
+            if action == "message":
+                await self._services.actions.show_message(user, name, message)
+            else:
+                await self._services.actions.act(user, name, PlanEnd(end))
+
+        refused = await try_each(names, announce)
         if refused or not names:
             done = f"Done for {len(names) - len(refused)} of {len(names)} chosen sessions."
             return await self.sessions(request, user, status=409, error=" ".join([done, *refused]))
@@ -315,13 +317,21 @@ class AdminPages(PortalPages):
         done = urlencode({"done": code, "name": count(len(names), "session")})
         return RedirectResponse(f"{read_filter(request.query_params).address(1)}&{done}", 303)
 
+    def _chosen(self, form: Form) -> list[str]:
+        """Names of the sessions that are ticked in the list."""
+        names = []
+        for session in self._cluster.sessions.values():
+            if f"pick-{session.metadata.uid}" in form:
+                names.append(session.metadata.name)
+        return names
+
     def _ask_for_ends(
         self, request: Request, user: User, form: Form, time: str, names: list[str]
     ) -> Response:
         action, address = form["action"], read_filter(request.query_params).address(1)
         sent = {"action", "notice", "message"} & form.keys()
         fields = {"time": time, "confirmed": "yes", **{name: form[name] for name in sent}}
-        fields |= {name: "on" for name in form if name.startswith("pick-")}
+        fields |= _ticks(form)
         chosen = count(len(names), "desktop")
         if action in ("cancel", "message"):
             label, at = f"{END_ACTIONS[action]} in {chosen}", ""
@@ -348,12 +358,7 @@ class AdminPages(PortalPages):
 
     async def restart(self, request: Request, user: User, form: Form) -> Response:
         """POST /admin/sessions/restart: the chosen sessions, after a question that names them."""
-        names, fields, refused = [], {"confirmed": "yes"}, []
-        for session in self._cluster.sessions.values():
-            pick = f"pick-{session.metadata.uid}"
-            if pick in form:
-                names.append(session.metadata.name)
-                fields[pick] = "on"
+        names = self._chosen(form)
         chosen, back = count(len(names), "session"), Filter(phase=_OUTDATED).address(1)
         if names and form.get("confirmed") != "yes":
             return self._confirm(
@@ -367,13 +372,11 @@ class AdminPages(PortalPages):
                 label="Restart",
                 dangerous=True,
                 names=names,
-                fields=fields,
+                fields={"confirmed": "yes"} | _ticks(form),
             )
-        for name in names:
-            try:
-                await self._services.actions.act(user, name, Restart())
-            except ActionDenied as why:
-                refused.append(f"{name}: {why.sentence}")
+        refused = await try_each(
+            names, lambda name: self._services.actions.act(user, name, Restart())
+        )
         if refused or not names:
             error = " ".join(refused) or "No session is chosen."
             return await self.sessions(request, user, status=409, error=error)

@@ -136,12 +136,10 @@ class DesktopPages(PortalPages):
                 names=[f"{name}{files}" for name, files in sorted(chosen.items())],
                 fields={name: form[name] for name in form if name != "csrf"} | {"confirmed": "yes"},
             )
-        refused = []
-        for name in chosen:
-            try:
-                await self._services.session_actions.carry_out_form(user, name, action, {})
-            except ActionDenied as why:
-                refused.append(f"{name}: {why.sentence}")
+        session_actions = self._services.session_actions
+        refused = await pages.try_each(
+            chosen, lambda name: session_actions.carry_out_form(user, name, action, {})
+        )
         if refused or not chosen:
             raise ActionDenied("Conflict", " ".join(refused) or "No desktop is chosen.")
         return done("/", f"{action}-chosen", number)

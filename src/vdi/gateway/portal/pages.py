@@ -5,7 +5,7 @@ A fragment is a piece of a page that an event stream replaces, by the name of it
 and its stream call the same functions, so both show the same, and only what this user may see.
 """
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from hashlib import sha256
@@ -142,6 +142,17 @@ def done_message(request: Request, limit: str = "") -> str:
 def done(where: str, action: str, name: str) -> Response:
     """Redirect to a page with a message about the action (303: a reload sends nothing again)."""
     return RedirectResponse(f"{where}?done={action}&name={name}", 303)
+
+
+async def try_each(names: Iterable[str], act: Callable[[str], Awaitable[object]]) -> list[str]:
+    """Act on each desktop of these names; the refusals, each with its name."""
+    refused = []
+    for name in names:
+        try:
+            await act(name)
+        except ActionDenied as why:
+            refused.append(f"{name}: {why.sentence}")
+    return refused
 
 
 class PortalPages:
