@@ -1,4 +1,4 @@
-"""What a program may do with a desktop, without I/O: for `Desktop` and `AsyncDesktop` alike."""
+"""Operations on a desktop, without I/O, for `Desktop` and `AsyncDesktop` alike."""
 
 from collections.abc import Mapping
 from datetime import datetime

@@ -53,11 +53,11 @@ _BEGIN_AND_END = (
 
 
 class Capabilities(msgspec.Struct, frozen=True):
-    """What the client can do. Nothing is read: no tool asks the client for anything."""
+    """Capabilities of the client. None is read: no tool asks the client for anything."""
 
 
 class About(msgspec.Struct, frozen=True):
-    """What a request of the modern era says of itself, in `_meta`."""
+    """Version and capabilities in `_meta` of a request of the modern era."""
 
     version: Annotated[str, Meta(max_length=64)] | UnsetType = msgspec.field(
         name="io.modelcontextprotocol/protocolVersion", default=UNSET

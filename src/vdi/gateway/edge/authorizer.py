@@ -1,4 +1,4 @@
-"""Who may enter a desktop: grants and tokens. Which of their requests pass: `verify`.
+"""Admission to desktops by grants and tokens. Which of their requests pass is decided in `verify`.
 
 All routes of the edge call `Authorizer`. A valid token is the common case and needs memory alone:
 its claims (cached), the session of this host (watched), what was revoked (published), and the

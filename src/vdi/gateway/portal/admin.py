@@ -528,7 +528,7 @@ class AdminPages(PortalPages):
             raise ActionDenied("Unavailable", str(error)) from error
 
     async def _accounts(self) -> dict[str, Counter[str]]:
-        """What each person signs in with: `password`, and what the database has."""
+        """Accounts, logins and tokens by person: `password`, and what the database has."""
         accounts = await count_credentials(self._services.context.database, self._clock())
         try:
             for email in await self._services.local.read():

@@ -183,7 +183,7 @@ class DesktopPages(PortalPages):
         return RedirectResponse(f"/desktops/{name}" if address == "/" else f"{address}/", 303)
 
     async def happened(self, request: Request) -> Response:
-        """What happened in the desktop, which its page reads again when the desktop changes."""
+        """The timeline of a desktop, which its page reads again when the desktop changes."""
         user = await self._services.guard.require_unattended(request)
         session, _ = find_session(self._services.context, user, _name(request))
         events = await read_timeline(self._services, session, user)

@@ -258,7 +258,7 @@ async def end_all_of(connection: AsyncConnection, user: str, source: str, now: d
 
 
 async def count_credentials(database: Database, now: datetime) -> dict[str, Counter[str]]:
-    """How many accounts at the provider, open logins and API tokens each person has, by table."""
+    """Numbers of accounts at the provider, open logins and API tokens, by person and table."""
     counts = defaultdict[str, Counter[str]](Counter)
     async with database.connect() as connection:
         for table in (oidc_subjects, logins, api_tokens):
